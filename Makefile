@@ -1,0 +1,39 @@
+# `make demo` and `make test` do all of their own set-up; nothing else is needed on a fresh Debian 12.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format golden bench clean
+
+VENV := .venv
+PY := $(VENV)/bin/python
+
+help:  ## what can be made
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready  ## install what the project needs: Debian packages (as root) and .venv
+
+$(VENV)/.ready: pyproject.toml constraints.txt tools/setup.sh
+	tools/setup.sh $(VENV)
+	touch $@
+
+demo: setup  ## a lab in namespaces: one client socket, three backends, who answered
+	@$(VENV)/bin/nftlb demo
+
+test: setup lint  ## everything, real packets included
+	$(PY) -m pytest
+
+lint: setup  ## formatting, ruff, mypy
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+format: setup  ## put the code in order
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+golden: setup  ## write the .nft beside every rules/*.yaml anew
+	$(PY) tools/golden.py
+
+bench: setup  ## the figures that the documents quote
+	$(PY) bench/run.py
+
+clean:  ## take away what was built
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

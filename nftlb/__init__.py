@@ -1,0 +1,1 @@
+"""nftlb: a UDP-first load balancer for Linux."""
