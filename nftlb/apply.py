@@ -1,0 +1,193 @@
+"""How a configuration gets into the kernel and out of it: tables, conntrack entries and routing rules, in order.
+
+The one-shot command and the daemon both do it this way. What is decided is decided by pure functions of the compiler;
+this file knows what comes before what, and what to take back.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from nftlb.compiler import Allocation, Compiled, Hop, Membership, Routes, read_back
+from nftlb.compiler.allocation import allocate
+from nftlb.compiler.connections import cuts
+from nftlb.compiler.membership import targets
+from nftlb.difference import difference, steering_difference
+from nftlb.errors import NftlbError
+from nftlb.kernel.conntrack import cut as cut_connections
+from nftlb.kernel.grace import wait_for_packets
+from nftlb.kernel.steering import Steering, hops
+from nftlb.model import Family
+from nftlb.ruleset import Listing, Ruleset
+from nftlb.swap import Swapper, Transaction
+from nftlb.swap.operations import DeleteTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+
+    from nftlb.compiler.connections import Keep
+    from nftlb.kernel import Kernel
+    from nftlb.model import Config, IPAddress
+
+
+class Steers(Protocol):
+    """The routing rules that send marked packets to their backends."""
+
+    def apply(self, wanted: Mapping[int, Hop]) -> list[str]:
+        """Have exactly these; return the changes made."""
+
+    def current(self) -> Mapping[int, Hop]:
+        """What is there now."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What was changed: the transactions' texts, the changes of routing, and how many conntrack entries were cut."""
+
+    transactions: tuple[str, ...] = ()
+    steered: tuple[str, ...] = ()
+    cut: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.transactions or self.steered or self.cut)
+
+
+@dataclass
+class Applier:
+    """Brings configurations into the kernel of the network namespace in which its parts were made.
+
+    `wait` returns when no packet is left on the way that was there when it was called; `lookup` finds the next hops of
+    addresses. Every method raises KernelError or SystemFault when it is refused, having taken back what it did first.
+    """
+
+    kernel: Kernel
+    table: str = "nftlb"
+    cut: Callable[[Keep], int] = cut_connections
+    steering: Steers = field(default_factory=Steering)
+    lookup: Callable[[Iterable[IPAddress]], Mapping[IPAddress, Hop]] = hops
+    wait: Callable[[], None] = wait_for_packets
+    swapper: Swapper = field(init=False)
+    _loaded: tuple[Compiled, Membership] | None = None
+
+    def __post_init__(self) -> None:
+        self.swapper = Swapper(self.kernel, self.table, self.wait)
+
+    def load(self, config: Config, membership: Membership | None = None) -> Applied:
+        """Make the kernel do what the configuration says, and nothing else; waits until leftovers can be removed."""
+        membership = membership or Membership()
+        present = self.swapper.present()
+        previous = _allocation(present)
+        compiled = self._compile(config, previous)
+        target = compiled.ruleset(membership)
+        due = cuts(present, previous, target, compiled.allocation, compiled.connections(membership))
+        steering = _Steered(self.steering, previous.marks.values(), compiled.steered())
+        generation = self.kernel.generation()
+        try:
+            steering.add()
+            count = self._cut(due.before)
+            made = self.swapper.swap(target)
+        except BaseException:
+            with suppress(NftlbError):
+                # Had some of the new rules got there, what they need would have to stay.
+                if self.kernel.generation() == generation:
+                    steering.undo()
+            raise
+        self._loaded = compiled, membership
+        swept = self.swapper.sweep(target)
+        # Until here, packets of what is no more have been let through, and may have made entries.
+        count += self._cut(due.after)
+        steering.finish()
+        return Applied(made.transactions + swept.transactions, tuple(steering.changes), count)
+
+    def update(self, membership: Membership) -> Applied:
+        """Follow the states of backends. Waits for nothing: what is left over goes with a later change."""
+        if self._loaded is None:
+            raise AssertionError("load() comes before update()")
+        compiled, before = self._loaded
+        made = self.swapper.swap(compiled.ruleset(membership))
+        count = self._cut(compiled.connections(membership, since=before))
+        self._loaded = compiled, membership
+        return Applied(made.transactions, (), count)
+
+    def remove(self, config: Config | None = None) -> Applied:
+        """Take away our tables, the connections of our zones and what steers marks; leaves no trace.
+
+        With a configuration, also what would be ours by it: somebody may have flushed our tables, and with them the
+        record of what else is ours.
+        """
+        present = self.swapper.present()
+        allocations = [_allocation(present)]
+        if config is not None:
+            allocations.append(allocate(config, allocations[0]))
+        transaction = Transaction(self.table, tuple(map(DeleteTable, present.tables)))
+        if transaction:
+            self.kernel.apply(transaction)
+            self.wait()
+        self._loaded = None
+        count = self._cut({zone: None for one in allocations for zone in one.zones.values()})
+        marked = config is None or any(one.marks for one in allocations)
+        steered = self.steering.apply({}) if marked else []
+        return Applied((transaction.text,) if transaction else (), tuple(steered), count)
+
+    def diff(self, config: Config, membership: Membership | None = None) -> str:
+        """What `load` would change, as text; empty if nothing. Leftovers of earlier versions count."""
+        present = self.swapper.present()
+        previous = _allocation(present)
+        compiled = self._compile(config, previous)
+        lines = list(difference(present, compiled.ruleset(membership)))
+        wanted = compiled.steered()
+        if wanted or previous.marks:
+            lines += steering_difference(self.steering.current(), wanted)
+        return "".join(f"{line}\n" for line in lines)
+
+    def _compile(self, config: Config, previous: Allocation) -> Compiled:
+        if config.table != self.table:
+            raise NftlbError(
+                f"the configuration is for table {config.table}, but the tables of {self.table} are loaded"
+            )
+        unknown = [
+            target.via or target.address
+            for pool in config.pools
+            if pool.ingress
+            for family in Family
+            for target in targets(pool, family)
+            if not target.device
+        ]
+        return Compiled(config, previous, Routes(self.lookup(unknown) if unknown else {}))
+
+    def _cut(self, keep: Keep) -> int:
+        return self.cut(keep) if keep else 0
+
+
+@dataclass
+class _Steered:
+    """Routing around a swap: what new rules need is there before them, what the old ones needed goes after them.
+
+    Nothing is asked or done where neither the old rules (`had`: their marks) nor the new ones set marks.
+    """
+
+    steering: Steers
+    had: Collection[int]
+    wanted: Mapping[int, Hop]
+    changes: list[str] = field(default_factory=list)
+    _before: Mapping[int, Hop] | None = None
+
+    def add(self) -> None:
+        if self.had or self.wanted:
+            self._before = self.steering.current()
+            still_needed = {mark: hop for mark, hop in self._before.items() if mark in self.had}
+            self.changes += self.steering.apply({**still_needed, **self.wanted})
+
+    def undo(self) -> None:
+        if self._before is not None:
+            self.steering.apply(self._before)
+
+    def finish(self) -> None:
+        if self.had or self.wanted:
+            self.changes += self.steering.apply(self.wanted)
+
+
+def _allocation(present: Ruleset) -> Allocation:
+    return read_back({family: Listing(table) for family, table in present.tables.items()})

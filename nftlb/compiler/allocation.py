@@ -1,0 +1,136 @@
+"""Numbers that must not change hands: conntrack zones and firewall marks. Pure.
+
+A conntrack entry keeps the NAT it was born with. So a zone, once given to a backend, stays that backend's for as long
+as the kernel knows it; what the kernel holds is read back and passed in here as the previous allocation.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nftlb.errors import NftlbError
+from nftlb.model import Family, Forward, Per, Protocol
+
+from .membership import targets
+from .words import WORDS, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from nftlb.model import Config, Pool
+    from nftlb.ruleset import Listing, Set, TableFamily
+
+    from .membership import Target
+
+LAST_ZONE = 0xFFFF
+LAST_MARK = 0xFFFFFFFF
+
+# The names of the objects in which an allocation is written down, and from which it is read back.
+TARGETS, HOSTS, FLOWS = "targets", "hosts", "flows"
+
+_MARK = re.compile(r'meta mark set 0x([0-9a-f]+) comment "([^"]*)"')
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Who has which number.
+
+    A zone's owner is one backend at one address and port, or the flows of one pool: `zone_owner()` and `flow_owner()`
+    name them. A mark's owner is the address that it routes to.
+    """
+
+    zones: Mapping[str, int] = field(default_factory=dict)
+    marks: Mapping[str, int] = field(default_factory=dict)
+
+
+def zone_owner(target: Target) -> str:
+    return f"{target.owner} {write(target.address)} {target.port or ''}".rstrip()
+
+
+def flow_owner(pool: Pool, family: Family) -> str:
+    return f"{pool.name} {family}"
+
+
+def mark_owner(target: Target) -> str:
+    return write(target.via or target.address)
+
+
+def has_flows(pool: Pool, family: Family) -> bool:
+    """Whether some listener of that family is balanced by connection."""
+    return any(one.family == family and is_flow(pool, one.protocol) for one in pool.listen)
+
+
+def has_packets(pool: Pool, family: Family) -> bool:
+    """Whether some listener of that family is balanced packet by packet."""
+    return any(one.family == family and not is_flow(pool, one.protocol) for one in pool.listen)
+
+
+def is_flow(pool: Pool, protocol: Protocol) -> bool:
+    return pool.forward is Forward.NAT and (protocol is not Protocol.UDP or pool.per is Per.FLOW)
+
+
+def allocate(config: Config, previous: Allocation | None = None) -> Allocation:
+    """Number every owner of the configuration; whoever had a number keeps it. NftlbError if there are too few."""
+    previous = previous or Allocation()
+    zone_owners: list[str] = []
+    mark_owners: list[str] = []
+    for pool in config.pools:
+        for family in Family:
+            if pool.forward is Forward.NAT:
+                if has_packets(pool, family):
+                    zone_owners += [zone_owner(target) for target in targets(pool, family)]
+                if has_flows(pool, family):
+                    zone_owners.append(flow_owner(pool, family))
+            elif pool.forward is Forward.DSR:
+                mark_owners += [mark_owner(target) for target in targets(pool, family)]
+    return Allocation(
+        _number(zone_owners, previous.zones, range(config.zones.first, LAST_ZONE + 1), "conntrack zones"),
+        _number(mark_owners, previous.marks, range(config.marks.first, LAST_MARK + 1), "marks"),
+    )
+
+
+def _number(owners: Iterable[str], previous: Mapping[str, int], allowed: range, what: str) -> dict[str, int]:
+    """A number for each owner: the one it had, else the lowest that nobody has or, if need be, that nobody needs."""
+    wanted = dict.fromkeys(owners)
+    numbers = {owner: previous[owner] for owner in wanted if previous.get(owner, -1) in allowed}
+    taken, retired = set(numbers.values()), set(previous.values())
+    fresh = (number for number in allowed if number not in taken and number not in retired)
+    used = (number for number in allowed if number not in taken and number in retired)
+    for owner in wanted:
+        if owner not in numbers:
+            number = next(fresh, None) or next(used, None)
+            if number is None:
+                raise NftlbError(
+                    f"{len(wanted)} {what} are needed, but {allowed.start} to {allowed.stop - 1} are too few"
+                )
+            numbers[owner] = number
+    return {owner: numbers[owner] for owner in wanted}
+
+
+def read_back(listings: Mapping[TableFamily, Listing]) -> Allocation:
+    """The allocation that the kernel's tables were compiled with."""
+    zones: dict[str, int] = {}
+    marks: dict[str, int] = {}
+    for family, words in WORDS.items():
+        if words.table not in listings:
+            continue
+        table = listings[words.table].table
+        for name in (TARGETS, HOSTS):
+            for element in _elements(table.sets.get(name)):
+                zones[f"{element[2]} {element[1].replace(' .', '')}"] = element[0]
+        for zone, _, pool in _elements(table.sets.get(FLOWS)):
+            zones[f"{pool} {family}"] = zone
+        for chain in table.chains.values():
+            for rule in chain.rules:
+                if found := _MARK.search(rule):
+                    marks[found[2]] = int(found[1], 16)
+    return Allocation(zones, marks)
+
+
+def _elements(one: Set | None) -> list[tuple[int, str, str]]:
+    """(zone, data, comment) of each element."""
+    if one is None:
+        return []
+    return [(int(element.key), element.data, element.comment) for element in one.elements if element.key.isdecimal()]

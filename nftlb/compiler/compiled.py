@@ -1,0 +1,162 @@
+"""From a configuration to its ruleset, in two steps: what stays while the configuration does, and who is in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nftlb.model import Family, Forward
+from nftlb.ruleset import Chain, Ruleset, Table, TableFamily
+
+from . import ingress, nat, stateless
+from .allocation import allocate, is_flow, mark_owner
+from .connections import flow_endpoints
+from .membership import Membership, PoolState, select, targets
+from .part import Part
+from .routes import Hop, Routes
+from .tables import ip_table, merge, netdev_table
+from .words import WORDS, ports, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from nftlb.model import Config, Pool
+
+    from .allocation import Allocation
+    from .connections import Endpoints
+
+
+class Compiled:
+    """A configuration made ready: `ruleset(membership)` then costs only what changed since it was last asked.
+
+    The same configuration, membership, allocation and routes always give the same ruleset. Raises NftlbError when the
+    numbers to allocate run out; nothing else can fail.
+    """
+
+    def __init__(self, config: Config, allocation: Allocation | None = None, routes: Routes | None = None) -> None:
+        self.config = config
+        self.allocation = allocate(config, allocation)
+        self.routes = routes or Routes()
+        self._tables = self._fixed_tables()
+        self._versions: dict[tuple[str, PoolState], Mapping[TableFamily, Mapping[str, Chain]]] = {}
+        # What was asked for last, the versions of each pool's chains then, and the tables that they made.
+        self._membership: Membership | None = None
+        self._chosen: dict[TableFamily, dict[str, Mapping[str, Chain]]] = {family: {} for family in self._tables}
+        self._latest: dict[TableFamily, Table] = {}
+
+    def ruleset(self, membership: Membership | None = None) -> Ruleset:
+        """The whole ruleset for these states of the backends."""
+        membership = membership or Membership()
+        touched: set[TableFamily] = set()
+        changed = self._changed(self._membership, membership)
+        self._membership = None  # until all of it is there
+        for pool in changed:
+            for family, versions in self._pool_versions(pool, membership.of(pool.name)).items():
+                self._chosen[family][pool.name] = versions  # a pool keeps its place in the order
+                touched.add(family)
+        self._membership = membership
+        self._latest = {
+            family: self._table(fixed) if family in touched else self._latest[family]
+            for family, fixed in self._tables.items()
+        }
+        return Ruleset(self.config.table, self._latest)
+
+    def connections(
+        self, membership: Membership | None = None, since: Membership | None = None
+    ) -> Mapping[int, Endpoints]:
+        """For each zone of flows, the endpoints whose connections may stay; those with any other are to be cut.
+
+        With `since`, only the zones that some endpoint has left since then.
+        """
+        membership = membership or Membership()
+        pools = self._changed(since, membership)
+        now = flow_endpoints(pools, self.allocation, membership)
+        if since is None:
+            return now
+        before = flow_endpoints(pools, self.allocation, since)
+        return {zone: endpoints for zone, endpoints in now.items() if before[zone] - endpoints}
+
+    def steered(self) -> Mapping[int, Hop]:
+        """Where packets of each mark go; a hop without a device goes where the kernel finds its address."""
+        return {
+            self.allocation.marks[mark_owner(target)]: Hop(target.via or target.address, target.device or "")
+            for pool in self.config.pools
+            if pool.forward is Forward.DSR
+            for family in Family
+            for target in targets(pool, family)
+        }
+
+    def _changed(self, before: Membership | None, after: Membership) -> Iterable[Pool]:
+        """The pools whose states differ."""
+        if before is None:
+            return self.config.pools
+        names = before.pools.keys() | after.pools.keys()
+        pools = [self.config.pool(name) for name in names if before.of(name) != after.of(name)]
+        return [pool for pool in pools if pool is not None]
+
+    def _table(self, fixed: Table) -> Table:
+        """A table with the chosen versions of its pools' chains."""
+        chains = dict(fixed.chains)
+        for versions in self._chosen[fixed.family].values():
+            chains.update(versions)
+        return Table(fixed.family, fixed.name, fixed.sets, chains)
+
+    def _fixed_tables(self) -> dict[TableFamily, Table]:
+        tables: dict[TableFamily, Table] = {}
+        for family, words in WORDS.items():
+            listening = [pool for pool in self.config.pools if any(one.family == family for one in pool.listen)]
+            if listening:
+                local = any(pool.forward is not Forward.NAT for pool in listening)
+                parts = [self._fixed_part(pool, family, local=local) for pool in listening]
+                tables[words.table] = ip_table(self.config.table, words, merge(parts))
+        fast = merge(
+            ingress.fixed(pool, family, WORDS[family], self.routes)
+            for pool in self.config.pools
+            for family in Family
+            if ingress.possible(pool, family, self.routes)
+        )
+        if fast.elements:
+            interfaces = dict.fromkeys(interface for pool in self.config.pools for interface in pool.ingress)
+            tables[TableFamily.NETDEV] = netdev_table(self.config.table, fast, interfaces)
+        return tables
+
+    def _fixed_part(self, pool: Pool, family: Family, *, local: bool) -> Part:
+        """`local`: whether locally sent packets need maps of their own, since some pool can't take them."""
+        words = WORDS[family]
+        part = Part()
+        for listener in pool.listen:
+            if listener.family != family:
+                continue
+            flow = is_flow(pool, listener.protocol)
+            ranged = listener.first_port != listener.last_port
+            name = "service-ranges" if ranged else "services"
+            key = f"{write(listener.address)} . {listener.protocol} . {ports(listener)}"
+            goto = f"goto {nat.entry(pool, flow=flow)}"
+            part.add(name, key, goto, pool.name)
+            if local and pool.forward is Forward.NAT:
+                part.add(f"local-{name}", key, goto, pool.name)
+        if pool.forward is Forward.NAT:
+            own = nat.fixed(pool, family, self.allocation)
+        else:
+            own = stateless.fixed(pool, family, words, self.allocation)
+        return merge([part, own])
+
+    def _pool_versions(self, pool: Pool, state: PoolState) -> Mapping[TableFamily, Mapping[str, Chain]]:
+        key = (pool.name, state)
+        if key not in self._versions:
+            # Only the present state of a pool and a few before it are worth remembering.
+            if len(self._versions) > 8 * len(self.config.pools) + 64:
+                self._versions.clear()
+            self._versions[key] = self._compile_versions(pool, state)
+        return self._versions[key]
+
+    def _compile_versions(self, pool: Pool, state: PoolState) -> Mapping[TableFamily, Mapping[str, Chain]]:
+        found: dict[TableFamily, dict[str, Chain]] = {}
+        for family, words in WORDS.items():
+            if not any(one.family == family for one in pool.listen):
+                continue
+            selection = select(pool, family, state)
+            mode = nat if pool.forward is Forward.NAT else stateless
+            found[words.table] = mode.current(pool, family, selection)
+            if ingress.possible(pool, family, self.routes):
+                found.setdefault(TableFamily.NETDEV, {}).update(ingress.current(pool, family, selection))
+        return found

@@ -1,0 +1,84 @@
+"""`forward: nat`: conntrack rewrites both ways.
+
+Packet by packet: every backend has a conntrack zone of its own, and a packet's slot picks the zone. So each backend
+holds its own conntrack entry for the same client, each with its own DNAT. By flow: one zone holds all connections of
+the pool, and the first packet of each picks the backend.
+
+Zones are set in the original direction only: replies then find their entry without a rule, and what the balancer
+itself exchanges with a backend is nobody's but its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nftlb.model import Protocol, SourceKind
+from nftlb.model.kinds import family as family_of
+
+from .allocation import FLOWS, HOSTS, TARGETS, flow_owner, has_flows, has_packets, zone_owner
+from .membership import targets
+from .part import Part
+from .versions import refuse, versions
+from .words import endpoint, write
+
+if TYPE_CHECKING:
+    from nftlb.model import Family, Pool
+    from nftlb.ruleset import Chain
+
+    from .allocation import Allocation
+    from .membership import Selection
+
+
+def entry(pool: Pool, *, flow: bool) -> str:
+    """The chain that a listener's packets go to."""
+    return f"flow/{pool.name}" if flow else f"pool/{pool.name}"
+
+
+def fixed(pool: Pool, family: Family, allocation: Allocation) -> Part:
+    """What does not depend on who is up."""
+    part = Part()
+    source = next((write(one) for one in pool.source_addresses if family_of(one) is family), "")
+    everyone = targets(pool, family)
+    if has_packets(pool, family):
+        for target in everyone:
+            zone = f"{allocation.zones[zone_owner(target)]}"
+            part.chain(f"backend/{target.owner}", f"counter ct original zone set {zone}")
+            if target.port is None:
+                part.add(HOSTS, zone, write(target.address), target.owner)
+            else:
+                part.add(TARGETS, zone, f"{write(target.address)} . {target.port}", target.owner)
+            _add_source(part, pool, zone, source, target.owner)
+    if has_flows(pool, family):
+        zone = f"{allocation.zones[flow_owner(pool, family)]}"
+        part.chain(entry(pool, flow=True), f"ct original zone set {zone}")
+        part.add(FLOWS, zone, f"goto connect/{pool.name}", pool.name)
+        _add_source(part, pool, zone, source, pool.name)
+        for target in everyone:
+            if target.port is None:
+                part.add("flow-hosts", f"{zone} . {write(target.address)}", comment=target.owner)
+                part.chain(f"connection/{target.owner}", f"dnat to {write(target.address)}")
+            else:
+                part.add("flow-backends", f"{zone} . {write(target.address)} . {target.port}", comment=target.owner)
+                destination = endpoint(target.address, target.port)
+                part.chain(f"connection/{target.owner}", f"meta l4proto {{ tcp, udp, sctp }} dnat to {destination}")
+    return part
+
+
+def _add_source(part: Part, pool: Pool, zone: str, source: str, owner: str) -> None:
+    if pool.source is SourceKind.MASQUERADE:
+        part.add("masqueraded", zone, comment=owner)
+    elif pool.source is SourceKind.ADDRESS:
+        part.add("sources", zone, source, owner)
+
+
+def current(pool: Pool, family: Family, selection: Selection) -> dict[str, Chain]:
+    """The chains that say who gets a packet now."""
+    chains: dict[str, Chain] = {}
+    if has_packets(pool, family):
+        otherwise = refuse(selection, {Protocol.UDP})
+        chains |= versions(entry(pool, flow=False), pool, family, selection, otherwise=otherwise)
+    if has_flows(pool, family):
+        otherwise = refuse(selection, {one.protocol for one in pool.listen})
+        name = f"connect/{pool.name}"
+        chains |= versions(name, pool, family, selection, kind="connection", otherwise=otherwise)
+    return chains

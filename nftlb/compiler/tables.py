@@ -1,0 +1,168 @@
+"""The tables around the pools: the shared sets, and the base chains in the order in which a packet meets them.
+
+Only what the pools at hand need is there. A packet of no pool costs one lookup, however many pools there are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nftlb.ruleset import Chain, Set, Table, TableFamily
+
+from .allocation import FLOWS, HOSTS, TARGETS
+from .ingress import services as ingress_services
+from .part import Part
+from .words import WORDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from .words import Words
+
+_ZONE = "typeof ct original zone"
+_TO = ". meta l4proto . th dport"
+_FROM = ". meta l4proto . th sport"
+
+
+def merge(parts: Iterable[Part]) -> Part:
+    """All parts as one."""
+    whole = Part()
+    for part in parts:
+        for name, elements in part.elements.items():
+            whole.elements.setdefault(name, {}).update(elements)
+        whole.chains.update(part.chains)
+    return whole
+
+
+def ip_table(name: str, words: Words, part: Part) -> Table:
+    """The table of one IP family."""
+    service, ip = words.service_key, words.ip
+    kinds = {
+        "services": Set("services", service, "verdict"),
+        "service-ranges": Set("service-ranges", service, "verdict", interval=True),
+        "local-services": Set("local-services", service, "verdict"),
+        "local-service-ranges": Set("local-service-ranges", service, "verdict", interval=True),
+        TARGETS: Set(TARGETS, _ZONE, f"{ip} daddr . udp dport"),
+        HOSTS: Set(HOSTS, _ZONE, f"{ip} daddr"),
+        FLOWS: Set(FLOWS, _ZONE, "verdict"),
+        "masqueraded": Set("masqueraded", _ZONE),
+        "sources": Set("sources", _ZONE, f"{ip} saddr"),
+        "flow-backends": Set("flow-backends", f"{_ZONE} . {ip} daddr . th dport", counter=True),
+        "flow-hosts": Set("flow-hosts", f"{_ZONE} . {ip} daddr", counter=True),
+        "replies": Set("replies", service, "verdict"),
+        "reply-ranges": Set("reply-ranges", service, "verdict", interval=True),
+        "reply-sources": Set("reply-sources", service),
+        "reply-source-ranges": Set("reply-source-ranges", service, interval=True),
+    }
+    sets = _filled(kinds, part)
+    lookup = _Lookups(sets)
+    zoned = bool({TARGETS, HOSTS, FLOWS} & sets.keys())
+    translate = lookup.rules(
+        # Backends have zones for UDP only. With `th dport`, nft 1.0.6 refuses the rule once the kernel has the map.
+        (TARGETS, f"meta l4proto udp dnat {ip} to ct original zone map @{TARGETS}"),
+        (HOSTS, f"dnat to ct original zone map @{HOSTS}"),
+        (FLOWS, f"ct direction original ct original zone vmap @{FLOWS}"),
+    )
+    # Locally sent packets can only be translated by conntrack: a packet that is merely rewritten keeps its old route.
+    local = (
+        ("local-services", "local-service-ranges")
+        if "local-services" in sets or "local-service-ranges" in sets
+        else (
+            "services",
+            "service-ranges",
+        )
+    )
+    counted = lookup.rules(
+        # One address may be two backends, one with a port and one without: the packet is counted for the first.
+        ("flow-backends", f"ct original zone . {ip} daddr . th dport @flow-backends accept"),
+        ("flow-hosts", f"ct original zone . {ip} daddr @flow-hosts"),
+    )
+    base = [
+        Chain(
+            "prerouting-raw",
+            (
+                *lookup.rules(*((one, f"{ip} daddr {_TO} vmap @{one}") for one in ("services", "service-ranges"))),
+                *lookup.rules(
+                    *(
+                        # The balancer's own exchanges with a backend, health checks for instance, stay tracked.
+                        (one, f"{ip} saddr {_FROM} @{one} fib daddr type != local notrack")
+                        for one in ("reply-sources", "reply-source-ranges")
+                    )
+                ),
+            ),
+            _hook("filter", "prerouting", "raw"),
+        ),
+        Chain(
+            "output-raw",
+            lookup.rules(*((one, f"{ip} daddr {_TO} vmap @{one}") for one in local)) if zoned else (),
+            _hook("filter", "output", "raw"),
+        ),
+        Chain("prerouting", translate, _hook("nat", "prerouting", "dstnat")),
+        Chain("prerouting-count", counted, _hook("filter", "prerouting", "dstnat + 10")),
+        Chain("output", translate, _hook("nat", "output", "-100")),
+        Chain("output-count", counted, _hook("filter", "output", "-90")),
+        Chain(
+            "postrouting-raw",
+            lookup.rules(*((one, f"{ip} saddr {_FROM} vmap @{one}") for one in ("replies", "reply-ranges"))),
+            _hook("filter", "postrouting", "raw"),
+        ),
+        Chain(
+            "postrouting",
+            lookup.rules(
+                ("masqueraded", "ct original zone @masqueraded masquerade"),
+                ("sources", "snat to ct original zone map @sources"),
+            ),
+            _hook("nat", "postrouting", "srcnat"),
+        ),
+    ]
+    if not zoned and part.chains:
+        base.append(
+            Chain(
+                "defragment",
+                ('meta l4proto udp tproxy to :1 comment "never reached: makes the kernel join fragments"',),
+            )
+        )
+    return Table(words.table, name, sets, {chain.name: chain for chain in base if chain.rules} | part.chains)
+
+
+def netdev_table(name: str, part: Part, interfaces: Iterable[str]) -> Table:
+    """The table of the ingress fast path."""
+    kinds: dict[str, Set] = {}
+    base: list[Chain] = []
+    for interface in interfaces:
+        rules = []
+        for family, words in WORDS.items():
+            for ranged in (False, True):
+                one = ingress_services(family, interface, ranged=ranged)
+                kinds[one] = Set(one, words.service_key, "verdict", interval=ranged)
+                if one in part.elements:
+                    rules.append(f"{words.ip} daddr {_TO} vmap @{one}")
+        hook = f'type filter hook ingress device "{interface}" priority filter; policy accept;'
+        base.append(Chain(f"ingress-{interface}", tuple(rules), hook))
+    chains = {chain.name: chain for chain in base if chain.rules} | part.chains
+    return Table(TableFamily.NETDEV, name, _filled(kinds, part), chains)
+
+
+class _Lookups:
+    """Keeps the rules whose set exists."""
+
+    def __init__(self, sets: Mapping[str, Set]) -> None:
+        self._sets = sets
+
+    def rules(self, *candidates: tuple[str, str]) -> tuple[str, ...]:
+        return tuple(rule for one, rule in candidates if one in self._sets)
+
+
+def _hook(kind: str, hook: str, priority: str) -> str:
+    return f"type {kind} hook {hook} priority {priority}; policy accept;"
+
+
+def _filled(kinds: Mapping[str, Set], part: Part) -> dict[str, Set]:
+    unknown = part.elements.keys() - kinds.keys()
+    if unknown:
+        raise AssertionError(f"no such set: {unknown}")
+    return {
+        name: Set(name, kind.key_type, kind.data_type, kind.interval, kind.counter, tuple(part.elements[name].values()))
+        for name, kind in kinds.items()
+        if name in part.elements
+    }

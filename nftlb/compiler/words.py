@@ -1,0 +1,52 @@
+"""The words in which IPv4 and IPv6 rules differ, and how addresses and protocols are written."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+from nftlb.model import Family
+from nftlb.ruleset import TableFamily
+
+if TYPE_CHECKING:
+    from nftlb.model import IPAddress, Listener
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """`ip` is the header's name in expressions, `address` the type of its addresses."""
+
+    table: TableFamily
+    ip: str
+    address: str
+
+    @property
+    def service_key(self) -> str:
+        return f"type {self.address} . inet_proto . inet_service"
+
+
+WORDS = {
+    Family.IP: Words(TableFamily.IP, "ip", "ipv4_addr"),
+    Family.IP6: Words(TableFamily.IP6, "ip6", "ipv6_addr"),
+}
+
+
+def write(address: IPAddress) -> str:
+    """An address as nft prints it; for some IPv6 addresses Python writes another form."""
+    return socket.inet_ntop(socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6, address.packed)
+
+
+def endpoint(address: IPAddress, port: int | None) -> str:
+    """An address with or without a port, as the target of a dnat statement."""
+    if port is None:
+        return write(address)
+    return f"{write(address)}:{port}" if isinstance(address, IPv4Address) else f"[{write(address)}]:{port}"
+
+
+def ports(listener: Listener) -> str:
+    """A port, or a range of them, as an element's key."""
+    if listener.first_port == listener.last_port:
+        return f"{listener.first_port}"
+    return f"{listener.first_port}-{listener.last_port}"

@@ -1,0 +1,222 @@
+"""Routing rules and routes as values, and their netlink messages both ways. Knows nothing of pools."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TypeAlias
+
+from .netlink import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    Netlink,
+    attribute,
+    attributes,
+)
+
+IPAddress: TypeAlias = IPv4Address | IPv6Address
+
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+"""Address families by IP version."""
+LOCAL_TABLE, MAIN_TABLE = 255, 254
+WHOLE_MASK = 0xFFFFFFFF
+UNICAST, LOCAL = 1, 2
+"""Types of routes: RTN_UNICAST, RTN_LOCAL."""
+
+# include/uapi/linux/rtnetlink.h
+_RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
+_RTM_NEWRULE, _RTM_DELRULE, _RTM_GETRULE = 32, 33, 34
+# fib_rule_hdr: family, dst_len, src_len, tos, table, -, -, action, flags;
+# rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
+_HEADER = struct.Struct("=BBBBBBBBI")
+_NUMBER = struct.Struct("=I")
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE, _RTA_VIA = 1, 4, 5, 6, 15, 18
+_FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL = 6, 10, 14, 15, 16, 21
+_FRA_PAD = 18
+_PLAIN_ATTRIBUTES = {
+    _FRA_PRIORITY,
+    _FRA_FWMARK,
+    _FRA_SUPPRESS_PREFIXLEN,
+    _FRA_TABLE,
+    _FRA_FWMASK,
+    _FRA_PAD,
+    _FRA_PROTOCOL,
+}
+_FR_ACT_TO_TBL = 1
+_NO_SUPPRESSION = 0xFFFFFFFF
+# What the kernel says of an address that there is no way to: no route, an `unreachable`, a `prohibit`, a `blackhole`
+# route; no IPv6 at all.
+_NO_WAY = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EAFNOSUPPORT}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`ip rule`: where packets with a mark look for their route; without a mark, all packets.
+
+    `selective`: it has conditions or effects besides, which are not told here.
+    """
+
+    version: int
+    table: int
+    priority: int = 0
+    mark: int = 0
+    mask: int = 0
+    protocol: int = 0
+    selective: bool = False
+
+    def command(self, verb: str) -> str:
+        """What one would type to `add` or `delete` it."""
+        what = f"fwmark {self.mark:#x}" if self.mark else "from all"
+        if self.mark and self.mask != WHOLE_MASK:
+            what += f"/{self.mask:#x}"
+        table = "local" if self.table == LOCAL_TABLE else str(self.table)
+        return f"ip -{self.version} rule {verb} {what} lookup {table} pref {self.priority}"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`ip route`: the default route of a table, or what the kernel answers for an address."""
+
+    version: int
+    table: int
+    gateway: IPAddress | None = None
+    index: int = 0
+    """Of the output interface; 0: as the kernel finds."""
+    protocol: int = 0
+    kind: int = UNICAST
+    prefix_length: int = 0
+    metric: int = 0
+
+    def command(self, verb: str) -> str:
+        """What one would type to `add`, `replace` or `delete` it."""
+        device = f" dev {interface_name(self.index)}" if self.index else ""
+        return f"ip -{self.version} route {verb} default via {self.gateway}{device} table {self.table}"
+
+
+def interface_name(index: int) -> str:
+    """Return the name of an interface in this thread's namespace; `if7` when it has gone."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return f"if{index}"
+
+
+def rules(netlink: Netlink, version: int) -> list[Rule]:
+    """Return all rules of a family, in the order in which they are looked at."""
+    request = _HEADER.pack(FAMILIES[version], 0, 0, 0, 0, 0, 0, 0, 0)
+    found = (_read_rule(body) for body in netlink.dump_all(_RTM_GETRULE, request))
+    # Where there is no IPv6, the kernel answers with everybody's rules.
+    return [rule for rule in found if rule.version == version]
+
+
+def add_rule(netlink: Netlink, rule: Rule) -> None:
+    """Add a rule behind those of the same priority, even if there is one like it."""
+    netlink.change(_RTM_NEWRULE, _rule_body(rule), NLM_F_CREATE)
+
+
+def delete_rule(netlink: Netlink, rule: Rule) -> None:
+    """Delete the first rule that is like this one, or more selective than it."""
+    netlink.change(_RTM_DELRULE, _rule_body(rule))
+
+
+def routes(netlink: Netlink, version: int, protocol: int) -> list[Route]:
+    """Return all routes of a family and of a protocol (who made them), of all tables."""
+    # Since Linux 4.20 the kernel itself leaves out the rest, a million of routes perhaps.
+    request = _HEADER.pack(FAMILIES[version], 0, 0, 0, 0, protocol, 0, 0, 0)
+    found = (_read_route(body) for body in netlink.dump_all(_RTM_GETROUTE, request))
+    return [route for route in found if route.version == version and route.protocol == protocol]
+
+
+def add_route(netlink: Netlink, route: Route) -> None:
+    """Add a default route; FileExistsError when the table has one of that metric."""
+    netlink.change(_RTM_NEWROUTE, _route_body(route), NLM_F_CREATE | NLM_F_EXCL)
+
+
+def replace_route(netlink: Netlink, route: Route) -> None:
+    """Put a default route in the place of the one of that table and metric, without a gap."""
+    netlink.change(_RTM_NEWROUTE, _route_body(route), NLM_F_CREATE | NLM_F_REPLACE)
+
+
+def delete_route(netlink: Netlink, route: Route) -> None:
+    netlink.change(_RTM_DELROUTE, _route_body(route))
+
+
+def route_to(netlink: Netlink, address: IPAddress) -> Route | None:
+    """Ask for the route that a packet to this address would take; None: there is none."""
+    header = _HEADER.pack(FAMILIES[address.version], address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    try:
+        return _read_route(netlink.ask(_RTM_GETROUTE, header + attribute(_RTA_DST, address.packed)))
+    except OSError as error:
+        if error.errno in _NO_WAY:
+            return None
+        raise
+
+
+def _rule_body(rule: Rule) -> bytes:
+    body = _HEADER.pack(FAMILIES[rule.version], 0, 0, 0, 0, 0, 0, _FR_ACT_TO_TBL, 0)
+    body += attribute(_FRA_PRIORITY, _NUMBER.pack(rule.priority)) + attribute(_FRA_TABLE, _NUMBER.pack(rule.table))
+    if rule.mark:
+        body += attribute(_FRA_FWMARK, _NUMBER.pack(rule.mark)) + attribute(_FRA_FWMASK, _NUMBER.pack(rule.mask))
+    return body + attribute(_FRA_PROTOCOL, bytes([rule.protocol]))
+
+
+def _read_rule(body: bytes) -> Rule:
+    family, destination, source, tos, table, _, _, action, flags = _HEADER.unpack_from(body)
+    found = attributes(body, _HEADER.size)
+
+    def number(kind: int, default: int) -> int:
+        return int(_NUMBER.unpack(found[kind])[0]) if kind in found else default
+
+    conditions = destination or source or tos or flags or action != _FR_ACT_TO_TBL
+    return Rule(
+        version=_version(family),
+        table=number(_FRA_TABLE, table),
+        priority=number(_FRA_PRIORITY, 0),
+        mark=number(_FRA_FWMARK, 0),
+        mask=number(_FRA_FWMASK, 0),
+        protocol=found.get(_FRA_PROTOCOL, b"\0")[0],
+        selective=bool(conditions or found.keys() - _PLAIN_ATTRIBUTES)
+        or number(_FRA_SUPPRESS_PREFIXLEN, _NO_SUPPRESSION) != _NO_SUPPRESSION,
+    )
+
+
+def _route_body(route: Route) -> bytes:
+    family = FAMILIES[route.version]
+    body = _HEADER.pack(family, route.prefix_length, 0, 0, 0, route.protocol, 0, route.kind, 0)
+    body += attribute(_RTA_TABLE, _NUMBER.pack(route.table))
+    if route.metric:
+        body += attribute(_RTA_PRIORITY, _NUMBER.pack(route.metric))
+    if route.gateway:
+        body += attribute(_RTA_GATEWAY, route.gateway.packed)
+    if route.index:
+        body += attribute(_RTA_OIF, _NUMBER.pack(route.index))
+    return body
+
+
+def _read_route(body: bytes) -> Route:
+    family, prefix_length, _, _, table, protocol, _, kind, _ = _HEADER.unpack_from(body)
+    found = attributes(body, _HEADER.size)
+
+    def number(wanted: int, default: int) -> int:
+        return int(_NUMBER.unpack(found[wanted])[0]) if wanted in found else default
+
+    # RTA_VIA: a gateway of the other family, behind the number of that family
+    gateway = found.get(_RTA_GATEWAY) or found.get(_RTA_VIA, b"")[2:]
+    return Route(
+        version=_version(family),
+        table=number(_RTA_TABLE, table),
+        gateway=ip_address(gateway) if gateway else None,
+        index=number(_RTA_OIF, 0),
+        protocol=protocol,
+        kind=kind,
+        prefix_length=prefix_length,
+        metric=number(_RTA_PRIORITY, 0),
+    )
+
+
+def _version(family: int) -> int:
+    return next((version for version, number in FAMILIES.items() if number == family), 0)

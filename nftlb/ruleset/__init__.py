@@ -1,0 +1,21 @@
+"""nftables objects as values, their text, and the way back from a listing."""
+
+from .listing import Count, Listing, canonical_rule, parse_table
+from .objects import Chain, Element, Ruleset, Set, Table, TableFamily
+from .text import element_text, file_text, set_body
+
+__all__ = [
+    "Chain",
+    "Count",
+    "Element",
+    "Listing",
+    "Ruleset",
+    "Set",
+    "Table",
+    "TableFamily",
+    "canonical_rule",
+    "element_text",
+    "file_text",
+    "parse_table",
+    "set_body",
+]

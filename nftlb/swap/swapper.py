@@ -1,0 +1,110 @@
+"""Carries plans out: the only writer of our tables, resident or for one call."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nftlb.ruleset import Ruleset
+
+from .plan import Leftover, after, entries, leftovers, make, remove, waypoints
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from nftlb.kernel import Kernel
+
+# A leftover of that age is needed by no packet, and goes along with the next swap. A packet is through the hooks in
+# microseconds; an RCU grace period, which is what bounds it, takes tens of milliseconds on a busy machine.
+_GRACE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Swap:
+    """What a swap did: the transactions' texts, none if nothing differed."""
+
+    transactions: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.transactions)
+
+
+@dataclass
+class Swapper:
+    """Brings the kernel's tables to a target without losing a packet.
+
+    What the kernel has is remembered only while its generation number says that nobody else has written; otherwise
+    it is read anew. `wait` returns when no packet is left on the way that was there when it was called.
+    """
+
+    kernel: Kernel
+    table: str
+    wait: Callable[[], None]
+    clock: Callable[[], float] = time.monotonic
+    _known: Ruleset | None = None
+    _generation: int = -1
+    _retired: dict[Leftover, float] = field(default_factory=dict)
+
+    def present(self) -> Ruleset:
+        """What the kernel has now, leftovers included."""
+        generation = self.kernel.generation()
+        if self._known is None or generation != self._generation:
+            listings = self.kernel.list(self.table)
+            self._known = Ruleset(self.table, {family: listing.table for family, listing in listings.items()})
+            self._generation = generation
+            self._retired = {}
+        return self._known
+
+    def swap(self, target: Ruleset) -> Swap:
+        """Make the kernel do what the target says. What is left over waits for a later swap, or for `sweep()`."""
+        texts: list[str] = []
+        *detour, target = waypoints(self.present(), target)
+        if detour and self._retired:
+            self.wait()  # packets may still be on the way of an earlier detour
+        for step in detour:
+            texts += [*self._commit(step), *self.sweep(step).transactions]
+        texts += self._commit(target, self._expired(target))
+        self._retire(target)
+        return Swap(tuple(texts))
+
+    def sweep(self, target: Ruleset) -> Swap:
+        """Wait until no packet needs what is left over, and remove it."""
+        texts: list[str] = []
+        while left := list(leftovers(self.present(), target)):
+            self.wait()
+            texts += self._commit(target, entries(target, left) or left)
+        self._retired = {}
+        return Swap(tuple(texts))
+
+    def _commit(self, target: Ruleset, removed: Collection[Leftover] = ()) -> list[str]:
+        known, removed = self.present(), frozenset(removed)
+        transaction = make(known, target, removed)
+        removal = remove(known, removed)
+        whole = type(transaction)(self.table, transaction.operations + removal.operations)
+        if not whole:
+            self._known = after(known, target)
+            return []
+        self._known = None  # until the kernel has accepted
+        before = self._generation
+        self.kernel.apply(whole)
+        generation = self.kernel.generation()
+        if generation == _following(before):
+            self._known, self._generation = after(known, target, removed), generation
+        return [whole.text]
+
+    def _expired(self, target: Ruleset) -> list[Leftover]:
+        now = self.clock()
+        old = {item for item, since in self._retired.items() if now - since >= _GRACE_SECONDS}
+        return [item for item in leftovers(self.present(), target) if item in old] if old else []
+
+    def _retire(self, target: Ruleset) -> None:
+        """Note since when packets can do without what is left over. While some still let packets in, only for those."""
+        now = self.clock()
+        left = list(leftovers(self.present(), target))
+        self._retired = {item: self._retired.get(item, now) for item in entries(target, left) or left}
+
+
+def _following(generation: int) -> int:
+    """The kernel counts in 32 bits and leaves out zero."""
+    return (generation + 1) & 0xFFFFFFFF or 1
