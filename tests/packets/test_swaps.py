@@ -1,0 +1,73 @@
+"""Three thousand swaps under a blast: nothing is lost, doubled, sent outside its set, or answered from elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from lab.blaster import Membership as Members
+from packets.world import DSR_INGRESS, MODES, NAT, PORT, STATELESS, World, down, vip
+
+if TYPE_CHECKING:
+    from lab.blaster import Blaster, Sender
+    from packets.world import Mode
+
+pytest_plugins = ("lab.fixtures",)
+
+EVERYONE = ("b1", "b2", "b3")
+SETS = (EVERYONE, ("b1", "b2"), EVERYONE, ("b2", "b3"), EVERYONE, ("b1", "b3"), ("b2",), ("b3", "b1"))
+SWAPS = 3000
+PACE = 0.002  # seconds from one swap to the next
+CASES = [*((mode, 4) for mode in MODES), (NAT, 6), (STATELESS, 6), (DSR_INGRESS, 6)]
+
+
+def swap_while(world: World, sender: Sender) -> list[Members]:
+    """Swap from set to set until the sender is through; return when which set was in force."""
+    history = [Members(0, 0, frozenset(EVERYONE))]
+    while sender.running and len(history) <= SWAPS:
+        names = SETS[len(history) % len(SETS)]
+        begin = time.monotonic_ns()
+        world.applier.update(down(*(set(EVERYONE) - set(names))))
+        history.append(Members(begin, end := time.monotonic_ns(), frozenset(names)))
+        time.sleep(max(0.0, PACE - (end - begin) / 1e9))  # the pace of the experiment, not a wait for anything
+    return history
+
+
+@pytest.mark.parametrize(("mode", "version"), CASES, ids=lambda value: f"{value}")
+@pytest.mark.parametrize("echo", [False, True], ids=["one-way", "replies"])
+def test_swaps_under_fire(blaster: Blaster, mode: Mode, version: int, echo: bool) -> None:
+    """Of a blast from one socket, while the set changes every two milliseconds, all arrive once, in their moment's set.
+
+    With replies, all are answered, and from the VIP alone.
+    """
+    count = 200_000 if echo else 1_000_000 if version == 4 else 300_000
+    with World(mode, serve=False) as world:
+        bind = vip(version) if mode.dsr else ""
+        with blaster.sinks(
+            world.lab.backends, port=mode.port, version=version, address=bind, echo=echo, log=count
+        ) as sinks:
+            sender = sinks.start(world.lab.client, (vip(version), PORT), count=count, replies=echo)
+            history = world.lab.balancer.call(swap_while, world, sender)
+            sent = sender.report()
+        ledger = sinks.ledger(count)
+    print(f"{mode} IPv{version}: {len(history) - 1} swaps, {sent.rate:.0f} datagrams/s, {ledger.counts}")  # noqa: T201
+    assert 0 == sum(report.buffer_drops for report in sinks.reports.values()) + sent.buffer_drops
+    assert (count, [], []) == (sent.sent, ledger.missing, ledger.twice)
+    assert [] == ledger.outside(history)
+    if echo:
+        own = f"{vip(4)}:{PORT}" if version == 4 else f"[{vip(6)}]:{PORT}"
+        assert ({own: count}, count, 0) == (sent.sources, sent.replies, sent.duplicates)
+    assert len(history) > 100  # else nothing was shown
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_removed_backend_gets_nothing_after_the_commit(mode: Mode) -> None:
+    """Once `update` has returned, an old client's socket no longer reaches the backend; when it is back, it does."""
+    with World(mode) as world, world.lab.client.connect((vip(4), PORT)) as client:
+        assert ["b1", "b2", "b3"] * 2 == [answer.backend for answer in client.exchange(6)]
+        for _ in range(20):
+            world.update(down("b2"))
+            assert ["b1", "b3"] * 2 == [answer.backend for answer in client.exchange(4)]
+            world.update(down())
+            assert ["b1", "b2", "b3"] == [answer.backend for answer in client.exchange(3)]
