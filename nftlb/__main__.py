@@ -1,0 +1,7 @@
+"""`python -m nftlb`."""
+
+import sys
+
+from nftlb.cli import main
+
+sys.exit(main())

@@ -1,0 +1,140 @@
+"""What an operator should know about a packet's treatment, in sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nftlb.compiler import ingress
+from nftlb.compiler.membership import Why, targets
+from nftlb.model import Balance, FallbackKind, Forward, Protocol, SourceKind
+
+if TYPE_CHECKING:
+    from nftlb.compiler import Routes
+    from nftlb.compiler.membership import Selection
+    from nftlb.model import Family, Listener, Pool
+
+    from .answer import Question
+
+Remarks = tuple[tuple[str, str], ...]
+
+
+def remarks(
+    pool: Pool, listener: Listener, question: Question, selection: Selection, routes: Routes, *, by_flow: bool
+) -> Remarks:
+    """All of them, each under its heading."""
+    datagrams = listener.protocol is Protocol.UDP
+    found = {
+        "forward": _FORWARD[pool.forward] + (_KEPT if pool.source is SourceKind.KEEP else ""),
+        "spread": _spread(pool, question, by_flow=by_flow),
+        "now": _now(pool, selection),
+        "fragments": _FRAGMENTS[pool.forward] if datagrams else "",
+        "zero checksum": _ZERO_CHECKSUM[pool.forward] if datagrams else "",
+        "ICMP": _ICMP[pool.forward].format(service=question.service.address),
+        "fast path": _fast_path(pool, listener.family, routes),
+        "own packets": "" if pool.forward is Forward.NAT else _OWN_PACKETS,
+        "none left": _NONE_LEFT[_fallback(pool, listener.family)],
+    }
+    return tuple((heading, text) for heading, text in found.items() if text)
+
+
+def fast_path(pool: Pool, family: Family, routes: Routes) -> bool | None:
+    """Whether the ingress hook takes the pool's packets; None where that depends on routes that are not known."""
+    if not pool.ingress:
+        return False
+    return True if ingress.possible(pool, family, routes) else None
+
+
+_KEPT = " Backends see the client's own address and must route replies through this host."
+_FORWARD = {
+    Forward.NAT: "nat: conntrack rewrites the request, and the reply back; each has an entry in a zone of ours.",
+    Forward.STATELESS: "stateless: every packet is rewritten by itself, without conntrack." + _KEPT,
+    Forward.DSR: (
+        "dsr: addresses stay as they are. Backends hold the service's address on loopback, and answer clients "
+        "directly; replies don't pass this host."
+    ),
+}
+
+
+def _spread(pool: Pool, question: Question, *, by_flow: bool) -> str:
+    who = {
+        Balance.ROUND_ROBIN: "takes the next slot of one wheel that all clients of the pool share",
+        Balance.RANDOM: "draws a slot at random",
+        Balance.HASH: f"takes the slot of its client's address, the same for every port of {question.client.address}",
+    }[pool.balance]
+    if not by_flow:
+        return f"per packet: every packet, also of one and the same socket, {who}."
+    if question.protocol is not Protocol.UDP:
+        return f"per flow: the first packet of a connection {who}; conntrack sends the rest the same way."
+    return (
+        f"per flow: the first datagram {who}. conntrack sends all others of that socket to the same backend, "
+        "until none has come for a while (Linux: 30 s, or 120 s once there were several both ways)."
+    )
+
+
+def _now(pool: Pool, selection: Selection) -> str:
+    if selection.why is Why.PANIC:
+        return f"panic: less than {pool.panic}% of the weight is healthy, so all enabled backends are used."
+    if selection.why is Why.HEALTHY:
+        return ""
+    return {
+        FallbackKind.REJECT: "no backend is left: refused with an ICMP error, or a reset for TCP.",
+        FallbackKind.DROP: "no backend is left: dropped without a word.",
+        FallbackKind.ALL: "no backend is healthy, so all enabled ones are used.",
+        FallbackKind.SORRY: "no backend is left: the sorry server gets everything.",
+    }[pool.fallback.kind if selection.targets else selection.verdict]
+
+
+def _fallback(pool: Pool, family: Family) -> FallbackKind:
+    """What happens when no backend of that family is left: without a sorry server of its own, it refuses."""
+    kind = pool.fallback.kind
+    no_sorry = kind is FallbackKind.SORRY and all(one.family is not family for one in pool.fallback.sorry)
+    return FallbackKind.REJECT if no_sorry else kind
+
+
+_FRAGMENTS = {
+    Forward.NAT: "joined before a slot is picked, so no datagram is split over two backends.",
+    Forward.STATELESS: "joined before a slot is picked, so no datagram is split; the fast path leaves them alone.",
+    Forward.DSR: "joined before a slot is picked, so no datagram is split; the fast path leaves them alone.",
+}
+_ZERO_CHECKSUM = {
+    Forward.NAT: "a datagram without a UDP checksum arrives without one.",
+    Forward.STATELESS: "put back to zero after the port was rewritten; the fast path leaves such datagrams alone.",
+    Forward.DSR: "not touched; the fast path leaves such datagrams alone.",
+}
+_ICMP = {
+    Forward.NAT: (
+        "a backend's errors reach the client as from {service} (port unreachable: ECONNREFUSED at once); a path-MTU "
+        "error from the client's side finds the backend whose packet it is about."
+    ),
+    Forward.STATELESS: (
+        "not translated: a backend's errors name an address that the client does not know, and a path-MTU error "
+        "sent to {service} ends at this host. Keep replies within the smallest MTU."
+    ),
+    Forward.DSR: (
+        "a backend's errors reach the client, since addresses stay; a path-MTU error about a reply is sent to "
+        "{service} and ends at this host. Keep replies within the smallest MTU."
+    ),
+}
+_OWN_PACKETS = "what this host itself sends is not balanced: it would keep the route that it had before."
+_NONE_LEFT = {
+    FallbackKind.REJECT: "reject: the client is told at once, by an ICMP error or, for TCP, a reset.",
+    FallbackKind.DROP: "drop: the client hears nothing.",
+    FallbackKind.ALL: "all: every enabled backend is used, healthy or not.",
+    FallbackKind.SORRY: "sorry server: it gets everything.",
+}
+
+
+def _fast_path(pool: Pool, family: Family, routes: Routes) -> str:
+    if pool.forward is Forward.NAT:
+        return "no: conntrack comes after the ingress hook."
+    if not pool.ingress:
+        return "no: the pool names no `ingress` interfaces."
+    exceptions = "except fragments, datagrams without a checksum, IPv6 with extension headers, and a TTL of 1"
+    where = ", ".join(pool.ingress)
+    unknown = [target.name for target in targets(pool, family) if routes.hop(target) is None]
+    if unknown:
+        return (
+            f"on {where}, if there is a route to {', '.join(unknown)} when the rules are loaded (or a `device` "
+            f"in the file); {exceptions}."
+        )
+    return f"on {where}: past routing and the forward chain of other firewalls; {exceptions}."
