@@ -1,0 +1,102 @@
+"""Measures what the documents quote: `make bench`. Prints a table; every ratio is of one run on one machine.
+
+Needs root or a user namespace: the kernel's part happens in a network namespace of its own.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pools import text
+
+from nftlb.apply import Applier
+from nftlb.compiler import Membership
+from nftlb.config import parse
+from nftlb.kernel import LibNftables
+from nftlb.lab import Namespace, userns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nftlb.swap import Transaction
+
+COMMAND = Path(sys.executable).with_name("nftlb")
+POOLS, BACKENDS = 1000, 10
+ROUNDS = 31
+
+
+def main() -> None:
+    userns.ensure()
+    with tempfile.TemporaryDirectory() as folder:
+        small, large = Path(folder) / "small.yaml", Path(folder) / "large.yaml"
+        small.write_text(text(1, 3))
+        large.write_text(text(POOLS, BACKENDS))
+        show("nftlb compile, 1 pool x 3, whole process", seconds(lambda: command("compile", small), 11))
+        show(f"nftlb compile, {POOLS} pools x {BACKENDS}, whole process", seconds(lambda: command("compile", large), 5))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f"{'... and its peak memory':<60} {peak:8.0f} MB")
+    with Namespace("bench") as namespace:
+        for pools in (1, 100, POOLS):
+            namespace.call(swaps, pools)
+
+
+def swaps(pools: int) -> None:
+    """One pool of many changes: what `update` costs beside the bare transaction within it."""
+    config = parse(text(pools, BACKENDS), "bench.yaml")
+    with TimedKernel() as kernel:
+        applier = Applier(kernel, config.table)
+        begin = time.perf_counter()
+        applier.load(config)
+        show(f"first load of {pools} x {BACKENDS}", time.perf_counter() - begin)
+        bare, whole = [], []
+        for number in range(ROUNDS):
+            down = Membership.with_down([(f"pool{number % pools}", f"b{number % BACKENDS}")])
+            kernel.taken = 0.0
+            begin = time.perf_counter()
+            applier.update(down)
+            whole.append(time.perf_counter() - begin)
+            bare.append(kernel.taken)
+        applier.remove()
+    show(f"bare transaction for one pool of {pools}", statistics.median(bare))
+    show("Applier.update, that transaction included", statistics.median(whole))
+    print(f"{'... relative to the bare transaction':<60} {statistics.median(whole) / statistics.median(bare):8.2f}")
+
+
+class TimedKernel(LibNftables):
+    """Adds up the seconds that libnftables and the kernel take for transactions."""
+
+    taken = 0.0
+
+    def apply(self, transaction: Transaction) -> None:
+        begin = time.perf_counter()
+        super().apply(transaction)
+        self.taken += time.perf_counter() - begin
+
+
+def command(*words: object) -> None:
+    subprocess.run([COMMAND, *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+
+
+def seconds(action: Callable[[], None], rounds: int) -> float:
+    """The median of some rounds."""
+    times = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def show(what: str, taken: float) -> None:
+    print(f"{what:<60} {taken * 1000:8.2f} ms")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The gallery in rules/ is what the compiler makes of it, and the kernel takes every file."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nftlb.compiler import Compiled
+from nftlb.config import load
+from nftlb.kernel import LibNftables
+from nftlb.lab import Namespace, userns
+from nftlb.swap import Swapper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+RULES = ROOT / "rules"
+_spec = importlib.util.spec_from_file_location("golden", ROOT / "tools" / "golden.py")
+assert _spec
+assert _spec.loader
+golden = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(golden)
+
+FILES: dict[Path, str] = dict(golden.expected())
+LINKS = ("eth0", "eth1")  # what the gallery's files name
+
+
+@pytest.fixture
+def host() -> Iterator[Namespace]:
+    """A host with the interfaces that the files name."""
+    userns.ensure()
+    with Namespace("golden") as namespace:
+        namespace.run(["ip", "link", "add", LINKS[0], "type", "veth", "peer", "name", LINKS[1]])
+        yield namespace
+
+
+def test_no_orphans() -> None:
+    """Every .nft stands beside its .yaml, and every .yaml in the table of the README."""
+    assert sorted(FILES) == sorted(RULES.glob("*.nft"))
+    table = (RULES / "README.md").read_text()
+    assert [] == [path.name for path in RULES.glob("*.yaml") if f"({path.name})" not in table]
+
+
+@pytest.mark.parametrize("path", sorted(FILES), ids=lambda path: path.name)
+def test_bytes(path: Path) -> None:
+    """The file is, byte for byte, what the compiler makes today (`make golden` writes it anew)."""
+    assert FILES[path] == path.read_text()
+
+
+@pytest.mark.parametrize("path", sorted(FILES), ids=lambda path: path.name)
+def test_kernel_takes_it(host: Namespace, path: Path) -> None:
+    """`nft -c -f` accepts the file, `nft -f` loads it twice over, and the kernel then has just what the file says."""
+    for options in (["-c"], [], []):
+        host.run(["nft", *options, "-f", str(path)])
+    assert path.stem.split(".")[0] in {one.stem for one in RULES.glob("*.yaml")}
+    if ".down-" in path.name:
+        return
+    ruleset = Compiled(load(str(path.with_suffix(".yaml")))).ruleset()
+
+    def differing() -> tuple[str, ...]:
+        with LibNftables() as kernel:
+            swapper = Swapper(kernel, ruleset.name, lambda: None)
+            return swapper.swap(ruleset).transactions + swapper.sweep(ruleset).transactions
+
+    assert () == host.call(differing)
