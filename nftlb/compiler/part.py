@@ -13,6 +13,8 @@ class Part:
 
     elements: dict[str, dict[str, Element]] = field(default_factory=dict)
     chains: dict[str, Chain] = field(default_factory=dict)
+    redirects: list[str] = field(default_factory=list)
+    """Rules that keep clients from being told to pass us by."""
 
     def add(self, set_name: str, key: str, data: str = "", comment: str = "") -> None:
         """Add an element, unless there is one for the key: a server may have two names, and the first counts."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nftlb.model import Forward, Protocol
+from nftlb.model import Family, Forward, Protocol
 
 from .allocation import mark_owner
 from .membership import targets
@@ -19,7 +19,7 @@ from .words import ports, write
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from nftlb.model import Family, Listener, Pool
+    from nftlb.model import IPAddress, Listener, Pool
     from nftlb.ruleset import Chain
 
     from .allocation import Allocation
@@ -51,6 +51,8 @@ def fixed(pool: Pool, family: Family, words: Words, allocation: Allocation) -> P
             )
     if pool.forward is Forward.STATELESS:
         _add_replies(part, pool, family, words)
+    elif family is Family.IP:
+        part.redirects += [_no_redirect(one.address) for one in pool.listen if one.family == family]
     return part
 
 
@@ -102,6 +104,16 @@ def _add_replies(part: Part, pool: Pool, family: Family, words: Words) -> None:
             key = f"{write(target.address)} . {listener.protocol} . {target.port or ports(listener)}"
             part.add("reply-ranges" if ranged else "replies", key, f"goto {chain}", target.owner)
             part.add("reply-source-ranges" if ranged else "reply-sources", key, comment=target.owner)
+
+
+def _no_redirect(address: IPAddress) -> str:
+    """Keeps the kernel from telling a client in the backends' segment that it may send to one backend straight away.
+
+    The client would believe it, and from then on all its packets would pass us by. The error quotes the packet: its
+    destination stands 16 bytes into the quoted header, which follows the 8 bytes of ICMP. (Linux 6.18 sends no such
+    redirects over IPv6.)
+    """
+    return f"icmp type redirect @th,192,32 {int(address):#x} drop"
 
 
 def _reply(pool: Pool, listener: Listener) -> str:

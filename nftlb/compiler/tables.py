@@ -31,6 +31,7 @@ def merge(parts: Iterable[Part]) -> Part:
         for name, elements in part.elements.items():
             whole.elements.setdefault(name, {}).update(elements)
         whole.chains.update(part.chains)
+        whole.redirects += part.redirects
     return whole
 
 
@@ -101,6 +102,7 @@ def ip_table(name: str, words: Words, part: Part) -> Table:
         Chain("prerouting-count", counted, _hook("filter", "prerouting", "dstnat + 10")),
         Chain("output", translate, _hook("nat", "output", "-100")),
         Chain("output-count", counted, _hook("filter", "output", "-90")),
+        Chain("output-redirects", tuple(dict.fromkeys(part.redirects)), _hook("filter", "output", "filter")),
         Chain(
             "postrouting-raw",
             lookup.rules(*((one, f"{ip} saddr {_FROM} vmap @{one}") for one in ("replies", "reply-ranges"))),

@@ -36,19 +36,18 @@ class LibNftables:
         self._generation.close()
 
     def check(self, text: str) -> None:
-        self._nft.set_dry_run(True)
-        try:
-            self._run(text)
-        finally:
-            self._nft.set_dry_run(False)
+        # In a context of its own: libnftables 1.0.6 takes what it only checked for real, and refuses what comes next.
+        context = _context()
+        context.set_dry_run(True)
+        _run(context, text)
 
     def apply(self, transaction: Transaction) -> None:
-        self._run(transaction.text)
+        _run(self._nft, transaction.text)
 
     def list(self, table: str) -> Mapping[TableFamily, Listing]:
-        present = set(self._run("list tables").splitlines())
+        present = set(_run(self._nft, "list tables").splitlines())
         return {
-            family: parse_table(self._run(f"list table {family} {table}"))
+            family: parse_table(_run(self._nft, f"list table {family} {table}"))
             for family in TableFamily
             if f"table {family} {table}" in present
         }
@@ -58,12 +57,6 @@ class LibNftables:
 
     def generation(self) -> int:
         return self._generation.read()
-
-    def _run(self, text: str) -> str:
-        status, output, error = self._nft.cmd(text)
-        if status:
-            raise KernelError(f"nftables refused: {_summary(error)}")
-        return str(output)
 
 
 def total(listings: Mapping[TableFamily, Listing]) -> dict[str, Count]:
@@ -86,6 +79,13 @@ def _context() -> Any:
             f"no nftables binding for this Python ({error}); on Debian: apt install python3-nftables"
         ) from None
     return nftables.Nftables()
+
+
+def _run(context: Any, text: str) -> str:
+    status, output, error = context.cmd(text)
+    if status:
+        raise KernelError(f"nftables refused: {_summary(error)}")
+    return str(output)
 
 
 def _summary(error: str) -> str:

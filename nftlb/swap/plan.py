@@ -89,9 +89,9 @@ def make(kernel: Ruleset, target: Ruleset, removed: Collection[Leftover] = ()) -
         for chain in _differing(present.chains, wanted.chains):
             before = present.chains.get(chain.name)
             _make_chain(family, before, _with_kept_rules(family, before, chain, removed), chains, rules)
-        rules += (FlushChain(family, name) for name in _shut(present, wanted))
         for one in _differing(present.sets, wanted.sets):
             _make_set(family, present.sets.get(one.name), one, sets, elements)
+    rules += (FlushChain(family, name) for family, present in kernel.tables.items() for name in _shut(present, target))
     return Transaction(target.name, (*chains, *sets, *elements, *rules))
 
 
@@ -104,13 +104,14 @@ def leftovers(kernel: Ruleset, target: Ruleset) -> Iterator[Leftover]:
             continue
         if wanted is present:
             continue
-        for name, chain in present.chains.items():
-            if name not in wanted.chains:
-                yield Leftover(Kind.CHAIN, family, name)
+        for chain in _differing(wanted.chains, present.chains):
+            successor = wanted.chains.get(chain.name)
+            if successor is None:
+                yield Leftover(Kind.CHAIN, family, chain.name)
             else:
-                yield from (Leftover(Kind.RULE, family, name, rule) for rule in _kept_rules(chain, wanted.chains[name]))
-        for name, one in present.sets.items():
-            other = wanted.sets.get(name)
+                yield from (Leftover(Kind.RULE, family, chain.name, rule) for rule in _kept_rules(chain, successor))
+        for one in _differing(wanted.sets, present.sets):
+            name, other = one.name, wanted.sets.get(one.name)
             if other is None:
                 yield Leftover(Kind.SET, family, name)
             if other is None or other.elements is not one.elements:
@@ -124,6 +125,9 @@ def leftovers(kernel: Ruleset, target: Ruleset) -> Iterator[Leftover]:
 
 def entries(target: Ruleset, left: Iterable[Leftover]) -> list[Leftover]:
     """Those leftovers that still let packets in, to what else is left over; they have to go before it."""
+    elements = [item for item in left if item.kind is Kind.ELEMENT]
+    if not elements:
+        return []
     found = {
         (family, name)
         for family, table in target.tables.items()
@@ -131,7 +135,19 @@ def entries(target: Ruleset, left: Iterable[Leftover]) -> list[Leftover]:
         if _is_first(chain)
         for name in _looked_up(chain)
     }
-    return [item for item in left if item.kind is Kind.ELEMENT and (item.family, item.name) in found]
+    return [item for item in elements if (item.family, item.name) in found]
+
+
+def removable(kernel: Ruleset, target: Ruleset, left: Collection[Leftover]) -> list[Leftover]:
+    """Those leftovers that nothing else refers to when they are gone; of a part of all leftovers, that may be fewer."""
+    rest = after(kernel, target, [item for item in left if item.kind is not Kind.SET])
+    used = {
+        (family, name)
+        for family, table in rest.tables.items()
+        for chain in table.chains.values()
+        for name in _looked_up(chain)
+    }
+    return [item for item in left if item.kind is not Kind.SET or (item.family, item.name) not in used]
 
 
 def remove(kernel: Ruleset, left: Collection[Leftover]) -> Transaction:
@@ -167,8 +183,9 @@ def after(kernel: Ruleset, target: Ruleset, removed: Collection[Leftover] = ()) 
     for family in TableFamily:
         present, wanted = kernel.tables.get(family), target.tables.get(family)
         table = wanted or present
-        if wanted is not None and present is not None and present is not wanted:
-            table = _union(present, wanted, gone)
+        if present is not None and present is not wanted:
+            table = _union(present, wanted, gone) if wanted is not None else present
+            table = _emptied(table, _shut(present, target))
         if table is None or Leftover(Kind.TABLE, family) in gone:
             continue
         tables[family] = _without(table, [item for item in gone if item.family is family]) if gone else table
@@ -186,6 +203,7 @@ def waypoints(kernel: Ruleset, target: Ruleset) -> list[Ruleset]:
 
 
 def _differing(present: Mapping[str, _Named], wanted: Mapping[str, _Named]) -> list[_Named]:
+    """What is wanted and not there as it is. A swap touches few of many thousand objects: the others are the same."""
     return [one for name, one in wanted.items() if present.get(name) is not one]
 
 
@@ -208,10 +226,15 @@ def _with_kept_rules(family: TableFamily, present: Chain | None, chain: Chain, r
     return replace(chain, rules=(*chain.rules, *kept)) if kept else chain
 
 
-def _shut(present: Table, wanted: Table) -> list[str]:
-    """The first chains that are left over: no packet may enter through them any more."""
+def _shut(present: Table, target: Ruleset) -> list[str]:
+    """The first chains that are left over, as long as they have rules: no packet may come in by them any more."""
+    wanted = target.tables.get(present.family)
+    if wanted is present:
+        return []
     return [
-        name for name, chain in present.chains.items() if name not in wanted.chains and chain.rules and _is_first(chain)
+        name
+        for name, chain in present.chains.items()
+        if chain.rules and _is_first(chain) and (wanted is None or name not in wanted.chains)
     ]
 
 
@@ -270,15 +293,13 @@ def _in_the_way(present: Set, one: Set) -> tuple[Element, ...]:
 
 def _conflicts(present: Table, wanted: Table) -> dict[str, Set]:
     """The sets that rules look up, and that can't get to what is wanted without being empty-handed for a moment."""
-    used = set().union(*map(_looked_up, present.chains.values()))
-    return {
-        name: one
-        for name, one in present.sets.items()
-        if name in used
-        and (other := wanted.sets.get(name)) is not None
-        and other is not one
-        and (not one.same_kind(other) or _in_the_way(one, other))
+    found = {
+        one.name: one
+        for one in _differing(wanted.sets, present.sets)
+        if (other := wanted.sets.get(one.name)) is not None and (not one.same_kind(other) or _in_the_way(one, other))
     }
+    used = set().union(*map(_looked_up, present.chains.values())) if found else set()
+    return {name: one for name, one in found.items() if name in used}
 
 
 def _detour(present: Table, wanted: Table, conflicts: Mapping[str, Set]) -> Table:
@@ -318,11 +339,15 @@ def _union(present: Table, wanted: Table, gone: Collection[Leftover]) -> Table:
             if left:
                 sets[name] = replace(other, elements=other.elements + left)
     chains = {**present.chains, **wanted.chains}
-    for name in present.chains.keys() & wanted.chains.keys():
-        chains[name] = _with_kept_rules(wanted.family, present.chains[name], wanted.chains[name], gone)
-    for name in _shut(present, wanted):
-        chains[name] = replace(chains[name], rules=())
+    for chain in _differing(wanted.chains, present.chains):
+        if chain.hook and chain.name in wanted.chains:
+            chains[chain.name] = _with_kept_rules(wanted.family, chain, wanted.chains[chain.name], gone)
     return Table(wanted.family, wanted.name, sets, chains)
+
+
+def _emptied(table: Table, names: Collection[str]) -> Table:
+    chains = {**table.chains, **{name: replace(table.chains[name], rules=()) for name in names}}
+    return Table(table.family, table.name, table.sets, chains) if names else table
 
 
 def _without(table: Table, gone: Iterable[Leftover]) -> Table:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nftlb.ruleset import Ruleset
 
-from .plan import Leftover, after, entries, leftovers, make, remove, waypoints
+from .plan import Leftover, after, entries, leftovers, make, removable, remove, waypoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -96,7 +96,8 @@ class Swapper:
     def _expired(self, target: Ruleset) -> list[Leftover]:
         now = self.clock()
         old = {item for item, since in self._retired.items() if now - since >= _GRACE_SECONDS}
-        return [item for item in leftovers(self.present(), target) if item in old] if old else []
+        expired = [item for item in leftovers(self.present(), target) if item in old] if old else []
+        return removable(self.present(), target, expired)
 
     def _retire(self, target: Ruleset) -> None:
         """Note since when packets can do without what is left over. While some still let packets in, only for those."""
