@@ -107,12 +107,12 @@ _ICMP = {
         "error from the client's side finds the backend whose packet it is about."
     ),
     Forward.STATELESS: (
-        "not translated: a backend's errors name an address that the client does not know, and a path-MTU error "
-        "sent to {service} ends at this host. Keep replies within the smallest MTU."
+        "not translated: an error about a request quotes an address that the client never sent to, so its socket is "
+        "not told; a path-MTU error about a reply, from beyond this host, is sent to {service} and ends here."
     ),
     Forward.DSR: (
-        "a backend's errors reach the client, since addresses stay; a path-MTU error about a reply is sent to "
-        "{service} and ends at this host. Keep replies within the smallest MTU."
+        "an error about a request reaches the client, since addresses stay; a path-MTU error about a reply is sent to "
+        "{service} and ends at this host, not at the backend."
     ),
 }
 _OWN_PACKETS = "what this host itself sends is not balanced: it would keep the route that it had before."

@@ -68,7 +68,7 @@ def _command(line: str) -> tuple[str, Operation]:
         raise KernelError(f"nftables refused: syntax error: {line[:200]}") from None
 
 
-def _operation(verb: str, kind: str, family: TableFamily, name: str, body: str) -> Operation:  # noqa: PLR0911 - a table
+def _operation(verb: str, kind: str, family: TableFamily, name: str, body: str) -> Operation:  # noqa: C901, PLR0911 - a table
     match verb, kind:
         case "add", "table":
             return AddTable(family)

@@ -1,0 +1,182 @@
+"""Hypothesis strategies: configurations, valid ones only, and states of their backends."""
+
+from __future__ import annotations
+
+import json
+from itertools import cycle, islice
+from typing import Any
+
+from hypothesis import reject
+from hypothesis import strategies as st
+
+from nftlb.compiler import BackendState, Membership
+from nftlb.config import parse
+from nftlb.errors import ConfigError
+from nftlb.model import Admin, Config, Listener
+from nftlb.model.reading import read_listener
+
+Document = dict[str, Any]
+
+INTERFACES = ("eth0", "eth1.7")
+PORTS = ("53", "54", "5353", "100-200", "150-250", "201-201")
+VIPS = {4: ("192.0.2.53", "192.0.2.54"), 6: ("[2001:db8::53]", "[2001:db8::]")}
+POOLS = ("a", "b.c", "D-e", "f_9")
+FORWARDS = ("nat", "nat", "stateless", "dsr")
+
+
+def _listen(draw: st.DrawFn) -> list[str]:
+    versions = draw(st.sampled_from(((4,), (4,), (6,), (4, 6))))
+    count = draw(st.integers(len(versions), len(versions) + 2))
+    protocols = st.sampled_from(("udp", "udp", "udp", "tcp", "sctp"))
+    return [
+        f"{draw(st.sampled_from(VIPS[version]))}:{draw(st.sampled_from(PORTS))}/{draw(protocols)}"
+        for version in islice(cycle(versions), count)
+    ]
+
+
+def _without_overlaps(listen: list[str], taken: list[Listener]) -> list[str]:
+    """Those that overlap none of the taken ones, which they then are."""
+    free = []
+    for text in listen:
+        one = read_listener(text)
+        if not any(_overlap(one, other) for other in taken):
+            taken.append(one)
+            free.append(text)
+    return free
+
+
+def _overlap(one: Listener, other: Listener) -> bool:
+    same = (one.address, one.protocol) == (other.address, other.protocol)
+    return same and one.first_port <= other.last_port and other.first_port <= one.last_port
+
+
+def _address(version: int, net: int, host: int) -> str:
+    return f"10.0.{net}.{host}" if version == 4 else f"2001:db8:{net}::{host}"
+
+
+def _endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _backends(draw: st.DrawFn, versions: list[int], *, net: int, ports: list[int | None], near: bool) -> Document:
+    count = draw(st.integers(len(versions), len(versions) + 2))
+    names = draw(st.permutations(("ns1", "ns2", "3", "x.y", "Z_-")))
+    hosts = draw(st.permutations((11, 12, 13, 14, 14)))
+    found: Document = {}
+    for index in range(count):
+        version = versions[index % len(versions)]
+        one: Document = {"address": _address(version, net, hosts[index])}
+        if port := draw(st.sampled_from(ports)):
+            one["port"] = port
+        one["weight"] = draw(st.integers(0 if index >= len(versions) else 1, 3))
+        one["admin"] = draw(st.sampled_from((*["enabled"] * 5, "drain", "maintenance")))
+        if near:
+            one["device"] = "eth1"
+            if draw(st.booleans()):
+                one["via"] = "10.0.99.1" if version == 4 else "fe80::1"
+        found[names[index]] = one
+    return found
+
+
+@st.composite
+def pools(draw: st.DrawFn, name: str, listen: list[str] | None = None) -> Document:
+    """A pool of the file; the name's number keeps the servers of pools without conntrack apart."""
+    number = POOLS.index(name)
+    listen = listen or _listen(draw)
+    versions = sorted({6 if one.startswith("[") else 4 for one in listen})
+    forward = draw(st.sampled_from(FORWARDS))
+    ingress = forward != "nat" and draw(st.booleans())
+    flows = not all(one.endswith("/udp") for one in listen)
+    with_port = forward == "nat" or (forward == "stateless" and not any("-" in one for one in listen))
+    near, net = ingress, 0 if forward == "nat" else number + 1
+    pool: Document = {
+        "listen": listen,
+        "forward": forward,
+        "balance": "hash" if forward != "nat" and flows else draw(st.sampled_from(("round-robin", "random", "hash"))),
+        "backends": _backends(draw, versions, net=net, ports=[None, 53, 5353] if with_port else [None], near=near),
+        "panic": draw(st.sampled_from(("0%", "0%", "60%"))),
+        "fallback": draw(st.sampled_from(("reject", "drop", "all"))),
+    }
+    if forward == "nat":
+        pool["per"] = draw(st.sampled_from(("packet", "packet", "flow")))
+        pool["source"] = draw(st.sampled_from(("masquerade", "keep", "address")))
+        if pool["source"] == "address":
+            pool["source"] = [{4: "10.0.0.2", 6: "2001:db8::2"}[version] for version in versions]
+    if with_port and draw(st.sampled_from((False, False, True))):
+        addresses = [_address(version, 90 + number, 99) for version in versions]
+        pool["fallback"] = [_endpoint(address, draw(st.sampled_from((53, 8053)))) for address in addresses]
+    if ingress:
+        pool["ingress"] = draw(st.lists(st.sampled_from(INTERFACES), min_size=1, unique=True))
+    return pool
+
+
+@st.composite
+def documents(draw: st.DrawFn, most: int = 3) -> Document:
+    """The pools of a file that the loader accepts."""
+    names = draw(st.lists(st.sampled_from(POOLS), min_size=1, max_size=most, unique=True))
+    return _settled({name: draw(pools(name)) for name in names})
+
+
+@st.composite
+def changed(draw: st.DrawFn, before: Document) -> Document:
+    """Other pools, but not all that different: what a reload brings."""
+    names = list(before)
+    after = {name: before[name] for name in draw(st.permutations(names))}
+    name = draw(st.sampled_from(names))
+    match draw(st.sampled_from(("pool", "pool", "backends", "exchange", "listener", "more", "less"))):
+        case "pool":
+            after[name] = draw(pools(name, before[name]["listen"]))
+        case "backends":
+            other = draw(pools(name, before[name]["listen"]))
+            if other["forward"] == before[name]["forward"]:
+                after[name] = {**before[name], "backends": other["backends"]}
+        case "exchange":
+            other_name = draw(st.sampled_from(POOLS))
+            body = after.pop(name)
+            if other_name in after:
+                after[name] = after[other_name]
+            after[other_name] = body
+        case "listener":
+            after[name] = {**before[name], "listen": [*before[name]["listen"][1:], *_listen(draw)[:1]]}
+        case "more":
+            new = draw(st.sampled_from(POOLS))
+            after = {new: draw(pools(new)), **after}
+        case "less" if len(names) > 1:
+            del after[name]
+    return _settled(after)
+
+
+def _settled(document: Document) -> Document:
+    """Without listeners that overlap earlier ones; anything else that the loader refuses is no example."""
+    taken: list[Listener] = []
+    settled = {name: {**pool, "listen": _without_overlaps(pool["listen"], taken)} for name, pool in document.items()}
+    try:
+        load(settled)
+    except ConfigError:
+        reject()
+    return settled
+
+
+def load(document: Document) -> Config:
+    return parse(json.dumps({"pools": document}))
+
+
+def configs(most: int = 3) -> st.SearchStrategy[Config]:
+    """A whole configuration that the loader accepts."""
+    return documents(most).map(load)
+
+
+@st.composite
+def memberships(draw: st.DrawFn, config: Config) -> Membership:
+    """States of some of the backends."""
+    states = st.builds(
+        BackendState,
+        up=st.booleans(),
+        admin=st.sampled_from((None, None, Admin.DRAIN, Admin.ENABLED)),
+        weight=st.sampled_from((None, None, 0, 1, 2)),
+    )
+    found = {}
+    for pool in config.pools:
+        chosen = draw(st.lists(st.sampled_from(pool.backends), max_size=2, unique=True))
+        found[pool.name] = frozenset((backend.name, draw(states)) for backend in chosen)
+    return Membership(found)

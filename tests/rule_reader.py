@@ -1,0 +1,258 @@
+"""Rules as text, read into statements: exactly the words that nftlb writes. Whatever else stands there is refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NoReturn, TypeAlias
+
+_TOKEN = re.compile(r'"[^"]*"|[{},]|[^\s{},]+')
+_FIELDS = (
+    "ip frag-off & 0x3fff",
+    "ct original zone",
+    "ct direction",
+    "fib daddr type",
+    "meta l4proto",
+    "meta mark",
+    *(f"{ip} {name}" for ip in ("ip", "ip6") for name in ("saddr", "daddr")),
+    *("ip ttl", "ip6 hoplimit", "ip6 nexthdr", "th sport", "th dport"),
+    *(f"{protocol} {name}" for protocol in ("udp", "tcp", "sctp") for name in ("sport", "dport")),
+    "udp checksum",
+    "icmp type",
+    "@th , 192 , 32",
+)
+
+
+class Unreadable(Exception):  # noqa: N818 - said of a rule
+    """A rule says something that the tracer does not know; it must learn, not guess."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """A set or map by its name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Inline:
+    """A set or map that is part of its rule; a set has no data."""
+
+    elements: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Parts of the packet, or of what is known of it, put together."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Number:
+    """`numgen inc`, `numgen random` or `jhash FIELD`: a number below `modulus`."""
+
+    kind: str
+    modulus: int
+    field: str = ""
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """What a map holds for a key; without it, the rule does not match."""
+
+    key: Fields | Number
+    map: Named | Inline
+
+
+@dataclass(frozen=True)
+class Match:
+    fields: Fields
+    operator: str
+    value: str | Named | Inline
+
+
+@dataclass(frozen=True)
+class Put:
+    """Sets a field, to a number or to what a map says."""
+
+    field: str
+    value: str | Mapped
+
+
+@dataclass(frozen=True)
+class Nat:
+    """`dnat`, `snat` or `masquerade`."""
+
+    kind: str
+    value: str | Mapped = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`accept`, `drop`, `goto CHAIN`, or what a map says."""
+
+    value: str | Mapped
+
+
+@dataclass(frozen=True)
+class Reject:
+    how: str
+
+
+@dataclass(frozen=True)
+class Send:
+    """`fwd`: straight out, past everything else."""
+
+    via: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Plain:
+    """`counter`, `notrack` or `tproxy`."""
+
+    word: str
+
+
+Statement: TypeAlias = Match | Put | Nat | Verdict | Reject | Send | Plain
+
+
+@lru_cache(maxsize=4096)
+def read_rule(text: str) -> tuple[Statement, ...]:
+    """The statements of a rule in their order; a comment is none."""
+    reader = _Reader(text)
+    statements = []
+    while reader.peek():
+        if reader.take("comment"):
+            reader.next()
+        else:
+            statements.append(reader.statement())
+    return tuple(statements)
+
+
+@lru_cache(maxsize=4096)
+def read_verdict(text: str) -> Verdict:
+    """A verdict as it stands in an element of a map."""
+    statements = read_rule(text)
+    match statements:
+        case (Verdict() as verdict,):
+            return verdict
+    raise Unreadable(text)
+
+
+class _Reader:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.tokens: list[str] = _TOKEN.findall(text)
+        self.at = 0
+
+    def statement(self) -> Statement:  # noqa: C901, PLR0911 - a table of words
+        for word, make in {"counter": Plain, "notrack": Plain, "accept": Verdict, "drop": Verdict}.items():
+            if self.take(word):
+                return make(word)  # type: ignore[return-value]
+        if self.take("masquerade"):
+            return Nat("masquerade")
+        if self.take("tproxy to :1"):
+            return Plain("tproxy")
+        if self.take("reject"):
+            return Reject("tcp reset" if self.take("with tcp reset") else "")
+        for word in ("goto", "jump"):
+            if self.take(word):
+                return Verdict(f"{word} {self.next()}")
+        for kind in ("dnat", "snat"):
+            if self.take(f"{kind} to") or self.take(f"{kind} ip to") or self.take(f"{kind} ip6 to"):
+                return Nat(kind, self.value())
+        if self.take("fwd ip to") or self.take("fwd ip6 to"):
+            return self.send()
+        return self.about_fields()
+
+    def send(self) -> Send:
+        via = self.next()
+        if not self.take("device"):
+            self.refuse()
+        return Send(via, self.next().strip('"'))
+
+    def about_fields(self) -> Statement:
+        key = self.key()
+        if self.take("vmap"):
+            return Verdict(Mapped(key, self.map()))
+        if isinstance(key, Number):
+            self.refuse()
+        if self.take("set"):
+            return Put(" . ".join(key.names), self.value())
+        operator = next((word for word in ("!=", "==", ">") if self.take(word)), "==")
+        if self.peek()[:1] in ("{", "@"):
+            return Match(key, operator, self.map())
+        return Match(key, operator, self.next())
+
+    def value(self) -> str | Mapped:
+        key = self.key_if_any()
+        if key is None:
+            return self.next()
+        if not self.take("map"):
+            self.refuse()
+        return Mapped(key, self.map())
+
+    def key(self) -> Fields | Number:
+        return self.key_if_any() or self.refuse()
+
+    def key_if_any(self) -> Fields | Number | None:
+        for kind in ("numgen inc", "numgen random"):
+            if self.take(kind):
+                return Number(kind, self.after("mod"))
+        if self.take("jhash"):
+            field = self.field() or self.refuse()
+            number = Number("jhash", self.after("mod"), field)
+            self.after("seed")
+            return number
+        names = []
+        while field := self.field():
+            names.append(field)
+            if not self.take("."):
+                return Fields(tuple(names))
+        return None if not names else self.refuse()
+
+    def field(self) -> str:
+        return next((name for name in _FIELDS if self.take(name)), "")
+
+    def map(self) -> Named | Inline:
+        word = self.next()
+        if word.startswith("@"):
+            return Named(word[1:])
+        if word != "{":
+            self.refuse()
+        elements = []
+        while word != "}":
+            element = []
+            while (word := self.next()) not in (",", "}"):
+                element.append(word)
+            key, _, data = " ".join(element).partition(" : ")
+            elements.append((key, data))
+        return Inline(tuple(elements))
+
+    def after(self, word: str) -> int:
+        if not self.take(word):
+            self.refuse()
+        return int(self.next(), 0)
+
+    def take(self, words: str) -> bool:
+        """Step over these words if they come next."""
+        expected = words.split(" ")
+        if self.tokens[self.at : self.at + len(expected)] != expected:
+            return False
+        self.at += len(expected)
+        return True
+
+    def peek(self) -> str:
+        return self.tokens[self.at] if self.at < len(self.tokens) else ""
+
+    def next(self) -> str:
+        if self.at == len(self.tokens):
+            self.refuse()
+        self.at += 1
+        return self.tokens[self.at - 1]
+
+    def refuse(self) -> NoReturn:
+        raise Unreadable(f"{self.text}\n  from here on: {' '.join(self.tokens[self.at :]) or 'its end'}")
