@@ -59,7 +59,13 @@ def mark_owner(target: Target) -> str:
 
 def has_flows(pool: Pool, family: Family) -> bool:
     """Whether some listener of that family is balanced by connection."""
-    return any(one.family == family and is_flow(pool, one.protocol) for one in pool.listen)
+    return bool(flow_protocols(pool, family))
+
+
+def flow_protocols(pool: Pool, family: Family) -> list[Protocol]:
+    """The protocols of that family's listeners that are balanced by connection, each once."""
+    found = [one.protocol for one in pool.listen if one.family == family and is_flow(pool, one.protocol)]
+    return list(dict.fromkeys(found))
 
 
 def has_packets(pool: Pool, family: Family) -> bool:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # nft keeps 128 bytes of a comment, its closing zero among them.
 _COMMENT_BYTES = 120
 # Any constant: without one the kernel would draw a new seed at every load, and the clients would change places.
-_HASH_SEED = "0x6e66746c"
+HASH_SEED = "0x6e66746c"
 
 
 def wheel(pool: Pool, family: Family, selection: Selection) -> tuple[int, ...]:
@@ -91,7 +91,7 @@ def _pick(pool: Pool, family: Family, selection: Selection, kind: str) -> str:
         case Balance.RANDOM:
             draw = f"numgen random mod {len(slots)}"
         case Balance.HASH:
-            draw = f"jhash {WORDS[family].ip} saddr mod {len(slots)} seed {_HASH_SEED}"
+            draw = f"jhash {WORDS[family].ip} saddr mod {len(slots)} seed {HASH_SEED}"
         case Balance.ROUND_ROBIN:
             draw = f"numgen inc mod {len(slots)}"
     return f"{draw} vmap {{ {elements} }}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nftlb.compiler import BackendState, Membership, Routes
 from nftlb.compiler.allocation import allocate, flow_owner, is_flow, mark_owner, zone_owner
 from nftlb.compiler.membership import select, targets
-from nftlb.compiler.versions import _HASH_SEED, wheel
+from nftlb.compiler.versions import HASH_SEED, wheel
 from nftlb.model import Admin, Balance, Forward
 from nftlb.model.kinds import endpoint_text
 
@@ -105,4 +105,4 @@ def _own_slot(pool: Pool, question: Question, slots: tuple[str, ...]) -> int | N
     """The packet's slot, where its client's address decides."""
     if not slots or pool.balance is not Balance.HASH:
         return None
-    return slot_of(question.client.address.packed, len(slots), int(_HASH_SEED, 16))
+    return slot_of(question.client.address.packed, len(slots), int(HASH_SEED, 16))

@@ -1,0 +1,48 @@
+"""The demonstration shows what it says, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+NFTLB = Path(sys.executable).with_name("nftlb")
+
+
+def state() -> list[str]:
+    """What a lab could leave: links, named namespaces, rules, mounts."""
+    asked = (["ip", "-o", "link"], ["ip", "netns", "list"], ["ip", "rule"], ["cat", "/proc/self/mounts"])
+    return [subprocess.run(argv, capture_output=True, text=True, check=True).stdout for argv in asked]
+
+
+def show(*wrapper: str) -> str:
+    done = subprocess.run([*wrapper, NFTLB, "demo"], capture_output=True, text=True, timeout=100, check=False)
+    assert (0, "") == (done.returncode, done.stderr)
+    return done.stdout
+
+
+def check(told: str) -> None:
+    """What must be in it, as counted from the text itself."""
+    for vip in ("192.0.2.53", "2001:db8::53"):
+        turns = " ".join(["b1 b2 b3"] * 4)
+        assert f"ONE client socket sends 12 datagrams to {vip} port 53, answered by:\n    {turns}\n" in told
+        assert f"replies came from {vip} port 53\n" in told
+    out = re.search(r"b2 is out +(.*)", told)
+    assert out
+    assert {"b1", "b3"} == set(out[1].split()[::2])
+    flowing = re.findall(r"^    (?:all three|b2 is out|b2 is back) +(.*)", told, re.MULTILINE)
+    assert 6000 == sum(int(count) for line in flowing for count in line.split()[1::2])
+    assert "lost: 0, answered twice: 0; replies came from 192.0.2.53 port 53\n" in told
+
+
+def test_demo_shows_and_leaves_nothing() -> None:
+    """Both families in strict turn, a backend gone and back without a loss, and the machine as it was before."""
+    before = state()
+    check(show())
+    assert before == state()
+
+
+def test_demo_without_rights() -> None:
+    """In a user namespace, without any right of root's outside it, it shows the same."""
+    check(show("unshare", "--user", "--map-root-user", "--"))
