@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import socket
 
 import pytest
-from packets.world import DSR, DSR_INGRESS, NAT, PORT, STATELESS, STATELESS_INGRESS, Mode, World, vip
+from packets.world import BACKEND_PORT, DSR, DSR_INGRESS, NAT, PORT, STATELESS, STATELESS_INGRESS, Mode, World, vip
 
 VERSIONS = (4, 6)
 NARROW = 1300
@@ -90,3 +91,26 @@ def test_stateless_narrow_way_to_backends(mode: Mode, version: int) -> None:
         answers = strict.exchange(3, size=1400, timeout=0.2)
         assert [(0, None)] * 3 == [(answer.copies, answer.error) for answer in answers]
         assert [True] * 3 == [answer.whole for answer in lenient.exchange(3, size=1200)]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_client_that_has_gone(version: int) -> None:
+    """`nat`: that a client has closed its socket is told to the balancer; the backend that answered late isn't told.
+
+    The error quotes the service and the client alone, and every backend's zone knows such an exchange.
+    """
+    family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
+    icmp = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}[version]
+    with World(NAT, backends=1, weights=(1,), serve=False) as world:
+        client_host, backend_host = world.lab.client, world.lab.backends[0]
+        with backend_host.call(socket.socket, family, socket.SOCK_DGRAM) as backend:
+            backend.settimeout(2)
+            backend.bind(("", BACKEND_PORT))
+            with client_host.call(socket.socket, family, socket.SOCK_DGRAM) as client:
+                client.sendto(b"?", (vip(version), PORT))
+                _, peer = backend.recvfrom(100)
+            with client_host.tap() as at_client, backend_host.tap() as at_backend:
+                backend.sendto(b"late", peer)
+                # On one machine the reply, the error and what becomes of it are all done when sendto() returns.
+                assert icmp in [packet.protocol for packet in at_client.packets() if packet.outgoing]
+                assert icmp not in [packet.protocol for packet in at_backend.packets() if not packet.outgoing]
