@@ -38,6 +38,7 @@ class Recorder(FakeNft):
     targets: list[Ruleset] = field(default_factory=list)
     now: float = 0.0
     waits: int = 0
+    fail_in: int = -1
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -45,7 +46,14 @@ class Recorder(FakeNft):
         self._remember()
         self.swapper = Swapper(self, TABLE, self.wait, lambda: self.now)
 
+    def fail_after(self, transactions: int) -> None:
+        """Let so many transactions pass, and have the next one refused."""
+        self.fail_in = transactions
+
     def apply(self, transaction: Transaction) -> None:
+        if self.fail_in == 0:
+            self.fail_next("Device or resource busy")
+        self.fail_in -= 1
         super().apply(transaction)
         self.transactions.append(transaction)
         self._remember()

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+import pytest
+from comparing import comparable
 from configs import changed, documents, load, memberships
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from outcomes import locals_of, outcomes, outcomes_between, packets
-from recorder import Recorder
+from pools import DNS, backend, backends, config, pool
+from recorder import GRACE, TABLE, Recorder
 
 from nftlb.compiler import Compiled, Membership, read_back
-from nftlb.model import Config
+from nftlb.errors import KernelError
+from nftlb.model import Config, Forward
+from nftlb.ruleset import Chain, Element, Ruleset, TableFamily
+from nftlb.swap import Swapper, Transaction
+from nftlb.swap.operations import (
+    AddElements,
+    AddRules,
+    AddSet,
+    AddTable,
+    DeleteChain,
+    DeleteElements,
+    DeleteSet,
+    DeleteTable,
+    FlushChain,
+)
+
+if TYPE_CHECKING:
+    from nftlb.model import Pool
 
 Step: TypeAlias = tuple[Config, Membership, float]
+IP = TableFamily.IP
 
 
 @st.composite
@@ -31,14 +52,18 @@ def journeys(draw: st.DrawFn) -> list[Step]:
 
 def travel(steps: list[Step]) -> Recorder:
     kernel = Recorder()
-    for config, membership, pause in steps:
-        compiled = Compiled(config, read_back(kernel.list("nftlb")))
+    for config_, membership, pause in steps:
+        compiled = Compiled(config_, read_back(kernel.list(TABLE)))
         kernel.swap(compiled.ruleset(membership))
         kernel.now += pause
     return kernel
 
 
-@settings(max_examples=40, deadline=None)
+def present(kernel: Recorder) -> object:
+    return comparable(kernel.snapshot().ruleset.tables)
+
+
+@settings(max_examples=30, deadline=None)
 @given(steps=journeys())
 def test_no_packet_is_lost_on_the_way(steps: list[Step]) -> None:
     """A packet that meets rules of one generation and elements of a later one still gets where one of both sends it.
@@ -46,13 +71,360 @@ def test_no_packet_is_lost_on_the_way(steps: list[Step]) -> None:
     That is asked of packets to listeners that are there all along, and of the replies of their backends.
     """
     kernel = travel(steps)
-    seen = [config for config, _, _ in steps]
+    seen = [one for one, _, _ in steps]
     local = locals_of(seen)
-    for packet in packets(seen):
+    own = [packets([one]) for one in seen]
+    for packet in set().union(*own):
         right = [outcomes(target, packet, local) for target in kernel.targets]
         for early, late in kernel.overlaps():
             between = range(max(early.target - 1, 0), late.target + 1)
-            if all(number and packet in packets([seen[number - 1]]) for number in between):
+            if all(number and packet in own[number - 1] for number in between):
                 allowed = set().union(*(right[number] for number in between))
 
                 assert outcomes_between(early.snapshot, late.snapshot, packet, local) <= allowed
+
+
+@settings(max_examples=50, deadline=None)
+@given(steps=journeys())
+def test_what_packets_may_be_looking_at_stays(steps: list[Step]) -> None:
+    """No transaction replaces a rule that holds a map, nor deletes and re-adds an element while rules lead there."""
+    kernel = travel(steps)
+    for early, transaction in zip(kernel.generations, kernel.transactions, strict=False):
+        replaced = {(one.family, one.chain.name) for one in transaction.operations if isinstance(one, AddRules)}
+        again = {
+            (one.family, one.set, element.key)
+            for one in transaction.operations
+            if isinstance(one, AddElements)
+            for element in one.elements
+        }
+        recreated = {(one.family, one.set.name) for one in transaction.operations if isinstance(one, AddSet)}
+        for family, table in early.snapshot.ruleset.tables.items():
+            rules = {(family, name): rule for name, chain in table.chains.items() for rule in chain.rules}
+            used = {word[1:] for rule in rules.values() for word in rule.split() if word.startswith("@")}
+            for one in transaction.operations:
+                match one:
+                    case FlushChain() if (one.family, one.name) in replaced and one.family is family:
+                        assert "map {" not in rules.get((family, one.name), "")
+                    case DeleteElements() if one.family is family and one.set in used:
+                        assert not {(family, one.set, element.key) for element in one.elements} & again
+                    case DeleteSet() if one.family is family and one.set.name in used:
+                        assert (family, one.set.name) not in recreated
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps=journeys())
+def test_the_kernel_comes_to_the_target(steps: list[Step]) -> None:
+    """What is known of the kernel is what it has; after a sweep that is the target, and then there is nothing to do."""
+    kernel = travel(steps)
+    assert comparable(kernel.swapper.present().tables) == present(kernel)
+
+    kernel.sweep()
+
+    target = kernel.targets[-1]
+    assert comparable(target.tables) == present(kernel) == comparable(kernel.swapper.present().tables)
+    for swapper in (kernel.swapper, Swapper(kernel, TABLE, kernel.wait)):
+        assert not swapper.swap(target)
+        assert not swapper.sweep(target)
+
+
+@settings(max_examples=50, deadline=None)
+@given(steps=journeys())
+def test_numbers_and_counters_stay_with_their_owners(steps: list[Step]) -> None:
+    """A backend that stays keeps its zone; and while nothing about it changes, what counts for it is left alone."""
+    kernel = Recorder()
+    before: Compiled | None = None
+    for config_, membership, _ in steps:
+        counted = _counters(kernel)
+        after = Compiled(config_, read_back(kernel.list(TABLE)))
+        kernel.swap(after.ruleset(membership))
+
+        if before is not None:
+            for owner in before.allocation.zones.keys() & after.allocation.zones.keys():
+                assert before.allocation.zones[owner] == after.allocation.zones[owner]
+            for counter, handle in _counters(kernel).items():
+                assert handle == counted.get(counter, handle)
+        before = after
+
+
+def _counters(kernel: Recorder) -> dict[object, object]:
+    """The rules that count for a backend and where they stand, with their numbers in the kernel."""
+    snapshot = kernel.snapshot()
+    return {
+        (family, name, chain.rules): snapshot.rules[family, name]
+        for family, table in snapshot.ruleset.tables.items()
+        for name, chain in table.chains.items()
+        if name.startswith("backend/")
+    }
+
+
+# --- cases to remember -----------------------------------------------------------------------------------------------
+
+
+HOST_ONLY = pool("dns", "192.0.2.53:53/udp", backends("10.0.0.21", "10.0.0.22"))
+WITH_PORT = pool("dns", "192.0.2.53:53/udp", backends("10.0.0.11:5353", "10.0.0.12:5353"))
+STATELESS = pool("dns", "192.0.2.53:53/udp", backends("10.0.0.11:5353", "10.0.0.12:5353"), forward=Forward.STATELESS)
+MOVED = (pool("a", "192.0.2.53:53/udp", backends("10.0.0.1:1")), pool("b", "192.0.2.53:54/udp", backends("10.0.0.2:2")))
+MOVED_BACK = (
+    pool("a", "192.0.2.53:54/udp", backends("10.0.0.1:1")),
+    pool("b", "192.0.2.53:53/udp", backends("10.0.0.2:2")),
+)
+
+
+def ruleset(*pools_: Pool, down: tuple[str, ...] = ()) -> Ruleset:
+    compiled = Compiled(config(*pools_))
+    return compiled.ruleset(Membership.with_down((pools_[0].name, one) for one in down))
+
+
+def rules(kernel: Recorder, chain: str) -> tuple[str, ...]:
+    return kernel.list(TABLE)[IP].table.chains[chain].rules
+
+
+def chains(kernel: Recorder) -> set[str]:
+    return set(kernel.list(TABLE)[IP].table.chains)
+
+
+def test_the_first_swap_is_one_transaction() -> None:
+    """From nothing to a whole ruleset in one step, and without waiting."""
+    kernel = Recorder()
+
+    assert 1 == len(kernel.swap(ruleset(DNS)).transactions)
+    assert 0 == kernel.waits
+
+
+def test_a_change_of_membership_touches_only_two_chains() -> None:
+    """The new version is added and the entry chain led there; the old version stays for the packets on their way."""
+    kernel = Recorder()
+    kernel.swap(ruleset(WITH_PORT))
+    old = chains(kernel)
+
+    swap = kernel.swap(ruleset(WITH_PORT, down=("b1",)))
+    new = (chains(kernel) - old).pop()
+
+    steps = (
+        f"add chain ip nftlb {new}",
+        "flush chain ip nftlb pool/dns",
+        f'add rule ip nftlb pool/dns goto {new} comment "b2"',
+        f"add rule ip nftlb {new} goto backend/dns/b2",
+    )
+    assert ("".join(f"{step}\n" for step in steps),) == swap.transactions
+    assert old < chains(kernel)
+
+
+def test_nothing_differs_so_nothing_is_done() -> None:
+    """The same target again is no transaction, and is not waited for; neither for a swapper that begins anew."""
+    kernel = Recorder()
+    kernel.swap(ruleset(DNS))
+    generation = kernel.generation()
+
+    assert not kernel.swap(ruleset(DNS))
+    assert not Swapper(kernel, TABLE, kernel.wait).swap(ruleset(DNS))
+    assert (generation, 0) == (kernel.generation(), kernel.waits)
+
+
+def test_leftovers_go_with_a_later_swap() -> None:
+    """An old version is deleted by the first swap that comes after the grace period, and by none before."""
+    kernel = Recorder()
+    first, second = ruleset(WITH_PORT), ruleset(WITH_PORT, down=("b1",))
+    kernel.swap(first)
+    version = next(name for name in chains(kernel) if name.startswith("pool/dns/"))
+    kernel.swap(second)
+
+    kernel.now += GRACE / 2
+    kernel.swap(ruleset(WITH_PORT, down=("b2",)))
+    assert version in chains(kernel)
+    kernel.now += GRACE / 2
+    kernel.swap(second)
+    assert version not in chains(kernel)
+
+
+def test_back_and_forth_uses_what_is_still_there() -> None:
+    """A -> B -> A before B's packets are through: A's version was left over, is used again, and stays."""
+    kernel = Recorder()
+    first, second = ruleset(WITH_PORT), ruleset(WITH_PORT, down=("b1",))
+    for target in (first, second, first):
+        kernel.swap(target)
+    kernel.now += GRACE
+    kernel.swap(first)
+
+    assert comparable(first.tables) == present(kernel)
+
+
+OTHER = pool("other", "192.0.2.53:99/udp", backends("10.0.9.9:9"))
+OTHER_STATELESS = pool("other", "192.0.2.53:99/udp", backends("10.0.9.9:9"), forward=Forward.STATELESS)
+
+
+@pytest.mark.parametrize(
+    "pools",
+    [
+        # The chain that an element leads to is old, and the element, whose whole map has just been left over.
+        [(STATELESS, OTHER_STATELESS), (STATELESS,), (STATELESS,), (WITH_PORT,)],
+        # A map is old, but a rule that was kept still looks it up, in a chain that has just been left over.
+        [(WITH_PORT,), (HOST_ONLY,), (STATELESS,)],
+    ],
+    ids=["element", "rule"],
+)
+def test_leftovers_of_different_ages_go_as_they_can(pools: list[tuple[Pool, ...]]) -> None:
+    """What is old enough to go, but is still referred to by what is not, does not make a swap fail."""
+    kernel = Recorder()
+    for some in pools:
+        kernel.swap(ruleset(*some))
+        kernel.now += GRACE
+    kernel.sweep()
+
+    assert comparable(ruleset(*pools[-1]).tables) == present(kernel)
+
+
+def test_later_hooks_keep_their_rules_for_packets_that_passed_the_first() -> None:
+    """A packet that was given a zone by the old rules finds its translation in the new ones, until it is swept."""
+    kernel = Recorder()
+    kernel.swap(ruleset(WITH_PORT))
+    old = rules(kernel, "prerouting")
+    kernel.swap(ruleset(HOST_ONLY))
+    new = ruleset(HOST_ONLY).tables[IP].chains["prerouting"].rules
+
+    assert (*new, *old) == rules(kernel, "prerouting")
+    kernel.sweep()
+    assert new == rules(kernel, "prerouting")
+
+
+def test_sweeping_shuts_the_door_first() -> None:
+    """The elements that let packets in go in a transaction of their own, and what they lead to only in the next."""
+    kernel = Recorder()
+    kernel.swap(ruleset(WITH_PORT, OTHER))
+    kernel.swap(ruleset(WITH_PORT))
+
+    door, rest = kernel.sweep().transactions
+
+    assert "delete element ip nftlb services { 192.0.2.53 . udp . 99 }\n" == door
+    assert "delete chain ip nftlb pool/other\n" in rest
+    assert 2 == kernel.waits
+
+
+def test_the_door_is_shut_first_without_sweeping_too() -> None:
+    """What packets are still let in to grows old only from when they are not."""
+    kernel = Recorder()
+    kernel.swap(ruleset(WITH_PORT, OTHER))
+    kernel.swap(ruleset(WITH_PORT))
+    removed = []
+    for _ in range(2):
+        kernel.now += GRACE
+        removed += kernel.swap(ruleset(WITH_PORT)).transactions
+
+    assert ["delete element ip nftlb services { 192.0.2.53 . udp . 99 }\n"] == removed[:1]
+    assert comparable(ruleset(WITH_PORT).tables) == present(kernel)
+
+
+def test_a_fast_path_that_is_no_more_takes_no_packets() -> None:
+    """The chains at which packets come in are emptied at once where the target has none, not only when it is swept."""
+    kernel = Recorder()
+    near = backends("10.0.0.11", device="eth1")
+    kernel.swap(ruleset(pool("dns", "192.0.2.53:53/udp", near, forward=Forward.DSR, ingress=("eth0",))))
+
+    kernel.swap(ruleset(pool("dns", "192.0.2.53:53/udp", near, forward=Forward.DSR)))
+
+    assert () == kernel.list(TABLE)[TableFamily.NETDEV].table.chains["ingress-eth0"].rules
+
+
+def test_an_element_gets_other_data_by_a_detour() -> None:
+    """Listeners that change pools: the map is rebuilt under another name before it is touched."""
+    kernel = Recorder()
+    kernel.swap(ruleset(*MOVED))
+
+    around, *_, back = kernel.swap(ruleset(*MOVED_BACK)).transactions
+
+    assert "add map ip nftlb services-next" in around
+    assert "vmap @services-next" in around
+    assert "delete element ip nftlb services {" not in around
+    assert "delete element ip nftlb services-next" not in back
+    assert "vmap @services\n" in back
+
+
+def test_one_detour_waits_for_the_packets_of_another() -> None:
+    """The stand-in of a map is not rewritten while packets may still be looking at it."""
+    kernel = Recorder()
+    kernel.swap(ruleset(*MOVED))
+    kernel.swap(ruleset(*MOVED_BACK))
+    waited = kernel.waits
+    kernel.swap(ruleset(*MOVED))
+
+    assert waited < next(generation.waits for generation in kernel.generations if generation.target == 3)
+
+
+def test_a_detour_that_was_cut_short_is_no_trap() -> None:
+    """A swap that fails half-way leaves rules on the detour; whatever comes next still loses nothing."""
+    kernel = Recorder()
+    kernel.swap(ruleset(*MOVED))
+    kernel.fail_after(1)
+    with pytest.raises(KernelError):
+        kernel.swap(ruleset(*MOVED_BACK))
+    assert ("ip daddr . meta l4proto . th dport vmap @services-next",) == rules(kernel, "prerouting-raw")
+
+    for target in (ruleset(*MOVED), ruleset(*MOVED_BACK)):
+        kernel.swap(target)
+        kernel.sweep()
+        assert comparable(target.tables) == present(kernel)
+
+
+def test_what_others_do_is_noticed_and_mended() -> None:
+    """`nft flush ruleset`, and edits in our tables, show in the generation; the next swap sets things right."""
+    kernel = Recorder()
+    target = ruleset(DNS, HOST_ONLY_TOO)
+    edits = [
+        Transaction(TABLE, (FlushChain(IP, "prerouting-raw"),)),
+        Transaction(TABLE, (DeleteElements(IP, "targets", (Element("1"),)),)),
+        Transaction(TABLE, (FlushChain(IP, "prerouting-raw"), DeleteChain(IP, "prerouting-raw"))),
+        Transaction(TABLE, (AddRules(IP, Chain("postrouting", ("counter drop",))),)),
+        Transaction(TABLE, (AddRules(IP, Chain("pool/dns", ("accept",))),)),
+        Transaction(TABLE, (DeleteTable(IP),)),
+    ]
+    kernel.swap(target)
+    for edit in edits:
+        kernel.apply(edit)
+        assert kernel.swap(target) or kernel.sweep()
+        kernel.sweep()
+        assert comparable(target.tables) == present(kernel)
+    kernel.flush()
+
+    assert kernel.swap(target)
+    assert comparable(target.tables) == present(kernel)
+
+
+HOST_ONLY_TOO = pool("more", "192.0.2.53:99/udp", (backend("x", "10.0.9.9"),))
+
+
+def test_what_others_do_elsewhere_is_no_reason_to_act() -> None:
+    """A foreign transaction on another table makes the swapper look, and find nothing to do."""
+    kernel = Recorder()
+    kernel.swap(ruleset(DNS))
+    kernel.apply(Transaction("foreign", (AddTable(IP),)))
+
+    assert not kernel.swap(ruleset(DNS))
+
+
+def test_a_refused_transaction_changes_nothing() -> None:
+    """The error is the caller's, the kernel stays as it was, and the same swap later succeeds."""
+    kernel = Recorder()
+    kernel.swap(ruleset(DNS))
+    before = present(kernel)
+    target = ruleset(DNS, down=("b1",))
+    kernel.fail_next("Device or resource busy")
+
+    with pytest.raises(KernelError, match="busy"):
+        kernel.swap(target)
+
+    assert before == present(kernel)
+    assert kernel.swap(target)
+    kernel.sweep()
+    assert comparable(target.tables) == present(kernel)
+
+
+def test_to_nothing_and_back() -> None:
+    """An empty target takes every table away, and the way back is open."""
+    kernel = Recorder()
+    kernel.swap(ruleset(DNS))
+    kernel.swap(Ruleset(TABLE))
+    kernel.sweep()
+    assert {} == kernel.list(TABLE)
+
+    kernel.swap(ruleset(DNS))
+    assert comparable(ruleset(DNS).tables) == present(kernel)

@@ -13,9 +13,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cache
-from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 from rule_reader import (
     Fields,
@@ -39,7 +38,7 @@ from rule_reader import (
 from nftlb.ruleset import Chain, Ruleset, Set, Table, TableFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _HOOK = re.compile(
     r'type (?P<type>\w+) hook (?P<hook>\w+)(?: device "(?P<device>[^"]+)")? '
@@ -75,7 +74,7 @@ class Packet:
 
     @property
     def family(self) -> TableFamily:
-        return TableFamily.IP if ip_address(self.destination).version == 4 else TableFamily.IP6
+        return TableFamily.IP6 if ":" in self.destination else TableFamily.IP
 
     @property
     def tuple(self) -> Tuple:
@@ -125,6 +124,16 @@ class Journey:
         return (self.verdict, packet.destination, packet.dport, self.mark, self.via, self.device)
 
 
+class BaseChain(NamedTuple):
+    """Where a chain is hooked; they sort in the order in which a packet meets them."""
+
+    priority: int
+    name: str
+    type: str
+    hook: str
+    device: str
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A ruleset, and which of its rules and sets are which: their handles differ if they were replaced."""
@@ -132,6 +141,10 @@ class Snapshot:
     ruleset: Ruleset
     rules: Mapping[tuple[TableFamily, str], tuple[object, ...]] = field(default_factory=dict)
     sets: Mapping[tuple[TableFamily, str], object] = field(default_factory=dict)
+
+    @cached_property
+    def base_chains(self) -> Mapping[TableFamily, Sequence[BaseChain]]:
+        return {family: sorted(map(_base_chain, _hooked(table))) for family, table in self.ruleset.tables.items()}
 
     def rule(self, family: TableFamily, chain: str, number: int) -> object:
         """Two snapshots give the same for the same rule only."""
@@ -300,27 +313,26 @@ class _Walk:
 
     def hook(self, family: TableFamily, hook: str, *, to: int = 1 << 31, above: int = -1 << 31) -> None:
         """Pass the base chains of a hook whose priorities are above one and not above another."""
-        done: set[str] = set()
-        floor = above
+        last: tuple[int, str] = (above, "~")
         while True:
             self.moment()
             rules = self.current
-            found = [
-                (priority, chain.name)
-                for priority, chain in _base_chains(rules.ruleset.tables.get(family), hook, self.packet.interface)
-                if floor <= priority <= to and priority > above and chain.name not in done
-            ]
-            if not found:
+            found = (
+                base
+                for base in rules.base_chains.get(family, ())
+                if (base.priority, base.name) > last
+                and base.priority <= to
+                and base.hook == hook
+                and base.device in ("", self.packet.interface)
+            )
+            base = next(found, None)
+            if base is None:
                 return
-            floor, name = min(found)
-            done.add(name)
-            self.base_chain(family, rules, name)
+            last = base.priority, base.name
+            if base.type != "nat" or (self.tracked and self.fresh and self.original):
+                self.base_chain(family, rules, base.name)
 
     def base_chain(self, family: TableFamily, rules: Snapshot, name: str) -> None:
-        if _hook_of(rules.ruleset.tables[family].chains[name])["type"] == "nat" and not (
-            self.tracked and self.fresh and self.original
-        ):
-            return
         try:
             self.chain(family, rules, name)
         except _Accepted:
@@ -567,19 +579,17 @@ class _Place:
     rule: object
 
 
-@cache
-def _hook_of(chain: Chain) -> Mapping[str, str]:
+def _hooked(table: Table) -> Iterator[Chain]:
+    return (chain for chain in table.chains.values() if chain.hook)
+
+
+def _base_chain(chain: Chain) -> BaseChain:
     found = _HOOK.fullmatch(chain.hook)
     if found is None:
         raise Unreadable(chain.hook)
-    return found.groupdict()
-
-
-def _base_chains(table: Table | None, hook: str, interface: str) -> Iterator[tuple[int, Chain]]:
-    for chain in table.chains.values() if table is not None else ():
-        if chain.hook and _hook_of(chain)["hook"] == hook and _hook_of(chain)["device"] in (None, interface):
-            base, _, offset = _hook_of(chain)["priority"].partition(" + ")
-            yield (_PRIORITIES[base] if base in _PRIORITIES else int(base)) + int(offset or 0), chain
+    base, _, offset = found["priority"].partition(" + ")
+    priority = (_PRIORITIES[base] if base in _PRIORITIES else int(base)) + int(offset or 0)
+    return BaseChain(priority, chain.name, found["type"], found["hook"], found["device"] or "")
 
 
 def _joins_fragments(table: Table | None) -> bool:

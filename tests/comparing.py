@@ -1,0 +1,28 @@
+"""Tables in a form that can be compared: elements have no order, and counters and the base of numbers don't matter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from nftlb.ruleset import Chain, Element, Set, Table, TableFamily, canonical_rule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Comparable: TypeAlias = dict[TableFamily, tuple[dict[str, Set], dict[str, Chain]]]
+
+
+def comparable(tables: Mapping[TableFamily, Table]) -> Comparable:
+    return {family: (_sets(table), _chains(table)) for family, table in tables.items()}
+
+
+def _sets(table: Table) -> dict[str, Set]:
+    def key(element: Element) -> str:
+        return element.key
+
+    return {name: replace(one, elements=tuple(sorted(one.elements, key=key))) for name, one in table.sets.items()}
+
+
+def _chains(table: Table) -> dict[str, Chain]:
+    return {name: replace(chain, rules=tuple(map(canonical_rule, chain.rules))) for name, chain in table.chains.items()}
