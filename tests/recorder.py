@@ -39,6 +39,7 @@ class Recorder(FakeNft):
     now: float = 0.0
     waits: int = 0
     fail_in: int = -1
+    interloper: Transaction | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -55,6 +56,9 @@ class Recorder(FakeNft):
             self.fail_next("Device or resource busy")
         self.fail_in -= 1
         super().apply(transaction)
+        if self.interloper is not None:
+            super().apply(self.interloper)
+            self.interloper = None
         self.transactions.append(transaction)
         self._remember()
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from nftlb.compiler import Compiled
-from nftlb.config import load
+from nftlb.config import load, parse
 from nftlb.kernel import LibNftables
 from nftlb.lab import Namespace, userns
+from nftlb.ruleset import file_text
 from nftlb.swap import Swapper
 
 if TYPE_CHECKING:
@@ -67,3 +69,17 @@ def test_kernel_takes_it(host: Namespace, path: Path) -> None:
             return swapper.swap(ruleset).transactions + swapper.sweep(ruleset).transactions
 
     assert () == host.call(differing)
+
+
+def test_a_source_address_for_one_family_only(host: Namespace) -> None:
+    """A pool that listens in two families, but has backends and a source address of one, is loaded like any other."""
+    listen = "['192.0.2.53:53/tcp', '[2001:db8::53]:53/tcp']"
+    config = parse(f"pools: {{a: {{listen: {listen}, source: 10.0.0.1, backends: {{b: '10.0.0.2:53'}}}}}}")
+    loaded = host.call(load_into_kernel, file_text(Compiled(config).ruleset()))
+    assert 1 == loaded.count("snat to ct original zone map @sources")
+
+
+def load_into_kernel(text: str) -> str:
+    """Load nft text in the namespace of the caller; return what is there then."""
+    subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
+    return subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout

@@ -69,7 +69,7 @@ def fixed(pool: Pool, family: Family, allocation: Allocation) -> Part:
 def _add_source(part: Part, pool: Pool, zone: str, source: str, owner: str) -> None:
     if pool.source is SourceKind.MASQUERADE:
         part.add("masqueraded", zone, comment=owner)
-    elif pool.source is SourceKind.ADDRESS:
+    elif source:  # none for a family that has listeners only
         part.add("sources", zone, source, owner)
 
 
