@@ -30,7 +30,7 @@ def why(of: Pool, states: Mapping[str, BackendState]) -> tuple[Why, FallbackKind
 
 
 def changed(of: Pool, **options: object) -> Pool:
-    return Pool(**{name: getattr(of, name) for name in of.__dataclass_fields__} | options)  # type: ignore[arg-type]
+    return Pool(**{name: getattr(of, name) for name in of.__dataclass_fields__} | options)
 
 
 def test_all_take_part_by_default() -> None:

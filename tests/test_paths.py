@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from pools import DROP, backend, backends, config, pool, sorry
+from pools import DROP, REJECT, backend, backends, config, pool, sorry
 from tracer import Checksum, Journey, Packet, Tracer
 
 from nftlb.compiler import Compiled, Membership
@@ -80,6 +80,20 @@ def test_sources_are_masqueraded_kept_or_given() -> None:
     assert OWN == tracer(dns()).send(ASK).packet.source
     assert ASK.source == tracer(dns(source=kept)).send(ASK).packet.source
     assert "10.0.0.2" == tracer(dns(source=given, source_addresses=address)).send(ASK).packet.source
+
+
+def test_a_family_without_a_source_of_its_own_is_masqueraded() -> None:
+    """A source for IPv4 only says nothing about a sorry server of IPv6; it still has to be asked as from somebody."""
+    host = tracer(
+        dns(
+            listen=(f"{VIP}:53/udp", f"[{VIP6}]:53/udp", f"[{VIP6}]:53/tcp"),
+            source=SourceKind.ADDRESS,
+            source_addresses=(backend("x", "10.0.0.2").address,),
+            fallback=sorry("[2001:db8:2::99]:53"),
+        )
+    )
+
+    assert LOCAL[2] == host.send(ASK6).packet.source == host.send(replace(ASK6, protocol="tcp")).packet.source
 
 
 @pytest.mark.parametrize("forward", MODES)
@@ -168,7 +182,12 @@ def test_dice_and_hash_decide_where_they_are_asked_to() -> None:
     assert ["10.0.0.13", "10.0.0.13", "10.0.0.11"] == [host.send(ASK).packet.destination for _ in range(3)]
 
     asked: list[tuple[str, int]] = []
-    host = tracer(dns(balance=Balance.HASH), hash_of=lambda value, modulus: asked.append((value, modulus)) or 7)
+
+    def hash_of(value: str, modulus: int) -> int:
+        asked.append((value, modulus))
+        return 7
+
+    host = tracer(dns(balance=Balance.HASH), hash_of=hash_of)
     assert 1 == len({host.send(replace(ASK, sport=port)).packet.destination for port in range(40000, 40010)})
     assert {(ASK.source, 256)} == set(asked)
 
@@ -177,8 +196,8 @@ def test_dice_and_hash_decide_where_they_are_asked_to() -> None:
 def test_without_a_backend_packets_are_refused_or_dropped(forward: Forward) -> None:
     """`reject` tells the client, `drop` does not; nothing reaches a backend."""
     behind = backends("10.0.0.11", "10.0.0.12")
-    for fallback, verdict in [({}, "rejected"), ({"fallback": DROP}, "dropped")]:
-        host = tracer(dns(behind=behind, forward=forward, **fallback), "b1", "b2")
+    for fallback, verdict in [(REJECT, "rejected"), (DROP, "dropped")]:
+        host = tracer(dns(behind=behind, forward=forward, fallback=fallback), "b1", "b2")
 
         assert verdict == host.send(ASK).verdict
 

@@ -320,7 +320,7 @@ def test_the_door_is_shut_first_without_sweeping_too() -> None:
     kernel = Recorder()
     kernel.swap(ruleset(WITH_PORT, OTHER))
     kernel.swap(ruleset(WITH_PORT))
-    removed = []
+    removed: list[str] = []
     for _ in range(2):
         kernel.now += GRACE
         removed += kernel.swap(ruleset(WITH_PORT)).transactions

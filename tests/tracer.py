@@ -412,14 +412,23 @@ class _Walk:
                 self.packet = replace(packet, source=value)
             case "udp checksum" if value == "0":
                 self.packet = replace(packet, checksum=Checksum.NONE)
-            case name if name.split(" ")[1] in ("dport", "sport"):
-                if self.read(name) is None:
-                    return False
-                self.packet = replace(packet, **{name.split(" ")[1]: int(value)})
-                if packet.protocol == "udp" and packet.checksum is Checksum.NONE:
-                    self.packet = replace(self.packet, checksum=Checksum.WRONG)
             case name:
+                return self.put_port(name, int(value))
+        return True
+
+    def put_port(self, name: str, port: int) -> bool:
+        packet = self.packet
+        if self.read(name) is None:
+            return False
+        match name.split(" "):
+            case [_, "dport"]:
+                self.packet = replace(packet, dport=port)
+            case [_, "sport"]:
+                self.packet = replace(packet, sport=port)
+            case _:
                 raise Unreadable(f"set {name}")
+        if packet.protocol == "udp" and packet.checksum is Checksum.NONE:
+            self.packet = replace(self.packet, checksum=Checksum.WRONG)
         return True
 
     def nat(self, statement: Nat, place: _Place) -> bool:

@@ -67,10 +67,11 @@ def fixed(pool: Pool, family: Family, allocation: Allocation) -> Part:
 
 
 def _add_source(part: Part, pool: Pool, zone: str, source: str, owner: str) -> None:
-    if pool.source is SourceKind.MASQUERADE:
-        part.add("masqueraded", zone, comment=owner)
-    elif source:  # none for a family that has listeners only
+    if source:
         part.add("sources", zone, source, owner)
+    elif pool.source is not SourceKind.KEEP:
+        # Masqueraded also where the file gives no address: for a family that only a sorry server is of.
+        part.add("masqueraded", zone, comment=owner)
 
 
 def current(pool: Pool, family: Family, selection: Selection) -> dict[str, Chain]:
