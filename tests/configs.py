@@ -132,11 +132,10 @@ def changed(draw: st.DrawFn, before: Document) -> Document:
                 after[name] = {**before[name], "backends": other["backends"]}
         case "exchange":
             other_name = draw(st.sampled_from(POOLS))
-            if other_name not in after or not (_has_flows(after[name]) or _has_flows(after[other_name])):
-                body = after.pop(name)
-                if other_name in after:
-                    after[name] = after[other_name]
-                after[other_name] = body
+            body = after.pop(name)
+            if other_name in after:
+                after[name] = after[other_name]
+            after[other_name] = body
         case "listener":
             after[name] = {**before[name], "listen": [*before[name]["listen"][1:], *_listen(draw)[:1]]}
         case "more":
@@ -145,15 +144,6 @@ def changed(draw: st.DrawFn, before: Document) -> Document:
         case "less" if len(names) > 1:
             del after[name]
     return _settled(after)
-
-
-def _has_flows(pool: Document) -> bool:
-    """Whether it may have a zone for connections, which goes by the name of the pool.
-
-    If such a pool gives its name to another at once, a connection that begins in that moment may go to the other's
-    backends: the raw hook still means the one, the nat hook the other. That is known, and not asked for here.
-    """
-    return pool.get("per") == "flow" or not all(one.endswith("/udp") for one in pool["listen"])
 
 
 def _settled(document: Document) -> Document:

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tracer import Checksum, Packet, Snapshot, Swap, Tracer
 
+from nftlb.compiler.allocation import is_flow
+from nftlb.model import Family
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from nftlb.model import Config, Listener
     from nftlb.ruleset import Ruleset
 
-OWN = ("10.0.0.1", "2001:db8:1::1")
+OWN = {Family.IP: "10.0.0.1", Family.IP6: "2001:db8:1::1"}
+CLIENTS = {Family.IP: "198.51.100.7", Family.IP6: "2001:db8:7::7"}
 ROUTED_MARKS = frozenset(range(60001, 60101))
 SLOTS = range(6)
 """The positions at which wheels are tried."""
@@ -25,26 +29,29 @@ Outcome: TypeAlias = tuple[str, object]
 """`to` and where the packet goes, `from` and, for a reply, as whose it comes; these may change at different moments."""
 
 
-def packets(configs: Iterable[Config]) -> set[Packet]:
-    """One packet for each end of each listener, and the replies of each server as if to such a packet."""
-    found = set()
-    for config in configs:
-        for pool in config.pools:
-            servers = [*((one.address, one.port) for one in pool.backends)]
-            servers += [(one.address, one.port) for one in pool.fallback.sorry]
-            for listener in pool.listen:
-                client = "198.51.100.7" if listener.family == "ip" else "2001:db8:7::7"
-                for port in {listener.first_port, listener.last_port}:
-                    found.add(Packet(client, 40000, str(listener.address), port, listener.protocol))
-                    for address, its in servers:
-                        if address.version == listener.address.version:
-                            reply = Packet(str(address), its or port, client, 40000, listener.protocol, BACKENDS)
-                            found.add(reply)
+def packets(config: Config) -> dict[Packet, str]:
+    """To both ends of each listener, from a client and from the host; and the replies of all servers to the client.
+
+    Beside a packet that begins a connection stands the name of the pool whose connection it is.
+    """
+    found = {}
+    for pool in config.pools:
+        servers = [(one.address, one.port) for one in pool.backends]
+        servers += [(one.address, one.port) for one in pool.fallback.sorry]
+        for one in pool.listen:
+            client, own = CLIENTS[one.family], OWN[one.family]
+            whose = pool.name if is_flow(pool, one.protocol) else ""
+            for port in {one.first_port, one.last_port}:
+                found[Packet(client, 40000, str(one.address), port, one.protocol)] = whose
+                found[Packet(own, 40000, str(one.address), port, one.protocol, interface="")] = whose
+                for address, its in servers:
+                    if address.version == one.address.version:
+                        found[Packet(str(address), its or port, client, 40000, one.protocol, BACKENDS)] = ""
     return found
 
 
 def locals_of(configs: Iterable[Config]) -> tuple[str, ...]:
-    return (*OWN, *sorted({str(one.address) for config in configs for one in _listeners(config)}))
+    return (*OWN.values(), *sorted({str(one.address) for config in configs for one in _listeners(config)}))
 
 
 def _listeners(config: Config) -> Iterator[Listener]:
@@ -54,7 +61,7 @@ def _listeners(config: Config) -> Iterator[Listener]:
 
 def outcomes(ruleset: Ruleset | Snapshot, packet: Packet, local: tuple[str, ...]) -> set[Outcome]:
     """Whatever slot the packet gets, and whether it takes the fast path or the ordinary one."""
-    ways = {packet, replace(packet, interface="ordinary")}
+    ways = {packet, replace(packet, interface=packet.interface and "ordinary")}
     return {one for slot in SLOTS for way in ways for one in _outcomes(ruleset, way, local, slot, None)[0]}
 
 

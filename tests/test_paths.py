@@ -114,10 +114,10 @@ def test_without_a_port_the_packets_is_kept(forward: Forward) -> None:
 def test_a_client_on_the_balancer_is_served() -> None:
     """Packets that the host itself sends to the VIP are balanced like others (`nat`)."""
     host = tracer(dns())
-    own = Packet(OWN, 40000, VIP, 53)
+    own = Packet(OWN, 40000, VIP, 53, interface="")
 
     assert [("forwarded", f"10.0.0.1{number}", 5353) for number in (1, 2, 3, 1)] == [
-        seen(host.send(own, locally=True)) for _ in range(4)
+        seen(host.send(own)) for _ in range(4)
     ]
 
 
@@ -135,7 +135,7 @@ def test_the_balancers_own_exchanges_with_backends_are_its_own() -> None:
     """A health check's reply is neither rewritten nor untracked (`stateless`: by its destination)."""
     for forward in MODES:
         host = tracer(dns(forward=forward))
-        check = host.send(Packet(OWN, 50000, "10.0.0.11", 5353), locally=True)
+        check = host.send(Packet(OWN, 50000, "10.0.0.11", 5353, interface=""))
         answer = host.reply(check)
 
         assert (True, "10.0.0.11", OWN, 50000) == (

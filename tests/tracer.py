@@ -59,7 +59,10 @@ class Checksum(StrEnum):
 
 @dataclass(frozen=True)
 class Packet:
-    """A packet. `fragment` is `first` or `later` for a piece; `extended`: with IPv6 extension headers."""
+    """A packet. `fragment` is `first` or `later` for a piece; `extended`: with IPv6 extension headers.
+
+    Without an `interface` that it comes in by, the host sends it itself.
+    """
 
     source: str
     sport: int
@@ -204,9 +207,9 @@ class Tracer:
         """Change the ruleset between packets."""
         self.now = ruleset if isinstance(ruleset, Snapshot) else Snapshot(ruleset)
 
-    def send(self, packet: Packet, swap: Swap | None = None, *, locally: bool = False) -> Journey:
+    def send(self, packet: Packet, swap: Swap | None = None) -> Journey:
         """Have a packet arrive, or sent by the host itself; a swap that has not come by its end comes then."""
-        journey = _Walk(self, packet, swap, locally=locally).journey()
+        journey = _Walk(self, packet, swap).journey()
         if swap is not None:
             self.load(swap.to)
         return journey
@@ -255,10 +258,10 @@ class _Accepted(Exception):  # noqa: N818 - the end of one base chain
 class _Walk:
     """One packet on its way."""
 
-    def __init__(self, tracer: Tracer, packet: Packet, swap: Swap | None, *, locally: bool) -> None:
+    def __init__(self, tracer: Tracer, packet: Packet, swap: Swap | None) -> None:
         self.tracer = tracer
         self.arrived = self.packet = packet
-        self.locally = locally
+        self.locally = not packet.interface
         self.swap = swap
         self.current = tracer.now
         self.moments = 0
