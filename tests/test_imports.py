@@ -22,10 +22,20 @@ MAY = {
     "doctor": {"errors", "model", "ruleset", "compiler", "kernel"},
     "difference": {"errors", "model", "ruleset", "compiler", "kernel", "swap"},
     "apply": {"errors", "model", "ruleset", "compiler", "kernel", "swap", "difference"},
+    "health": {"model"},
+    "probes": {"errors", "model", "health"},
+    "service": {"errors", "model"},
     "lab": {"errors"},
     "demo": {"errors", "model", "config", "compiler", "kernel", "apply", "lab"},
 }
-SILENT = ("model", "ruleset", "compiler", "explain")  # no sockets, files, clock, environment or log
+SILENT = (
+    "model",
+    "ruleset",
+    "compiler",
+    "explain",
+    "health",
+    "service",
+)  # no sockets, files, clock, environment or log
 NOISY = {"asyncio", "logging", "os", "pathlib", "random", "subprocess", "threading", "time"}
 
 

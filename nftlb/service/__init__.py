@@ -1,0 +1,22 @@
+"""What the daemon shows and can be told: the words that it, its HTTP API and its command line have in common."""
+
+from .contract import Conflict, Service, Unapplied, UnknownBackend, UnknownPool
+from .events import Event, EventKind
+from .status import BackendStatus, CheckStatus, ConfigStatus, Fault, KernelStatus, PoolStatus, Status
+
+__all__ = [
+    "BackendStatus",
+    "CheckStatus",
+    "ConfigStatus",
+    "Conflict",
+    "Event",
+    "EventKind",
+    "Fault",
+    "KernelStatus",
+    "PoolStatus",
+    "Service",
+    "Status",
+    "Unapplied",
+    "UnknownBackend",
+    "UnknownPool",
+]
