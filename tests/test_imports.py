@@ -22,9 +22,11 @@ MAY = {
     "doctor": {"errors", "model", "ruleset", "compiler", "kernel"},
     "difference": {"errors", "model", "ruleset", "compiler", "kernel", "swap"},
     "apply": {"errors", "model", "ruleset", "compiler", "kernel", "swap", "difference"},
-    "health": {"model"},
+    "health": {"model", "compiler", "service"},
     "probes": {"errors", "model", "health"},
     "service": {"errors", "model"},
+    "metrics": {"errors", "model", "service"},
+    "web": {"errors", "model", "service", "metrics"},
     "lab": {"errors"},
     "demo": {"errors", "model", "config", "compiler", "kernel", "apply", "lab"},
 }

@@ -1,0 +1,124 @@
+"""What the daemon counts as it happens, and all of it as Prometheus reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from .text import text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nftlb.service import Status
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # prometheus_client's own word for it changes with releases
+
+# Seconds. Checks answer within a millisecond on a LAN, and time out after a second or more; a check that starts late
+# by more than a few milliseconds tells of an event loop with too much to do.
+_CHECK_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_SWAP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """A registry of its own. What is counted may be counted while another thread renders."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which Prometheus makes no use of
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._checks = Counter(
+            "nftlb_checks_total", "Health checks that ended, by result.", ("pool", "kind", "result"), registry=registry
+        )
+        self._check_seconds = Histogram(
+            "nftlb_check_seconds",
+            "How long a health check took.",
+            ("pool", "kind"),
+            buckets=_CHECK_BUCKETS,
+            registry=registry,
+        )
+        self._lag = Histogram(
+            "nftlb_check_lag_seconds", "How late a health check began.", buckets=_LAG_BUCKETS, registry=registry
+        )
+        self._swaps = Counter("nftlb_swaps_total", "Changes made to the kernel's tables.", registry=registry)
+        self._swap_seconds = Histogram(
+            "nftlb_swap_seconds", "How long such a change took.", buckets=_SWAP_BUCKETS, registry=registry
+        )
+        self._swap_failures = Counter(
+            "nftlb_swap_failures_total", "Changes that the kernel refused.", registry=registry
+        )
+        self._restores = Counter(
+            "nftlb_restores_total", "Changes by somebody else that were undone.", registry=registry
+        )
+        self._reloads = Counter(
+            "nftlb_config_reloads_total", "Attempts to read the file again, by result.", ("result",), registry=registry
+        )
+        self._hooks = Counter("nftlb_hooks_total", "Hooks that ended, by outcome.", ("outcome",), registry=registry)
+        for result in ("success", "failure"):
+            self._reloads.labels(result)  # a rate needs the zero before the first
+        # labels() costs as much as all the rest of a call.
+        self._of: dict[tuple[str, str], tuple[Callable[[], None], Callable[[], None], Callable[[float], None]]] = {}
+        self._rendered: tuple[Status, bytes] | None = None
+
+    def checked(self, pool: str, kind: str, passed: bool, seconds: float) -> None:
+        """Count a check that ended. Thousands a second come here."""
+        of = self._of.get((pool, kind))
+        if of is None:
+            of = self._of[pool, kind] = (
+                self._checks.labels(pool, kind, "fail").inc,
+                self._checks.labels(pool, kind, "pass").inc,
+                self._check_seconds.labels(pool, kind).observe,
+            )
+        fail, succeed, observe = of
+        (succeed if passed else fail)()
+        observe(seconds)
+
+    def forget(self, pool: str) -> None:
+        """Drop what was counted of a pool that is gone."""
+        for key in [key for key in self._of if key[0] == pool]:
+            del self._of[key]
+            self._checks.remove(*key, "fail")
+            self._checks.remove(*key, "pass")
+            self._check_seconds.remove(*key)
+
+    def lag(self, seconds: float) -> None:
+        """Note how late a check began."""
+        self._lag.observe(seconds)
+
+    def swapped(self, seconds: float) -> None:
+        """Count a change of the kernel's tables, which took so long."""
+        self._swaps.inc()
+        self._swap_seconds.observe(seconds)
+
+    def swap_failed(self) -> None:
+        self._swap_failures.inc()
+
+    def restored(self) -> None:
+        """Count a change by somebody else that was undone."""
+        self._restores.inc()
+
+    def reloaded(self, success: bool) -> None:
+        """Count an attempt to read the file again."""
+        self._reloads.labels("success" if success else "failure").inc()
+
+    def hook(self, outcome: str) -> None:
+        """Count a hook that ended; the outcome is one of a few words, such as ok, failed, timeout."""
+        self._hooks.labels(outcome).inc()
+
+    def render(self, status: Status) -> tuple[bytes, str]:
+        """Give the content of a scrape, and its type. Any thread may do it, one at a time.
+
+        Status objects never change: while the same one is handed in, its part is not written anew.
+        """
+        if self._rendered is None or self._rendered[0] is not status:
+            self._rendered = status, text(status).encode()
+        return self._rendered[1] + generate_latest(self._registry), CONTENT_TYPE

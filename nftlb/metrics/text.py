@@ -1,0 +1,128 @@
+"""A status in the Prometheus text format, version 0.0.4. Pure.
+
+Written by hand and not by prometheus_client: for 10,000 backends that takes more than a second, and this a tenth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from nftlb.model import Admin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from nftlb.service import BackendStatus, PoolStatus, Status
+
+    Number = int | float
+
+T = TypeVar("T")
+
+_MODES = ("healthy", "panic", "fallback")
+
+
+@dataclass(frozen=True, slots=True)
+class _Figure(Generic[T]):
+    """One metric of every pool, or of every backend; `more` is a further label, as text."""
+
+    name: str
+    type: str
+    help: str
+    value: Callable[[T], Number]
+    more: str = ""
+
+
+def _one_of(name: str, help_: str, label: str, states: Iterable[str], of: Callable[[T], str]) -> list[_Figure[T]]:
+    """Make a figure for each state: 1 for the one that is, 0 for the others."""
+    return [
+        _Figure(name, "gauge", help_, lambda item, state=state: int(of(item) == state), f',{label}="{state}"')  # type: ignore[misc]
+        for state in states
+    ]
+
+
+_BACKENDS: tuple[_Figure[BackendStatus], ...] = (
+    _Figure("nftlb_backend_up", "gauge", "Whether the health checks find the backend healthy.", lambda it: int(it.up)),
+    _Figure(
+        "nftlb_backend_in_rotation", "gauge", "Whether the backend gets packets now.", lambda it: int(it.in_rotation)
+    ),
+    *_one_of(
+        "nftlb_backend_admin", "What the operator wants of the backend.", "state", Admin, lambda it: it.admin.value
+    ),
+    _Figure("nftlb_backend_weight", "gauge", "Weight of the backend, as configured or set.", lambda it: it.weight),
+    _Figure(
+        "nftlb_backend_share", "gauge", "Part of the pool's packets that it gets now, 0 to 1.", lambda it: it.share
+    ),
+    _Figure("nftlb_backend_packets_total", "counter", "Packets sent to the backend.", lambda it: it.packets),
+    _Figure("nftlb_backend_bytes_total", "counter", "Bytes sent to the backend.", lambda it: it.bytes),
+    _Figure(
+        "nftlb_backend_health_change_timestamp_seconds",
+        "gauge",
+        "When the backend's health last changed.",
+        lambda it: it.since.timestamp(),
+    ),
+)
+
+_POOLS: tuple[_Figure[PoolStatus], ...] = (
+    _Figure("nftlb_pool_ready", "gauge", "Whether the pool has its quorum.", lambda it: int(it.ready)),
+    _Figure("nftlb_pool_quorum", "gauge", "How many healthy backends the pool needs.", lambda it: it.quorum),
+    _Figure("nftlb_pool_healthy_backends", "gauge", "Backends that are healthy and enabled.", lambda it: it.healthy),
+    _Figure("nftlb_pool_backends", "gauge", "Backends of the pool.", lambda it: len(it.backends)),
+    *_one_of("nftlb_pool_mode", "How the pool's packets are spread now.", "mode", _MODES, lambda it: it.mode),
+    _Figure("nftlb_pool_packets_total", "counter", "Packets that came to the pool.", lambda it: it.packets),
+    _Figure("nftlb_pool_bytes_total", "counter", "Bytes that came to the pool.", lambda it: it.bytes),
+)
+
+_WHOLE: tuple[_Figure[Status], ...] = (
+    _Figure("nftlb_ready", "gauge", "Whether every pool has its quorum.", lambda it: int(it.ready)),
+    _Figure("nftlb_kernel_synced", "gauge", "Whether the kernel has what it should.", lambda it: int(it.kernel.synced)),
+    _Figure(
+        "nftlb_config_reload_success",
+        "gauge",
+        "Whether the file was good when it was last read.",
+        lambda it: int(it.config.success),
+    ),
+    _Figure(
+        "nftlb_config_reload_timestamp_seconds",
+        "gauge",
+        "When the configuration in use was loaded.",
+        lambda it: it.config.loaded.timestamp(),
+    ),
+)
+
+
+def text(status: Status) -> str:
+    """Write all figures of a status."""
+    pools = [(f'pool="{escape(pool.name)}"', pool) for pool in status.pools]
+    backends = [
+        (f'{labels},backend="{escape(backend.name)}"', backend) for labels, pool in pools for backend in pool.backends
+    ]
+    lines = [
+        _head("nftlb_build_info", "gauge", "The version that runs."),
+        f'nftlb_build_info{{version="{escape(status.version)}"}} 1\n',
+        *(f"{_head(figure.name, figure.type, figure.help)}{figure.name} {figure.value(status)}\n" for figure in _WHOLE),
+        _head("nftlb_fault", "gauge", "Something that does not work now, while the rest does."),
+        *(f'nftlb_fault{{what="{escape(what)}"}} 1\n' for what in dict.fromkeys(fault.what for fault in status.faults)),
+    ]
+    _add(lines, _POOLS, pools)
+    _add(lines, _BACKENDS, backends)
+    return "".join(lines)
+
+
+def _add(lines: list[str], figures: Iterable[_Figure[T]], items: list[tuple[str, T]]) -> None:
+    name = ""
+    for figure in figures:
+        if figure.name != name:
+            name = figure.name
+            lines.append(_head(name, figure.type, figure.help))
+        value, more = figure.value, figure.more
+        lines += [f"{name}{{{labels}{more}}} {value(item)}\n" for labels, item in items]
+
+
+def _head(name: str, type_: str, help_: str) -> str:
+    return f"# HELP {name} {help_}\n# TYPE {name} {type_}\n"
+
+
+def escape(label: str) -> str:
+    """Write the value of a label as the format wants it within quotes."""
+    return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,0 +1,44 @@
+"""The web application: its parts, put together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from .api import Api
+from .connection import begin
+from .errors import answer_errors
+from .events import Events
+from .headers import add_headers
+from .limits import Limits
+from .openapi import Description
+from .page import Page
+from .probes import Probes
+from .tokens import no_tokens
+
+if TYPE_CHECKING:
+    from nftlb.metrics import Metrics
+    from nftlb.service import Service
+
+    from .tokens import Tokens
+
+DEFAULT_LIMITS = Limits()
+
+
+def application(
+    service: Service, metrics: Metrics, tokens: Tokens = no_tokens, limits: Limits = DEFAULT_LIMITS
+) -> web.Application:
+    """Make an application, for one `Server` that has the same limits."""
+    app = web.Application(middlewares=[begin, answer_errors], client_max_size=limits.body)
+    events = Events(service, limits)
+    parts = (Probes(service, metrics), Api(service, tokens, limits), events, Description(), Page())
+    for part in parts:
+        app.add_routes(part.routes())
+    app.on_response_prepare.append(_add_headers)
+    app.on_shutdown.append(events.stop)
+    return app
+
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    add_headers(response)

@@ -1,0 +1,185 @@
+"""A connection: aiohttp's, with a limit to everything that a client can take its time with."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+
+from .errors import answer
+from .headers import add_headers
+
+if TYPE_CHECKING:
+    from aiohttp.typedefs import Handler
+
+    from .limits import Limits
+
+_MAX_LINE = 8190
+_LINGER_SECONDS = 2  # to read the rest of a body that was refused, so that the client sees why
+
+
+class Room:
+    """All connections of a server. One that waits for its client gives way to a new one, and to what others send.
+
+    So slow clients, however many, can't keep a probe out.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._all: set[Connection] = set()
+        self._waiting: dict[Connection, None] = {}  # in the order in which they began to
+
+    def enter(self, connection: Connection) -> bool:
+        """Take a new one in, if there is a place to be had."""
+        if len(self._all) >= self._limits.connections:
+            if not self._waiting:
+                return False
+            self._drop(next(iter(self._waiting)))
+        self._all.add(connection)
+        return True
+
+    def wait(self, connection: Connection) -> None:
+        """Note that it waits for its client from now on."""
+        self.work(connection)
+        if connection in self._all:
+            self._waiting[connection] = None
+
+    def work(self, connection: Connection) -> None:
+        """Note that it no longer does."""
+        self._waiting.pop(connection, None)
+
+    def leave(self, connection: Connection) -> None:
+        self.work(connection)
+        self._all.discard(connection)
+
+    def shed(self) -> None:
+        """Close the oldest connections that hold up responses, if all those together take too much memory."""
+        unsent = sum(connection.unsent for connection in self._waiting)
+        for connection in list(self._waiting):
+            if unsent <= self._limits.unsent:
+                break
+            if connection.unsent:
+                unsent -= connection.unsent
+                self._drop(connection)
+
+    def clear(self) -> None:
+        for connection in list(self._all):
+            self._drop(connection)
+
+    def _drop(self, connection: Connection) -> None:
+        self.leave(connection)
+        connection.abort()
+
+
+class Connection(web.RequestHandler):
+    """One client. `lost` is set when it is gone."""
+
+    __slots__ = ("_idle", "_limits", "_room", "_timer", "_wire", "lost")
+
+    def __init__(
+        self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, limits: Limits, room: Room, **more: Any
+    ) -> None:
+        super().__init__(
+            manager,
+            loop=loop,
+            keepalive_timeout=limits.idle_seconds,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+            lingering_time=_LINGER_SECONDS,
+            auto_decompress=False,  # a small body may become a large one; none of ours needs it
+            **more,
+        )
+        self.lost = asyncio.Event()
+        self._limits = limits
+        self._room = room
+        self._idle = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._wire: asyncio.Transport | None = None
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes the client has not taken yet."""
+        return self._wire.get_write_buffer_size() if self._wire is not None else 0
+
+    def abort(self) -> None:
+        if self._wire is not None:
+            self._wire.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for mypy
+        self._wire = transport
+        if not self._room.enter(self):
+            self.abort()
+            return
+        super().connection_made(transport)
+        self._await_client(self._limits.head_seconds)
+
+    def data_received(self, data: bytes) -> None:
+        if self._idle:  # a new request begins
+            self._idle = False
+            self._arm(self._limits.head_seconds)
+        super().data_received(data)
+
+    def begin(self) -> None:
+        """Note that a request's head is there: from now on it is us who work."""
+        self._disarm()
+        self._room.work(self)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        self._room.shed()
+        self._await_client(self._limits.write_seconds)
+        result = await super().finish_response(request, resp, start_time)
+        self._idle = True
+        self._await_client(self._limits.idle_seconds)
+        return result
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what could not even be read as HTTP."""
+        if not isinstance(exc, HttpProcessingError):
+            return super().handle_error(request, status, exc, message)
+        if isinstance(exc, LineTooLong):
+            response = answer(431, f"a line of the head is too long; allowed: {_MAX_LINE} bytes")
+        else:
+            response = answer(status, "the request can't be read as HTTP")
+        add_headers(response)
+        response.force_close()
+        return response
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._disarm()
+        self._room.leave(self)
+        self._wire = None
+        self.lost.set()
+        super().connection_lost(exc)
+
+    def _await_client(self, seconds: float) -> None:
+        self._room.wait(self)
+        self._arm(seconds)
+
+    def _arm(self, seconds: float) -> None:
+        self._disarm()
+        if self._wire is not None:
+            self._timer = self._loop.call_later(seconds, self.abort)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+@web.middleware
+async def begin(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Tell the connection that a request's head has come."""
+    if isinstance(request.protocol, Connection):
+        request.protocol.begin()
+    return await handler(request)

@@ -1,0 +1,65 @@
+"""What other programs ask again and again: `/healthz`, `/readyz` and `/metrics`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from .errors import Refused
+
+if TYPE_CHECKING:
+    from nftlb.metrics import Metrics
+    from nftlb.service import Service
+
+
+class Probes:
+    """They need no token, and the first two cost nothing."""
+
+    def __init__(self, service: Service, metrics: Metrics) -> None:
+        self._service = service
+        self._metrics = metrics
+        self._rendering = asyncio.Lock()
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/healthz", self.health),
+            web.get("/readyz", self.readiness),
+            web.get("/metrics", self.figures),
+        ]
+
+    async def health(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readiness(self, request: web.Request) -> web.Response:
+        """200 if every pool, or the one that is asked for, has its quorum; else 503, and which have not."""
+        pool = _only_pool(request)
+        if self._service.ready(pool):
+            return web.Response(text="ready\n")
+        if pool is not None:
+            without = [await self._service.pool(pool)]
+        else:
+            without = [one for one in (await self._service.status()).pools if not one.ready]
+        lines = [
+            f"{one.name}: {one.healthy} of {one.quorum} backends that make its quorum are healthy" for one in without
+        ]
+        return web.Response(status=503, text="\n".join(["not ready", *lines, ""]))
+
+    async def figures(self, _: web.Request) -> web.Response:
+        """All of Prometheus' figures."""
+        status = await self._service.status()
+        async with self._rendering:  # one at a time: it is the only answer that takes real work
+            # In a thread: 10,000 backends take 0.1 s, and checks must not wait for that.
+            content, type_ = await asyncio.to_thread(self._metrics.render, status)
+        return web.Response(body=content, headers={"Content-Type": type_})
+
+
+def _only_pool(request: web.Request) -> str | None:
+    """Read the query. A misspelt one must not pass for a question about all pools."""
+    if unknown := set(request.query) - {"pool"}:
+        raise Refused(400, f"{', '.join(sorted(unknown))} can't be asked; allowed: pool")
+    pools = request.query.getall("pool", [])
+    if len(pools) > 1:
+        raise Refused(400, "pool is asked twice; allowed: once")
+    return pools[0] if pools else None
