@@ -25,6 +25,7 @@ MAY = {
     "health": {"model", "compiler", "service"},
     "probes": {"errors", "model", "health"},
     "service": {"errors", "model"},
+    "client": {"errors", "model", "service"},
     "metrics": {"errors", "model", "service"},
     "web": {"errors", "model", "service", "metrics"},
     "lab": {"errors"},

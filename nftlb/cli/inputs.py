@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nftlb.cli.examples import examples
 from nftlb.cli.names import suggestion
 from nftlb.compiler import Membership
 from nftlb.errors import ConfigError, Problem
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from nftlb.model import Config
+
+__all__ = ["down_option", "examples", "file_argument", "optional_file_argument", "without"]
 
 file_argument = click.argument("file", type=click.Path(allow_dash=True), metavar="FILE")
 """The configuration; `-` is standard input."""
@@ -56,8 +59,3 @@ def _unknown(config: Config, down: Iterable[tuple[str, str]]) -> Iterator[Proble
             yield Problem(where, 0, 0, "", f"no such pool{suggestion(pool_name, (one.name for one in config.pools))}")
         elif pool.backend(name) is None:
             yield Problem(where, 0, 0, "", f"no such backend{suggestion(name, (one.name for one in pool.backends))}")
-
-
-def examples(*lines: str) -> str:
-    """What stands at the end of a command's help; the control character keeps click from filling the lines."""
-    return "\n".join(["\b", "Example:" if len(lines) == 1 else "Examples:", *(f"  {line}" for line in lines)])
