@@ -98,6 +98,7 @@ def pools(draw: st.DrawFn, name: str, listen: list[str] | None = None) -> Docume
         "fallback": draw(st.sampled_from(("reject", "drop", "all"))),
     }
     if forward == "nat":
+        pool["passive"] = draw(st.booleans()) and any(one.endswith("/udp") for one in listen)
         pool["per"] = draw(st.sampled_from(("packet", "packet", "flow")))
         pool["source"] = draw(st.sampled_from(("masquerade", "keep", "address")))
         if pool["source"] == "address":

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nftlb.compiler.watched import WATCHED, log_forwarded, log_local
+from nftlb.compiler.words import WORDS
+from nftlb.model import Family
 from nftlb.ruleset import Chain, Element, Set, TableFamily
 from nftlb.swap import Transaction
 from nftlb.swap.operations import (
@@ -167,6 +170,12 @@ TAKEN = (
     _case("add the same range of another address", _elements("ranges", "192.0.2.2 . udp . 1000-2000", "accept")),
     _case("delete a map and the chain that it led to", DeleteSet(IP, RANGES), DeleteChain(IP, "idle")),
     _case("delete a base chain", FlushChain(IP, "base"), DeleteChain(IP, "base")),
+    _case(
+        "log what backends refuse",
+        AddSet(IP, Set(WATCHED, "typeof ct original zone . ip saddr")),
+        AddElements(IP, WATCHED, (Element("1 . 10.0.0.11", comment="dns/ns1"),)),
+        _rules("base", log_forwarded(WORDS[Family.IP]), log_local(WORDS[Family.IP])),
+    ),
     _case("delete a table with all that is in it", DeleteTable(IP)),
     _case("delete a table and add it again, empty", DeleteTable(IP), AddTable(IP)),
     _case("add a table of another family", AddTable(TableFamily.IP6), AddChain(TableFamily.IP6, IDLE)),

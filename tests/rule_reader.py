@@ -12,14 +12,17 @@ _FIELDS = (
     "ip frag-off & 0x3fff",
     "ct original zone",
     "ct direction",
+    "ct state",
+    "ct protocol",
     "fib daddr type",
+    "fib saddr . iif oif",
     "meta l4proto",
     "meta mark",
     *(f"{ip} {name}" for ip in ("ip", "ip6") for name in ("saddr", "daddr")),
     *("ip ttl", "ip6 hoplimit", "ip6 nexthdr", "th sport", "th dport"),
     *(f"{protocol} {name}" for protocol in ("udp", "tcp", "sctp") for name in ("sport", "dport")),
     "udp checksum",
-    "icmp type",
+    *(f"{icmp} {name}" for icmp in ("icmp", "icmpv6") for name in ("type", "code")),
     "@th , 192 , 32",
 )
 
@@ -111,7 +114,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Plain:
-    """`counter`, `notrack` or `tproxy`."""
+    """`counter`, `notrack`, `tproxy` or `log`."""
 
     word: str
 
@@ -156,6 +159,8 @@ class _Reader:
             return Nat("masquerade")
         if self.take("tproxy to :1"):
             return Plain("tproxy")
+        if self.take("log prefix"):
+            return self.log()
         if self.take("reject"):
             return Reject("tcp reset" if self.take("with tcp reset") else "")
         for word in ("goto", "jump"):
@@ -167,6 +172,12 @@ class _Reader:
         if self.take("fwd ip to") or self.take("fwd ip6 to"):
             return self.send()
         return self.about_fields()
+
+    def log(self) -> Plain:
+        self.next()
+        self.after("group")
+        self.after("snaplen")
+        return Plain("log")
 
     def send(self) -> Send:
         via = self.next()

@@ -44,7 +44,7 @@ _HOOK = re.compile(
     r'type (?P<type>\w+) hook (?P<hook>\w+)(?: device "(?P<device>[^"]+)")? '
     r"priority (?P<priority>[^;]+); policy accept;"
 )
-_PRIORITIES = {"raw": -300, "dstnat": -100, "filter": 0, "srcnat": 100}
+_PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "srcnat": 100}
 _CONNTRACK = -200  # where a packet is looked up in conntrack
 _PORTS_FREE = range(1024, 65536)
 
@@ -475,11 +475,11 @@ class _Walk:
         if family in ("ip", "ip6") and family != packet.family:
             return None
         if (family in ("th", "udp", "tcp", "sctp") and packet.fragment == "later") or (
-            family in ("udp", "tcp", "sctp", "icmp") and family != packet.protocol
+            family in ("udp", "tcp", "sctp", "icmp", "icmpv6") and family != packet.protocol
         ):
             return None
         match family, part:
-            case ("icmp", _) | ("@th", _):
+            case ("icmp" | "icmpv6" | "@th", _):
                 return None  # the packets here are UDP, TCP and SCTP
             case "ct", "original zone":
                 return str(self.entry.zone if self.entry else 0)

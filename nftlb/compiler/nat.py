@@ -19,6 +19,7 @@ from .allocation import FLOWS, HOSTS, TARGETS, flow_owner, flow_protocols, has_f
 from .membership import targets
 from .part import Part
 from .versions import refuse, versions
+from .watched import watch
 from .words import endpoint, write
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def fixed(pool: Pool, family: Family, allocation: Allocation) -> Part:
                 # A rule a protocol: an anonymous set in each of these chains would make a load ten times as slow.
                 rules = (f"meta l4proto {protocol} dnat to {destination}" for protocol in flow_protocols(pool, family))
                 part.chain(f"connection/{target.owner}", *rules)
+    if pool.passive:
+        watch(part, pool, family, allocation)
     return part
 
 

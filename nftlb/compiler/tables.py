@@ -12,6 +12,7 @@ from nftlb.ruleset import Chain, Set, Table, TableFamily
 from .allocation import FLOWS, HOSTS, TARGETS
 from .ingress import services as ingress_services
 from .part import Part
+from .watched import WATCHED, log_forwarded, log_local
 from .words import WORDS
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def ip_table(name: str, words: Words, part: Part) -> Table:
         "flow-hosts": Set("flow-hosts", f"{_ZONE} . {ip} daddr", counter=True),
         "replies": Set("replies", service, "verdict"),
         "reply-ranges": Set("reply-ranges", service, "verdict", interval=True),
+        WATCHED: Set(WATCHED, f"{_ZONE} . {ip} saddr"),
         "reply-sources": Set("reply-sources", service),
         "reply-source-ranges": Set("reply-source-ranges", service, interval=True),
     }
@@ -98,6 +100,11 @@ def ip_table(name: str, words: Words, part: Part) -> Table:
             lookup.rules(*((one, f"{ip} daddr {_TO} vmap @{one}") for one in local)) if zoned else (),
             _hook("filter", "output", "raw"),
         ),
+        # Behind conntrack, which knows what an error is about, and before it translates what the error quotes.
+        Chain(
+            "prerouting-refused", lookup.rules((WATCHED, log_forwarded(words))), _hook("filter", "prerouting", "mangle")
+        ),
+        Chain("output-refused", lookup.rules((WATCHED, log_local(words))), _hook("filter", "output", "mangle")),
         Chain("prerouting", translate, _hook("nat", "prerouting", "dstnat")),
         Chain("prerouting-count", counted, _hook("filter", "prerouting", "dstnat + 10")),
         Chain("output", translate, _hook("nat", "output", "-100")),

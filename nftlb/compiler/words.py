@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """`ip` is the header's name in expressions, `address` the type of its addresses."""
+    """`ip` and `icmp` are the headers' names in expressions, `address` the type of addresses."""
 
     table: TableFamily
     ip: str
+    icmp: str
     address: str
 
     @property
@@ -28,8 +29,8 @@ class Words:
 
 
 WORDS = {
-    Family.IP: Words(TableFamily.IP, "ip", "ipv4_addr"),
-    Family.IP6: Words(TableFamily.IP6, "ip6", "ipv6_addr"),
+    Family.IP: Words(TableFamily.IP, "ip", "icmp", "ipv4_addr"),
+    Family.IP6: Words(TableFamily.IP6, "ip6", "icmpv6", "ipv6_addr"),
 }
 
 

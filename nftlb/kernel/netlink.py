@@ -148,9 +148,9 @@ class Netlink:
                 if number == numbers[-1]:
                     return [errors.get(number) for number in numbers]
 
-    def _receive(self) -> list[tuple[int, int, int, bytes]]:
-        """Wait for a datagram; return (type, flags, sequence, body) of its messages."""
-        end = self._socket.recv_into(self._buffer, 0, socket.MSG_TRUNC)
+    def _receive(self, how: int = 0) -> list[tuple[int, int, int, bytes]]:
+        """Wait for a datagram; return (type, flags, sequence, body) of its messages. `how`: flags for recv(2)."""
+        end = self._socket.recv_into(self._buffer, 0, socket.MSG_TRUNC | how)
         if end > len(self._buffer):
             raise OSError(errno.EMSGSIZE, "a netlink message is larger than the kernel was ever known to send")
         received = bytes(memoryview(self._buffer)[:end])
