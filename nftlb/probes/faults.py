@@ -1,0 +1,82 @@
+"""Tells a fault of this machine from one of the backend: only the latter says something about the backend's health."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from nftlb.errors import SystemFault
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .subject import Subject
+
+_MENDS = {
+    errno.EMFILE: "nftlb has too many files open: raise LimitNOFILE= of its service (ulimit -n)",
+    errno.ENFILE: "this host has too many files open: raise the sysctl fs.file-max",
+    errno.ENOBUFS: "the kernel has no buffers left: free memory, or raise the sysctl net.core.wmem_max",
+    errno.ENOMEM: "the kernel has no memory left: free some, or raise the limit of nftlb's service (MemoryMax=)",
+    errno.EADDRNOTAVAIL: "no local address or port is left to send from: widen the sysctl "
+    "net.ipv4.ip_local_port_range, or give this host an address of that family",
+    errno.EADDRINUSE: "no local port is left to send from: widen the sysctl net.ipv4.ip_local_port_range",
+    errno.ENOSPC: "too many sockets are waited for: raise the sysctl fs.epoll.max_user_watches",
+    errno.EAGAIN: "no local port or process is left: widen the sysctl net.ipv4.ip_local_port_range, or raise TasksMax= "
+    "of nftlb's service",
+}
+_MENDS_SOCKET = {
+    errno.EPERM: "not permitted to open a socket: run nftlb as root, or with CAP_NET_RAW for icmp checks",
+    errno.EACCES: "not permitted to open a socket: run nftlb as root, or with CAP_NET_RAW for icmp checks",
+    errno.EAFNOSUPPORT: "this host does not speak that address family: enable IPv6 (ipv6.disable=0)",
+    errno.EPROTONOSUPPORT: "this host does not speak that protocol: load its module",
+}
+
+
+def reason_of(error: OSError) -> str:
+    """Say in a few words why an exchange with a backend failed; raises SystemFault if it is this machine's fault."""
+    if error.errno in _MENDS:
+        raise SystemFault(f"checks can't be done: {_MENDS[error.errno]}") from error
+    if error.errno is None:
+        return str(error) or type(error).__name__
+    return os.strerror(error.errno).lower()
+
+
+def open_socket(subject: Subject, kind: int, protocol: int = 0) -> socket.socket:
+    """Open a non-blocking socket to a subject, bound to its source; not connected yet. Raises SystemFault."""
+    family = socket.AF_INET6 if subject.address.version == 6 else socket.AF_INET  # noqa: PLR2004
+    try:
+        # The flag spares a system call.
+        opened = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+    except OSError as error:
+        mend = _MENDS_SOCKET.get(error.errno or 0) or _MENDS.get(error.errno or 0) or error.strerror
+        raise SystemFault(f"checks can't be done: {mend}") from error
+    if subject.source is not None:
+        _bind(opened, subject.source)
+    return opened
+
+
+def _bind(opened: socket.socket, source: object) -> None:
+    try:
+        opened.bind((str(source), 0))
+    except OSError as error:
+        opened.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            mend = f"{source} is no address of this host: add it (ip address add), or set another source"
+        else:
+            mend = f"can't send from {source}: {error.strerror}"
+        raise SystemFault(f"checks can't be done: {mend}") from error
+
+
+def stamp(path: Path, what: str) -> tuple[int, int, int]:
+    """Return what changes whenever a file does; raises SystemFault if it is not there."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise unreadable(what, path, error) from error
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def unreadable(what: str, path: Path, error: OSError) -> SystemFault:
+    return SystemFault(f"{what} {path} can't be read: {error.strerror}: put it there, readable for nftlb's user")

@@ -1,0 +1,96 @@
+"""Sends a RADIUS Status-Server request (RFC 5997)."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyrad.dictionary import Dictionary
+from pyrad.packet import AccessAccept, AccessChallenge, AccessReject, AccountingResponse, AuthPacket, StatusServer
+
+from nftlb.errors import SystemFault
+
+from .exchange import NotOurs, connected, exchange
+from .faults import stamp, unreadable
+from .probe import Answer, Failed, Probe
+
+if TYPE_CHECKING:
+    from nftlb.model import Radius
+
+    from .subject import Subject
+
+_NAMES = {
+    AccessAccept: "access-accept",
+    AccessReject: "access-reject",
+    AccountingResponse: "accounting-response",
+    AccessChallenge: "access-challenge",
+}
+_HEALTHY = (AccessAccept, AccountingResponse)  # which, depends on what the port is for
+_NO_NAMES = Dictionary()  # attributes are known by their numbers
+
+
+class RadiusProbe(Probe):
+    keeps_time = True
+
+    def __init__(self, check: Radius) -> None:
+        self._secret = None if check.secret is None else check.secret.encode()
+        self._file = SecretFile(Path(check.secret_file)) if check.secret_file is not None else None
+
+    async def probe(self, subject: Subject) -> Answer:
+        request = _request(self._secret if self._file is None else self._file.read())
+        # Made before there is a socket to close.
+        wire = request.RequestPacket()
+        opened = connected(subject, subject.required_port)
+        return await exchange(opened, wire, lambda reply: read(request, reply), subject.timeout)
+
+
+class SecretFile:
+    """A file with a secret, read again when it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: tuple[int, int, int] | None = None
+        self._secret = b""
+
+    def read(self) -> bytes:
+        """Return the secret without what is blank around it; raises SystemFault if there is none."""
+        found = stamp(self._path, "secret_file")
+        if found != self._stamp:
+            try:
+                self._secret = self._path.read_bytes().strip()
+            except OSError as error:
+                raise unreadable("secret_file", self._path, error) from error
+            self._stamp = found
+        if not self._secret:
+            raise SystemFault(f"secret_file {self._path} is empty: write the shared secret into it")
+        return self._secret
+
+
+def _request(secret: bytes | None) -> AuthPacket:
+    request = AuthPacket(
+        code=StatusServer,
+        id=secrets.randbelow(256),
+        secret=secret,
+        authenticator=secrets.token_bytes(16),
+        dict=_NO_NAMES,
+    )
+    request.add_message_authenticator()
+    return request
+
+
+def read(request: AuthPacket, wire: bytes) -> Answer:
+    """Judge an answer to a request; raises Failed and NotOurs."""
+    try:
+        reply = request.CreateReply(packet=wire)
+        verified = request.VerifyReply(reply, wire)
+    except Exception as error:  # pyrad says nothing about what it raises for bytes that are no RADIUS
+        raise NotOurs("what came was not RADIUS") from error
+    if reply.id != request.id:
+        raise NotOurs("what came was not the answer to our request")
+    if not verified:
+        raise NotOurs("what came was not signed with our secret")
+    name = _NAMES.get(reply.code, f"code {reply.code}")
+    if reply.code not in _HEALTHY:
+        raise Failed(f"answered with {name}")
+    return Answer(name)

@@ -1,0 +1,149 @@
+"""Sends a SIP OPTIONS request (RFC 3261)."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nftlb.model import Transport
+
+from .exchange import NotOurs, connected, exchange
+from .line import one_line
+from .probe import Answer, Failed, Probe, noting
+from .stream import connection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from nftlb.model import Sip
+
+    from .stream import Stream
+    from .subject import Subject
+
+_PORT = 5060
+_LIMIT = 64 * 1024
+_PROVISIONAL = range(100, 200)
+_FIRST_LINE = re.compile(rb"SIP/2\.0 ([1-9][0-9]{2})(?: ([^\r\n]*))?")
+_FOLDED = re.compile(rb"\r?\n[ \t]+")
+_LINE = re.compile(rb"\r?\n")
+_END = re.compile(rb"\r?\n\r?\n")
+_SHORT = {b"i": b"call-id", b"v": b"via", b"l": b"content-length"}
+_DIGITS = re.compile(rb"[0-9]{1,9}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """What is wanted of the answer to one request."""
+
+    call_id: bytes
+    branch: bytes
+    healthy: tuple[tuple[int, int], ...]
+
+    def read(self, reply: bytes) -> Answer:
+        """Judge an answer; raises Failed, and NotOurs for a provisional one too."""
+        first, headers = _split(reply)
+        found = _FIRST_LINE.fullmatch(first)
+        if found is None:
+            raise NotOurs("what came was not an answer of SIP")
+        if headers.get(b"call-id") != self.call_id or self.branch not in headers.get(b"via", b""):
+            raise NotOurs("what came was not the answer to our request")
+        status = int(found[1])
+        said = f"{status} {one_line(found[2] or b'')}".rstrip()
+        if status in _PROVISIONAL:
+            raise NotOurs(f"only {said} came")
+        if not any(low <= status <= high for low, high in self.healthy):
+            raise Failed(f"answered {said}")
+        return Answer(said)
+
+
+def _split(reply: bytes) -> tuple[bytes, Mapping[bytes, bytes]]:
+    """Return the first line and the headers, by their long names in lower case; of equal ones the first."""
+    head = _FOLDED.sub(b" ", _END.split(reply, maxsplit=1)[0])
+    first, *lines = _LINE.split(head)
+    headers: dict[bytes, bytes] = {}
+    for line in lines:
+        name, _, value = line.partition(b":")
+        name = name.strip().lower()
+        headers.setdefault(_SHORT.get(name, name), value.strip())
+    return first, headers
+
+
+class _Request:
+    """The requests of a check, for both transports."""
+
+    def __init__(self, check: Sip) -> None:
+        self._uri = check.uri
+        self._transport = check.transport.value.upper()
+        self._healthy = check.status
+
+    def to(self, subject: Subject, local: tuple[str, int]) -> tuple[bytes, _Judge]:
+        """Return a request from the own address and port `local`, and what reads its answer."""
+        port = subject.required_port
+        uri = self._uri or f"sip:{subject.host}" + (f":{port}" if port != _PORT else "")
+        host = f"[{local[0]}]" if ":" in local[0] else local[0]
+        branch, tag, call = (secrets.token_hex(8) for _ in range(3))
+        lines = (
+            f"OPTIONS {uri} SIP/2.0",
+            f"Via: SIP/2.0/{self._transport} {host}:{local[1]};branch=z9hG4bK{branch};rport",
+            "Max-Forwards: 70",
+            f"From: <sip:nftlb@{host}>;tag={tag}",
+            f"To: <{uri}>",
+            f"Call-ID: {call}@nftlb",
+            "CSeq: 1 OPTIONS",
+            f"Contact: <sip:nftlb@{host}:{local[1]}>",
+            "Accept: application/sdp",
+            "User-Agent: nftlb",
+            "Content-Length: 0",
+        )
+        text = "\r\n".join(lines) + "\r\n\r\n"
+        return text.encode(), _Judge(f"{call}@nftlb".encode(), branch.encode(), self._healthy)
+
+
+class SipOverUdp(Probe):
+    keeps_time = True
+
+    def __init__(self, check: Sip) -> None:
+        self._request = _Request(check)
+
+    async def probe(self, subject: Subject) -> Answer:
+        opened = connected(subject, subject.required_port)
+        address, port = opened.getsockname()[:2]
+        request, judge = self._request.to(subject, (address, port))
+        return await exchange(opened, request, judge.read, subject.timeout)
+
+
+class SipOverTcp(Probe):
+    def __init__(self, check: Sip) -> None:
+        self._request = _Request(check)
+
+    async def probe(self, subject: Subject) -> Answer:
+        ignored: list[str] = []
+        async with connection(subject, subject.required_port) as stream:
+            request, judge = self._request.to(subject, stream.local)
+            await stream.send(request)
+            with noting(lambda: "".join(ignored[-1:])):
+                while True:
+                    try:
+                        return judge.read(await _message(stream))
+                    except NotOurs as other:
+                        ignored[:] = [str(other)]
+
+
+async def _message(stream: Stream) -> bytes:
+    """Take one message off a connection: up to an empty line, and then what Content-Length announces."""
+    stream.received = stream.received.lstrip(b"\r\n")  # that is what keeps a connection alive
+    while (end := _END.search(stream.received)) is None:
+        if not await stream.more(_LIMIT):
+            raise Failed("closed before its answer was complete")
+        stream.received = stream.received.lstrip(b"\r\n")
+    head = await stream.take(end.end())
+    length = _split(head)[1].get(b"content-length", b"0")
+    if not _DIGITS.fullmatch(length) or int(length) > _LIMIT:
+        raise Failed("what came was not an answer of SIP")
+    return head + await stream.take(int(length))
+
+
+def probe_of(check: Sip) -> Probe:
+    return SipOverTcp(check) if check.transport is Transport.TCP else SipOverUdp(check)

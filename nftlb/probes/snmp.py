@@ -1,0 +1,90 @@
+"""Gets one SNMP object, with pysnmp's messages only: its engine and its MIBs would take seconds to start."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from pyasn1.codec.ber import decoder, encoder
+from pysnmp.proto import api
+
+from nftlb.model import SnmpVersion
+
+from .exchange import NotOurs, connected, exchange
+from .line import shown
+from .probe import Answer, Failed, Probe
+
+if TYPE_CHECKING:
+    from nftlb.model import Snmp
+
+    from .subject import Subject
+
+_PROTOCOLS = {SnmpVersion.V1: api.SNMP_VERSION_1, SnmpVersion.V2C: api.SNMP_VERSION_2C}
+
+
+class SnmpProbe(Probe):
+    keeps_time = True
+
+    def __init__(self, check: Snmp) -> None:
+        self._check = check
+        self._oid = check.oid.lstrip(".")
+        self._protocol = api.PROTOCOL_MODULES[_PROTOCOLS[check.version]]
+
+    async def probe(self, subject: Subject) -> Answer:
+        number = secrets.randbelow(1 << 31)
+        request = self.request(number)
+        opened = connected(subject, subject.required_port)
+        return await exchange(opened, request, lambda reply: self.read(number, reply), subject.timeout)
+
+    def request(self, number: int) -> bytes:
+        """Encode the message whose request-id is `number`."""
+        protocol = self._protocol
+        pdu = protocol.GetRequestPDU()
+        protocol.apiPDU.set_defaults(pdu)
+        protocol.apiPDU.set_request_id(pdu, number)
+        protocol.apiPDU.set_varbinds(pdu, [(self._oid, protocol.Null(""))])
+        message = protocol.Message()
+        protocol.apiMessage.set_defaults(message)
+        protocol.apiMessage.set_community(message, self._check.community.encode())
+        protocol.apiMessage.set_pdu(message, pdu)
+        encoded: bytes = encoder.encode(message)
+        return encoded
+
+    def read(self, number: int, reply: bytes) -> Answer:
+        """Judge the answer to the request `number`; raises Failed and NotOurs."""
+        try:
+            found, status, binds = self._decode(reply)
+        except Exception as error:  # pyasn1 says nothing about what it raises for bytes that are no SNMP
+            raise NotOurs("what came was not SNMP of our version") from error
+        if found != number:
+            raise NotOurs("what came was not the answer to our request")
+        if status:
+            raise Failed(f"error {status}")
+        if len(binds) != 1 or binds[0][0] != self._oid:
+            raise Failed(f"answered without {self._oid}")
+        _, kind, value = binds[0]
+        # With version 2c, these words come in the place of the value.
+        if kind in {"NoSuchObject", "NoSuchInstance", "EndOfMibView"}:
+            raise Failed(f"{self._oid}: {kind[0].lower()}{kind[1:]}")
+        return Answer(f"{self._oid} is {shown(value)}")
+
+    def _decode(self, reply: bytes) -> tuple[int, str, list[tuple[str, str, str]]]:
+        """Return the request-id, the error's name or nothing, and (object, type, value) of all objects."""
+        protocol = self._protocol
+        message, _ = decoder.decode(reply, asn1Spec=protocol.Message())
+        if int(message["version"]) != _PROTOCOLS[self._check.version]:
+            raise ValueError("another version")
+        pdu = protocol.apiMessage.get_pdu(message)
+        if not pdu.isSameTypeWith(protocol.GetResponsePDU()):
+            raise ValueError("not a response")
+        status = protocol.apiPDU.get_error_status(pdu)
+        binds = [
+            (".".join(map(str, tuple(oid))), type(value).__name__, _text(value))
+            for oid, value in protocol.apiPDU.get_varbinds(pdu)
+        ]
+        return int(protocol.apiPDU.get_request_id(pdu)), status.prettyPrint() if status else "", binds
+
+
+def _text(value: Any) -> str:
+    text: str = value.prettyPrint()
+    return text

@@ -1,0 +1,41 @@
+"""Sends a datagram and looks at the reply, or waits whether an ICMP error comes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nftlb.model import Expect
+
+from .exchange import Silence, connected, exchange
+from .matching import Matching
+from .probe import Answer, Failed, Probe
+
+if TYPE_CHECKING:
+    from nftlb.model import Udp
+
+    from .subject import Subject
+
+_ANSWERED = Answer("answered")
+
+
+class UdpProbe(Probe):
+    keeps_time = True
+
+    def __init__(self, check: Udp) -> None:
+        self._payload = check.payload
+        self._matching = Matching.of(check)
+        self._silence_passes = check.expect is Expect.NO_ICMP_ERROR
+
+    async def probe(self, subject: Subject) -> Answer:
+        opened = connected(subject, subject.required_port)
+        try:
+            return await exchange(opened, self._payload, self._read, subject.timeout)
+        except Silence:
+            if not self._silence_passes:
+                raise
+            return Answer(f"no ICMP error within {subject.timeout:g}s: silence counted as success")
+
+    def _read(self, reply: bytes) -> Answer:
+        if self._matching.fits(reply):
+            return _ANSWERED
+        raise Failed(f"reply {self._matching.misfit(reply)}")
