@@ -6,8 +6,9 @@ this file knows what comes before what, and what to take back.
 
 from __future__ import annotations
 
+import socket
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from nftlb.compiler import Allocation, Compiled, Hop, Membership, Routes, read_back
@@ -15,12 +16,12 @@ from nftlb.compiler.allocation import allocate
 from nftlb.compiler.connections import cuts
 from nftlb.compiler.membership import targets
 from nftlb.difference import difference, steering_difference
-from nftlb.errors import NftlbError
+from nftlb.errors import KernelError, NftlbError
 from nftlb.kernel.conntrack import cut as cut_connections
 from nftlb.kernel.grace import wait_for_packets
 from nftlb.kernel.steering import Steering, hops
 from nftlb.model import Family
-from nftlb.ruleset import Listing, Ruleset
+from nftlb.ruleset import Listing, Ruleset, file_text
 from nftlb.swap import Swapper, Transaction
 from nftlb.swap.operations import DeleteTable
 
@@ -44,11 +45,15 @@ class Steers(Protocol):
 
 @dataclass(frozen=True)
 class Applied:
-    """What was changed: the transactions' texts, the changes of routing, and how many conntrack entries were cut."""
+    """What was changed: the transactions' texts, the changes of routing, and how many conntrack entries were cut.
+
+    `lacking` is what a lenient load had to do without, a line each.
+    """
 
     transactions: tuple[str, ...] = ()
     steered: tuple[str, ...] = ()
     cut: int = 0
+    lacking: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.transactions or self.steered or self.cut)
@@ -68,21 +73,28 @@ class Applier:
     steering: Steers = field(default_factory=Steering)
     lookup: Callable[[Iterable[IPAddress]], Mapping[IPAddress, Hop]] = hops
     wait: Callable[[], None] = wait_for_packets
+    interfaces: Callable[[], Collection[str]] = lambda: [name for _, name in socket.if_nameindex()]
     swapper: Swapper = field(init=False)
     _loaded: tuple[Compiled, Membership] | None = None
 
     def __post_init__(self) -> None:
         self.swapper = Swapper(self.kernel, self.table, self.wait)
 
-    def load(self, config: Config, membership: Membership | None = None) -> Applied:
-        """Make the kernel do what the configuration says, and nothing else; waits until leftovers can be removed."""
+    def load(self, config: Config, membership: Membership | None = None, *, lenient: bool = False) -> Applied:
+        """Make the kernel do what the configuration says, and nothing else; waits until leftovers can be removed.
+
+        `lenient`: an interface that is missing or down does not keep all the rest from being loaded.
+        """
         membership = membership or Membership()
         present = self.swapper.present()
         previous = _allocation(present)
+        lacking: list[str] = []
+        if lenient:
+            config, lacking = _without_missing(config, self.interfaces())
         compiled = self._compile(config, previous)
         target = compiled.ruleset(membership)
         due = cuts(present, previous, target, compiled.allocation, compiled.connections(membership))
-        steering = _Steered(self.steering, previous.marks.values(), compiled.steered())
+        steering = _Steered(self.steering, previous.marks.values(), compiled.steered(), lacking if lenient else None)
         generation = self.kernel.generation()
         try:
             steering.add()
@@ -99,7 +111,8 @@ class Applier:
         # Until here, packets of what is no more have been let through, and may have made entries.
         count += self._cut(due.after)
         steering.finish()
-        return Applied(made.transactions + swept.transactions, tuple(steering.changes), count)
+        steered = tuple(steering.changes)
+        return Applied(made.transactions + swept.transactions, steered, count, tuple(dict.fromkeys(lacking)))
 
     def update(self, membership: Membership) -> Applied:
         """Follow the states of backends. Waits for nothing: what is left over goes with a later change."""
@@ -110,6 +123,25 @@ class Applier:
         count = self._cut(compiled.connections(membership, since=before))
         self._loaded = compiled, membership
         return Applied(made.transactions, (), count)
+
+    def tidy(self) -> Applied:
+        """Remove what is left over; waits until no packet needs it."""
+        if self._loaded is None:
+            return Applied()
+        compiled, membership = self._loaded
+        return Applied(self.swapper.sweep(compiled.ruleset(membership)).transactions)
+
+    def text(self) -> str:
+        """What was loaded last, as a file that `nft -f` loads; empty if nothing was."""
+        if self._loaded is None:
+            return ""
+        compiled, membership = self._loaded
+        return file_text(compiled.ruleset(membership))
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nobody else has written to nf_tables since we last looked."""
+        return self.swapper.untouched()
 
     def remove(self, config: Config | None = None) -> Applied:
         """Take away our tables, the connections of our zones and what steers marks; leaves no trace.
@@ -165,12 +197,14 @@ class Applier:
 class _Steered:
     """Routing around a swap: what new rules need is there before them, what the old ones needed goes after them.
 
-    Nothing is asked or done where neither the old rules (`had`: their marks) nor the new ones set marks.
+    Nothing is asked or done where neither the old rules (`had`: their marks) nor the new ones set marks. Where the
+    kernel refuses some of it, that is noted in `lacking`; without such a list it is an error.
     """
 
     steering: Steers
     had: Collection[int]
     wanted: Mapping[int, Hop]
+    lacking: list[str] | None = None
     changes: list[str] = field(default_factory=list)
     _before: Mapping[int, Hop] | None = None
 
@@ -178,7 +212,7 @@ class _Steered:
         if self.had or self.wanted:
             self._before = self.steering.current()
             still_needed = {mark: hop for mark, hop in self._before.items() if mark in self.had}
-            self.changes += self.steering.apply({**still_needed, **self.wanted})
+            self._apply({**still_needed, **self.wanted})
 
     def undo(self) -> None:
         if self._before is not None:
@@ -186,7 +220,29 @@ class _Steered:
 
     def finish(self) -> None:
         if self.had or self.wanted:
-            self.changes += self.steering.apply(self.wanted)
+            self._apply(self.wanted)
+
+    def _apply(self, wanted: Mapping[int, Hop]) -> None:
+        try:
+            self.changes += self.steering.apply(wanted)
+        except KernelError as error:
+            if self.lacking is None:
+                raise
+            self.lacking += str(error).splitlines()
+
+
+def _without_missing(config: Config, present: Collection[str]) -> tuple[Config, list[str]]:
+    """Leave out interfaces of the fast path that are not there: the kernel would refuse all. Say which."""
+    lacking = [
+        f"pool {pool.name}: there is no interface {name}, so its fast path is left out there"
+        for pool in config.pools
+        for name in pool.ingress
+        if name not in present
+    ]
+    if not lacking:
+        return config, []
+    pools = (replace(pool, ingress=tuple(one for one in pool.ingress if one in present)) for pool in config.pools)
+    return replace(config, pools=tuple(pools)), lacking
 
 
 def _allocation(present: Ruleset) -> Allocation:

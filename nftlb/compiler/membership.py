@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import Admin, FallbackKind
+
+from .shares import WHOLE, shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -18,11 +20,15 @@ SORRY = "_sorry"  # as a backend's name; a configured one begins with a letter o
 
 @dataclass(frozen=True, slots=True)
 class BackendState:
-    """What is known of a backend beside its configuration; None: as configured."""
+    """What is known of a backend beside its configuration; None: as configured.
+
+    Of its weight only `percent` counts for now. Whether there is panic is judged by whole weights.
+    """
 
     up: bool = True
     admin: Admin | None = None
     weight: int | None = None
+    percent: int = WHOLE
 
 
 # The states of a pool's backends that are not in the default state: hashable, so that results can be remembered.
@@ -94,33 +100,44 @@ def targets(pool: Pool, family: Family) -> tuple[Target, ...]:
 def select(pool: Pool, family: Family, state: PoolState) -> Selection:
     """Choose: the healthy ones; all of them below the panic threshold; else what `fallback` says."""
     states = dict(state)
-    healthy: list[tuple[Target, int]] = []
-    enabled: list[tuple[Target, int]] = []
+    healthy: list[_Candidate] = []
+    enabled: list[_Candidate] = []
     for backend in pool.backends:
         if backend.family != family:
             continue
         current = states.get(backend.name, BackendState())
         weight = backend.weight if current.weight is None else current.weight
-        if (current.admin or backend.admin) is not Admin.ENABLED or not weight:
+        if (current.admin or backend.admin) is not Admin.ENABLED or not weight * current.percent:
             continue
-        enabled.append((_target(pool, backend), weight))
+        enabled.append(_Candidate(_target(pool, backend), weight, current.percent))
         if current.up:
             healthy.append(enabled[-1])
     if _total(healthy) * 100 < pool.panic * _total(enabled):
-        return Selection(tuple(enabled), Why.PANIC)
+        return Selection(_shared(enabled), Why.PANIC)
     if healthy:
-        return Selection(tuple(healthy), Why.HEALTHY)
+        return Selection(_shared(healthy), Why.HEALTHY)
     match pool.fallback.kind:
         case FallbackKind.ALL:
-            return Selection(tuple(enabled), Why.FALLBACK)
+            return Selection(_shared(enabled), Why.FALLBACK)
         case FallbackKind.SORRY:
             return Selection(tuple((target, 1) for target in _sorry(pool, family)), Why.FALLBACK)
         case verdict:
             return Selection((), Why.FALLBACK, verdict)
 
 
-def _total(weighted: list[tuple[Target, int]]) -> int:
-    return sum(weight for _, weight in weighted)
+class _Candidate(NamedTuple):
+    target: Target
+    weight: int
+    percent: int
+
+
+def _total(candidates: list[_Candidate]) -> int:
+    return sum(one.weight for one in candidates)
+
+
+def _shared(candidates: list[_Candidate]) -> tuple[tuple[Target, int], ...]:
+    weights = shared(tuple(one.weight for one in candidates), tuple(one.percent for one in candidates))
+    return tuple((one.target, weight) for one, weight in zip(candidates, weights, strict=True))
 
 
 def _target(pool: Pool, backend: Backend) -> Target:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nftlb.config.amend import amend, read_backend
 from nftlb.config.assemble import assemble
 from nftlb.config.document import read
 from nftlb.config.schema import schema
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from nftlb.model import Config
 
-__all__ = ["load", "parse", "schema"]
+__all__ = ["amend", "load", "parse", "read_backend", "schema"]
 
 
 def load(path: str | os.PathLike[str]) -> Config:

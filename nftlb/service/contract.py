@@ -47,7 +47,7 @@ class Service(Protocol):
     def ready(self, pool: str | None = None) -> bool:
         """Whether every pool, or this one, has its quorum. Costs nothing. Raises UnknownPool."""
 
-    def ruleset(self) -> str:
+    async def ruleset(self) -> str:
         """The nft text of the ruleset last applied."""
 
     async def change(

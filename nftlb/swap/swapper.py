@@ -35,13 +35,15 @@ class Swapper:
     """Brings the kernel's tables to a target without losing a packet.
 
     What the kernel has is remembered only while its generation number says that nobody else has written; otherwise
-    it is read anew. `wait` returns when no packet is left on the way that was there when it was called.
+    it is read anew. `wait` returns when no packet is left on the way that was there when it was called. `vouches` says
+    whether whatever moved the number from one to the other left our tables alone: `Monitor.vouches`, if there is one.
     """
 
     kernel: Kernel
     table: str
     wait: Callable[[], None]
     clock: Callable[[], float] = time.monotonic
+    vouches: Callable[[int, int], bool] = lambda _since, _now: False
     _known: Ruleset | None = None
     _generation: int = -1
     _retired: dict[Leftover, float] = field(default_factory=dict)
@@ -49,12 +51,16 @@ class Swapper:
     def present(self) -> Ruleset:
         """What the kernel has now, leftovers included."""
         generation = self.kernel.generation()
-        if self._known is None or generation != self._generation:
+        if self._known is None or (generation != self._generation and not self.vouches(self._generation, generation)):
             listings = self.kernel.list(self.table)
             self._known = Ruleset(self.table, {family: listing.table for family, listing in listings.items()})
-            self._generation = generation
             self._retired = {}
+        self._generation = generation
         return self._known
+
+    def untouched(self) -> bool:
+        """Whether what is remembered is still what the kernel has."""
+        return self._known is not None and self.kernel.generation() == self._generation
 
     def swap(self, target: Ruleset) -> Swap:
         """Make the kernel do what the target says. What is left over waits for a later swap, or for `sweep()`."""

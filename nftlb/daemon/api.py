@@ -1,0 +1,83 @@
+"""The HTTP API of the daemon: where the configuration wants it, and tried again where it can't be yet."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from nftlb.errors import SystemFault
+from nftlb.web import Server, TokenFile, application, no_tokens
+
+if TYPE_CHECKING:
+    from nftlb.daemon.faults import Faults
+    from nftlb.metrics import Metrics
+    from nftlb.model import Api, Config
+    from nftlb.service import Service
+
+AGAIN = 2.0
+"""Seconds until an address that can't be had is tried again: it may be there only later."""
+
+_WHAT = "api"
+_TOKENS = "token_file"
+
+
+class ApiServer:
+    """Serves from `run` on; `follow` takes another configuration at any time."""
+
+    def __init__(self, service: Service, metrics: Metrics, faults: Faults) -> None:
+        self._service = service
+        self._metrics = metrics
+        self._faults = faults
+        self._wanted: Api | None = None
+        self._changed = asyncio.Event()
+
+    def follow(self, config: Config) -> None:
+        if config.api != self._wanted:
+            self._wanted = config.api
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Serve what is wanted, until cancelled."""
+        while True:
+            self._changed.clear()
+            server = await self._start(self._wanted) if self._wanted else None
+            try:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), None if server else AGAIN)
+            finally:
+                if server is not None:
+                    await server.stop()
+
+    async def _start(self, wanted: Api) -> Server | None:
+        tokens = self._watched(TokenFile(wanted.token_file)) if wanted.token_file else no_tokens
+        server = Server(application(self._service, self._metrics, tokens), wanted.listen)
+        try:
+            await server.start()
+        except (SystemFault, OSError) as error:
+            self._faults.set(_WHAT, str(error))
+            return None
+        self._faults.clear(_WHAT)
+        with suppress(SystemFault):
+            tokens()
+        return server
+
+    def _watched(self, tokens: TokenFile) -> _WatchedTokens:
+        return _WatchedTokens(tokens, self._faults)
+
+
+class _WatchedTokens:
+    """Tokens whose file is shown as a fault while it can't be used."""
+
+    def __init__(self, tokens: TokenFile, faults: Faults) -> None:
+        self._tokens = tokens
+        self._faults = faults
+
+    def __call__(self) -> frozenset[bytes]:
+        try:
+            digests = self._tokens()
+        except SystemFault as fault:
+            self._faults.set(_TOKENS, str(fault))
+            raise
+        self._faults.clear(_TOKENS)
+        return digests

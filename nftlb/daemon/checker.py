@@ -1,0 +1,165 @@
+"""When which check is done: staggered, jittered, never two of the same at once.
+
+There is no task that waits for a check's time to come, only a timer: ten thousand of those cost little.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from nftlb.errors import SystemFault
+from nftlb.model.kinds import family
+from nftlb.probes import Probe, Subject, probe_for, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from nftlb.health import Result
+    from nftlb.model import AnyCheck, Backend, Config, Health, Pool
+
+_log = logging.getLogger(__name__)
+
+JITTER = 0.05
+"""Each wait is shorter by up to this part, at random, so that checks that began together drift apart."""
+
+FIRST_CHECKS_PER_SECOND = 1000
+"""At the start checks are spread so that no more than these begin in a second, but within an interval."""
+
+_STRANGLED = 1.0  # seconds until a check is tried again that this machine could not carry out
+
+
+class Place(NamedTuple):
+    """Which check: the pool, the backend, and where in the pool's list of checks."""
+
+    pool: str
+    backend: str
+    check: int
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    place: Place
+    health: Health
+    subject: Subject
+    probe: Probe
+    due: float = 0.0
+    timer: asyncio.TimerHandle | None = None
+    task: asyncio.Task[None] | None = None
+    active: bool = True
+
+
+class Checker:
+    """Carries out the checks of a configuration. Results go to `hear`, which returns seconds to the next start.
+
+    `unable` hears of checks that this machine could not carry out, with the reason; "" when one could be again.
+    `late` hears how many seconds after its time each check began.
+    """
+
+    def __init__(
+        self,
+        hear: Callable[[Place, Result], float],
+        unable: Callable[[str], None],
+        late: Callable[[float], None],
+    ) -> None:
+        self._hear = hear
+        self._unable = unable
+        self._late = late
+        self._items: dict[Place, _Item] = {}
+        self._strangled = False
+
+    def configure(self, config: Config) -> None:
+        """Follow a configuration, also the first; what did not change keeps its timer and its check on the way."""
+        before, self._items = self._items, {}
+        new = []
+        probes: dict[AnyCheck, Probe] = {}
+        for pool in config.pools:
+            for place, health, subject in _checks(pool):
+                old = before.get(place)
+                if old is not None and (old.health, old.subject) == (health, subject):
+                    self._items[place] = before.pop(place)
+                    continue
+                if health.check not in probes:
+                    probes[health.check] = probe_for(health.check)
+                item = self._items[place] = _Item(place, health, subject, probes[health.check])
+                new.append(item)
+        for item in before.values():
+            self._stop(item)
+        self._stagger(new)
+
+    async def close(self) -> None:
+        """End all checks."""
+        tasks = [item.task for item in self._items.values() if item.task is not None]
+        for item in self._items.values():
+            self._stop(item)
+        self._items = {}
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _stagger(self, items: list[_Item]) -> None:
+        random.shuffle(items)
+        now = asyncio.get_running_loop().time()
+        for number, item in enumerate(items):
+            span = min(item.health.interval / 1000, len(items) / FIRST_CHECKS_PER_SECOND)
+            self._plan(item, now + span * number / len(items))
+
+    def _plan(self, item: _Item, due: float) -> None:
+        item.due = due
+        item.timer = asyncio.get_running_loop().call_at(due, self._start, item)
+
+    def _start(self, item: _Item) -> None:
+        loop = asyncio.get_running_loop()
+        self._late(loop.time() - item.due)
+        item.timer = None
+        item.task = loop.create_task(self._check(item))
+
+    def _stop(self, item: _Item) -> None:
+        item.active = False
+        if item.timer is not None:
+            item.timer.cancel()
+        if item.task is not None:
+            item.task.cancel()
+
+    async def _check(self, item: _Item) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            result = await run(item.probe, item.subject)
+        except SystemFault as fault:
+            self._strangled = True
+            self._unable(str(fault))
+            delay = max(_STRANGLED, item.health.interval / 1000)
+        except Exception:  # noqa: BLE001 - it is in the log, and the check goes on
+            _log.exception("a fault of nftlb itself in the %s check of %s", item.health.check.kind, item.place)
+            delay = item.health.interval / 1000
+        else:
+            delay = self._result(item, result)
+        item.task = None
+        if item.active:
+            delay *= 1 - JITTER * random.random()  # noqa: S311 - nothing secret about it
+            self._plan(item, max(began + delay, loop.time()))
+
+    def _result(self, item: _Item, result: Result) -> float:
+        if self._strangled:
+            self._strangled = False
+            self._unable("")
+        if not item.active:
+            return 0.0
+        return self._hear(item.place, result)
+
+
+def _checks(pool: Pool) -> Iterable[tuple[Place, Health, Subject]]:
+    for backend in pool.backends:
+        for index, health in enumerate(pool.health):
+            yield Place(pool.name, backend.name, index), health, _subject(pool, backend, health)
+
+
+def _subject(pool: Pool, backend: Backend, health: Health) -> Subject:
+    port = health.port or backend.port
+    if port is None:
+        # The packet's port is kept: the rules of the file make sure that the listeners agree on one, or give it above.
+        port = next((one.first_port for one in pool.listen if one.family is backend.family), None)
+    source = next((one for one in pool.source_addresses if family(one) is backend.family), None)
+    return Subject(pool.name, backend.name, backend.address, port, source, health.timeout / 1000)

@@ -1,0 +1,364 @@
+"""The daemon's mind: what is configured, what is believed, and what follows from results and from commands."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from difflib import get_close_matches
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from nftlb.config import amend, load, read_backend
+from nftlb.errors import ConfigError, NftlbError, Problem
+from nftlb.health import Memory, PoolMemory
+from nftlb.service import (
+    ConfigStatus,
+    Conflict,
+    Event,
+    EventKind,
+    KernelStatus,
+    Status,
+    UnknownBackend,
+    UnknownPool,
+)
+
+from . import report, systemd
+from .clock import now, wall
+from .counters import Counters
+from .runtime import overlay
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+    from datetime import datetime
+
+    from nftlb.compiler import Membership
+    from nftlb.daemon.announcer import Announcer
+    from nftlb.daemon.bus import Bus
+    from nftlb.daemon.checker import Place
+    from nftlb.daemon.faults import Faults
+    from nftlb.daemon.hands import Hands
+    from nftlb.daemon.keeper import Keeper
+    from nftlb.daemon.reconciler import Commit, Reconciler
+    from nftlb.health import Change, Fleet, Result, TrackedPool
+    from nftlb.metrics import Metrics
+    from nftlb.model import Admin, Config
+    from nftlb.service import BackendStatus, PoolStatus
+
+_log = logging.getLogger(__name__)
+
+_COUNTERS_AGE = 1.0
+"""Seconds that counters may be old: reading them costs the kernel a listing of our tables."""
+
+
+class Control:
+    """Implements `nftlb.service.Service`. The parts around it are put in place by `nftlb.daemon.daemon`."""
+
+    reconciler: Reconciler
+    keeper: Keeper
+
+    def __init__(
+        self,
+        file: str,
+        base: Config,
+        fleet: Fleet,
+        config: Config,
+        memory: Memory,
+        *,
+        hands: Hands,
+        metrics: Metrics,
+        bus: Bus,
+        faults: Faults,
+        announcer: Announcer,
+    ) -> None:
+        self.config = config
+        self.fleet = fleet
+        self.base = base
+        self._file = file
+        self._runtime = {name: one for name, one in memory.pools.items() if one.added or one.removed}
+        self._hands = hands
+        self._metrics = metrics
+        self._bus = bus
+        self._faults = faults
+        self._announcer = announcer
+        self._changing = asyncio.Lock()
+        self._followers: list[Callable[[Config], None]] = []
+        self._step: asyncio.TimerHandle | None = None
+        self._started = self._loaded = self._attempted = wall()
+        self._problems: tuple[str, ...] = ()
+        self._counters = Counters()
+        self._counted_at = -_COUNTERS_AGE
+        self._counting = asyncio.Lock()
+        self._swaps = self._failures = self._restored = 0
+        self._last_swap: datetime | None = None
+
+    def on_config(self, follow: Callable[[Config], None]) -> None:
+        """Have `follow` called with every new configuration, once it is in the kernel."""
+        self._followers.append(follow)
+
+    # --- what the other parts ask and tell ---------------------------------------------------------------------------
+
+    def wanted(self) -> tuple[Config, Membership]:
+        """What should be in the kernel now. Where time alone changes that, looks at it again by itself."""
+        moment = now()
+        step = self.fleet.next_step(moment)
+        if self._step is not None:
+            self._step.cancel()
+            self._step = None
+        if step is not None:
+            self._step = asyncio.get_running_loop().call_later(max(0.0, step - moment), self._take_step)
+        return self.config, self.fleet.membership(moment)
+
+    def hear(self, place: Place, result: Result) -> float:
+        """Hear the result of a check; return seconds from its start to the next."""
+        changes = self.fleet.take(*place, result, now())
+        check = self.fleet.pools[place.pool].backends[place.backend].checks[place.check]
+        self._metrics.checked(place.pool, check.health.check.kind, result.passed, result.seconds)
+        self._changed(changes)
+        return check.verdict.delay(check.health)
+
+    def unable(self, reason: str) -> None:
+        """Hear that this machine can't carry out checks; "": that it can again."""
+        if reason:
+            self._faults.set("checks", f"a check could not be done, and its backend stays as it is: {reason}")
+        else:
+            self._faults.clear("checks")
+
+    def refused(self, pool: str, backend: str) -> None:
+        """Hear that a backend refused balanced traffic."""
+        if backend in self.fleet.pools[pool].backends:
+            self._changed(self.fleet.refuse(pool, backend, "port unreachable", now()))
+
+    def committed(self, commit: Commit) -> None:
+        """Hear of a change of the kernel's tables."""
+        self._swaps += 1
+        self._last_swap = wall()
+        self._metrics.swapped(commit.seconds)
+        transactions = len(commit.applied.transactions)
+        details = {"seconds": round(commit.seconds, 6), "transactions": transactions, "restored": commit.restored}
+        if commit.restored:
+            self._restored += 1
+            self._metrics.restored()
+            _log.warning("somebody else changed our tables or routes: restored in %.1f ms", commit.seconds * 1000)
+        else:
+            _log.info("kernel follows after %.1f ms: %d transaction(s)", commit.seconds * 1000, transactions)
+        self._bus.publish(Event(kind=EventKind.SWAP, at=wall(), details=details))
+        self._faults.clear("kernel")
+
+    def refusal(self, error: NftlbError) -> None:
+        """Hear that the kernel refused."""
+        self._failures += 1
+        self._metrics.swap_failed()
+        self._faults.set("kernel", f"the old rules stay, and it is tried again: {error}")
+        self._bus.publish(Event(kind=EventKind.SWAP_FAILED, at=wall(), reason=str(error)))
+
+    def lacking(self, what: tuple[str, ...]) -> None:
+        """Hear what the rules have to do without: an interface that is missing, or down."""
+        if what:
+            self._faults.set("interfaces", "; ".join(what))
+        else:
+            self._faults.clear("interfaces")
+
+    def memory(self) -> Memory:
+        """What is to be remembered."""
+        backends = self.fleet.memory()
+        names = dict.fromkeys((*backends, *self._runtime))
+        pools = {}
+        for name in names:
+            runtime = self._runtime.get(name, PoolMemory())
+            pools[name] = PoolMemory(backends=backends.get(name, {}), added=runtime.added, removed=runtime.removed)
+        return Memory(format=1, table=self.config.table, pools=pools)
+
+    def close(self) -> None:
+        if self._step is not None:
+            self._step.cancel()
+
+    # --- Service -----------------------------------------------------------------------------------------------------
+
+    async def status(self) -> Status:
+        await self._count()
+        moment = now()
+        membership = self.fleet.membership(moment)
+        pools = []
+        for name, pool in tuple(self.fleet.pools.items()):
+            pools.append(report.pool_status(pool, membership.of(name), self._counters, self._added(name)))
+            await asyncio.sleep(0)  # ten thousand backends take a while, in which checks have to begin
+        return Status.model_construct(
+            version=version("nftlb"),
+            pid=os.getpid(),
+            started=self._started,
+            ready=self.ready(),
+            config=ConfigStatus(
+                file=self._file,
+                success=not self._problems,
+                loaded=self._loaded,
+                attempted=self._attempted,
+                problems=self._problems,
+            ),
+            kernel=KernelStatus(
+                synced=self.reconciler.synced,
+                error=self.reconciler.error,
+                swaps=self._swaps,
+                failures=self._failures,
+                restored=self._restored,
+                last_swap=self._last_swap,
+            ),
+            faults=self._faults.all(),
+            pools=tuple(pools),
+        )
+
+    async def pool(self, name: str) -> PoolStatus:
+        self._find(name)
+        await self._count()
+        pool = self._find(name)
+        return report.pool_status(pool, self._state(name), self._counters, self._added(name))
+
+    def ready(self, pool: str | None = None) -> bool:
+        if pool is not None:
+            return self._find(pool).ready
+        return all(one.ready for one in self.fleet.pools.values())
+
+    async def ruleset(self) -> str:
+        return await self._hands.text()
+
+    async def change(
+        self, pool: str, backend: str, *, admin: Admin | None = None, weight: int | None = None
+    ) -> BackendStatus:
+        self._find(pool, backend)
+        self._changed(self.fleet.operate(pool, backend, now(), admin=admin, weight=weight))
+        await self.keeper.save()
+        await self.reconciler.follow()
+        return await self._backend(pool, backend)
+
+    async def add(self, pool: str, name: str, written: Any) -> BackendStatus:
+        async with self._changing:
+            if name in self._find(pool).backends:
+                raise Conflict(f"{pool} has a backend {name} already; remove it first, or take another name")
+            backend = read_backend(pool, name, written)
+            config = amend(self.config, pool, add=[backend])
+            await self._adopt(config)
+            runtime = self._runtime.get(pool, PoolMemory())
+            file = self.base.pool(pool)
+            if file is not None and file.backend(name) == backend:
+                added = runtime.added
+            else:
+                added = {**runtime.added, name: dict(written) if isinstance(written, dict) else {"address": written}}
+            kept = tuple(one for one in runtime.removed if one != name or name in added)
+            self._runtime[pool] = PoolMemory(added=added, removed=kept)
+        await self.keeper.save()
+        return await self._backend(pool, name)
+
+    async def remove(self, pool: str, backend: str) -> None:
+        async with self._changing:
+            if len(self._find(pool, backend).backends) == 1:
+                raise Conflict(f"{backend} is the last backend of {pool}; drain it instead, or remove the pool")
+            await self._adopt(amend(self.config, pool, remove=[backend]))
+            runtime = self._runtime.get(pool, PoolMemory())
+            added = {name: one for name, one in runtime.added.items() if name != backend}
+            file = self.base.pool(pool)
+            in_file = file is not None and file.backend(backend) is not None
+            removed = dict.fromkeys((*runtime.removed, backend)) if in_file else runtime.removed
+            self._runtime[pool] = PoolMemory(added=added, removed=tuple(removed))
+        await self.keeper.save()
+
+    async def reload(self) -> None:
+        async with self._changing:
+            systemd.reloading()
+            self._attempted = wall()
+            try:
+                await self._reload()
+            except NftlbError as error:
+                self._problems = tuple(str(error).splitlines())
+                self._metrics.reloaded(success=False)
+                _log.error("not reloaded, the old configuration stays:\n%s", error)
+                self._bus.publish(Event(kind=EventKind.RELOAD_FAILED, at=wall(), reason=str(error)))
+                raise
+            finally:
+                systemd.notify("READY=1")
+            self._problems, self._loaded = (), self._attempted
+            self._metrics.reloaded(success=True)
+            _log.info("reloaded %s", self._file)
+            self._bus.publish(Event(kind=EventKind.RELOAD, at=wall(), reason=self._file))
+        await self.keeper.save()
+
+    def events(self) -> AsyncIterator[Event]:
+        return self._bus.events()
+
+    # --- how ---------------------------------------------------------------------------------------------------------
+
+    async def _reload(self) -> None:
+        base = await asyncio.to_thread(load, self._file)
+        if base.table != self.config.table:
+            message = f"{base.table} is another table than {self.config.table}, which a reload can't leave"
+            raise ConfigError([Problem(self._file, 0, 0, "table", f"{message}; needed: a restart")])
+        runtime = {name: PoolMemory(added=one.added) for name, one in self._runtime.items() if one.added}
+        config, misfits = overlay(base, runtime)
+        await self._adopt(config)
+        self.base = base
+        self._runtime = runtime
+        for misfit in misfits:
+            _log.warning("%s", misfit)
+
+    async def _adopt(self, config: Config) -> None:
+        """Have another configuration in the kernel, and then in mind; or neither."""
+        moment = now()
+        preview, _ = self.fleet.following(config, moment)
+
+        def switch() -> None:
+            gone = {pool.name for pool in self.config.pools} - {pool.name for pool in config.pools}
+            self.fleet, changes = self.fleet.following(config, now())
+            self.config = config
+            for pool in gone:
+                self._metrics.forget(pool)
+            for follow in self._followers:
+                follow(config)
+            self._changed(changes)
+
+        await self.reconciler.adopt(config, preview.membership(moment), switch)
+
+    def _changed(self, changes: Iterable[Change]) -> None:
+        if changes:
+            self.reconciler.poke()
+            self.keeper.touch()
+            self._announcer.tell(changes, self.config)
+
+    def _take_step(self) -> None:
+        self._step = None
+        self.fleet.advance()
+        self.reconciler.poke()
+
+    async def _count(self) -> None:
+        """Bring the counters up to date. Whoever comes meanwhile waits for the same reading."""
+        async with self._counting:
+            if now() - self._counted_at < _COUNTERS_AGE:
+                return
+            try:
+                self._counters.take(await self._hands.counters())
+            except NftlbError as error:
+                _log.debug("no counters: %s", error)
+            self._counted_at = now()
+
+    async def _backend(self, pool: str, name: str) -> BackendStatus:
+        found = self._find(pool, name)
+        return report.backend_status(found, name, self._state(pool), self._counters, added=name in self._added(pool))
+
+    def _state(self, pool: str) -> Any:
+        return self.fleet.membership(now()).of(pool)
+
+    def _added(self, pool: str) -> set[str]:
+        file = self.base.pool(pool)
+        known = {one.name for one in file.backends} if file else set()
+        return self.fleet.pools[pool].backends.keys() - known
+
+    def _find(self, pool: str, backend: str | None = None) -> TrackedPool:
+        found = self.fleet.pools.get(pool)
+        if found is None:
+            raise UnknownPool(f"there is no pool {pool}{_near(pool, self.fleet.pools)}")
+        if backend is not None and backend not in found.backends:
+            raise UnknownBackend(f"{pool} has no backend {backend}{_near(backend, found.backends)}")
+        return found
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

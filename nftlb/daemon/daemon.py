@@ -1,0 +1,204 @@
+"""The daemon's parts put together: what is started in which order, signals, and the way out."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import resource
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from nftlb.config import load
+from nftlb.errors import KernelError, NftlbError
+from nftlb.health import Fleet, Memory
+from nftlb.metrics import Metrics
+
+from . import lock, systemd
+from .announcer import Announcer
+from .api import ApiServer
+from .bus import Bus
+from .checker import Checker
+from .clock import now
+from .control import Control
+from .faults import Faults
+from .hands import Hands
+from .hooks import Hooks
+from .keeper import Keeper
+from .reconciler import Reconciler
+from .runtime import overlay
+from .store import Store
+from .watcher import Watcher
+
+if TYPE_CHECKING:
+    from nftlb.model import Config
+
+_log = logging.getLogger(__name__)
+
+WEDGED = 120.0
+"""Seconds after which a transaction counts as stuck, and systemd gets no more signs of life. A first load of 10,000
+pools of four takes libnftables some 12 s (docs/packets.md)."""
+
+
+class Daemon:
+    """One run of it, for the network namespace of the calling thread."""
+
+    def __init__(self, file: str, *, keep: bool = True) -> None:
+        """`file`: the configuration. `keep`: whether the rules stay when it stops."""
+        self._file = file
+        self._keep = keep
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT. Raises ConfigError and SystemFault if it can't even begin."""
+        base = load(self._file)
+        _allow_descriptors()
+        with lock.hold(base.table):
+            await self._run(base)
+
+    async def _run(self, base: Config) -> None:
+        metrics, bus = Metrics(), Bus()
+        faults = Faults(bus.publish)
+        store = Store(base.state_dir, base.table)
+        memory = _recall(store, faults)
+        config, misfits = overlay(base, memory.pools)
+        for misfit in misfits:
+            _log.warning("%s", misfit)
+
+        def hook_ended(outcome: str, message: str) -> None:
+            metrics.hook(outcome)
+            if message:
+                _log.warning("%s", message)
+
+        hooks = Hooks(hook_ended)
+        hands = Hands(config.table)
+        control = Control(
+            self._file,
+            base,
+            Fleet.begin(config, memory.pools, now()),
+            config,
+            memory,
+            hands=hands,
+            metrics=metrics,
+            bus=bus,
+            faults=faults,
+            announcer=Announcer(bus, hooks),
+        )
+        reconciler = Reconciler(hands, control.wanted, control.committed, control.refusal, control.lacking)
+        keeper = Keeper(store, control.memory, faults)
+        control.reconciler, control.keeper = reconciler, keeper
+        checker = Checker(control.hear, control.unable, metrics.lag)
+        api = ApiServer(control, metrics, faults)
+        watcher = Watcher(config, reconciler, control, faults)
+        for follow in (checker.configure, api.follow, watcher.follow, _Directory(keeper, config).follow):
+            control.on_config(follow)
+
+        await hands.open()
+        try:
+            with watcher:
+                # What is there from before keeps working until this has been accepted.
+                with suppress(KernelError):
+                    await reconciler.start()
+                gc.collect()
+                gc.freeze()  # what is there now stays: there is no sense in looking at it again and again
+                checker.configure(config)
+                api.follow(config)
+                await self._serve(control, reconciler, api)
+        finally:
+            _log.info("stopping")
+            systemd.notify("STOPPING=1")
+            await checker.close()
+            await hooks.close()
+            await keeper.close()
+            control.close()
+            if not self._keep:
+                await hands.remove(control.config)
+            hands.close()
+
+    async def _serve(self, control: Control, reconciler: Reconciler, api: ApiServer) -> None:
+        reloads: set[asyncio.Task[None]] = set()
+
+        def reload() -> None:
+            task = asyncio.create_task(_reload(control))
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(reconciler.run()),
+                    group.create_task(api.run()),
+                    group.create_task(_sign_of_life(control, reconciler)),
+                ]
+                _log.info("running: %s", _summary(control))
+                systemd.notify("READY=1", f"STATUS={_summary(control)}")
+                await self._stopping.wait()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+            for task in reloads:
+                task.cancel()
+
+
+class _Directory:
+    """Moves the memory when `state_dir` is another one."""
+
+    def __init__(self, keeper: Keeper, config: Config) -> None:
+        self._keeper = keeper
+        self._directory = config.state_dir
+
+    def follow(self, config: Config) -> None:
+        if config.state_dir != self._directory:
+            self._directory = config.state_dir
+            self._keeper.use(Store(config.state_dir, config.table))
+
+
+async def _reload(control: Control) -> None:
+    with suppress(NftlbError):  # it is in the log and in the status
+        await control.reload()
+
+
+async def _sign_of_life(control: Control, reconciler: Reconciler) -> None:
+    """Feed systemd's watchdog while the loop turns and no transaction is stuck; and say how things are."""
+    interval = systemd.watchdog_interval()
+    while True:
+        await asyncio.sleep(interval or 5.0)
+        if reconciler.busy_for() < WEDGED:
+            lines = [f"STATUS={_summary(control)}"]
+            systemd.notify(*lines, *(["WATCHDOG=1"] if interval else []))
+
+
+def _summary(control: Control) -> str:
+    """How things are, in a line."""
+    pools = control.fleet.pools.values()
+    healthy, everyone = sum(pool.healthy for pool in pools), sum(len(pool.backends) for pool in pools)
+    short = [pool.pool.name for pool in pools if not pool.ready]
+    words = f"{len(pools)} pool(s), {healthy} of {everyone} backends healthy"
+    if short:
+        words += f", without quorum: {', '.join(short[:5])}"
+    return words if control.reconciler.synced else f"{words}; the kernel refuses: see the log"
+
+
+def _recall(store: Store, faults: Faults) -> Memory:
+    """What is remembered, as far as it can be read: a bad file is shown, and costs no more than the memory."""
+    try:
+        memory, trouble = store.load()
+    except OSError as error:
+        memory, trouble = None, f"can't read {store}: {error.strerror or error}"
+    if trouble:
+        faults.set("memory", trouble)
+    return memory or Memory(format=1)
+
+
+def _allow_descriptors() -> None:
+    """Ten thousand checks may be under way at a time, each with a socket."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,93 @@
+"""The one writer: all that touches the kernel's tables, in the one thread that may.
+
+libnftables is synchronous and a large ruleset takes it seconds. In a thread of its own it holds up no check.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from nftlb.apply import Applier
+from nftlb.kernel import LibNftables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from nftlb.apply import Applied
+    from nftlb.compiler import Membership
+    from nftlb.kernel import Kernel
+    from nftlb.model import Config
+    from nftlb.ruleset import Count
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Hands:
+    """An Applier behind a thread. Methods raise KernelError or SystemFault when they are refused.
+
+    `kernel` makes the seam to nf_tables, `applier` what brings rulesets to it; both are called in the thread.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        kernel: Callable[[], Kernel] = LibNftables,
+        applier: Callable[[Kernel, str], Applier] = Applier,
+    ) -> None:
+        self._table = table
+        self._make_kernel = kernel
+        self._make_applier = applier
+        self._thread = ThreadPoolExecutor(1, "kernel")
+        self._kernel: Kernel | None = None
+        self._applier: Applier | None = None
+
+    async def open(self) -> None:
+        await self._do(self._open)
+
+    def close(self) -> None:
+        """Wait for what is being done, and stop. The tables stay."""
+        self._thread.submit(self._close).result()
+        self._thread.shutdown()
+
+    async def load(self, config: Config, membership: Membership) -> Applied:
+        return await self._do(lambda: self._at_hand().load(config, membership, lenient=True))
+
+    async def update(self, membership: Membership) -> Applied:
+        return await self._do(lambda: self._at_hand().update(membership))
+
+    async def tidy(self) -> Applied:
+        return await self._do(lambda: self._at_hand().tidy())
+
+    async def remove(self, config: Config) -> Applied:
+        return await self._do(lambda: self._at_hand().remove(config))
+
+    async def untouched(self) -> bool:
+        return await self._do(lambda: self._at_hand().untouched)
+
+    async def text(self) -> str:
+        return await self._do(lambda: self._at_hand().text())
+
+    async def counters(self) -> Mapping[str, Count]:
+        return await self._do(lambda: self._at_hand().kernel.counters(self._table))
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _open(self) -> None:
+        self._kernel = self._make_kernel()
+        self._applier = self._make_applier(self._kernel, self._table)
+
+    def _close(self) -> None:
+        self._applier = None
+        close = getattr(self._kernel, "close", None)
+        self._kernel = None
+        if close is not None:
+            close()
+
+    def _at_hand(self) -> Applier:
+        if self._applier is None:
+            raise AssertionError("open() comes first")
+        return self._applier

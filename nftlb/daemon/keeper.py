@@ -1,0 +1,70 @@
+"""Saves what is to be remembered: soon after it changed, at once when somebody waits for it, and again if it failed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nftlb.daemon.faults import Faults
+    from nftlb.daemon.store import Store
+    from nftlb.health import Memory
+
+SOON = 2.0
+"""Seconds from a change of health to its saving: a crash forgets no more. The operator's wishes don't wait."""
+AGAIN = 5.0
+"""Seconds until what could not be saved is tried again."""
+
+_WHAT = "state_dir"
+
+
+class Keeper:
+    """`memory` gives what is to be remembered now."""
+
+    def __init__(self, store: Store, memory: Callable[[], Memory], faults: Faults) -> None:
+        self._store = store
+        self._memory = memory
+        self._faults = faults
+        self._lock = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def use(self, store: Store) -> None:
+        """Save elsewhere from now on."""
+        self._store = store
+
+    def touch(self, delay: float = SOON) -> None:
+        """Have it saved soon."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(delay, self._begin)
+
+    async def save(self) -> None:
+        """Save now; that it can't be done is a fault, and tried again."""
+        async with self._lock:
+            self._disarm()
+            memory = self._memory()
+            try:
+                await asyncio.to_thread(self._store.save, memory)
+            except OSError as error:
+                self._faults.set(_WHAT, f"can't write {self._store}: {error.strerror or error}")
+                self.touch(AGAIN)
+            else:
+                self._faults.clear(_WHAT)
+
+    async def close(self) -> None:
+        """Save for the last time."""
+        await self.save()
+        self._disarm()
+        if self._task is not None:
+            await self._task
+
+    def _begin(self) -> None:
+        self._timer = None
+        self._task = asyncio.create_task(self.save())
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

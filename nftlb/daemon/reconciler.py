@@ -1,0 +1,245 @@
+"""Brings the kernel to what is wanted, by level and not by events: looks at what should be, and makes it so.
+
+Whatever happened since the last look goes into one commit. What the kernel refuses is tried again, ever more slowly;
+the old rules stay meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nftlb.errors import NftlbError
+from nftlb.service import Unapplied
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from nftlb.apply import Applied
+    from nftlb.compiler import Membership
+    from nftlb.daemon.hands import Hands
+    from nftlb.model import Config
+
+_log = logging.getLogger(__name__)
+
+COLLECT = 0.002
+"""Seconds in which transitions are collected. After a commit, at least as long as that commit took."""
+RETRY_FIRST, RETRY_LAST = 0.1, 5.0
+"""Seconds to wait after a refusal: doubled each time, up to the last."""
+TIDY_AFTER = 1.0
+"""After so many seconds without a change, what the last one left over is removed."""
+RESTORE_GAP = 0.2
+"""At least so many seconds lie between two times that somebody else's changes are undone: two may be at odds."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What one commit was: seconds it took, and whether it undid what somebody else had done."""
+
+    applied: Applied
+    seconds: float
+    restored: bool
+
+
+@dataclass
+class Reconciler:
+    """`wanted` says what should be; `done` hears of every commit that changed something, `failed` of every refusal.
+
+    `lacking` hears what a load had to do without, a line each, and of an empty list when nothing lacks any more.
+    """
+
+    hands: Hands
+    wanted: Callable[[], tuple[Config, Membership]]
+    done: Callable[[Commit], None]
+    failed: Callable[[NftlbError], None]
+    lacking: Callable[[tuple[str, ...]], None]
+    synced: bool = False
+    error: str = ""
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _asked: int = 0
+    _waiting: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
+    _foreign: bool = False
+    _thorough: bool = True
+    _believed: Membership | None = None
+    _failures: int = 0
+    _working_since: float | None = None
+    _last_commit: tuple[float, float] = (0.0, 0.0)
+    _last_restore: float = 0.0
+    _untidy: bool = False
+    _lacks: bool = False
+
+    def poke(self) -> None:
+        """Say that something may be wanted that the kernel does not have."""
+        self._asked += 1
+        self._wake.set()
+
+    def suspect(self) -> None:
+        """Say that somebody else may have changed our tables."""
+        self._foreign = True
+        self.poke()
+
+    def recheck(self) -> None:
+        """Say that the host's links, routes or routing rules changed: all is looked at, not the tables alone."""
+        self._thorough = True
+        self.poke()
+
+    async def follow(self) -> None:
+        """Poke, and return when the kernel has what is wanted now. Raises Unapplied if it refuses."""
+        self.poke()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((self._asked, future))
+        await future
+
+    async def adopt(self, config: Config, membership: Membership, switch: Callable[[], None]) -> None:
+        """Load another configuration; `switch` is called when the kernel has accepted it, before anything else.
+
+        Raises KernelError or SystemFault if it is refused; then everything is as before.
+        """
+        async with self._lock:
+            try:
+                with self._working():
+                    await self._load(config, membership)
+            except BaseException:
+                # Part of it may be there: the next look puts back what belongs to the old configuration.
+                self._thorough = True
+                self.poke()
+                raise
+            switch()
+        self.poke()
+
+    async def start(self) -> None:
+        """Do the first load. Raises KernelError or SystemFault if it is refused; `run` tries again nevertheless."""
+        async with self._lock:
+            try:
+                with self._working():
+                    await self._load(*self.wanted())
+            except NftlbError as error:
+                self._refused(error)
+                raise
+            self._accepted(0)
+
+    async def run(self) -> None:
+        """Follow for ever."""
+        while True:
+            await self._wait()
+            self._wake.clear()
+            asked = self._asked
+            async with self._lock:
+                try:
+                    with self._working():
+                        await self._once()
+                except NftlbError as error:
+                    self._refused(error)
+                except Exception as error:  # noqa: BLE001 - it is in the log, and the old rules stay
+                    _log.exception("a fault of nftlb itself while the ruleset was brought up to date")
+                    self._refused(NftlbError(f"a fault of nftlb itself: {type(error).__name__}: {error}"))
+                else:
+                    self._accepted(asked)
+
+    def busy_for(self) -> float:
+        """Seconds since the work began that is being done now; 0 if none is."""
+        return 0.0 if self._working_since is None else asyncio.get_running_loop().time() - self._working_since
+
+    # --- when --------------------------------------------------------------------------------------------------------
+
+    async def _wait(self) -> None:
+        """Until there is something to do, and for a moment longer, in which more may come."""
+        loop = asyncio.get_running_loop()
+        if self._failures:
+            # A refusal is tried again also when nothing happens; and not at once when something does.
+            pause = min(RETRY_FIRST * 2 ** (self._failures - 1), RETRY_LAST)
+            await asyncio.sleep(RETRY_FIRST)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause - RETRY_FIRST)
+            return
+        limit = TIDY_AFTER if self._untidy else RETRY_LAST if self._lacks else None
+        try:
+            await asyncio.wait_for(self._wake.wait(), limit)
+        except TimeoutError:
+            self._thorough = self._thorough or (self._lacks and not self._untidy)
+            return
+        ended, took = self._last_commit
+        await asyncio.sleep(max(COLLECT, ended + took - loop.time()))
+
+    # --- what --------------------------------------------------------------------------------------------------------
+
+    async def _once(self) -> None:
+        loop = asyncio.get_running_loop()
+        config, membership = self.wanted()
+        if self._thorough or self._believed is None:
+            await self._load(config, membership)
+            return
+        foreign, self._foreign = self._foreign, False
+        if membership == self._believed:
+            if self._untidy and loop.time() - self._last_commit[0] >= TIDY_AFTER:
+                self._untidy = False
+                await self.hands.tidy()
+            if not foreign or await self.hands.untouched():
+                return  # nobody wrote, or it was ourselves
+            await asyncio.sleep(self._last_restore + RESTORE_GAP - loop.time())
+            self._last_restore = loop.time()
+        began = loop.time()
+        try:
+            applied = await self.hands.update(membership)
+        except NftlbError:
+            self._foreign = foreign
+            raise
+        restored = foreign and membership == self._believed
+        self._believed = membership
+        self._committed(applied, began, restored=restored)
+
+    async def _load(self, config: Config, membership: Membership) -> None:
+        began = asyncio.get_running_loop().time()
+        self._thorough, restored = False, self._believed is not None and self._foreign
+        try:
+            applied = await self.hands.load(config, membership)
+        except BaseException:
+            self._thorough = True
+            raise
+        self._foreign = False
+        self._believed = membership
+        self._committed(applied, began, restored=restored)
+        self._untidy = False  # a load waits until it can clear up behind itself
+        self._lacks = bool(applied.lacking)
+        self.lacking(applied.lacking)
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        self._working_since = asyncio.get_running_loop().time()
+        try:
+            yield
+        finally:
+            self._working_since = None
+
+    def _committed(self, applied: Applied, began: float, *, restored: bool) -> None:
+        now = asyncio.get_running_loop().time()
+        if applied:
+            self._untidy = True
+            self._last_commit = (now, now - began)
+            self.done(Commit(applied, now - began, restored))
+
+    def _accepted(self, asked: int) -> None:
+        self._failures = 0
+        self.synced, self.error = True, ""
+        self._answer(asked, None)
+
+    def _refused(self, error: NftlbError) -> None:
+        self._failures += 1
+        self.synced, self.error = False, str(error)
+        self.failed(error)
+        self._answer(self._asked, error)
+
+    def _answer(self, asked: int, error: NftlbError | None) -> None:
+        answered = [one for one in self._waiting if one[0] <= asked]
+        self._waiting = [one for one in self._waiting if one[0] > asked]
+        for _, future in answered:
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(Unapplied(f"noted, but not in the kernel yet, and tried again: {error}"))

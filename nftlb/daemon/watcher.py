@@ -1,0 +1,130 @@
+"""What the kernel says of itself: somebody changed our tables, a link went, a backend refused balanced traffic.
+
+Every ear may be missing (no permission, no module): then that is shown, tried again, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Protocol, Self
+
+from nftlb.errors import NftlbError
+from nftlb.health.passive import Witness
+from nftlb.kernel.links import Links
+from nftlb.kernel.monitor import Monitor
+from nftlb.kernel.nflog import Refusals
+from nftlb.model import Forward
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nftlb.daemon.control import Control
+    from nftlb.daemon.faults import Faults
+    from nftlb.daemon.reconciler import Reconciler
+    from nftlb.model import Config
+
+_log = logging.getLogger(__name__)
+
+AGAIN = 5.0
+"""Seconds between two looks at what can't be listened to; then it is also looked whether the tables are still ours."""
+
+
+class _Ear(Protocol):
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class Watcher:
+    """Listens inside `with`, on the running loop."""
+
+    def __init__(self, config: Config, reconciler: Reconciler, control: Control, faults: Faults) -> None:
+        self._table = config.table
+        self._reconciler = reconciler
+        self._control = control
+        self._faults = faults
+        self._witness = Witness(config)
+        self._links_matter = _links_matter(config)
+        self._ears: dict[str, _Ear] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        self._listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for what in tuple(self._ears):
+            self._close(what)
+
+    def follow(self, config: Config) -> None:
+        """Take another configuration."""
+        self._witness = Witness(config)
+        self._links_matter = _links_matter(config)
+        self._want_refusals()
+
+    def _listen(self) -> None:
+        self._open("watch", lambda: Monitor(self._table), self._tables_changed)
+        self._open("links", Links, self._links_changed)
+        self._want_refusals()
+        self._timer = asyncio.get_running_loop().call_later(AGAIN, self._look_again)
+
+    def _look_again(self) -> None:
+        self._reconciler.suspect()
+        self._listen()
+
+    def _want_refusals(self) -> None:
+        if self._witness:
+            self._open("passive", Refusals, self._refused)
+        else:
+            self._close("passive")
+            self._faults.clear("passive")
+
+    def _open(self, what: str, make: Callable[[], _Ear], heard: Callable[[], None]) -> None:
+        if what in self._ears:
+            return
+        try:
+            ear = self._ears[what] = make()
+        except (NftlbError, OSError) as error:
+            self._faults.set(what, str(error))
+        else:
+            self._faults.clear(what)
+            asyncio.get_running_loop().add_reader(ear.fileno(), self._guarded, what, heard)
+
+    def _close(self, what: str) -> None:
+        ear = self._ears.pop(what, None)
+        if ear is not None:
+            asyncio.get_running_loop().remove_reader(ear.fileno())
+            ear.close()
+
+    def _guarded(self, what: str, heard: Callable[[], None]) -> None:
+        """An ear that fails is closed, and opened again later."""
+        try:
+            heard()
+        except (NftlbError, OSError) as error:
+            self._faults.set(what, str(error))
+            self._close(what)
+            self._reconciler.suspect()
+
+    def _tables_changed(self) -> None:
+        monitor = self._ears["watch"]
+        if isinstance(monitor, Monitor) and monitor.read():
+            self._reconciler.suspect()
+
+    def _links_changed(self) -> None:
+        links = self._ears["links"]
+        if isinstance(links, Links) and links.read() and self._links_matter:
+            self._reconciler.recheck()
+
+    def _refused(self) -> None:
+        refusals = self._ears["passive"]
+        if isinstance(refusals, Refusals):
+            for one in refusals.read():
+                for pool, backend in self._witness.against(one.address, one.port):
+                    self._control.refused(pool, backend)
+
+
+def _links_matter(config: Config) -> bool:
+    """Whether some pool needs routing rules of ours, or hooks on interfaces."""
+    return any(pool.forward is Forward.DSR or pool.ingress for pool in config.pools)
