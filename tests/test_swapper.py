@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
+from unittest.mock import patch
 
 import pytest
 from comparing import comparable
@@ -15,6 +16,7 @@ from recorder import GRACE, TABLE, Recorder
 
 from nftlb.compiler import Compiled, Membership, read_back
 from nftlb.errors import KernelError
+from nftlb.kernel import FakeNft
 from nftlb.model import Config, Forward
 from nftlb.ruleset import Chain, Element, Ruleset, TableFamily
 from nftlb.swap import Swapper, Transaction
@@ -429,6 +431,37 @@ def test_what_others_do_elsewhere_is_no_reason_to_act() -> None:
     kernel.apply(Transaction("foreign", (AddTable(IP),)))
 
     assert not kernel.swap(ruleset(DNS))
+
+
+def test_what_is_known_is_kept_when_somebody_vouches_for_it() -> None:
+    """Then a foreign transaction costs no listing; the next one is vouched for from there, and ours need nobody."""
+    asked: list[tuple[int, int]] = []
+
+    def vouches(since: int, now: int) -> bool:
+        asked.append((since, now))
+        return True
+
+    kernel = FakeNft()
+    swapper = Swapper(kernel, TABLE, lambda: None, vouches=vouches)
+    swapper.swap(ruleset(DNS))
+    first = kernel.generation()
+    with patch.object(kernel, "list", side_effect=AssertionError("listed")):
+        for down in ("b1", "b2"):
+            kernel.apply(Transaction("foreign", (AddTable(IP),)))
+            assert swapper.swap(ruleset(DNS, down=(down,)))
+
+    assert [(first, first + 1), (first + 2, first + 3)] == asked
+
+
+def test_what_is_not_vouched_for_is_read_anew() -> None:
+    """So an edit of ours by another hand is mended."""
+    kernel = Recorder()
+    kernel.swap(ruleset(DNS))
+    kernel.swapper.vouches = lambda _since, _now: False
+    kernel.apply(Transaction(TABLE, (FlushChain(IP, "pool/dns"),)))
+
+    assert kernel.swap(ruleset(DNS))
+    assert ruleset(DNS).tables[IP].chains["pool/dns"].rules == rules(kernel, "pool/dns")
 
 
 def test_a_refused_transaction_changes_nothing() -> None:

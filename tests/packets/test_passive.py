@@ -203,13 +203,9 @@ def test_by_flow(version: int) -> None:
     with Watched(per=Per.FLOW, listen=listen, backends=1) as watched:
         (host,) = watched.lab.backends
         family = {4: "ip", 6: "ip6"}[version]
-        host.run(
-            [
-                "nft",
-                f"add table {family} wall; add chain {family} wall input {{ type filter hook input priority 0; }}; "
-                f"add rule {family} wall input tcp dport {BACKEND_PORT} reject",
-            ]
-        )
+        host.run(["nft", f"add table {family} wall"])
+        host.run(["nft", f"add chain {family} wall input {{ type filter hook input priority 0; }}"])
+        host.run(["nft", f"add rule {family} wall input tcp dport {BACKEND_PORT} reject"])
         with pytest.raises(ConnectionRefusedError):
             watched.lab.client.dial((vip(version), PORT))
         assert [] == watched.refusals.read()
