@@ -14,7 +14,7 @@ from packets.world import BACKEND_PORT, NAT, PORT, World, vip
 from unreachable import HOST, Unreachable, send
 
 from nftlb.kernel.nflog import Refusals, Refused
-from nftlb.model import Config, Listener, Per, Protocol
+from nftlb.model import Config, Listener, Per, Protocol, SourceKind
 
 if TYPE_CHECKING:
     from nftlb.lab import Client, Host, Servers
@@ -213,6 +213,26 @@ def test_by_flow(version: int) -> None:
         with watched.client(version) as client:
             client.exchange(1)
         assert refused(host, version) == watched.reported()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_clients_own_address(version: int) -> None:
+    """With `source: keep` the error is for the client, and passes the balancer on its way."""
+    with Watched(backends=1, source=SourceKind.KEEP) as watched, watched.client(version) as client:
+        client.exchange(1)
+        assert refused(watched.lab.backends[0], version) == watched.reported()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_backend_as_a_client(version: int) -> None:
+    """A backend that asks the service is told by another, and by itself, and both are reported."""
+    with Watched(backends=2) as watched:
+        first, second = watched.lab.backends
+        with first.connect((vip(version), PORT)) as client:
+            client.exchange(1)
+            assert refused(first, version) == watched.reported()
+            client.exchange(1)
+            assert refused(second, version) == watched.reported()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
