@@ -82,7 +82,7 @@ async def _within(probe: Probe, subject: Subject) -> Answer:
         if not limit.expired():  # TCP gave up
             raise
         # `noting` left its notes on the cancellation, of which asyncio.timeout makes its error.
-        notes = getattr(error.__cause__, "__notes__", [])
+        notes = getattr(error.__context__, "__notes__", [])
         raise Failed("; ".join([no_answer(subject.timeout), *notes])) from error
 
 

@@ -1,0 +1,217 @@
+"""Small servers, and checks of them: every one is watched for what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, TypeAlias
+
+from nftlb.probes import Subject, probe_for, run
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+    from nftlb.health import Result
+    from nftlb.model import AnyCheck
+    from nftlb.probes import Probe
+
+V4, V6 = "127.0.0.1", "::1"
+BOTH = (V4, V6)
+
+# A datagram server is what it answers to a request; a stream server is told of each connection.
+Datagrams: TypeAlias = "Callable[[bytes], Iterable[bytes]]"
+Streams: TypeAlias = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]"
+
+
+def subject(host: str = V4, port: int | None = None, *, seconds: float = 5, source: str | None = None) -> Subject:
+    return Subject("pool", "backend", ip_address(host), port, ip_address(source) if source else None, seconds)
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - only their number matters
+
+
+def closed_port(kind: int = socket.SOCK_STREAM, host: str = V4) -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as there:
+        there.bind((host, 0))
+        port: int = there.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def datagrams(answer: Datagrams, host: str = V4, clients: list[str] | None = None) -> AsyncIterator[int]:
+    """Serve at the port that is yielded; `clients` gets the address of each."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((host, 0))
+        server.setblocking(False)
+
+        def serve() -> None:
+            request, client = server.recvfrom(65535)
+            if clients is not None:
+                clients.append(client[0])
+            for reply in answer(request):
+                server.sendto(reply, client)
+
+        loop.add_reader(server, serve)
+        try:
+            yield server.getsockname()[1]
+        finally:
+            loop.remove_reader(server)
+
+
+@asynccontextmanager
+async def streams(serve: Streams, host: str = V4, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Serve at the port that is yielded; connections are closed when `serve` returns."""
+    tasks = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await serve(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # a check need not wait for the end
+        finally:
+            tasks.discard(task)
+            writer.transport.abort() if tls is not None else writer.close()
+
+    server = await asyncio.start_server(handle, host, 0, ssl=tls)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        if tasks:
+            await asyncio.wait(list(tasks))
+        await settle()
+
+
+async def settle() -> None:
+    """Let transports close what they were told to close."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def serving(stack: AsyncExitStack, server: Datagrams | Streams | None, kind: str, host: str) -> int:
+    if server is None:
+        return closed_port(socket.SOCK_DGRAM if kind == "datagrams" else socket.SOCK_STREAM, host)
+    serve = datagrams if kind == "datagrams" else streams
+    return await stack.enter_async_context(serve(server, host))  # type: ignore[operator]
+
+
+def check_datagrams(check: AnyCheck, answer: Datagrams | None, host: str = V4, *, seconds: float = 5) -> Result:
+    """Check a datagram server once; None: there is none."""
+
+    async def main() -> Result:
+        async with AsyncExitStack() as stack:
+            port = await serving(stack, answer, "datagrams", host)
+            return await clean(probe_for(check), subject(host, port, seconds=seconds))
+
+    return asyncio.run(main())
+
+
+def check_streams(check: AnyCheck, serve: Streams | None, host: str = V4, *, seconds: float = 5) -> Result:
+    """Check a stream server once; None: there is none."""
+
+    async def main() -> Result:
+        async with AsyncExitStack() as stack:
+            port = await serving(stack, serve, "streams", host)
+            return await clean(probe_for(check), subject(host, port, seconds=seconds))
+
+    return asyncio.run(main())
+
+
+async def clean(probe: Probe, whom: Subject) -> Result:
+    """Check, and see that no file stays open; the first check of a loop opens what all later ones use."""
+    await run(probe, whom)
+    await _only(0)
+    before = open_files()
+    result = await run(probe, whom)
+    await _only(before)
+    return result
+
+
+async def _only(before: int) -> None:
+    """Wait until no more files are open than before: servers need a moment to see that a client is gone."""
+    async with asyncio.timeout(5):
+        while before and open_files() > before:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.001)
+
+
+async def cancelled(probe: Probe, whom: Subject, begun: asyncio.Event) -> None:
+    """Cancel a check once the server has seen it, and see that nothing stays open."""
+    for _ in range(2):  # the first time opens what all later ones use
+        begun.clear()
+        before = open_files()
+        task = asyncio.create_task(run(probe, whom))
+        await begun.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+    await _only(before)
+
+
+def cancel_datagrams(check: AnyCheck, host: str = V4) -> None:
+    """Cancel a check of a server that is silent."""
+
+    async def main() -> None:
+        begun = asyncio.Event()
+
+        def silent(_: bytes) -> list[bytes]:
+            begun.set()
+            return []
+
+        async with datagrams(silent, host) as port:
+            await cancelled(probe_for(check), subject(host, port), begun)
+
+    asyncio.run(main())
+
+
+def cancel_streams(check: AnyCheck, host: str = V4) -> None:
+    """Cancel a check of a server that takes a connection and says nothing."""
+
+    async def main() -> None:
+        begun = asyncio.Event()
+
+        async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+            begun.set()
+            await reader.read()
+
+        async with streams(silent, host) as port:
+            await cancelled(probe_for(check), subject(host, port), begun)
+
+    asyncio.run(main())
+
+
+def says(*replies: bytes) -> Datagrams:
+    """Make a datagram server that answers everything with these."""
+    return lambda _: replies
+
+
+def silent(_: bytes) -> list[bytes]:
+    """Answer nothing."""
+    return []
+
+
+def sends(reply: bytes) -> Streams:
+    """Make a stream server that sends this and closes."""
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply)
+        await writer.drain()
+
+    return serve
+
+
+async def mute(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    """Serve a stream by saying nothing until the client goes."""
+    while await reader.read(4096):
+        pass

@@ -1,0 +1,186 @@
+"""The check that sends a Status-Server request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from probing import BOTH, cancel_datagrams, check_datagrams, datagrams, says, silent, subject
+from pyrad.dictionary import Dictionary
+from pyrad.packet import AuthPacket
+
+from nftlb.errors import SystemFault
+from nftlb.model import Radius
+from nftlb.probes import Failed, probe_for, run
+from nftlb.probes.exchange import NotOurs
+from nftlb.probes.radius import read
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from probing import Datagrams
+
+SECRET = b"testing123"
+CHECK = Radius(secret=SECRET.decode())
+ACCEPT, REJECT, ACCOUNTING, CHALLENGE = 2, 3, 5, 11
+
+
+def request_of(wire: bytes, secret: bytes = SECRET) -> AuthPacket:
+    return AuthPacket(packet=wire, secret=secret, dict=Dictionary())
+
+
+def answering(code: int = ACCEPT, secret: bytes = SECRET, number: int = 0, *, signed: bool = True) -> Datagrams:
+    def serve(wire: bytes) -> list[bytes]:
+        reply = request_of(wire, secret).CreateReply(message_authenticator=signed or None)
+        reply.code = code
+        reply.id ^= number
+        return [reply.ReplyPacket()]
+
+    return serve
+
+
+@pytest.mark.parametrize("host", BOTH)
+@pytest.mark.parametrize(("code", "reason"), [(ACCEPT, "access-accept"), (ACCOUNTING, "accounting-response")])
+@pytest.mark.parametrize("signed", [True, False])
+def test_healthy(host: str, code: int, reason: str, signed: bool) -> None:
+    """A server that answers as its port is for is well, with a Message-Authenticator or without."""
+    result = check_datagrams(CHECK, answering(code, signed=signed), host)
+
+    assert (True, reason) == (result.passed, result.reason)
+
+
+def test_the_request() -> None:
+    """It is a Status-Server with nothing but a Message-Authenticator, which verifies."""
+    seen = []
+
+    def serve(wire: bytes) -> list[bytes]:
+        seen.append(wire)
+        return answering()(wire)
+
+    assert check_datagrams(CHECK, serve).passed
+    request = request_of(seen[0])
+    assert (12, [80]) == (request.code, list(request.keys()))
+    assert request.verify_message_authenticator()
+    assert not request_of(seen[0], b"other").verify_message_authenticator()
+    assert seen[0][4:20] != seen[1][4:20]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(REJECT, "access-reject"), (CHALLENGE, "access-challenge"), (42, "code 42")],
+)
+def test_unhealthy(code: int, reason: str) -> None:
+    """Any other answer is none of a server that is well."""
+    result = check_datagrams(CHECK, answering(code), seconds=1)
+
+    assert (False, f"answered with {reason}") == (result.passed, result.reason)
+
+
+@pytest.mark.parametrize(
+    ("serve", "note"),
+    [
+        (answering(secret=b"other"), "not signed with our secret"),
+        (answering(number=1), "not the answer to our request"),
+        (says(b"\x02"), "not RADIUS"),
+        (says(b"\x02\x00\x00\x14" + bytes(16)), "not "),
+    ],
+)
+def test_not_ours(serve: Datagrams, note: str) -> None:
+    """What does not answer our request is left aside, and told."""
+    result = check_datagrams(CHECK, serve, seconds=0.05)
+
+    assert not result.passed
+    assert result.reason.startswith(f"no answer within 0.05s; what came was {note}")
+
+
+def test_a_broken_signature() -> None:
+    """A Message-Authenticator is verified, although the Response Authenticator is right."""
+
+    def serve(wire: bytes) -> list[bytes]:
+        request = request_of(wire)
+        reply = request.CreateReply(message_authenticator=False)
+        reply[80] = [bytes(16)]
+        return [reply.ReplyPacket()]
+
+    result = check_datagrams(CHECK, serve, seconds=0.05)
+
+    assert "no answer within 0.05s; what came was not signed with our secret" == result.reason
+
+
+def test_not_ours_and_then_ours() -> None:
+    """The answer counts, whatever came before it."""
+    result = check_datagrams(
+        CHECK,
+        lambda wire: [b"", *answering(secret=b"other")(wire), *answering(number=1)(wire), *answering()(wire)],
+    )
+
+    assert result.passed
+
+
+def test_secret_file(tmp_path: Path) -> None:
+    """The secret is read from a file, without the line's end, and again when the file has changed."""
+    file = tmp_path / "secret"
+    file.write_text("wrong\n")
+
+    async def main() -> list[bool]:
+        probe = probe_for(Radius(secret_file=str(file)))
+        async with datagrams(answering()) as port:
+            first = await run(probe, subject(port=port, seconds=0.05))
+            file.write_text(" testing123\n")
+            second = await run(probe, subject(port=port))
+        return [first.passed, second.passed]
+
+    assert [False, True] == asyncio.run(main())
+
+
+@pytest.mark.parametrize("content", [None, "", " \n"])
+def test_no_secret(tmp_path: Path, content: str | None) -> None:
+    """Without a secret nothing is said about the backend, but what to mend."""
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_text(content)
+    what = "can't be read: No such file or directory" if content is None else "is empty: write the shared secret"
+
+    with pytest.raises(SystemFault, match=f"secret_file {file} {what}"):
+        check_datagrams(Radius(secret_file=str(file)), answering())
+
+
+def test_a_directory_for_a_secret(tmp_path: Path) -> None:
+    """The same for a file that is there but can't be read."""
+    with pytest.raises(SystemFault, match=r"can't be read: Is a directory"):
+        check_datagrams(Radius(secret_file=str(tmp_path)), answering())
+
+
+def test_silent_and_refused() -> None:
+    """A server that does not answer is down; where there is none, at once."""
+    assert "no answer within 0.05s" == check_datagrams(CHECK, silent, seconds=0.05).reason
+    assert "connection refused" == check_datagrams(CHECK, None).reason
+
+
+def test_cancelled() -> None:
+    """A check that is cancelled leaves no socket."""
+    cancel_datagrams(CHECK)
+
+
+def _request() -> tuple[AuthPacket, bytes]:
+    request = AuthPacket(code=12, id=7, secret=SECRET, authenticator=bytes(16), dict=Dictionary())
+    request.add_message_authenticator()
+    wire = request.RequestPacket()
+    (reply,) = answering()(wire)
+    return request, reply
+
+
+@given(st.binary(max_size=200), st.integers(0, 40), st.integers(0, 255))
+def test_any_bytes(noise: bytes, at: int, value: int) -> None:
+    """Whatever comes, and whatever bit of an answer was changed, it is understood or it is not."""
+    request, reply = _request()
+    changed = bytearray(reply)
+    changed[at % len(changed)] = value
+    for wire in (noise, reply[:20] + noise, reply[:2] + noise, bytes(changed), reply + noise):
+        try:
+            assert "access-accept" == read(request, wire).reason
+        except (NotOurs, Failed) as outcome:
+            assert str(outcome).isprintable()  # noqa: PT017 - either is right

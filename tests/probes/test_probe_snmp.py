@@ -1,0 +1,167 @@
+"""The check that gets an SNMP object."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from probing import BOTH, cancel_datagrams, check_datagrams, says, silent
+from pyasn1.codec.ber import decoder, encoder
+from pysnmp.proto import api
+
+from nftlb.model import Snmp, SnmpVersion
+from nftlb.probes import Failed
+from nftlb.probes.exchange import NotOurs
+from nftlb.probes.snmp import SnmpProbe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from probing import Datagrams
+
+MODULES = {SnmpVersion.V1: api.PROTOCOL_MODULES[0], SnmpVersion.V2C: api.PROTOCOL_MODULES[1]}
+UPTIME = "1.3.6.1.2.1.1.3.0"
+
+
+def answer(wire: bytes, version: SnmpVersion, change: Callable[[Any, Any], object] | None = None) -> bytes:
+    """Answer a request as an agent does, with 42 for every object, but for what `change` does to the response."""
+    module = MODULES[version]
+    request, _ = decoder.decode(wire, asn1Spec=module.Message())
+    response = module.apiMessage.get_response(request)
+    pdu = module.apiMessage.get_pdu(response)
+    asked = module.apiPDU.get_varbinds(module.apiMessage.get_pdu(request))
+    module.apiPDU.set_varbinds(pdu, [(oid, module.Integer(42)) for oid, _ in asked])
+    if change is not None:
+        change(module, pdu)
+    encoded: bytes = encoder.encode(response)
+    return encoded
+
+
+def answering(change: Callable[[Any, Any], object] | None = None, version: SnmpVersion = SnmpVersion.V2C) -> Datagrams:
+    return lambda wire: [answer(wire, version, change)]
+
+
+@pytest.mark.parametrize("host", BOTH)
+@pytest.mark.parametrize("version", list(SnmpVersion))
+def test_healthy(host: str, version: SnmpVersion) -> None:
+    """An agent that has the object is well; what it has is told."""
+    result = check_datagrams(Snmp(version=version), answering(version=version), host)
+
+    assert (True, f'{UPTIME} is "42"') == (result.passed, result.reason)
+
+
+def test_the_request() -> None:
+    """Community and object are those of the check, the request's id is a new one each time."""
+    seen = []
+
+    def serve(wire: bytes) -> list[bytes]:
+        seen.append(wire)
+        return [answer(wire, SnmpVersion.V2C)]
+
+    result = check_datagrams(Snmp(community="sécret", oid=".1.3.6.1.2.1.1.5.0"), serve)
+
+    assert (True, '1.3.6.1.2.1.1.5.0 is "42"') == (result.passed, result.reason)
+    module = MODULES[SnmpVersion.V2C]
+    messages = [decoder.decode(wire, asn1Spec=module.Message())[0] for wire in seen]
+    pdus = [module.apiMessage.get_pdu(message) for message in messages]
+    assert {"sécret".encode()} == {bytes(module.apiMessage.get_community(message)) for message in messages}
+    assert {"1.3.6.1.2.1.1.5.0"} == {str(module.apiPDU.get_varbinds(pdu)[0][0]) for pdu in pdus}
+    assert len(seen) == len({int(module.apiPDU.get_request_id(pdu)) for pdu in pdus})
+
+
+def _value(kind: str) -> Callable[[Any, Any], object]:
+    return lambda module, pdu: module.apiPDU.set_varbinds(pdu, [(UPTIME, getattr(module, kind)(""))])
+
+
+def _error(module: Any, pdu: Any) -> None:
+    module.apiPDU.set_error_status(pdu, 2)
+
+
+def _other_object(module: Any, pdu: Any) -> None:
+    module.apiPDU.set_varbinds(pdu, [("1.3.6.1.2.1.1.4.0", module.Integer(1))])
+
+
+def _no_object(module: Any, pdu: Any) -> None:
+    module.apiPDU.set_varbinds(pdu, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_value("NoSuchObject"), f"{UPTIME}: noSuchObject"),
+        (_value("NoSuchInstance"), f"{UPTIME}: noSuchInstance"),
+        (_value("EndOfMibView"), f"{UPTIME}: endOfMibView"),
+        (_error, "error noSuchName"),
+        (_other_object, f"answered without {UPTIME}"),
+        (_no_object, f"answered without {UPTIME}"),
+    ],
+)
+def test_unhealthy(change: Callable[[Any, Any], object], reason: str) -> None:
+    """An agent without the object is down, whichever way it says so."""
+    result = check_datagrams(Snmp(), answering(change), seconds=1)
+
+    assert (False, reason) == (result.passed, result.reason)
+
+
+def test_error_of_version_1() -> None:
+    """Version 1 knows only the error."""
+    result = check_datagrams(Snmp(version=SnmpVersion.V1), answering(_error, SnmpVersion.V1), seconds=1)
+
+    assert (False, "error noSuchName") == (result.passed, result.reason)
+
+
+def _other_id(module: Any, pdu: Any) -> None:
+    module.apiPDU.set_request_id(pdu, int(module.apiPDU.get_request_id(pdu)) ^ 1)
+
+
+@pytest.mark.parametrize(
+    ("serve", "note"),
+    [
+        (answering(_other_id), "not the answer to our request"),
+        (says(b""), "not SNMP of our version"),
+        (says(b"\x30\x80"), "not SNMP of our version"),
+        (lambda wire: [wire], "not SNMP of our version"),
+        (lambda wire: [answer(wire, SnmpVersion.V2C).replace(b"\x02\x01\x01", b"\x02\x01\x00", 1)], "not SNMP"),
+    ],
+)
+def test_not_ours(serve: Datagrams, note: str) -> None:
+    """What does not answer our request is left aside, and told; our request coming back is no answer either."""
+    result = check_datagrams(Snmp(), serve, seconds=0.1)
+
+    assert not result.passed
+    assert result.reason.startswith(f"no answer within 0.1s; what came was {note}")
+
+
+def test_not_ours_and_then_ours() -> None:
+    """The answer counts, whatever came before it."""
+    result = check_datagrams(Snmp(), lambda wire: [b"", *answering(_other_id)(wire), answer(wire, SnmpVersion.V2C)])
+
+    assert result.passed
+
+
+def test_silent_and_refused() -> None:
+    """An agent that does not answer is down; where there is none, at once."""
+    assert "no answer within 0.05s" == check_datagrams(Snmp(), silent, seconds=0.05).reason
+    assert "connection refused" == check_datagrams(Snmp(), None).reason
+
+
+def test_cancelled() -> None:
+    """A check that is cancelled leaves no socket."""
+    cancel_datagrams(Snmp())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=100), st.integers(0, 100), st.integers(0, 255))
+def test_any_bytes(noise: bytes, at: int, value: int) -> None:
+    """Whatever comes, and whatever byte of an answer was changed, it is understood or it is not."""
+    probe = SnmpProbe(Snmp())
+    reply = answer(probe.request(7), SnmpVersion.V2C)
+    changed = bytearray(reply)
+    changed[at % len(changed)] = value
+    for wire in (noise, reply[: at % len(reply)] + noise, bytes(changed)):
+        try:
+            assert probe.read(7, wire).reason.startswith(UPTIME)
+        except (NotOurs, Failed) as outcome:
+            assert len(str(outcome)) < 500  # noqa: PT017 - either is right
