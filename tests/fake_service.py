@@ -99,6 +99,9 @@ class FakeService:
     error: Exception | None = None
     hold: asyncio.Event | None = None
     """Changes wait for it."""
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a change begins, and when its wait is over."""
     done: list[str] = field(default_factory=list)
     listeners: list[asyncio.Queue[Event | None]] = field(default_factory=list)
 
@@ -127,7 +130,7 @@ class FakeService:
             raise UnknownPool(f"no pool is named {pool}")
         return self.pools[pool].ready
 
-    def ruleset(self) -> str:
+    async def ruleset(self) -> str:
         return "table ip nftlb {\n}\n"
 
     async def change(
@@ -172,9 +175,11 @@ class FakeService:
             self.listeners.remove(queue)
 
     async def _work(self, what: str) -> None:
+        self.begun.set()
         if self.hold:
             await self.hold.wait()
         self.done.append(what)
+        self.ended.set()
         if self.error:
             raise self.error
 

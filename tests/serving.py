@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from nftlb.web.tokens import digest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
+
+    from nftlb.web.connection import Connection
 
 TOKEN = "correct-horse-battery-staple"  # noqa: S105
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -53,12 +55,21 @@ class World:
     server: Server
     service: FakeService
     metrics: Metrics
+    clients: list[Streams] = field(default_factory=list)
+
+    @property
+    def connections(self) -> set[Connection]:
+        """Those that the server has open."""
+        return set(self.server._room._all)
 
     async def connect(self) -> Streams:
         bound = self.server.bound
         if isinstance(bound, UnixSocket):
-            return await asyncio.open_unix_connection(bound.path)
-        return await asyncio.open_connection(str(bound.address), bound.port, limit=1 << 22)
+            streams = await asyncio.open_unix_connection(bound.path)
+        else:
+            streams = await asyncio.open_connection(str(bound.address), bound.port)
+        self.clients.append(streams)
+        return streams
 
     async def send(self, request: bytes) -> Answer:
         """Send bytes through a connection of their own, and read the one response."""
@@ -114,18 +125,21 @@ async def serving(
     """Run a server, on a free port of the loopback interface if nothing else is said."""
     service, metrics, limits = service or two_pools(), Metrics(), limits or Limits()
     server = Server(application(service, metrics, tokens, limits), listen, limits)
+    world = World(server, service, metrics)
     await server.start()
     try:
-        yield World(server, service, metrics)
+        yield world
     finally:
         await server.stop()
+        for streams in world.clients:
+            await hang_up(streams)
 
 
 def run(test: Coroutine[None, None, None]) -> None:
     """Run a test that must not take long."""
 
     async def limited() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(20):
             await test
 
     asyncio.run(limited())

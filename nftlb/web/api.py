@@ -62,7 +62,7 @@ class Api:
         return _json(await self._service.pool(request.match_info["pool"]))
 
     async def ruleset(self, _: web.Request) -> web.Response:
-        return web.Response(text=self._service.ruleset())
+        return web.Response(text=await self._service.ruleset())
 
     async def reload(self, request: web.Request) -> web.Response:
         admit(request, self._tokens)

@@ -26,10 +26,8 @@ class Listening:
             raise SystemFault(f"the API can't listen on {listen}: {error.strerror or error}") from error
         self._file = Path(listen.path) if isinstance(listen, UnixSocket) else None
         self._identity = _identity(self._file) if self._file else None
-
-    def bound(self) -> Endpoint | UnixSocket:
-        """Where it listens: with the port that it got, if 0 was asked for."""
-        return UnixSocket(str(self._file)) if self._file else _endpoint(self.socket)
+        # With the port that it got, if 0 was asked for.
+        self.bound = listen if isinstance(listen, UnixSocket) else _endpoint(self.socket)
 
     def close(self) -> None:
         """Close it, and remove its file if that is still ours."""

@@ -40,7 +40,7 @@ class Server:
     @property
     def bound(self) -> Endpoint | UnixSocket:
         """Where it listens; before `start`, where it will."""
-        return self._listening.bound() if self._listening else self._listen
+        return self._listening.bound if self._listening else self._listen
 
     async def start(self) -> None:
         """Listen from now on. Raises SystemFault if that can't be."""

@@ -62,11 +62,14 @@ class TokenFile:
         self._seen, self._digests = None, frozenset()  # until it is read: what was in it before may be revoked
         # A FIFO that nobody writes to would hold up open(2) for ever.
         descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise SystemFault(f"the token file {self._path} is not a regular file")
-            text = file.read(_MAX_BYTES + 1)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                text = file.read(_MAX_BYTES + 1)
+        finally:
+            os.close(descriptor)
         if len(text) > _MAX_BYTES:
             raise SystemFault(f"the token file {self._path} is larger than {_MAX_BYTES >> 10} KiB")
         if status.st_mode & 0o007:
