@@ -168,11 +168,15 @@ async def _reload(control: Control) -> None:
 async def _sign_of_life(control: Control, reconciler: Reconciler) -> None:
     """Feed systemd's watchdog while the loop turns and no transaction is stuck; and say how things are."""
     interval = systemd.watchdog_interval()
+    told = ""
     while True:
         await asyncio.sleep(interval or 5.0)
-        if reconciler.busy_for() < WEDGED:
-            lines = [f"STATUS={_summary(control)}"]
-            systemd.notify(*lines, *(["WATCHDOG=1"] if interval else []))
+        lines = ["WATCHDOG=1"] if interval and reconciler.busy_for() < WEDGED else []
+        if (summary := _summary(control)) != told:
+            told = summary
+            lines.append(f"STATUS={summary}")
+        if lines:
+            systemd.notify(*lines)
 
 
 def _summary(control: Control) -> str:

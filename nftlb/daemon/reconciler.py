@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from nftlb.errors import NftlbError
@@ -185,10 +185,14 @@ class Reconciler:
         began = loop.time()
         try:
             applied = await self.hands.update(membership)
+            restored = foreign and membership == self._believed
+            if restored:
+                # What somebody added looks like something that we left over.
+                swept = await self.hands.tidy()
+                applied = replace(applied, transactions=applied.transactions + swept.transactions)
         except NftlbError:
             self._foreign = foreign
             raise
-        restored = foreign and membership == self._believed
         self._believed = membership
         self._committed(applied, began, restored=restored)
 

@@ -1,0 +1,92 @@
+"""Somebody else writes to nftables: what is ours is restored within a second, what is theirs is left alone."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from flowing import Flow, lost
+from running import Running
+
+from nftlb.lab import VIP4, Lab
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PORT = 5353
+
+
+def pools(lab: Lab) -> dict[str, Any]:
+    return {
+        "dns": {"listen": f"{VIP4}:53/udp", "backends": {host.name: f"{host.ipv4}:{PORT}" for host in lab.backends}}
+    }
+
+
+def shape(lab: Lab) -> str:
+    """What nft shows of our table, the counters' values and versions of chains aside."""
+    text = lab.nft("list table ip nftlb")
+    return re.sub(r"packets \d+ bytes \d+", "", text)
+
+
+HURTS = {
+    "flush ruleset": "flush ruleset",
+    "table deleted": "delete table ip nftlb",
+    "rule edited": "flush chain ip nftlb pool/dns; add rule ip nftlb pool/dns drop",
+    "rule added": "insert rule ip nftlb prerouting-raw drop",
+    "element deleted": f"delete element ip nftlb services {{ {VIP4} . udp . 53 }}",
+    "element added": "add element ip nftlb targets { 999 : 10.9.9.9 . 9 }",
+    "chain added": "add chain ip nftlb intruder",
+    "table emptied": "flush table ip nftlb",
+}
+
+
+@pytest.mark.parametrize("hurt", HURTS)
+def test_restored(hurt: str, tmp_path: Path) -> None:
+    """Within a second of somebody's change all of ours is as it was, it is told and counted, and traffic flows."""
+    with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, pools(lab)) as daemon:
+        before = shape(lab)
+        changed = time.monotonic()
+        lab.nft(HURTS[hurt])
+        restored = daemon.wait("swap", since=changed)
+        with lab.client.connect((VIP4, 53), connected=False) as client:
+            answers = client.exchange(12)
+
+        assert restored.at - changed < 1
+        assert restored.event["details"]["restored"]
+        assert before == shape(lab)
+        assert 4 == max(map([one.backend for one in answers].count, ("b1", "b2", "b3")))
+        assert 1 == daemon.client.document()["kernel"]["restored"]
+
+
+def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    """Another table is neither touched nor taken for a change of ours, and no datagram is lost over it."""
+    with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, pools(lab)) as daemon:
+        with Flow(lab.client, (VIP4, 53), rate=1000) as flow:
+            flow.wait(100)
+            lab.nft("add table ip theirs; add chain ip theirs forward { type filter hook forward priority 0; }")
+            for _ in range(20):
+                lab.nft("add rule ip theirs forward counter accept")
+            flow.wait(1000)
+        sent = flow.stop()
+        theirs = lab.nft("list table ip theirs")
+
+        assert 20 == theirs.count("accept\n")
+        assert (1, 0) == tuple(daemon.client.document()["kernel"][key] for key in ("swaps", "restored"))
+        assert [] == lost(sent)
+
+
+def test_two_at_odds(tmp_path: Path) -> None:
+    """Somebody who undoes every repair at once gets no more than a few a second, and the daemon goes on."""
+    with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, pools(lab)) as daemon:
+        begin = time.monotonic()
+        for number in range(1, 6):
+            lab.nft("delete table ip nftlb")
+            daemon.wait("swap", since=begin, count=number)
+        took = time.monotonic() - begin
+        with lab.client.connect((VIP4, 53), connected=False) as client:
+            answers = client.exchange(3)
+
+        assert took > 4 * 0.2
+        assert {"b1", "b2", "b3"} == {one.backend for one in answers}

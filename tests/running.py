@@ -1,0 +1,203 @@
+"""The real daemon in a process of its own, on a host of the lab: started, watched and ended as systemd would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from pathlib import Path
+from threading import Condition, Thread
+from typing import TYPE_CHECKING, Any, Self
+
+import yaml
+
+from nftlb.client import Client, read_address
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+    from nftlb.lab import Host
+
+NFTLB = Path(sys.executable).with_name("nftlb")
+TOKEN = "a-token-of-the-tests"  # noqa: S105 - it opens nothing
+PATIENCE = 20.0
+"""Seconds for what must come; far more than it takes, for machines are busy."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An event of the daemon, and when it arrived here (seconds of the monotonic clock)."""
+
+    at: float
+    kind: str
+    backend: str
+    event: dict[str, Any]
+
+
+class Running:
+    """A context manager: `nftlb run` with a configuration, given as data, on a host."""
+
+    def __init__(self, host: Host, directory: Path, pools: dict[str, Any], *, options: tuple[str, ...] = ()) -> None:
+        self.host = host
+        self.directory = directory
+        self.file = directory / "nftlb.yaml"
+        self.socket = directory / "api.sock"
+        self.state = directory / "state"
+        self.log = directory / "daemon.log"
+        self.process: subprocess.Popen[str]
+        self.top: dict[str, Any] = {}
+        self.events: list[Seen] = []
+        self._options = options
+        self._changed = Condition()
+        self._stack = ExitStack()
+        (directory / "token").write_text(TOKEN)
+        (directory / "token").chmod(0o600)
+        self.write(pools)
+
+    def write(self, pools: dict[str, Any]) -> None:
+        """Write the file; a daemon that runs does not read it by itself."""
+        api = {"listen": f"unix:{self.socket}", "token_file": str(self.directory / "token")}
+        whole = {"state_dir": str(self.state), "api": api, **self.top, "pools": pools}
+        temporary = self.file.with_suffix(".new")
+        temporary.write_text(yaml.safe_dump(whole, sort_keys=False))
+        temporary.replace(self.file)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def client(self) -> Client:
+        return Client(read_address(f"unix:{self.socket}"), TOKEN, timeout=PATIENCE)
+
+    def start(self, **environment: str) -> None:
+        """Start it; returns when it says that it is ready."""
+        ready = self.directory / "notify.sock"
+        ready.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, self.log.open("a") as log:
+            notified.bind(str(ready))
+            notified.settimeout(PATIENCE)
+            self.process = self.host.popen(
+                [str(NFTLB), "run", str(self.file), *self._options],
+                stderr=log,
+                env={**os.environ, "NOTIFY_SOCKET": str(ready), **environment},
+            )
+            try:
+                while b"READY=1" not in notified.recv(4096):
+                    pass
+            except TimeoutError:
+                self.kill()
+                raise AssertionError(f"it did not get ready:\n{self.log.read_text()}") from None
+        self._listen()
+
+    def stop(self) -> int:
+        """End it as systemd does; return its exit status."""
+        with suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(PATIENCE)
+        finally:
+            self._end()
+
+    def kill(self) -> None:
+        """End it as the kernel does when memory is short."""
+        self.process.kill()
+        self.process.wait(PATIENCE)
+        self._end()
+
+    def wait(self, kind: str, backend: str = "", *, since: float = 0.0, count: int = 1) -> Seen:
+        """Wait for the event of a kind (of a backend, if one is given) that came after a moment; the `count`th."""
+
+        def fits(one: Seen) -> bool:
+            return one.kind == kind and one.at > since and backend in ("", one.backend)
+
+        return self.wait_for(lambda: [one for one in self.events if fits(one)][count - 1 : count], f"{kind} {backend}")[
+            0
+        ]
+
+    def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
+        """Wait until a condition holds that events may bring about; return what it gave."""
+        with self._changed:
+            if not self._changed.wait_for(condition, PATIENCE):
+                told = "\n".join(f"{one.at:.3f} {one.kind} {one.backend}" for one in self.events)
+                raise AssertionError(f"{what} did not come; what came:\n{told}\n{self.log.read_text()[-4000:]}")
+            return condition()
+
+    def poll_status(self, condition: Callable[[dict[str, Any]], Any], what: str) -> Any:
+        """Read the status until a condition holds of it: for what has no event."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            document = self.client.document()
+            if found := condition(document):
+                return found
+        raise AssertionError(f"{what} did not come; the status is:\n{json.dumps(document, indent=1)}")
+
+    def backend(self, pool: str, name: str) -> dict[str, Any]:
+        """A backend's status."""
+        pools = {one["name"]: one for one in self.client.document()["pools"]}
+        return next(dict(one) for one in pools[pool]["backends"] if one["name"] == name)
+
+    def call(self, method: str, path: str, body: Any = None, token: str | None = TOKEN) -> tuple[int, Any]:
+        """One exchange; the answer is JSON, or text."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(PATIENCE)
+            connection.connect(str(self.socket))
+            content = b"" if body is None else json.dumps(body).encode()
+            head = f"{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
+            head += f"Authorization: Bearer {token}\r\n" if token else ""
+            head += "" if body is None else f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+            connection.sendall(head.encode() + b"\r\n" + content)
+            with HTTPResponse(connection, method=method) as response:
+                response.begin()
+                text = response.read().decode()
+                kind = response.headers.get_content_type()
+                return response.status, json.loads(text) if text and kind == "application/json" else text
+
+    def _listen(self) -> None:
+        connection = self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        connection.settimeout(PATIENCE)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                connection.connect(str(self.socket))
+                break
+            except (FileNotFoundError, ConnectionRefusedError):
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise
+        connection.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: test\r\n\r\n")
+        response = HTTPResponse(connection)
+        response.begin()
+        connection.settimeout(None)
+        thread = Thread(target=self._read, args=(response,), daemon=True)
+        thread.start()
+        self._stack.callback(thread.join)
+        self._stack.callback(lambda: _shut(connection))
+
+    def _read(self, response: HTTPResponse) -> None:
+        with suppress(OSError, ValueError):
+            for line in response:
+                if line.startswith(b"data:"):
+                    event = json.loads(line[5:])
+                    with self._changed:
+                        self.events.append(Seen(time.monotonic(), event["kind"], event.get("backend", ""), event))
+                        self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _end(self) -> None:
+        self._stack.close()
+
+
+def _shut(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
