@@ -5,14 +5,20 @@ from __future__ import annotations
 import select
 import socket
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import pytest
+from pools import DNS
+from real_kernel import real_kernel
 from unprivileged import unprivileged
 
+from nftlb.compiler import Compiled
 from nftlb.errors import SystemFault
 from nftlb.kernel.generation import generation
 from nftlb.kernel.monitor import Monitor
 from nftlb.lab import Namespace
+from nftlb.model import Config
+from nftlb.swap import Swapper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,3 +207,20 @@ def test_without_privileges_it_says_so(host: Namespace) -> None:
     """The kernel tells only those who may change the tables."""
     with pytest.raises(SystemFault, match="run nftlb as root"):
         unprivileged(host, lambda: Monitor("nftlb"))
+
+
+def test_a_swapper_with_a_monitor() -> None:
+    """It reads nothing anew for what others do elsewhere, and mends at once what they do to our tables."""
+    with real_kernel() as kernel, kernel.namespace.call(Monitor, "nftlb") as monitor:
+        swapper = Swapper(kernel, "nftlb", lambda: None, vouches=monitor.vouches)
+        target = Compiled(Config(pools=(DNS,))).ruleset()
+        swapper.swap(target)
+        swapper.present()
+
+        nft(kernel.namespace, THEIRS)
+        with patch.object(kernel, "list", side_effect=AssertionError("listed")):
+            assert not swapper.swap(target)
+
+        nft(kernel.namespace, "flush chain ip nftlb pool/dns")
+        assert swapper.swap(target)
+        assert not Swapper(kernel, "nftlb", lambda: None).swap(target)
