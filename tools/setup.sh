@@ -5,7 +5,7 @@
 # nftables binding is part of the distribution: it must match the libnftables it loads.
 set -eu
 venv=${1:?usage: setup.sh VENV}
-packages="python3-venv python3-nftables nftables iproute2 ethtool gcc libc6-dev"
+packages="python3-venv python3-nftables nftables iproute2 ethtool openssl gcc libc6-dev"
 
 missing=
 for package in $packages; do
@@ -29,3 +29,7 @@ fi
 [ -x "$venv/bin/python" ] || /usr/bin/python3 -m venv --system-site-packages "$venv"
 "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 "$venv/bin/python" -c 'import nftables; nftables.Nftables()'
+
+# Only some tests need them, and those say so when they are missing.
+tools/servers.sh "$venv/daemons" ||
+	echo "setup: can't fetch the servers for the end-to-end tests; try again: tools/servers.sh $venv/daemons" >&2

@@ -1,0 +1,152 @@
+"""What can befall a backend's link: it goes down, or everything that the backend sends comes late."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from collections import deque
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Self
+
+from nftlb.lab import links
+
+if TYPE_CHECKING:
+    from nftlb.lab import Host, Lab
+
+_INTERFACE = "eth0"
+_ETH_P_ALL = 0x0003
+_SO_MARK = 36
+_MARK = 0x5107
+_LARGEST = 65536 + 14
+
+# Neighbour discovery goes past: a late answer to who has an address would be a delay of its own, or a loss.
+_DETOUR = f"""
+table netdev slow {{
+  chain egress {{
+    type filter hook egress device "{_INTERFACE}" priority 0
+    meta mark {_MARK} accept
+    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+    meta protocol {{ ip, ip6 }} fwd to "slow0"
+  }}
+}}
+"""
+
+
+class Link:
+    """The link of a backend of a lab, as its outages see it. A context manager: at its end the link is as it was."""
+
+    def __init__(self, lab: Lab, host: Host) -> None:
+        self.host = host
+        self._centre = lab.hosts[lab.plan.centre]
+        self._balancer = lab.balancer
+        self._detour: _Detour | None = None
+        self._down = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.fast()
+        self.up()
+
+    def down(self) -> None:
+        """Pull the cable out: both ends lose the carrier, the balancer's end keeps its addresses and routes."""
+        # Without it the kernel forgets IPv6 addresses when an interface goes down, and servers can't have them again.
+        self.host.sysctl(f"net.ipv6.conf.{_INTERFACE}.keep_addr_on_down", 1)
+        self.host.run(["ip", "link", "set", _INTERFACE, "down"])
+        self._down = True
+
+    def up(self) -> None:
+        """Put it in again; at return packets pass. Without an effect on a link that is up."""
+        if not self._down:
+            return
+        self.host.run(["ip", "link", "set", _INTERFACE, "up"])
+        for route in self.host.plan.routes:  # which went with the carrier
+            via = ["via", route.gateway] if route.gateway else []
+            family = "-6" if ":" in route.destination else "-4"
+            self.host.run(
+                ["ip", family, "route", "replace", route.destination, *via, "dev", route.interface, "proto", "static"]
+            )
+        self.host.call(links.await_running, [_INTERFACE])
+        self._centre.call(links.await_running, [self.host.name])
+        # A neighbour that is being looked for, in vain so far, is looked for again after a second only.
+        for address in (self.host.ipv4, self.host.ipv6):
+            self._balancer.run(["ip", "neighbour", "flush", "to", address])
+        self._down = False
+
+    def slow(self, seconds: float) -> None:
+        """Have every packet that the backend sends arrive that much later, its TCP handshakes and pings too.
+
+        Not with `tc qdisc ... netem`, which not every kernel has.
+        """
+        self.fast()
+        self._detour = _Detour(self.host, seconds)
+
+    def fast(self) -> None:
+        """Have packets arrive at once again; those that are still under way are lost."""
+        if self._detour is not None:
+            self._detour.close()
+            self._detour = None
+
+
+class _Detour:
+    """Packets that leave by eth0 go into a pair of veth instead; a thread takes them out of it and sends them later."""
+
+    def __init__(self, host: Host, seconds: float) -> None:
+        self._host = host
+        self._seconds = seconds
+        self._waiting: deque[tuple[float, bytes]] = deque()
+        with contextlib.ExitStack() as stack:
+            host.call(_make_pair, host.fileno())
+            stack.callback(host.run, ["ip", "link", "delete", "slow0"])
+            self._in = stack.enter_context(host.call(_packet_socket, "slow1", _ETH_P_ALL))
+            self._out = stack.enter_context(host.call(_packet_socket, _INTERFACE, 0))
+            # The mark sends them past the detour the second time. It ends with the namespace.
+            self._out.setsockopt(socket.SOL_SOCKET, _SO_MARK, _MARK)
+            self._stop_here, self._stop_there = (stack.enter_context(end) for end in socket.socketpair())
+            self._thread = Thread(target=self._run, name=f"{host.name}-slow", daemon=True)
+            self._thread.start()
+            stack.callback(self._thread.join)
+            stack.callback(self._stop_here.shutdown, socket.SHUT_RDWR)
+            host.run(["nft", "-f", "-"], input=_DETOUR)
+            stack.callback(host.run, ["nft", "delete", "table", "netdev", "slow"])
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._in, select.POLLIN)
+        poll.register(self._stop_there, select.POLLIN)
+        while True:
+            left = max(0.0, self._waiting[0][0] - time.monotonic()) if self._waiting else None
+            ready = {fd for fd, _ in poll.poll(None if left is None else left * 1000)}
+            if self._stop_there.fileno() in ready:
+                return
+            if self._in.fileno() in ready:
+                self._waiting.append((time.monotonic() + self._seconds, self._in.recv(_LARGEST)))
+            while self._waiting and self._waiting[0][0] <= time.monotonic():
+                with contextlib.suppress(OSError):  # the link is down: lost, as it would be without us
+                    self._out.send(self._waiting.popleft()[1])
+
+
+def _make_pair(namespace: int) -> None:
+    """Make slow0 and slow1, which finish the checksums: what passes a packet socket must have them."""
+    links.make_veths([links.Veth("slow0", "slow1", namespace)])
+    ends = [links.Interface(name) for name in ("slow0", "slow1")]
+    for end in ends:
+        # Without it they would speak for themselves, and what they say would go out by eth0.
+        Path(f"/proc/sys/net/ipv6/conf/{end.name}/disable_ipv6").write_text("1", encoding="ascii")
+    links.configure(ends, [], checksum_offload=False)
+    links.await_running([end.name for end in ends])
+
+
+def _packet_socket(interface: str, protocol: int) -> socket.socket:
+    """Open a socket for whole frames; with protocol 0 it only sends."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    sock.bind((interface, protocol))
+    return sock

@@ -1,0 +1,49 @@
+"""Where the servers are: those that tools/servers.sh unpacked beside the virtual environment, else the system's own.
+
+That they are unpacked and not installed (tools/servers.sh says why) also keeps AppArmor's profiles, which go by the
+path of a program, from refusing the configurations in our temporary directories.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from nftlb.errors import SystemFault
+
+UNPACKED = Path(sys.prefix, "daemons")
+
+
+def program(name: str) -> str:
+    """Return the path of a program. Raises SystemFault, with the mend, when there is none."""
+    unpacked = [str(UNPACKED / place) for place in ("usr/sbin", "usr/bin", "sbin", "bin")]
+    system = [os.environ.get("PATH", ""), "/usr/sbin", "/usr/bin", "/sbin", "/bin"]  # a user's PATH may lack sbin
+    found = shutil.which(name, path=os.pathsep.join([*unpacked, *system]))
+    if found is None:
+        raise SystemFault(f"{name} is missing: run tools/servers.sh {UNPACKED}")
+    return found
+
+
+def data(pattern: str) -> str:
+    """Return the directory or file of a package by its pattern, which has no leading slash: `usr/lib/*/rsyslog`."""
+    found = [path for root in (UNPACKED, Path("/")) for path in sorted(root.glob(pattern))]
+    if not found:
+        raise SystemFault(f"/{pattern} is missing: run tools/servers.sh {UNPACKED}")
+    return str(found[0])
+
+
+def environment() -> dict[str, str]:
+    """Return the whole environment that a server gets: nothing of the developer's, and the unpacked libraries."""
+    libraries = [
+        *UNPACKED.glob("usr/lib/*-linux-gnu*"),
+        *UNPACKED.glob("lib/*-linux-gnu*"),
+        UNPACKED / "usr/lib/freeradius",
+    ]
+    return {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
+        "LD_LIBRARY_PATH": os.pathsep.join(str(path) for path in libraries if path.is_dir()),
+    }
