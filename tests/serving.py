@@ -17,7 +17,7 @@ from nftlb.web import Limits, Server, application
 from nftlb.web.tokens import digest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from nftlb.web.connection import Connection
 
@@ -112,6 +112,12 @@ async def hang_up(streams: Streams) -> None:
     streams[1].close()
     with suppress(ConnectionError):
         await streams[1].wait_closed()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what the server tells nobody of."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
 
 
 @asynccontextmanager

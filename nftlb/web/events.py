@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import logging
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from nftlb.service import Event, Service
 
     from .limits import Limits
+
+log = logging.getLogger(__name__)
 
 
 class Events:
@@ -54,11 +57,13 @@ class Events:
         try:
             await response.prepare(request)
             await self._write(request, response, b": nftlb\nretry: 2000\n\n")
-            while not any(end.done() for end in ends):
-                await asyncio.wait(
-                    [coming, *ends], timeout=self._limits.comment_seconds, return_when=asyncio.FIRST_COMPLETED
-                )
-                if not coming.done():
+            while True:
+                waited = [coming, *ends]
+                timeout = self._limits.comment_seconds
+                done, _ = await asyncio.wait(waited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+                if done.intersection(ends):
+                    break
+                if not done:
                     await self._write(request, response, b":\n\n")
                     continue
                 event = coming.result()
@@ -68,11 +73,14 @@ class Events:
                 await self._write(request, response, _text(event))
         except ConnectionError:
             pass  # it left
+        except Exception:  # the response has begun: there can't be another one
+            log.exception("a fault of nftlb itself: the events end")
         finally:
             for task in (coming, *ends):
                 task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+            await asyncio.gather(coming, *ends, return_exceptions=True)
+            if isinstance(events, AsyncGenerator):
+                await events.aclose()
         return response
 
     async def _write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
