@@ -27,7 +27,7 @@ from .hands import Hands
 from .hooks import Hooks
 from .keeper import Keeper
 from .reconciler import Reconciler
-from .runtime import overlay
+from .runtime import overlay, remaining
 from .store import Store
 from .watcher import Watcher
 
@@ -59,10 +59,11 @@ class Daemon:
 
     async def _run(self, base: Config) -> None:
         metrics, bus = Metrics(), Bus()
+        metrics.watch(asyncio.get_running_loop())
         faults = Faults(bus.publish)
         store = Store(base.state_dir, base.table)
         memory = _recall(store, faults)
-        config, misfits = overlay(base, memory.pools)
+        config, misfits = overlay(base, remaining(base, memory.pools))
         for misfit in misfits:
             _log.warning("%s", misfit)
 

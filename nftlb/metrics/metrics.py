@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
@@ -63,6 +65,7 @@ class Metrics:
             "nftlb_config_reloads_total", "Attempts to read the file again, by result.", ("result",), registry=registry
         )
         self._hooks = Counter("nftlb_hooks_total", "Hooks that ended, by outcome.", ("outcome",), registry=registry)
+        self._tasks = Gauge("nftlb_tasks", "Tasks of the event loop, of which each does one thing.", registry=registry)
         for result in ("success", "failure"):
             self._reloads.labels(result)  # a rate needs the zero before the first
         # labels() costs as much as all the rest of a call.
@@ -113,6 +116,10 @@ class Metrics:
     def hook(self, outcome: str) -> None:
         """Count a hook that ended; the outcome is one of a few words, such as ok, failed, timeout."""
         self._hooks.labels(outcome).inc()
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Count the tasks of this loop at every scrape."""
+        self._tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
 
     def render(self, status: Status) -> tuple[bytes, str]:
         """Give the content of a scrape, and its type. Any thread may do it, one at a time.

@@ -1,0 +1,147 @@
+"""Three hundred backends flap at random for a minute under traffic; then everything agrees, and nothing has leaked."""
+
+from __future__ import annotations
+
+import random
+import re
+import selectors
+import socket
+import time
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Self
+
+from flowing import Flow, lost, sources, twice
+from running import Running
+
+from nftlb.lab import VIP4, Lab
+from nftlb.lab.datagram import decode
+
+if TYPE_CHECKING:
+    from nftlb.lab import Host
+
+PORTS = range(6000, 6100)
+MINUTE = 60.0
+CHECK = {
+    "udp": {"send": "are you there", "match": "are you there"},
+    "interval": "1s",
+    "fast_interval": "200ms",
+    "timeout": "300ms",
+    "rise": 2,
+    "fall": 2,
+}
+
+
+class Flapping:
+    """UDP servers on all ports of all backends, each of which answers only while it is `alive`."""
+
+    def __init__(self, hosts: list[Host]) -> None:
+        self.alive = {(host.name, port): True for host in hosts for port in PORTS}
+        self._selector = selectors.DefaultSelector()
+        self._stop, wake = socket.socketpair()
+        self._selector.register(wake, selectors.EVENT_READ)
+        for host in hosts:
+            for port in PORTS:
+                one = host.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
+                one.bind((host.ipv4, port))
+                one.setblocking(False)
+                self._selector.register(one, selectors.EVENT_READ, (host.name, port))
+        self._thread = Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.close()
+        self._thread.join()
+        for key in tuple(self._selector.get_map().values()):
+            key.fileobj.close()  # type: ignore[union-attr]
+        self._selector.close()
+
+    def _serve(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                if key.data is None:
+                    return
+                assert isinstance(key.fileobj, socket.socket)
+                payload, peer = key.fileobj.recvfrom(2048)
+                if self.alive[key.data]:
+                    decoded = decode(payload)
+                    name = f"{key.data[0]}-{key.data[1]}"
+                    key.fileobj.sendto(decoded[0].reply(name).encode() if decoded else payload, peer)
+
+
+def pools(lab: Lab) -> dict[str, Any]:
+    backends = {f"{host.name}-{port}": f"{host.ipv4}:{port}" for host in lab.backends for port in PORTS}
+    return {"dns": {"listen": f"{VIP4}:53/udp", "backends": backends, "health": CHECK, "quorum": 1}}
+
+
+def descriptors(daemon: Running) -> int:
+    return len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir()))
+
+
+def resident(daemon: Running) -> int:
+    """Kilobytes."""
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1])  # type: ignore[index]
+
+
+def metric(daemon: Running, name: str) -> float:
+    text = daemon.call("GET", "/metrics")[1]
+    return float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1])
+
+
+def agreed(lab: Lab, servers: Flapping, document: dict[str, Any]) -> bool:
+    """Whether status, kernel and reality tell the same of all backends."""
+    real = {f"{host}-{port}" for (host, port), alive in servers.alive.items() if alive}
+    backends = document["pools"][0]["backends"]
+    told = {one["name"] for one in backends if one["up"]}
+    turning = {one["name"] for one in backends if one["in_rotation"]}
+    listing = lab.nft("list table ip nftlb")
+    current = re.search(r"chain pool/dns \{\s+goto (\S+)", listing)[1]
+    wheel = re.search(rf"chain {re.escape(current)} \{{(.*?)\n\t\}}", listing, re.DOTALL)[1]
+    return real == told == turning == set(re.findall(r"goto backend/dns/(\S+?)[,\s]", wheel))
+
+
+def test_a_minute_of_flapping(tmp_path: Path) -> None:
+    """At the end status, kernel and reality agree; one commit a batch; no descriptor, task or memory is left over."""
+    chance = random.Random(300)  # noqa: S311 - the same in every run
+    with (
+        Lab(backends=3) as lab,
+        Flapping(lab.backends) as servers,
+        Running(lab.balancer, tmp_path, pools(lab)) as daemon,
+    ):
+        daemon.poll_status(lambda document: agreed(lab, servers, document), "agreement at the beginning")
+        before = descriptors(daemon), metric(daemon, "nftlb_tasks")
+        warm = 0
+        with Flow(lab.client, (VIP4, 53), rate=500) as flow:
+            begin = time.monotonic()
+            while (passed := time.monotonic() - begin) < MINUTE:
+                flow.wait(chance.randrange(1, 20))
+                for who in chance.sample(sorted(servers.alive), chance.randrange(1, 8)):
+                    servers.alive[who] = not servers.alive[who]
+                if not warm and passed > MINUTE / 3:
+                    warm = resident(daemon)
+            daemon.poll_status(lambda document: agreed(lab, servers, document), "agreement at the end")
+            settled = time.monotonic()
+            flow.wait(1000)
+        sent = flow.stop()
+        transitions = [one for one in daemon.events if one.kind in ("backend_up", "backend_down")]
+        swaps = [one for one in daemon.events if one.kind == "swap"]
+        after = descriptors(daemon), metric(daemon, "nftlb_tasks")
+        print(  # noqa: T201 - figures for the documents, shown by pytest -s
+            f"\n{len(transitions)} transitions, {len(swaps)} commits, descriptors {before[0]} -> {after[0]}, "
+            f"tasks {before[1]:g} -> {after[1]:g}, memory {warm} -> {resident(daemon)} kB"
+        )
+
+        assert len(transitions) > 300
+        assert {1} == {one.event["details"]["transactions"] for one in swaps}
+        assert len(swaps) <= len(transitions)
+        assert [] == [one.number for one in lost([one for one in sent if one.at > settled])]
+        assert [] == twice(sent)
+        assert {(VIP4, 53)} == sources(sent)
+        assert resident(daemon) < warm * 1.2
+        # Checks are under way at any moment: sockets and tasks of some of them.
+        assert abs(after[0] - before[0]) < 150
+        assert abs(after[1] - before[1]) < 150
