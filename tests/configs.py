@@ -99,6 +99,8 @@ def pools(draw: st.DrawFn, name: str, listen: list[str] | None = None) -> Docume
     }
     if forward == "nat":
         pool["passive"] = draw(st.booleans()) and any(one.endswith("/udp") for one in listen)
+        if pool["passive"]:
+            pool["health"] = {"icmp": {}}
         pool["per"] = draw(st.sampled_from(("packet", "packet", "flow")))
         pool["source"] = draw(st.sampled_from(("masquerade", "keep", "address")))
         if pool["source"] == "address":

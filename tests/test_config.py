@@ -192,7 +192,7 @@ def test_defaults_that_a_way_to_forward_has_no_use_for_are_left_out() -> None:
     """A source in the defaults is no fault of a pool that keeps the client's address anyway."""
     config = parse(
         """
-        defaults: {source: keep, passive: true, ingress: [eth0]}
+        defaults: {source: keep, passive: true, ingress: [eth0], health: {icmp: }}
         pools:
           nat: {listen: 192.0.2.1:53/udp, backends: {a: 10.0.0.1}}
           dsr: {listen: 192.0.2.2:53/udp, forward: dsr, backends: {a: 10.0.0.2}}

@@ -18,6 +18,8 @@ def witness(*pools: str) -> Witness:
 
 def pool(name: str = "dns", *, listen: str = "192.0.2.53:53/udp", more: str = "", **backends: str) -> str:
     lines = [f"{name}:", f"  listen: [{listen}]", "  passive: true", *(f"  {line}" for line in more.splitlines())]
+    if "health:" not in more:
+        lines.append("  health: {icmp: }")
     lines += ["  backends:", *(f"    {backend}: {written}" for backend, written in backends.items())]
     return "\n".join(lines)
 

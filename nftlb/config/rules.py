@@ -163,6 +163,9 @@ def passive(part: Whole, _: Where) -> Iterator[Fault]:
         yield Fault(path, f"passive is on with forward: {pool.forward}; allowed: passive with forward: nat")
     if all(listener.protocol is not Protocol.UDP for listener in pool.listen):
         yield Fault(path, "passive is on, but the pool has no udp listener; allowed: passive with a udp listener")
+    if not pool.health:
+        message = "passive is on, but the pool has no health check that would bring a backend back"
+        yield Fault(path, f"{message}; allowed: passive with a health check")
 
 
 def quorum(part: Whole, _: Where) -> Iterator[Fault]:
