@@ -55,7 +55,7 @@ class _Item:
 class Checker:
     """Carries out the checks of a configuration. Results go to `hear`, which returns seconds to the next start.
 
-    `unable` hears of checks that this machine could not carry out, with the reason; "" when one could be again.
+    `unable` hears why this machine can't carry out some check, as long as there is one; then "".
     `late` hears how many seconds after its time each check began.
     """
 
@@ -69,7 +69,7 @@ class Checker:
         self._unable = unable
         self._late = late
         self._items: dict[Place, _Item] = {}
-        self._strangled = False
+        self._unfit: dict[Place, str] = {}
 
     def configure(self, config: Config) -> None:
         """Follow a configuration, also the first; what did not change keeps its timer and its check on the way."""
@@ -88,6 +88,7 @@ class Checker:
                 new.append(item)
         for item in before.values():
             self._stop(item)
+            self._able(item.place)
         self._stagger(new)
 
     async def close(self) -> None:
@@ -127,27 +128,32 @@ class Checker:
         began = loop.time()
         try:
             result = await run(item.probe, item.subject)
+            delay = self._result(item, result)
         except SystemFault as fault:
-            self._strangled = True
-            self._unable(str(fault))
+            self._unfit[item.place] = str(fault)
+            self._show()
             delay = max(_STRANGLED, item.health.interval / 1000)
         except Exception:  # noqa: BLE001 - it is in the log, and the check goes on
             _log.exception("a fault of nftlb itself in the %s check of %s", item.health.check.kind, item.place)
             delay = item.health.interval / 1000
-        else:
-            delay = self._result(item, result)
         item.task = None
         if item.active:
             delay *= 1 - JITTER * random.random()  # noqa: S311 - nothing secret about it
             self._plan(item, max(began + delay, loop.time()))
 
     def _result(self, item: _Item, result: Result) -> float:
-        if self._strangled:
-            self._strangled = False
-            self._unable("")
         if not item.active:
             return 0.0
+        self._able(item.place)
         return self._hear(item.place, result)
+
+    def _able(self, place: Place) -> None:
+        if self._unfit.pop(place, None) is not None:
+            self._show()
+
+    def _show(self) -> None:
+        """Tell the first reason that still holds: with many checks of many kinds, some go on working meanwhile."""
+        self._unable(next(iter(self._unfit.values()), ""))
 
 
 def _checks(pool: Pool) -> Iterable[tuple[Place, Health, Subject]]:
