@@ -26,7 +26,7 @@ from nftlb.service import (
 from . import report, systemd
 from .clock import now, wall
 from .counters import Counters
-from .runtime import overlay
+from .runtime import overlay, remaining
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -49,6 +49,8 @@ _log = logging.getLogger(__name__)
 
 _COUNTERS_AGE = 1.0
 """Seconds that counters may be old: reading them costs the kernel a listing of our tables."""
+_COUNTERS_PATIENCE = 2.0
+"""Seconds that a status waits for them; while the kernel is at work on something long, it shows older ones."""
 
 
 class Control:
@@ -75,7 +77,7 @@ class Control:
         self.fleet = fleet
         self.base = base
         self._file = file
-        self._runtime = {name: one for name, one in memory.pools.items() if one.added or one.removed}
+        self._runtime = remaining(base, memory.pools)
         self._hands = hands
         self._metrics = metrics
         self._bus = bus
@@ -88,7 +90,7 @@ class Control:
         self._problems: tuple[str, ...] = ()
         self._counters = Counters()
         self._counted_at = -_COUNTERS_AGE
-        self._counting = asyncio.Lock()
+        self._counting: asyncio.Task[None] | None = None
         self._swaps = self._failures = self._restored = 0
         self._last_swap: datetime | None = None
 
@@ -172,16 +174,18 @@ class Control:
     def close(self) -> None:
         if self._step is not None:
             self._step.cancel()
+        if self._counting is not None:
+            self._counting.cancel()
 
     # --- Service -----------------------------------------------------------------------------------------------------
 
     async def status(self) -> Status:
         await self._count()
-        moment = now()
-        membership = self.fleet.membership(moment)
+        membership = self.fleet.membership(now())
         pools = []
-        for name, pool in tuple(self.fleet.pools.items()):
-            pools.append(report.pool_status(pool, membership.of(name), self._counters, self._added(name)))
+        # A reload meanwhile puts another fleet in the place of this one.
+        for pool, added in [(pool, self._added(pool)) for pool in self.fleet.pools.values()]:
+            pools.append(report.pool_status(pool, membership.of(pool.pool.name), self._counters, added))
             await asyncio.sleep(0)  # ten thousand backends take a while, in which checks have to begin
         return Status.model_construct(
             version=version("nftlb"),
@@ -211,7 +215,7 @@ class Control:
         self._find(name)
         await self._count()
         pool = self._find(name)
-        return report.pool_status(pool, self._state(name), self._counters, self._added(name))
+        return report.pool_status(pool, self._state(name), self._counters, self._added(pool))
 
     def ready(self, pool: str | None = None) -> bool:
         if pool is not None:
@@ -242,7 +246,7 @@ class Control:
             if file is not None and file.backend(name) == backend:
                 added = runtime.added
             else:
-                added = {**runtime.added, name: dict(written) if isinstance(written, dict) else {"address": written}}
+                added = {**runtime.added, name: written}
             kept = tuple(one for one in runtime.removed if one != name or name in added)
             self._runtime[pool] = PoolMemory(added=added, removed=kept)
         await self.keeper.save()
@@ -291,7 +295,8 @@ class Control:
         if base.table != self.config.table:
             message = f"{base.table} is another table than {self.config.table}, which a reload can't leave"
             raise ConfigError([Problem(self._file, 0, 0, "table", f"{message}; needed: a restart")])
-        runtime = {name: PoolMemory(added=one.added) for name, one in self._runtime.items() if one.added}
+        added = {name: PoolMemory(added=one.added) for name, one in self._runtime.items()}
+        runtime = remaining(base, added)
         config, misfits = overlay(base, runtime)
         await self._adopt(config)
         self.base = base
@@ -329,26 +334,32 @@ class Control:
 
     async def _count(self) -> None:
         """Bring the counters up to date. Whoever comes meanwhile waits for the same reading."""
-        async with self._counting:
+        if self._counting is None:
             if now() - self._counted_at < _COUNTERS_AGE:
                 return
-            try:
-                self._counters.take(await self._hands.counters())
-            except NftlbError as error:
-                _log.debug("no counters: %s", error)
+            self._counting = asyncio.create_task(self._read_counters())
+        await asyncio.wait([self._counting], timeout=_COUNTERS_PATIENCE)
+
+    async def _read_counters(self) -> None:
+        try:
+            self._counters.take(await self._hands.counters())
+        except NftlbError as error:
+            _log.debug("no counters: %s", error)
+        finally:
             self._counted_at = now()
+            self._counting = None
 
     async def _backend(self, pool: str, name: str) -> BackendStatus:
         found = self._find(pool, name)
-        return report.backend_status(found, name, self._state(pool), self._counters, added=name in self._added(pool))
+        return report.backend_status(found, name, self._state(pool), self._counters, added=name in self._added(found))
 
     def _state(self, pool: str) -> Any:
         return self.fleet.membership(now()).of(pool)
 
-    def _added(self, pool: str) -> set[str]:
-        file = self.base.pool(pool)
+    def _added(self, pool: TrackedPool) -> set[str]:
+        file = self.base.pool(pool.pool.name)
         known = {one.name for one in file.backends} if file else set()
-        return self.fleet.pools[pool].backends.keys() - known
+        return pool.backends.keys() - known
 
     def _find(self, pool: str, backend: str | None = None) -> TrackedPool:
         found = self.fleet.pools.get(pool)

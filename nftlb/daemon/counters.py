@@ -22,6 +22,7 @@ class Counters:
     def __init__(self) -> None:
         self._latest: dict[str, Count] = {}
         self._before: dict[str, Count] = {}
+        self._pools: dict[str, Count] = {}
 
     def take(self, found: Mapping[str, Count]) -> None:
         """Hear what the kernel has now."""
@@ -30,8 +31,17 @@ class Counters:
             if now.packets < last.packets or now.bytes < last.bytes:
                 self._before[owner] = self._before.get(owner, _NOTHING) + last
         self._latest = dict(found)
+        self._pools = {}
+        for counts in (self._before, self._latest):
+            for owner, count in counts.items():
+                pool, _, _ = owner.rpartition("/")
+                self._pools[pool] = self._pools.get(pool, _NOTHING) + count
 
     def of(self, pool: str, backend: str) -> Count:
         """What was sent to a backend."""
         owner = f"{pool}/{backend}"
         return self._before.get(owner, _NOTHING) + self._latest.get(owner, _NOTHING)
+
+    def of_pool(self, pool: str) -> Count:
+        """What was sent on for a pool: also to its sorry server, and to backends that it has no longer."""
+        return self._pools.get(pool, _NOTHING)

@@ -23,6 +23,7 @@ _WORST_FIRST = (Why.FALLBACK, Why.PANIC, Why.HEALTHY)
 def pool_status(pool: TrackedPool, state: PoolState, counters: Counters, added: Collection[str]) -> PoolStatus:
     """One pool; `state` is what the compiler was told of it, `added` who is not in the file."""
     shares, modes = _shares(pool, state)
+    count = counters.of_pool(pool.pool.name)
     backends = tuple(
         _backend(pool.pool.name, tracked, shares.get(name, 0.0), counters, added=name in added)
         for name, tracked in pool.backends.items()
@@ -38,8 +39,8 @@ def pool_status(pool: TrackedPool, state: PoolState, counters: Counters, added: 
         healthy=pool.healthy,
         mode=next(mode for mode in _WORST_FIRST if mode in modes),
         since=wall(pool.since),
-        packets=sum(one.packets for one in backends),
-        bytes=sum(one.bytes for one in backends),
+        packets=count.packets,
+        bytes=count.bytes,
         backends=backends,
     )
 

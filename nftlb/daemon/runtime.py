@@ -6,29 +6,41 @@ from typing import TYPE_CHECKING
 
 from nftlb.config import amend, read_backend
 from nftlb.errors import ConfigError
+from nftlb.health import PoolMemory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nftlb.health import PoolMemory
     from nftlb.model import Config
 
 
+def remaining(config: Config, memory: Mapping[str, PoolMemory]) -> dict[str, PoolMemory]:
+    """What of it still says something beside the file, without what is remembered of health.
+
+    A backend that was added, and that the file has by now, is the file's: when it leaves the file, it is gone.
+    """
+    found = {}
+    for name, old in memory.items():
+        pool = config.pool(name)
+        if pool is not None:
+            removed = tuple(one for one in old.removed if pool.backend(one) is not None)
+            added = {one: text for one, text in old.added.items() if one in removed or pool.backend(one) is None}
+            if added or removed:
+                found[name] = PoolMemory(added=added, removed=removed)
+    return found
+
+
 def overlay(config: Config, memory: Mapping[str, PoolMemory]) -> tuple[Config, list[str]]:
-    """Give the configuration with what is remembered, and what of that no longer fits, a line each."""
+    """Give the configuration with what is `remaining`, and what of that does not fit, a line each."""
     misfits = []
     for name, remembered in memory.items():
-        pool = config.pool(name)
-        if pool is None:
-            continue
         for backend, written in remembered.added.items():
-            if pool.backend(backend) is not None:
-                continue  # the file has it by now
             try:
-                config = amend(config, name, add=[read_backend(name, backend, written)])
+                # One that the file has was removed before another was added by its name.
+                config = amend(config, name, add=[read_backend(name, backend, written)], remove=[backend])
             except ConfigError as error:
                 misfits.append(f"{name}/{backend}, added at run time, is left out: {error}")
-        gone = [backend for backend in remembered.removed if pool.backend(backend) is not None]
+        gone = [one for one in remembered.removed if one not in remembered.added]
         try:
             config = amend(config, name, remove=gone) if gone else config
         except ConfigError as error:

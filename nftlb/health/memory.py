@@ -26,7 +26,7 @@ class PoolMemory(_Part):
     """One pool."""
 
     backends: dict[str, BackendMemory] = {}
-    added: dict[str, dict[str, Any]] = Field({}, description="backends added at run time, as they were written")
+    added: dict[str, Any] = Field({}, description="backends added at run time, as they were written")
     removed: tuple[str, ...] = Field((), description="backends of the file that were removed at run time")
 
 
