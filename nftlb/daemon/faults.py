@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from nftlb.service import Event, EventKind, Fault
+
+from .clock import wall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ class Faults:
 
     def set(self, what: str, message: str) -> None:
         """Note that something does not work. Told again only if the message is another one."""
-        now = datetime.fromtimestamp(time.time(), UTC)
+        now = wall()
         before = self._present.get(what)
         if before is not None and before.message == message:
             return
@@ -39,5 +39,4 @@ class Faults:
         """Note that it works, again."""
         if self._present.pop(what, None) is not None:
             _log.info("%s: works again", what)
-            now = datetime.fromtimestamp(time.time(), UTC)
-            self._publish(Event(kind=EventKind.FAULT_GONE, at=now, details={"what": what}))
+            self._publish(Event(kind=EventKind.FAULT_GONE, at=wall(), details={"what": what}))

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from nftlb.apply import Applier
+from nftlb.errors import SystemFault
 from nftlb.kernel import LibNftables
 
 if TYPE_CHECKING:
@@ -74,7 +75,10 @@ class Hands:
         return await self._do(lambda: self._at_hand().kernel.counters(self._table))
 
     async def _do(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except OSError as error:  # no descriptor left, no memory
+            raise SystemFault(f"the kernel can't be asked: {error.strerror or error}") from error
 
     def _open(self) -> None:
         self._kernel = self._make_kernel()

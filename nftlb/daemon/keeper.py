@@ -56,9 +56,9 @@ class Keeper:
     async def close(self) -> None:
         """Save for the last time."""
         await self.save()
-        self._disarm()
         if self._task is not None:
             await self._task
+        self._disarm()  # what failed now is not tried again
 
     def _begin(self) -> None:
         self._timer = None

@@ -9,6 +9,9 @@ import time
 
 _log = logging.getLogger(__name__)
 
+_PATIENCE = 1.0
+"""Seconds that systemd may be too busy to take a message; the checks wait as long."""
+
 
 def notify(*lines: str) -> None:
     """Send assignments such as `READY=1`; see sd_notify(3)."""
@@ -18,9 +21,10 @@ def notify(*lines: str) -> None:
     address = f"\0{path[1:]}" if path.startswith("@") else path
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.settimeout(_PATIENCE)
             sender.sendto("\n".join(lines).encode(), address)
     except OSError as error:
-        _log.warning("systemd can't be told (%s): %s", " ".join(lines), error.strerror)
+        _log.warning("systemd can't be told (%s): %s", " ".join(lines), error.strerror or error)
 
 
 def reloading() -> None:
