@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake_api import NOW, TOKEN, Api, backend, fake_api, pool, status, troubled
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nftlb.cli import main
@@ -413,6 +413,7 @@ def test_picture() -> None:
     )[-1:]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(20, 200), st.integers(1, 50), st.booleans())
 def test_a_picture_fits(height: int, width: int, count: int, sick: bool) -> None:
     """Never more lines than the terminal has; what is left out is counted."""
@@ -566,6 +567,7 @@ def test_short(number: float, expected: str) -> None:
     assert expected == short(number)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 9e20))
 def test_short_is_short(number: float) -> None:
     """Whatever is counted."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake_api import TOKEN, backend, fake_api, troubled
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nftlb import service
@@ -70,6 +70,7 @@ def test_what_is_no_address(text: str) -> None:
         read_address(text)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_an_address_or_bad_input(text: str) -> None:
     """Nothing else happens; and what is one is read back from what it shows."""
@@ -251,6 +252,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON, st.sampled_from(["", "pools", "kernel", "config", "faults", "started", "pid", "ready"]))
 def test_any_document_is_a_status_or_none(found: Any, place: str) -> None:
     """ValueError and nothing else, whatever is at any place."""
@@ -259,6 +261,7 @@ def test_any_document_is_a_status_or_none(found: Any, place: str) -> None:
         assert isinstance(read_status(document), Seen)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_printable(text: str) -> None:
     """No control character is left, and nothing else is lost."""

@@ -14,6 +14,7 @@ MAY = {
     "errors": set(),
     "model": {"errors"},
     "config": {"errors", "model"},
+    "importer": {"errors", "model"},
     "ruleset": set(),
     "compiler": {"errors", "model", "ruleset"},
     "explain": {"errors", "model", "ruleset", "compiler"},
@@ -50,6 +51,7 @@ SILENT = (
     "ruleset",
     "compiler",
     "explain",
+    "importer",
     "health",
     "service",
 )  # no sockets, files, clock, environment or log

@@ -38,6 +38,7 @@ COMMANDS = {
     "reload": Entry("nftlb.cli.reload:reload", "Have the daemon read its file again."),
     "explain": Entry("nftlb.cli.explain:explain", "Tell which pool takes a packet, which slots, which rewrite."),
     "doctor": Entry("nftlb.cli.doctor:doctor", "Tell what on this host would stop it, and the mend."),
+    "import": Entry("nftlb.cli.importing:import_", "Turn keepalived's or LVS's configuration into ours."),
     "schema": Entry("nftlb.cli.schema:schema", "Show the JSON Schema of the configuration."),
     "demo": Entry("nftlb.cli.demo:demo", "A whole lab in namespaces, no root needed."),
     "completion": Entry("nftlb.cli.completion:completion", "Show the script that teaches a shell to complete."),

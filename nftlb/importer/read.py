@@ -1,0 +1,34 @@
+"""Values that both importers read; what is none is an error with its line. No I/O."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from nftlb.model.reading import Unfit, read_address, show
+
+from .remark import fault
+
+if TYPE_CHECKING:
+    from nftlb.model import IPAddress
+
+_DIGITS = re.compile(r"[0-9]{1,9}")
+LAST_PORT = 65535
+
+
+def address(text: str, file: str, line: int) -> IPAddress:
+    try:
+        return read_address(text)
+    except Unfit as error:
+        raise fault(file, line, str(error)) from None
+
+
+def number(text: str, file: str, line: int, low: int, high: int) -> int:
+    if not _DIGITS.fullmatch(text) or not low <= int(text) <= high:
+        raise fault(file, line, f"{show(text)} is not a number that can stand here; allowed: {low} to {high}")
+    return int(text)
+
+
+def port(text: str, file: str, line: int) -> int | None:
+    """A port; None for 0, which is none."""
+    return number(text, file, line, 0, LAST_PORT) or None
