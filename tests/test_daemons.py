@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -261,6 +264,33 @@ def test_server_that_can_not_start(temporary: Path) -> None:
         with pytest.raises(SystemFault, match=r"(?s)did not start: it has ended.*192\.0\.2\.99"), twin:
             pass
     assert before == remains(temporary)
+
+
+def test_tests_that_are_killed(temporary: Path) -> None:
+    """When the process that runs the tests is killed, a server of several processes goes too, stopped or not."""
+    script = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+from daemons.nginx import Nginx
+from nftlb.lab import Lab
+with Lab(backends=1) as lab, Nginx(lab.backends[0]) as daemon:
+    daemon.stop()
+    print(daemon.pid, flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as tests:
+        assert tests.stdout
+        group = int(tests.stdout.readline())
+        assert 2 == len(processes.members(group))
+        tests.kill()
+    processes.await_that(lambda: not processes.members(group), "the server has ended")
+    processes.await_that(lambda: not list(temporary.iterdir()), "its files are gone")
 
 
 def test_program_that_is_missing() -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import struct
 import subprocess
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from daemons import processes
+from daemons.guard import Guard
 from daemons.processes import PATIENCE, await_that
 from daemons.programs import environment, program
 
@@ -58,7 +57,7 @@ class Daemon(ABC):
         self.port = port or self.default_port
         self.addresses = tuple(addresses) or (host.address(version),)
         self._process: subprocess.Popen[str] | None = None
-        self._directory: Path | None = None
+        self._guard: Guard | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self.host.name}>"
@@ -94,9 +93,9 @@ class Daemon(ABC):
     @property
     def directory(self) -> Path:
         """Where all of its files are; exists inside `with`."""
-        if self._directory is None:
+        if self._guard is None:
             raise RuntimeError(f"{self!r} is used outside of its `with`")
-        return self._directory
+        return self._guard.directory
 
     @property
     def address(self) -> str:
@@ -121,8 +120,7 @@ class Daemon(ABC):
         return self._process.pid
 
     def __enter__(self) -> Self:
-        # Not pytest's tmp_path: its length can exceed the 107 bytes that the path of a Unix socket may have.
-        self._directory = Path(tempfile.mkdtemp(prefix=f"nftlb-{self.name}-"))
+        self._guard = Guard(self.name)
         try:
             self.start()
         except BaseException:
@@ -152,6 +150,7 @@ class Daemon(ABC):
                 env={**environment(), **self.variables()},
                 start_new_session=True,  # and with it a process group of its own
             )
+        self._watch(self.pid)
         try:
             await_that(self._bound, f"{self!r} listening at port {self.port}")
             self._await_answer(right=True)
@@ -175,6 +174,7 @@ class Daemon(ABC):
         if self._process is not None:
             processes.kill(self._process.pid)
             self._process.wait(PATIENCE)
+            self._watch(None)
 
     def wrong(self) -> None:
         """Have it answer wrongly from now on, until `right` or `start`."""
@@ -191,13 +191,17 @@ class Daemon(ABC):
         try:
             self.kill()
         finally:
-            if self._directory is not None:
-                shutil.rmtree(self._directory)
-                self._directory = None
+            if self._guard is not None:
+                self._guard.close()
+                self._guard = None
 
     def log(self) -> str:
         """Return what it has written to standard output and error since it was last started."""
         return (self.directory / "log").read_text(encoding="utf-8", errors="replace")
+
+    def _watch(self, group: int | None) -> None:
+        if self._guard is not None:
+            self._guard.watch(group)
 
     def _await_answer(self, *, right: bool) -> None:
         """Ask from its own host until the answer is right, or wrong."""
