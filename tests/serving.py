@@ -18,6 +18,7 @@ from nftlb.web.tokens import digest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
+    from logging import Logger
 
     from nftlb.web.connection import Connection
 
@@ -127,10 +128,11 @@ async def serving(
     tokens: Any = one_token,
     limits: Limits | None = None,
     listen: Endpoint | UnixSocket = LOOPBACK,
+    access_log: Logger | None = None,
 ) -> AsyncIterator[World]:
     """Run a server, on a free port of the loopback interface if nothing else is said."""
     service, metrics, limits = service or two_pools(), Metrics(), limits or Limits()
-    server = Server(application(service, metrics, tokens, limits), listen, limits)
+    server = Server(application(service, metrics, tokens, limits), listen, limits, access_log)
     world = World(server, service, metrics)
     await server.start()
     try:

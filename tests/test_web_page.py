@@ -1,0 +1,130 @@
+"""The web page: one file, which the browser lets do no more than it has to."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from base64 import b64encode
+from html.parser import HTMLParser
+from importlib.resources import files
+
+import pytest
+from serving import Answer, run, serving
+
+from nftlb.service import EventKind
+from nftlb.web.page import policy
+
+HTML = files("nftlb.web").joinpath("page.html").read_text(encoding="utf-8")
+
+
+class Reader(HTMLParser):
+    """What tags and attributes a page has, and the texts in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.texts: dict[str, list[str]] = {}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        if self.lasttag:
+            self.texts.setdefault(self.lasttag, []).append(data)
+
+
+@pytest.fixture(scope="module")
+def page() -> Reader:
+    reader = Reader()
+    reader.feed(HTML)
+    return reader
+
+
+def served() -> Answer:
+    answers = []
+
+    async def test() -> None:
+        async with serving() as world:
+            answers.append(await world.get("/"))
+
+    run(test())
+    return answers[0]
+
+
+def test_it_is_served() -> None:
+    """As it is in the package, and asked for again each time: it belongs to this version of the API."""
+    answer = served()
+
+    assert (200, "text/html; charset=utf-8") == (answer.status, answer.headers["content-type"])
+    assert answer.headers["cache-control"] == "no-cache"
+    assert HTML == answer.body.decode()
+
+
+def test_only_its_own_script_runs(page: Reader) -> None:
+    """The policy allows the one script and the one style by their digests, and nothing from elsewhere."""
+    policy_ = dict(part.split(" ", 1) for part in served().headers["content-security-policy"].split("; "))
+
+    for tag in ("script", "style"):
+        (text,) = [text for text in page.texts[tag] if text.strip()]
+        digest = b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" == policy_[f"{tag}-src"]
+    assert ("'none'", "'self'") == (policy_["default-src"], policy_["connect-src"])
+    assert {"'none'"} == {policy_[name] for name in ("base-uri", "form-action", "frame-ancestors")}
+    assert "unsafe" not in str(policy_)
+
+
+def test_a_policy_is_of_its_page() -> None:
+    """Another script has another digest."""
+    one = policy("<style>a{}</style><script>1</script>")
+
+    assert one != policy("<style>a{}</style><script>2</script>")
+    assert one == policy("<style>a{}</style><p></p><script>1</script>")
+
+
+def test_nothing_comes_from_elsewhere(page: Reader) -> None:
+    """No attribute names another place, runs a script or sets a style: the policy would refuse it."""
+    places = [value for _, name, value in page.attributes if name in {"src", "href", "action", "data", "srcset"}]
+    assert {"data:,", "api/v1/status"} == set(places)
+    assert [] == [name for _, name, _ in page.attributes if name.startswith("on") or name == "style"]
+    assert not re.search(r"""://|["'`(]//""", "".join(page.texts["script"] + page.texts["style"]))
+    assert not re.search(r"url\(|@import", "".join(page.texts["style"]))
+
+
+def test_nothing_becomes_html(page: Reader) -> None:
+    """What the daemon says, a backend's own words among it, gets into the page as text only."""
+    script = "".join(page.texts["script"])
+
+    sinks = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|srcdoc|DOMParser|\.cssText"
+    assert re.findall(sinks, script) == []
+    assert script.count("textContent") >= 2
+
+
+def test_it_changes_nothing(page: Reader) -> None:
+    """It asks and listens; there is no form, no button and no method but GET."""
+    script = "".join(page.texts["script"])
+
+    assert {"api/v1/status", "api/v1/events"} == set(re.findall(r'"(api/[^"]*)"', script))
+    assert "method" not in script
+    assert not {"form", "button", "iframe", "object", "embed"} & set(page.tags)
+
+
+def test_it_knows_all_events(page: Reader) -> None:
+    """A kind that it does not listen for would never be shown."""
+    script = "".join(page.texts["script"])
+
+    (kinds,) = re.findall(r"const kinds = \[(.*?)\]", script)
+    assert set(EventKind) == set(re.findall(r'"(\w+)"', kinds))
+
+
+def test_it_can_be_read_by_all(page: Reader) -> None:
+    """A language, a title, names for the fields, states that are told to screen readers, and both colour schemes."""
+    assert ("html", "lang", "en") in page.attributes
+    assert "title" in page.tags
+    assert ("input", "aria-label", "Find a pool, backend or address") in page.attributes
+    assert {"status", "alert"} == {value for _, name, value in page.attributes if name == "role"}
+    assert "noscript" in page.tags
+    assert "prefers-color-scheme: dark" in "".join(page.texts["style"])
+    script = "".join(page.texts["script"])
+    assert all(sign in script for sign in ("✓ up", "✕ down", "✓ ready", "✕ not ready"))  # not by colour alone
