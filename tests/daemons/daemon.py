@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT = 1.0
 """Seconds that `ask` waits unless told otherwise; a healthy server of the lab needs milliseconds."""
+_FIRST_PATIENCE = 0.1
 _LISTENING = "0A"
 _UNCONNECTED = "07"
 _LOG_TAIL = 2000
@@ -206,14 +207,16 @@ class Daemon(ABC):
     def _await_answer(self, *, right: bool) -> None:
         """Ask from its own host until the answer is right, or wrong."""
         deadline = time.monotonic() + PATIENCE
+        timeout = _FIRST_PATIENCE  # a server may lose what comes while it starts
         while True:
             said: object
             try:
-                said = answer = self.ask()
+                said = answer = self.ask(timeout=timeout)
                 if answer.right is right:
                     return
             except (TimeoutError, ConnectionError) as problem:
                 said = problem
+            timeout = min(2 * timeout, ANSWER_TIMEOUT)
             if not self.running or time.monotonic() > deadline:
                 raise SystemFault(f"no {'right' if right else 'wrong'} answer, but: {said!r}")
 
