@@ -145,7 +145,6 @@ class Control:
         else:
             _log.info("kernel follows after %.1f ms: %d transaction(s)", commit.seconds * 1000, transactions)
         self._bus.publish(Event(kind=EventKind.SWAP, at=wall(), details=details))
-        self._faults.clear("kernel")
 
     def refusal(self, error: NftlbError) -> None:
         """Hear that the kernel refused."""
@@ -153,6 +152,10 @@ class Control:
         self._metrics.swap_failed()
         self._faults.set("kernel", f"the old rules stay, and it is tried again: {error}")
         self._bus.publish(Event(kind=EventKind.SWAP_FAILED, at=wall(), reason=str(error)))
+
+    def mended(self) -> None:
+        """Hear that the kernel has what it refused, or that this is not wanted any more."""
+        self._faults.clear("kernel")
 
     def lacking(self, what: tuple[str, ...]) -> None:
         """Hear what the rules have to do without: an interface that is missing, or down."""
@@ -219,8 +222,8 @@ class Control:
 
     def ready(self, pool: str | None = None) -> bool:
         if pool is not None:
-            return self._find(pool).ready
-        return all(one.ready for one in self.fleet.pools.values())
+            return self._find(pool).ready and self.reconciler.loaded
+        return self.reconciler.loaded and all(one.ready for one in self.fleet.pools.values())
 
     async def ruleset(self) -> str:
         return await self._hands.text()
@@ -281,6 +284,7 @@ class Control:
                 systemd.notify("READY=1")
             self._problems, self._loaded = (), self._attempted
             self._metrics.reloaded(success=True)
+            self._faults.clear("memory")  # somebody was here, and has seen it
             _log.info("reloaded %s", self._file)
             self._bus.publish(Event(kind=EventKind.RELOAD, at=wall(), reason=self._file))
         await self.keeper.save()

@@ -7,7 +7,7 @@ import gc
 import logging
 import resource
 import signal
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from nftlb.config import load
@@ -32,6 +32,8 @@ from .store import Store
 from .watcher import Watcher
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
     from nftlb.model import Config
 
 _log = logging.getLogger(__name__)
@@ -49,12 +51,19 @@ class Daemon:
         self._file = file
         self._keep = keep
         self._stopping = asyncio.Event()
+        self._reloading = asyncio.Event()
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises ConfigError and SystemFault if it can't even begin."""
         base = load(self._file)
         _allow_descriptors()
-        with lock.hold(base.table):
+        # From the start: a signal that comes during a first load of seconds must neither be lost nor end all.
+        wishes = {
+            signal.SIGTERM: self._stopping.set,
+            signal.SIGINT: self._stopping.set,
+            signal.SIGHUP: self._reloading.set,
+        }
+        with lock.hold(base.table), _heeding(wishes):
             await self._run(base)
 
     async def _run(self, base: Config) -> None:
@@ -86,7 +95,9 @@ class Daemon:
             faults=faults,
             announcer=Announcer(bus, hooks),
         )
-        reconciler = Reconciler(hands, control.wanted, control.committed, control.refusal, control.lacking)
+        reconciler = Reconciler(
+            hands, control.wanted, control.committed, control.refusal, control.mended, control.lacking
+        )
         keeper = Keeper(store, control.memory, faults)
         control.reconciler, control.keeper = reconciler, keeper
         checker = Checker(control.hear, control.unable, metrics.lag)
@@ -113,39 +124,37 @@ class Daemon:
             await hooks.close()
             await keeper.close()
             control.close()
-            if not self._keep:
-                await hands.remove(control.config)
-            hands.close()
+            try:
+                if not self._keep:
+                    await hands.remove(control.config)
+            finally:
+                hands.close()
 
     async def _serve(self, control: Control, reconciler: Reconciler, api: ApiServer) -> None:
-        reloads: set[asyncio.Task[None]] = set()
-
-        def reload() -> None:
-            task = asyncio.create_task(_reload(control))
-            reloads.add(task)
-            task.add_done_callback(reloads.discard)
-
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, reload)
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(reconciler.run()),
-                    group.create_task(api.run()),
-                    group.create_task(_sign_of_life(control, reconciler)),
-                ]
-                _log.info("running: %s", _summary(control))
-                systemd.notify("READY=1", f"STATUS={_summary(control)}")
-                await self._stopping.wait()
-                for task in tasks:
-                    task.cancel()
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                loop.remove_signal_handler(number)
-            for task in reloads:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(reconciler.run()),
+                group.create_task(api.run()),
+                group.create_task(_sign_of_life(control, reconciler)),
+                group.create_task(self._reloads(control)),
+            ]
+            _log.info("running: %s", _summary(control))
+            systemd.notify("READY=1", f"STATUS={_summary(control)}")
+            await self._stopping.wait()
+            for task in tasks:
                 task.cancel()
+
+    async def _reloads(self, control: Control) -> None:
+        """Reload at every SIGHUP; those that come during a reload make one more."""
+        while True:
+            await self._reloading.wait()
+            self._reloading.clear()
+            try:
+                await control.reload()
+            except NftlbError:
+                pass  # it is in the log and in the status
+            except Exception:  # noqa: BLE001 - it is in the log, and the old configuration stays
+                _log.exception("a fault of nftlb itself in a reload")
 
 
 class _Directory:
@@ -161,9 +170,16 @@ class _Directory:
             self._keeper.use(Store(config.state_dir, config.table))
 
 
-async def _reload(control: Control) -> None:
-    with suppress(NftlbError):  # it is in the log and in the status
-        await control.reload()
+@contextmanager
+def _heeding(wishes: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number, heed in wishes.items():
+        loop.add_signal_handler(number, heed)
+    try:
+        yield
+    finally:
+        for number in wishes:
+            loop.remove_signal_handler(number)
 
 
 async def _sign_of_life(control: Control, reconciler: Reconciler) -> None:

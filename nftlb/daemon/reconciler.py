@@ -48,13 +48,15 @@ class Commit:
 class Reconciler:
     """`wanted` says what should be; `done` hears of every commit that changed something, `failed` of every refusal.
 
-    `lacking` hears what a load had to do without, a line each, and of an empty list when nothing lacks any more.
+    `mended` is called when all is well after refusals. `lacking` hears what a load had to do without, a line each, and
+    of an empty list when nothing lacks any more.
     """
 
     hands: Hands
     wanted: Callable[[], tuple[Config, Membership]]
     done: Callable[[Commit], None]
     failed: Callable[[NftlbError], None]
+    mended: Callable[[], None]
     lacking: Callable[[tuple[str, ...]], None]
     synced: bool = False
     error: str = ""
@@ -71,6 +73,12 @@ class Reconciler:
     _last_restore: float = 0.0
     _untidy: bool = False
     _lacks: bool = False
+    _last_load: float = 0.0
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the kernel has ever had what is wanted."""
+        return self._believed is not None
 
     def poke(self) -> None:
         """Say that something may be wanted that the kernel does not have."""
@@ -118,9 +126,9 @@ class Reconciler:
                 with self._working():
                     await self._load(*self.wanted())
             except NftlbError as error:
-                self._refused(error)
+                self._refused(self._asked, error)
                 raise
-            self._accepted(0)
+            self._accepted(self._asked)
 
     async def run(self) -> None:
         """Follow for ever."""
@@ -133,10 +141,10 @@ class Reconciler:
                     with self._working():
                         await self._once()
                 except NftlbError as error:
-                    self._refused(error)
+                    self._refused(asked, error)
                 except Exception as error:  # noqa: BLE001 - it is in the log, and the old rules stay
                     _log.exception("a fault of nftlb itself while the ruleset was brought up to date")
-                    self._refused(NftlbError(f"a fault of nftlb itself: {type(error).__name__}: {error}"))
+                    self._refused(asked, NftlbError(f"a fault of nftlb itself: {type(error).__name__}: {error}"))
                 else:
                     self._accepted(asked)
 
@@ -160,7 +168,6 @@ class Reconciler:
         try:
             await asyncio.wait_for(self._wake.wait(), limit)
         except TimeoutError:
-            self._thorough = self._thorough or (self._lacks and not self._untidy)
             return
         ended, took = self._last_commit
         await asyncio.sleep(max(COLLECT, ended + took - loop.time()))
@@ -168,36 +175,46 @@ class Reconciler:
     # --- what --------------------------------------------------------------------------------------------------------
 
     async def _once(self) -> None:
-        loop = asyncio.get_running_loop()
         config, membership = self.wanted()
-        if self._thorough or self._believed is None:
+        lacked_long = self._lacks and asyncio.get_running_loop().time() - self._last_load >= RETRY_LAST
+        if self._thorough or self._believed is None or lacked_long:
             await self._load(config, membership)
             return
         foreign, self._foreign = self._foreign, False
-        if membership == self._believed:
-            if self._untidy and loop.time() - self._last_commit[0] >= TIDY_AFTER:
-                self._untidy = False
-                await self.hands.tidy()
-            if not foreign or await self.hands.untouched():
-                return  # nobody wrote, or it was ourselves
-            await asyncio.sleep(self._last_restore + RESTORE_GAP - loop.time())
-            self._last_restore = loop.time()
-        began = loop.time()
         try:
-            applied = await self.hands.update(membership)
-            restored = foreign and membership == self._believed
-            if restored:
-                # What somebody added looks like something that we left over.
-                swept = await self.hands.tidy()
-                applied = replace(applied, transactions=applied.transactions + swept.transactions)
-        except NftlbError:
-            self._foreign = foreign
+            if membership != self._believed:
+                await self._update(membership)
+                self._untidy = self._untidy or foreign  # what somebody added is still there
+            elif foreign and not await self.hands.untouched():  # else it was ourselves who wrote
+                await self._restore(membership)
+            else:
+                await self._tidy()
+        except BaseException:
+            self._foreign = self._foreign or foreign
             raise
+
+    async def _update(self, membership: Membership) -> None:
+        began = asyncio.get_running_loop().time()
+        applied = await self.hands.update(membership)
         self._believed = membership
-        self._committed(applied, began, restored=restored)
+        self._committed(applied, began, restored=False)
+
+    async def _restore(self, membership: Membership) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._last_restore + RESTORE_GAP - loop.time())
+        began = self._last_restore = loop.time()
+        applied = await self.hands.update(membership)
+        swept = await self.hands.tidy()  # what somebody added looks like something that we left over
+        transactions = applied.transactions + swept.transactions
+        self._committed(replace(applied, transactions=transactions), began, restored=True)
+
+    async def _tidy(self) -> None:
+        if self._untidy and asyncio.get_running_loop().time() - self._last_commit[0] >= TIDY_AFTER:
+            await self.hands.tidy()
+            self._untidy = False
 
     async def _load(self, config: Config, membership: Membership) -> None:
-        began = asyncio.get_running_loop().time()
+        began = self._last_load = asyncio.get_running_loop().time()
         self._thorough, restored = False, self._believed is not None and self._foreign
         try:
             applied = await self.hands.load(config, membership)
@@ -227,15 +244,17 @@ class Reconciler:
             self.done(Commit(applied, now - began, restored))
 
     def _accepted(self, asked: int) -> None:
+        if self._failures:
+            self.mended()
         self._failures = 0
         self.synced, self.error = True, ""
         self._answer(asked, None)
 
-    def _refused(self, error: NftlbError) -> None:
+    def _refused(self, asked: int, error: NftlbError) -> None:
         self._failures += 1
         self.synced, self.error = False, str(error)
         self.failed(error)
-        self._answer(self._asked, error)
+        self._answer(asked, error)
 
     def _answer(self, asked: int, error: NftlbError | None) -> None:
         answered = [one for one in self._waiting if one[0] <= asked]

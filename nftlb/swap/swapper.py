@@ -46,6 +46,7 @@ class Swapper:
     vouches: Callable[[int, int], bool] = lambda _since, _now: False
     _known: Ruleset | None = None
     _generation: int = -1
+    _strayed: bool = False
     _retired: dict[Leftover, float] = field(default_factory=dict)
 
     def present(self) -> Ruleset:
@@ -55,12 +56,13 @@ class Swapper:
             listings = self.kernel.list(self.table)
             self._known = Ruleset(self.table, {family: listing.table for family, listing in listings.items()})
             self._retired = {}
+            self._strayed = True
         self._generation = generation
         return self._known
 
     def untouched(self) -> bool:
-        """Whether what is remembered is still what the kernel has."""
-        return self._known is not None and self.kernel.generation() == self._generation
+        """Whether nobody else has written since the last swap; a look in between, such as a sweep's, hides nothing."""
+        return self._known is not None and not self._strayed and self.kernel.generation() == self._generation
 
     def swap(self, target: Ruleset) -> Swap:
         """Make the kernel do what the target says. What is left over waits for a later swap, or for `sweep()`."""
@@ -71,6 +73,7 @@ class Swapper:
         for step in detour:
             texts += [*self._commit(step), *self.sweep(step).transactions]
         texts += self._commit(target, self._expired(target))
+        self._strayed = False
         self._retire(target)
         return Swap(tuple(texts))
 
