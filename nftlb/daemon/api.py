@@ -10,6 +10,8 @@ from nftlb.errors import SystemFault
 from nftlb.web import Server, TokenFile, application, no_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nftlb.daemon.faults import Faults
     from nftlb.metrics import Metrics
     from nftlb.model import Api, Config
@@ -30,6 +32,7 @@ class ApiServer:
         self._metrics = metrics
         self._faults = faults
         self._wanted: Api | None = None
+        self._tokens: Callable[[], frozenset[bytes] | None] = no_tokens
         self._changed = asyncio.Event()
 
     def follow(self, config: Config) -> None:
@@ -43,14 +46,22 @@ class ApiServer:
             self._changed.clear()
             server = await self._start(self._wanted) if self._wanted else None
             try:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), None if server else AGAIN)
+                while not await self._is_changed() and server is not None:
+                    self._look_at_tokens()
             finally:
                 if server is not None:
                     await server.stop()
 
+    async def _is_changed(self) -> bool:
+        with suppress(TimeoutError):
+            return await asyncio.wait_for(self._changed.wait(), AGAIN)
+        return False
+
     async def _start(self, wanted: Api) -> Server | None:
-        tokens = self._watched(TokenFile(wanted.token_file)) if wanted.token_file else no_tokens
+        self._faults.clear(_TOKENS)
+        tokens = self._tokens = (
+            _WatchedTokens(TokenFile(wanted.token_file), self._faults) if wanted.token_file else no_tokens
+        )
         server = Server(application(self._service, self._metrics, tokens), wanted.listen)
         try:
             await server.start()
@@ -58,12 +69,13 @@ class ApiServer:
             self._faults.set(_WHAT, str(error))
             return None
         self._faults.clear(_WHAT)
-        with suppress(SystemFault):
-            tokens()
+        self._look_at_tokens()
         return server
 
-    def _watched(self, tokens: TokenFile) -> _WatchedTokens:
-        return _WatchedTokens(tokens, self._faults)
+    def _look_at_tokens(self) -> None:
+        """Show whether they can be used, not only once somebody needs them."""
+        with suppress(SystemFault):
+            self._tokens()
 
 
 class _WatchedTokens:
