@@ -82,7 +82,7 @@ dns  ready for 3d1h, 2/2 healthy (quorum 1), 24.7k packets
 TROUBLED = """\
 nftlb 0.1.0, not ready, running for 3d1h (pid 42)
 ! kernel: not as it should be: Operation not permitted
-! configuration: not taken over 5m ago; the one before is in use: /etc/nftlb/pools.yaml
+! configuration: refused 5m ago; the one before is in use: /etc/nftlb/pools.yaml
     /etc/nftlb/pools.yaml:3:5: pools.dns.lissen: unknown key
 ! state_dir: No space left on device (for 1m30s)
 ! pool dns: not ready: 1 healthy, 3 needed

@@ -328,9 +328,9 @@ def test_what_ipvsadm_does_not_print(text: str, line: int, message: str) -> None
 
 # --- whatever is written ----------------------------------------------------------------------------------------------
 
-WORDS = ["{", "}", "\n", "\n", " ", '"', "'", "\\", "#", "!", "$A=", "${A}", "$A", "@x", "virtual_server", "real_server",
-         "192.0.2.53", "10.0.0.1", "53", "ops", "UDP_CHECK", "misc_path", "-A", "-u", "-a", "-r", "->", "UDP", "rr",
-         "192.0.2.53:53", "-m", "-w"]  # fmt: skip
+WORDS = ["{", "}", "\n", "\n", " ", '"', "'", "\\", "#", "!", "$A=", "${A}", "$A", "@x", "virtual_server",
+         "real_server", "192.0.2.53", "10.0.0.1", "53", "ops", "UDP_CHECK", "misc_path", "-A", "-u", "-a", "-r",
+         "->", "UDP", "rr", "192.0.2.53:53", "-m", "-w"]  # fmt: skip
 
 
 @settings(deadline=None)
@@ -361,8 +361,8 @@ SERVER_OPTIONS = (
 )  # fmt: skip
 SERVICE_OPTIONS = (
     "protocol UDP", "protocol TCP", "protocol SCTP", "ops", "lvs_sched rr", "lvs_sched wrr", "lvs_sched sh",
-    "lb_algo lc", "lb_algo odd", "lvs_method DR", "lvs_method NAT", "lb_kind TUN", "quorum 2", "quorum 999999", "hysteresis 1",
-    "hysteresis 99", "sorry_server 10.0.0.9 53", "sorry_server 10.0.0.1", "sorry_server 2001:db8::9 54",
+    "lb_algo lc", "lb_algo odd", "lvs_method DR", "lvs_method NAT", "lb_kind TUN", "quorum 2", "quorum 999999",
+    "hysteresis 1", "hysteresis 99", "sorry_server 10.0.0.9 53", "sorry_server 10.0.0.1", "sorry_server 2001:db8::9 54",
     "persistence_timeout 5", "alpha", "delay_loop 0", "quorum_up \"/bin/q 'a b' #\"", "quorum_down /bin/q", "odd",
 )  # fmt: skip
 HEADS = ("192.0.2.53 53", "192.0.2.53 54", "192.0.2.53", "2001:db8::53 53", "fwmark 1", "group g")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 URL = "NFTLB_URL"
 TOKEN_FILE = "NFTLB_TOKEN_FILE"  # noqa: S105 - the name of a variable
 _COMPLETION_TIMEOUT = 0.5
+_CHANGE_TIMEOUT = 60.0
 
 
 class Daemon:
@@ -42,7 +43,7 @@ class Daemon:
 
     def writer(self) -> Client:
         """What can change something, if the daemon takes its token. SystemFault if the token can't be read."""
-        return Client(self._address, _token(self._token_file) if self._token_file else None)
+        return Client(self._address, _token(self._token_file) if self._token_file else None, _CHANGE_TIMEOUT)
 
     def names(self) -> list[str]:
         """POOL/BACKEND for all there are, for completion: in a moment, or none."""

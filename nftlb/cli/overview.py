@@ -51,7 +51,7 @@ def troubles(seen: Seen, now: datetime, looks: Looks) -> Iterator[str]:
         yield f"{mark} kernel: not as it should be: {seen.kernel.error or 'no reason is known'}"
     if not seen.config.success:
         when = age((now - seen.config.attempted).total_seconds())
-        yield f"{mark} configuration: not taken over {when} ago; the one before is in use: {seen.config.file}"
+        yield f"{mark} configuration: refused {when} ago; the one before is in use: {seen.config.file}"
         yield from (f"    {problem}" for problem in seen.config.problems)
     for fault in seen.faults:
         yield f"{mark} {fault.what}: {fault.message} (for {age((now - fault.since).total_seconds())})"
