@@ -37,7 +37,10 @@ class HttpProbe(Probe):
         self._name = check.sni or (None if check.host is None else _PORT_BEHIND.sub("", check.host).strip("[]"))
 
     async def probe(self, subject: Subject) -> Answer:
-        context = self._context() if self._check.tls else None
+        try:
+            context = self._context() if self._check.tls else None
+        except ValueError as error:
+            raise Failed(f"can't ask for {shown(self._name or '')}: {error}") from error
         local = None if subject.source is None else (str(subject.source), 0)
         # With an address for a host, aiohttp looks up nothing.
         connector = aiohttp.TCPConnector(force_close=True, local_addr=local, use_dns_cache=False)
@@ -48,14 +51,18 @@ class HttpProbe(Probe):
                 return await self._fetch(session, subject, context)
         except aiohttp.ClientError as error:
             raise Failed(_reason(error)) from error
-        except ValueError as error:  # of a name that can't be asked for
-            raise Failed(f"can't ask: {error}") from error
 
     def _context(self) -> ssl.SSLContext:
+        """Raise SystemFault if there are no authorities to trust, ValueError if nobody can have such a name."""
         path = self._check.ca_file
         if path is None or not self._check.verify:
-            return _make_context(None, None, self._check.verify)
-        return _make_context(path, stamp(Path(path), "ca_file"), verify=True)
+            context = _make_context(None, None, self._check.verify)
+        else:
+            context = _make_context(path, stamp(Path(path), "ca_file"), verify=True)
+        if self._name is not None:
+            # asyncio would find out only with a connection at hand, and forget that (Python 3.11).
+            context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=self._name)
+        return context
 
     async def _fetch(self, session: aiohttp.ClientSession, subject: Subject, context: ssl.SSLContext | None) -> Answer:
         scheme = "http" if context is None else "https"

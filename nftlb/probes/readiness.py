@@ -6,12 +6,12 @@ which the loop sees as one reader, takes a tenth.
 
 from __future__ import annotations
 
-import asyncio
 import select
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
 

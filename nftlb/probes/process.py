@@ -1,0 +1,88 @@
+"""A process that is waited for without a thread, and leaves nothing, whatever becomes of it and of its check."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from contextlib import ExitStack, suppress
+
+_LIMIT = 64 * 1024  # of what it says; a pipe holds as much
+_DEATH_SECONDS = 1.0  # a killed process is gone at once, unless the kernel holds it, as a dead NFS server has it do
+
+
+class Process:
+    """A program that runs from now on, the leader of its own session; what it says is kept.
+
+    Reaped by a reader on its pidfd, hence without asyncio's thread for each, and even if nobody waits any more.
+    """
+
+    def __init__(self, argv: tuple[str, ...], environment: dict[str, str]) -> None:
+        """Start it. Raises OSError."""
+        self._loop = asyncio.get_running_loop()
+        self._reaped = asyncio.Event()
+        # Not with Popen's own pipes: it loses some when there are no file descriptors for all (Python 3.11).
+        with ExitStack() as unless_it_starts, ExitStack() as always:
+            null = os.open(os.devnull, os.O_RDONLY)
+            always.callback(os.close, null)
+            outputs: list[tuple[int, int]] = []
+            for _ in ("stdout", "stderr"):
+                read, write = os.pipe()
+                unless_it_starts.callback(os.close, read)
+                always.callback(os.close, write)
+                outputs.append((read, write))
+            self._process = subprocess.Popen(  # noqa: S603 - it is what the configuration asks for
+                argv, stdin=null, stdout=outputs[0][1], stderr=outputs[1][1], env=environment, start_new_session=True
+            )
+            unless_it_starts.callback(self._process.wait)
+            unless_it_starts.callback(self._kill)
+            self._pidfd = os.pidfd_open(self._process.pid)
+            unless_it_starts.pop_all()
+        self._said = {read: b"" for read, _ in outputs}
+        self._loop.add_reader(self._pidfd, self._reap)
+        for output in self._said:
+            os.set_blocking(output, False)
+            self._loop.add_reader(output, self._read, output)
+
+    def said(self) -> bytes:
+        """Return what came on stdout until now, or on stderr if there was nothing: so does Nagios."""
+        return next((said for said in self._said.values() if said.strip()), b"")
+
+    async def wait(self) -> int:
+        """Wait for its end; return the exit status, or the signal that killed it as a negative number."""
+        await self._reaped.wait()
+        return self._process.returncode
+
+    async def end(self) -> None:
+        """Kill it with all its session, unless it has ended; returns when it is reaped, or would take too long."""
+        if not self._reaped.is_set():
+            self._kill()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_DEATH_SECONDS):
+                    await self._reaped.wait()
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):  # gone, or another user by itself
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _reap(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        # It may have left others behind. Until it is reaped, its number is nobody else's.
+        self._kill()
+        self._process.wait()
+        for output in self._said:
+            self._read(output)
+            self._loop.remove_reader(output)
+            os.close(output)
+        self._reaped.set()
+
+    def _read(self, output: int) -> None:
+        try:
+            chunk = os.read(output, _LIMIT)
+        except BlockingIOError:
+            return
+        self._said[output] += chunk[: _LIMIT - len(self._said[output])]
+        if not chunk:
+            self._loop.remove_reader(output)

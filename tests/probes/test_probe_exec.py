@@ -1,0 +1,232 @@
+"""The check that runs a plugin."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import select
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from probing import clean, open_files, subject
+
+from nftlb.errors import SystemFault
+from nftlb.model import Exec
+from nftlb.probes import probe_for, run
+
+if TYPE_CHECKING:
+    from nftlb.health import Result
+
+
+def shell(script: str, *arguments: str) -> Exec:
+    return Exec(argv=("/bin/sh", "-c", script, "sh", *arguments))
+
+
+def check(script: str, *arguments: str, seconds: float = 5, port: int | None = 53) -> Result:
+    async def main() -> Result:
+        return await clean(probe_for(shell(script, *arguments)), subject("2001:db8::1", port, seconds=seconds))
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("script", "passed", "reason"),
+    [
+        ("echo 'OK - 3 ms|time=3ms;1;2'", True, "OK - 3 ms"),
+        ("exit 0", True, "ok"),
+        ("echo 'WARNING - slow'; exit 1", True, "WARNING - slow"),
+        ("exit 1", True, "warning"),
+        ("echo 'CRITICAL - down | x=1'; exit 2", False, "exit status 2: CRITICAL - down"),
+        ("exit 3", False, "exit status 3"),
+        ("echo; echo; echo second; exit 127", False, "exit status 127: second"),
+        ("echo out of luck >&2; exit 2", False, "exit status 2: out of luck"),
+        ("echo noise >&2; echo line; exit 2", False, "exit status 2: line"),
+        ("printf 'a\\033[31mb\\377'; exit 2", False, "exit status 2: a\ufffd[31mb\ufffd"),
+        ("kill -SEGV $$", False, "killed by SIGSEGV"),
+        ("echo first; kill -KILL $$", False, "killed by SIGKILL: first"),
+        ("kill -35 $$", False, "killed by signal 35"),
+    ],
+)
+def test_outcome(script: str, passed: bool, reason: str) -> None:
+    """Nagios' exit statuses: 0 and 1 pass; the first line of output is the reason, without performance data."""
+    result = check(script)
+
+    assert (passed, reason) == (result.passed, result.reason)
+
+
+def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin is told whom to check, and gets nothing else but PATH."""
+    monkeypatch.setenv("SECRET", "of ours")
+    monkeypatch.setenv("PATH", "/bin:/usr/bin")
+    script = 'echo "$NFTLB_POOL $NFTLB_BACKEND $NFTLB_ADDRESS $NFTLB_PORT ${SECRET-none} $PATH"'
+
+    assert "pool backend 2001:db8::1 53 none /bin:/usr/bin" == check(script).reason
+    assert "<>" == check('echo "<$NFTLB_PORT>"', port=None).reason
+
+
+def test_arguments_are_no_shell() -> None:
+    """Arguments reach the plugin as they are."""
+    assert "$HOME;ls *" == check('[ "$2" = "a  b" ] && echo "$1"', "$HOME;ls *", "a  b").reason
+
+
+def test_no_input() -> None:
+    """A plugin that reads finds the end."""
+    assert check("cat; echo done").reason == "done"
+
+
+def test_much_output() -> None:
+    """A plugin that says a lot is not held up, and only its first line counts."""
+    assert "yes" == check("yes yes | head -c 1000000").reason
+    assert "exit status 2: yes" == check("yes yes | head -c 1000000 >&2; exit 2").reason
+
+
+def test_one_long_line() -> None:
+    """A line without an end is cut."""
+    result = check("head -c 300000 /dev/zero | tr '\\0' x")
+
+    assert result.passed
+    assert "x" * 197 + "..." == result.reason
+
+
+def ends(pid: int) -> bool:
+    """Whether it is gone within a few seconds: who is killed needs a moment."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        ready, _, _ = select.select([descriptor], [], [], 5)
+    finally:
+        os.close(descriptor)
+    return bool(ready)
+
+
+def children() -> list[str]:
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+def wait_for(file: Path) -> list[int]:
+    return [int(pid) for pid in file.read_text().split()]
+
+
+# A plugin that starts another process, tells the numbers of both, and hangs: it does not even end when asked to.
+HANGING = "trap '' TERM HUP INT; sleep 1000 & echo $$ $! > $1.new; mv $1.new $1; echo so far; wait; sleep 1000"
+
+
+def test_time_out_kills_all(tmp_path: Path) -> None:
+    """At the time-out the plugin and what it started are killed and reaped."""
+    file = tmp_path / "pids"
+
+    result = check(HANGING, str(file), seconds=0.5)
+
+    assert (False, "no answer within 0.5s; so far") == (result.passed, result.reason)
+    assert [True, True] == [ends(pid) for pid in wait_for(file)]
+    assert [] == children()
+    assert result.seconds < 3
+
+
+def test_cancelled(tmp_path: Path) -> None:
+    """A check that is cancelled leaves no process and no pipe."""
+    file = tmp_path / "pids"
+
+    async def main() -> None:
+        before = open_files()
+        task = asyncio.create_task(run(probe_for(shell(HANGING, str(file))), subject(seconds=50)))
+        while not file.exists():  # noqa: ASYNC110 - the plugin can't set an event
+            await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert before == open_files()
+
+    asyncio.run(main())
+    assert [True, True] == [ends(pid) for pid in wait_for(file)]
+    assert [] == children()
+
+
+def test_what_is_left_behind_is_killed(tmp_path: Path) -> None:
+    """A plugin that ends does not leave others, and need not close what they write to."""
+    file = tmp_path / "pids"
+
+    result = check("sleep 1000 & echo $! > $1; echo fine", str(file))
+
+    assert (True, "fine") == (result.passed, result.reason)
+    assert result.seconds < 3
+    assert [True] == [ends(pid) for pid in wait_for(file)]
+
+
+def test_many_at_once() -> None:
+    """Plugins run side by side."""
+
+    async def main() -> None:
+        probe = probe_for(shell("echo $NFTLB_ADDRESS"))
+        results = await asyncio.gather(*(run(probe, subject(f"192.0.2.{last}")) for last in range(1, 21)))
+        assert [f"192.0.2.{last}" for last in range(1, 21)] == [result.reason for result in results]
+
+    asyncio.run(main())
+    assert [] == children()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "mode", "error"),
+    [
+        ("missing", None, 0, "No such file or directory"),
+        ("plain", "#!/bin/sh\n", 0o644, "Permission denied"),
+        ("strange", "nothing to run", 0o755, "Exec format error"),
+        ("orphan", "#!/no/such/shell\n", 0o755, "No such file or directory"),
+    ],
+)
+def test_no_plugin(tmp_path: Path, name: str, content: str | None, mode: int, error: str) -> None:
+    """A plugin that can't be run says nothing about the backend."""
+    plugin = tmp_path / name
+    if content is not None:
+        plugin.write_text(content)
+        plugin.chmod(mode)
+
+    with pytest.raises(SystemFault, match=f"can't run {re.escape(str(plugin))}: {error}: put the plugin there"):
+        asyncio.run(run(probe_for(Exec(argv=(str(plugin),))), subject()))
+
+
+def test_no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no process can be started, what to mend is said."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+
+    with pytest.raises(SystemFault, match="raise TasksMax="):
+        asyncio.run(run(probe_for(shell("exit 0")), subject()))
+
+
+def test_no_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a process can't be watched, it is not left running."""
+
+    def refuse(_: int) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    before = open_files()
+
+    with pytest.raises(SystemFault, match="too many files open"):
+        asyncio.run(run(probe_for(shell("sleep 1000")), subject()))
+
+    assert [] == children()
+    assert before == open_files()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.binary(min_size=1, max_size=200))
+def test_any_bytes(said: bytes) -> None:
+    """Whatever a plugin says, there is a result, of one line."""
+    written = "".join(f"\\{each:03o}" for each in said)
+
+    result = asyncio.run(run(probe_for(shell('printf "$1"; printf "$1" >&2', written)), subject()))
+
+    assert result.passed
+    assert result.reason.isprintable()

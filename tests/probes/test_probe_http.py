@@ -1,0 +1,420 @@
+"""The check that fetches a page."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from certificates import EARLY, EXPIRED, Authority
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from probing import BOTH, V4, V6, cancel_streams, check_streams, clean, mute, sends, streams, subject
+
+from nftlb.errors import SystemFault
+from nftlb.model import Http
+from nftlb.probes import probe_for, run
+
+if TYPE_CHECKING:
+    from probing import Streams
+
+    from nftlb.health import Result
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+
+def http(**options: Any) -> Http:
+    return Http.model_validate(options)
+
+
+def answering(reply: bytes = OK, seen: list[str] | None = None) -> Streams:
+    """Answer each request with the same bytes, and leave the connection open."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        if seen is not None:
+            seen.append(request.decode())
+        writer.write(reply)
+        await writer.drain()
+        await reader.read()
+
+    return serve
+
+
+def request_line(seen: list[str]) -> str:
+    return seen[0].split("\r\n")[0]
+
+
+def headers(seen: list[str]) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in seen[0].split("\r\n")[1:-2])
+
+
+@pytest.mark.parametrize("host", BOTH)
+def test_healthy(host: str) -> None:
+    """A server that answers with 200 is well."""
+    result = check_streams(http(), answering(), host)
+
+    assert (True, "200 OK") == (result.passed, result.reason)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/", "/a%20b/../c?d=%2F&e=[f]", "//x"])
+def test_what_is_asked_for(method: str, path: str) -> None:
+    """Method and path are those of the check, to the letter."""
+    seen: list[str] = []
+
+    reply = b"HTTP/1.1 204 No Content\r\n\r\n"
+    assert check_streams(http(method=method, path=path), answering(reply, seen)).passed
+    assert f"{method} {path} HTTP/1.1" == request_line(seen)
+
+
+@pytest.mark.parametrize("host", BOTH)
+def test_the_host_is_the_address(host: str) -> None:
+    """By default Host is what a browser would send for the address."""
+    seen: list[str] = []
+
+    assert check_streams(http(), answering(seen=seen), host).passed
+    address, _, port = headers(seen)["Host"].rpartition(":")
+    assert (f"[{host}]" if ":" in host else host) == address
+    assert port.isdecimal()
+    assert ("nftlb", "close", "identity") == tuple(
+        headers(seen)[name] for name in ("User-Agent", "Connection", "Accept-Encoding")
+    )
+
+
+def test_host() -> None:
+    """A Host that is given is sent, whatever the address; nothing is looked up."""
+    seen: list[str] = []
+
+    assert check_streams(http(host="www.example.com:8080"), answering(seen=seen)).passed
+    assert "www.example.com:8080" == headers(seen)["Host"]
+
+
+@pytest.mark.parametrize(
+    ("status", "line", "reason"),
+    [
+        (None, "204 No Content", "204 No Content"),
+        (None, "301 Moved Permanently", "answered 301 Moved Permanently"),
+        (None, "503 Service Unavailable", "answered 503 Service Unavailable"),
+        ([200, "400-404"], "404 Not Found", "404 Not Found"),
+        ([200, "400-404"], "201 Created", "answered 201 Created"),
+        (200, "200", "200"),
+    ],
+)
+def test_status(status: object, line: str, reason: str) -> None:
+    """Only statuses that the check names are healthy; no redirect is followed."""
+    options = {} if status is None else {"status": status}
+    reply = f"HTTP/1.1 {line}\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n".encode()
+
+    result = check_streams(http(**options), answering(reply))
+
+    assert (not reason.startswith("answered"), reason) == (result.passed, result.reason)
+
+
+@pytest.mark.parametrize(("pattern", "passed"), [("^hel+o$", True), ("ell", True), ("bye", False), ("é", False)])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        OK,
+        b"HTTP/1.0 200 OK\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+    ],
+)
+def test_body(pattern: str, passed: bool, reply: bytes) -> None:
+    """The body has to match, however it is framed."""
+    result = check_streams(http(body=pattern), sends(reply) if b"1.0" in reply else answering(reply))
+
+    reason = "200 OK" if passed else f'answered 200 OK, but the body does not match "{pattern}"'
+    assert (passed, reason) == (result.passed, result.reason)
+
+
+def test_an_endless_body() -> None:
+    """Of a body without an end, a mebibyte is looked at."""
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(b"y" * 65536)
+            await writer.drain()
+
+    result = check_streams(http(body="x"), flood)
+
+    assert (False, 'answered 200 OK, but the body does not match "x"') == (result.passed, result.reason)
+
+
+def test_the_body_is_not_waited_for() -> None:
+    """A status is enough where no body is asked for."""
+    assert check_streams(http(), answering(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n")).passed
+
+
+def test_a_broken_body() -> None:
+    """A body that ends early fails."""
+    result = check_streams(http(body="x"), sends(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nxyz"))
+
+    assert not result.passed
+    assert result.reason in {"closed before the body was complete", "connection reset by peer"}
+
+
+def test_compressed() -> None:
+    """Nothing is unpacked: a small answer stays small."""
+    reply = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nxyz\n"
+
+    assert check_streams(http(body="^xyz$"), answering(reply)).passed
+
+
+@pytest.mark.parametrize("host", BOTH)
+def test_refused(host: str) -> None:
+    """Where nobody listens, the check fails at once."""
+    result = check_streams(http(), None, host)
+
+    assert (False, "connection refused") == (result.passed, result.reason)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_silent(tls: bool) -> None:
+    """A server that says nothing is down."""
+    result = check_streams(http(tls=tls), mute, seconds=0.1)
+
+    assert (False, "no answer within 0.1s") == (result.passed, result.reason)
+
+
+def test_closed_early() -> None:
+    """A connection that ends before the answer fails at once."""
+
+    async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+
+    result = check_streams(http(), serve)
+
+    assert (False, "closed before its answer was complete") == (result.passed, result.reason)
+
+
+@pytest.mark.parametrize("reply", [b"220 mail.example ESMTP\r\n\r\n", b"\x00\xff\r\n\r\n", b"HTTP/1.1 x OK\r\n\r\n"])
+def test_not_http(reply: bytes) -> None:
+    """What is no HTTP is told so."""
+    result = check_streams(http(), answering(reply))
+
+    assert not result.passed
+    assert result.reason.startswith("what came was not HTTP: ")
+    assert result.reason.isprintable()
+
+
+def test_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy of the environment is not used: it is the backend that is checked."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+
+    assert check_streams(http(), answering()).passed
+
+
+def test_the_source_is_used() -> None:
+    """A check with a source comes from there."""
+
+    async def main() -> list[str]:
+        clients = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            clients.append(writer.get_extra_info("peername")[0])
+            await answering()(reader, writer)
+
+        async with streams(serve) as port:
+            assert (await run(probe_for(http()), subject(port=port, source="127.0.0.77"))).passed
+        return clients
+
+    assert ["127.0.0.77"] == asyncio.run(main())
+
+
+def test_a_wrong_source() -> None:
+    """A source that this host has not is this host's fault."""
+    with pytest.raises(SystemFault, match="no local address"):
+        asyncio.run(run(probe_for(http()), subject(port=1, source="192.0.2.77")))
+
+
+def test_cancelled() -> None:
+    """A check that is cancelled leaves no socket, also within a handshake."""
+    cancel_streams(http())
+    cancel_streams(http(), V6)
+    cancel_streams(http(tls=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"]),
+    st.binary(max_size=300),
+)
+def test_any_bytes(start: bytes, noise: bytes) -> None:
+    """Whatever comes, there is a result, of one line."""
+    result = check_streams(http(body="^x$"), sends(start + noise), seconds=1, count=False)
+
+    assert result.reason.isprintable()
+
+
+# What follows is spoken over TLS.
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority.make(tmp_path_factory.mktemp("tls") / "own")
+
+
+@pytest.fixture(scope="module")
+def server(authority: Authority) -> ssl.SSLContext:
+    return authority.server("web", "DNS:web.example,IP:127.0.0.1,IP:::1")
+
+
+def check_tls(check: Http, context: ssl.SSLContext, host: str = V4) -> Result:
+    async def main() -> Result:
+        async with streams(answering(), host, context) as port:
+            return await clean(probe_for(check), subject(host, port))
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("host", BOTH)
+@pytest.mark.parametrize("options", [{}, {"host": "web.example:8443"}, {"sni": "web.example", "host": "other"}])
+def test_tls(authority: Authority, server: ssl.SSLContext, host: str, options: dict[str, str]) -> None:
+    """A certificate of an authority that is trusted is fine for its addresses and its names."""
+    result = check_tls(http(tls=True, ca_file=authority.file, **options), server, host)
+
+    assert (True, "200 OK") == (result.passed, result.reason)
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({}, None),
+        ({"host": "a.example"}, "a.example"),
+        ({"host": "a.example:1"}, "a.example"),
+        ({"host": "a.example", "sni": "b.example"}, "b.example"),
+        ({"sni": "b.example"}, "b.example"),
+        ({"host": "[::1]:8443"}, None),
+    ],
+)
+def test_sni(authority: Authority, options: dict[str, str], asked: str | None) -> None:
+    """The name asked for is sni, or else the host without its port; an address is never asked for."""
+    seen = []
+    context = authority.server("sni", "DNS:c.example")
+    context.sni_callback = lambda _, name, __: seen.append(name)
+
+    assert check_tls(http(tls=True, verify=False, **options), context).passed
+    assert {asked} == set(seen)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"sni": "other.example"}, "certificate: Hostname mismatch, certificate is not valid for 'other.example'."),
+        ({"host": "other.example"}, "certificate: Hostname mismatch, certificate is not valid for 'other.example'."),
+    ],
+)
+def test_wrong_name(authority: Authority, server: ssl.SSLContext, options: dict[str, str], reason: str) -> None:
+    """A certificate for another name fails the check, which tells for which."""
+    result = check_tls(http(tls=True, ca_file=authority.file, **options), server)
+
+    assert (False, reason) == (result.passed, result.reason)
+
+
+def test_wrong_address(authority: Authority) -> None:
+    """A certificate for another address too."""
+    context = authority.server("elsewhere", "IP:192.0.2.1")
+
+    result = check_tls(http(tls=True, ca_file=authority.file), context)
+
+    assert not result.passed
+    assert result.reason.startswith("certificate: IP address mismatch, certificate is not valid for '127.0.0.1'")
+
+
+@pytest.mark.parametrize(
+    ("dates", "reason"),
+    [(EXPIRED, "certificate: certificate has expired"), (EARLY, "certificate: certificate is not yet valid")],
+)
+def test_dates(authority: Authority, dates: tuple[str, str], reason: str) -> None:
+    """A certificate out of its time fails the check, unless it is not looked at."""
+    context = authority.server("dated", "IP:127.0.0.1", dates)
+
+    result = check_tls(http(tls=True, ca_file=authority.file), context)
+
+    assert (False, reason) == (result.passed, result.reason)
+    assert check_tls(http(tls=True, verify=False), context).passed
+
+
+def test_an_unknown_authority(server: ssl.SSLContext, tmp_path: Path) -> None:
+    """Without ca_file the system's authorities are trusted, with it only those in it."""
+    other = Authority.make(tmp_path / "other")
+
+    of_system = check_tls(http(tls=True), server)
+    of_other = check_tls(http(tls=True, ca_file=other.file), server)
+
+    assert [(False, "certificate: unable to get local issuer certificate")] * 2 == [
+        (of_system.passed, of_system.reason),
+        (of_other.passed, of_other.reason),
+    ]
+
+
+def test_self_signed(authority: Authority) -> None:
+    """A certificate that vouches for itself is told as such, and fine where it is trusted."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.file, authority.directory / "ca.key")
+
+    result = check_tls(http(tls=True), context)
+
+    assert (False, "certificate: self-signed certificate") == (result.passed, result.reason)
+
+
+def test_ca_file_is_read_again(authority: Authority, server: ssl.SSLContext, tmp_path: Path) -> None:
+    """New authorities count at the next check."""
+    file = tmp_path / "ca.pem"
+    file.write_bytes(Path(Authority.make(tmp_path / "old").file).read_bytes())
+    new = Path(authority.file).read_bytes()
+
+    async def main() -> list[bool]:
+        probe = probe_for(http(tls=True, ca_file=str(file)))
+        async with streams(answering(), tls=server) as port:
+            first = await run(probe, subject(port=port))
+            file.write_bytes(new)
+            second = await run(probe, subject(port=port))
+        return [first.passed, second.passed]
+
+    assert [False, True] == asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [(None, "can't be read: No such file or directory"), ("nonsense", "holds no certificates")],
+)
+def test_no_ca_file(tmp_path: Path, content: str | None, what: str) -> None:
+    """Without authorities nothing is said about the backend, but what to mend."""
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+
+    with pytest.raises(SystemFault, match=f"ca_file {file} {what}"):
+        asyncio.run(run(probe_for(http(tls=True, ca_file=str(file))), subject(port=1)))
+
+
+def test_no_tls_there() -> None:
+    """A server that speaks plain HTTP where TLS is asked for is down."""
+    result = check_streams(http(tls=True, verify=False), sends(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
+
+    assert not result.passed
+    assert result.reason.startswith(("TLS: ", "connection reset"))
+
+
+def test_an_impossible_name(server: ssl.SSLContext) -> None:
+    """A name that TLS can't ask for fails the check, and is told."""
+    result = check_tls(http(tls=True, verify=False, sni=".example"), server)
+
+    assert not result.passed
+    assert result.reason.startswith('can\'t ask for ".example": ')
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_for_a_handshake(noise: bytes) -> None:
+    """Whatever comes in place of a handshake, there is a result."""
+    result = check_streams(http(tls=True), sends(b"\x16\x03\x03" + noise), seconds=1, count=False)
+
+    assert not result.passed
