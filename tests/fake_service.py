@@ -151,7 +151,8 @@ class FakeService:
             address = read_address(written["address"])
         except Unfit as unfit:
             raise ConfigError([Problem("", 0, 0, "address", str(unfit))]) from None
-        new = a_backend(name, **{**written, "address": str(address), "added": True})
+        shown = {key: value for key, value in written.items() if key in BackendStatus.model_fields}
+        new = a_backend(name, **{**shown, "address": str(address), "added": True})
         self._set(pool, [*self.pools[pool].backends, new])
         return new
 

@@ -136,6 +136,7 @@ def test_head() -> None:
     [
         ({"admin": "drain"}, "change dns/ns1 drain None"),
         ({"weight": 0}, "change dns/ns1 None 0"),
+        ({"weight": 2.0}, "change dns/ns1 None 2"),
         ({"admin": "maintenance", "weight": 256}, "change dns/ns1 maintenance 256"),
     ],
 )
@@ -218,7 +219,8 @@ def test_reload_of_a_bad_file() -> None:
         (BACKEND, {"weight": 257}, ["weight: 257 is not a weight; allowed: 0 to 256"]),
         (BACKEND, {"weight": -1}, ["weight: -1 is not a weight; allowed: 0 to 256"]),
         (BACKEND, {"weight": True}, ["weight: true is not a weight; allowed: 0 to 256"]),
-        (BACKEND, {"weight": 1.0}, ["weight: 1.0 is not a weight; allowed: 0 to 256"]),
+        (BACKEND, {"weight": 1.5}, ["weight: 1.5 is not a weight; allowed: 0 to 256"]),
+        (BACKENDS, {"name": 5, "address": "10.0.0.1"}, ["name: 5 is not a string; allowed: a string, in quotes"]),
         (BACKEND, {"weight": "1"}, ["weight: 1 is not a weight; allowed: 0 to 256, without quotes or leading zeros"]),
         (BACKEND, {"weight": None}, ["weight: nothing is not a weight; allowed: 0 to 256"]),
         (BACKEND, {"admin": "up"}, ["admin: up is not a state; allowed: enabled, drain, maintenance"]),

@@ -2,21 +2,48 @@
 
 import asyncio
 import json
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from nftlb.model import Admin
-from nftlb.model.fields import BACKEND_NAME, Address, Interface, Port, Weight, word
-from nftlb.model.reading import show
+from nftlb.model import Admin, IPAddress
+from nftlb.model.fields import BACKEND_NAME, Interface, Port, Reads, Weight, word
+from nftlb.model.reading import Unfit, read_address, show
 
 from .errors import Refused
 from .limits import Limits
 
+
+def _read_string(reads: Reads, found: object) -> object:
+    """Read what is written in quotes. Without them YAML means it as well; in JSON it is a number."""
+    if isinstance(found, str):
+        return reads.read(found)
+    raise Unfit(found, "not a string", "a string, in quotes")
+
+
+def _string(reads: Reads) -> Reads:
+    return Reads(partial(_read_string, reads), {**reads.written, "type": "string"})
+
+
+# As close as a schema comes to what can be sent to: what isn't unspecified, broadcast, multicast or a mapped address.
+_UNICAST = {
+    "anyOf": [
+        {
+            "type": "string",
+            "format": "ipv4",
+            "not": {"pattern": r"^(?:0\.0\.0\.0|255\.255\.255\.255|(?:22[4-9]|23[0-9])\..*)$"},
+        },
+        {"type": "string", "format": "ipv6", "not": {"pattern": "^(?:[fF]{2}|[0:]*$|[0:]*:[fF]{4}:|.*%)"}},
+    ]
+}
+
 State = Annotated[Admin, word(Admin, "a state")]
-_NAME = {"type": "string", "pattern": BACKEND_NAME.written["pattern"]}
+Name = Annotated[str, _string(BACKEND_NAME)]
+Device = Annotated[str, _string(Interface.__metadata__[0])]
+Unicast = Annotated[IPAddress, Reads(read_address, _UNICAST)]
 
 
 def _without_default(schema: dict[str, Any]) -> None:
@@ -50,15 +77,13 @@ class NewBackend(_Body):
         json_schema_extra={"examples": [{"name": "ns9", "address": "10.0.0.19", "port": 5353, "weight": 2}]}
     )
 
-    name: Annotated[str, BACKEND_NAME] = Field(
-        description="a letter or digit, then letters, digits and _ . -, at most 48 in all", json_schema_extra=_NAME
-    )
-    address: Address = Field(description="the address to send to")
+    name: Name = Field(description="a letter or digit, then letters, digits and _ . -, at most 48 in all")
+    address: Unicast = Field(description="the address to send to")
     port: Port = _unset("the port to send to; without one, the packet's is kept")
     weight: Weight = _unset("its share, relative to the other backends; 1 by default")
     admin: State = _unset("what the operator wants of it; enabled by default")
-    device: Interface = _unset("the interface towards it, for the fast path")
-    via: Address = _unset("the next hop towards it, for the fast path")
+    device: Device = _unset("the interface towards it, for the fast path")
+    via: Unicast = _unset("the next hop towards it, for the fast path")
 
 
 Body = TypeVar("Body", bound=_Body)
@@ -106,7 +131,7 @@ def _too_large(limits: Limits) -> Refused:
 
 def _parse(body: bytes) -> Any:
     try:
-        return json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_no_number)
+        return json.loads(body.decode(), object_pairs_hook=_once, parse_float=_number, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"the body is not JSON: {error}") from None
 
@@ -116,6 +141,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(keys) < len(pairs):
         raise ValueError("a key is there twice")
     return keys
+
+
+def _number(digits: str) -> int | float:
+    """Read 2.0 and 2e0 as what they are to JSON: 2."""
+    number = float(digits)
+    return int(number) if number.is_integer() else number
 
 
 def _no_number(word: str) -> None:
