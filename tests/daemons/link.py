@@ -11,6 +11,8 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Self
 
+from daemons.processes import await_that
+
 from nftlb.lab import links
 
 if TYPE_CHECKING:
@@ -58,6 +60,9 @@ class Link:
         self.host.sysctl(f"net.ipv6.conf.{_INTERFACE}.keep_addr_on_down", 1)
         self.host.run(["ip", "link", "set", _INTERFACE, "down"])
         self._down = True
+        # Until the kernel's link watch has noticed, a veth refuses packets with ENOBUFS instead of losing them, which
+        # no cable does; a socket with IP_RECVERR is told.
+        await_that(lambda: "NO-CARRIER" in self._centre.run(["ip", "link", "show", self.host.name]), "carrier lost")
 
     def up(self) -> None:
         """Put it in again; at return packets pass. Without an effect on a link that is up."""
