@@ -276,6 +276,7 @@ def test_names_are_told_apart() -> None:
         (service(head=""), 1, "virtual_server names no service"),
         (service(head="192.0.2.53 53 54"), 1, "54 is too much"),
         ("virtual_server_group g {\n10.0.0.0/8 53\n}\n" + service(head="group g"), 2, "10.0.0.0/8 is no range"),
+        ("virtual_server_group g {\n}\n" * 2, 3, "is there already"),
         (service(server="MISC_CHECK {\n}"), 5, "MISC_CHECK has no misc_path"),
     ],
 )

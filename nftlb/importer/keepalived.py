@@ -41,7 +41,12 @@ class _File:
         self._file = file
         self._statements = statements
         self._notes = Notes(file)
-        self._groups = {one.values[0]: one for one in statements if one.key == "virtual_server_group" and one.values}
+        self._groups: dict[str, Statement] = {}
+        for one in statements:
+            if one.key == "virtual_server_group" and one.values:
+                if one.values[0] in self._groups:
+                    raise fault(file, one.line, f"{one} is there already; allowed: each group once")
+                self._groups[one.values[0]] = one
 
     def imported(self) -> Imported:
         drafts = []
@@ -52,7 +57,7 @@ class _File:
                 if draft is not None:
                     drafts.append(draft)
                     used.add(draft.name)
-            elif one.key != "virtual_server_group":
+            elif one.key != "virtual_server_group" or not one.values:
                 self._notes.missing(one.line, self._foreign(one))
         for name, group in self._groups.items():
             if name not in used:
