@@ -15,9 +15,10 @@ back: `waypoints()` says whether that is needed.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nftlb.ruleset import Chain, Element, Ruleset, Set, Table, TableFamily, canonical_rule
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 # Two, because a swap may find the rules on a detour that another did not live to end.
 _DETOURS = ("-next", "-other")
 _Named = TypeVar("_Named")
+_ANSWERS: deque[tuple[object, object, list[Any]]] = deque(maxlen=8)
 
 
 class Kind(Enum):
@@ -140,6 +142,8 @@ def entries(target: Ruleset, left: Iterable[Leftover]) -> list[Leftover]:
 
 def removable(kernel: Ruleset, target: Ruleset, left: Collection[Leftover]) -> list[Leftover]:
     """Those leftovers that nothing else refers to when they are gone; of a part of all leftovers, that may be fewer."""
+    if all(item.kind is not Kind.SET for item in left):
+        return list(left)  # and no need to look at ten thousand chains
     rest = after(kernel, target, [item for item in left if item.kind is not Kind.SET])
     used = {
         (family, name)
@@ -203,8 +207,16 @@ def waypoints(kernel: Ruleset, target: Ruleset) -> list[Ruleset]:
 
 
 def _differing(present: Mapping[str, _Named], wanted: Mapping[str, _Named]) -> list[_Named]:
-    """What is wanted and not there as it is. A swap touches few of many thousand objects: the others are the same."""
-    return [one for name, one in wanted.items() if present.get(name) is not one]
+    """What is wanted and not there as it is. A swap touches few of many thousand objects: the others are the same.
+
+    One swap asks this of the same two mappings again and again, and they never change: the last answers are kept.
+    """
+    for one, other, found in _ANSWERS:
+        if one is present and other is wanted:
+            return list(found)
+    differing = [one for one, other in zip(wanted.values(), map(present.get, wanted), strict=True) if one is not other]
+    _ANSWERS.append((present, wanted, differing))
+    return differing
 
 
 def _is_first(chain: Chain) -> bool:
@@ -231,11 +243,8 @@ def _shut(present: Table, target: Ruleset) -> list[str]:
     wanted = target.tables.get(present.family)
     if wanted is present:
         return []
-    return [
-        name
-        for name, chain in present.chains.items()
-        if chain.rules and _is_first(chain) and (wanted is None or name not in wanted.chains)
-    ]
+    left = present.chains.keys() - (wanted.chains.keys() if wanted else ())
+    return sorted(name for name in left if present.chains[name].rules and _is_first(present.chains[name]))
 
 
 def _looked_up(chain: Chain) -> set[str]:
