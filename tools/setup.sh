@@ -5,7 +5,7 @@
 # nftables binding is part of the distribution: it must match the libnftables it loads.
 set -eu
 venv=${1:?usage: setup.sh VENV}
-packages="python3-venv python3-nftables nftables iproute2 ethtool openssl gcc libc6-dev"
+packages="systemd python3-venv python3-nftables nftables iproute2 ethtool openssl gcc libc6-dev"
 
 missing=
 for package in $packages; do

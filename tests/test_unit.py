@@ -1,0 +1,41 @@
+"""The unit for systemd: understood by it, and as narrow as the documents say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+UNIT = ROOT / "deploy/systemd/nftlb.service"
+DOCUMENT = ROOT / "docs/daemon.md"
+
+
+def analyze(*words: str) -> str:
+    done = subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout + done.stderr
+
+
+def test_exposure_is_as_documented() -> None:
+    """`systemd-analyze security` gives 2.0 or better, and the figure that the document has."""
+    told = analyze("security", "--offline=true", "--no-pager", str(UNIT))
+    score = re.search(r"Overall exposure level for nftlb.service: (\S+)", told)
+    assert score is not None
+
+    assert float(score[1]) <= 2.0
+    assert f"exposure level of {score[1]}" in DOCUMENT.read_text()
+
+
+def test_systemd_understands_every_line() -> None:
+    """No key that systemd would ignore."""
+    told = analyze("verify", "--man=no", str(UNIT))
+
+    assert [] == [line for line in told.splitlines() if "Unknown" in line or "Failed to parse" in line]
+
+
+def test_two_capabilities_and_no_more() -> None:
+    """The daemon's user has CAP_NET_ADMIN and CAP_NET_RAW, and can get nothing else."""
+    settings = dict(re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE))
+
+    assert {"CAP_NET_ADMIN CAP_NET_RAW"} == {settings[key] for key in ("AmbientCapabilities", "CapabilityBoundingSet")}
+    assert ("nftlb", "yes", "strict") == tuple(settings[key] for key in ("User", "NoNewPrivileges", "ProtectSystem"))
