@@ -44,7 +44,7 @@ MAY = {
         "web",
     },
     "lab": {"errors"},
-    "demo": {"errors", "model", "config", "compiler", "kernel", "apply", "lab"},
+    "demo": {"errors", "lab"},
 }
 SILENT = (
     "model",

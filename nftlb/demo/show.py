@@ -5,50 +5,104 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import ExitStack
 from importlib.resources import files
-from itertools import groupby, pairwise
-from threading import Thread
-from typing import TYPE_CHECKING
+from itertools import groupby
+from tempfile import TemporaryDirectory
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Self
 
-from nftlb.apply import Applier
-from nftlb.compiler import Membership
-from nftlb.config import parse
+from nftlb.demo.daemon import Daemon
 from nftlb.errors import NftlbError
-from nftlb.kernel import LibNftables
 from nftlb.lab import VIP4, VIP6, Lab, userns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from nftlb.lab import Answer, Client, Servers
+    from nftlb.lab import Answer, Client
 
+_PORT = 5353
 _FIRST = 12
-_FLOWING = 6000
-_OUT_AT, _BACK_AT = 2000, 4000  # after so many datagrams of the flow a backend is taken out, and put back
+_MOMENT = 2000  # datagrams that flow before something is done, and after it
+_AT_A_TIME = 50
 
 
 def run(say: Callable[[str], None] = print) -> None:
     """Show it. Works without root, in a user namespace; raises NftlbError if the machine lacks something for it."""
     userns.ensure()
     text = (files("nftlb.demo") / "demo.yaml").read_text()
-    config = parse(text, "demo.yaml")
-    with Lab(backends=3) as lab, lab.serve(5353) as servers, ExitStack() as stack:
+    with TemporaryDirectory(prefix="nftlb-demo-") as folder, Lab(backends=3) as lab, ExitStack() as stack:
         say("A lab in network namespaces, real packets, nothing of it on your own network:\n")
         say("    client 198.51.100.2 ---- balancer ---- b1 10.0.1.2   b2 10.0.2.2   b3 10.0.3.2")
         say(f"                             {VIP4}, {VIP6}\n")
-        say("This file is loaded into the balancer's kernel:\n")
+        say("The daemon runs on the balancer with this file:\n")
         say("".join(f"    {line}\n" for line in text.splitlines()))
-        kernel = stack.enter_context(lab.balancer.call(LibNftables))
-        applier = lab.balancer.call(Applier, kernel, config.table)
-        lab.balancer.call(applier.load, config)
+        b1, b2, b3 = lab.backends
+        stack.enter_context(lab.serve(_PORT, backends=[b1, b3]))
+        server = stack.enter_context(ExitStack())
+        server.enter_context(lab.serve(_PORT, backends=[b2]))
+        daemon = stack.enter_context(Daemon(lab.balancer, folder, text))
         for vip in (VIP4, VIP6):
             with lab.client.connect((vip, 53), connected=False) as client:
                 _one_by_one(client, say)
-        with lab.client.connect((VIP4, 53), connected=False) as client:
-            _swap_under_traffic(client, servers, lambda state: lab.balancer.call(applier.update, state), say)
-        counts = lab.balancer.call(kernel.counters, config.table)
-        say("The kernel's own counters, kept through both swaps:")
-        say("    " + ", ".join(f"{owner} {count.packets}" for owner, count in sorted(counts.items())) + "\n")
+
+        say("The socket sends on without a pause, while the server on b2 is killed and started again:")
+        with _Flow(lab.client.connect((VIP4, 53), connected=False)) as flow:
+            healthy = flow.part(_MOMENT)
+            server.close()
+            daemon.wait("b2", up=False)
+            failing = flow.part()
+            out = flow.part(_MOMENT)
+            server.enter_context(lab.serve(_PORT, backends=[b2]))
+            daemon.wait("b2", up=True)
+            returning = flow.part()
+            back = flow.part(_MOMENT)
+        for title, part in (
+            ("all three live", healthy),
+            ("b2 is killed", failing),
+            ("b2 is out", out),
+            ("b2 is started", returning),
+            ("b2 is back", back),
+        ):
+            say(f"    {title:<14}  {_shares(part)}")
+        _judge(say, failing, [*healthy, *out, *returning, *back])
+        say("What the daemon said of b2 meanwhile:")
+        say("".join(f"    {line}\n" for line in daemon.told("dns/b2:")))
     say("The lab is gone; it left nothing behind.")
+
+
+class _Flow:
+    """Exchanges over ONE socket, from a thread, cut into parts where the caller says so."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._answers: list[Answer] = []
+        self._taken = 0
+        self._more = Event()
+        self._running = True
+        self._thread = Thread(target=self._send, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running = False
+        self._thread.join()
+        self._client.close()
+
+    def part(self, count: int = 0) -> list[Answer]:
+        """What became of the datagrams since the last part: of those under way now, and of so many more."""
+        goal = len(self._answers) + max(count, 1)
+        while len(self._answers) < goal and self._thread.is_alive():
+            self._more.clear()
+            self._more.wait(1)
+        found = self._answers[self._taken :]
+        self._taken += len(found)
+        return found
+
+    def _send(self) -> None:
+        while self._running:
+            self._answers += self._client.exchange(_AT_A_TIME, pipelined=True, timeout=0.2)
+            self._more.set()
 
 
 def _one_by_one(client: Client, say: Callable[[str], None]) -> None:
@@ -60,37 +114,19 @@ def _one_by_one(client: Client, say: Callable[[str], None]) -> None:
     say(f"    replies came from {_sources(answers)}\n")
 
 
-def _swap_under_traffic(
-    client: Client, servers: Servers, update: Callable[[Membership], object], say: Callable[[str], None]
-) -> None:
-    """A backend goes and comes back in the middle of a flow."""
-    servers.clear()
-    answers: list[Answer] = []
-    flow = Thread(target=lambda: answers.extend(client.exchange(_FLOWING, pipelined=True)))
-    flow.start()
-    servers.wait(_OUT_AT)
-    update(Membership.with_down([("dns", "b2")]))
-    servers.wait(_BACK_AT)
-    update(Membership())
-    flow.join()
-    out = [number for number, answer in enumerate(answers) if answer.backend == "b2"]
-    gap_start, gap_end = max(pairwise(out), key=lambda pair: pair[1] - pair[0], default=(0, 0))
-    say(f"The socket sends {_FLOWING} more without a pause; b2 is taken out and put back meanwhile:")
-    for title, part in (
-        ("all three", answers[: gap_start + 1]),
-        ("b2 is out", answers[gap_start + 1 : gap_end]),
-        ("b2 is back", answers[gap_end:]),
-    ):
-        say(f"    {title:<10}  {_shares(part)}")
-    lost = sum(not answer.copies for answer in answers)
-    twice = sum(answer.copies > 1 for answer in answers)
-    say(f"    lost: {lost}, answered twice: {twice}; replies came from {_sources(answers)}\n")
-    if lost or twice or gap_end - gap_start < (_BACK_AT - _OUT_AT) // 10:
+def _judge(say: Callable[[str], None], failing: list[Answer], others: list[Answer]) -> None:
+    """Say what was lost, and raise NftlbError if that is more than what went to the dead server before it was out."""
+    in_vain = sum(not answer.copies for answer in failing)
+    lost = sum(not answer.copies for answer in others)
+    twice = sum(answer.copies > 1 for answer in (*failing, *others))
+    say(f"    lost to the dead server: {in_vain}; otherwise lost: {lost}, answered twice: {twice}")
+    say(f"    replies came from {_sources((*failing, *others))}\n")
+    if lost or twice or in_vain > len(failing) / 2:
         raise NftlbError("the demonstration did not show what it should: see the figures above")
 
 
-def _shares(answers: Iterable[Answer]) -> str:
-    counts = Counter(answer.backend or "nobody" for answer in answers)
+def _shares(part: Iterable[Answer]) -> str:
+    counts = Counter(answer.backend or "nobody" for answer in part)
     return "  ".join(f"{name} {count}" for name, count in sorted(counts.items()))
 
 
