@@ -25,11 +25,11 @@ QUICK = 0.2
 HEALTH = head("GET", "/healthz", {"Host": "x"})
 
 
-async def seconds_until(end: Awaitable[object]) -> float:
-    start = time.monotonic()
-    async with asyncio.timeout(5):
+async def in_time(begin: float, end: Awaitable[object]) -> bool:
+    """Whether it ends when a limit of `QUICK` that began then, or a little later, wants it."""
+    async with asyncio.timeout(10):
         await end
-    return time.monotonic() - start
+    return QUICK - 0.01 < time.monotonic() - begin < QUICK + 5
 
 
 async def closed(streams: Streams) -> None:
@@ -47,9 +47,10 @@ def test_a_head_that_does_not_come(sent: bytes) -> None:
 
     async def test() -> None:
         async with serving(limits=Limits(head_seconds=QUICK)) as world:
+            begin = time.monotonic()
             streams = await world.connect()
             streams[1].write(sent)
-            assert QUICK - 0.05 < await seconds_until(closed(streams)) < QUICK + 2
+            assert await in_time(begin, closed(streams))
 
     run(test())
 
@@ -59,6 +60,7 @@ def test_a_head_that_drips() -> None:
 
     async def test() -> None:
         async with serving(limits=Limits(head_seconds=QUICK)) as world:
+            begin = time.monotonic()
             streams = await world.connect()
 
             async def drip() -> None:
@@ -68,7 +70,7 @@ def test_a_head_that_drips() -> None:
                     streams[1].write(b"a")
 
             dripping = asyncio.ensure_future(drip())
-            assert QUICK - 0.05 < await seconds_until(closed(streams)) < QUICK + 2
+            assert await in_time(begin, closed(streams))
             dripping.cancel()
 
     run(test())
@@ -83,8 +85,9 @@ def test_a_second_head_that_drips() -> None:
             streams[1].write(HEALTH)
             assert (await read_answer(streams)).status == 200
             await asyncio.sleep(2 * QUICK)  # idle for longer than a head may take
+            begin = time.monotonic()
             streams[1].write(b"GET /heal")
-            assert QUICK - 0.05 < await seconds_until(closed(streams)) < QUICK + 2
+            assert await in_time(begin, closed(streams))
 
     run(test())
 
@@ -109,9 +112,10 @@ def test_an_idle_connection() -> None:
     async def test() -> None:
         async with serving(limits=Limits(idle_seconds=QUICK)) as world:
             streams = await world.connect()
+            begin = time.monotonic()
             streams[1].write(HEALTH)
             await read_answer(streams)
-            assert QUICK - 0.05 < await seconds_until(closed(streams)) < QUICK + 2
+            assert await in_time(begin, closed(streams))
 
     run(test())
 
@@ -126,7 +130,7 @@ def test_a_body_that_does_not_come() -> None:
             streams[1].write(head("PATCH", "/api/v1/pools/dns/backends/ns1", headers) + b"{")
             answer = await read_answer(streams)
             assert (408, "the body did not come within 0.2 s") == (answer.status, answer.error)
-            assert await seconds_until(closed(streams)) < 4
+            await closed(streams)
             assert world.service.done == []
 
     run(test())
@@ -160,7 +164,7 @@ def test_slow_clients_do_not_keep_others_out() -> None:
         async with serving(limits=Limits(connections=10)) as world:
             slow = await connect_many(world, 10)
             assert (await world.get("/healthz")).status == 200
-            await seconds_until(closed(slow[0]))
+            await closed(slow[0])
             assert len(world.connections) == 9
             slow[1][1].write(HEALTH)
             assert (await read_answer(slow[1])).status == 200
@@ -189,7 +193,7 @@ def test_no_place_at_all() -> None:
             world.service.hold = asyncio.Event()
             asked = [asyncio.ensure_future(world.ask("POST", "/api/v1/reload")) for _ in range(3)]
             await until(lambda: len(world.connections) == 3 and not world.server._room._waiting)
-            assert await seconds_until(closed(await world.connect())) < 2
+            await closed(await world.connect())
             world.service.hold.set()
             assert [200, 200, 200] == [answer.status for answer in await asyncio.gather(*asked)]
             assert (await world.get("/healthz")).status == 200
@@ -240,11 +244,12 @@ def test_a_slow_reader() -> None:
 
     async def test() -> None:
         async with serving(large_service(), limits=Limits(write_seconds=QUICK)) as world:
+            begin = time.monotonic()
             with await connect_slow(world):
-                await until(partial(another_waits, world, set()))
+                await until(lambda: world.connections)
                 (connection,) = world.connections
-                assert QUICK - 0.05 < await seconds_until(connection.lost.wait()) < QUICK + 2
-                assert set() == world.connections
+                assert await in_time(begin, connection.lost.wait())
+                assert (0, set()) == (connection.unsent, world.connections)
 
     run(test())
 

@@ -24,7 +24,7 @@ from nftlb.web.openapi import openapi
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EXAMPLES = 25
+EXAMPLES = 15
 DOCUMENT = openapi()
 METHODS = ("get", "post", "patch", "delete")
 OPERATIONS = [(path, method) for path, item in DOCUMENT["paths"].items() for method in METHODS if method in item]
