@@ -1,0 +1,179 @@
+"""The state directory, in whatever state it is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nftlb.daemon.store import Store
+from nftlb.health import Memory, PoolMemory
+from nftlb.health.memory import write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SOMETHING = Memory(format=1, pools={"dns": PoolMemory(removed=("ns1",))})
+OTHER = Memory(format=1, pools={"dns": PoolMemory(removed=("ns2",))})
+
+ON_A_SMALL_DISK = """
+mount -t tmpfs -o size=64k tmpfs "$1"
+cp "$3" "$1/nftlb.json"
+case $2 in
+full) head -c 48k /dev/zero > "$1/ballast" ;;
+read-only) mount -o remount,ro "$1" ;;
+esac
+exec "$4" -c "$5" "$1"
+"""
+SAVE = """
+import sys
+from nftlb.daemon.store import Store
+from nftlb.health import Memory, PoolMemory
+store = Store(sys.argv[1], "nftlb")
+try:
+    store.save(Memory(format=1, pools={"big": PoolMemory(removed=tuple(map(str, range(9999))))}))
+except OSError as error:
+    print(error.errno)
+memory, trouble = store.load()
+print(memory.pools["dns"].removed, trouble)
+"""
+
+
+def test_nothing_is_remembered_yet(tmp_path: Path) -> None:
+    """Without a file, or a directory, there is nothing to remember, and that is no trouble."""
+    assert (None, "") == Store(str(tmp_path), "nftlb").load()
+    assert (None, "") == Store(str(tmp_path / "not" / "there"), "nftlb").load()
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    """By another process too, from a directory that is made for it, which nobody else may read."""
+    directory = tmp_path / "var" / "nftlb"
+    Store(str(directory), "nftlb").save(SOMETHING)
+
+    assert (SOMETHING, "") == Store(str(directory), "nftlb").load()
+    assert 0o700 == directory.stat().st_mode & 0o777
+    assert 0o600 == (directory / "nftlb.json").stat().st_mode & 0o777
+
+
+def test_tables_do_not_share(tmp_path: Path) -> None:
+    """Daemons of two tables may have one directory."""
+    Store(str(tmp_path), "one").save(SOMETHING)
+    Store(str(tmp_path), "two").save(OTHER)
+
+    assert (SOMETHING, "") == Store(str(tmp_path), "one").load()
+
+
+def test_what_did_not_change_is_not_written_again(tmp_path: Path) -> None:
+    """It costs nothing to save the same; but if somebody took the file away, it is written again."""
+    store, file = Store(str(tmp_path), "nftlb"), tmp_path / "nftlb.json"
+    store.save(SOMETHING)
+    before = file.stat().st_ino
+    store.save(SOMETHING)
+    assert before == file.stat().st_ino
+
+    file.unlink()
+    store.save(SOMETHING)
+    assert (SOMETHING, "") == store.load()
+
+    store.save(OTHER)
+    assert (OTHER, "") == store.load()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", write(SOMETHING)[:-3].encode(), b'{"hello": "world"}', b'{"format": 2, "table": "nftlb"}', b"\xff\0\xff"],
+    ids=["empty", "torn", "foreign", "newer", "binary"],
+)
+def test_a_bad_file_is_set_aside(text: bytes, tmp_path: Path) -> None:
+    """It is told, kept for whoever wants to look, and in nobody's way."""
+    (tmp_path / "nftlb.json").write_bytes(text)
+    store = Store(str(tmp_path), "nftlb")
+
+    memory, trouble = store.load()
+
+    assert memory is None
+    assert trouble.startswith(f"{tmp_path}/nftlb.json is not ours, or torn (")
+    assert trouble.endswith("): it was set aside as nftlb.bad")
+    assert text == (tmp_path / "nftlb.bad").read_bytes()
+    assert (None, "") == store.load()
+    store.save(SOMETHING)
+    assert (SOMETHING, "") == store.load()
+
+
+def test_a_crash_while_saving_leaves_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the new file is on the disk as a whole, the old one is there; what is left over is in nobody's way."""
+    store = Store(str(tmp_path), "nftlb")
+    store.save(SOMETHING)
+    with monkeypatch.context() as crash:
+
+        def fail(_: int) -> None:
+            raise OSError(errno.EIO, "input/output error")
+
+        crash.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="input/output error"):
+            store.save(OTHER)
+    assert (SOMETHING, "") == store.load()
+
+    store.save(OTHER)
+    assert (OTHER, "") == store.load()
+    assert [tmp_path / "nftlb.json"] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("disk", "error"), [("full", errno.ENOSPC), ("read-only", errno.EROFS)])
+def test_a_disk_that_takes_nothing(disk: str, error: int, tmp_path: Path) -> None:
+    """Saving raises OSError, and what was there before stays."""
+    mount, good = tmp_path / "mount", tmp_path / "good.json"
+    mount.mkdir()
+    good.write_text(write(SOMETHING))
+    argv = ["unshare", "--mount", "sh", "-euc", ON_A_SMALL_DISK, "sh", mount, disk, good, sys.executable, SAVE]
+
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+
+    assert f"{error}\n('ns1',) \n" == done.stdout
+
+
+def test_a_symbolic_link_in_its_place(tmp_path: Path) -> None:
+    """Saving replaces the link, and leaves alone what it points to."""
+    other = tmp_path / "precious"
+    other.write_text(write(SOMETHING))
+    (tmp_path / "nftlb.json").symlink_to(other)
+    store = Store(str(tmp_path), "nftlb")
+
+    assert (SOMETHING, "") == store.load()
+    store.save(OTHER)
+
+    assert write(SOMETHING) == other.read_text()
+    assert not (tmp_path / "nftlb.json").is_symlink()
+    assert (OTHER, "") == store.load()
+
+
+def test_a_symbolic_link_to_write_through(tmp_path: Path) -> None:
+    """The new file is not written through a link that somebody laid there."""
+    other = tmp_path / "precious"
+    other.write_text("precious")
+    (tmp_path / "nftlb.new").symlink_to(other)
+
+    with pytest.raises(OSError, match="symbolic links"):
+        Store(str(tmp_path), "nftlb").save(SOMETHING)
+
+    assert "precious" == other.read_text()
+
+
+@pytest.mark.parametrize("name", ["nftlb.json", "."])
+def test_something_else_in_its_place(name: str, tmp_path: Path) -> None:
+    """Where a directory stands for the file, or a file for the directory, load and save raise OSError."""
+    directory = tmp_path / "state"
+    if name == ".":
+        directory.write_text("a file")
+    else:
+        (directory / name).mkdir(parents=True)
+    store = Store(str(directory), "nftlb")
+
+    with pytest.raises(OSError, match="irectory"):
+        store.load()
+    with pytest.raises(OSError, match=r"irectory|File exists"):
+        store.save(SOMETHING)
