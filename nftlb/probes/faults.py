@@ -57,8 +57,15 @@ def open_socket(subject: Subject, kind: int, protocol: int = 0) -> socket.socket
     return opened
 
 
+# include/uapi/linux/in.h (Linux 4.2): the port is chosen when the destination is known, so that ports don't run out
+# for as long as connections are in TIME-WAIT.
+_IP_BIND_ADDRESS_NO_PORT = 24
+
+
 def _bind(opened: socket.socket, source: object) -> None:
     try:
+        if opened.type == socket.SOCK_STREAM:
+            opened.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
         opened.bind((str(source), 0))
     except OSError as error:
         opened.close()

@@ -12,6 +12,7 @@ from probing import BOTH, V6, cancel_streams, check_streams, mute, sends, stream
 
 from nftlb.model import Tcp
 from nftlb.probes import probe_for, run
+from nftlb.probes.faults import open_socket
 
 
 @pytest.mark.parametrize("host", BOTH)
@@ -144,6 +145,13 @@ def test_the_source_is_used() -> None:
         return clients
 
     assert ["127.0.0.77"] == asyncio.run(main())
+
+
+@pytest.mark.parametrize("host", BOTH)
+def test_a_source_takes_no_port(host: str) -> None:
+    """The port is chosen with the destination, so that thousands of checks from a source don't use them up."""
+    with open_socket(subject(host, source=host), socket.SOCK_STREAM) as opened:
+        assert (host, 0) == opened.getsockname()[:2]
 
 
 def test_cancelled() -> None:
