@@ -1,0 +1,102 @@
+"""The daemon's hands on a kernel that is only imagined: they take as long as they are told, and fail when told."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from clockwork import elapsed
+
+from nftlb.apply import Applier
+from nftlb.daemon.hands import Hands
+from nftlb.kernel import FakeNft
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from nftlb.compiler import Hop
+    from nftlb.kernel import Kernel
+
+T = TypeVar("T")
+
+
+class Watched(FakeNft):
+    """Notes how often its tables were listed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listings = 0
+
+    def list(self, table: str):  # type: ignore[no-untyped-def]  # noqa: ANN201 - as FakeNft has it
+        self.listings += 1
+        return super().list(table)
+
+    @property
+    def content(self) -> object:
+        """All that is in our tables, to compare; elements have no order."""
+        tables = [listing.table for listing in super().list("nftlb").values()]
+        sets = {(table.family, one.name): frozenset(one.elements) for table in tables for one in table.sets.values()}
+        return sets, {(table.family, one.name): one for table in tables for one in table.chains.values()}
+
+
+class NoSteering:
+    def apply(self, wanted: Mapping[int, Hop]) -> list[str]:
+        del wanted
+        return []
+
+    def current(self) -> Mapping[int, Hop]:
+        return {}
+
+
+class FakeHands(Hands):
+    """`takes` seconds for each work; `error`, if set, is raised before it, `error_after` once after it."""
+
+    def __init__(self) -> None:
+        self.kernel = Watched()
+        self.interfaces: Collection[str] = ()
+        self.takes = 0.0
+        self.error: Exception | None = None
+        self.error_after: Exception | None = None
+        self.works = 0
+        self.tidied: list[float] = []
+        super().__init__("nftlb", lambda: self.kernel, self._applier_for)
+
+    def _applier_for(self, kernel: Kernel, table: str) -> Applier:
+        return Applier(
+            kernel,
+            table,
+            cut=lambda _: 0,
+            steering=NoSteering(),
+            lookup=lambda _: {},
+            wait=lambda: None,
+            interfaces=lambda: self.interfaces,
+        )
+
+    async def tidy(self):  # type: ignore[no-untyped-def]  # noqa: ANN201 - as Hands has it
+        self.tidied.append(elapsed())
+        return await super().tidy()
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        self.works += 1
+        await asyncio.sleep(self.takes)
+        if self.error is not None:
+            raise self.error
+        done = await super()._do(work)
+        if self.error_after is not None:
+            error, self.error_after = self.error_after, None
+            raise error
+        return done
+
+
+@dataclass
+class Calls:
+    """What was told, each with when."""
+
+    all: list[tuple[float, str]] = field(default_factory=list)
+
+    def __call__(self, what: str) -> None:
+        self.all.append((elapsed(), what))
+
+    def of(self, what: str) -> list[float]:
+        return [when for when, told in self.all if told == what]
