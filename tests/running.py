@@ -44,7 +44,17 @@ class Seen:
 class Running:
     """A context manager: `nftlb run` with a configuration, given as data, on a host."""
 
-    def __init__(self, host: Host, directory: Path, pools: dict[str, Any], *, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        host: Host,
+        directory: Path,
+        pools: dict[str, Any],
+        *,
+        options: tuple[str, ...] = (),
+        wrapper: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        """`wrapper` are the words before the command, which must end in exec(2); `environment` adds to ours."""
         self.host = host
         self.directory = directory
         self.file = directory / "nftlb.yaml"
@@ -55,6 +65,8 @@ class Running:
         self.top: dict[str, Any] = {}
         self.events: list[Seen] = []
         self._options = options
+        self._wrapper = wrapper
+        self._environment = environment or {}
         self._changed = Condition()
         self._stack = ExitStack()
         (directory / "token").write_text(TOKEN)
@@ -80,7 +92,7 @@ class Running:
     def client(self) -> Client:
         return Client(read_address(f"unix:{self.socket}"), TOKEN, timeout=PATIENCE)
 
-    def start(self, **environment: str) -> None:
+    def start(self) -> None:
         """Start it; returns when it says that it is ready."""
         ready = self.directory / "notify.sock"
         ready.unlink(missing_ok=True)
@@ -88,9 +100,9 @@ class Running:
             notified.bind(str(ready))
             notified.settimeout(PATIENCE)
             self.process = self.host.popen(
-                [str(NFTLB), "run", str(self.file), *self._options],
+                [*self._wrapper, str(NFTLB), "run", str(self.file), *self._options],
                 stderr=log,
-                env={**os.environ, "NOTIFY_SOCKET": str(ready), **environment},
+                env={**os.environ, "NOTIFY_SOCKET": str(ready), **self._environment},
             )
             try:
                 while b"READY=1" not in notified.recv(4096):

@@ -29,7 +29,8 @@ JITTER = 0.05
 FIRST_CHECKS_PER_SECOND = 1000
 """At the start checks are spread so that no more than these begin in a second, but within an interval."""
 
-_STRANGLED = 1.0  # seconds until a check is tried again that this machine could not carry out
+_STRANGLED = 5.0
+"""Seconds, at most, until a check is tried again that this machine could not carry out; first `fast_interval`."""
 
 
 class Place(NamedTuple):
@@ -46,6 +47,7 @@ class _Item:
     health: Health
     subject: Subject
     probe: Probe
+    strangled: float
     due: float = 0.0
     timer: asyncio.TimerHandle | None = None
     task: asyncio.Task[None] | None = None
@@ -84,7 +86,8 @@ class Checker:
                     continue
                 if health.check not in probes:
                     probes[health.check] = probe_for(health.check)
-                item = self._items[place] = _Item(place, health, subject, probes[health.check])
+                fast = health.fast_interval / 1000
+                item = self._items[place] = _Item(place, health, subject, probes[health.check], strangled=fast)
                 new.append(item)
         for item in before.values():
             self._stop(item)
@@ -132,7 +135,8 @@ class Checker:
         except SystemFault as fault:
             self._unfit[item.place] = str(fault)
             self._show()
-            delay = max(_STRANGLED, item.health.interval / 1000)
+            delay = item.strangled
+            item.strangled = min(2 * delay, _STRANGLED)
         except Exception:  # noqa: BLE001 - it is in the log, and the check goes on
             _log.exception("a fault of nftlb itself in the %s check of %s", item.health.check.kind, item.place)
             delay = item.health.interval / 1000
@@ -145,6 +149,7 @@ class Checker:
         if not item.active:
             return 0.0
         self._able(item.place)
+        item.strangled = item.health.fast_interval / 1000
         return self._hear(item.place, result)
 
     def _able(self, place: Place) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from nftlb.apply import Applier
-from nftlb.errors import SystemFault
+from nftlb.errors import NftlbError, SystemFault
 from nftlb.kernel import LibNftables
+from nftlb.kernel.monitor import Monitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +31,8 @@ T = TypeVar("T")
 class Hands:
     """An Applier behind a thread. Methods raise KernelError or SystemFault when they are refused.
 
-    `kernel` makes the seam to nf_tables, `applier` what brings rulesets to it; both are called in the thread.
+    `kernel` makes the seam to nf_tables, `applier` what brings rulesets to it, `monitor` what vouches for foreign
+    transactions; all are called in the thread.
     """
 
     def __init__(
@@ -37,13 +40,16 @@ class Hands:
         table: str,
         kernel: Callable[[], Kernel] = LibNftables,
         applier: Callable[[Kernel, str], Applier] = Applier,
+        monitor: Callable[[str], Monitor] = Monitor,
     ) -> None:
         self._table = table
         self._make_kernel = kernel
         self._make_applier = applier
+        self._make_monitor = monitor
         self._thread = ThreadPoolExecutor(1, "kernel")
         self._kernel: Kernel | None = None
         self._applier: Applier | None = None
+        self._monitor: Monitor | None = None
 
     async def open(self) -> None:
         await self._do(self._open)
@@ -83,9 +89,16 @@ class Hands:
     def _open(self) -> None:
         self._kernel = self._make_kernel()
         self._applier = self._make_applier(self._kernel, self._table)
+        # Without it, our tables are read anew whenever anybody changed anything of his own: it is a help, and no need.
+        with suppress(NftlbError, OSError):
+            self._monitor = self._make_monitor(self._table)
+            self._applier.swapper.vouches = self._monitor.vouches
 
     def _close(self) -> None:
         self._applier = None
+        if self._monitor is not None:
+            self._monitor.close()
+            self._monitor = None
         close = getattr(self._kernel, "close", None)
         self._kernel = None
         if close is not None:

@@ -1,0 +1,187 @@
+"""The world around the daemon fails: what still works goes on, and the status says what does not."""
+
+from __future__ import annotations
+
+import resource
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flowing import Flow, lost, twice
+from running import Running
+
+from nftlb.lab import VIP4, Lab
+
+PORT = 5353
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+CHECK = {
+    "udp": {"send": "are you there", "match": "are you there"},
+    "interval": "200ms",
+    "fast_interval": "50ms",
+    "timeout": "150ms",
+}
+
+
+def pools(lab: Lab, **options: Any) -> dict[str, Any]:
+    backends = {host.name: f"{host.ipv4}:{PORT}" for host in lab.backends}
+    return {"dns": {"listen": f"{VIP4}:53/udp", "backends": backends, "health": CHECK, **options}}
+
+
+def fault(what: str) -> Any:
+    """A condition on the status: that fault is shown; gives its message."""
+
+    def found(document: dict[str, Any]) -> str:
+        return next((one["message"] for one in document["faults"] if one["what"] == what), "")
+
+    return found
+
+
+def no_fault(document: dict[str, Any]) -> bool:
+    return not document["faults"]
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_the_clock_jumps(hours: int, tmp_path: Path) -> None:
+    """An hour forward or back: nobody is taken out for it, checks go on in time, and a dead backend is found."""
+    offset = tmp_path / "offset"
+    offset.write_text("+0")
+    environment = {
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    with Lab(backends=3) as lab, ExitStack() as servers:
+        second = servers.enter_context(ExitStack())
+        second.enter_context(lab.serve(PORT, backends=[lab.backends[1]]))
+        servers.enter_context(lab.serve(PORT, backends=[lab.backends[0], lab.backends[2]]))
+        with (
+            Running(lab.balancer, tmp_path, pools(lab), environment=environment) as daemon,
+            Flow(lab.client, (VIP4, 53), rate=1000) as flow,
+        ):
+            flow.wait(200)
+            begin = daemon.backend("dns", "b1")["checks"][0]["at"]
+            offset.write_text(f"{hours * 3600:+d}")
+            jumped = time.monotonic()
+            daemon.poll_status(
+                lambda status: (status["pools"][0]["backends"][0]["checks"][0]["at"] > begin) == (hours > 0),
+                "a check at another time of day",
+            )
+            flow.wait(1000)
+            quiet = [one for one in daemon.events if one.at > jumped]
+            before = len(flow.sent)
+            second.close()
+            out = daemon.wait("backend_down", "b2", since=jumped)
+
+            assert [] == quiet
+            assert [] == lost(flow.sent[: before - 100])
+            assert out.event["reason"] in ("udp: connection refused", "udp: no answer within 0.15s")
+
+
+@pytest.mark.parametrize("options", ["size=64k", "ro"], ids=["full", "read-only"])
+def test_state_directory_fails(options: str, tmp_path: Path) -> None:
+    """With the disk full or read-only commands are followed; the status says that they may be forgotten."""
+    state = tmp_path / "state"
+    state.mkdir()
+    fill = f"dd if=/dev/zero of={state}/filler bs=1k count=64 status=none; " if options != "ro" else ""
+    wrapper = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o {options} tmpfs {state}; {fill}exec "$@"', "sh")
+    with (
+        Lab(backends=3) as lab,
+        lab.serve(PORT),
+        Running(lab.balancer, tmp_path, pools(lab), wrapper=wrapper) as daemon,
+    ):
+        answer, document = daemon.call("PATCH", "/api/v1/pools/dns/backends/b2", {"admin": "drain"})
+        message = daemon.poll_status(fault("state_dir"), "the fault")
+        with lab.client.connect((VIP4, 53), connected=False) as client:
+            answers = client.exchange(6)
+
+        assert (200, "drain") == (answer, document["admin"])
+        assert ("No space left" if options != "ro" else "Read-only file system") in message
+        assert {"b1", "b3"} == {one.backend for one in answers}
+
+
+def test_descriptors_run_out(tmp_path: Path) -> None:
+    """Short of descriptors no check can be made: nobody is taken out for it, traffic flows, and it is told."""
+    with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, pools(lab)) as daemon:
+        process = daemon.process.pid
+        daemon.poll_status(
+            lambda status: all(one["checks"][0]["passed"] for one in status["pools"][0]["backends"]), "checks"
+        )
+        enough = resource.prlimit(process, resource.RLIMIT_NOFILE)
+        with Flow(lab.client, (VIP4, 53), rate=1000) as flow:
+            short = time.monotonic()
+            resource.prlimit(process, resource.RLIMIT_NOFILE, (5, enough[1]))
+            told = daemon.wait("fault", since=short)
+            flow.wait(1500)
+            resource.prlimit(process, resource.RLIMIT_NOFILE, enough)
+            daemon.wait("fault_gone", since=told.at)
+        sent = flow.stop()
+
+        assert "checks" == told.event["details"]["what"]
+        assert "too many files open" in told.event["reason"]
+        assert [] == [one for one in daemon.events if one.kind in ("backend_down", "quorum_down")]
+        assert [] == lost(sent)
+        daemon.poll_status(no_fault, "an end of all faults")
+
+
+def test_hooks_and_plugins_that_hang(tmp_path: Path) -> None:
+    """A hook that waits for ever, for a dead DNS server say, delays nothing; a plugin fails at its time-out."""
+    hang = ["sh", "-c", "exec tail -f /dev/null"]
+    check = {"exec": hang, "interval": "200ms", "fast_interval": "50ms", "timeout": "200ms", "fall": 2}
+    with Lab(backends=3) as lab, lab.serve(PORT):
+        two = pools(lab, hooks={"backend_down": hang})
+        two["other"] = {"listen": f"{VIP4}:54/udp", "backends": two["dns"]["backends"], "health": check}
+        two["other"]["hooks"] = {"backend_down": hang, "quorum_down": hang}
+        with Running(lab.balancer, tmp_path, two) as daemon:
+            quorum = daemon.wait("quorum_down")
+            swap = daemon.wait("swap", since=quorum.at)
+            status = daemon.client.document()
+
+            assert swap.at - quorum.at < 1
+            assert {"exec: no answer within 0.2s"} == {one["reason"] for one in status["pools"][1]["backends"]}
+            assert [True] * 3 == [one["up"] for one in status["pools"][0]["backends"]]
+
+
+def test_the_kernel_refuses(tmp_path: Path) -> None:
+    """While another process owns a table of our name, that is shown and tried again; when it goes, all is restored."""
+    with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, pools(lab)) as daemon:
+        taken = time.monotonic()
+        lab.nft("delete table ip nftlb; add table ip nftlb { flags owner; }")
+        daemon.wait("swap_failed", since=taken)
+        message = daemon.poll_status(fault("kernel"), "the fault")
+        answer, document = daemon.call("PATCH", "/api/v1/pools/dns/backends/b2", {"admin": "drain"})
+        metrics = daemon.call("GET", "/metrics")[1]
+        given = time.monotonic()
+        lab.nft("delete table ip nftlb")
+        daemon.wait("swap", since=given)
+        with lab.client.connect((VIP4, 53), connected=False) as client:
+            answers = client.exchange(6)
+
+        assert "Operation not permitted" in message
+        assert (503, True) == (answer, "Operation not permitted" in document["error"])
+        assert "nftlb_kernel_synced 0\n" in metrics
+        # What was asked for meanwhile was noted, and is done now.
+        assert {"b1", "b3"} == {one.backend for one in answers}
+        daemon.poll_status(no_fault, "an end of all faults")
+
+
+def test_a_bad_file_is_refused(tmp_path: Path) -> None:
+    """A reload of a file with faults says all of them, and changes nothing."""
+    with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, pools(lab)) as daemon:
+        good = daemon.file.read_text()
+        daemon.file.write_text(good.replace("interval: 200ms", "interval: soon").replace("listen: 192", "lisent: 192"))
+        with Flow(lab.client, (VIP4, 53), rate=1000) as flow:
+            flow.wait(100)
+            answer, document = daemon.call("POST", "/api/v1/reload")
+            config = daemon.client.document()["config"]
+            daemon.file.write_text(good)
+            again, _ = daemon.call("POST", "/api/v1/reload")
+            flow.wait(100)
+        sent = flow.stop()
+
+        assert (422, 200) == (answer, again)
+        assert all(any(word in problem for problem in document["problems"]) for word in ("soon", "lisent"))
+        assert (False, len(document["problems"])) == (config["success"], len(config["problems"]))
+        assert ([], []) == (lost(sent), twice(sent))
