@@ -154,6 +154,20 @@ def test_nothing_else_does(value: str) -> None:
     run(test())
 
 
+def test_a_wrong_token_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """With who tried what, in one line whatever the path has in it; a token that is only missing is not."""
+
+    async def test() -> None:
+        async with serving() as world:
+            wrong = {"Authorization": "Bearer wrong"}
+            await world.ask("DELETE", "/api/v1/pools/a%0ab%1b/backends/c", headers=wrong)
+            await world.ask(*CHANGE, headers={"Authorization": ""})
+
+    run(test())
+    path = '"/api/v1/pools/a\\nb\\u001b/backends/c"'
+    assert [f"refused DELETE {path} from 127.0.0.1: wrong token"] == [record.getMessage() for record in caplog.records]
+
+
 def test_two_headers_do_not() -> None:
     """Of two headers nobody knows which one a proxy has looked at."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from nftlb.errors import ConfigError, NftlbError
+from nftlb.model.reading import show
 from nftlb.service import Conflict, UnknownBackend, UnknownPool
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except Exception:
         if request.transport is None:
             raise  # nobody is left to answer
-        log.exception("a fault of nftlb itself: %s %s", request.method, request.path)
+        log.exception("a fault of nftlb itself: %s %s", request.method, show(request.path))
         return answer(500, "a fault of nftlb itself; its log says more")
 
 

@@ -10,6 +10,7 @@ import stat
 from typing import TYPE_CHECKING, TypeAlias
 
 from nftlb.errors import SystemFault
+from nftlb.model.reading import show
 
 from .errors import Refused
 
@@ -96,9 +97,8 @@ def admit(request: web.Request, tokens: Tokens) -> None:
     found = digest(token.strip().encode(errors="surrogateescape"))
     # All are compared, whichever fits: the time it takes tells nothing.
     if not sum([hmac.compare_digest(found, known) for known in digests]):
-        log.warning(
-            "refused %s %s from %s: wrong token", request.method, request.path, request.remote or "a local user"
-        )
+        who = request.remote or "a local user"
+        log.warning("refused %s %s from %s: wrong token", request.method, show(request.path), who)
         raise Refused(
             401,
             "the bearer token is not one of those in the token file",
