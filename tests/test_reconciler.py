@@ -306,7 +306,7 @@ def test_what_others_did_is_undone_and_counted() -> None:
     assert [(COLLECT, "commit"), (5 + COLLECT, "restored")] == play(scene())
 
 
-@pytest.mark.parametrize("announced", [0.0, 0.5])
+@pytest.mark.parametrize("announced", [0.0, 1.0])
 def test_a_sweep_hides_nothing(announced: float) -> None:
     """A change by others that is announced only when we cleared up behind ourselves is undone all the same."""
 
