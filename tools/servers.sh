@@ -1,11 +1,11 @@
 #!/bin/sh
-# Unpacks the servers that the end-to-end tests run (tests/daemons/) into a directory. Needs no root.
+# Unpacks the servers and tools that the end-to-end tests run (tests/daemons/) into a directory. Needs no root.
 #
 # Unpacked and not installed: an installed one would be a service of this machine from then on, at the next boot at the
 # latest: unbound on port 53, nginx on 80, and chrony in the place of systemd-timesyncd, with which it conflicts.
 set -eu
 directory=${1:?usage: servers.sh DIRECTORY}
-packages="unbound freeradius freeradius-common chrony snmpd nginx rsyslog sip-tester"
+packages="unbound freeradius freeradius-common chrony snmpd nginx rsyslog sip-tester keepalived libfaketime"
 
 [ "$(cat "$directory/.packages" 2>/dev/null)" != "$packages" ] || exit 0
 

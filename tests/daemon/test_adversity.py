@@ -5,17 +5,19 @@ from __future__ import annotations
 import resource
 import time
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from daemons.programs import data
 from flowing import Flow, lost, twice
 from running import Running
 
 from nftlb.lab import VIP4, Lab
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 PORT = 5353
-FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 CHECK = {
     "udp": {"send": "are you there", "match": "are you there"},
     "interval": "200ms",
@@ -48,7 +50,7 @@ def test_the_clock_jumps(hours: int, tmp_path: Path) -> None:
     offset = tmp_path / "offset"
     offset.write_text("+0")
     environment = {
-        "LD_PRELOAD": str(FAKETIME),
+        "LD_PRELOAD": data("usr/lib/*/faketime/libfaketime.so.1"),
         "FAKETIME_TIMESTAMP_FILE": str(offset),
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",

@@ -1,0 +1,137 @@
+"""The distribution's own servers behind the daemon, and whatever can befall them: out in time, and back in time."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from daemons.certificate import self_signed
+from daemons.link import Link
+from daemons.nginx import Nginx
+from daemons.outage import FLAPPING, HEALTHY, OUTAGES, Outage, Symptom
+from daemons.services import SERVICES, Service
+from running import Running
+
+from nftlb.lab import VIP4, VIP6, Lab
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from daemons.daemon import Daemon
+
+INTERVAL, FAST, TIMEOUT, RISE, FALL = 0.5, 0.2, 0.4, 2, 3
+TIMERS = {"interval": "500ms", "fast_interval": "200ms", "timeout": "400ms", "rise": RISE, "fall": FALL}
+OUT = INTERVAL + (FALL - 1) * max(FAST, TIMEOUT) + TIMEOUT
+"""Seconds, at most, from an outage to the last of the checks that find it."""
+BACK = INTERVAL + (RISE - 1) * max(FAST, TIMEOUT) + TIMEOUT
+NOISE = 1.0
+"""Seconds that a shared machine may stall. How close it gets is measured: pytest -s shows it."""
+SAID = {"dns": "refused", "radius": "reject", "ntp": "synchronised", "snmp": "nosuchobject", "sip": "503"}
+
+
+def make(service: Service, lab: Lab, version: int, folder: Path) -> list[Daemon]:
+    """Two servers; over TLS with one certificate, which the check of their pool trusts."""
+    options = {"certificate": self_signed(folder)} if service.name == "https" else {}
+    return [service.make(host, version=version, **options) for host in lab.backends]
+
+
+def pool(servers: list[Daemon], version: int, protocol: str) -> dict[str, Any]:
+    vip = f"{VIP4}:9000" if version == 4 else f"[{VIP6}]:9000"
+    written = "{}:{}" if version == 4 else "[{}]:{}"
+    backends = {f"b{n}": written.format(one.address, one.port) for n, one in enumerate(servers, 1)}
+    return {"listen": f"{vip}/{protocol}", "backends": backends, "health": {**servers[0].check, **TIMERS}}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+def test_outages(service: Service, version: int, tmp_path: Path) -> None:
+    """Whatever befalls one of two servers, it is out in time and back in time; the other one is left in peace."""
+    lateness: dict[str, str] = {}
+    with Lab(backends=2) as lab, ExitStack() as stack:
+        servers = [stack.enter_context(one) for one in make(service, lab, version, tmp_path)]
+        link = stack.enter_context(Link(lab, lab.backends[0]))
+        daemon = stack.enter_context(Running(lab.balancer, tmp_path, {"it": pool(servers, version, service.transport)}))
+        checked(daemon)
+        for outage in (one for one in OUTAGES if one.can_befall(service)):
+            lateness[outage.name] = suffer(daemon, outage, servers[0], link, service)
+
+        assert [] == [one for one in daemon.events if one.backend == "b2"]
+    print(f"\n{service.name} IPv{version}, ms after the bound: {lateness}")  # noqa: T201
+
+
+def suffer(daemon: Running, outage: Outage, server: Daemon, link: Link, service: Service) -> str:
+    """Let it happen, and look; return how long after the bounds it left and came back (negative: before)."""
+    begin = time.monotonic()
+    if not outage.can_be_seen(service):
+        with outage.befalls(server, link):
+            checked(daemon)
+            checked(daemon)
+        assert [] == [one for one in daemon.events if one.at > begin and outage is HEALTHY]
+        return "not to be seen"
+    with outage.befalls(server, link):
+        if outage is FLAPPING:
+            checked(daemon)
+        else:
+            out = daemon.wait("swap", since=daemon.wait("backend_down", "b1", since=begin).at)
+            status = daemon.backend("it", "b1")
+            assert (False, False) == (status["up"], status["in_rotation"])
+            assert out.at - begin < OUT + NOISE
+            if outage.symptom is Symptom.WRONG:
+                assert SAID.get(service.name, "503") in status["reason"].lower()
+    over = time.monotonic()
+    status = daemon.poll_status(lambda found: found["pools"][0]["backends"][0]["up"] and found, "b1's return")
+    assert time.monotonic() - over < BACK + NOISE
+    if outage is FLAPPING:
+        return "flapped"
+    back = daemon.wait("backend_up", "b1", since=out.at)
+    return f"{(out.at - begin - OUT) * 1e3:+.0f} out, {(back.at - over - BACK) * 1e3:+.0f} back"
+
+
+def checked(daemon: Running) -> None:
+    """Wait until all backends were checked from now on, twice."""
+    for _ in range(2):
+        seen = {one["name"]: one["checks"][0]["at"] for one in daemon.client.document()["pools"][0]["backends"]}
+        daemon.poll_status(
+            lambda found, seen=seen: all(
+                one["checks"][0]["at"] and one["checks"][0]["at"] != seen[one["name"]]
+                for one in found["pools"][0]["backends"]
+            ),
+            "a check of everybody",
+        )
+
+
+def test_bad_certificates(tmp_path: Path) -> None:
+    """A certificate that nobody vouches for, or of another name, takes a server out; the reason says which."""
+    with Lab(backends=1) as lab, ExitStack() as stack:
+        (tmp_path / "good").mkdir()
+        certificate = self_signed(tmp_path / "good")
+        server = stack.enter_context(Nginx(lab.backends[0], tls=True, certificate=certificate))
+        good = server.check["http"]
+        checks = {
+            "good": good,
+            "untrusted": {key: value for key, value in good.items() if key != "ca_file"},
+            "another": {**good, "sni": "other.example"},
+            "unchecked": {key: value for key, value in good.items() if key != "ca_file"} | {"verify": False},
+        }
+        backends = {"b1": f"{server.address}:{server.port}"}
+        pools = {
+            name: {
+                "listen": f"{VIP4}:{9000 + number}/tcp",
+                "backends": backends,
+                "health": {"http": check, **TIMERS, "initial": "down" if name in ("good", "unchecked") else "up"},
+            }
+            for number, (name, check) in enumerate(checks.items())
+        }
+        daemon = stack.enter_context(Running(lab.balancer, tmp_path, pools))
+
+        def settled(found: dict[str, Any]) -> Any:
+            up = {one["name"]: one["backends"][0]["up"] for one in found["pools"]}
+            return up == {"good": True, "untrusted": False, "another": False, "unchecked": True} and found
+
+        status = daemon.poll_status(settled, "what each check must come to")
+        reasons = {one["name"]: one["backends"][0]["reason"] for one in status["pools"]}
+
+        assert "self-signed" in reasons["untrusted"] or "self signed" in reasons["untrusted"]
+        assert "other.example" in reasons["another"]
