@@ -53,8 +53,10 @@ class ApiServer:
                     await server.stop()
 
     async def _is_changed(self) -> bool:
+        # asyncio.wait_for of Python 3.11 loses a cancellation that comes together with what it waits for.
         with suppress(TimeoutError):
-            return await asyncio.wait_for(self._changed.wait(), AGAIN)
+            async with asyncio.timeout(AGAIN):
+                return await self._changed.wait()
         return False
 
     async def _start(self, wanted: Api) -> Server | None:

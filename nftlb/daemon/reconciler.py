@@ -161,16 +161,19 @@ class Reconciler:
             # A refusal is tried again also when nothing happens; and not at once when something does.
             pause = min(RETRY_FIRST * 2 ** (self._failures - 1), RETRY_LAST)
             await asyncio.sleep(RETRY_FIRST)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause - RETRY_FIRST)
+            await self._woken(pause - RETRY_FIRST)
             return
         limit = TIDY_AFTER if self._untidy else RETRY_LAST if self._lacks else None
-        try:
-            await asyncio.wait_for(self._wake.wait(), limit)
-        except TimeoutError:
-            return
-        ended, took = self._last_commit
-        await asyncio.sleep(max(COLLECT, ended + took - loop.time()))
+        if await self._woken(limit):
+            ended, took = self._last_commit
+            await asyncio.sleep(max(COLLECT, ended + took - loop.time()))
+
+    async def _woken(self, limit: float | None) -> bool:
+        # asyncio.wait_for of Python 3.11 loses a cancellation that comes together with what it waits for.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                return await self._wake.wait()
+        return False
 
     # --- what --------------------------------------------------------------------------------------------------------
 
