@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from clockwork import elapsed
 
 from nftlb.apply import Applier
+from nftlb.compiler import Compiled, Membership, read_back
 from nftlb.daemon.hands import Hands
+from nftlb.errors import SystemFault
 from nftlb.kernel import FakeNft
+from nftlb.ruleset import Listing
+from nftlb.swap import Swapper
+from nftlb.swap.plan import make
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from nftlb.compiler import Hop
     from nftlb.kernel import Kernel
+    from nftlb.model import Config
 
 T = TypeVar("T")
 
@@ -40,6 +46,17 @@ class Watched(FakeNft):
         return sets, {(table.family, one.name): one for table in tables for one in table.chains.values()}
 
 
+def has(kernel: FakeNft, config: Config, membership: Membership) -> bool:
+    """Whether a kernel has what is wanted; leftovers don't count."""
+    present = Swapper(kernel, config.table, lambda: None).present()
+    allocation = read_back({family: Listing(table) for family, table in present.tables.items()})
+    return not make(present, Compiled(config, allocation).ruleset(membership))
+
+
+def _no_monitor(table: str) -> NoReturn:
+    raise SystemFault(f"nobody vouches for {table}")
+
+
 class NoSteering:
     def apply(self, wanted: Mapping[int, Hop]) -> list[str]:
         del wanted
@@ -60,7 +77,7 @@ class FakeHands(Hands):
         self.error_after: Exception | None = None
         self.works = 0
         self.tidied: list[float] = []
-        super().__init__("nftlb", lambda: self.kernel, self._applier_for)
+        super().__init__("nftlb", lambda: self.kernel, self._applier_for, _no_monitor)
 
     def _applier_for(self, kernel: Kernel, table: str) -> Applier:
         return Applier(

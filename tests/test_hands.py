@@ -69,7 +69,7 @@ def test_a_machine_short_of_descriptors_is_no_fault_of_ours() -> None:
         raise KernelError("no")
 
     async def scene() -> None:
-        hands = Hands("nftlb", FakeHands().kernel.__class__)
+        hands = Hands("nftlb")
         with pytest.raises(SystemFault, match="the kernel can't be asked: Too many open files"):
             await hands._do(fail)
         with pytest.raises(KernelError, match="no"):

@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 from clockwork import elapsed, play, settle
-from handiwork import Calls, FakeHands
+from handiwork import Calls, FakeHands, has
 from pools import DNS, backend, backends, config, pool
 
-from nftlb.compiler import Compiled, Membership, read_back
+from nftlb.compiler import Compiled, Membership
 from nftlb.daemon.reconciler import COLLECT, RESTORE_GAP, RETRY_LAST, TIDY_AFTER, Commit, Reconciler
 from nftlb.errors import KernelError
 from nftlb.model import Balance, Forward
-from nftlb.ruleset import Listing
 from nftlb.service import Unapplied
-from nftlb.swap import Swapper
-from nftlb.swap.plan import make
 
 if TYPE_CHECKING:
     from nftlb.errors import NftlbError
@@ -85,11 +82,7 @@ class World:
 
     @property
     def is_right(self) -> bool:
-        """Whether the kernel has what is wanted; leftovers don't count."""
-        asked, membership = self.wanted()
-        present = Swapper(self.hands.kernel, "nftlb", lambda: None).present()
-        allocation = read_back({family: Listing(table) for family, table in present.tables.items()})
-        return not make(present, Compiled(asked, allocation).ruleset(membership))
+        return has(self.hands.kernel, *self.wanted())
 
     def _done(self, commit: Commit) -> None:
         self.calls("restored" if commit.restored else "commit")
@@ -161,6 +154,24 @@ def test_leftovers_go_when_it_is_quiet() -> None:
             return world.hands.tidied
 
     assert [1.2 + COLLECT] == play(scene())
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_the_end_is_not_lost(failing: bool) -> None:
+    """Cancelled in the moment in which it is woken, it ends nevertheless."""
+
+    async def scene() -> bool:
+        async with World() as world:
+            if failing:
+                world.hands.error = KernelError("no")
+                world.fall("b1")
+                await asyncio.sleep(5)
+            world.reconciler.poke()
+            world._task.cancel()
+            await asyncio.sleep(10)
+            return world._task.cancelled()
+
+    assert play(scene())
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
