@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from dataclasses import dataclass, field
 
 from clockwork import elapsed, play, settle
@@ -146,3 +147,31 @@ def test_another_directory() -> None:
         return world.shown, world.store.saved
 
     assert (["state_dir: can't write elsewhere: Permission denied"], [(0.0, "first")]) == play(scene())
+
+
+def test_a_save_that_is_broken_off_is_not_overtaken() -> None:
+    """Who is cancelled stops waiting; what the thread writes is through before the next begins."""
+    begun, go, order = threading.Event(), threading.Event(), []
+
+    class SlowStore(FakeStore):
+        def save(self, memory: Memory) -> None:
+            order.append(f"begin {memory.table}")
+            begun.set()
+            go.wait(30)
+            order.append(f"end {memory.table}")
+
+    async def scene() -> None:
+        world = World()
+        world.keeper.use(SlowStore())  # type: ignore[arg-type]
+        broken = asyncio.create_task(world.keeper.save())
+        await asyncio.to_thread(begun.wait, 30)
+        broken.cancel()
+        await asyncio.wait([broken])
+        world.now = "second"
+        last = asyncio.create_task(world.keeper.close())
+        await settle()
+        go.set()
+        await last
+
+    asyncio.run(scene())
+    assert ["begin first", "end first", "begin second", "end second"] == order

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Keeper:
         self._memory = memory
         self._faults = faults
         self._lock = asyncio.Lock()
+        # One thread: who is cancelled stops waiting, not writing, and the next must neither meet nor overtake that.
+        self._thread = ThreadPoolExecutor(1, "state")
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -46,7 +49,7 @@ class Keeper:
             self._disarm()
             memory = self._memory()
             try:
-                await asyncio.to_thread(self._store.save, memory)
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._store.save, memory)
             except OSError as error:
                 self._faults.set(_WHAT, f"can't write {self._store}: {error.strerror or error}")
                 self.touch(AGAIN)
@@ -59,6 +62,7 @@ class Keeper:
         if self._task is not None:
             await self._task
         self._disarm()  # what failed now is not tried again
+        self._thread.shutdown()
 
     def _begin(self) -> None:
         self._timer = None
