@@ -67,17 +67,21 @@ class NoSteering:
 
 
 class FakeHands(Hands):
-    """`takes` seconds for each work; `error`, if set, is raised before it, `error_after` once after it."""
+    """`takes` seconds for each work; `error`, if set, is raised before it, `error_after` once after it.
 
-    def __init__(self) -> None:
+    `begun` and `done` are set when some work is.
+    """
+
+    def __init__(self, table: str = "nftlb") -> None:
         self.kernel = Watched()
         self.interfaces: Collection[str] = ()
         self.takes = 0.0
         self.error: Exception | None = None
         self.error_after: Exception | None = None
         self.works = 0
+        self.begun, self.done = asyncio.Event(), asyncio.Event()
         self.tidied: list[float] = []
-        super().__init__("nftlb", lambda: self.kernel, self._applier_for, _no_monitor)
+        super().__init__(table, lambda: self.kernel, self._applier_for, _no_monitor)
 
     def _applier_for(self, kernel: Kernel, table: str) -> Applier:
         return Applier(
@@ -96,6 +100,7 @@ class FakeHands(Hands):
 
     async def _do(self, work: Callable[[], T]) -> T:
         self.works += 1
+        self.begun.set()
         await asyncio.sleep(self.takes)
         if self.error is not None:
             raise self.error
@@ -103,6 +108,7 @@ class FakeHands(Hands):
         if self.error_after is not None:
             error, self.error_after = self.error_after, None
             raise error
+        self.done.set()
         return done
 
 
