@@ -21,6 +21,7 @@ from nftlb.kernel.grace import wait_for_packets
 from nftlb.kernel.steering import Steering
 from nftlb.lab import VIP4, VIP6, Lab, Namespace
 from nftlb.model import Admin, Balance, Forward, Per, SourceKind
+from nftlb.ruleset import file_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -187,6 +188,91 @@ def test_an_update_waits_for_nothing_and_cuts_only_flows_that_lost_a_backend() -
     assert ["nft"] == told(state())
     assert ["nft"] == told(state(b1=DRAIN))
     assert ["cut [3]"] == told(state(b1=MAINTENANCE))
+
+
+def test_a_missing_interface_keeps_nothing_else_from_being_loaded() -> None:
+    """A lenient load leaves out the fast path there, and says so; once it is there, all is loaded."""
+    record = Record()
+    applier = record.applier()
+    behind = (backend("a", "10.0.7.1", device="eth1"),)
+    fast = config(pool("fast", UDP, behind, forward=Forward.STATELESS, ingress=("eth0", "eth9")))
+    there = ["eth0", "eth1"]
+    applier.interfaces = lambda: there
+
+    applied = applier.load(fast, lenient=True)
+
+    assert ("pool fast: there is no interface eth9, so its fast path is left out there",) == applied.lacking
+    assert "eth0" in applier.text()
+    assert "eth9" not in applier.text()
+    there.append("eth9")
+    assert () == applier.load(fast, lenient=True).lacking
+    assert "eth9" in applier.text()
+
+
+def test_a_route_that_is_refused_keeps_nothing_else_from_being_loaded() -> None:
+    """A lenient load says what could not be steered; another load takes it all back."""
+    record = Record()
+    applier = record.applier()
+    record.refuse = "steer"
+
+    applied = applier.load(mixed(backend("a", "10.0.7.1")), lenient=True)
+
+    assert ("steer [60001] refused",) == applied.lacking
+    assert applied.transactions
+    with pytest.raises(KernelError, match="steer"):
+        applier.load(mixed(backend("a", "10.0.7.1")))
+
+
+def test_tidying_removes_what_updates_left_over() -> None:
+    """It waits until no packet needs that; where nothing was loaded or is left over, it does nothing."""
+    record = Record()
+    applier = record.applier()
+    assert not applier.tidy()
+    applier.load(config(DNS))
+    assert not applier.tidy()
+    applier.update(state(b1=DOWN))
+    assert "" != applier.diff(config(DNS), state(b1=DOWN))
+    record.told.clear()
+
+    assert applier.tidy()
+
+    assert {"wait", "nft"} == set(record.told)
+    assert "" == applier.diff(config(DNS), state(b1=DOWN))
+
+
+def test_the_text_of_what_was_loaded_last() -> None:
+    """A file that loads to the same, by the states of the moment; what was refused is not in it."""
+    record = Record()
+    applier = record.applier()
+    assert "" == applier.text()
+    applier.load(config(DNS))
+    applier.update(state(b1=DOWN))
+    text = applier.text()
+    assert file_text(Compiled(config(DNS), Allocation()).ruleset(state(b1=DOWN))) == text
+
+    record.refuse = "nft"
+    with pytest.raises(KernelError):
+        applier.update(state(b2=DOWN))
+    assert text == applier.text()
+
+
+def test_whether_nobody_else_has_written() -> None:
+    """Not before the first load; then until somebody does; and again once that was looked at and put right."""
+    record = Record()
+    applier = record.applier()
+    assert not applier.untouched
+    applier.load(config(DNS))
+    assert applier.untouched
+    applier.update(state(b1=DOWN))
+    assert applier.untouched
+
+    record.flush()
+    assert not applier.untouched
+    applier.tidy()
+    assert not applier.untouched  # it has looked, but put nothing right
+    applier.update(state(b1=DOWN))
+    assert applier.untouched
+    assert "" == applier.diff(config(DNS), state(b1=DOWN))
 
 
 def test_what_an_update_could_not_cut_is_cut_by_the_next() -> None:
