@@ -453,6 +453,25 @@ def test_what_is_known_is_kept_when_somebody_vouches_for_it() -> None:
     assert [(first, first + 1), (first + 2, first + 3)] == asked
 
 
+def test_whether_our_tables_were_left_alone() -> None:
+    """Until somebody writes for whom nobody vouches; a sweep that sees it puts nothing right, and hides nothing."""
+    kernel = FakeNft()
+    swapper = Swapper(kernel, TABLE, lambda: None, vouches=lambda _since, _now: vouched)
+    vouched = True
+    target = ruleset(DNS)
+    assert not swapper.untouched()
+    swapper.swap(target)
+    kernel.flush()
+    assert swapper.untouched()  # so it was said
+
+    vouched = False
+    assert not swapper.untouched()
+    swapper.sweep(target)
+    assert not swapper.untouched()
+    assert swapper.swap(target)
+    assert swapper.untouched()
+
+
 def test_what_is_not_vouched_for_is_read_anew() -> None:
     """So an edit of ours by another hand is mended."""
     kernel = Recorder()

@@ -61,8 +61,11 @@ class Swapper:
         return self._known
 
     def untouched(self) -> bool:
-        """Whether nobody else has written since the last swap; a look in between, such as a sweep's, hides nothing."""
-        return self._known is not None and not self._strayed and self.kernel.generation() == self._generation
+        """Whether nobody else has written to our tables since the last swap; a look in between hides nothing."""
+        if self._known is None or self._strayed:
+            return False
+        generation = self.kernel.generation()
+        return generation == self._generation or self.vouches(self._generation, generation)
 
     def swap(self, target: Ruleset) -> Swap:
         """Make the kernel do what the target says. What is left over waits for a later swap, or for `sweep()`."""
