@@ -72,6 +72,8 @@ class Watcher:
 
     def _look_again(self) -> None:
         self._reconciler.suspect()
+        if self._links_matter and "links" not in self._ears:
+            self._reconciler.recheck()  # what it would have told
         self._listen()
 
     def _want_refusals(self) -> None:
