@@ -20,10 +20,10 @@ from kernel_cases import (
     Case,
     transaction,
 )
+from real_kernel import Inside, real_kernel
 
 from nftlb.errors import KernelError
-from nftlb.kernel import FakeNft, LibNftables
-from nftlb.lab import Namespace
+from nftlb.kernel import FakeNft
 from nftlb.ruleset import Chain, Count, Element, Ruleset, Set, Table, TableFamily, file_text
 from nftlb.swap import Transaction
 from nftlb.swap.operations import (
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def resident() -> Iterator[LibNftables]:
+def resident() -> Iterator[Inside]:
     """The real kernel, in a network namespace that nobody else knows."""
-    with Namespace("kernel-cases") as namespace, namespace.call(LibNftables) as kernel:
+    with real_kernel() as kernel:
         yield kernel
 
 
 @pytest.fixture
-def real(resident: LibNftables) -> LibNftables:
+def real(resident: Inside) -> Inside:
     """The real kernel, with the ground of the cases and nothing else."""
     resident.apply(Transaction(TABLE, tuple(map(DeleteTable, resident.list(TABLE)))))
     resident.apply(GROUND)
@@ -92,7 +92,7 @@ def test_what_must_not_be_is_refused_and_changes_nothing(kernel: Kernel, case: C
 
 
 @pytest.mark.parametrize("case", TAKEN, ids=str)
-def test_what_may_be_is_done_and_counts_as_one_generation(real: LibNftables, fake: FakeNft, case: Case) -> None:
+def test_what_may_be_is_done_and_counts_as_one_generation(real: Inside, fake: FakeNft, case: Case) -> None:
     """A transaction is taken by both kernels, which then have the same tables, one generation later."""
     before = real.generation(), fake.generation()
 

@@ -31,7 +31,6 @@ from nftlb.swap.operations import (
     Operation,
 )
 
-from .libnftables import total
 from .script import read_script
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ class FakeNft:
         return {family: held.listing(family, name) for (family, name), held in self._tables.items() if name == table}
 
     def counters(self, table: str) -> Mapping[str, Count]:
-        return total(self.list(table))
+        return _total(self.list(table))
 
     def generation(self) -> int:
         return self._generation
@@ -323,3 +322,15 @@ def _parts_overlap(left: str, right: str) -> bool:
 
 def _refuse(number: int, what: str) -> NoReturn:
     raise KernelError(f"nftables refused: {os.strerror(number)}: {what}")
+
+
+def _total(listings: Mapping[TableFamily, Listing]) -> dict[str, Count]:
+    """What was counted for each backend: by a set's element, or by the chain that is the backend's own."""
+    counts: dict[str, Count] = {}
+    for listing in listings.values():
+        for owner, count in listing.counts.items():
+            if owner in listing.table.chains and not owner.startswith("backend/"):
+                continue  # a pool's chain: what it refused was sent to nobody
+            name = owner.removeprefix("backend/")
+            counts[name] = counts.get(name, Count(0, 0)) + count
+    return counts

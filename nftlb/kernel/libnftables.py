@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 from nftlb.errors import KernelError, SystemFault
 from nftlb.ruleset import Count, Listing, TableFamily, parse_table
 
+from .counts import counts
 from .generation import Generation
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ _SHOWN_LINES = 6
 
 
 class LibNftables:
-    """One resident libnftables context. It belongs to the network namespace of the thread that made it."""
+    """libnftables, for the network namespace of the thread that makes it; to be called from threads of that namespace."""
 
     def __init__(self) -> None:
         self._nft = _context()
@@ -45,30 +46,20 @@ class LibNftables:
         _run(self._nft, transaction.text)
 
     def list(self, table: str) -> Mapping[TableFamily, Listing]:
-        present = set(_run(self._nft, "list tables").splitlines())
+        # In a context of its own, which takes with it what libnftables keeps of a listing: 4 kB a backend.
+        context = _context()
+        present = set(_run(context, "list tables").splitlines())
         return {
-            family: parse_table(_run(self._nft, f"list table {family} {table}"))
+            family: parse_table(_run(context, f"list table {family} {table}"))
             for family in TableFamily
             if f"table {family} {table}" in present
         }
 
     def counters(self, table: str) -> Mapping[str, Count]:
-        return total(self.list(table))
+        return counts(table)
 
     def generation(self) -> int:
         return self._generation.read()
-
-
-def total(listings: Mapping[TableFamily, Listing]) -> dict[str, Count]:
-    """What was counted for each backend: by a set's element, or by the chain that is the backend's own."""
-    counts: dict[str, Count] = {}
-    for listing in listings.values():
-        for owner, count in listing.counts.items():
-            if owner in listing.table.chains and not owner.startswith("backend/"):
-                continue  # a pool's chain: what it refused was sent to nobody
-            name = owner.removeprefix("backend/")
-            counts[name] = counts.get(name, Count(0, 0)) + count
-    return counts
 
 
 def _context() -> Any:
