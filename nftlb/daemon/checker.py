@@ -15,6 +15,8 @@ from nftlb.errors import SystemFault
 from nftlb.model.kinds import family
 from nftlb.probes import Probe, Subject, probe_for, run
 
+from .schedule import Schedule
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -48,8 +50,6 @@ class _Item:
     subject: Subject
     probe: Probe
     strangled: float
-    due: float = 0.0
-    timer: asyncio.TimerHandle | None = None
     task: asyncio.Task[None] | None = None
     active: bool = True
 
@@ -71,6 +71,7 @@ class Checker:
         self._unable = unable
         self._late = late
         self._items: dict[Place, _Item] = {}
+        self._schedule = Schedule(self._start)
         self._unfit: dict[Place, str] = {}
 
     def configure(self, config: Config) -> None:
@@ -100,6 +101,7 @@ class Checker:
         for item in self._items.values():
             self._stop(item)
         self._items = {}
+        self._schedule.close()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _stagger(self, items: list[_Item]) -> None:
@@ -107,22 +109,16 @@ class Checker:
         now = asyncio.get_running_loop().time()
         for number, item in enumerate(items):
             span = min(item.health.interval / 1000, len(items) / FIRST_CHECKS_PER_SECOND)
-            self._plan(item, now + span * number / len(items))
+            self._schedule.put(now + span * number / len(items), item)
 
-    def _plan(self, item: _Item, due: float) -> None:
-        item.due = due
-        item.timer = asyncio.get_running_loop().call_at(due, self._start, item)
-
-    def _start(self, item: _Item) -> None:
-        loop = asyncio.get_running_loop()
-        self._late(loop.time() - item.due)
-        item.timer = None
-        item.task = loop.create_task(self._check(item))
+    def _start(self, item: _Item, due: float) -> None:
+        if item.active:
+            loop = asyncio.get_running_loop()
+            self._late(loop.time() - due)
+            item.task = loop.create_task(self._check(item))
 
     def _stop(self, item: _Item) -> None:
         item.active = False
-        if item.timer is not None:
-            item.timer.cancel()
         if item.task is not None:
             item.task.cancel()
 
@@ -143,7 +139,7 @@ class Checker:
         item.task = None
         if item.active:
             delay *= 1 - JITTER * random.random()  # noqa: S311 - nothing secret about it
-            self._plan(item, max(began + delay, loop.time()))
+            self._schedule.put(max(began + delay, loop.time()), item)
 
     def _result(self, item: _Item, result: Result) -> float:
         if not item.active:

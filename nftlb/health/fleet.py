@@ -135,6 +135,15 @@ class Fleet:
         tracked = self.pools[pool].backends[backend]
         one = tracked.checks[check]
         one.last, one.at = result, now
+        if (
+            result.passed is one.verdict.up
+            and not one.verdict.pending
+            and result.weight is None
+            and result.admin is None
+        ):
+            if result.passed is tracked.was_up:
+                tracked.reason = f"{one.health.check.kind}: {result.reason}"
+            return []  # as nearly all do: thousands a second
         one.verdict = judge(one.verdict, passed=result.passed, health=one.health)
         changes = self._hear_agent(pool, tracked, result)
         reason = f"{one.health.check.kind}: {result.reason}"

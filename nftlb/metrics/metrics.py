@@ -15,11 +15,10 @@ from prometheus_client import (
     generate_latest,
 )
 
+from .distribution import Checks, Lag
 from .text import text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from nftlb.service import Status
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # prometheus_client's own word for it changes with releases
@@ -38,19 +37,10 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which Prometheus makes no use of
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._checks = Counter(
-            "nftlb_checks_total", "Health checks that ended, by result.", ("pool", "kind", "result"), registry=registry
-        )
-        self._check_seconds = Histogram(
-            "nftlb_check_seconds",
-            "How long a health check took.",
-            ("pool", "kind"),
-            buckets=_CHECK_BUCKETS,
-            registry=registry,
-        )
-        self._lag = Histogram(
-            "nftlb_check_lag_seconds", "How late a health check began.", buckets=_LAG_BUCKETS, registry=registry
-        )
+        self._checks = Checks(_CHECK_BUCKETS)
+        self._lag = Lag(_LAG_BUCKETS)
+        registry.register(self._checks)
+        registry.register(self._lag)
         self._swaps = Counter("nftlb_swaps_total", "Changes made to the kernel's tables.", registry=registry)
         self._swap_seconds = Histogram(
             "nftlb_swap_seconds", "How long such a change took.", buckets=_SWAP_BUCKETS, registry=registry
@@ -68,30 +58,15 @@ class Metrics:
         self._tasks = Gauge("nftlb_tasks", "Tasks of the event loop, of which each does one thing.", registry=registry)
         for result in ("success", "failure"):
             self._reloads.labels(result)  # a rate needs the zero before the first
-        # labels() costs as much as all the rest of a call.
-        self._of: dict[tuple[str, str], tuple[Callable[[], None], Callable[[], None], Callable[[float], None]]] = {}
         self._rendered: tuple[Status, bytes] | None = None
 
     def checked(self, pool: str, kind: str, passed: bool, seconds: float) -> None:
         """Count a check that ended. Thousands a second come here."""
-        of = self._of.get((pool, kind))
-        if of is None:
-            of = self._of[pool, kind] = (
-                self._checks.labels(pool, kind, "fail").inc,
-                self._checks.labels(pool, kind, "pass").inc,
-                self._check_seconds.labels(pool, kind).observe,
-            )
-        fail, succeed, observe = of
-        (succeed if passed else fail)()
-        observe(seconds)
+        self._checks.add(pool, kind, seconds, passed=passed)
 
     def forget(self, pool: str) -> None:
         """Drop what was counted of a pool that is gone."""
-        for key in [key for key in self._of if key[0] == pool]:
-            del self._of[key]
-            self._checks.remove(*key, "fail")
-            self._checks.remove(*key, "pass")
-            self._check_seconds.remove(*key)
+        self._checks.forget(pool)
 
     def lag(self, seconds: float) -> None:
         """Note how late a check began."""

@@ -1,0 +1,54 @@
+"""Ten thousand things that each have their time: a heap that compares in C, and one timer of the loop's.
+
+The loop's own timers are compared in Python, a dozen comparisons each time one is set or ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from itertools import count
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+class Schedule(Generic[T]):
+    """Calls `begin` with each thing and the time that it was due, on the loop's clock. Nothing can be taken out."""
+
+    def __init__(self, begin: Callable[[T, float], None]) -> None:
+        self._begin = begin
+        self._heap: list[tuple[float, int, T]] = []
+        self._numbers = count()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def put(self, due: float, thing: T) -> None:
+        heapq.heappush(self._heap, (due, next(self._numbers), thing))
+        if self._timer is None or due < self._timer.when():
+            self._arm()
+
+    def close(self) -> None:
+        """Forget all."""
+        self._heap.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(self._heap[0][0], self._run)
+
+    def _run(self) -> None:
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        try:
+            while self._heap and self._heap[0][0] <= now:
+                due, _, thing = heapq.heappop(self._heap)
+                self._begin(thing, due)
+        finally:
+            if self._heap and self._timer is None:
+                self._arm()
