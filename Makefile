@@ -10,7 +10,7 @@ help:  ## what can be made
 
 setup: $(VENV)/.ready  ## install what the project needs: Debian packages (as root) and .venv
 
-$(VENV)/.ready: pyproject.toml constraints.txt tools/setup.sh tools/servers.sh
+$(VENV)/.ready: pyproject.toml constraints.txt tools/setup.sh tools/packages.sh tools/servers.sh
 	tools/setup.sh $(VENV)
 	touch $@
 
