@@ -1,0 +1,283 @@
+"""A pair of balancers, and what befalls the master while ONE client socket a pool sends on.
+
+`pytest -s tests/daemon/test_pair.py` prints what docs/ha.md quotes: how many were lost, and until when.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+from daemons.processes import await_that
+from flowing import Flow, Sent, lost, sources, twice
+from pair import VIP4, VIP6, Pair
+
+from nftlb.lab.flows import Flow as Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RATE = 250
+"""Datagrams a second of each flow."""
+SETTLED = 0.5
+"""Seconds after the addresses have moved until every neighbour must know; it takes milliseconds."""
+BEFORE_CLOCK = 0.05
+"""Seconds that something may take effect before its command has returned; shared machines stall."""
+FAILOVER = 1.02
+"""Seconds of silence, or of a lower priority, after which a master is relieved: 3 advert_int and the skew."""
+STALLED = 0.1 * RATE
+"""Datagrams under way when the addresses move, at most: none to three, more when the machine stalls."""
+CHECK = {
+    "udp": {"send": "are you there", "match": "are you there"},
+    "interval": "400ms",
+    "fast_interval": "100ms",
+    "timeout": "200ms",
+}
+BACKENDS4 = {f"b{n}": f"10.0.0.{10 + n}" for n in (1, 2, 3)}
+BACKENDS6 = {f"b{n}v6": f"[fd00::b{n}]" for n in (1, 2, 3)}
+POOLS = {
+    "nat": {"listen": [f"{VIP4}:53/udp", f"[{VIP6}]:53/udp"]},
+    "keep": {"listen": f"{VIP4}:54/udp", "source": "keep"},
+    "stateless": {"listen": f"{VIP4}:55/udp", "forward": "stateless"},
+    "tcp": {"listen": f"{VIP4}:53/tcp"},
+}
+PORTS = {"nat": 5353, "keep": 5353, "stateless": 5354, "tcp": 5353}
+TARGETS = {"nat": (VIP4, 53), "nat, IPv6": (VIP6, 53), "keep": (VIP4, 54), "stateless": (VIP4, 55)}
+
+
+def pools() -> dict[str, Any]:
+    def backends(name: str) -> dict[str, str]:
+        found = BACKENDS4 | (BACKENDS6 if name == "nat" else {})
+        return {backend: f"{address}:{PORTS[name]}" for backend, address in found.items()}
+
+    return {name: {**options, "backends": backends(name), "health": CHECK} for name, options in POOLS.items()}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with Pair(tmp_path_factory.mktemp("pair"), pools(), sorted(set(PORTS.values()))) as made:
+        yield made
+
+
+@pytest.fixture
+def pair(shared: Pair) -> Iterator[Pair]:
+    """The pair of all tests here, which they leave as they found it, but for who is master. Prints what it logged."""
+    begins = [len(one.keepalived.log) for one in shared.balancers]
+    yield shared
+    for one, begin in zip(shared.balancers, begins, strict=True):
+        print(f"\nkeepalived of {one}:\n{one.keepalived.log[begin:]}")  # noqa: T201 - seen when a test fails
+
+
+class Traffic:
+    """A flow to each pool, from one socket each, that tells what became of it. A context manager."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._flows = {name: Flow(pair.client, target, rate=RATE) for name, target in TARGETS.items()}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        for flow in self._flows.values():
+            self._stack.enter_context(flow)
+        self.go_on(0.5)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def go_on(self, seconds: float) -> None:
+        """Wait until each has sent as many more as it should in this time."""
+        goals = [(flow, len(flow.sent) + int(seconds * RATE)) for flow in self._flows.values()]
+        for flow, goal in goals:
+            flow.wait(max(0, goal - len(flow.sent)))
+
+    def stop(self) -> dict[str, list[Sent]]:
+        """End it a second later; return all of each: one answer each at most, and from the service.
+
+        But for `keep`: a reply that is under way when the addresses move comes to a balancer that knows nothing of it,
+        and reaches the client as it is.
+        """
+        self.go_on(SETTLED + 0.5)
+        with ThreadPoolExecutor() as threads:
+            found = dict(zip(self._flows, threads.map(Flow.stop, self._flows.values()), strict=True))
+        for name, sent in found.items():
+            assert [] == twice(sent), name
+            strange = [one for one in sent if TARGETS[name] not in one.sources and one.sources]
+            assert len(strange) <= (STALLED if name == "keep" else 0), (name, strange)
+        return found
+
+
+def during(found: dict[str, list[Sent]], begin: float, end: float) -> dict[str, list[Sent]]:
+    return {name: [one for one in sent if begin - BEFORE_CLOCK <= one.at < end] for name, sent in found.items()}
+
+
+def show(what: str, found: dict[str, list[Sent]], begin: float) -> None:
+    """Print how many were lost, and when the last of them was sent, in seconds from what happened."""
+    for name, sent in found.items():
+        missing = lost(sent)
+        last = f"the last after {missing[-1].at - begin:.2f} s" if missing else ""
+        print(f"{what:40} {name:10} {len(missing):4} of {len(sent):4} lost {last}")  # noqa: T201
+
+
+def numbers(found: dict[str, list[Sent]]) -> dict[str, list[int]]:
+    """Which were lost, by flow; flows that lost none are left out."""
+    return {name: missing for name, sent in found.items() if (missing := [one.number for one in lost(sent)])}
+
+
+def in_turns(sent: list[Sent]) -> bool:
+    """Whether each of the three backends has every third datagram."""
+    names = [one.backend for one in sent]
+    return len(set(names)) == 3 and names[3:] == names[:-3]
+
+
+def assert_well(found: dict[str, list[Sent]], since: float) -> None:
+    """From then on nothing is lost, each datagram has its own turn, and every answer is the service's."""
+    rest = {name: [one for one in sent if one.at >= since] for name, sent in found.items()}
+    assert {} == numbers(rest)
+    assert dict.fromkeys(rest, True) == {name: in_turns(sent) for name, sent in rest.items()}
+    assert {name: {TARGETS[name]} for name in rest} == {name: sources(sent) for name, sent in rest.items()}
+
+
+def test_daemon_starts_again(pair: Pair) -> None:
+    """It is killed and started again, as systemd does it: the addresses stay, and nothing is lost."""
+    master, other = pair.roles()
+    before = other.promotions
+    with Traffic(pair) as traffic:
+        begin = time.monotonic()
+        master.daemon.kill()
+        master.daemon.start()
+        traffic.go_on(1.0)
+        found = traffic.stop()
+    show("daemon killed, started again", during(found, begin, time.monotonic()), begin)
+
+    assert_well(found, 0.0)
+    assert before == other.promotions
+    assert [master] == pair.masters()
+
+
+def test_daemon_gone(pair: Pair) -> None:
+    """A daemon that is gone for good: the other takes over, stays master when it is back, and hardly any are lost.
+
+    Connections of TCP are: their clients are told so at once.
+    """
+    master, other = pair.roles()
+    with Traffic(pair) as traffic, Connection(pair.client, (VIP4, 53)) as connection:
+        assert b"before" == connection.echo(b"before")
+        begin = time.monotonic()
+        master.daemon.kill()
+        moved = pair.await_master(other)
+        with pytest.raises(ConnectionResetError):
+            connection.echo(b"after")
+        with Connection(pair.client, (VIP4, 53)) as anew:
+            assert b"anew" == anew.echo(b"anew")
+        returned = time.monotonic()
+        master.daemon.start()
+        assert (other, master) == pair.roles()
+        found = traffic.stop()
+    show(f"daemon gone, moved after {moved - begin:.1f} s", during(found, begin, returned), begin)
+    show("daemon back", during(found, returned, time.monotonic()), returned)
+
+    assert [] == [name for name, missing in numbers(found).items() if len(missing) > STALLED]
+    assert_well(found, moved + SETTLED)
+
+
+def test_daemon_hangs(pair: Pair) -> None:
+    """A daemon that is stopped, and neither ends nor answers, counts as one that is gone."""
+    master, other = pair.roles()
+    with Traffic(pair) as traffic:
+        begin = time.monotonic()
+        with master.stopped():
+            moved = pair.await_master(other)
+        assert (other, master) == pair.roles()
+        found = traffic.stop()
+    show(f"daemon hangs, moved after {moved - begin:.1f} s", during(found, begin, time.monotonic()), begin)
+
+    assert [] == [name for name, missing in numbers(found).items() if len(missing) > STALLED]
+    assert_well(found, moved + SETTLED)
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "unseen"])
+def test_no_clients(pair: Pair, seen: bool) -> None:
+    """The master's way to the clients is cut. If it does not see that, it stays master of the backends' side.
+
+    Replies that the backends route through the pair may then go to either; those to the balancers' own addresses, of
+    `nat`, are not lost. In the end there is one master, and every neighbour knows which.
+    """
+    master, other = pair.roles()
+    with Traffic(pair) as traffic:
+        begin = time.monotonic()
+        with pair.cut("outside", master, seen=seen):
+            moved = other.await_addresses()
+            traffic.go_on(1.0)
+            returned = time.monotonic()
+        pair.roles()
+        again = time.monotonic()
+        found = traffic.stop()
+    how = "link down" if seen else "isolated"
+    show(f"clients' side {how}", during(found, begin, returned), begin)
+    show(f"clients' side {how}, back", during(found, returned, time.monotonic()), returned)
+
+    certain = found if seen else {name: sent for name, sent in found.items() if name.startswith("nat")}
+    assert {} == numbers(during(certain, moved + SETTLED, returned))
+    assert_well(found, again + SETTLED)
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "unseen"])
+def test_no_backends_at_the_master(pair: Pair, seen: bool) -> None:
+    """The master alone has no backends any more: the other takes over, and keeps it."""
+    master, other = pair.roles()
+    with Traffic(pair) as traffic:
+        begin = time.monotonic()
+        with pair.cut("inside", master, seen=seen):
+            moved = pair.await_master(other)
+            traffic.go_on(1.0)
+            returned = time.monotonic()
+        assert (other, master) == pair.roles()
+        found = traffic.stop()
+    how = "link down" if seen else "isolated"
+    show(f"backends' side {how}", during(found, begin, returned), begin)
+    show(f"backends' side {how}, back", during(found, returned, time.monotonic()), returned)
+
+    assert_well(found, moved + SETTLED)
+
+
+def test_no_backends_at_all(pair: Pair) -> None:
+    """No backend lives: one of the two holds the addresses all the same, and service is back with the first backend."""
+    master, other = pair.roles()
+    before = master.promotions + other.promotions
+    with Traffic(pair) as traffic:
+        begin = time.monotonic()
+        with pair.without_servers():
+            await_that(lambda: master.unfit and other.unfit, "both unfit")
+            traffic.go_on(1.0 + FAILOVER)
+            assert 1 == len(pair.masters())
+            returned = time.monotonic()
+        pair.roles()
+        again = time.monotonic()
+        found = traffic.stop()
+    show("no backends at all", during(found, begin, returned), begin)
+    show("no backends at all, back", during(found, returned, time.monotonic()), returned)
+
+    # One may have seen it first, and one may see first that it is over.
+    assert master.promotions + other.promotions <= before + 2
+    assert_well(found, again + SETTLED)
+
+
+def test_maintenance(pair: Pair) -> None:
+    """The master leaves in order, for maintenance, and returns: the addresses move once."""
+    master, other = pair.roles()
+    with Traffic(pair) as traffic:
+        begin = time.monotonic()
+        master.keepalived.stop()
+        moved = pair.await_master(other)
+        returned = time.monotonic()
+        master.keepalived.start()
+        traffic.go_on(2 * FAILOVER)
+        assert (other, master) == pair.roles()
+        found = traffic.stop()
+    show("keepalived stopped", during(found, begin, returned), begin)
+    show("keepalived started", during(found, returned, time.monotonic()), returned)
+
+    assert_well(found, moved + SETTLED)
