@@ -76,3 +76,10 @@ def test_a_pool_keeps_a_backend() -> None:
     assert {"b1", "b2"} == set(found)
     assert 1 == len(misfits)
     assert misfits[0].startswith("dns: what was removed at run time (b1, b2) is back: ")
+
+
+def test_one_added_takes_the_place_of_one_removed() -> None:
+    """One that was removed makes room for another at its address."""
+    here = {"address": "10.0.0.12", "port": 53}
+
+    assert ({"b1": "10.0.0.11", "b3": "10.0.0.13", "x": "10.0.0.12"}, []) == result(THREE, memory("b2", x=here))

@@ -28,6 +28,7 @@ COMMANDS = {
     "diff": Entry("nftlb.cli.diff:diff", "Compare the kernel with a configuration."),
     "apply": Entry("nftlb.cli.apply:apply", "Load a configuration once, atomically."),
     "run": Entry("nftlb.cli.run:run", "The daemon: balance, check the backends, follow their health."),
+    "restore": Entry("nftlb.cli.restore:restore", "Load what the daemon last had, at boot."),
     "remove": Entry("nftlb.cli.remove:remove", "Take our tables away."),
     "status": Entry("nftlb.cli.status:status", "Show what the daemon knows."),
     "top": Entry("nftlb.cli.top:top", "Show every backend's packets per second, live."),

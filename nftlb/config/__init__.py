@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from nftlb.model import Config
 
-__all__ = ["amend", "load", "parse", "read_backend", "schema"]
+__all__ = ["amend", "load", "parse", "read_backend", "read_source", "schema"]
 
 
 def load(path: str | os.PathLike[str]) -> Config:

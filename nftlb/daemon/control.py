@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from nftlb.config import amend, load, read_backend
+from nftlb.config import amend, parse, read_backend, read_source
 from nftlb.errors import ConfigError, NftlbError, Problem
 from nftlb.health import Memory, PoolMemory
 from nftlb.service import (
@@ -58,6 +58,8 @@ class Control:
 
     reconciler: Reconciler
     keeper: Keeper
+    source: bytes = b""
+    """The text that `base` was read from."""
 
     def __init__(
         self,
@@ -173,6 +175,10 @@ class Control:
             runtime = self._runtime.get(name, PoolMemory())
             pools[name] = PoolMemory(backends=backends.get(name, {}), added=runtime.added, removed=runtime.removed)
         return Memory(format=1, table=self.config.table, pools=pools)
+
+    def good(self) -> tuple[str, bytes] | None:
+        """Give the file, and its text, once the kernel has what it says."""
+        return (self._file, self.source) if self.source and self.reconciler.loaded else None
 
     def close(self) -> None:
         if self._step is not None:
@@ -295,7 +301,7 @@ class Control:
     # --- how ---------------------------------------------------------------------------------------------------------
 
     async def _reload(self) -> None:
-        base = await asyncio.to_thread(load, self._file)
+        source, base = await asyncio.to_thread(_read, self._file)
         if base.table != self.config.table:
             message = f"{base.table} is another table than {self.config.table}, which a reload can't leave"
             raise ConfigError([Problem(self._file, 0, 0, "table", f"{message}; needed: a restart")])
@@ -303,7 +309,7 @@ class Control:
         runtime = remaining(base, added)
         config, misfits = overlay(base, runtime)
         await self._adopt(config)
-        self.base = base
+        self.base, self.source = base, source
         self._runtime = runtime
         for misfit in misfits:
             _log.warning("%s", misfit)
@@ -372,6 +378,11 @@ class Control:
         if backend is not None and backend not in found.backends:
             raise UnknownBackend(f"{pool} has no backend {backend}{_near(backend, found.backends)}")
         return found
+
+
+def _read(file: str) -> tuple[bytes, Config]:
+    source = read_source(file)
+    return source, parse(source, file)
 
 
 def _near(name: str, known: Iterable[str]) -> str:

@@ -10,9 +10,9 @@ import signal
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from nftlb.config import load
+from nftlb.config import parse, read_source
 from nftlb.errors import KernelError, NftlbError
-from nftlb.health import Fleet, Memory
+from nftlb.health import Memory
 from nftlb.metrics import Metrics
 
 from . import lock, systemd
@@ -27,7 +27,7 @@ from .hands import Hands
 from .hooks import Hooks
 from .keeper import Keeper
 from .reconciler import Reconciler
-from .runtime import overlay, remaining
+from .runtime import begin
 from .store import Store
 from .watcher import Watcher
 
@@ -55,7 +55,8 @@ class Daemon:
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises ConfigError and SystemFault if it can't even begin."""
-        base = load(self._file)
+        source = read_source(self._file)
+        base = parse(source, self._file)
         _allow_descriptors()
         # From the start: a signal that comes during a first load of seconds must neither be lost nor end all.
         wishes = {
@@ -64,15 +65,15 @@ class Daemon:
             signal.SIGHUP: self._reloading.set,
         }
         with lock.hold(base.table), _heeding(wishes):
-            await self._run(base)
+            await self._run(base, source)
 
-    async def _run(self, base: Config) -> None:
+    async def _run(self, base: Config, source: bytes) -> None:
         metrics, bus = Metrics(), Bus()
         metrics.watch(asyncio.get_running_loop())
         faults = Faults(bus.publish)
         store = Store(base.state_dir, base.table)
         memory = _recall(store, faults)
-        config, misfits = overlay(base, remaining(base, memory.pools))
+        config, fleet, misfits = begin(base, memory.pools, now())
         for misfit in misfits:
             _log.warning("%s", misfit)
 
@@ -86,7 +87,7 @@ class Daemon:
         control = Control(
             self._file,
             base,
-            Fleet.begin(config, memory.pools, now()),
+            fleet,
             config,
             memory,
             hands=hands,
@@ -98,8 +99,8 @@ class Daemon:
         reconciler = Reconciler(
             hands, control.wanted, control.committed, control.refusal, control.mended, control.lacking
         )
-        keeper = Keeper(store, control.memory, faults)
-        control.reconciler, control.keeper = reconciler, keeper
+        keeper = Keeper(store, control.memory, faults, control.good)
+        control.reconciler, control.keeper, control.source = reconciler, keeper, source
         checker = Checker(control.hear, control.unable, metrics.lag)
         api = ApiServer(control, metrics, faults)
         watcher = Watcher(config, reconciler, control, faults)
@@ -116,6 +117,7 @@ class Daemon:
                 gc.freeze()  # what is there now stays: there is no sense in looking at it again and again
                 checker.configure(config)
                 api.follow(config)
+                keeper.touch()
                 await self._serve(control, reconciler, api)
         finally:
             _log.info("stopping")

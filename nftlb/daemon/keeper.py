@@ -22,12 +22,19 @@ _WHAT = "state_dir"
 
 
 class Keeper:
-    """`memory` gives what is to be remembered now."""
+    """`memory` gives what is to be remembered now, `good` the file that is in the kernel, with its text."""
 
-    def __init__(self, store: Store, memory: Callable[[], Memory], faults: Faults) -> None:
+    def __init__(
+        self,
+        store: Store,
+        memory: Callable[[], Memory],
+        faults: Faults,
+        good: Callable[[], tuple[str, bytes] | None] = lambda: None,
+    ) -> None:
         self._store = store
         self._memory = memory
         self._faults = faults
+        self._good = good
         self._lock = asyncio.Lock()
         # One thread: who is cancelled stops waiting, not writing, and the next must neither meet nor overtake that.
         self._thread = ThreadPoolExecutor(1, "state")
@@ -47,9 +54,9 @@ class Keeper:
         """Save now; that it can't be done is a fault, and tried again."""
         async with self._lock:
             self._disarm()
-            memory = self._memory()
+            memory, good = self._memory(), self._good()
             try:
-                await asyncio.get_running_loop().run_in_executor(self._thread, self._store.save, memory)
+                await asyncio.get_running_loop().run_in_executor(self._thread, _write, self._store, memory, good)
             except OSError as error:
                 self._faults.set(_WHAT, f"can't write {self._store}: {error.strerror or error}")
                 self.touch(AGAIN)
@@ -72,3 +79,9 @@ class Keeper:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _write(store: Store, memory: Memory, good: tuple[str, bytes] | None) -> None:
+    store.save(memory)
+    if good is not None:
+        store.keep(*good)

@@ -1,4 +1,4 @@
-"""What was added and removed at run time, laid over what the file says. Pure."""
+"""What is remembered, laid over what the file says: what was added and removed at run time, who was up. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nftlb.config import amend, read_backend
 from nftlb.errors import ConfigError
-from nftlb.health import PoolMemory
+from nftlb.health import Fleet, PoolMemory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,10 +30,23 @@ def remaining(config: Config, memory: Mapping[str, PoolMemory]) -> dict[str, Poo
     return found
 
 
+def begin(config: Config, memory: Mapping[str, PoolMemory], now: float) -> tuple[Config, Fleet, list[str]]:
+    """Give what the first load is of: the configuration, who is in rotation, and what does not fit, a line each."""
+    config, misfits = overlay(config, remaining(config, memory))
+    return config, Fleet.begin(config, memory, now), misfits
+
+
 def overlay(config: Config, memory: Mapping[str, PoolMemory]) -> tuple[Config, list[str]]:
     """Give the configuration with what is `remaining`, and what of that does not fit, a line each."""
     misfits = []
     for name, remembered in memory.items():
+        try:
+            # All at once: one that was added may have the address of one that was removed.
+            added = [read_backend(name, backend, written) for backend, written in remembered.added.items()]
+            config = amend(config, name, add=added, remove=[*remembered.removed, *remembered.added])
+            continue
+        except ConfigError:
+            pass  # then as much of it as fits, and what does not is told
         for backend, written in remembered.added.items():
             try:
                 # One that the file has was removed before another was added by its name.
