@@ -1,6 +1,6 @@
 # `make demo` and `make test` do all of their own set-up; nothing else is needed on a fresh Debian 12.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format golden bench clean
+.PHONY: help setup demo test test-deploy lint format golden bench deb wheel clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -19,6 +19,16 @@ demo: setup  ## a lab in namespaces: one client socket, three backends, who answ
 
 test: setup lint  ## everything, real packets included
 	$(PY) -m pytest
+
+test-deploy: setup  ## what is installed, on machines that really boot; needs root
+	tools/image.sh >&2
+	$(PY) -m pytest tests/deploy
+
+deb: setup  ## dist/nftlb-daemon_VERSION_ARCHITECTURE.deb
+	@tools/deb.sh $(VENV) $(VERSION)
+
+wheel: setup  ## dist/nftlb-VERSION-py3-none-any.whl
+	$(PY) -m pip wheel -q --disable-pip-version-check --no-deps -w dist .
 
 lint: setup  ## formatting, ruff, mypy
 	$(VENV)/bin/ruff format --check .

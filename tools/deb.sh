@@ -1,0 +1,68 @@
+#!/bin/sh
+# Builds dist/nftlb-daemon_VERSION_ARCHITECTURE.deb; prints its path. Needs no root.
+#
+# The package holds a virtual environment with the versions of constraints.txt. It sees the distribution's packages, as
+# the nftables binding must be that of the distribution, and belongs to the Python that it was built with.
+set -eu
+venv=${1:?usage: deb.sh VENV [VERSION]}
+version=${2:-$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)}
+python=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+after=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % (sys.version_info[0], sys.version_info[1] + 1))')
+architecture=$(dpkg --print-architecture)
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
+export SOURCE_DATE_EPOCH
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
+umask 022
+root=$work/root
+private=$root/usr/lib/nftlb
+
+# A copy, so that the version can be another one, and nothing is left in the tree.
+mkdir "$work/source"
+cp -r nftlb pyproject.toml README.md LICENSE "$work/source"
+sed -i "s/^version = .*/version = \"$version\"/" "$work/source/pyproject.toml"
+
+mkdir -p "$root/usr/lib"
+/usr/bin/python3 -m venv --system-site-packages --without-pip "$private"
+# --ignore-installed: what this machine's Python has besides must be in the package nevertheless.
+"$venv/bin/python" -m pip --python "$private/bin/python3" install -qq --disable-pip-version-check --no-compile \
+	--no-warn-script-location --ignore-installed -c constraints.txt "$work/source" >&2
+find "$private/bin" -type f -delete
+rm -r "$private/include"
+find "$private" \( -name direct_url.json -o -name __pycache__ \) -prune -exec rm -r {} +
+printf 'home = /usr/bin\ninclude-system-site-packages = true\nversion = %s\n' "$python" >"$private/pyvenv.cfg"
+cat >"$private/bin/nftlb" <<'SCRIPT'
+#!/usr/lib/nftlb/bin/python3 -I
+import sys
+
+from nftlb.cli import main
+
+sys.exit(main())
+SCRIPT
+chmod 755 "$private/bin/nftlb"
+/usr/bin/python3 -m compileall -q -j 0 -s "$root" -p / --invalidation-mode unchecked-hash "$private/lib" >&2
+
+install -d "$root/usr/bin" "$root/etc/nftlb"
+ln -s ../lib/nftlb/bin/nftlb "$root/usr/bin/nftlb"
+install -m 644 -D -t "$root/lib/systemd/system" deploy/systemd/*.service
+install -m 644 -D deploy/debian/nftlb.sysusers "$root/usr/lib/sysusers.d/nftlb.conf"
+install -m 644 -D deploy/debian/copyright "$root/usr/share/doc/nftlb-daemon/copyright"
+install -m 644 -D CHANGELOG.md "$root/usr/share/doc/nftlb-daemon/changelog"
+install -m 644 -D deploy/debian/nftlb.8 "$root/usr/share/man/man8/nftlb.8"
+gzip -9n "$root/usr/share/doc/nftlb-daemon/changelog" "$root/usr/share/man/man8/nftlb.8"
+install -m 644 -D -t "$root/usr/share/doc/nftlb-daemon" README.md docs/*.md
+install -m 644 -D -t "$root/usr/share/doc/nftlb-daemon/examples" rules/*.yaml deploy/debian/nftlb.yaml
+
+install -d "$root/DEBIAN"
+install -m 755 deploy/debian/postinst deploy/debian/prerm deploy/debian/postrm "$root/DEBIAN"
+(cd "$root" && find usr lib -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
+size=$(du -sk "$root" | cut -f1)
+sed "s/@VERSION@/$version/; s/@ARCHITECTURE@/$architecture/; s/@SIZE@/$size/; s/@PYTHON@/$python/; s/@AFTER@/$after/" \
+	deploy/debian/control >"$root/DEBIAN/control"
+
+mkdir -p dist
+package=dist/nftlb-daemon_${version}_$architecture.deb
+dpkg-deb --root-owner-group -Zxz -z1 --build "$root" "$package" >&2
+echo "$package"
