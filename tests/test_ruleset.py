@@ -159,6 +159,22 @@ def test_a_listing_reads_as_objects() -> None:
     assert {"base", "backend/dns/ns2"} == table.chains.keys()
 
 
+def test_a_host_that_knows_no_names_of_protocols() -> None:
+    """Without /etc/protocols nft writes numbers; it is the same table, and ports and addresses stay as they are."""
+    numbers = "\n".join(table_lines(TABLE)).replace(" . udp . ", " . 17 . ").replace(" . tcp . ", " . 6 . ")
+
+    assert TABLE == parse_table(numbers).table
+    assert ("1.2.3.4 . 17",) == tuple(
+        one.key
+        for one in parse_table(
+            "table ip x { # handle 1\n\tset ranges {\n\t\ttype ipv4_addr . inet_service\n"
+            "\t\telements = { 1.2.3.4 . 17 }\n\t}\n}"
+        )
+        .table.sets["ranges"]
+        .elements
+    )
+
+
 def test_counts_go_by_comment_or_by_chain() -> None:
     """Elements of one comment add up; a rule counts for its chain; what names nobody is left out."""
     assert {"dns/ns1": Count(8, 730), "backend/dns/ns2": Count(3, 90)} == parse_table(LISTED).counts
@@ -171,6 +187,8 @@ def test_counts_go_by_comment_or_by_chain() -> None:
         ("meta mark set 0x0000ea61", "meta mark set 0xea61"),
         ("ip frag-off & 0x3fff == 0x0 accept", "ip frag-off & 16383 == 0 accept"),
         ('fwd ip to 10.0.0.1 device "eth1"', "fwd ip to 10.0.0.1 device eth1"),
+        ("meta l4proto 17 dnat to 10.0.0.1:17", "meta l4proto udp dnat to 10.0.0.1:17"),
+        ("ip6 nexthdr 132 ct protocol 6 accept", "ip6 nexthdr sctp ct protocol tcp accept"),
     ],
 )
 def test_rules_that_only_look_different_are_the_same(listed: str, compiled: str) -> None:

@@ -40,12 +40,16 @@ _HEXADECIMAL = re.compile(r"\b0x0*([0-9a-f]+)\b")
 _ELEMENT = re.compile(
     r'(?P<key>[^"]+?)(?: (?P<counter>counter[^"]*?))?(?: comment "(?P<comment>[^"]*)")?(?: : (?P<data>.+))?'
 )
+_PROTOCOLS = {"6": "tcp", "17": "udp", "132": "sctp"}
+"""What nft calls by name only where there is an /etc/protocols: a minimal Debian has none."""
+_PROTOCOL = re.compile(r"\b(l4proto|ct protocol|nexthdr) (6|17|132)\b")
 _HEADER = re.compile(r"(?P<keyword>\w+) (?P<name>\S+) \{(?: # handle \d+)?")
 
 
 def canonical_rule(rule: str) -> str:
-    """A rule without what differs between listings of the same rule: counts, the base of a number, quotes."""
+    """A rule without what differs between listings of the same rule: counts, numbers' bases and names, quotes."""
     rule = _COUNTER.sub("counter", rule)
+    rule = _PROTOCOL.sub(lambda found: f"{found[1]} {_PROTOCOLS[found[2]]}", rule)
     return _HEXADECIMAL.sub(lambda found: str(int(found[1], 16)), rule).replace('"', "")
 
 
@@ -105,10 +109,22 @@ def _set(name: str, block: list[str], counts: dict[str, Count]) -> Set:
                 if found is None:
                     elements.append(Element(text.strip()))
                     continue
-                elements.append(Element(found["key"], found["data"] or "", found["comment"] or ""))
+                key = _named(found["key"], key_type)
+                elements.append(Element(key, found["data"] or "", found["comment"] or ""))
                 _add(counts, found["comment"] or "", found["counter"])
             break
     return Set(name, key_type, data_type, interval, counter, tuple(elements))
+
+
+def _named(key: str, key_type: str) -> str:
+    """A key with the protocols in it by name."""
+    if "inet_proto" not in key_type:
+        return key
+    kinds = key_type.removeprefix("type ").split(" . ")
+    parts = key.split(" . ")
+    return " . ".join(
+        _PROTOCOLS.get(part, part) if kind == "inet_proto" else part for kind, part in zip(kinds, parts, strict=False)
+    )
 
 
 def _chain(name: str, block: list[str], counts: dict[str, Count]) -> Chain:
