@@ -1,11 +1,13 @@
 #!/bin/sh
-# Builds dist/nftlb-daemon_VERSION_ARCHITECTURE.deb; prints its path. Needs no root.
+# Builds DIRECTORY/nftlb-daemon_VERSION_ARCHITECTURE.deb (in dist, of pyproject.toml's version); prints its path.
+# Needs no root.
 #
 # The package holds a virtual environment with the versions of constraints.txt. It sees the distribution's packages, as
 # the nftables binding must be that of the distribution, and belongs to the Python that it was built with.
 set -eu
-venv=${1:?usage: deb.sh VENV [VERSION]}
+venv=${1:?usage: deb.sh VENV [VERSION [DIRECTORY]]}
 version=${2:-$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)}
+directory=${3:-dist}
 python=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 after=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % (sys.version_info[0], sys.version_info[1] + 1))')
 architecture=$(dpkg --print-architecture)
@@ -62,7 +64,7 @@ size=$(du -sk "$root" | cut -f1)
 sed "s/@VERSION@/$version/; s/@ARCHITECTURE@/$architecture/; s/@SIZE@/$size/; s/@PYTHON@/$python/; s/@AFTER@/$after/" \
 	deploy/debian/control >"$root/DEBIAN/control"
 
-mkdir -p dist
-package=dist/nftlb-daemon_${version}_$architecture.deb
+mkdir -p "$directory"
+package=$directory/nftlb-daemon_${version}_$architecture.deb
 dpkg-deb --root-owner-group -Zxz -z1 --build "$root" "$package" >&2
 echo "$package"

@@ -1,0 +1,402 @@
+"""The package on a machine that boots: installed, upgraded, rebooted, purged, with ONE client socket throughout."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from flowing import Flow, Sent, lost, sources, twice
+from machine import Machine
+from network import Network
+from packages import NEXT, packages
+
+from nftlb.lab import VIP4
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from nftlb.lab import Servers
+
+pytestmark = pytest.mark.timeout(600)
+
+FILE = "/etc/nftlb/nftlb.yaml"
+PORT = 5353
+RATE = 500
+CHECK = {"icmp": {}, "interval": "200ms", "fast_interval": "50ms", "timeout": "2s"}
+INSTALL = ["apt-get", "install", "-q", "-y", "--no-install-recommends", "--allow-downgrades"]
+MEND = "systemctl enable nftlb"
+LOOK = """#!/bin/sh
+# A plugin: what can somebody in here do?
+{
+	cat /etc/shadow || echo "no shadow"
+	find / -writable \\( -type d -o -type f \\) -not -path "/proc/*" -not -path "/sys/*"
+	grep ^CapEff /proc/self/status
+} >"$TMPDIR/look.new" 2>/dev/null
+mv "$TMPDIR/look.new" "$TMPDIR/look"
+"""
+
+
+def pools(network: Network, **options: Any) -> dict[str, Any]:
+    backends = {host.name: f"{host.ipv4}:{PORT}" for host in network.backends}
+    return {"dns": {"listen": f"{VIP4}:53/udp", "backends": backends, "health": CHECK, **options}}
+
+
+def configure(machine: Machine, there: dict[str, Any]) -> None:
+    machine.push(FILE, yaml.safe_dump({"pools": there}))
+
+
+def install(machine: Machine, package: Path, *, timeout: float = 180) -> str:
+    machine.push(f"/root/{package.name}", package)
+    done = machine.complete([*INSTALL, f"/root/{package.name}"], timeout=timeout)
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def pid(machine: Machine) -> str:
+    return machine.show("nftlb.service")["MainPID"]
+
+
+def longest_run(sent: Sequence[Sent]) -> int:
+    """How many datagrams in a row one backend got at most: 1 when they take turns."""
+    longest = run = 0
+    before = ""
+    for one in sent:
+        run = run + 1 if one.backend == before else 1
+        before, longest = one.backend, max(longest, run)
+    return longest
+
+
+def assert_whole(sent: Sequence[Sent]) -> None:
+    """Every datagram was answered once, by the service's own address."""
+    assert [] == [one.number for one in lost(sent)]
+    assert [] == twice(sent)
+    assert {(VIP4, 53)} == sources(sent)
+
+
+def unbalanced(machine: Machine) -> int:
+    """How many datagrams have come to the machine itself since it was booted, where nobody listens."""
+    names, values = (line.split() for line in machine.network.plugged.proc_net("snmp").splitlines() if "Udp:" in line)
+    return int(dict(zip(names, values, strict=True))["NoPorts"])
+
+
+@contextmanager
+def bare() -> Iterator[tuple[Machine, Servers]]:
+    """A machine without the package, and its backends' servers."""
+    with Network() as network, Machine(network) as machine, network.serve(PORT) as servers:
+        yield machine, servers
+
+
+@pytest.fixture(scope="module")
+def balancer() -> Iterator[Machine]:
+    """A machine with the package; each test writes its own configuration."""
+    with bare() as (machine, _):
+        install(machine, packages()[0])
+        yield machine
+
+
+@pytest.fixture
+def machine(balancer: Machine) -> Machine:
+    """The same, running with three backends."""
+    configure(balancer, pools(balancer.network))
+    balancer.run(["systemctl", "reset-failed", "nftlb"], check=False)
+    balancer.run(["systemctl", "restart", "nftlb"])
+    return balancer
+
+
+# --- its life --------------------------------------------------------------------------------------------------------
+
+
+def test_installed_and_purged() -> None:
+    """Idle with a clear status until it is configured; its user, files, units, rules and routes are gone at the end."""
+    with bare() as (machine, _):
+        machine.run([*INSTALL, "nftables", "python3-nftables"])
+        before = everything(machine)
+        install(machine, packages()[0])
+        status = machine.run(["systemctl", "status", "nftlb"], check=False)
+        assert "Loaded: loaded (/lib/systemd/system/nftlb.service; enabled;" in status
+        assert "Active: inactive (dead)" in status
+        assert f"ConditionPathExists={FILE} was not met" in status
+        assert "No manual entry" not in machine.run(["nftlb", "--version"])
+
+        there = pools(machine.network, passive=True)
+        there["direct"] = {"listen": f"{VIP4}:99/udp", "forward": "dsr", "backends": {"b1": "10.0.1.2"}}
+        configure(machine, there)
+        machine.push("/etc/nftlb/token", "secret")
+        machine.run(["systemctl", "start", "nftlb"])
+        with Flow(machine.network.client, (VIP4, 53), rate=RATE) as flow:
+            flow.wait(RATE)
+        assert_whole(flow.stop())
+        assert "table ip nftlb" in machine.run(["nft", "list", "tables"])
+        assert "fwmark" in machine.run(["ip", "rule"])
+
+        machine.run(["apt-get", "remove", "-q", "-y", "nftlb-daemon"])
+        assert {FILE, "/etc/nftlb/token"} <= everything(machine)["files"].keys()
+        assert "" == machine.run(["nft", "list", "ruleset"])
+        assert before["rules"] == everything(machine)["rules"]
+
+        machine.run(["apt-get", "purge", "-q", "-y", "nftlb-daemon"])
+        after = everything(machine)
+        assert before.keys() == after.keys()
+        for what in before:
+            assert {} == {one: text for one, text in after[what].items() if before[what].get(one) != text}
+            assert [] == sorted(before[what].keys() - after[what].keys())
+
+
+def test_upgraded_and_downgraded_under_traffic() -> None:
+    """To the next version and back: a new process each time, not one datagram lost, and the turns go on."""
+    old, new = packages()
+    with bare() as (machine, _):
+        install(machine, old)
+        configure(machine, pools(machine.network))
+        machine.run(["systemctl", "start", "nftlb"])
+        seen = [(machine.run(["nftlb", "--version"]).split()[1], pid(machine))]
+        with Flow(machine.network.client, (VIP4, 53), rate=RATE) as flow:
+            for package in (new, old):
+                flow.wait(RATE)
+                install(machine, package)
+                machine.wait_for_unit("nftlb.service")
+                flow.wait(RATE)
+                seen.append((machine.run(["nftlb", "--version"]).split()[1], pid(machine)))
+        sent = flow.stop()
+
+        assert NEXT == seen[1][0]
+        assert seen[0][0] == seen[2][0] != NEXT
+        assert 3 == len({process for _, process in seen})
+        assert_whole(sent)
+        assert 1 == longest_run(sent)
+        assert f"dns: {{listen: '{VIP4}:53/udp'" not in machine.run(["nftlb", "diff", FILE])
+
+
+def test_a_stopped_daemon_stays_stopped_by_an_upgrade(machine: Machine) -> None:
+    """Who has stopped it, or never configured it, finds it so after an upgrade."""
+    machine.run(["systemctl", "stop", "nftlb"])
+
+    install(machine, packages()[1])
+
+    assert "inactive" == machine.show("nftlb.service")["ActiveState"]
+    install(machine, packages()[0])
+
+
+def test_the_other_program_of_that_name() -> None:
+    """Debian's own nftlb, in C, makes room for ours and never replaces it; what its purge does to ours is told."""
+    with bare() as (machine, _):
+        machine.run([*INSTALL, "nftlb"])
+        assert "1.0.7-1" == version(machine, "nftlb")
+
+        told = install(machine, packages()[0])
+        assert "" == version(machine, "nftlb")
+        assert "enabled\n" == machine.run(["systemctl", "is-enabled", "nftlb"])
+        assert "/usr/bin/nftlb" == machine.run(["sh", "-c", "command -v nftlb"]).strip()
+
+        assert MEND in told
+        machine.run(["dpkg", "--purge", "nftlb"])
+        machine.run(MEND.split())
+        assert "enabled\n" == machine.run(["systemctl", "is-enabled", "nftlb"])
+        assert "nftlb-daemon" not in machine.run(["apt-get", "upgrade", "-q", "-y"])
+
+
+def version(machine: Machine, package: str) -> str:
+    """What version of a package is installed; empty if none is."""
+    shown = machine.run(["dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Version}", package], check=False)
+    return shown.removeprefix("ii").strip() if shown.startswith("ii") else ""
+
+
+def everything(machine: Machine) -> dict[str, dict[str, str]]:
+    """What is on the machine, but for logs, caches and dpkg's own records: things by their names."""
+    skipped = " -o ".join(
+        f"-path {path}"
+        for path in (
+            *("/var/log", "/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/lib/systemd/timers", "/root"),
+            *("/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/.pwd.lock"),
+        )
+    )
+    files = machine.run(["sh", "-c", f"find / -xdev \\( {skipped} \\) -prune -o -printf '%p\\t%y %m %u:%g %l\\n'"])
+    volatile = machine.run(["find", "/run", "/tmp", "/dev/shm", "-name", "*nftlb*"])  # noqa: S108 - it looks
+    rules = machine.run(["sh", "-c", "nft list ruleset; ip rule; ip -6 rule; ip route show table all | grep -v cache"])
+    units = machine.run(
+        ["sh", "-c", "systemctl list-unit-files --no-legend; systemctl --all --no-legend | grep nftlb; true"]
+    )
+    users = machine.run(["cat", "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"])
+    return {
+        "files": dict(line.split("\t") for line in files.splitlines()),
+        "volatile": dict.fromkeys(volatile.splitlines(), ""),
+        "rules": dict.fromkeys(rules.splitlines(), ""),
+        "units": dict.fromkeys(units.splitlines(), ""),
+        "users": dict.fromkeys(users.splitlines(), ""),
+    }
+
+
+# --- boot ------------------------------------------------------------------------------------------------------------
+
+
+def test_rebooted_under_traffic(machine: Machine) -> None:
+    """From the first datagram after a reboot, each is balanced, in turn, and none comes to the machine itself."""
+    with Flow(machine.network.client, (VIP4, 53), rate=RATE) as flow:
+        flow.wait(RATE)
+        machine.reboot()
+        machine.wait_for_unit("nftlb.service")
+        flow.wait(2 * RATE)
+    sent = flow.stop()
+
+    away = [one.number for one in lost(sent)]
+    assert away == list(range(away[0], away[-1] + 1))
+    assert 1 == longest_run(sent[: away[0]])
+    assert 1 == longest_run(sent[away[-1] + 1 :])
+    assert 0 == unbalanced(machine)
+
+
+def test_what_the_restoring_is_for(machine: Machine) -> None:
+    """Without it, datagrams come to the machine before its rules: the test above would see that."""
+    machine.run(["systemctl", "mask", "nftlb-restore"])
+    try:
+        with Flow(machine.network.client, (VIP4, 53), rate=RATE) as flow:
+            machine.reboot()
+            machine.wait_for_unit("nftlb.service")
+            flow.wait(RATE)
+        assert 0 < unbalanced(machine)
+    finally:
+        machine.run(["systemctl", "unmask", "nftlb-restore"])
+
+
+def test_power_cut_with_a_file_that_is_bad_by_now(machine: Machine) -> None:
+    """The last good rules carry the traffic until somebody mends the file; who was drained stays so."""
+    machine.push("/etc/nftlb/token", "secret\n")
+    there = {"api": {"token_file": "/etc/nftlb/token"}, "pools": pools(machine.network)}
+    machine.push(FILE, yaml.safe_dump(there))
+    machine.run(["systemctl", "restart", "nftlb"])
+    machine.run(["nftlb", "--token-file", "/etc/nftlb/token", "drain", "dns/b3"], check=False)
+    machine.run(["nftlb", "drain", "--token-file", "/etc/nftlb/token", "dns/b3"])
+    kept = f"{VIP4}:53/udp"
+    machine.wait_for(lambda: kept in machine.run(["cat", "/var/lib/nftlb/nftlb.yaml"], check=False), "the copy")
+    machine.push(FILE, "pools: {dns: {listen: nowhere}}\n")
+
+    machine.cut_power()
+
+    with Flow(machine.network.client, (VIP4, 53), rate=RATE) as flow:
+        flow.wait(RATE)
+    sent = flow.stop()
+    assert_whole(sent)
+    assert {"b1", "b2"} == {one.backend for one in sent}
+    assert 1 == longest_run(sent)
+    assert f"{FILE} can't be used, its last good copy is:" in machine.journal("nftlb-restore")
+    machine.run(["nftlb", "remove", "--quiet"])
+    machine.run(["sh", "-c", "systemctl stop nftlb; rm -f /var/lib/nftlb/*"])
+
+
+# --- the service -----------------------------------------------------------------------------------------------------
+
+
+def test_reload(machine: Machine) -> None:
+    """`systemctl reload` takes another file over: the same process, nothing lost."""
+    before = pid(machine)
+    with Flow(machine.network.client, (VIP4, 53), rate=RATE) as flow:
+        flow.wait(RATE)
+        there = pools(machine.network)
+        del there["dns"]["backends"]["b2"]
+        configure(machine, there)
+        machine.run(["systemctl", "reload", "nftlb"])
+        machine.wait_for(lambda: "b2" not in machine.run(["nftlb", "status"]), "the reload")
+        flow.wait(RATE)
+    sent = flow.stop()
+
+    assert_whole(sent)
+    assert before == pid(machine)
+    assert {"b1", "b3"} == {one.backend for one in sent[-RATE // 2 :]}
+
+
+def test_watchdog(machine: Machine) -> None:
+    """A daemon that hangs is ended and started anew by systemd; traffic goes on by the rules meanwhile."""
+    machine.push("/etc/systemd/system/nftlb.service.d/impatient.conf", "[Service]\nWatchdogSec=2s\n")
+    machine.run(["systemctl", "daemon-reload"])
+    machine.run(["systemctl", "restart", "nftlb"])
+    before = pid(machine)
+    try:
+        with Flow(machine.network.client, (VIP4, 53), rate=RATE) as flow:
+            machine.run(["kill", "-STOP", before])
+            machine.wait_for(lambda: pid(machine) not in ("0", before), "another process")
+            machine.wait_for_unit("nftlb.service")
+            flow.wait(RATE)
+        assert_whole(flow.stop())
+        assert "Watchdog timeout" in machine.journal("nftlb")
+    finally:
+        machine.run(["rm", "-r", "/etc/systemd/system/nftlb.service.d"])
+        machine.run(["systemctl", "daemon-reload"])
+
+
+def test_what_its_user_can_do(machine: Machine) -> None:
+    """Of all files it can write those in `state_dir` and its run directory, and /etc/shadow it can't read."""
+    machine.push("/usr/local/bin/look", LOOK, mode=0o755)
+    check = {"exec": ["/usr/local/bin/look"], "timeout": "50s", "interval": "60s"}
+    configure(machine, pools(machine.network, health=check, backends={"b1": "10.0.1.2:5353"}))
+    machine.run(["systemctl", "restart", "nftlb"])
+    looked = machine.wait_for(lambda: machine.run(["cat", "/run/nftlb/look"], check=False), "what it has seen")
+
+    first, *writable, capabilities = looked.splitlines()
+    assert "no shadow" == first
+    assert [] == [path for path in writable if not path.startswith(("/var/lib/nftlb", "/run/nftlb"))]
+    assert {"/var/lib/nftlb", "/run/nftlb"} <= set(writable)
+    assert ["CapEff:", "0000000000003000"] == capabilities.split()  # CAP_NET_ADMIN, CAP_NET_RAW
+
+
+@pytest.mark.parametrize("unit", ["nftlb.service", "nftlb-restore.service"])
+def test_exposure(machine: Machine, unit: str) -> None:
+    """`systemd-analyze security` gives 2.0 or better, of the unit as it runs."""
+    told = machine.run(["systemd-analyze", "security", "--no-pager", unit], check=False)
+    score = re.search(rf"Overall exposure level for {unit}: (\S+)", told)
+    assert score is not None
+
+    assert float(score[1]) <= 2.0
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        {"icmp": {}},
+        {"tcp": {}, "port": 7},
+        {"udp": {"send": "hello", "match": "hello$"}},
+        {"exec": ["/usr/bin/test", "-d", "/var/lib/nftlb"]},
+    ],
+    ids=["icmp", "tcp", "udp", "exec"],
+)
+def test_checks_work_in_the_confinement(machine: Machine, check: dict[str, Any]) -> None:
+    """Those that need a capability, a socket or a process find a live backend up, and all of them run."""
+    with machine.network.backends[0].call(tcp_server, 7):
+        there = pools(machine.network, health={**check, "interval": "200ms"}, backends={"b1": "10.0.1.2:5353"})
+        there["dns"]["health"]["initial"] = "down"
+        configure(machine, there)
+        machine.run(["systemctl", "restart", "nftlb"])
+
+        machine.wait_for(lambda: "1/1 healthy" in machine.run(["nftlb", "status"]), "the backend up")
+
+
+def test_a_refusal_is_heard_in_the_confinement(balancer: Machine) -> None:
+    """`passive`: the kernel's word of a port-unreachable gets through to the daemon's user."""
+    network = balancer.network
+    there = pools(network, passive=True, health={"icmp": {}, "interval": "60s"})
+    there["dns"]["backends"]["b2"] = "10.0.2.2:5999"  # nobody listens
+    configure(balancer, there)
+    balancer.run(["systemctl", "restart", "nftlb"])
+    with Flow(network.client, (VIP4, 53), rate=RATE):
+        balancer.wait_for(lambda: "port unreachable" in balancer.run(["nftlb", "status"]), "the refusal")
+
+
+def tcp_server(port: int) -> Any:
+    import socket  # noqa: PLC0415 - made in the namespace of the thread that calls
+
+    return socket.create_server(("", port))
+
+
+def test_manual(balancer: Machine) -> None:
+    """The page that the units name is there, and names every command."""
+    page = balancer.root / "usr/share/man/man8/nftlb.8.gz"
+    text = subprocess.run(["gzip", "-dc", page], check=True, capture_output=True, text=True).stdout
+
+    listed = balancer.run(["nftlb", "--help"]).partition("Commands:\n")[2].partition("\n\n")[0]
+    commands = [line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "]
+    assert "run" in commands
+    assert [] == [name for name in commands if not re.search(rf"\b{name}\b", text)]
