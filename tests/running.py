@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from http.client import HTTPResponse
 from pathlib import Path
 from threading import Condition, Thread
@@ -33,9 +34,10 @@ PATIENCE = 20.0
 
 @dataclass(frozen=True)
 class Seen:
-    """An event of the daemon, and when it arrived here (seconds of the monotonic clock)."""
+    """An event of the daemon: when it arrived here, and when it happened (seconds of the monotonic clock)."""
 
     at: float
+    happened: float
     kind: str
     backend: str
     event: dict[str, Any]
@@ -201,7 +203,9 @@ class Running:
                 if line.startswith(b"data:"):
                     event = json.loads(line[5:])
                     with self._changed:
-                        self.events.append(Seen(time.monotonic(), event["kind"], event.get("backend", ""), event))
+                        now = time.monotonic()
+                        happened = datetime.fromisoformat(event["at"]).timestamp() - time.time() + now
+                        self.events.append(Seen(now, happened, event["kind"], event.get("backend", ""), event))
                         self._changed.notify_all()
         with self._changed:
             self._changed.notify_all()

@@ -58,7 +58,6 @@ class Metrics:
         self._tasks = Gauge("nftlb_tasks", "Tasks of the event loop, of which each does one thing.", registry=registry)
         for result in ("success", "failure"):
             self._reloads.labels(result)  # a rate needs the zero before the first
-        self._rendered: tuple[Status, bytes] | None = None
 
     def checked(self, pool: str, kind: str, passed: bool, seconds: float) -> None:
         """Count a check that ended. Thousands a second come here."""
@@ -97,10 +96,5 @@ class Metrics:
         self._tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
 
     def render(self, status: Status) -> tuple[bytes, str]:
-        """Give the content of a scrape, and its type. Any thread may do it, one at a time.
-
-        Status objects never change: while the same one is handed in, its part is not written anew.
-        """
-        if self._rendered is None or self._rendered[0] is not status:
-            self._rendered = status, text(status).encode()
-        return self._rendered[1] + generate_latest(self._registry), CONTENT_TYPE
+        """Give the content of a scrape, and its type. Any thread may do it, one at a time."""
+        return text(status).encode() + generate_latest(self._registry), CONTENT_TYPE

@@ -63,7 +63,7 @@ def test_killed_with_passive(version: int, offload: bool, tmp_path: Path) -> Non
         assert 0 < len(missing) <= 3000 * (out.at - killed + BEFORE_CLOCK) / 3 + 1
         assert [] == twice(sent)
         assert {(vip, 53)} == sources(sent)
-        assert {"b1", "b3"} == {one.backend for one in during(sent, out.at, daemon.wait("backend_up", "b2").at)}
+        assert {"b1", "b3"} == {one.backend for one in during(sent, out.at, daemon.wait("backend_up", "b2").happened)}
         assert {"b1", "b2", "b3"} == {one.backend for one in sent[-300:]}
 
 
