@@ -110,9 +110,8 @@ def main() -> None:
         ("the commit of it", commits),
         ("the bare transactions", bare),
     ):
-        print(
-            f"{f'{what} ({len(times)})':<46} median {statistics.median(times) * 1e3:6.1f} ms, p99 {p99(times) * 1e3:6.1f} ms"
-        )
+        median = statistics.median(times) * 1e3
+        print(f"{f'{what} ({len(times)})':<46} median {median:6.1f} ms, p99 {p99(times) * 1e3:6.1f} ms")
 
 
 def steady(daemon: subprocess.Popen[str], folder: Path, seconds: float) -> None:
