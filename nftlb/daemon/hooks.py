@@ -79,7 +79,7 @@ class Hooks:
             process = await asyncio.create_subprocess_exec(
                 *call.argv,
                 stdin=asyncio.subprocess.DEVNULL,  # what it says goes where our own log goes
-                env={"PATH": os.environ.get("PATH", os.defpath), **call.environment},
+                env={**_inherited(), **call.environment},
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
@@ -95,3 +95,8 @@ class Hooks:
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         return ("failed", f"{call} ended with status {status}") if status else ("ok", "")
+
+
+def _inherited() -> dict[str, str]:
+    """What of our environment is theirs: where programs are, and where the unit for systemd lets files be written."""
+    return {"PATH": os.defpath} | {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}

@@ -1,0 +1,45 @@
+"""The wheel in an environment of its own, away from this tree."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONTENT = """
+from importlib.resources import files
+for name in ("web/page.html", "demo/demo.yaml", "py.typed"):
+    assert (files("nftlb") / name).stat().st_size >= 0, name
+assert "/site-packages/" in str(files("nftlb"))
+"""
+
+
+@pytest.mark.timeout(600)
+def test_it_installs_and_runs(tmp_path: Path) -> None:
+    """`make wheel` makes one; pip installs it into a clean environment, where the command runs, data files and all."""
+
+    def pip(python: Path | str, *words: str | Path) -> None:
+        done = subprocess.run(
+            [python, "-m", "pip", "-q", "--disable-pip-version-check", *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert 0 == done.returncode, done.stderr
+
+    pip(sys.executable, "wheel", "--no-deps", "-w", tmp_path, ".")
+    (wheel,) = tmp_path.glob("nftlb-*-py3-none-any.whl")
+    environment = tmp_path / "environment"
+    subprocess.run(["/usr/bin/python3", "-m", "venv", "--system-site-packages", environment], check=True)
+    pip(environment / "bin/python", "install", "-c", "constraints.txt", wheel)
+
+    def run(*words: str | Path) -> str:
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    assert wheel.name.split("-")[1] == run(environment / "bin/nftlb", "--version").split()[1]
+    run(environment / "bin/python", "-I", "-c", CONTENT)
+    assert "table ip nftlb" in run(environment / "bin/nftlb", "compile", ROOT / "rules/dns.yaml")
