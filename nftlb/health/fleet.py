@@ -53,6 +53,8 @@ class Fleet:
         self._states: dict[str, PoolState] = {}
         self._stale: set[str] = set()
         self._rising: set[tuple[str, str]] = set()
+        self._memory: dict[str, dict[str, BackendMemory]] = {}
+        self._unsaved: set[str] = set()
 
     @classmethod
     def begin(cls, config: Config, memory: Mapping[str, PoolMemory], now: float) -> Fleet:
@@ -122,11 +124,11 @@ class Fleet:
         self._stale |= {pool for pool, _ in self._rising}
 
     def memory(self) -> dict[str, dict[str, BackendMemory]]:
-        """What is to be remembered, by pool and backend."""
-        return {
-            name: {backend: tracked.memory() for backend, tracked in pool.backends.items()}
-            for name, pool in self.pools.items()
-        }
+        """What is to be remembered, by pool and backend. Costs only what changed since it was last asked."""
+        for name in self._unsaved:
+            self._memory[name] = {one: tracked.memory() for one, tracked in self.pools[name].backends.items()}
+        self._unsaved.clear()
+        return dict(self._memory)
 
     # --- what changes it ---------------------------------------------------------------------------------------------
 
@@ -145,6 +147,7 @@ class Fleet:
                 tracked.reason = f"{one.health.check.kind}: {result.reason}"
             return []  # as nearly all do: thousands a second
         one.verdict = judge(one.verdict, passed=result.passed, health=one.health)
+        self._unsaved.add(pool)
         changes = self._hear_agent(pool, tracked, result)
         reason = f"{one.health.check.kind}: {result.reason}"
         changes += self._settle(pool, tracked, reason, now)
@@ -159,6 +162,7 @@ class Fleet:
         tracked = self.pools[pool].backends[backend]
         for one in tracked.checks:
             one.verdict = Verdict(up=False)
+        self._unsaved.add(pool)
         return self._settle(pool, tracked, f"passive: {reason}", now)
 
     def operate(
@@ -175,6 +179,7 @@ class Fleet:
             changes.append(_changed(pool, tracked, f"weight {before}", f"weight {weight}", "by the operator"))
         if changes:
             self._stale.add(pool)
+            self._unsaved.add(pool)
             changes += self._settle(pool, tracked, "", now)
         return changes
 
@@ -183,6 +188,7 @@ class Fleet:
     def _put(self, pool: Pool, backends: dict[str, Tracked], old: TrackedPool | None, now: float) -> list[Change]:
         tracked = self.pools[pool.name] = TrackedPool(pool, backends, ready=False, since=now)
         self._stale.add(pool.name)
+        self._unsaved.add(pool.name)
         if old is None:
             tracked.ready = has_quorum(pool, tracked.healthy, None)
             return []

@@ -150,7 +150,7 @@ def track(backend: Backend, pool: Pool, memory: BackendMemory | None, now: float
         since=now,
         reason="no check yet" if pool.health else "not checked: the pool has no health check",
     )
-    if memory is not None:
+    if memory is not None and known:
         tracked.recall(memory)
     tracked.note()
     return tracked

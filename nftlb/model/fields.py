@@ -158,7 +158,7 @@ DnsName = Annotated[
     text(
         "a domain name",
         "labels of letters, digits, - and _, such as example.com",
-        r"\.|(?=.{1,254}$)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?",
+        r"\.|(?=.{1,253}\.?$)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?",
     ),
 ]
 Oid = Annotated[
