@@ -122,7 +122,7 @@ def _read(wanted: Any, found: object, path: str) -> Any:
         return None if found is None else _read(typing.get_args(wanted)[0], found, path)
     if typing.get_origin(wanted) is tuple:
         if not isinstance(found, list):
-            raise ValueError(f"{path} is no list")  # noqa: TRY004
+            raise ValueError(f"{path} is no list")
         return tuple(_read(typing.get_args(wanted)[0], one, f"{path}[{index}]") for index, one in enumerate(found))
     if wanted in _READERS:
         return _READERS[wanted](found, path)
@@ -131,7 +131,7 @@ def _read(wanted: Any, found: object, path: str) -> Any:
 
 def _text(found: object, path: str) -> str:
     if not isinstance(found, str):
-        raise ValueError(f"{path} is no text")  # noqa: TRY004
+        raise ValueError(f"{path} is no text")
     return printable(found)
 
 
@@ -145,7 +145,7 @@ def _moment(found: object, path: str) -> datetime:
 
 def _number(found: object, path: str) -> float:
     if isinstance(found, bool) or not isinstance(found, int | float):
-        raise ValueError(f"{path} is no number")  # noqa: TRY004
+        raise ValueError(f"{path} is no number")
     return float(found)
 
 
@@ -157,7 +157,7 @@ def _whole(found: object, path: str) -> int:
 
 def _truth(found: object, path: str) -> bool:
     if not isinstance(found, bool):
-        raise ValueError(f"{path} is neither true nor false")  # noqa: TRY004
+        raise ValueError(f"{path} is neither true nor false")
     return found
 
 

@@ -19,7 +19,7 @@ _SHOWN_LINES = 6
 
 
 class LibNftables:
-    """libnftables, for the network namespace of the thread that makes it; to be called from threads of that namespace."""
+    """libnftables of one network namespace: to be made, and called, by threads that are in it."""
 
     def __init__(self) -> None:
         self._nft = _context()
