@@ -131,7 +131,7 @@ def _read(wanted: Any, found: object, path: str) -> Any:
 
 def _text(found: object, path: str) -> str:
     if not isinstance(found, str):
-        raise ValueError(f"{path} is no text")
+        raise ValueError(f"{path} is no text")  # noqa: TRY004
     return printable(found)
 
 
@@ -145,7 +145,7 @@ def _moment(found: object, path: str) -> datetime:
 
 def _number(found: object, path: str) -> float:
     if isinstance(found, bool) or not isinstance(found, int | float):
-        raise ValueError(f"{path} is no number")
+        raise ValueError(f"{path} is no number")  # noqa: TRY004
     return float(found)
 
 
@@ -157,7 +157,7 @@ def _whole(found: object, path: str) -> int:
 
 def _truth(found: object, path: str) -> bool:
     if not isinstance(found, bool):
-        raise ValueError(f"{path} is neither true nor false")
+        raise ValueError(f"{path} is neither true nor false")  # noqa: TRY004
     return found
 
 
