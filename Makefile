@@ -20,9 +20,14 @@ demo: setup  ## a lab in namespaces: one client socket, three backends, who answ
 test: setup lint  ## everything, real packets included
 	$(PY) -m pytest
 
-test-deploy: setup  ## what is installed, on machines that really boot; needs root
+test-deploy: setup $(VENV)-deploy/.ready  ## what is installed, on machines that really boot; needs root
 	tools/image.sh >&2
+	cd deploy/ansible && PATH="$(CURDIR)/$(VENV)-deploy/current/bin:$$PATH" ansible-lint --offline
 	$(PY) -m pytest tests/deploy
+
+$(VENV)-deploy/.ready: tools/ansible.sh deploy/ansible/constraints.txt deploy/ansible/constraints-bookworm.txt
+	tools/ansible.sh $(VENV)-deploy
+	touch $@
 
 deb: setup  ## dist/nftlb-daemon_VERSION_ARCHITECTURE.deb
 	@tools/deb.sh $(VENV) $(VERSION)
@@ -46,4 +51,4 @@ bench: setup  ## the figures that the documents quote
 	$(PY) bench/run.py
 
 clean:  ## take away what was built
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-deploy build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
