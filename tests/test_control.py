@@ -18,6 +18,7 @@ from nftlb.daemon import control as module
 from nftlb.daemon.announcer import Announcer
 from nftlb.daemon.bus import Bus
 from nftlb.daemon.checker import Place
+from nftlb.daemon.chronicle import Chronicle
 from nftlb.daemon.control import Control
 from nftlb.daemon.faults import Faults
 from nftlb.daemon.keeper import Keeper
@@ -60,6 +61,8 @@ class World:
         config, self.misfits = overlay(base, remaining(base, remembered.pools))
         bus = Recorder(self.events)
         self.faults = Faults(bus.publish)
+        metrics = Metrics()
+        self.chronicle = chronicle = Chronicle(metrics, bus, self.faults)  # type: ignore[arg-type]
         self.control = control = Control(
             str(file),
             base,
@@ -67,13 +70,14 @@ class World:
             config,
             remembered,
             hands=self.hands,
-            metrics=Metrics(),
+            metrics=metrics,
             bus=bus,
             faults=self.faults,
             announcer=Announcer(bus, self),  # type: ignore[arg-type]
+            chronicle=chronicle,
         )
         control.reconciler = Reconciler(
-            self.hands, control.wanted, control.committed, control.refusal, control.mended, control.lacking
+            self.hands, control.wanted, chronicle.committed, chronicle.refusal, chronicle.mended, chronicle.lacking
         )
         control.keeper = Keeper(self.store, control.memory, self.faults)  # type: ignore[arg-type]
         control.on_config(self.followed.append)
@@ -738,9 +742,9 @@ def test_what_lacks_is_a_fault(file: Path) -> None:
 
     async def scene() -> tuple[list[str], list[str]]:
         async with World(file) as world:
-            world.control.lacking(("no eth0",))
+            world.chronicle.lacking(("no eth0",))
             shown = world.shown
-            world.control.lacking(())
+            world.chronicle.lacking(())
             return shown, world.shown
 
     assert (["interfaces"], []) == play(scene())

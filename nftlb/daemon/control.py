@@ -17,7 +17,6 @@ from nftlb.service import (
     Conflict,
     Event,
     EventKind,
-    KernelStatus,
     Status,
     UnknownBackend,
     UnknownPool,
@@ -26,20 +25,20 @@ from nftlb.service import (
 from . import report, systemd
 from .clock import now, wall
 from .counters import Counters
-from .runtime import overlay, remaining
+from .runtime import overlay, remaining, with_added, with_removed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
-    from datetime import datetime
 
     from nftlb.compiler import Membership
     from nftlb.daemon.announcer import Announcer
     from nftlb.daemon.bus import Bus
     from nftlb.daemon.checker import Place
+    from nftlb.daemon.chronicle import Chronicle
     from nftlb.daemon.faults import Faults
     from nftlb.daemon.hands import Hands
     from nftlb.daemon.keeper import Keeper
-    from nftlb.daemon.reconciler import Commit, Reconciler
+    from nftlb.daemon.reconciler import Reconciler
     from nftlb.health import Change, Fleet, Result, TrackedPool
     from nftlb.metrics import Metrics
     from nftlb.model import Admin, Config
@@ -74,6 +73,7 @@ class Control:
         bus: Bus,
         faults: Faults,
         announcer: Announcer,
+        chronicle: Chronicle,
     ) -> None:
         self.config = config
         self.fleet = fleet
@@ -85,6 +85,7 @@ class Control:
         self._bus = bus
         self._faults = faults
         self._announcer = announcer
+        self._chronicle = chronicle
         self._changing = asyncio.Lock()
         self._followers: list[Callable[[Config], None]] = []
         self._step: asyncio.TimerHandle | None = None
@@ -93,8 +94,6 @@ class Control:
         self._counters = Counters()
         self._counted_at = -_COUNTERS_AGE
         self._counting: asyncio.Task[None] | None = None
-        self._swaps = self._failures = self._restored = 0
-        self._last_swap: datetime | None = None
 
     def on_config(self, follow: Callable[[Config], None]) -> None:
         """Have `follow` called with every new configuration, once it is in the kernel."""
@@ -132,39 +131,6 @@ class Control:
         """Hear that a backend refused balanced traffic."""
         if backend in self.fleet.pools[pool].backends:
             self._changed(self.fleet.refuse(pool, backend, "port unreachable", now()))
-
-    def committed(self, commit: Commit) -> None:
-        """Hear of a change of the kernel's tables."""
-        self._swaps += 1
-        self._last_swap = wall()
-        self._metrics.swapped(commit.seconds)
-        transactions = len(commit.applied.transactions)
-        details = {"seconds": round(commit.seconds, 6), "transactions": transactions, "restored": commit.restored}
-        if commit.restored:
-            self._restored += 1
-            self._metrics.restored()
-            _log.warning("somebody else changed our tables or routes: restored in %.1f ms", commit.seconds * 1000)
-        else:
-            _log.info("kernel follows after %.1f ms: %d transaction(s)", commit.seconds * 1000, transactions)
-        self._bus.publish(Event(kind=EventKind.SWAP, at=wall(), details=details))
-
-    def refusal(self, error: NftlbError) -> None:
-        """Hear that the kernel refused."""
-        self._failures += 1
-        self._metrics.swap_failed()
-        self._faults.set("kernel", f"the old rules stay, and it is tried again: {error}")
-        self._bus.publish(Event(kind=EventKind.SWAP_FAILED, at=wall(), reason=str(error)))
-
-    def mended(self) -> None:
-        """Hear that the kernel has what it refused, or that this is not wanted any more."""
-        self._faults.clear("kernel")
-
-    def lacking(self, what: tuple[str, ...]) -> None:
-        """Hear what the rules have to do without: an interface that is missing, or down."""
-        if what:
-            self._faults.set("interfaces", "; ".join(what))
-        else:
-            self._faults.clear("interfaces")
 
     def memory(self) -> Memory:
         """What is to be remembered."""
@@ -208,14 +174,7 @@ class Control:
                 attempted=self._attempted,
                 problems=self._problems,
             ),
-            kernel=KernelStatus(
-                synced=self.reconciler.synced,
-                error=self.reconciler.error,
-                swaps=self._swaps,
-                failures=self._failures,
-                restored=self._restored,
-                last_swap=self._last_swap,
-            ),
+            kernel=self._chronicle.status(self.reconciler),
             faults=self._faults.all(),
             pools=tuple(pools),
         )
@@ -250,14 +209,9 @@ class Control:
             backend = read_backend(pool, name, written)
             config = amend(self.config, pool, add=[backend])
             await self._adopt(config)
-            runtime = self._runtime.get(pool, PoolMemory())
-            file = self.base.pool(pool)
-            if file is not None and file.backend(name) == backend:
-                added = runtime.added
-            else:
-                added = {**runtime.added, name: written}
-            kept = tuple(one for one in runtime.removed if one != name or name in added)
-            self._runtime[pool] = PoolMemory(added=added, removed=kept)
+            self._runtime[pool] = with_added(
+                self._runtime.get(pool, PoolMemory()), backend, written, self.base.pool(pool)
+            )
         await self.keeper.save()
         return await self._backend(pool, name)
 
@@ -266,12 +220,7 @@ class Control:
             if len(self._find(pool, backend).backends) == 1:
                 raise Conflict(f"{backend} is the last backend of {pool}; drain it instead, or remove the pool")
             await self._adopt(amend(self.config, pool, remove=[backend]))
-            runtime = self._runtime.get(pool, PoolMemory())
-            added = {name: one for name, one in runtime.added.items() if name != backend}
-            file = self.base.pool(pool)
-            in_file = file is not None and file.backend(backend) is not None
-            removed = dict.fromkeys((*runtime.removed, backend)) if in_file else runtime.removed
-            self._runtime[pool] = PoolMemory(added=added, removed=tuple(removed))
+            self._runtime[pool] = with_removed(self._runtime.get(pool, PoolMemory()), backend, self.base.pool(pool))
         await self.keeper.save()
 
     async def reload(self) -> None:

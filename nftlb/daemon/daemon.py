@@ -20,6 +20,7 @@ from .announcer import Announcer
 from .api import ApiServer
 from .bus import Bus
 from .checker import Checker
+from .chronicle import Chronicle
 from .clock import now
 from .control import Control
 from .faults import Faults
@@ -84,6 +85,7 @@ class Daemon:
 
         hooks = Hooks(hook_ended)
         hands = Hands(config.table)
+        chronicle = Chronicle(metrics, bus, faults)
         control = Control(
             self._file,
             base,
@@ -95,9 +97,10 @@ class Daemon:
             bus=bus,
             faults=faults,
             announcer=Announcer(bus, hooks),
+            chronicle=chronicle,
         )
         reconciler = Reconciler(
-            hands, control.wanted, control.committed, control.refusal, control.mended, control.lacking
+            hands, control.wanted, chronicle.committed, chronicle.refusal, chronicle.mended, chronicle.lacking
         )
         keeper = Keeper(store, control.memory, faults, control.good)
         control.reconciler, control.keeper, control.source = reconciler, keeper, source

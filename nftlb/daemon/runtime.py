@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nftlb.config import amend, read_backend
 from nftlb.errors import ConfigError
@@ -11,7 +11,7 @@ from nftlb.health import Fleet, PoolMemory
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nftlb.model import Config
+    from nftlb.model import Backend, Config, Pool
 
 
 def remaining(config: Config, memory: Mapping[str, PoolMemory]) -> dict[str, PoolMemory]:
@@ -59,3 +59,18 @@ def overlay(config: Config, memory: Mapping[str, PoolMemory]) -> tuple[Config, l
         except ConfigError as error:
             misfits.append(f"{name}: what was removed at run time ({', '.join(gone)}) is back: {error}")
     return config, misfits
+
+
+def with_added(memory: PoolMemory, backend: Backend, written: Any, file: Pool | None) -> PoolMemory:
+    """What is remembered of a pool when a backend was added to it; `file` is the pool as the file has it."""
+    name = backend.name
+    added = memory.added if file is not None and file.backend(name) == backend else {**memory.added, name: written}
+    return PoolMemory(added=added, removed=tuple(one for one in memory.removed if one != name or name in added))
+
+
+def with_removed(memory: PoolMemory, name: str, file: Pool | None) -> PoolMemory:
+    """What is remembered of it when a backend was removed."""
+    added = {one: text for one, text in memory.added.items() if one != name}
+    in_file = file is not None and file.backend(name) is not None
+    removed = dict.fromkeys((*memory.removed, name)) if in_file else memory.removed
+    return PoolMemory(added=added, removed=tuple(removed))
