@@ -49,13 +49,15 @@ chmod 755 "$private/bin/nftlb"
 install -d "$root/usr/bin" "$root/etc/nftlb"
 ln -s ../lib/nftlb/bin/nftlb "$root/usr/bin/nftlb"
 install -m 644 -D -t "$root/lib/systemd/system" deploy/systemd/*.service
+install -m 755 -D deploy/keepalived/nftlb-ready "$root/usr/lib/nftlb/nftlb-ready"
 install -m 644 -D deploy/debian/nftlb.sysusers "$root/usr/lib/sysusers.d/nftlb.conf"
 install -m 644 -D deploy/debian/copyright "$root/usr/share/doc/nftlb-daemon/copyright"
 install -m 644 -D CHANGELOG.md "$root/usr/share/doc/nftlb-daemon/changelog"
 install -m 644 -D deploy/debian/nftlb.8 "$root/usr/share/man/man8/nftlb.8"
 gzip -9n "$root/usr/share/doc/nftlb-daemon/changelog" "$root/usr/share/man/man8/nftlb.8"
 install -m 644 -D -t "$root/usr/share/doc/nftlb-daemon" README.md docs/*.md
-install -m 644 -D -t "$root/usr/share/doc/nftlb-daemon/examples" rules/*.yaml deploy/debian/nftlb.yaml
+install -m 644 -D -t "$root/usr/share/doc/nftlb-daemon/examples" rules/*.yaml deploy/debian/nftlb.yaml \
+	deploy/keepalived/keepalived.conf
 
 install -d "$root/DEBIAN"
 install -m 755 deploy/debian/postinst deploy/debian/prerm deploy/debian/postrm "$root/DEBIAN"
