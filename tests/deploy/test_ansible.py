@@ -46,9 +46,8 @@ def variables(deb: Path, backends: dict[str, Any] | None = None, **pool: Any) ->
         "backends": backends or {**BACKENDS, "six": {"address": "fd00:1::2", "port": PORT}},
         "health": {
             "udp": {"send": "are you there", "match": "are you there"},
-            "interval": "500ms",
-            "fast_interval": "100ms",
-            "timeout": "250ms",
+            "interval": "1s",
+            "timeout": "3s",  # the machine is busy with the playbook
         },
         "panic": "0%",
         **pool,
