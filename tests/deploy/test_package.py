@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,12 @@ def assert_whole(sent: Sequence[Sent]) -> None:
     assert [] == [one.number for one in lost(sent)]
     assert [] == twice(sent)
     assert {(VIP4, 53)} == sources(sent)
+
+
+def await_answers(machine: Machine, flow: Flow) -> None:
+    """Wait until the way is free again in both directions, and for what the last assertions look at."""
+    machine.wait_for(lambda: any(one.backends for one in flow.sent[-RATE:]), "an answer")
+    flow.wait(4 * RATE)
 
 
 def unbalanced(machine: Machine) -> int:
@@ -235,32 +242,36 @@ def everything(machine: Machine) -> dict[str, dict[str, str]]:
 
 
 def test_rebooted_under_traffic(machine: Machine) -> None:
-    """From the first datagram after a reboot, each is balanced, in turn, and none comes to the machine itself."""
+    """Once its interfaces answer, each datagram is balanced, in turn, and none ever comes to the machine itself.
+
+    Until then some are lost on the way: to a carrier that is not noticed yet, or to an unanswered ARP.
+    """
     with Flow(machine.network.client, (VIP4, 53), rate=RATE) as flow:
         flow.wait(RATE)
-        machine.reboot()
+        off: list[int] = []
+        machine.reboot(before_boot=lambda: off.append(len(flow.sent)))
         machine.wait_for_unit("nftlb.service")
-        flow.wait(2 * RATE)
+        await_answers(machine, flow)
     sent = flow.stop()
 
-    away = [one.number for one in lost(sent)]
-    assert away == list(range(away[0], away[-1] + 1))
-    assert 1 == longest_run(sent[: away[0]])
-    assert 1 == longest_run(sent[away[-1] + 1 :])
     assert 0 == unbalanced(machine)
+    again = [one for one in sent[off[0] :] if one.backends]
+    counts = Counter(one.backend for one in again)
+    assert {"b1", "b2", "b3"} == counts.keys()
+    assert max(counts.values()) - min(counts.values()) <= len(again) // 20
+    assert_whole(sent[-2 * RATE :])
+    assert 1 == longest_run(sent[-2 * RATE :])
 
 
-def test_what_the_restoring_is_for(machine: Machine) -> None:
-    """Without it, datagrams come to the machine before its rules: the test above would see that."""
-    machine.run(["systemctl", "mask", "nftlb-restore"])
+def test_datagrams_that_are_not_balanced_are_seen(machine: Machine) -> None:
+    """Without its units, datagrams come to the machine itself: the test above would see one that does."""
+    machine.run(["systemctl", "disable", "nftlb", "nftlb-restore"])
     try:
-        with Flow(machine.network.client, (VIP4, 53), rate=RATE) as flow:
+        with Flow(machine.network.client, (VIP4, 53), rate=RATE):
             machine.reboot()
-            machine.wait_for_unit("nftlb.service")
-            flow.wait(RATE)
-        assert 0 < unbalanced(machine)
+            machine.wait_for(lambda: unbalanced(machine), "a datagram")
     finally:
-        machine.run(["systemctl", "unmask", "nftlb-restore"])
+        machine.run(["systemctl", "enable", "nftlb", "nftlb-restore"])
 
 
 def test_power_cut_with_a_file_that_is_bad_by_now(machine: Machine) -> None:
@@ -278,11 +289,12 @@ def test_power_cut_with_a_file_that_is_bad_by_now(machine: Machine) -> None:
     machine.cut_power()
 
     with Flow(machine.network.client, (VIP4, 53), rate=RATE) as flow:
-        flow.wait(RATE)
+        await_answers(machine, flow)
     sent = flow.stop()
-    assert_whole(sent)
-    assert {"b1", "b2"} == {one.backend for one in sent}
-    assert 1 == longest_run(sent)
+    assert 0 == unbalanced(machine)
+    assert_whole(sent[-2 * RATE :])
+    assert {"b1", "b2"} == {one.backend for one in sent if one.backends}
+    assert 1 == longest_run(sent[-2 * RATE :])
     assert f"{FILE} can't be used, its last good copy is:" in machine.journal("nftlb-restore")
     machine.run(["nftlb", "remove", "--quiet"])
     machine.run(["sh", "-c", "systemctl stop nftlb; rm -f /var/lib/nftlb/*"])
