@@ -117,15 +117,19 @@ def main() -> None:
 def steady(daemon: subprocess.Popen[str], folder: Path, seconds: float) -> None:
     """Nothing happens but checks."""
     time.sleep(2 * INTERVAL)  # every backend has had its first
-    begin, used, before = time.monotonic(), cpu(daemon.pid), metrics(folder)
+    before = metrics(folder)
+    begin, used = time.monotonic(), cpu(daemon.pid)
     time.sleep(seconds)
-    took, after = time.monotonic() - begin, metrics(folder)
-    share = (cpu(daemon.pid) - used) / took
+    took, share = time.monotonic() - begin, cpu(daemon.pid) - used
+    share /= took
+    after = metrics(folder)
+    scrape = cpu(daemon.pid) - used - share * (time.monotonic() - begin)
     checks = sum(value for name, value in after.items() if name.startswith("nftlb_checks_total"))
     checks -= sum(value for name, value in before.items() if name.startswith("nftlb_checks_total"))
     failed = sum(value for name, value in after.items() if name.startswith("nftlb_checks_total") and 'fail"' in name)
     print(f"{checks / took:.0f} checks a second, {failed:.0f} failed in all, for {took:.0f} s")
     print(f"{'processor':<46} {share:.1%} of one core, {share / checks * took * 1e6:.0f} us a check")
+    print(f"{'a scrape of all metrics':<46} {scrape:.2f} s of processor time")
     print(f"{'memory':<46} {resident(daemon.pid):.0f} MB")
     print(f"{'schedule lag, p99 at most':<46} {lag(before, after) * 1e3:.1f} ms")
 

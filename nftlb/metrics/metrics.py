@@ -39,7 +39,6 @@ class Metrics:
         ProcessCollector(registry=registry)
         self._checks = Checks(_CHECK_BUCKETS)
         self._lag = Lag(_LAG_BUCKETS)
-        registry.register(self._checks)
         registry.register(self._lag)
         self._swaps = Counter("nftlb_swaps_total", "Changes made to the kernel's tables.", registry=registry)
         self._swap_seconds = Histogram(
@@ -97,4 +96,5 @@ class Metrics:
 
     def render(self, status: Status) -> tuple[bytes, str]:
         """Give the content of a scrape, and its type. Any thread may do it, one at a time."""
-        return text(status).encode() + generate_latest(self._registry), CONTENT_TYPE
+        written = text(status) + self._checks.text()
+        return written.encode() + generate_latest(self._registry), CONTENT_TYPE
