@@ -75,7 +75,7 @@ def test_link_down(version: int, tmp_path: Path) -> None:
         with Flow(lab.client, (vip, 53), rate=2000) as flow:
             flow.wait(1000)
             cut = time.monotonic()
-            lab.backends[1].run(["ip", "link", "set", "eth0", "down"])
+            lab.balancer.run(["ip", "link", "set", "b2", "down"])
             out = daemon.wait("swap", since=daemon.wait("backend_down", "b2").at)
             flow.wait(1000)
         sent = flow.stop()
