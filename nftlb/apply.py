@@ -47,13 +47,15 @@ class Steers(Protocol):
 class Applied:
     """What was changed: the transactions' texts, the changes of routing, and how many conntrack entries were cut.
 
-    `lacking` is what a lenient load had to do without, a line each.
+    `lacking` is what a lenient load had to do without, a line each; `seconds` is what the transactions themselves took
+    libnftables and the kernel.
     """
 
     transactions: tuple[str, ...] = ()
     steered: tuple[str, ...] = ()
     cut: int = 0
     lacking: tuple[str, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
 
     def __bool__(self) -> bool:
         return bool(self.transactions or self.steered or self.cut)
@@ -86,6 +88,7 @@ class Applier:
         `lenient`: an interface that is missing or down does not keep all the rest from being loaded.
         """
         membership = membership or Membership()
+        before = self.swapper.seconds
         present = self.swapper.present()
         previous = _allocation(present)
         lacking: list[str] = []
@@ -112,17 +115,20 @@ class Applier:
         count += self._cut(due.after)
         steering.finish()
         steered = tuple(steering.changes)
-        return Applied(made.transactions + swept.transactions, steered, count, tuple(dict.fromkeys(lacking)))
+        transactions = made.transactions + swept.transactions
+        seconds = self.swapper.seconds - before
+        return Applied(transactions, steered, count, tuple(dict.fromkeys(lacking)), seconds)
 
     def update(self, membership: Membership) -> Applied:
         """Follow the states of backends. Waits for nothing: what is left over goes with a later change."""
         if self._loaded is None:
             raise AssertionError("load() comes before update()")
         compiled, before = self._loaded
+        seconds = self.swapper.seconds
         made = self.swapper.swap(compiled.ruleset(membership))
         count = self._cut(compiled.connections(membership, since=before))
         self._loaded = compiled, membership
-        return Applied(made.transactions, (), count)
+        return Applied(made.transactions, (), count, seconds=self.swapper.seconds - seconds)
 
     def tidy(self) -> Applied:
         """Remove what is left over; waits until no packet needs it."""

@@ -39,7 +39,12 @@ class Chronicle:
         self._last_swap = wall()
         self._metrics.swapped(commit.seconds)
         transactions = len(commit.applied.transactions)
-        details = {"seconds": round(commit.seconds, 6), "transactions": transactions, "restored": commit.restored}
+        details = {
+            "seconds": round(commit.seconds, 6),
+            "transaction_seconds": round(commit.applied.seconds, 6),
+            "transactions": transactions,
+            "restored": commit.restored,
+        }
         if commit.restored:
             self._restored += 1
             self._metrics.restored()

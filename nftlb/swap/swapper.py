@@ -44,6 +44,8 @@ class Swapper:
     wait: Callable[[], None]
     clock: Callable[[], float] = time.monotonic
     vouches: Callable[[int, int], bool] = lambda _since, _now: False
+    seconds: float = 0.0
+    """What all transactions together took libnftables and the kernel, so far."""
     _known: Ruleset | None = None
     _generation: int = -1
     _strayed: bool = False
@@ -99,7 +101,11 @@ class Swapper:
             return []
         self._known = None  # until the kernel has accepted
         before = self._generation
-        self.kernel.apply(whole)
+        begin = self.clock()
+        try:
+            self.kernel.apply(whole)
+        finally:
+            self.seconds += self.clock() - begin
         generation = self.kernel.generation()
         if generation == _following(before):
             self._known, self._generation = after(known, target, removed), generation
