@@ -124,12 +124,13 @@ def steady(daemon: subprocess.Popen[str], folder: Path, seconds: float) -> None:
     took, share = time.monotonic() - begin, cpu(daemon.pid) - used
     share /= took
     after = metrics(folder)
-    scrape = cpu(daemon.pid) - used - share * (time.monotonic() - begin)
+    rated = time.monotonic() - begin
+    scrape = cpu(daemon.pid) - used - share * rated
     checks = sum(value for name, value in after.items() if name.startswith("nftlb_checks_total"))
     checks -= sum(value for name, value in before.items() if name.startswith("nftlb_checks_total"))
     failed = sum(value for name, value in after.items() if name.startswith("nftlb_checks_total") and 'fail"' in name)
-    print(f"{checks / took:.0f} checks a second, {failed:.0f} failed in all, for {took:.0f} s")
-    print(f"{'processor':<46} {share:.1%} of one core, {share / checks * took * 1e6:.0f} us a check")
+    print(f"{checks / rated:.0f} checks a second, {failed:.0f} failed in all, for {took:.0f} s")
+    print(f"{'processor':<46} {share:.1%} of one core, {share / checks * rated * 1e6:.0f} us a check")
     print(f"{'a scrape of all metrics':<46} {scrape:.2f} s of processor time")
     print(f"{'memory':<46} {resident(daemon.pid):.0f} MB")
     print(f"{'schedule lag, p99 at most':<46} {lag(before, after) * 1e3:.1f} ms")

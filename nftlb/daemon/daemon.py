@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_GARBAGE = 10_000
+"""New objects between two looks for circles among them. With Python's 700, the status of 10,000 backends takes 0.41 s
+to make; with this 0.29 s."""
+
 WEDGED = 120.0
 """Seconds after which a transaction counts as stuck, and systemd gets no more signs of life. A first load of 10,000
 pools of four takes libnftables some 12 s (docs/packets.md)."""
@@ -118,6 +122,7 @@ class Daemon:
                     await reconciler.start()
                 gc.collect()
                 gc.freeze()  # what is there now stays: there is no sense in looking at it again and again
+                gc.set_threshold(_GARBAGE)
                 checker.configure(config)
                 api.follow(config)
                 keeper.touch()
