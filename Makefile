@@ -27,7 +27,7 @@ test: setup lint  ## everything, real packets included
 test-deploy: setup $(VENV)-deploy/.ready  ## what is installed, on machines that really boot; needs root
 	tools/image.sh >&2
 	cd deploy/ansible && PATH="$(CURDIR)/$(VENV)-deploy/current/bin:$$PATH" ansible-lint --offline
-	$(PY) -m pytest tests/deploy
+	$(PY) -m pytest --timeout 900 tests/deploy
 
 $(VENV)-deploy/.ready: tools/ansible.sh deploy/ansible/constraints.txt deploy/ansible/constraints-bookworm.txt
 	tools/ansible.sh $(VENV)-deploy
