@@ -22,7 +22,7 @@ CHECK = {
     "udp": {"send": "are you there", "match": "are you there"},
     "interval": "200ms",
     "fast_interval": "50ms",
-    "timeout": "150ms",
+    "timeout": "1s",  # a busy machine is no dead backend
 }
 
 
@@ -79,7 +79,7 @@ def test_the_clock_jumps(hours: int, tmp_path: Path) -> None:
 
             assert [] == quiet
             assert [] == lost(flow.sent[: before - 100])
-            assert out.event["reason"] in ("udp: connection refused", "udp: no answer within 0.15s")
+            assert out.event["reason"] in ("udp: connection refused", "udp: no answer within 1s")
 
 
 @pytest.mark.parametrize("options", ["size=64k", "ro"], ids=["full", "read-only"])
