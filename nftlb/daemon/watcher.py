@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from nftlb.errors import NftlbError
 from nftlb.health.passive import Witness
@@ -17,11 +17,12 @@ from nftlb.kernel.nflog import Refusals
 from nftlb.model import Forward
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from nftlb.daemon.control import Control
     from nftlb.daemon.faults import Faults
     from nftlb.daemon.reconciler import Reconciler
+    from nftlb.kernel.nflog import Refused
     from nftlb.model import Config
 
 _log = logging.getLogger(__name__)
@@ -30,8 +31,12 @@ AGAIN = 5.0
 """Seconds between two looks at what can't be listened to; then it is also looked whether the tables are still ours."""
 
 
-class _Ear(Protocol):
+Heard_co = TypeVar("Heard_co", covariant=True)
+
+
+class _Ear(Protocol[Heard_co]):
     def fileno(self) -> int: ...
+    def read(self) -> Heard_co: ...
     def close(self) -> None: ...
 
 
@@ -45,7 +50,7 @@ class Watcher:
         self._faults = faults
         self._witness = Witness(config)
         self._links_matter = _links_matter(config)
-        self._ears: dict[str, _Ear] = {}
+        self._ears: dict[str, _Ear[object]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
@@ -83,16 +88,17 @@ class Watcher:
             self._close("passive")
             self._faults.clear("passive")
 
-    def _open(self, what: str, make: Callable[[], _Ear], heard: Callable[[], None]) -> None:
+    def _open(self, what: str, make: Callable[[], _Ear[Heard_co]], heard: Callable[[Heard_co], None]) -> None:
         if what in self._ears:
             return
         try:
-            ear = self._ears[what] = make()
+            ear = make()
         except (NftlbError, OSError) as error:
             self._faults.set(what, str(error))
         else:
+            self._ears[what] = ear
             self._faults.clear(what)
-            asyncio.get_running_loop().add_reader(ear.fileno(), self._guarded, what, heard)
+            asyncio.get_running_loop().add_reader(ear.fileno(), self._hear, what, ear, heard)
 
     def _close(self, what: str) -> None:
         ear = self._ears.pop(what, None)
@@ -100,31 +106,27 @@ class Watcher:
             asyncio.get_running_loop().remove_reader(ear.fileno())
             ear.close()
 
-    def _guarded(self, what: str, heard: Callable[[], None]) -> None:
+    def _hear(self, what: str, ear: _Ear[Heard_co], heard: Callable[[Heard_co], None]) -> None:
         """An ear that fails is closed, and opened again later."""
         try:
-            heard()
+            heard(ear.read())
         except (NftlbError, OSError) as error:
             self._faults.set(what, str(error))
             self._close(what)
             self._reconciler.suspect()
 
-    def _tables_changed(self) -> None:
-        monitor = self._ears["watch"]
-        if isinstance(monitor, Monitor) and monitor.read():
+    def _tables_changed(self, changed: bool) -> None:
+        if changed:
             self._reconciler.suspect()
 
-    def _links_changed(self) -> None:
-        links = self._ears["links"]
-        if isinstance(links, Links) and links.read() and self._links_matter:
+    def _links_changed(self, changed: bool) -> None:
+        if changed and self._links_matter:
             self._reconciler.recheck()
 
-    def _refused(self) -> None:
-        refusals = self._ears["passive"]
-        if isinstance(refusals, Refusals):
-            for one in refusals.read():
-                for pool, backend in self._witness.against(one.address, one.port):
-                    self._control.refused(pool, backend)
+    def _refused(self, refusals: Iterable[Refused]) -> None:
+        for one in refusals:
+            for pool, backend in self._witness.against(one.address, one.port):
+                self._control.refused(pool, backend)
 
 
 def _links_matter(config: Config) -> bool:
