@@ -128,3 +128,13 @@ def twice(sent: Sequence[Sent]) -> list[Sent]:
 
 def sources(sent: Sequence[Sent]) -> set[tuple[str, int]]:
     return {source for one in sent for source in one.sources}
+
+
+def longest_run(sent: Sequence[Sent]) -> int:
+    """How many datagrams in a row one backend got at most: 1 when they take turns."""
+    longest = run = 0
+    before = ""
+    for one in sent:
+        run = run + 1 if one.backend == before else 1
+        before, longest = one.backend, max(longest, run)
+    return longest

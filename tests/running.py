@@ -19,17 +19,26 @@ from typing import TYPE_CHECKING, Any, Self
 import yaml
 
 from nftlb.client import Client, read_address
+from nftlb.lab import VIP4
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
 
-    from nftlb.lab import Host
+    from nftlb.lab import Host, Lab
 
 NFTLB = Path(sys.executable).with_name("nftlb")
+PORT = 5353
+"""Where `Lab.serve` listens for `dns`."""
 TOKEN = "a-token-of-the-tests"  # noqa: S105 - it opens nothing
 PATIENCE = 20.0
 """Seconds for what must come; far more than it takes, for machines are busy."""
+
+
+def dns(lab: Lab, **options: Any) -> dict[str, Any]:
+    """The pools of a file: one, of DNS over IPv4, with a backend on every host of the lab."""
+    backends = {host.name: f"{host.ipv4}:{PORT}" for host in lab.backends}
+    return {"dns": {"listen": f"{VIP4}:53/udp", "backends": backends, **options}}
 
 
 @dataclass(frozen=True)

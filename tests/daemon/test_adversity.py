@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from daemons.programs import data
 from flowing import Flow, lost, twice
-from running import Running
+from running import PORT, Running, dns
 
 from nftlb.lab import VIP4, Lab
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PORT = 5353
 CHECK = {
     "udp": {"send": "are you there", "match": "are you there"},
     "interval": "200ms",
@@ -27,8 +26,7 @@ CHECK = {
 
 
 def pools(lab: Lab, **options: Any) -> dict[str, Any]:
-    backends = {host.name: f"{host.ipv4}:{PORT}" for host in lab.backends}
-    return {"dns": {"listen": f"{VIP4}:53/udp", "backends": backends, "health": CHECK, **options}}
+    return dns(lab, health=CHECK, **options)
 
 
 def fault(what: str) -> Any:

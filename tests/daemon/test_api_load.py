@@ -7,24 +7,18 @@ import resource
 import socket
 from contextlib import ExitStack, suppress
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from running import Running
+from running import PORT, Running, dns
 
-from nftlb.lab import VIP4, Lab
+from nftlb.lab import Lab
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PORT = 5353
 IDLE, SLOW = 1000, 50
 CHECKS = 400
 CHECK = {"udp": {"send": "are you there", "match": "are you there"}, "interval": "50ms", "timeout": "1s"}
-
-
-def pools(lab: Lab) -> dict[str, Any]:
-    backends = {host.name: f"{host.ipv4}:{PORT}" for host in lab.backends}
-    return {"dns": {"listen": f"{VIP4}:53/udp", "backends": backends, "health": CHECK}}
 
 
 def lag(daemon: Running) -> tuple[float, float]:
@@ -54,7 +48,7 @@ def test_checks_go_on(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
     with Lab(backends=4) as lab, lab.serve(PORT), ExitStack() as stack:
-        daemon = stack.enter_context(Running(lab.balancer, tmp_path, pools(lab)))
+        daemon = stack.enter_context(Running(lab.balancer, tmp_path, dns(lab, health=CHECK)))
         quiet = after_checks(daemon)
         crowd = [stack.enter_context(connect(daemon)) for _ in range(IDLE)]
         slow = [stack.enter_context(connect(daemon)) for _ in range(SLOW)]

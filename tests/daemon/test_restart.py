@@ -6,16 +6,14 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from flowing import Flow, Sent, lost, sources, twice
-from running import Running
+from flowing import Flow, longest_run, lost, sources, twice
+from running import PORT, Running, dns
 
 from nftlb.lab import VIP4, Lab
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-PORT = 5353
 CHECK = {
     "udp": {"send": "are you there", "match": "are you there"},
     "interval": "200ms",
@@ -24,19 +22,8 @@ CHECK = {
 }
 
 
-def pools(lab: Lab, **options: Any) -> dict[str, Any]:
-    backends = {host.name: f"{host.ipv4}:{PORT}" for host in lab.backends}
-    return {"dns": {"listen": f"{VIP4}:53/udp", "backends": backends, "health": CHECK, **options}}
-
-
-def longest_run(sent: Sequence[Sent]) -> int:
-    """How many datagrams in a row one backend got at most."""
-    longest = run = 0
-    before = ""
-    for one in sent:
-        run = run + 1 if one.backend == before else 1
-        before, longest = one.backend, max(longest, run)
-    return longest
+def pools(lab: Lab) -> dict[str, Any]:
+    return dns(lab, health=CHECK)
 
 
 def packets(daemon: Running) -> int:

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from flowing import Flow, lost
-from running import Running
+from running import PORT, Running, dns
 
 from nftlb.lab import VIP4, Lab
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-PORT = 5353
-
-
-def pools(lab: Lab) -> dict[str, Any]:
-    return {
-        "dns": {"listen": f"{VIP4}:53/udp", "backends": {host.name: f"{host.ipv4}:{PORT}" for host in lab.backends}}
-    }
 
 
 def shape(lab: Lab) -> str:
@@ -45,7 +37,7 @@ HURTS = {
 @pytest.mark.parametrize("hurt", HURTS)
 def test_restored(hurt: str, tmp_path: Path) -> None:
     """Within a second of somebody's change all of ours is as it was, it is told and counted, and traffic flows."""
-    with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, pools(lab)) as daemon:
+    with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, dns(lab)) as daemon:
         before = shape(lab)
         changed = time.monotonic()
         lab.nft(HURTS[hurt])
@@ -62,7 +54,7 @@ def test_restored(hurt: str, tmp_path: Path) -> None:
 
 def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     """Another table is neither touched nor taken for a change of ours, and no datagram is lost over it."""
-    with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, pools(lab)) as daemon:
+    with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, dns(lab)) as daemon:
         with Flow(lab.client, (VIP4, 53), rate=1000) as flow:
             flow.wait(100)
             lab.nft("add table ip theirs; add chain ip theirs forward { type filter hook forward priority 0; }")
@@ -79,7 +71,7 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
 
 def test_two_at_odds(tmp_path: Path) -> None:
     """Somebody who undoes every repair at once gets no more than a few a second, and the daemon goes on."""
-    with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, pools(lab)) as daemon:
+    with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, dns(lab)) as daemon:
         begin = time.monotonic()
         for number in range(1, 6):
             lab.nft("delete table ip nftlb")

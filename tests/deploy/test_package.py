@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from flowing import Flow, Sent, lost, sources, twice
+from flowing import Flow, Sent, longest_run, lost, sources, twice
 from machine import Machine
 from network import Network
 from packages import NEXT, packages
@@ -60,16 +60,6 @@ def install(machine: Machine, package: Path, *, timeout: float = 180) -> str:
 
 def pid(machine: Machine) -> str:
     return machine.show("nftlb.service")["MainPID"]
-
-
-def longest_run(sent: Sequence[Sent]) -> int:
-    """How many datagrams in a row one backend got at most: 1 when they take turns."""
-    longest = run = 0
-    before = ""
-    for one in sent:
-        run = run + 1 if one.backend == before else 1
-        before, longest = one.backend, max(longest, run)
-    return longest
 
 
 def assert_whole(sent: Sequence[Sent]) -> None:
