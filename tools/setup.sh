@@ -5,7 +5,7 @@
 # nftables binding is part of the distribution: it must match the libnftables it loads.
 set -eu
 venv=${1:?usage: setup.sh VENV}
-tools/packages.sh systemd python3-venv python3-nftables nftables iproute2 ethtool openssl gcc libc6-dev
+tools/packages.sh systemd python3-venv python3-nftables nftables conntrack iproute2 ethtool openssl gcc libc6-dev
 
 [ -x "$venv/bin/python" ] || /usr/bin/python3 -m venv --system-site-packages "$venv"
 "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
