@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nftlb.model import Family, Forward
-from nftlb.ruleset import Chain, Ruleset, Table, TableFamily
+from nftlb.ruleset import Chain, Layers, Ruleset, Table, TableFamily, layers
 
 from . import ingress, nat, stateless
 from .allocation import allocate, is_flow, mark_owner
 from .connections import flow_endpoints
-from .membership import Membership, PoolState, select, targets
+from .membership import UNTOUCHED, Membership, PoolState, select, targets
 from .part import Part
 from .routes import Hop, Routes
 from .tables import ip_table, merge, netdev_table
@@ -36,29 +37,26 @@ class Compiled:
         self.config = config
         self.allocation = allocate(config, allocation)
         self.routes = routes or Routes()
-        self._tables = self._fixed_tables()
         self._versions: dict[tuple[str, PoolState], Mapping[TableFamily, Mapping[str, Chain]]] = {}
-        # What was asked for last, the versions of each pool's chains then, and the tables that they made.
-        self._membership: Membership | None = None
-        self._chosen: dict[TableFamily, dict[str, Mapping[str, Chain]]] = {family: {} for family in self._tables}
-        self._latest: dict[TableFamily, Table] = {}
+        # What was asked for last: its tables share all that does not change with those of what is asked for next.
+        self._membership = Membership()
+        self._tables = self._first_tables()
 
     def ruleset(self, membership: Membership | None = None) -> Ruleset:
         """The whole ruleset for these states of the backends."""
         membership = membership or Membership()
-        touched: set[TableFamily] = set()
-        changed = self._changed(self._membership, membership)
-        self._membership = None  # until all of it is there
-        for pool in changed:
-            for family, versions in self._pool_versions(pool, membership.of(pool.name)).items():
-                self._chosen[family][pool.name] = versions  # a pool keeps its place in the order
-                touched.add(family)
-        self._membership = membership
-        self._latest = {
-            family: self._table(fixed) if family in touched else self._latest[family]
-            for family, fixed in self._tables.items()
+        changes: dict[TableFamily, dict[str, Chain | None]] = {family: {} for family in self._tables}
+        for pool in self._changed(self._membership, membership):
+            for family, chains in self._pool_versions(pool, self._membership.of(pool.name)).items():
+                changes[family] |= dict.fromkeys(chains)
+            for family, chains in self._pool_versions(pool, membership.of(pool.name)).items():
+                changes[family] |= chains
+        self._tables = {
+            family: replace(table, chains=layers(table.chains).changed(changes[family])) if changes[family] else table
+            for family, table in self._tables.items()
         }
-        return Ruleset(self.config.table, self._latest)
+        self._membership = membership
+        return Ruleset(self.config.table, self._tables)
 
     def connections(
         self, membership: Membership | None = None, since: Membership | None = None
@@ -93,12 +91,14 @@ class Compiled:
         pools = [self.config.pool(name) for name in names if before.of(name) != after.of(name)]
         return [pool for pool in pools if pool is not None]
 
-    def _table(self, fixed: Table) -> Table:
-        """A table with the chosen versions of its pools' chains."""
-        chains = dict(fixed.chains)
-        for versions in self._chosen[fixed.family].values():
-            chains.update(versions)
-        return Table(fixed.family, fixed.name, fixed.sets, chains)
+    def _first_tables(self) -> dict[TableFamily, Table]:
+        """The tables while every backend is as configured."""
+        tables = self._fixed_tables()
+        chains = {family: dict(table.chains) for family, table in tables.items()}
+        for pool in self.config.pools:
+            for family, versions in self._pool_versions(pool, UNTOUCHED).items():
+                chains[family] |= versions
+        return {family: replace(table, chains=Layers(chains[family])) for family, table in tables.items()}
 
     def _fixed_tables(self) -> dict[TableFamily, Table]:
         tables: dict[TableFamily, Table] = {}

@@ -1,5 +1,6 @@
 """nftables objects as values, their text, and the way back from a listing."""
 
+from .layers import Layers, layers
 from .listing import Count, Listing, canonical_rule, parse_table
 from .objects import Chain, Element, Ruleset, Set, Table, TableFamily
 from .text import element_text, file_text, set_body
@@ -8,6 +9,7 @@ __all__ = [
     "Chain",
     "Count",
     "Element",
+    "Layers",
     "Listing",
     "Ruleset",
     "Set",
@@ -16,6 +18,7 @@ __all__ = [
     "canonical_rule",
     "element_text",
     "file_text",
+    "layers",
     "parse_table",
     "set_body",
 ]

@@ -34,9 +34,11 @@ def file_text(ruleset: Ruleset) -> str:
 
 
 def table_lines(table: Table) -> Iterator[str]:
-    """The block of one table: sets, then chains."""
+    """The block of one table: sets, then chains; a chain follows the one whose name its own begins with."""
     yield f"table {table.family} {table.name} {{"
-    blocks = [*map(_set_lines, table.sets.values()), *map(_chain_lines, table.chains.values())]
+    places = {name: place for place, name in enumerate(table.chains)}
+    chains = sorted(table.chains.values(), key=lambda one: places.get(one.name.rpartition("/")[0], places[one.name]))
+    blocks = [*map(_set_lines, table.sets.values()), *map(_chain_lines, chains)]
     for number, block in enumerate(blocks):
         if number:
             yield ""

@@ -15,14 +15,11 @@ back: `waypoints()` says whether that is needed.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from itertools import compress
-from operator import is_not
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from nftlb.ruleset import Chain, Element, Ruleset, Set, Table, TableFamily, canonical_rule
+from nftlb.ruleset import Chain, Element, Ruleset, Set, Table, TableFamily, canonical_rule, layers
 
 from .operations import (
     AddChain,
@@ -45,7 +42,6 @@ if TYPE_CHECKING:
 # Two, because a swap may find the rules on a detour that another did not live to end.
 _DETOURS = ("-next", "-other")
 _Named = TypeVar("_Named")
-_ANSWERS: deque[tuple[object, object, list[Any]]] = deque(maxlen=8)
 
 
 class Kind(Enum):
@@ -209,17 +205,8 @@ def waypoints(kernel: Ruleset, target: Ruleset) -> list[Ruleset]:
 
 
 def _differing(present: Mapping[str, _Named], wanted: Mapping[str, _Named]) -> list[_Named]:
-    """What is wanted and not there as it is. A swap touches few of many thousand objects: the others are the same.
-
-    One swap asks this of the same two mappings again and again, and they never change: the last answers are kept.
-    """
-    for one, other, found in _ANSWERS:
-        if one is present and other is wanted:
-            return list(found)
-    # All of it in C: this is asked of ten thousand chains.
-    differing = list(compress(wanted.values(), map(is_not, wanted.values(), map(present.get, wanted))))
-    _ANSWERS.append((present, wanted, differing))
-    return differing
+    """What is wanted and not there as it is. A swap touches few of many thousand objects: the others are the same."""
+    return layers(present).differing(layers(wanted))
 
 
 def _is_first(chain: Chain) -> bool:
@@ -326,11 +313,12 @@ def _detour(present: Table, wanted: Table, conflicts: Mapping[str, Set]) -> Tabl
         if one.same_kind(other):
             again = set(other.elements)
             sets[name] = replace(one, elements=tuple(element for element in one.elements if element in again))
-    chains = {}
+    led = {}
     for name, chain in wanted.chains.items():
         rules = tuple(_led_around(rule, conflicts, free) for rule in chain.rules)
-        chains[name] = chain if rules == chain.rules else replace(chain, rules=rules)
-    return Table(wanted.family, wanted.name, sets, chains)
+        if rules != chain.rules:
+            led[name] = replace(chain, rules=rules)
+    return Table(wanted.family, wanted.name, sets, layers(wanted.chains).changed(led))
 
 
 def _led_around(rule: str, names: Collection[str], detour: str) -> str:
@@ -351,24 +339,25 @@ def _union(present: Table, wanted: Table, gone: Collection[Leftover]) -> Table:
             left = tuple(element for element in one.elements if element.key not in keys)
             if left:
                 sets[name] = replace(other, elements=other.elements + left)
-    chains = {**present.chains, **wanted.chains}
+    kept = {}
     for chain in _differing(wanted.chains, present.chains):
-        if chain.hook and chain.name in wanted.chains:
-            chains[chain.name] = _with_kept_rules(wanted.family, chain, wanted.chains[chain.name], gone)
-    return Table(wanted.family, wanted.name, sets, chains)
+        successor = wanted.chains.get(chain.name)
+        kept[chain.name] = _with_kept_rules(wanted.family, chain, successor, gone) if successor else chain
+    return Table(wanted.family, wanted.name, sets, layers(wanted.chains).changed(kept))
 
 
 def _emptied(table: Table, names: Collection[str]) -> Table:
-    chains = {**table.chains, **{name: replace(table.chains[name], rules=()) for name in names}}
-    return Table(table.family, table.name, table.sets, chains) if names else table
+    chains = {name: replace(table.chains[name], rules=()) for name in names}
+    return replace(table, chains=layers(table.chains).changed(chains)) if names else table
 
 
 def _without(table: Table, gone: Iterable[Leftover]) -> Table:
-    chains, sets = dict(table.chains), dict(table.sets)
+    chains: dict[str, Chain | None] = {}
+    sets = dict(table.sets)
     elements: dict[str, set[str]] = {}
     for item in gone:
         if item.kind is Kind.CHAIN:
-            del chains[item.name]
+            chains[item.name] = None
         elif item.kind is Kind.SET:
             del sets[item.name]
         elif item.kind is Kind.ELEMENT:
@@ -377,4 +366,4 @@ def _without(table: Table, gone: Iterable[Leftover]) -> Table:
         if name in sets:
             left = tuple(element for element in sets[name].elements if element.key not in keys)
             sets[name] = replace(sets[name], elements=left)
-    return Table(table.family, table.name, sets, chains)
+    return Table(table.family, table.name, sets, layers(table.chains).changed(chains))
