@@ -18,8 +18,8 @@ from nftlb.service import (
     Event,
     Fault,
     KernelStatus,
+    Overview,
     PoolStatus,
-    Status,
     UnknownBackend,
     UnknownPool,
 )
@@ -76,25 +76,24 @@ def a_pool(name: str, *backends: BackendStatus, **told: Any) -> PoolStatus:
     return PoolStatus(**{**usual, **told})
 
 
-def a_status(*pools: PoolStatus, **told: Any) -> Status:
+def an_overview(**told: Any) -> Overview:
     usual = {
         "version": "0.1.0",
         "pid": 4711,
         "started": NOON,
-        "ready": all(pool.ready for pool in pools),
+        "ready": True,
         "config": ConfigStatus(file="/etc/nftlb.yaml", success=True, loaded=NOON, attempted=NOON, problems=()),
         "kernel": KernelStatus(synced=True, error="", swaps=7, failures=0, restored=0, last_swap=NOON),
         "faults": (),
-        "pools": pools,
     }
-    return Status(**{**usual, **told})
+    return Overview(**{**usual, **told})
 
 
 @dataclass
 class FakeService:
     """Pools as they are told to it; `error`, if set, is what every change comes to, and every look at the state."""
 
-    pools: dict[str, PoolStatus] = field(default_factory=dict)
+    shown: dict[str, PoolStatus] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     error: Exception | None = None
     hold: asyncio.Event | None = None
@@ -106,29 +105,36 @@ class FakeService:
     listeners: list[asyncio.Queue[Event | None]] = field(default_factory=list)
 
     def put(self, *pools: PoolStatus) -> None:
-        self.pools |= {pool.name: pool for pool in pools}
+        self.shown |= {pool.name: pool for pool in pools}
 
     def tell(self, event: Event | None) -> None:
         """Have an event happen; None ends the stream of events."""
         for listener in self.listeners:
             listener.put_nowait(event)
 
-    async def status(self) -> Status:
+    async def overview(self) -> Overview:
+        return an_overview(ready=self.ready(), faults=self.faults)
+
+    async def pools(self) -> AsyncIterator[PoolStatus]:
         if self.error:
             raise self.error
-        return a_status(*self.pools.values(), faults=self.faults)
+        for pool in self.shown.values():
+            yield pool
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.shown)
 
     async def pool(self, name: str) -> PoolStatus:
-        if name not in self.pools:
-            raise UnknownPool(f"no pool is named {name}; there are: {', '.join(self.pools)}")
-        return self.pools[name]
+        if name not in self.shown:
+            raise UnknownPool(f"no pool is named {name}; there are: {', '.join(self.shown)}")
+        return self.shown[name]
 
     def ready(self, pool: str | None = None) -> bool:
         if pool is None:
-            return all(one.ready for one in self.pools.values())
-        if pool not in self.pools:
+            return all(one.ready for one in self.shown.values())
+        if pool not in self.shown:
             raise UnknownPool(f"no pool is named {pool}")
-        return self.pools[pool].ready
+        return self.shown[pool].ready
 
     async def ruleset(self) -> str:
         return "table ip nftlb {\n}\n"
@@ -140,7 +146,7 @@ class FakeService:
         changed: dict[str, Any] = {"admin": admin, "weight": weight}
         old = await self._backend(pool, backend)
         new = old.model_copy(update={key: value for key, value in changed.items() if value is not None})
-        self._set(pool, [new if one is old else one for one in self.pools[pool].backends])
+        self._set(pool, [new if one is old else one for one in self.shown[pool].backends])
         return new
 
     async def add(self, pool: str, name: str, written: Any) -> BackendStatus:
@@ -153,15 +159,15 @@ class FakeService:
             raise ConfigError([Problem("", 0, 0, "address", str(unfit))]) from None
         shown = {key: value for key, value in written.items() if key in BackendStatus.model_fields}
         new = a_backend(name, **{**shown, "address": str(address), "added": True})
-        self._set(pool, [*self.pools[pool].backends, new])
+        self._set(pool, [*self.shown[pool].backends, new])
         return new
 
     async def remove(self, pool: str, backend: str) -> None:
         await self._work(f"remove {pool}/{backend}")
         old = await self._backend(pool, backend)
-        if len(self.pools[pool].backends) == 1:
+        if len(self.shown[pool].backends) == 1:
             raise Conflict(f"{backend} is the last backend of {pool}")
-        self._set(pool, [one for one in self.pools[pool].backends if one is not old])
+        self._set(pool, [one for one in self.shown[pool].backends if one is not old])
 
     async def reload(self) -> None:
         await self._work("reload")
@@ -191,7 +197,7 @@ class FakeService:
         raise UnknownBackend(f"{pool} has no backend {name}")
 
     def _set(self, pool: str, backends: list[BackendStatus]) -> None:
-        self.put(self.pools[pool].model_copy(update={"backends": tuple(backends)}))
+        self.put(self.shown[pool].model_copy(update={"backends": tuple(backends)}))
 
 
 def two_pools() -> FakeService:

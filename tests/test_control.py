@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from clockwork import elapsed, play, settle
 from handiwork import FakeHands, has
+from states import status_of
 from test_keeper import FakeStore
 
 from nftlb.config import load
@@ -298,7 +299,7 @@ def test_a_change_that_the_kernel_refuses(file: Path) -> None:
                 await world.control.change("dns", "ns1", admin=Admin.DRAIN)
             assert Admin.DRAIN is read(world.store.text).pools["dns"].backends["ns1"].admin
             assert ["kernel"] == world.shown
-            status = await world.control.status()
+            status = await status_of(world.control)
             assert (False, "no") == (status.kernel.synced, status.kernel.error)
             world.hands.error = None
             await asyncio.sleep(1)
@@ -497,7 +498,7 @@ def test_a_bad_file_changes_nothing(file: Path, caplog: pytest.LogCaptureFixture
             world.file.write_text('{"pools": {"dns": {"listen": "x", "backends": {"a": "y"}}}}')
             with pytest.raises(ConfigError) as caught:
                 await world.control.reload()
-            status = await world.control.status()
+            status = await status_of(world.control)
             assert not status.config.success
             assert tuple(str(caught.value).splitlines()) == status.config.problems
             assert 2 == len(status.config.problems)
@@ -506,7 +507,7 @@ def test_a_bad_file_changes_nothing(file: Path, caplog: pytest.LogCaptureFixture
             assert ["reload_failed dns"] == [f"{one.kind} dns" for one in world.events if "reload" in one.kind]
             world.write(dns=DNS)
             await world.control.reload()
-            status = await world.control.status()
+            status = await status_of(world.control)
             assert ((), True) == (status.config.problems, status.config.success)
 
     play(scene())
@@ -536,7 +537,7 @@ def test_a_reload_that_the_kernel_refuses(file: Path) -> None:
                 await world.control.reload()
             world.hands.error = None
             await asyncio.sleep(1)
-            status = await world.control.status()
+            status = await status_of(world.control)
             assert ["dns"] == [one.name for one in status.pools]
             assert ("no",) == status.config.problems
             assert [] == world.followed
@@ -612,7 +613,7 @@ def test_a_pool_that_is_gone(file: Path) -> None:
             await world.control.add("other", "x", "10.0.1.2:53")
             world.write(dns=DNS)
             await world.control.reload()
-            assert ["dns"] == [one.name for one in (await world.control.status()).pools]
+            assert ["dns"] == [one.name for one in (await status_of(world.control)).pools]
             assert {"dns"} == set(read(world.store.text).pools)
             world.write(dns=DNS, other=OTHER)
             await world.control.reload()
@@ -645,7 +646,7 @@ def test_a_status_during_a_reload(file: Path) -> None:
     async def scene() -> list[list[str]]:
         async with World(file) as world:
             seen = []
-            await world.control.status()  # the counters are known now, and nothing is waited for
+            await status_of(world.control)  # the counters are known now, and nothing is waited for
             for pause in range(40):
                 world.write(dns=DNS, other=OTHER)
                 await world.control.reload()
@@ -653,7 +654,7 @@ def test_a_status_during_a_reload(file: Path) -> None:
                 reloading = asyncio.create_task(world.control.reload())
                 for _ in range(pause):
                     await asyncio.sleep(0)
-                seen.append([one.name for one in (await world.control.status()).pools])
+                seen.append([one.name for one in (await status_of(world.control)).pools])
                 await reloading
             return seen
 
@@ -689,14 +690,14 @@ def test_counters_are_read_once_a_second(file: Path) -> None:
         async with World(file) as world:
             world.hands.kernel.send(TableFamily.IP, "nftlb", "backend/dns/ns1", 5, 500)
             works = world.hands.works
-            statuses = await asyncio.gather(*(world.control.status() for _ in range(20)))
+            statuses = await asyncio.gather(*(status_of(world.control) for _ in range(20)))
             assert 1 == world.hands.works - works
             assert {5} == {one.pools[0].packets for one in statuses}
             world.hands.kernel.flush()
             world.control.reconciler.suspect()
             await asyncio.sleep(2)
             world.hands.kernel.send(TableFamily.IP, "nftlb", "backend/dns/ns1", 1, 100)
-            status = await world.control.status()
+            status = await status_of(world.control)
             assert (6, 1) == (status.pools[0].packets, status.kernel.restored)
 
     play(scene())

@@ -11,6 +11,7 @@ import pytest
 from fake_service import two_pools
 from prometheus_client.parser import text_string_to_metric_families
 from serving import BEARER, Answer, World, hang_up, head, read_answer, run, serving
+from states import status_of
 
 from nftlb.errors import ConfigError, KernelError, Problem, SystemFault
 from nftlb.model import UnixSocket
@@ -64,7 +65,7 @@ def test_readiness_of_all() -> None:
 
     async def test() -> None:
         service = two_pools()
-        del service.pools["syslog"]
+        del service.shown["syslog"]
         async with serving(service) as world:
             answer = await world.get("/readyz")
             assert (200, b"ready\n") == (answer.status, answer.body)
@@ -97,7 +98,7 @@ def test_state() -> None:
     async def test() -> None:
         async with serving() as world:
             status = Status.model_validate_json((await world.get("/api/v1/status")).body)
-            assert await world.service.status() == status
+            assert await status_of(world.service) == status
             pools = (await world.get("/api/v1/pools")).json
             assert list(status.pools) == [PoolStatus.model_validate_json(json.dumps(pool)) for pool in pools]
             pool = PoolStatus.model_validate_json((await world.get("/api/v1/pools/syslog")).body)

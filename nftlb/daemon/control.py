@@ -17,7 +17,7 @@ from nftlb.service import (
     Conflict,
     Event,
     EventKind,
-    Status,
+    Overview,
     UnknownBackend,
     UnknownPool,
 )
@@ -154,15 +154,8 @@ class Control:
 
     # --- Service -----------------------------------------------------------------------------------------------------
 
-    async def status(self) -> Status:
-        await self._count()
-        membership = self.fleet.membership(now())
-        pools = []
-        # A reload meanwhile puts another fleet in the place of this one.
-        for pool, added in [(pool, self._added(pool)) for pool in self.fleet.pools.values()]:
-            pools.append(report.pool_status(pool, membership.of(pool.pool.name), self._counters, added))
-            await asyncio.sleep(0)  # ten thousand backends take a while, in which checks have to begin
-        return Status.model_construct(
+    async def overview(self) -> Overview:
+        return Overview.model_construct(
             version=version("nftlb"),
             pid=os.getpid(),
             started=self._started,
@@ -176,14 +169,24 @@ class Control:
             ),
             kernel=self._chronicle.status(self.reconciler),
             faults=self._faults.all(),
-            pools=tuple(pools),
         )
+
+    async def pools(self) -> AsyncIterator[PoolStatus]:
+        await self._count()
+        membership = self.fleet.membership(now())
+        # A reload meanwhile puts another fleet in the place of this one.
+        for pool, added in [(pool, self._added(pool)) for pool in self.fleet.pools.values()]:
+            yield report.pool_status(pool, membership.of(pool.pool.name), self._counters, added)
+            await asyncio.sleep(0)  # ten thousand backends take a while, in which checks have to begin
 
     async def pool(self, name: str) -> PoolStatus:
         self._find(name)
         await self._count()
         pool = self._find(name)
         return report.pool_status(pool, self._state(name), self._counters, self._added(pool))
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.fleet.pools)
 
     def ready(self, pool: str | None = None) -> bool:
         if pool is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,12 +15,10 @@ from prometheus_client import (
 )
 
 from .distribution import Checks, Lag
-from .text import text
+from .page import Page
 
-if TYPE_CHECKING:
-    from nftlb.service import Status
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # prometheus_client's own word for it changes with releases
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Of a scrape. prometheus_client's own word for it changes with releases."""
 
 # Seconds. Checks answer within a millisecond on a LAN, and time out after a second or more; a check that starts late
 # by more than a few milliseconds tells of an event loop with too much to do.
@@ -31,7 +28,7 @@ _SWAP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 
 
 class Metrics:
-    """A registry of its own. What is counted may be counted while another thread renders."""
+    """A registry of its own."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which Prometheus makes no use of
@@ -94,7 +91,6 @@ class Metrics:
         """Count the tasks of this loop at every scrape."""
         self._tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
 
-    def render(self, status: Status) -> tuple[bytes, str]:
-        """Give the content of a scrape, and its type. Any thread may do it, one at a time."""
-        written = text(status) + self._checks.text()
-        return written.encode() + generate_latest(self._registry), CONTENT_TYPE
+    def page(self) -> Page:
+        """Begin a scrape."""
+        return Page(self._checks, lambda: generate_latest(self._registry))

@@ -2,7 +2,7 @@
 
 from .contract import Conflict, Service, Unapplied, UnknownBackend, UnknownPool
 from .events import Event, EventKind
-from .status import BackendStatus, CheckStatus, ConfigStatus, Fault, KernelStatus, PoolStatus, Status
+from .status import BackendStatus, CheckStatus, ConfigStatus, Fault, KernelStatus, Overview, PoolStatus, Status
 
 __all__ = [
     "BackendStatus",
@@ -13,6 +13,7 @@ __all__ = [
     "EventKind",
     "Fault",
     "KernelStatus",
+    "Overview",
     "PoolStatus",
     "Service",
     "Status",

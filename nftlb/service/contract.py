@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nftlb.model import Admin
 
     from .events import Event
-    from .status import BackendStatus, PoolStatus, Status
+    from .status import BackendStatus, Overview, PoolStatus
 
 
 class UnknownPool(NftlbError):  # noqa: N818 - an answer, not a fault of ours
@@ -38,11 +38,20 @@ class Service(Protocol):
     ConfigError for a value that is not allowed, and Unapplied.
     """
 
-    async def status(self) -> Status:
-        """Everything, with counters that are at most a second old."""
+    async def overview(self) -> Overview:
+        """Everything but the pools. Costs next to nothing."""
+
+    def pools(self) -> AsyncIterator[PoolStatus]:
+        """Every pool, one after the other: all of ten thousand backends at once take 30 MB.
+
+        Counters are at most a second old. Others get their turn in between.
+        """
 
     async def pool(self, name: str) -> PoolStatus:
-        """One pool of it."""
+        """One of them."""
+
+    def names(self) -> tuple[str, ...]:
+        """The names of all pools."""
 
     def ready(self, pool: str | None = None) -> bool:
         """Whether every pool, or this one, has its quorum. Costs nothing. Raises UnknownPool."""

@@ -94,8 +94,8 @@ class Fault(Document):
     since: datetime
 
 
-class Status(Document):
-    """Everything."""
+class Overview(Document):
+    """Everything but the pools."""
 
     version: str
     pid: int
@@ -104,4 +104,9 @@ class Status(Document):
     config: ConfigStatus
     kernel: KernelStatus
     faults: tuple[Fault, ...]
+
+
+class Status(Overview):
+    """Everything."""
+
     pools: tuple[PoolStatus, ...]

@@ -1,4 +1,4 @@
-"""A status in the Prometheus text format, version 0.0.4. Pure.
+"""A scrape.
 
 Written by hand and not by prometheus_client: for 10,000 backends that takes more than a second, and this a tenth.
 """
@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from nftlb.model import Admin
 
+from .format import escape, head
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from nftlb.service import BackendStatus, PoolStatus, Status
+    from nftlb.service import BackendStatus, Overview, PoolStatus
+
+    from .distribution import Checks
 
     Number = int | float
 
@@ -31,6 +35,15 @@ class _Figure(Generic[T]):
     help: str
     value: Callable[[T], Number]
     more: str = ""
+
+    @property
+    def head(self) -> str:
+        return head(self.name, self.type, self.help)
+
+    def samples(self, items: Iterable[tuple[str, T]]) -> str:
+        """One for each item with its labels."""
+        name, more, value = self.name, self.more, self.value
+        return "".join([f"{name}{{{labels}{more}}} {value(item)}\n" for labels, item in items])
 
 
 def _one_of(name: str, help_: str, label: str, states: Iterable[str], of: Callable[[T], str]) -> list[_Figure[T]]:
@@ -73,7 +86,7 @@ _POOLS: tuple[_Figure[PoolStatus], ...] = (
     _Figure("nftlb_pool_bytes_total", "counter", "Bytes that came to the pool.", lambda it: it.bytes),
 )
 
-_WHOLE: tuple[_Figure[Status], ...] = (
+_WHOLE: tuple[_Figure[Overview], ...] = (
     _Figure("nftlb_ready", "gauge", "Whether every pool has its quorum.", lambda it: int(it.ready)),
     _Figure("nftlb_kernel_synced", "gauge", "Whether the kernel has what it should.", lambda it: int(it.kernel.synced)),
     _Figure(
@@ -91,38 +104,40 @@ _WHOLE: tuple[_Figure[Status], ...] = (
 )
 
 
-def text(status: Status) -> str:
-    """Write all figures of a status."""
-    pools = [(f'pool="{escape(pool.name)}"', pool) for pool in status.pools]
-    backends = [
-        (f'{labels},backend="{escape(backend.name)}"', backend) for labels, pool in pools for backend in pool.backends
-    ]
-    lines = [
-        _head("nftlb_build_info", "gauge", "The version that runs."),
-        f'nftlb_build_info{{version="{escape(status.version)}"}} 1\n',
-        *(f"{_head(figure.name, figure.type, figure.help)}{figure.name} {figure.value(status)}\n" for figure in _WHOLE),
-        _head("nftlb_fault", "gauge", "Something that does not work now, while the rest does."),
-        *(f'nftlb_fault{{what="{escape(what)}"}} 1\n' for what in dict.fromkeys(fault.what for fault in status.faults)),
-    ]
-    _add(lines, _POOLS, pools)
-    _add(lines, _BACKENDS, backends)
-    return "".join(lines)
+class Page:
+    """A scrape in the making. Pool after pool is added and written at once, so that nothing has to hold them all.
 
+    `rest` gives what is of no pool, in the same format.
+    """
 
-def _add(lines: list[str], figures: Iterable[_Figure[T]], items: list[tuple[str, T]]) -> None:
-    name = ""
-    for figure in figures:
-        if figure.name != name:
-            name = figure.name
-            lines.append(_head(name, figure.type, figure.help))
-        value, more = figure.value, figure.more
-        lines += [f"{name}{{{labels}{more}}} {value(item)}\n" for labels, item in items]
+    def __init__(self, checks: Checks, rest: Callable[[], bytes]) -> None:
+        self._checks = checks
+        self._rest = rest
+        # The format wants all samples of a name together: here they are, by the name's head, each pool's in one piece.
+        self._pieces: dict[str, list[bytes]] = {}
 
+    def add(self, pool: PoolStatus) -> None:
+        labels = f'pool="{escape(pool.name)}"'
+        backends = [(f'{labels},backend="{escape(backend.name)}"', backend) for backend in pool.backends]
+        for figure in _POOLS:
+            self._write(figure.head, figure.samples([(labels, pool)]))
+        for other in _BACKENDS:
+            self._write(other.head, other.samples(backends))
+        for name, samples in self._checks.of(pool.name, labels):
+            self._write(name, samples)
 
-def _head(name: str, type_: str, help_: str) -> str:
-    return f"# HELP {name} {help_}\n# TYPE {name} {type_}\n"
+    def whole(self, overview: Overview) -> bytes:
+        """End it."""
+        faults = dict.fromkeys(fault.what for fault in overview.faults)
+        lines = [
+            head("nftlb_build_info", "gauge", "The version that runs."),
+            f'nftlb_build_info{{version="{escape(overview.version)}"}} 1\n',
+            *(f"{figure.head}{figure.name} {figure.value(overview)}\n" for figure in _WHOLE),
+            head("nftlb_fault", "gauge", "Something that does not work now, while the rest does."),
+            *(f'nftlb_fault{{what="{escape(what)}"}} 1\n' for what in faults),
+        ]
+        pieces = [piece for head, written in self._pieces.items() for piece in (head.encode(), *written)]
+        return b"".join(["".join(lines).encode(), *pieces, self._rest()])
 
-
-def escape(label: str) -> str:
-    """Write the value of a label as the format wants it within quotes."""
-    return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    def _write(self, head: str, samples: str) -> None:
+        self._pieces.setdefault(head, []).append(samples.encode())
