@@ -13,6 +13,7 @@ from pools import backend, backends, config, pool
 
 from nftlb.daemon import checker as module
 from nftlb.daemon.checker import FIRST_CHECKS_PER_SECOND, JITTER, Checker, Place
+from nftlb.daemon.schedule import EARLY
 from nftlb.errors import SystemFault
 from nftlb.health import Result
 from nftlb.model import Health, Icmp, Tcp, Udp
@@ -97,7 +98,7 @@ def gaps(times: list[float]) -> list[float]:
 
 
 def test_the_first_checks_are_staggered(world: World) -> None:
-    """No more than so many begin in a second, evenly, each backend once."""
+    """No more than so many begin in a second, evenly but for those that begin together, each backend once."""
 
     async def scene() -> None:
         async with world:
@@ -108,8 +109,8 @@ def test_the_first_checks_are_staggered(world: World) -> None:
     play(scene())
     times = [when for when, _ in world.starts]
     assert 3000 == len({who for _, who in world.starts}) == len(times)
-    assert {1 / FIRST_CHECKS_PER_SECOND} == set(gaps(times))
-    assert 0 == times[0]
+    early = [round(number / FIRST_CHECKS_PER_SECOND - when, 6) for number, when in enumerate(times)]
+    assert (0, EARLY) == (min(early), max(early))
 
 
 def test_the_first_checks_come_within_an_interval(world: World) -> None:
@@ -123,7 +124,7 @@ def test_the_first_checks_come_within_an_interval(world: World) -> None:
 
     play(scene())
     assert 1000 == len(world.starts)
-    assert 0.4995 == max(when for when, _ in world.starts)
+    assert 0.4995 - EARLY <= max(when for when, _ in world.starts) <= 0.4995
 
 
 def test_checks_come_at_a_fixed_rate_less_jitter(world: World) -> None:

@@ -114,7 +114,7 @@ class Checker:
     def _start(self, item: _Item, due: float) -> None:
         if item.active:
             loop = asyncio.get_running_loop()
-            self._late(loop.time() - due)
+            self._late(max(0.0, loop.time() - due))
             item.task = loop.create_task(self._check(item))
 
     def _stop(self, item: _Item) -> None:

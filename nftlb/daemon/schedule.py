@@ -15,9 +15,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+EARLY = 0.005
+"""Seconds by which a thing may begin before its time, together with one whose time has come. At two thousand a second
+ten then share what waking up costs: a sixth of all."""
+
 
 class Schedule(Generic[T]):
-    """Calls `begin` with each thing and the time that it was due, on the loop's clock. Nothing can be taken out."""
+    """Calls `begin` with each thing and the time that it was due, on the loop's clock. Nothing can be taken out.
+
+    A thing begins when its time has come, or up to EARLY before that, together with another.
+    """
 
     def __init__(self, begin: Callable[[T, float], None]) -> None:
         self._begin = begin
@@ -44,9 +51,9 @@ class Schedule(Generic[T]):
 
     def _run(self) -> None:
         self._timer = None
-        now = asyncio.get_running_loop().time()
+        soon = asyncio.get_running_loop().time() + EARLY
         try:
-            while self._heap and self._heap[0][0] <= now:
+            while self._heap and self._heap[0][0] <= soon:
                 due, _, thing = heapq.heappop(self._heap)
                 self._begin(thing, due)
         finally:
