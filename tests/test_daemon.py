@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-TABLE = "daemon_of_a_test"
+TABLE = f"daemon_of_a_test_{os.getpid()}"  # only one daemon at a time may have it, and tests run side by side
 
 
 class World:
