@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
+from configs import INTERFACES
 from tracer import Checksum, Packet, Snapshot, Swap, Tracer
 
 from nftlb.compiler.allocation import is_flow
@@ -60,8 +61,13 @@ def _listeners(config: Config) -> Iterator[Listener]:
 
 
 def outcomes(ruleset: Ruleset | Snapshot, packet: Packet, local: tuple[str, ...]) -> set[Outcome]:
-    """Whatever slot the packet gets, and whether it takes the fast path or the ordinary one."""
-    ways = {packet, replace(packet, interface=packet.interface and "ordinary")}
+    """Whatever slot the packet gets, and whether it takes a fast path or the ordinary one.
+
+    A listener that is about to get its fast path at one more interface may lend the packet the one that it has.
+    """
+    ways = {packet}
+    if packet.interface:
+        ways |= {replace(packet, interface=interface) for interface in ("ordinary", *INTERFACES)}
     return {one for slot in SLOTS for way in ways for one in _outcomes(ruleset, way, local, slot, None)[0]}
 
 
