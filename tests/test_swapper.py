@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 from unittest.mock import patch
 
 import pytest
@@ -18,7 +18,7 @@ from nftlb.compiler import Compiled, Membership, read_back
 from nftlb.errors import KernelError
 from nftlb.kernel import FakeNft
 from nftlb.model import Config, Forward
-from nftlb.ruleset import Chain, Element, Ruleset, TableFamily
+from nftlb.ruleset import Chain, Element, Layers, Ruleset, TableFamily
 from nftlb.swap import Swapper, Transaction
 from nftlb.swap.operations import (
     AddElements,
@@ -42,22 +42,26 @@ UNSHRUNK = tuple(phase for phase in Phase if phase is not Phase.shrink)  # shrin
 
 @st.composite
 def journeys(draw: st.DrawFn) -> list[Step]:
-    """Configurations one after the other, now and then an earlier one again; with states, and a time that passes."""
+    """Configurations one after the other, now and then an earlier one again; with states, and times that pass."""
     files = [draw(documents(2))]
     for _ in range(draw(st.integers(1, 3))):
         files.append(draw(st.one_of(changed(files[-1]), changed(files[-1]), st.sampled_from(files))))
     steps = []
     for file in files:
         config = load(file)
-        steps.append((config, draw(memberships(config)), draw(st.sampled_from((0.0, 0.0, 0.3, 0.6)))))
+        times = range(draw(st.integers(1, 2)))
+        steps += [(config, draw(memberships(config)), draw(st.sampled_from((0.0, 0.0, 0.3, 0.6)))) for _ in times]
     return steps
 
 
 def travel(steps: list[Step]) -> Recorder:
+    """Load each configuration that is another one than before, as a reload does, and follow memberships."""
     kernel = Recorder()
+    loaded: Compiled | None = None
     for config_, membership, pause in steps:
-        compiled = Compiled(config_, read_back(kernel.list(TABLE)))
-        kernel.swap(compiled.ruleset(membership))
+        if loaded is None or loaded.config is not config_:
+            loaded = Compiled(config_, read_back(kernel.list(TABLE)))
+        kernel.swap(loaded.ruleset(membership))
         kernel.now += pause
     return kernel
 
@@ -115,6 +119,23 @@ def test_what_packets_may_be_looking_at_stays(steps: list[Step]) -> None:
                         assert not {(family, one.set, element.key) for element in one.elements} & again
                     case DeleteSet() if one.family is family and one.set.name in used:
                         assert (family, one.set.name) not in recreated
+
+
+def test_what_did_not_change_is_not_looked_at() -> None:
+    """Once a configuration is loaded, a change of membership costs the same however many other pools there are."""
+    kernel = Recorder()
+    others = (pool(f"p{number}", f"192.0.2.60:{number + 1000}/udp", DNS.backends) for number in range(20))
+    compiled = Compiled(config(DNS, *others))
+    kernel.swap(compiled.ruleset())
+    swapper = Swapper(kernel, TABLE, kernel.wait)
+    swapper.swap(compiled.ruleset())
+
+    def none(_: object) -> NoReturn:
+        raise AssertionError("all chains are looked at")
+
+    with patch.object(Layers, "flat", none), patch.object(Layers, "__iter__", none):
+        for down in ([("dns", "b1")], [("dns", "b2"), ("p7", "b1")], []):
+            assert swapper.swap(compiled.ruleset(Membership.with_down(down)))
 
 
 @settings(max_examples=100, deadline=None)

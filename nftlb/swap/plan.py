@@ -329,21 +329,21 @@ def _led_around(rule: str, names: Collection[str], detour: str) -> str:
 
 
 def _union(present: Table, wanted: Table, gone: Collection[Leftover]) -> Table:
-    sets = dict(wanted.sets)
-    for name, one in present.sets.items():
-        other = wanted.sets.get(name)
+    sets = {}
+    for one in _differing(wanted.sets, present.sets):
+        other = wanted.sets.get(one.name)
         if other is None:
-            sets[name] = one
-        elif other.elements is not one.elements and one.same_kind(other):
+            sets[one.name] = one
+        elif one.same_kind(other):
             keys = {element.key for element in (*other.elements, *_in_the_way(one, other))}
             left = tuple(element for element in one.elements if element.key not in keys)
             if left:
-                sets[name] = replace(other, elements=other.elements + left)
+                sets[one.name] = replace(other, elements=other.elements + left)
     kept = {}
     for chain in _differing(wanted.chains, present.chains):
         successor = wanted.chains.get(chain.name)
         kept[chain.name] = _with_kept_rules(wanted.family, chain, successor, gone) if successor else chain
-    return Table(wanted.family, wanted.name, sets, layers(wanted.chains).changed(kept))
+    return replace(wanted, sets=layers(wanted.sets).changed(sets), chains=layers(wanted.chains).changed(kept))
 
 
 def _emptied(table: Table, names: Collection[str]) -> Table:
@@ -353,17 +353,17 @@ def _emptied(table: Table, names: Collection[str]) -> Table:
 
 def _without(table: Table, gone: Iterable[Leftover]) -> Table:
     chains: dict[str, Chain | None] = {}
-    sets = dict(table.sets)
+    sets: dict[str, Set | None] = {}
     elements: dict[str, set[str]] = {}
     for item in gone:
         if item.kind is Kind.CHAIN:
             chains[item.name] = None
         elif item.kind is Kind.SET:
-            del sets[item.name]
+            sets[item.name] = None
         elif item.kind is Kind.ELEMENT:
             elements.setdefault(item.name, set()).add(item.item)
     for name, keys in elements.items():
-        if name in sets:
-            left = tuple(element for element in sets[name].elements if element.key not in keys)
-            sets[name] = replace(sets[name], elements=left)
-    return Table(table.family, table.name, sets, layers(table.chains).changed(chains))
+        if name not in sets:
+            left = tuple(element for element in table.sets[name].elements if element.key not in keys)
+            sets[name] = replace(table.sets[name], elements=left)
+    return replace(table, sets=layers(table.sets).changed(sets), chains=layers(table.chains).changed(chains))
