@@ -9,6 +9,7 @@ from threading import Condition, Thread
 from typing import TYPE_CHECKING, Self
 
 from nftlb.lab.datagram import LARGEST, SAME, Datagram, Kind, decode
+from nftlb.lab.sockopt import grow_receive_buffer
 
 if TYPE_CHECKING:
     import socket
@@ -46,7 +47,7 @@ class Flow:
         self._name = host.name
         self._socket: socket.socket = host.call(sockets.socket, family, sockets.SOCK_DGRAM)
         self._socket.setblocking(False)
-        self._socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4 << 20)
+        grow_receive_buffer(self._socket)
         self._target = target
         self._pause = 1 / rate
         self._size = size

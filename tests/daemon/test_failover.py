@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PORT = 5353
-BEFORE_CLOCK = 0.05
-"""Seconds by which an event may reach the test later than what it tells of happened; shared machines stall."""
+BACKLOG = 0.25
+"""Seconds for which a datagram may wait for its server to read it: a server that dies takes those along. 50 ms were too
+few where two other runs of tests kept both processors busy."""
 UDP = {"udp": {"send": "are you there", "match": "are you there"}}
 FAST = {"interval": "400ms", "fast_interval": "100ms", "timeout": "200ms", "rise": 2, "fall": 3}
 
@@ -34,6 +35,11 @@ def dns(lab: Lab, version: int = 4, **options: Any) -> dict[str, Any]:
 
 def during(sent: Sequence[Sent], begin: float, end: float) -> list[Sent]:
     return [one for one in sent if begin <= one.at < end]
+
+
+def its_turns_alone(missing: Sequence[Sent]) -> bool:
+    """Whether the lost ones are one of three backends' alone: between two of them, two others were answered."""
+    return all(later.number - one.number >= 3 for one, later in pairwise(missing))
 
 
 @pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
@@ -59,8 +65,9 @@ def test_killed_with_passive(version: int, offload: bool, tmp_path: Path) -> Non
         missing = lost(sent)
 
         assert "passive: port unreachable" == daemon.wait("backend_down", "b2").event["reason"]
-        assert missing == during(missing, killed - BEFORE_CLOCK, out.at)
-        assert 0 < len(missing) <= 3000 * (out.at - killed + BEFORE_CLOCK) / 3 + 1
+        assert missing == during(missing, killed - BACKLOG, out.at)
+        assert 0 < len(missing) <= 3000 * (out.at - killed + BACKLOG) / 3 + 1
+        assert its_turns_alone(missing)
         assert [] == twice(sent)
         assert {(vip, 53)} == sources(sent)
         assert {"b1", "b3"} == {one.backend for one in during(sent, out.at, daemon.wait("backend_up", "b2").happened)}
@@ -81,9 +88,8 @@ def test_link_down(version: int, tmp_path: Path) -> None:
         sent = flow.stop()
         missing = lost(sent)
 
-        assert missing == during(missing, cut - BEFORE_CLOCK, out.at)
+        assert missing == during(missing, cut - BACKLOG, out.at)
         assert {"b1", "b3"} == {one.backend for one in during(sent, cut, out.at)} - {"", "b2"}
-        # Its turns alone: between two that were lost, two others were answered.
-        assert all(later.number - one.number >= 3 for one, later in pairwise(missing))
+        assert its_turns_alone(missing)
         assert [] == twice(sent)
         assert {(vip, 53)} == sources(sent)
