@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import Self
 
 from nftlb.errors import KernelError
 
-from .listener import Listener
+from .listener import Ear, Listener
 from .netlink import NETLINK_ROUTE, attributes
 from .steering import PROTOCOL
 
@@ -38,28 +37,16 @@ _FILTER = (
 )
 
 
-class Links:
-    """Hears of links and routes in the network namespace of the thread that makes it; a context manager."""
+class Links(Ear):
+    """Hears of links and routes in the network namespace of the thread that makes it."""
 
     def __init__(self) -> None:
         """KernelError if the kernel won't tell."""
         self._states: dict[int, tuple[bytes, int]] = {}
         try:
-            self._listener = Listener(NETLINK_ROUTE, *_GROUPS, instructions=_FILTER)
+            super().__init__(Listener(NETLINK_ROUTE, *_GROUPS, instructions=_FILTER))
         except OSError as error:
             raise KernelError(f"links and routes can't be watched: {error.strerror}") from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def fileno(self) -> int:
-        return self._listener.fileno()
 
     def read(self) -> bool:
         """Return whether something was taken away, or came back, since the last call; waits for nothing.

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import struct
 from contextlib import ExitStack
-from typing import Self
 
 from nftlb.errors import KernelError, SystemFault
 
 from .generation import Generation
-from .listener import Listener
+from .listener import Ear, Listener
 from .netlink import NETLINK_NETFILTER, attributes
 
 # include/uapi/linux/netfilter/nfnetlink.h, nf_tables.h
@@ -27,8 +26,8 @@ _ATTRIBUTE = struct.Struct("=HH")
 _NUMBER = struct.Struct("!I")
 
 
-class Monitor:
-    """Hears of the changes in the network namespace of the thread that makes it; a context manager."""
+class Monitor(Ear):
+    """Hears of the changes in the network namespace of the thread that makes it; readable at those of anybody's."""
 
     def __init__(self, table: str) -> None:
         """`table`: the name of our tables, of whatever family.
@@ -38,24 +37,14 @@ class Monitor:
         self._name = table.encode() + b"\0"
         self._changing = self._news = False
         with ExitStack() as stack:
-            self._listener = stack.enter_context(_listener())
+            super().__init__(stack.enter_context(_listener()))
             self._generation = stack.enter_context(Generation())
             # Up to this generation anything may have happened; what comes after it is heard.
             self._announced = self._changed = self._generation.read()
             self._stack = stack.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         self._stack.close()
-
-    def fileno(self) -> int:
-        """Readable when something was changed, of anybody's."""
-        return self._listener.fileno()
 
     def read(self) -> bool:
         """Return whether our tables were changed since the last call, by anybody, us included; waits for nothing.

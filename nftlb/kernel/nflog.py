@@ -11,13 +11,13 @@ import socket
 import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from nftlb.compiler.watched import GROUP, PREFIX
 from nftlb.errors import KernelError, SystemFault
 
 from .generation import generation
-from .listener import Listener
+from .listener import Ear, Listener
 from .netlink import NETLINK_NETFILTER, attribute, attributes
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class Refused:
     port: int
 
 
-class Refusals:
-    """Hears of them in the network namespace of the thread that makes it; a context manager.
+class Refusals(Ear):
+    """Hears of them in the network namespace of the thread that makes it.
 
     A group has one listener at most: the first.
     """
@@ -58,7 +58,7 @@ class Refusals:
     def __init__(self, group: int = GROUP) -> None:
         """SystemFault if somebody else listens to the group, if the kernel can't log, or if this process may not."""
         try:
-            self._listener = Listener(NETLINK_NETFILTER)
+            super().__init__(Listener(NETLINK_NETFILTER))
         except OSError as error:
             raise KernelError(f"the kernel has no netfilter: {error.strerror}") from error
         try:
@@ -66,19 +66,6 @@ class Refusals:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def fileno(self) -> int:
-        """Readable as soon as there is a refusal."""
-        return self._listener.fileno()
 
     def read(self) -> list[Refused]:
         """Return the refusals that are there, each address and port once; waits for nothing.
