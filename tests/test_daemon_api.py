@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from http import HTTPStatus
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 from fake_service import two_pools
@@ -14,8 +18,9 @@ from pools import DNS, config
 from nftlb.daemon import api as module
 from nftlb.daemon.api import ApiServer
 from nftlb.daemon.faults import Faults
+from nftlb.lab import Namespace
 from nftlb.metrics import Metrics
-from nftlb.model import Api, UnixSocket
+from nftlb.model import Api, Endpoint, UnixSocket
 from nftlb.service import Event, EventKind
 
 if TYPE_CHECKING:
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nftlb.model import Config
+
+PORT = 9146
 
 
 class World:
@@ -64,25 +71,68 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "AGAIN", 0.02)
 
 
+def on(address: str) -> Config:
+    return replace(config(DNS), api=Api(listen=Endpoint(IPv4Address(address), PORT)))
+
+
 def at(path: Path, tokens: Path | None = None) -> Config:
     return replace(config(DNS), api=Api(listen=UnixSocket(str(path)), token_file=str(tokens) if tokens else None))
 
 
-async def get(path: Path) -> str:
-    """The status line of /healthz, once somebody listens there."""
+Where: TypeAlias = "Path | tuple[str, int]"
+
+
+async def connect(where: Where) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if isinstance(where, tuple):
+        return await asyncio.open_connection(*where)
+    return await asyncio.open_unix_connection(str(where))
+
+
+async def ask(where: Where, request: str, *headers: str) -> str:
+    """The status line of an answer, once somebody listens there."""
     async with asyncio.timeout(20):
         while True:
             try:
-                reader, writer = await asyncio.open_unix_connection(str(path))
+                reader, writer = await connect(where)
                 break
             except (FileNotFoundError, ConnectionRefusedError):
                 await asyncio.sleep(0.005)
-        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        head = [f"{request} HTTP/1.1", "Host: x", "Connection: close", *headers, "", ""]
+        writer.write("\r\n".join(head).encode())
         line = await reader.readline()
         await reader.read()
         writer.close()
         await writer.wait_closed()
         return line.decode().strip()
+
+
+async def get(where: Where) -> str:
+    return await ask(where, "GET /healthz")
+
+
+async def reload(where: Where, token: str) -> int:
+    """The status of a request for a reload."""
+    return int((await ask(where, "POST /api/v1/reload", f"Authorization: Bearer {token}")).split()[1])
+
+
+async def inode(path: Path) -> int:
+    """Tell the socket that serves there from another of the same name."""
+    await get(path)
+    return os.stat(path).st_ino  # noqa: PTH116 - of a file in memory
+
+
+async def refused(where: Where) -> None:
+    """Wait until nobody listens there."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                _, writer = await connect(where)
+            except ConnectionResetError:
+                continue  # it was about to be closed
+            except ConnectionRefusedError:
+                return
+            writer.close()
+            await writer.wait_closed()
 
 
 def test_it_serves_until_the_end(tmp_path: Path) -> None:
@@ -129,6 +179,86 @@ def test_an_address_that_can_not_be_had(tmp_path: Path) -> None:
             assert "HTTP/1.1 200 OK" == await get(socket)
 
     asyncio.run(scene())
+
+
+def test_it_stays_until_it_can_move(tmp_path: Path) -> None:
+    """Who gave an address that can't be had finds the API where it was, with the fault in its status."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    new.write_text("a file")
+
+    async def scene() -> bool:
+        async with running(at(old)) as world:
+            await get(old)
+            world.server.follow(at(new))
+            assert (EventKind.FAULT, "api") == await world.next()
+            assert "HTTP/1.1 200 OK" == await get(old)
+            new.unlink()
+            assert (EventKind.FAULT_GONE, "api") == await world.next()
+            assert "HTTP/1.1 200 OK" == await get(new)
+            return old.exists()
+
+    assert not asyncio.run(scene())
+
+
+def test_an_address_that_is_wanted_no_longer(tmp_path: Path) -> None:
+    """The fault goes when the configuration is back at where it serves."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    new.write_text("a file")
+
+    async def scene() -> None:
+        async with running(at(old)) as world:
+            before = await inode(old)
+            world.server.follow(at(new))
+            assert (EventKind.FAULT, "api") == await world.next()
+            world.server.follow(at(old))
+            assert (EventKind.FAULT_GONE, "api") == await world.next()
+            assert before == await inode(old)
+
+    asyncio.run(scene())
+
+
+def test_of_all_addresses_with_the_same_port() -> None:
+    """One of them has to be left before 0.0.0.0 can be had; if that can't, the API is back where it was."""
+    one, all_ = on("127.0.0.1"), on("0.0.0.0")  # noqa: S104 - in a namespace of its own
+
+    async def scene() -> None:
+        async with running(one) as world:
+            assert "HTTP/1.1 200 OK" == await get(("127.0.0.1", PORT))
+            world.server.follow(all_)
+            assert "HTTP/1.1 200 OK" == await get(("127.0.0.2", PORT))
+            world.server.follow(one)
+            await refused(("127.0.0.2", PORT))
+            with socket.create_server(("127.0.0.3", PORT)):
+                world.server.follow(all_)
+                assert (EventKind.FAULT, "api") == await world.next()
+                assert "HTTP/1.1 200 OK" == await get(("127.0.0.1", PORT))
+            assert (EventKind.FAULT_GONE, "api") == await world.next()
+            assert "HTTP/1.1 200 OK" == await get(("127.0.0.3", PORT))
+
+    with Namespace("api") as namespace:
+        namespace.run(["ip", "link", "set", "lo", "up"])
+        namespace.call(lambda: asyncio.run(scene()))
+
+
+def test_other_tokens_at_the_same_address(tmp_path: Path) -> None:
+    """They are taken without closing the socket."""
+    at_, one, other = tmp_path / "api", tmp_path / "one", tmp_path / "other"
+    one.write_text("first\n")
+    other.write_text("second\n")
+
+    async def scene() -> list[int]:
+        async with running(at(at_, one)) as world:
+            before = await inode(at_)
+            statuses = [await reload(at_, "first")]
+            world.server.follow(at(at_, other))
+            async with asyncio.timeout(20):
+                while await reload(at_, "first") != HTTPStatus.UNAUTHORIZED:
+                    pass
+            statuses.append(await reload(at_, "second"))
+            assert before == await inode(at_)
+            return statuses
+
+    assert [HTTPStatus.OK, HTTPStatus.OK] == asyncio.run(scene())
 
 
 def test_a_token_file_that_can_not_be_read(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from nftlb.errors import SystemFault
+from nftlb.model import Endpoint
 from nftlb.web import Server, TokenFile, application, no_tokens
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from nftlb.daemon.faults import Faults
     from nftlb.metrics import Metrics
-    from nftlb.model import Api, Config
+    from nftlb.model import Api, Config, UnixSocket
     from nftlb.service import Service
 
 AGAIN = 2.0
@@ -25,14 +26,20 @@ _TOKENS = "token_file"
 
 
 class ApiServer:
-    """Serves from `run` on; `follow` takes another configuration at any time."""
+    """Serves from `run` on; `follow` takes another configuration at any time.
+
+    It moves to another address as soon as that can be had, and stays until then: who gave a wrong one is told here.
+    """
 
     def __init__(self, service: Service, metrics: Metrics, faults: Faults) -> None:
         self._service = service
         self._metrics = metrics
         self._faults = faults
         self._wanted: Api | None = None
+        self._token_file: str | None = None
         self._tokens: Callable[[], frozenset[bytes] | None] = no_tokens
+        self._server: Server | None = None
+        self._where: Endpoint | UnixSocket | None = None
         self._changed = asyncio.Event()
 
     def follow(self, config: Config) -> None:
@@ -42,42 +49,74 @@ class ApiServer:
 
     async def run(self) -> None:
         """Serve what is wanted, until cancelled."""
-        while True:
-            self._changed.clear()
-            server = await self._start(self._wanted) if self._wanted else None
-            try:
-                while not await self._is_changed() and server is not None:
-                    self._look_at_tokens()
-            finally:
-                if server is not None:
-                    await server.stop()
+        try:
+            while True:
+                self._changed.clear()
+                if self._wanted is not None:
+                    self._admit(self._wanted.token_file)
+                    await self._move(self._wanted.listen)
+                await self._pause()
+        finally:
+            await self._close()
 
-    async def _is_changed(self) -> bool:
+    async def _pause(self) -> None:
+        """Until another configuration comes, or it is time to look again."""
         # asyncio.wait_for of Python 3.11 loses a cancellation that comes together with what it waits for.
         with suppress(TimeoutError):
             async with asyncio.timeout(AGAIN):
-                return await self._changed.wait()
-        return False
+                await self._changed.wait()
 
-    async def _start(self, wanted: Api) -> Server | None:
-        self._faults.clear(_TOKENS)
-        tokens = self._tokens = (
-            _WatchedTokens(TokenFile(wanted.token_file), self._faults) if wanted.token_file else no_tokens
-        )
-        server = Server(application(self._service, self._metrics, tokens), wanted.listen)
+    async def _move(self, listen: Endpoint | UnixSocket) -> None:
+        """Serve there if that can be, else still where it was, and that is a fault."""
+        before = self._where
+        if before is not None and _overlap(before, listen):
+            await self._close()
+        if self._where == listen or await self._open(listen):
+            self._faults.clear(_WHAT)
+        elif self._where is None and before is not None:
+            await self._open(before)
+
+    async def _open(self, listen: Endpoint | UnixSocket) -> bool:
+        """Serve there, and no longer where it was; if that can't be, it is a fault, and False."""
+        server = Server(application(self._service, self._metrics, self._digests), listen)
         try:
             await server.start()
         except (SystemFault, OSError) as error:
             self._faults.set(_WHAT, str(error))
-            return None
-        self._faults.clear(_WHAT)
+            return False
+        before, self._server, self._where = self._server, server, listen
+        if before is not None:
+            await before.stop()
+        return True
+
+    async def _close(self) -> None:
+        server, self._server, self._where = self._server, None, None
+        if server is not None:
+            await server.stop()
+
+    def _admit(self, token_file: str | None) -> None:
+        """Take the tokens of a file from now on."""
+        if token_file != self._token_file:
+            self._token_file = token_file
+            self._tokens = _WatchedTokens(TokenFile(token_file), self._faults) if token_file else no_tokens
+            self._faults.clear(_TOKENS)
         self._look_at_tokens()
-        return server
+
+    def _digests(self) -> frozenset[bytes] | None:
+        """Those of now, whichever were when the server began."""
+        return self._tokens()
 
     def _look_at_tokens(self) -> None:
         """Show whether they can be used, not only once somebody needs them."""
         with suppress(SystemFault):
             self._tokens()
+
+
+def _overlap(one: Endpoint | UnixSocket, other: Endpoint | UnixSocket) -> bool:
+    """Whether only one of the two can be had at a time: 127.0.0.1 and 0.0.0.0 with the same port."""
+    if one == other or not isinstance(one, Endpoint) or not isinstance(other, Endpoint):
+        return False
+    return one.port == other.port and (one.address.is_unspecified or other.address.is_unspecified)
 
 
 class _WatchedTokens:
