@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
@@ -364,3 +365,14 @@ def test_the_source() -> None:
     assert ["10.0.0.9", "2001:db8::9"] == [str(subject.source) for _, _, subject in checks]
     assert {0.5} == {subject.timeout for _, _, subject in checks}
     assert [A, B] == [place for place, _, _ in checks]
+
+
+def test_the_checks_own_source() -> None:
+    """Its own address goes first; a family that it gives none of leaves from where the pool's packets leave."""
+    four, six = backend("b1", "10.0.0.1:53"), backend("b2", "[2001:db8::1]:53")
+    listen = ("192.0.2.53:53/udp", "[2001:db8::53]:53/udp")
+    health = (replace(PING, source=(IPv4Address("10.0.0.5"),)), PING)
+    made = pool("dns", listen, (four, six), health=health, source_addresses=(six.address + 8, four.address + 8))
+
+    sources = [str(subject.source) for _, _, subject in module._checks(made)]
+    assert ["10.0.0.5", "10.0.0.9", "2001:db8::9", "2001:db8::9"] == sources

@@ -168,6 +168,12 @@ def test_checks(written: str, expected: dict[str, Any]) -> None:
     assert expected == {key: getattr(health.check, key) for key in expected}
 
 
+def test_where_checks_leave_from_and_go() -> None:
+    """The address that they are bound to, and the port that they connect to."""
+    (health,) = keepalived(service(server="TCP_CHECK {\nbindto 10.0.0.1\nconnect_port 22\n}")).health
+    assert (("10.0.0.1",), 22) == (tuple(map(str, health.source)), health.port)
+
+
 @pytest.mark.parametrize("one", [0, 1, 2, 7])
 def test_a_program_that_says_1_has_failed(one: int) -> None:
     """The wrapper makes of keepalived's failure one of ours, and of nothing else."""

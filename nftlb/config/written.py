@@ -13,6 +13,7 @@ from nftlb.model.fields import (
     ADDRESS_WRITTEN,
     ENDPOINT_WRITTEN,
     Address,
+    Addresses,
     ApiListen,
     Argv,
     BackendName,
@@ -103,6 +104,7 @@ class WrittenHealth(Written):
         Initial.LAST, description="the state before the first check; last: as remembered, up if it isn't"
     )
     port: Port | None = Field(None, description="the port to check; by default the backend's")
+    source: Addresses = Field((), description="where to check from, an address per family; by default the pool's")
 
     @model_validator(mode="before")
     @classmethod

@@ -168,5 +168,6 @@ def _subject(pool: Pool, backend: Backend, health: Health) -> Subject:
     if port is None:
         # The packet's port is kept: the rules of the file make sure that the listeners agree on one, or give it above.
         port = next((one.first_port for one in pool.listen if one.family is backend.family), None)
-    source = next((one for one in pool.source_addresses if family(one) is backend.family), None)
+    sources = (*health.source, *pool.source_addresses)
+    source = next((one for one in sources if family(one) is backend.family), None)
     return Subject(pool.name, backend.name, backend.address, port, source, health.timeout / 1000)

@@ -85,11 +85,13 @@ class _Block:
 
     def checks(self) -> list[Check]:
         kind = self._statement.key
-        port = self._take("connect_port")
+        port, source = self._take("connect_port"), self._take("bindto")
         found = KINDS[kind](self)
         common = self._times()
         if port is not None:
             common["port"] = read.number(value(port, self._file), self._file, port.line, 1, read.LAST_PORT)
+        if source is not None:
+            common["source"] = str(read.address(value(source, self._file), self._file, source.line))
         for one in self._rest:
             self._notes.missing(one.line, f"{one} of {kind}")
         return [{**one, **common} for one in found if self._valid(one)]

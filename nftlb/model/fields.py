@@ -99,8 +99,10 @@ ENDPOINT_WRITTEN = {"type": "string", "pattern": f"^{_ENDPOINT}$"}
 LISTENER_WRITTEN = {"type": "string", "pattern": f"^{_ENDPOINT}(?:-[0-9]{{1,5}})?/(?:udp|tcp|sctp)$"}
 
 
-def words_or_one_per_family(words: list[str], other: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [{"enum": words}, other, {"type": "array", "items": other, "minItems": 1, "maxItems": 2}]}
+def one_per_family(one: dict[str, Any], *words: str) -> dict[str, Any]:
+    """What can stand for one of each family: one, a list, or one of these words."""
+    forms = [one, {"type": "array", "items": one, "minItems": 1, "maxItems": 2}]
+    return {"anyOf": [{"enum": list(words)}, *forms] if words else forms}
 
 
 Port = Annotated[int, number("a port", 1, 65535)]
@@ -112,12 +114,11 @@ Duration = Annotated[Milliseconds, duration(0)]
 Timer = Annotated[Milliseconds, duration(10)]  # shorter ones would only keep the daemon busy
 
 Address = Annotated[IPAddress, Reads(reading.read_address, ADDRESS_WRITTEN)]
+Addresses = Annotated[tuple[IPAddress, ...], Reads(reading.read_addresses, one_per_family(ADDRESS_WRITTEN))]
 ListenerText = Annotated[Listener, Reads(reading.read_listener, LISTENER_WRITTEN)]
-SourceText = Annotated[
-    Source, Reads(reading.read_source, words_or_one_per_family(["masquerade", "keep"], ADDRESS_WRITTEN))
-]
+SourceText = Annotated[Source, Reads(reading.read_source, one_per_family(ADDRESS_WRITTEN, "masquerade", "keep"))]
 FallbackText = Annotated[
-    Fallback, Reads(reading.read_fallback, words_or_one_per_family(["reject", "drop", "all"], ENDPOINT_WRITTEN))
+    Fallback, Reads(reading.read_fallback, one_per_family(ENDPOINT_WRITTEN, "reject", "drop", "all"))
 ]
 ApiListen = Annotated[
     Endpoint | UnixSocket,

@@ -54,7 +54,10 @@ class Backend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """One check of every backend of a pool, and when it is done. Without a port the backend's is checked."""
+    """One check of every backend of a pool, and when it is done. Without a port the backend's is checked.
+
+    `source`: where it leaves from, an address a family at most.
+    """
 
     check: AnyCheck
     interval: Milliseconds = 2000
@@ -64,6 +67,7 @@ class Health:
     fall: int = 3
     initial: Initial = Initial.LAST
     port: int | None = None
+    source: tuple[IPAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -217,9 +217,16 @@ def read_source(found: object) -> Source:
     if isinstance(found, str) and found in {SourceKind.MASQUERADE, SourceKind.KEEP}:
         return Source(SourceKind(found))
     allowed = "masquerade, keep, an address, or a list of one address per family"
+    return Source(SourceKind.ADDRESS, read_addresses(found, allowed))
+
+
+def read_addresses(
+    found: object, allowed: str = "an address, or a list of one address per family"
+) -> tuple[IPAddress, ...]:
+    """Read one, or one of each family."""
     addresses = tuple(read_address(one, allowed) for one in _one_per_family(found, "a source", allowed))
     _refuse_second_of_family(addresses)
-    return Source(SourceKind.ADDRESS, addresses)
+    return addresses
 
 
 def read_fallback(found: object) -> Fallback:

@@ -49,6 +49,7 @@ def _environment(subject: Subject) -> dict[str, str]:
         "NFTLB_BACKEND": subject.backend,
         "NFTLB_ADDRESS": str(subject.address),
         "NFTLB_PORT": "" if subject.port is None else str(subject.port),
+        "NFTLB_SOURCE": "" if subject.source is None else str(subject.source),
         **{name: os.environ[name] for name in ("TMPDIR",) if name in os.environ},  # confined, there is no other place
     }
 

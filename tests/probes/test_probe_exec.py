@@ -27,9 +27,10 @@ def shell(script: str, *arguments: str) -> Exec:
     return Exec(argv=("/bin/sh", "-c", script, "sh", *arguments))
 
 
-def check(script: str, *arguments: str, seconds: float = 5, port: int | None = 53) -> Result:
+def check(script: str, *arguments: str, seconds: float = 5, port: int | None = 53, source: str | None = None) -> Result:
     async def main() -> Result:
-        return await clean(probe_for(shell(script, *arguments)), subject("2001:db8::1", port, seconds=seconds))
+        whom = subject("2001:db8::1", port, seconds=seconds, source=source)
+        return await clean(probe_for(shell(script, *arguments)), whom)
 
     return asyncio.run(main())
 
@@ -63,10 +64,10 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin is told whom to check, and gets nothing else but PATH."""
     monkeypatch.setenv("SECRET", "of ours")
     monkeypatch.setenv("PATH", "/bin:/usr/bin")
-    script = 'echo "$NFTLB_POOL $NFTLB_BACKEND $NFTLB_ADDRESS $NFTLB_PORT ${SECRET-none} $PATH"'
+    script = 'echo "$NFTLB_POOL $NFTLB_BACKEND $NFTLB_ADDRESS $NFTLB_PORT $NFTLB_SOURCE ${SECRET-none} $PATH"'
 
-    assert "pool backend 2001:db8::1 53 none /bin:/usr/bin" == check(script).reason
-    assert "<>" == check('echo "<$NFTLB_PORT>"', port=None).reason
+    assert "pool backend 2001:db8::1 53 2001:db8::2 none /bin:/usr/bin" == check(script, source="2001:db8::2").reason
+    assert "<>" == check('echo "<$NFTLB_PORT$NFTLB_SOURCE>"', port=None).reason
 
 
 def test_arguments_are_no_shell() -> None:
