@@ -315,7 +315,7 @@ def test_what_is_remembered_comes_back() -> None:
     one = fleet()
     feed(one, "b1", "---")
     one.operate("dns", "b2", 1.0, admin=Admin.DRAIN, weight=9)
-    memory = {name: PoolMemory(backends=known) for name, known in one.memory().items()}
+    memory = one.memory()
     two = fleet(memory=memory)
 
     assert states(one) == states(two)
@@ -325,7 +325,7 @@ def test_the_file_changed_while_nobody_ran() -> None:
     """What the operator set is forgotten if the file says something else now than it did then."""
     one = fleet()
     one.operate("dns", "b2", 1.0, admin=Admin.DRAIN, weight=9)
-    memory = {name: PoolMemory(backends=known) for name, known in one.memory().items()}
+    memory = one.memory()
     changed = dns(backends=(THREE[0], backend("b2", "10.0.0.12:53", weight=2), THREE[2]))
 
     assert {"b2": BackendState(admin=Admin.DRAIN)} == states(fleet(changed, memory=memory))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -69,3 +70,15 @@ def test_the_text_says_no_more_than_needed() -> None:
     assert '{"format":1,"pools":{"dns":{"backends":{"a":{"endpoint":"10.0.0.1:53"}}}}}' == "".join(
         write(memory).split()
     )
+
+
+def test_a_pool_that_did_not_change_is_not_written_anew() -> None:
+    """Of ten thousand backends few change in two seconds: the others' text is kept with them."""
+    pool = PoolMemory(backends={"a": BackendMemory(endpoint="10.0.0.1:53")})
+    first = write(Memory(format=1, pools={"dns": pool}))
+
+    with patch.object(PoolMemory, "model_dump_json", side_effect=AssertionError("it is written anew")):
+        second = write(Memory(format=1, table="other", pools={"dns": pool}))
+
+    assert first.splitlines()[1:] == second.splitlines()[1:]
+    assert "other" == read(second).table

@@ -134,12 +134,10 @@ class Control:
 
     def memory(self) -> Memory:
         """What is to be remembered."""
-        backends = self.fleet.memory()
-        names = dict.fromkeys((*backends, *self._runtime))
-        pools = {}
-        for name in names:
-            runtime = self._runtime.get(name, PoolMemory())
-            pools[name] = PoolMemory(backends=backends.get(name, {}), added=runtime.added, removed=runtime.removed)
+        pools = self.fleet.memory()
+        for name, runtime in self._runtime.items():
+            backends = pools.get(name, PoolMemory()).backends
+            pools[name] = PoolMemory(backends=backends, added=runtime.added, removed=runtime.removed)
         return Memory(format=1, table=self.config.table, pools=pools)
 
     def good(self) -> tuple[str, bytes] | None:

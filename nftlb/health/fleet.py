@@ -14,7 +14,7 @@ from nftlb.service import EventKind
 
 from . import ramp
 from .change import Change
-from .memory import BackendMemory, PoolMemory
+from .memory import PoolMemory
 from .quorum import has_quorum
 from .tracked import Tracked, endpoint, track
 from .verdict import Verdict, judge
@@ -53,7 +53,7 @@ class Fleet:
         self._states: dict[str, PoolState] = {}
         self._stale: set[str] = set()
         self._rising: set[tuple[str, str]] = set()
-        self._memory: dict[str, dict[str, BackendMemory]] = {}
+        self._memory: dict[str, PoolMemory] = {}
         self._unsaved: set[str] = set()
 
     @classmethod
@@ -123,10 +123,11 @@ class Fleet:
         """Have slow starts looked at anew."""
         self._stale |= {pool for pool, _ in self._rising}
 
-    def memory(self) -> dict[str, dict[str, BackendMemory]]:
-        """What is to be remembered, by pool and backend. Costs only what changed since it was last asked."""
+    def memory(self) -> dict[str, PoolMemory]:
+        """What is to be remembered, by pool. Costs only what changed since it was last asked."""
         for name in self._unsaved:
-            self._memory[name] = {one: tracked.memory() for one, tracked in self.pools[name].backends.items()}
+            backends = {one: tracked.memory() for one, tracked in self.pools[name].backends.items()}
+            self._memory[name] = PoolMemory(backends=backends)
         self._unsaved.clear()
         return dict(self._memory)
 
