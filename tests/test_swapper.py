@@ -341,6 +341,21 @@ def test_sweeping_shuts_the_door_first() -> None:
     assert 2 == kernel.waits
 
 
+def test_sweeping_waits_for_nothing_that_is_long_over() -> None:
+    """What has been left over for long enough needs no wait; what a change of the moment left over does."""
+    kernel = Recorder()
+    compiled = Compiled(config(DNS))
+    one, other = (compiled.ruleset(Membership.with_down([("dns", name)])) for name in ("b1", "b2"))
+    kernel.swap(one)
+    kernel.swap(other)
+    kernel.now += GRACE
+    assert kernel.sweep()
+    assert 0 == kernel.waits
+    kernel.swap(one)
+    assert kernel.sweep()
+    assert 1 == kernel.waits
+
+
 def test_the_door_is_shut_first_without_sweeping_too() -> None:
     """What packets are still let in to grows old only from when they are not."""
     kernel = Recorder()

@@ -30,7 +30,8 @@ COLLECT = 0.002
 RETRY_FIRST, RETRY_LAST = 0.1, 5.0
 """Seconds to wait after a refusal: doubled each time, up to the last."""
 TIDY_AFTER = 1.0
-"""After so many seconds without a change, what the last one left over is removed."""
+"""After so many seconds without a change, what the last one left over is removed. By then that waits for no packet, as
+it would in the way of a change that comes meanwhile."""
 RESTORE_GAP = 0.2
 """At least so many seconds lie between two times that somebody else's changes are undone: two may be at odds."""
 

@@ -83,11 +83,13 @@ class Swapper:
         return Swap(tuple(texts))
 
     def sweep(self, target: Ruleset) -> Swap:
-        """Wait until no packet needs what is left over, and remove it."""
+        """Remove what is left over, when no packet needs it any more: waits for that unless it is long since."""
         texts: list[str] = []
         while left := list(leftovers(self.present(), target)):
-            self.wait()
-            texts += self._commit(target, entries(target, left) or left)
+            going = entries(target, left) or left
+            if not self._old() >= set(going):
+                self.wait()
+            texts += self._commit(target, going)
         self._retired = {}
         return Swap(tuple(texts))
 
@@ -112,10 +114,14 @@ class Swapper:
         return [whole.text]
 
     def _expired(self, target: Ruleset) -> list[Leftover]:
-        now = self.clock()
-        old = {item for item, since in self._retired.items() if now - since >= _GRACE_SECONDS}
+        old = self._old()
         expired = [item for item in leftovers(self.present(), target) if item in old] if old else []
         return removable(self.present(), target, expired)
+
+    def _old(self) -> set[Leftover]:
+        """What packets have been able to do without for long enough."""
+        now = self.clock()
+        return {item for item, since in self._retired.items() if now - since >= _GRACE_SECONDS}
 
     def _retire(self, target: Ruleset) -> None:
         """Note since when packets can do without what is left over. While some still let packets in, only for those."""
