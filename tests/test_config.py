@@ -121,9 +121,9 @@ def test_the_order_of_the_file_is_kept() -> None:
 
 def test_yaml_surprises_stay_text() -> None:
     """What YAML 1.1 takes for octal, sexagesimal or binary numbers is the text that the user sees."""
-    config = parse("pools: {dns: {listen: '[2001:db8::1]:53/udp', backends: {a: 1:2:3:4:5:6:7:8, '010': 2001:db8::1}}}")
+    config = parse("pools: {dns: {listen: '[2001:db8::1]:53/udp', backends: {a: 1:2:3:4:5:6:7:8, '010': 2001:db8::2}}}")
 
-    assert ["1:2:3:4:5:6:7:8", "2001:db8::1"] == [str(backend.address) for backend in config.pools[0].backends]
+    assert ["1:2:3:4:5:6:7:8", "2001:db8::2"] == [str(backend.address) for backend in config.pools[0].backends]
     assert ("/bin/notify", "010", "1.0", "12:30", "5") == pool(
         "hooks: {backend_up: [/bin/notify, 010, 1.0, 12:30, 5]}"
     ).hooks.backend_up

@@ -7,7 +7,7 @@ is at fault, and names the earlier.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from nftlb.config.parts import Fault, Part, Where, Whole
 from nftlb.config.ranges import Ranges
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from nftlb.config.places import Path
     from nftlb.model.pool import Config, Pool
 
+Taken: TypeAlias = "dict[tuple[IPAddress, Protocol], Ranges[tuple[Path, Listener]]]"
+
 LAST_ZONE = 65535
 LAST_MARK = 0xFFFFFFFF
 RESERVED_TABLES = range(253, 256)  # default, main and local: our routes there would take the host off the network
@@ -31,9 +33,11 @@ def faults(parts: list[Part], where: Where) -> Iterator[Fault]:
     What is there twice is looked for in all that is valid. The other rules look at whole pools only: in the rest they
     would blame what merely could not be read.
     """
-    yield from overlapping_listeners(parts, where)
+    taken: Taken = defaultdict(Ranges)
+    yield from overlapping_listeners(parts, taken, where)
     yield from repeated_backends(parts, where)
     wholes = [part for part in parts if isinstance(part, Whole)]
+    yield from balanced_again(wholes, taken, where)
     for part in wholes:
         for rule in RULES:
             yield from rule(part, where)
@@ -43,8 +47,8 @@ def faults(parts: list[Part], where: Where) -> Iterator[Fault]:
 # --- what is there twice ---------------------------------------------------------------------------------------------
 
 
-def overlapping_listeners(parts: list[Part], where: Where) -> Iterator[Fault]:
-    taken: dict[tuple[IPAddress, Protocol], Ranges[tuple[Path, Listener]]] = defaultdict(Ranges)
+def overlapping_listeners(parts: list[Part], taken: Taken, where: Where) -> Iterator[Fault]:
+    """Note in `taken` who listens to what."""
     for part in parts:
         for path, listener in part.listeners:
             ranges = taken[listener.address, listener.protocol]
@@ -64,6 +68,20 @@ def repeated_backends(parts: list[Part], where: Where) -> Iterator[Fault]:
             if earlier != server.path:
                 message = f"{server} is also {where(earlier)}; allowed: each address and port once in a pool"
                 yield Fault(server.path, f"{message} (a weight gives one backend more)")
+
+
+def balanced_again(wholes: list[Whole], taken: Taken, where: Where) -> Iterator[Fault]:
+    """Packets are balanced once, health checks like all that leaves this host: those would find well what gets none."""
+    for part in wholes:
+        for server in part.servers:
+            for _, own in part.listeners:
+                ranges = taken.get((server.address, own.protocol))
+                ports = (own.first_port, own.last_port) if server.port is None else (server.port, server.port)
+                found = ranges and ranges.overlapping(*ports)
+                if found:
+                    message = f"{server} is the listener {found[1]} of {where(found[0])}"
+                    yield Fault(server.path, f"{message}, and nothing is balanced twice; allowed: a server")
+                    break
 
 
 # --- within a pool ---------------------------------------------------------------------------------------------------
