@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 from typing import TYPE_CHECKING, Any, Self
+from unittest.mock import patch
 
 import pytest
 from clockwork import elapsed, play, settle
@@ -720,6 +721,30 @@ def test_ready_only_with_rules(file: Path) -> None:
             assert ["quorum_down dns"] == world.told(EventKind.QUORUM_DOWN)
 
     play(scene())
+
+
+def test_not_ready_while_robbed(file: Path) -> None:
+    """Where our rules are gone and can't be put back, nothing is ready; other refusals leave the old ones."""
+
+    async def scene() -> list[bool]:
+        async with World(file) as world:
+            ready = []
+            with patch.object(world.hands.kernel, "apply", side_effect=KernelError("no")):
+                world.hear("ns1", "---")
+                await asyncio.sleep(1)
+                ready.append(world.control.ready())
+            await asyncio.sleep(10)
+            with patch.object(world.hands.kernel, "apply", side_effect=KernelError("no")):
+                world.hands.kernel.flush()
+                world.control.reconciler.suspect()
+                await asyncio.sleep(1)
+                ready.append(world.control.ready("dns"))
+            await asyncio.sleep(10)
+            ready.append(world.control.ready())
+            assert world.is_right
+            return ready
+
+    assert [True, False, True] == play(scene())
 
 
 def test_the_ruleset_and_the_events(file: Path) -> None:

@@ -188,8 +188,8 @@ class Control:
 
     def ready(self, pool: str | None = None) -> bool:
         if pool is not None:
-            return self._find(pool).ready and self.reconciler.loaded
-        return self.reconciler.loaded and all(one.ready for one in self.fleet.pools.values())
+            return self._find(pool).ready and self.reconciler.serving
+        return self.reconciler.serving and all(one.ready for one in self.fleet.pools.values())
 
     async def ruleset(self) -> str:
         return await self._hands.text()

@@ -74,12 +74,21 @@ class Reconciler:
     _last_restore: float = 0.0
     _untidy: bool = False
     _lacks: bool = False
+    _robbed: bool = False
     _last_load: float = 0.0
 
     @property
     def loaded(self) -> bool:
         """Whether the kernel has ever had what is wanted."""
         return self._believed is not None
+
+    @property
+    def serving(self) -> bool:
+        """Whether the kernel has rules of ours: not while somebody else's changes can't be undone.
+
+        What it refuses otherwise leaves the old ones.
+        """
+        return self.loaded and not self._robbed
 
     def poke(self) -> None:
         """Say that something may be wanted that the kernel does not have."""
@@ -207,7 +216,11 @@ class Reconciler:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(self._last_restore + RESTORE_GAP - loop.time())
         began = self._last_restore = loop.time()
-        applied = await self.hands.update(membership)
+        try:
+            applied = await self.hands.update(membership)
+        except NftlbError:
+            self._robbed = True
+            raise
         swept = await self.hands.tidy()  # what somebody added looks like something that we left over
         transactions = applied.transactions + swept.transactions
         self._committed(replace(applied, transactions=transactions), began, restored=True)
@@ -250,7 +263,7 @@ class Reconciler:
     def _accepted(self, asked: int) -> None:
         if self._failures:
             self.mended()
-        self._failures = 0
+        self._failures, self._robbed = 0, False
         self.synced, self.error = True, ""
         self._answer(asked, None)
 
