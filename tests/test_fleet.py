@@ -183,6 +183,34 @@ def test_agent_says_how_much() -> None:
     assert {"b1": BackendState(percent=75)} == states(one)
 
 
+AGENT = Health(check=Agent(port=9), rise=1, fall=1)
+MAINTENANCE = Result(passed=True, reason="maint", seconds=0.001, weight=50, admin=Admin.MAINTENANCE)
+
+
+def test_an_agent_that_left_the_file_has_no_say() -> None:
+    """What it wanted goes with it: nobody would be left to take it back. As long as it is there, it holds."""
+    one = fleet(dns(PING, AGENT))
+    one.take("dns", "b1", 1, MAINTENANCE, 1.0)
+    kept, _ = one.following(config(dns(replace(PING, interval=9000), AGENT)), 2.0)
+    gone, changes = one.following(config(dns(PING)), 2.0)
+
+    assert {"b1": BackendState(admin=Admin.MAINTENANCE, percent=50)} == states(kept)
+    assert {} == states(gone)
+    assert gone.pools["dns"].backends["b1"].counts
+    assert [] == [change for change in changes if change.kind is EventKind.BACKEND_DOWN]
+
+
+def test_what_an_agent_wants_is_remembered() -> None:
+    """As its check's `initial` has it: a start puts nobody in whose agent wants out."""
+    one = fleet(dns(PING, AGENT))
+    one.take("dns", "b1", 1, MAINTENANCE, 1.0)
+    memory = one.memory()
+
+    assert states(one) == states(fleet(dns(PING, AGENT), memory=memory))
+    assert {} == states(fleet(dns(PING, replace(AGENT, initial=Initial.UP)), memory=memory))
+    assert {} == states(fleet(dns(PING, PING), memory=memory))
+
+
 def test_the_operator_goes_before_the_agent() -> None:
     """An agent may take its backend out and bring it back, but not against the operator."""
     one = fleet(dns(Health(check=Agent(port=9))))

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nftlb.compiler.shares import WHOLE
 from nftlb.model.kinds import Admin
 
 
@@ -22,6 +23,8 @@ class BackendMemory(_Part):
     weight: Annotated[int, Field(ge=0, le=256)] | None = None
     file_admin: Admin = Field(Admin.ENABLED, description="what the file said when `admin` was set")
     file_weight: int = Field(1, description="and when `weight` was")
+    agent_admin: Admin | None = Field(None, description="what its agent wants; null if it never said")
+    agent_percent: Annotated[int, Field(ge=0)] = Field(WHOLE, description="the part of its weight that its agent wants")
 
 
 class PoolMemory(_Part):

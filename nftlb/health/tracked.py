@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nftlb.compiler import BackendState
 from nftlb.compiler.shares import WHOLE
-from nftlb.model import Admin, Initial
+from nftlb.model import Admin, Agent, Initial
 from nftlb.model.kinds import endpoint_text
 
 from . import ramp
@@ -113,6 +113,8 @@ class Tracked:
             weight=self.weight,
             file_admin=self.backend.admin,
             file_weight=self.backend.weight,
+            agent_admin=self.agent_admin,
+            agent_percent=self.agent_percent,
         )
 
     def following(self, backend: Backend, pool: Pool) -> Tracked:
@@ -121,12 +123,16 @@ class Tracked:
         new.backend = backend
         new.heed_file(self.backend.admin, self.backend.weight)
         new.checks = [_followed(self.checks, health, up=self.up) for health in pool.health]
+        if not _agents(pool):
+            new.agent_admin, new.agent_percent = None, WHOLE  # nobody is left who could take it back
         return new
 
-    def recall(self, memory: BackendMemory) -> None:
-        """Take over the operator's wishes from before."""
+    def recall(self, memory: BackendMemory, pool: Pool) -> None:
+        """Take over the operator's wishes from before, and an agent's, as its check's `initial` has it."""
         self.admin, self.weight = memory.admin, memory.weight
         self.heed_file(memory.file_admin, memory.file_weight)
+        if any(health.initial is Initial.LAST for health in _agents(pool)):
+            self.agent_admin, self.agent_percent = memory.agent_admin, memory.agent_percent
 
     def heed_file(self, admin: Admin, weight: int) -> None:
         """What the file says now, and did not say then, is the newer word."""
@@ -151,7 +157,7 @@ def track(backend: Backend, pool: Pool, memory: BackendMemory | None, now: float
         reason="no check yet" if pool.health else "not checked: the pool has no health check",
     )
     if memory is not None and known:
-        tracked.recall(memory)
+        tracked.recall(memory, pool)
     tracked.note()
     return tracked
 
@@ -159,6 +165,10 @@ def track(backend: Backend, pool: Pool, memory: BackendMemory | None, now: float
 def endpoint(backend: Backend) -> str:
     """Its address and port in a word."""
     return str(backend.address) if backend.port is None else endpoint_text(backend.address, backend.port)
+
+
+def _agents(pool: Pool) -> list[Health]:
+    return [health for health in pool.health if isinstance(health.check, Agent)]
 
 
 def _initial(health: Health, *, last: bool) -> bool:
