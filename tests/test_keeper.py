@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from clockwork import elapsed, play, settle
 
 from nftlb.daemon.faults import Faults
-from nftlb.daemon.keeper import AGAIN, SOON, Keeper
+from nftlb.daemon.keeper import AGAIN, APART, SOON, Keeper
 from nftlb.health import Memory
 
 
@@ -55,14 +55,28 @@ def test_changes_are_saved_soon_and_together() -> None:
             world.now = name
             world.keeper.touch()
             await asyncio.sleep(SOON / 4)
-        await asyncio.sleep(SOON)
+        await asyncio.sleep(10 * APART)
         world.now = "fourth"
         world.keeper.touch()
         await asyncio.sleep(2 * SOON)
         await world.keeper.close()
         return world.store.saved[:-1]
 
-    assert [(SOON, "third"), (SOON * 1.75 + SOON, "fourth")] == play(scene())
+    assert [(SOON, "third"), (round(10 * APART + 1.75 * SOON, 6), "fourth")] == play(scene())
+
+
+def test_a_storm_is_saved_now_and_then() -> None:
+    """The first change soon, those that follow it together when the time is over."""
+
+    async def scene() -> list[tuple[float, str]]:
+        world = World()
+        for number in range(45):
+            world.now = f"{number}"
+            world.keeper.touch()
+            await asyncio.sleep(SOON)
+        return world.store.saved
+
+    assert [(SOON, "0"), (SOON + APART, "20"), (SOON + 2 * APART, "40")] == play(scene())
 
 
 def test_who_waits_is_served_at_once() -> None:

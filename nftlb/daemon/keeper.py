@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from nftlb.daemon.store import Store
     from nftlb.health import Memory
 
-SOON = 2.0
-"""Seconds from a change of health to its saving: a crash forgets no more. The operator's wishes don't wait."""
+SOON = 0.1
+"""Seconds from a change of health to its saving: the kernel has it first, and a crash forgets no more. The operator's
+wishes don't wait."""
+APART = 2.0
+"""Seconds, at least, between two savings of what changes by itself: a storm of changes wears out no disk."""
 AGAIN = 5.0
 """Seconds until what could not be saved is tried again."""
 
@@ -39,6 +42,7 @@ class Keeper:
         # One thread: who is cancelled stops waiting, not writing, and the next must neither meet nor overtake that.
         self._thread = ThreadPoolExecutor(1, "state")
         self._timer: asyncio.TimerHandle | None = None
+        self._saved = -APART
         self._task: asyncio.Task[None] | None = None
 
     def use(self, store: Store) -> None:
@@ -48,12 +52,14 @@ class Keeper:
     def touch(self, delay: float = SOON) -> None:
         """Have it saved soon."""
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(delay, self._begin)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(max(loop.time() + delay, self._saved + APART), self._begin)
 
     async def save(self) -> None:
         """Save now; that it can't be done is a fault, and tried again."""
         async with self._lock:
             self._disarm()
+            self._saved = asyncio.get_running_loop().time()
             memory, good = self._memory(), self._good()
             try:
                 await asyncio.get_running_loop().run_in_executor(self._thread, _write, self._store, memory, good)

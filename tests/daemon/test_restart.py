@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from flowing import Flow, longest_run, lost, sources, twice
@@ -76,6 +77,30 @@ def test_killed_amid_changes(tmp_path: Path) -> None:
         assert [] == [one.number for one in lost(sent)]
         assert [] == twice(sent)
         assert {(VIP4, 53)} == sources(sent)
+
+
+def test_killed_soon_after_a_backend_died(tmp_path: Path) -> None:
+    """The next start knows who was down: the dead backend does not get its turns back until it is checked anew."""
+    with Lab(backends=3) as lab, ExitStack() as servers:
+        second = servers.enter_context(ExitStack())
+        second.enter_context(lab.serve(PORT, backends=[lab.backends[1]]))
+        servers.enter_context(lab.serve(PORT, backends=[lab.backends[0], lab.backends[2]]))
+        daemon = Running(lab.balancer, tmp_path, dns(lab, health=CHECK | {"interval": "1m"}, passive=True))
+        daemon.start()
+        with Flow(lab.client, (VIP4, 53), rate=1000) as flow:
+            flow.wait(100)
+            second.close()
+            daemon.wait("swap", since=daemon.wait("backend_down", "b2").at)
+            out = time.monotonic()
+            daemon.wait_for(lambda: "false" in (daemon.state / "nftlb.json").read_text(), "b2 in the memory")
+            daemon.kill()
+            daemon.start()
+            flow.wait(500)
+        sent = flow.stop()
+        daemon.stop()
+
+        assert [] == [one.number for one in lost(sent) if one.at > out]
+        assert {"b1", "b3"} == {one.backend for one in sent if one.at > out}
 
 
 def test_first_load_is_complete(tmp_path: Path) -> None:
