@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,15 @@ def test_where_checks_leave_from_and_go() -> None:
     """The address that they are bound to, and the port that they connect to."""
     (health,) = keepalived(service(server="TCP_CHECK {\nbindto 10.0.0.1\nconnect_port 22\n}")).health
     assert (("10.0.0.1",), 22) == (tuple(map(str, health.source)), health.port)
+
+
+@pytest.mark.parametrize(("body", "well"), [("all is fine", True), ("fine\nUNDER MAINTENANCE", False), ("", True)])
+@pytest.mark.parametrize("options", ["caseless", "caseless extended", "caseless multiline dotall"])
+def test_a_page_that_must_not_say_something(options: str, body: str, well: bool) -> None:
+    """Keepalived's regex_no_match becomes an expression that fits where that one does not."""
+    url = f'url {{\npath /\nregex "under.maintenance"\nregex_no_match\nregex_options {options}\n}}'
+    (health,) = keepalived(service(server=f"HTTP_GET {{\n{url}\n}}")).health
+    assert well is bool(re.search(health.check.body, body))  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("one", [0, 1, 2, 7])

@@ -236,7 +236,7 @@ class _Block:
                 options["sni"] = host
         for key, one in given.items():
             if key not in {"path", "virtualhost", "status_code", "regex"} and not (
-                key == "regex_options" and "body" in options
+                key in {"regex_options", "regex_no_match"} and "body" in options
             ):
                 self._notes.missing(one.line, f"{one} of {self._statement.key}")
         return options
@@ -245,12 +245,16 @@ class _Block:
         regex = given["regex"]
         wanted = given["regex_options"].values if "regex_options" in given else []
         flags = {"caseless": "i", "multiline": "m", "dotall": "s", "extended": "x"}
+        letters = "".join(flags.get(one, "") for one in dict.fromkeys(wanted))
         pattern = value(regex, self._file)
-        if "regex_no_match" in given or not set(wanted) <= flags.keys() or not _compiles(pattern):
+        if "regex_no_match" in given:
+            end = "\n" if "x" in letters else ""  # of a comment that the pattern may end with
+            pattern = rf"\A(?![\s\S]*(?:{pattern}{end}))"
+        body = f"(?{letters}){pattern}" if letters else pattern
+        if not set(wanted) <= flags.keys() or not _compiles(body):
             self._notes.missing(regex.line, f"{regex} of {self._statement.key}: not as a regular expression of Python")
             return
-        letters = "".join(flags[one] for one in dict.fromkeys(wanted))
-        options["body"] = f"(?{letters}){pattern}" if letters else pattern
+        options["body"] = body
 
     def nothing(self) -> list[Check]:
         self._rest = []
