@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LARGEST = 65535
+# So many datagrams are looked at when time is up: a raw socket's queue may hold answers to many checks before ours, yet
+# someone who floods us can't keep us here.
+_LAST_LOOKS = 100
 
 
 class NotOurs(Exception):  # noqa: N818 - an outcome
@@ -76,8 +79,9 @@ async def exchange(opened: socket.socket, request: bytes, read: Callable[[bytes]
         descriptor = opened.fileno()
         opened.send(request)
         ready = readiness(loop)
-        ready.add(descriptor, partial(_receive, opened, read, answered, ignored))
-        timer = loop.call_later(seconds, _give_up, answered, seconds, ignored)
+        receive = partial(_receive, opened, read, answered, ignored)
+        ready.add(descriptor, receive)
+        timer = loop.call_later(seconds, _give_up, receive, answered, seconds, ignored)
         try:
             return await answered
         finally:
@@ -87,19 +91,26 @@ async def exchange(opened: socket.socket, request: bytes, read: Callable[[bytes]
 
 def _receive(
     opened: socket.socket, read: Callable[[bytes], T], answered: asyncio.Future[T], ignored: list[str]
-) -> None:
+) -> bool:
+    """Take a datagram; True if it was not ours, so that there may be another behind it."""
     if answered.done():  # by a datagram before, or cancelled: the reader is about to be removed
-        return
+        return False
     try:
         answered.set_result(read(opened.recv(_LARGEST)))
     except NotOurs as other:
         ignored[:] = [str(other)]
+        return True
     except BlockingIOError:  # it was there, but its checksum is wrong
-        return
+        return False
     except Exception as error:  # noqa: BLE001 - it belongs to the one who waits
         answered.set_exception(error)
+    return False
 
 
-def _give_up(answered: asyncio.Future[T], seconds: float, ignored: list[str]) -> None:
+def _give_up(receive: Callable[[], bool], answered: asyncio.Future[T], seconds: float, ignored: list[str]) -> None:
+    # If this process was stopped, the loop may come to the timer first, with the answer in the socket.
+    looks = _LAST_LOOKS
+    while looks and receive():
+        looks -= 1
     if not answered.done():
         answered.set_exception(Silence("; ".join([no_answer(seconds), *ignored])))

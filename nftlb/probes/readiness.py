@@ -20,10 +20,10 @@ class Readiness:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._epoll = select.epoll()
-        self._waiting: dict[int, Callable[[], None]] = {}
+        self._waiting: dict[int, Callable[[], object]] = {}
         loop.add_reader(self._epoll.fileno(), self._call)
 
-    def add(self, descriptor: int, callback: Callable[[], None]) -> None:
+    def add(self, descriptor: int, callback: Callable[[], object]) -> None:
         """Call back whenever the socket can be read, or has an error."""
         self._epoll.register(descriptor, select.EPOLLIN)
         self._waiting[descriptor] = callback
