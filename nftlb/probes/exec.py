@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -30,7 +31,8 @@ class ExecProbe(Probe):
         try:
             plugin = Process(self._argv, _environment(subject))
         except OSError as error:
-            reason_of(error)  # for want of memory, files or processes it raises
+            if error.errno != errno.EPERM:  # which is about packets there
+                reason_of(error)  # for want of memory, files or processes it raises
             raise SystemFault(
                 f"can't run {self._argv[0]}: {error.strerror}: put the plugin there, executable for nftlb's user"
             ) from error

@@ -23,6 +23,10 @@ _MENDS = {
     "net.ipv4.ip_local_port_range, or give this host an address of that family",
     errno.EADDRINUSE: "no local port is left to send from: widen the sysctl net.ipv4.ip_local_port_range",
     errno.ENOSPC: "too many sockets are waited for: raise the sysctl fs.epoll.max_user_watches",
+    # Netfilter gives it to the sender of a datagram that it drops; a SYN is just sent again. EACCES is not here: a far
+    # router that prohibits (ICMPv6) causes it too.
+    errno.EPERM: "this host drops its own checks: let them pass its firewall's output rules, or raise the sysctl "
+    "net.netfilter.nf_conntrack_max if it is reached",
     errno.EAGAIN: "no local port or process is left: widen the sysctl net.ipv4.ip_local_port_range, or raise TasksMax= "
     "of nftlb's service",
 }

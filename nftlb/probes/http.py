@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import socket
 import ssl
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +15,13 @@ from yarl import URL
 
 from nftlb.errors import SystemFault
 
-from .faults import reason_of, stamp, unreadable
+from .faults import open_socket, reason_of, stamp, unreadable
 from .line import one_line, shown
 from .probe import Answer, Failed, Probe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from nftlb.model import Http
 
     from .subject import Subject
@@ -41,16 +45,16 @@ class HttpProbe(Probe):
             context = self._context() if self._check.tls else None
         except ValueError as error:
             raise Failed(f"can't ask for {shown(self._name or '')}: {error}") from error
-        local = None if subject.source is None else (str(subject.source), 0)
-        # With an address for a host, aiohttp looks up nothing.
-        connector = aiohttp.TCPConnector(force_close=True, local_addr=local, use_dns_cache=False)
-        try:
-            async with aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=_NO_TIMEOUT, auto_decompress=False
-            ) as session:
-                return await self._fetch(session, subject, context)
-        except aiohttp.ClientError as error:
-            raise Failed(_reason(error)) from error
+        with _sockets(subject) as make_socket:
+            # With an address for a host, aiohttp looks up nothing.
+            connector = aiohttp.TCPConnector(force_close=True, use_dns_cache=False, socket_factory=make_socket)
+            try:
+                async with aiohttp.ClientSession(
+                    connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=_NO_TIMEOUT, auto_decompress=False
+                ) as session:
+                    return await self._fetch(session, subject, context)
+            except aiohttp.ClientError as error:
+                raise Failed(_reason(error)) from error
 
     def _context(self) -> ssl.SSLContext:
         """Raise SystemFault if there are no authorities to trust, ValueError if nobody can have such a name."""
@@ -82,6 +86,27 @@ class HttpProbe(Probe):
                 if self._body.search(body.decode(errors="replace")) is None:
                     raise Failed(f"answered {said}, but the body does not match {shown(self._body.pattern)}")
             return Answer(said)
+
+
+@contextmanager
+def _sockets(subject: Subject) -> Iterator[Callable[[object], socket.socket]]:
+    """Yield what opens aiohttp's sockets, which raises SystemFault; at the end their connections are over.
+
+    For asyncio (Python 3.11) waits up to 30 s, with the socket open, until the other side ends TLS too; a server that
+    stalls never does, and each check of it would hold one descriptor more.
+    """
+    opened: list[socket.socket] = []
+
+    def make(_: object) -> socket.socket:
+        opened.append(open_socket(subject, socket.SOCK_STREAM))
+        return opened[-1]
+
+    try:
+        yield make
+    finally:
+        for each in opened:
+            with suppress(OSError):  # it is closed already, or was never connected
+                each.shutdown(socket.SHUT_RDWR)
 
 
 @lru_cache(maxsize=64)

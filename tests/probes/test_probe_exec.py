@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import select
@@ -191,6 +192,17 @@ def test_no_plugin(tmp_path: Path, name: str, content: str | None, mode: int, er
 
     with pytest.raises(SystemFault, match=f"can't run {re.escape(str(plugin))}: {error}: put the plugin there"):
         asyncio.run(run(probe_for(Exec(argv=(str(plugin),))), subject()))
+
+
+def test_a_plugin_that_must_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would speak of a firewall for a packet does not for a program."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(SystemFault, match="can't run /bin/true: Operation not permitted: put the plugin there"):
+        asyncio.run(run(probe_for(Exec(argv=("/bin/true",))), subject()))
 
 
 def test_no_fork(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,12 +227,6 @@ def test_the_source_is_used() -> None:
     assert ["127.0.0.77"] == asyncio.run(main())
 
 
-def test_a_wrong_source() -> None:
-    """A source that this host has not is this host's fault."""
-    with pytest.raises(SystemFault, match="no local address"):
-        asyncio.run(run(probe_for(http()), subject(port=1, source="192.0.2.77")))
-
-
 def test_cancelled() -> None:
     """A check that is cancelled leaves no socket, also within a handshake."""
     cancel_streams(http())
@@ -393,6 +387,43 @@ def test_no_ca_file(tmp_path: Path, content: str | None, what: str) -> None:
 
     with pytest.raises(SystemFault, match=f"ca_file {file} {what}"):
         asyncio.run(run(probe_for(http(tls=True, ca_file=str(file))), subject(port=1)))
+
+
+def stalling(context: ssl.SSLContext, sent: bytes = b"") -> Streams:
+    """Complete the handshake, send this, and then not even end TLS when the client does."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_side=True)
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                writer.write(outgoing.read())
+                incoming.write(await reader.readexactly(1) + await reader.read(65536))
+        tls.write(sent)
+        writer.write(outgoing.read())
+        await mute(reader, writer)
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"", "no answer within 0.5s"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 500_000, "no answer within 0.5s"),
+        (OK, "200 OK"),
+        (b"HTTP/1.1 503 No\r\n\r\n", "answered 503 No"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"y" * 5_000_000, 'answered 200 OK, but the body does not match "hello"'),
+    ],
+)
+def test_a_server_that_stalls(server: ssl.SSLContext, sent: bytes, reason: str) -> None:
+    """Nothing stays open until a server ends TLS, which it may never do."""
+    result = check_streams(http(tls=True, verify=False, body="hello"), stalling(server, sent), seconds=0.5)
+
+    assert reason == result.reason
 
 
 def test_no_tls_there() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from probing import V6, closed_port, datagrams, mute, open_files, says, streams, subject
+from probing import BOTH, V6, closed_port, datagrams, mute, open_files, says, streams, subject
 
 from nftlb.errors import SystemFault
 from nftlb.lab import Namespace
@@ -118,7 +118,7 @@ def test_a_note() -> None:
         (OSError(errno.EHOSTUNREACH, "?"), "no route to host"),
         (ConnectionResetError(errno.ECONNRESET, "?"), "connection reset by peer"),
         (TimeoutError(errno.ETIMEDOUT, "?"), "connection timed out"),
-        (OSError(errno.EPERM, "?"), "operation not permitted"),
+        (OSError(errno.EACCES, "?"), "permission denied"),
         (OSError("told in words"), "told in words"),
         (ConnectionResetError(), "ConnectionResetError"),
     ],
@@ -141,6 +141,7 @@ def test_errors_of_the_backend(error: OSError, reason: str) -> None:
         (errno.EADDRINUSE, "ip_local_port_range"),
         (errno.EAGAIN, "ip_local_port_range"),
         (errno.ENOSPC, "fs.epoll.max_user_watches"),
+        (errno.EPERM, "nf_conntrack_max"),
     ],
 )
 def test_errors_of_this_machine(number: int, mend: str) -> None:
@@ -203,7 +204,32 @@ def test_no_route(check: AnyCheck, host: str) -> None:
     assert (False, "network is unreachable") == (result.passed, result.reason)
 
 
-@pytest.mark.parametrize("check", [each for each in ALL_CHECKS if each.kind not in {"exec", "http"}], ids=named)
+def own_firewall_drops(check: AnyCheck, host: str) -> Result:
+    with Namespace("firewall") as namespace:
+        namespace.run(["ip", "link", "set", "lo", "up"])
+        namespace.run(["nft", "table inet t { chain c { type filter hook output priority 0; policy drop; }; }"])
+        return namespace.call(lambda: asyncio.run(run(probe_for(check), subject(host, 9, seconds=0.2))))
+
+
+@pytest.mark.parametrize("host", BOTH)
+@pytest.mark.parametrize("check", [*DATAGRAM_CHECKS, Icmp()], ids=named)
+def test_the_own_firewall_drops_datagrams(check: AnyCheck, host: str) -> None:
+    """What never leaves this host says nothing about the backend."""
+    with pytest.raises(SystemFault, match="this host drops its own checks: let them pass its firewall's output rules"):
+        own_firewall_drops(check, host)
+
+
+@pytest.mark.parametrize("host", BOTH)
+@pytest.mark.parametrize("check", [Tcp(), Http.model_validate({})], ids=named)
+def test_the_own_firewall_drops_connections(check: AnyCheck, host: str) -> None:
+    """Of a SYN that is dropped the kernel tells nothing: it is as if the network had lost it."""
+    result = own_firewall_drops(check, host)
+
+    assert not result.passed
+    assert result.reason.startswith("no answer within 0.2s")
+
+
+@pytest.mark.parametrize("check", [each for each in ALL_CHECKS if each.kind != "exec"], ids=named)
 def test_a_wrong_source(check: AnyCheck) -> None:
     """A source that this host has not is this host's fault; no socket is left."""
 
@@ -217,7 +243,7 @@ def test_a_wrong_source(check: AnyCheck) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("check", [Udp(), Tcp(), Icmp()], ids=named)
+@pytest.mark.parametrize("check", [Udp(), Tcp(), Icmp(), Http.model_validate({})], ids=named)
 def test_a_source_of_the_other_family(check: AnyCheck) -> None:
     """A source of another family than the backend's is told as such."""
     with pytest.raises(SystemFault, match=r"can't send from 127\.0\.0\.1"):
@@ -305,7 +331,7 @@ def test_no_file_for_the_first_check(monkeypatch: pytest.MonkeyPatch) -> None:
         (errno.EINVAL, "Invalid"),
     ],
 )
-@pytest.mark.parametrize("check", [Udp(), Tcp(), Icmp()], ids=named)
+@pytest.mark.parametrize("check", [Udp(), Tcp(), Icmp(), Http.model_validate({})], ids=named)
 def test_no_socket(check: AnyCheck, number: int, mend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket that can't be made is never the backend's fault."""
 
