@@ -2,103 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import schemathesis
+from asking import DOCUMENT, OPERATIONS, apart, ask, cases
 from fake_service import two_pools
-from hypothesis import HealthCheck, Phase, given, settings
 from jsonschema import Draft202012Validator
-from schemathesis.config import SchemathesisConfig
 from schemathesis.generation import GenerationMode
-from serving import LOOPBACK, TOKEN, one_token, run, serving
+from serving import run, serving
 
 from nftlb.metrics import Metrics
-from nftlb.model import Endpoint
-from nftlb.web import Server, application
-from nftlb.web.openapi import openapi
+from nftlb.web import application
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EXAMPLES = 15
-DOCUMENT = openapi()
-METHODS = ("get", "post", "patch", "delete")
-OPERATIONS = [(path, method) for path, item in DOCUMENT["paths"].items() for method in METHODS if method in item]
-TAKING = [  # what can be asked in a wrong way
-    (path, method)
-    for path, method in OPERATIONS
-    if {"parameters", "requestBody"} & {*DOCUMENT["paths"][path], *DOCUMENT["paths"][path][method]}
-]
+    from asking import Place
+
 PLACE = {"pool": "dns", "backend": "ns1"}
-STREAM = "/api/v1/events", "get"  # never ends; tests/test_web_events.py has it
-CONFIG = {
-    "checks": {
-        # A pool without its quorum is no fault of the server.
-        "not_a_server_error": {"expected-statuses": ["2xx", "4xx", 503]},
-        # A name that is taken, or the last backend, the document can't rule out.
-        "positive_data_acceptance": {"expected-statuses": [200, 201, 204, 404, 409, 503]},
-        # It would take our token away, and then expect to be refused where none is needed.
-        "ignored_auth": {"enabled": False},
-    }
-}
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    """A server in a thread of its own, which schemathesis' blocking client can talk to."""
-    loop = asyncio.new_event_loop()
-    server = Server(application(two_pools(), Metrics(), one_token), LOOPBACK)
-    loop.run_until_complete(server.start())
-    thread = Thread(target=loop.run_forever)
-    thread.start()
-    assert isinstance(server.bound, Endpoint)
-    try:
-        yield f"http://{server.bound}"
-    finally:
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
+    with apart(serving()) as world:
+        yield f"http://{world.server.bound}"
 
 
-@pytest.mark.parametrize(
-    ("path", "method", "mode", "place"),
-    [
-        *((*one, GenerationMode.POSITIVE, None) for one in OPERATIONS if one != STREAM),
-        *((*one, GenerationMode.POSITIVE, PLACE) for one in OPERATIONS if "{" in one[0]),
-        *((*one, GenerationMode.NEGATIVE, None) for one in TAKING),
-        *(
-            (*one, GenerationMode.NEGATIVE, PLACE)
-            for one in TAKING
-            if "requestBody" in DOCUMENT["paths"][one[0]][one[1]]
-        ),
-    ],
-)
-def test_answers_are_as_described(
-    url: str, path: str, method: str, mode: GenerationMode, place: dict[str, str] | None
-) -> None:
+@pytest.mark.parametrize(("path", "method", "mode", "place"), cases(PLACE))
+def test_answers_are_as_described(url: str, path: str, method: str, mode: GenerationMode, place: Place | None) -> None:
     """Whatever is asked, good or bad, of places that are there or not: a status, a type, headers and a body as said."""
-    schema = schemathesis.openapi.from_dict(DOCUMENT, config=SchemathesisConfig.from_dict(CONFIG))
-    statuses = set()
+    statuses = ask(url, path, method, mode, place)
 
-    @given(case=schema[path][method].as_strategy(mode, path_parameters=place))
-    @settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    def ask(case: schemathesis.Case) -> None:
-        answer = case.call_and_validate(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"})
-        statuses.add(answer.status_code)
-
-    ask()
     assert 500 not in statuses
     if mode is GenerationMode.POSITIVE and (place or "{" not in path):
         assert statuses & {200, 201, 204}  # it was not refused each time
