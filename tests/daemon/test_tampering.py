@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from flowing import Flow, lost
 from running import PORT, Running, dns
 
-from nftlb.lab import VIP4, Lab
+from nftlb.lab import VIP4, VIP6, Lab
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +50,62 @@ def test_restored(hurt: str, tmp_path: Path) -> None:
         assert before == shape(lab)
         assert 4 == max(map([one.backend for one in answers].count, ("b1", "b2", "b3")))
         assert 1 == daemon.client.document()["kernel"]["restored"]
+
+
+def everything(lab: Lab) -> list[str]:
+    """All of ours that this host shows: the tables of every family, and, in whatever order, what marked packets do."""
+    tables = "".join(lab.nft(f"list table {family} nftlb") for family in ("ip", "ip6", "netdev"))
+    shown = [re.sub(r"packets \d+ bytes \d+", "", tables)]
+    for version in ("-4", "-6"):
+        for what in (["rule", "show"], ["route", "show", "table", "all"]):
+            shown += sorted(lab.balancer.run(["ip", version, *what]).splitlines())
+    return shown
+
+
+@pytest.mark.parametrize(
+    "hurt",
+    [
+        ["nft", "delete table ip6 nftlb"],
+        ["nft", "flush chain ip6 nftlb pool/dns; add rule ip6 nftlb pool/dns drop"],
+        ["nft", "delete table netdev nftlb"],
+        ["nft", "flush chain netdev nftlb pool/dns/ip6"],
+        ["nft", "flush ruleset"],
+        ["ip", "-4", "rule", "del", "fwmark", "60001"],
+        ["ip", "-6", "rule", "del", "fwmark", "60005"],
+        ["ip", "-6", "route", "flush", "table", "60005"],
+    ],
+    ids=lambda hurt: " ".join(hurt[:4]),
+)
+def test_all_of_ours_is_restored(hurt: list[str], tmp_path: Path) -> None:
+    """So are the tables of IPv6 and of the fast path, and the routing rules and routes of `forward: dsr`."""
+    with Lab(backends=3, dsr=True) as lab, lab.serve(53), Running(lab.balancer, tmp_path, dsr(lab)) as daemon:
+        before = everything(lab)
+        changed = time.monotonic()
+        lab.balancer.run(hurt)
+        restored = daemon.wait("swap", since=changed)
+
+        assert restored.at - changed < 1
+        assert before == everything(lab)
+        for vip in (VIP4, VIP6):
+            with lab.client.connect((vip, 53), connected=False) as client:
+                assert {"b1", "b2", "b3"} == {one.backend for one in client.exchange(12)}
+
+
+def dsr(lab: Lab) -> dict[str, Any]:
+    """A pool of both families, with the fast path."""
+    backends = {
+        f"{host.name}-{version}": {"address": host.address(version), "device": "eth0"}
+        for version in (4, 6)
+        for host in lab.backends
+    }
+    return {
+        "dns": {
+            "listen": [f"{VIP4}:53/udp", f"[{VIP6}]:53/udp"],
+            "forward": "dsr",
+            "ingress": "eth0",
+            "backends": backends,
+        }
+    }
 
 
 def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
