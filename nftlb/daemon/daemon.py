@@ -209,7 +209,7 @@ async def _sign_of_life(control: Control, reconciler: Reconciler) -> None:
 def _summary(control: Control) -> str:
     """How things are, in a line."""
     pools = control.fleet.pools.values()
-    # What was told last: to judge ten thousand anew would hold up checks for 20 ms.
+    # What was told last: to judge ten thousand anew would hold up checks for 12 ms.
     healthy = sum(one.counted for pool in pools for one in pool.backends.values())
     everyone = sum(len(pool.backends) for pool in pools)
     short = [pool.pool.name for pool in pools if not pool.ready]

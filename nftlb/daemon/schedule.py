@@ -17,7 +17,8 @@ T = TypeVar("T")
 
 EARLY = 0.005
 """Seconds by which a thing may begin before its time, together with one whose time has come. At two thousand a second
-ten then share what waking up costs: a sixth of all."""
+ten then share what waking up costs: 40 % of the processor time of checks (`python bench/checks.py`: 24 % of a core
+became 14 %)."""
 
 
 class Schedule(Generic[T]):
