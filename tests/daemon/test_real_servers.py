@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from daemons.certificate import self_signed
@@ -26,8 +27,10 @@ TIMERS = {"interval": "500ms", "fast_interval": "200ms", "timeout": "400ms", "ri
 OUT = INTERVAL + (FALL - 1) * max(FAST, TIMEOUT) + TIMEOUT
 """Seconds, at most, from an outage to the last of the checks that find it."""
 BACK = INTERVAL + (RISE - 1) * max(FAST, TIMEOUT) + TIMEOUT
+LATE = 0.05
+"""Seconds, after the bounds, in which the kernel follows; half of all outages have to keep to that."""
 NOISE = 1.0
-"""Seconds that a shared machine may stall. How close it gets is measured: pytest -s shows it."""
+"""Seconds that a shared machine may stall in the other half. How close it gets is measured: pytest -s shows it."""
 SAID = {"dns": "refused", "radius": "reject", "ntp": "synchronised", "snmp": "nosuchobject", "sip": "503"}
 
 
@@ -48,28 +51,39 @@ def pool(servers: list[Daemon], version: int, protocol: str) -> dict[str, Any]:
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 def test_outages(service: Service, version: int, tmp_path: Path) -> None:
     """Whatever befalls one of two servers, it is out in time and back in time; the other one is left in peace."""
-    lateness: dict[str, str] = {}
+    late: dict[str, Lateness] = {}
     with Lab(backends=2) as lab, ExitStack() as stack:
         servers = [stack.enter_context(one) for one in make(service, lab, version, tmp_path)]
         link = stack.enter_context(Link(lab, lab.backends[0]))
         daemon = stack.enter_context(Running(lab.balancer, tmp_path, {"it": pool(servers, version, service.transport)}))
         checked(daemon)
         for outage in (one for one in OUTAGES if one.can_befall(service)):
-            lateness[outage.name] = suffer(daemon, outage, servers[0], link, service)
+            if (seen := suffer(daemon, outage, servers[0], link, service)) is not None:
+                late[outage.name] = seen
 
         assert [] == [one for one in daemon.events if one.backend == "b2"]
-    print(f"\n{service.name} IPv{version}, ms after the bound: {lateness}")  # noqa: T201
+    told = {name: f"{one.out * 1e3:+.0f} out, {one.back * 1e3:+.0f} back" for name, one in late.items()}
+    print(f"\n{service.name} IPv{version}, ms after the bound: {told}")  # noqa: T201
+    assert median(one.out for one in late.values()) < LATE
+    assert median(one.back for one in late.values()) < LATE
 
 
-def suffer(daemon: Running, outage: Outage, server: Daemon, link: Link, service: Service) -> str:
-    """Let it happen, and look; return how long after the bounds it left and came back (negative: before)."""
+class Lateness(NamedTuple):
+    """Seconds after the bounds at which a backend left and came back; negative: before."""
+
+    out: float
+    back: float
+
+
+def suffer(daemon: Running, outage: Outage, server: Daemon, link: Link, service: Service) -> Lateness | None:
+    """Let it happen, and look; None where there is no moment at which it has to leave."""
     begin = time.monotonic()
     if not outage.can_be_seen(service):
         with outage.befalls(server, link):
             checked(daemon)
             checked(daemon)
         assert [] == [one for one in daemon.events if one.at > begin and outage is HEALTHY]
-        return "not to be seen"
+        return None
     with outage.befalls(server, link):
         if outage is FLAPPING:
             checked(daemon)
@@ -84,9 +98,9 @@ def suffer(daemon: Running, outage: Outage, server: Daemon, link: Link, service:
     status = daemon.poll_status(lambda found: found["pools"][0]["backends"][0]["up"] and found, "b1's return")
     assert time.monotonic() - over < BACK + NOISE
     if outage is FLAPPING:
-        return "flapped"
+        return None
     back = daemon.wait("backend_up", "b1", since=out.at)
-    return f"{(out.at - begin - OUT) * 1e3:+.0f} out, {(back.at - over - BACK) * 1e3:+.0f} back"
+    return Lateness(out.at - begin - OUT, back.at - over - BACK)
 
 
 def checked(daemon: Running) -> None:
