@@ -52,6 +52,7 @@ class Flow:
         self._pause = 1 / rate
         self._size = size
         self._running = True
+        self._paused = False
         self._changed = Condition()
         self.sent: list[Sent] = []
         self._thread = Thread(target=self._run, daemon=True)
@@ -70,6 +71,16 @@ class Flow:
         self._thread.join()
         return self.sent
 
+    def pause(self, timeout: float = 20.0) -> None:
+        """Send nothing more until `resume`; returns when all that was sent was answered."""
+        self._paused = True
+        with self._changed:
+            if not self._changed.wait_for(lambda: all(one.backends for one in self.sent), timeout):
+                raise TimeoutError(f"{len(lost(self.sent))} datagrams were not answered within {timeout} s")
+
+    def resume(self) -> None:
+        self._paused = False
+
     def wait(self, count: int, timeout: float = 20.0) -> None:
         """Wait until so many more were sent from now on."""
         with self._changed:
@@ -83,6 +94,8 @@ class Flow:
         due = time.monotonic()
         while self._running:
             now = time.monotonic()
+            if self._paused:
+                due = now + self._pause
             if now >= due:
                 self._send(now)
                 due = max(due + self._pause, now - 10 * self._pause)
@@ -115,8 +128,10 @@ class Flow:
             decoded = decode(payload)
             if decoded is not None:
                 one = self.sent[decoded[0].sequence]
-                one.backends.append(decoded[0].name)
-                one.sources.append((address, port))
+                with self._changed:
+                    one.backends.append(decoded[0].name)
+                    one.sources.append((address, port))
+                    self._changed.notify_all()
 
 
 def lost(sent: Sequence[Sent]) -> list[Sent]:

@@ -21,6 +21,7 @@ PORT = 5353
 BACKLOG = 0.25
 """Seconds for which a datagram may wait for its server to read it: a server that dies takes those along. 50 ms were too
 few where two other runs of tests kept both processors busy."""
+HANDFUL = 5
 UDP = {"udp": {"send": "are you there", "match": "are you there"}}
 FAST = {"interval": "400ms", "fast_interval": "100ms", "timeout": "200ms", "rise": 2, "fall": 3}
 
@@ -72,6 +73,34 @@ def test_killed_with_passive(version: int, offload: bool, tmp_path: Path) -> Non
         assert {(vip, 53)} == sources(sent)
         assert {"b1", "b3"} == {one.backend for one in during(sent, out.at, daemon.wait("backend_up", "b2").happened)}
         assert {"b1", "b2", "b3"} == {one.backend for one in sent[-300:]}
+
+
+@pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_refusal_costs_a_handful(version: int, offload: bool, tmp_path: Path) -> None:
+    """Where a server has left nothing unread when it dies, its first refused datagrams are all that is lost."""
+    vip = {4: VIP4, 6: VIP6}[version]
+    with Lab(backends=3, offload=offload) as lab, ExitStack() as servers:
+        first = servers.enter_context(ExitStack())
+        first.enter_context(lab.serve(PORT, backends=[lab.backends[1]]))
+        servers.enter_context(lab.serve(PORT, backends=[lab.backends[0], lab.backends[2]]))
+        slow = dns(lab, version, passive=True, health=UDP | FAST | {"interval": "1m"})
+        with Running(lab.balancer, tmp_path, slow) as daemon:
+            # Slow enough that a machine that stalls for a tenth of a second does not pass for one that loses more.
+            with Flow(lab.client, (vip, 53), rate=100) as flow:
+                flow.wait(30)
+                flow.pause()
+                first.close()
+                flow.resume()
+                out = daemon.wait("swap", since=daemon.wait("backend_down", "b2").at)
+                flow.wait(60)
+            sent = flow.stop()
+        missing = lost(sent)
+
+        assert "passive: port unreachable" == daemon.wait("backend_down", "b2").event["reason"]
+        assert 0 < len(missing) <= HANDFUL
+        assert its_turns_alone(missing)
+        assert [] == [one for one in missing if one.at > out.at]
 
 
 @pytest.mark.parametrize("version", [4, 6])
