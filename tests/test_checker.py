@@ -376,3 +376,12 @@ def test_the_checks_own_source() -> None:
 
     sources = [str(subject.source) for _, _, subject in module._checks(made)]
     assert ["10.0.0.5", "10.0.0.9", "2001:db8::9", "2001:db8::9"] == sources
+
+
+def test_the_checks_own_way() -> None:
+    """Each check leaves by its own device, and with its own mark."""
+    health = (replace(PING, device="eth1"), replace(PING, mark=16), PING)
+    made = pool("dns", ("192.0.2.53:53/udp",), (backend("b1", "10.0.0.1:53"),), health=health)
+
+    ways = [(subject.device, subject.mark) for _, _, subject in module._checks(made)]
+    assert [("eth1", None), (None, 16), (None, None)] == ways

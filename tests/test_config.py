@@ -119,6 +119,16 @@ def test_the_order_of_the_file_is_kept() -> None:
     assert ["b9", "b8", "b7", "b6", "b5"] == [backend.name for backend in config.pools[0].backends]
 
 
+def test_marks_in_hexadecimal() -> None:
+    """A firewall mark may be written as `ip rule` shows it."""
+    config = parse(
+        "marks: {first: 0xEA62}\n"
+        "pools: {dns: {listen: 192.0.2.53:53/udp, health: {dns: , mark: 0xffffffff}, backends: {a: 10.0.0.1:53}}}"
+    )
+
+    assert (60002, 4294967295) == (config.marks.first, config.pools[0].health[0].mark)
+
+
 def test_yaml_surprises_stay_text() -> None:
     """What YAML 1.1 takes for octal, sexagesimal or binary numbers is the text that the user sees."""
     config = parse("pools: {dns: {listen: '[2001:db8::1]:53/udp', backends: {a: 1:2:3:4:5:6:7:8, '010': 2001:db8::2}}}")

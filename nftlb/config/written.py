@@ -23,6 +23,7 @@ from nftlb.model.fields import (
     FallbackText,
     Interface,
     ListenerText,
+    Mark,
     OneOrMany,
     Path,
     Percent,
@@ -32,6 +33,7 @@ from nftlb.model.fields import (
     TableName,
     Timer,
     Weight,
+    mark,
     number,
     or_short,
     word,
@@ -105,6 +107,8 @@ class WrittenHealth(Written):
     )
     port: Port | None = Field(None, description="the port to check; by default the backend's")
     source: Addresses = Field((), description="where to check from, an address per family; by default the pool's")
+    device: Interface | None = Field(None, description="the interface or VRF to check through; by default as routed")
+    mark: Mark | None = Field(None, description="the firewall mark of the check's packets, which routing may go by")
 
     @model_validator(mode="before")
     @classmethod
@@ -174,7 +178,7 @@ class WrittenZones(Written):
 class WrittenMarks(Written):
     """The firewall marks, and routing tables of the same numbers, that dsr uses."""
 
-    first: Annotated[int, number("a firewall mark", 1, 0xFFFFFF00)] = Field(60001, description="the first of them")
+    first: Annotated[int, mark(0xFFFFFF00)] = Field(60001, description="the first of them")
 
 
 class WrittenApi(Written):

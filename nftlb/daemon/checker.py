@@ -170,4 +170,5 @@ def _subject(pool: Pool, backend: Backend, health: Health) -> Subject:
         port = next((one.first_port for one in pool.listen if one.family is backend.family), None)
     sources = (*health.source, *pool.source_addresses)
     source = next((one for one in sources if family(one) is backend.family), None)
-    return Subject(pool.name, backend.name, backend.address, port, source, health.timeout / 1000)
+    timeout = health.timeout / 1000
+    return Subject(pool.name, backend.name, backend.address, port, source, timeout, health.device, health.mark)

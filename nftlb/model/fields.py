@@ -74,6 +74,14 @@ def number(what: str, low: int, high: int) -> Reads:
     return Reads(partial(reading.whole_number, what, low, high), {"type": "integer", "minimum": low, "maximum": high})
 
 
+def mark(high: int) -> Reads:
+    forms = [
+        {"type": "integer", "minimum": 1, "maximum": high},
+        {"type": "string", "pattern": "^0[xX][0-9A-Fa-f]{1,8}$"},
+    ]
+    return Reads(partial(reading.read_mark, high), {"anyOf": forms})
+
+
 def word(words: type[StrEnum], what: str) -> Reads:
     digits = [int(word) for word in words if word.isdecimal()]
     return Reads(partial(reading.read_word, words, what), {"enum": [*map(str, words), *digits]})
@@ -107,6 +115,7 @@ def one_per_family(one: dict[str, Any], *words: str) -> dict[str, Any]:
 
 Port = Annotated[int, number("a port", 1, 65535)]
 Weight = Annotated[int, number("a weight", 0, 256)]
+Mark = Annotated[int, mark(0xFFFFFFFF)]
 Count = Annotated[int, number("a count", 1, 255)]
 Percent = Annotated[int, Reads(reading.read_percent, {"type": "string", "pattern": "^(?:100|[0-9]{1,2})%$"})]
 Boolean = Annotated[bool, Reads(reading.read_boolean, {"type": "boolean"})]
@@ -144,9 +153,8 @@ TableName = Annotated[
     ),
 ]
 # nft writes interfaces in quotes; what is allowed here can't end them, nor be a wildcard.
-Interface = Annotated[
-    str, text("an interface", "1 to 15 letters, digits and _ . - @ : +", r"(?!\.{1,2}$)[A-Za-z0-9_.@:+-]{1,15}")
-]
+INTERFACE = text("an interface", "1 to 15 letters, digits and _ . - @ : +", r"(?!\.{1,2}$)[A-Za-z0-9_.@:+-]{1,15}")
+Interface = Annotated[str, INTERFACE]
 Path = Annotated[str, text("a path", "one that begins with /", reading.PATH)]
 UrlPath = Annotated[str, text("a path of a URL", "one that begins with /, without spaces", reading.URL_PATH)]
 TEXT = text("text", "text that is not empty, without control characters", reading.LINE)

@@ -56,7 +56,8 @@ class Backend:
 class Health:
     """One check of every backend of a pool, and when it is done. Without a port the backend's is checked.
 
-    `source`: where it leaves from, an address a family at most.
+    `source`: where it leaves from, an address a family at most. `device`, `mark`: through which interface, and with
+    which firewall mark; None for none in particular.
     """
 
     check: AnyCheck
@@ -68,6 +69,8 @@ class Health:
     initial: Initial = Initial.LAST
     port: int | None = None
     source: tuple[IPAddress, ...] = ()
+    device: str | None = None
+    mark: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

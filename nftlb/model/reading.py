@@ -78,6 +78,16 @@ def whole_number(what: str, low: int, high: int, found: object) -> int:
 read_port = partial(whole_number, "a port", 1, 65535)
 
 
+_HEXADECIMAL = re.compile(r"0[xX][0-9A-Fa-f]{1,8}")
+
+
+def read_mark(high: int, found: object) -> int:
+    """Read a firewall mark, which other tools show in hexadecimal."""
+    if isinstance(found, str) and _HEXADECIMAL.fullmatch(found):
+        found = int(found, 16)
+    return whole_number("a firewall mark", 1, high, found)
+
+
 def read_boolean(found: object) -> bool:
     if isinstance(found, bool):
         return found

@@ -52,6 +52,8 @@ def _environment(subject: Subject) -> dict[str, str]:
         "NFTLB_ADDRESS": str(subject.address),
         "NFTLB_PORT": "" if subject.port is None else str(subject.port),
         "NFTLB_SOURCE": "" if subject.source is None else str(subject.source),
+        "NFTLB_DEVICE": subject.device or "",
+        "NFTLB_MARK": "" if subject.mark is None else str(subject.mark),
         **{name: os.environ[name] for name in ("TMPDIR",) if name in os.environ},  # confined, there is no other place
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from typing import TYPE_CHECKING
 
 from nftlb.errors import SystemFault
@@ -48,7 +49,7 @@ def reason_of(error: OSError) -> str:
 
 
 def open_socket(subject: Subject, kind: int, protocol: int = 0) -> socket.socket:
-    """Open a non-blocking socket to a subject, bound to its source; not connected yet. Raises SystemFault."""
+    """Open a non-blocking socket to a subject, which leaves as that says; not connected yet. Raises SystemFault."""
     family = socket.AF_INET6 if subject.address.version == 6 else socket.AF_INET  # noqa: PLR2004
     try:
         # The flag spares a system call.
@@ -56,27 +57,43 @@ def open_socket(subject: Subject, kind: int, protocol: int = 0) -> socket.socket
     except OSError as error:
         mend = _MENDS_SOCKET.get(error.errno or 0) or _MENDS.get(error.errno or 0) or error.strerror
         raise SystemFault(f"checks can't be done: {mend}") from error
-    if subject.source is not None:
-        _bind(opened, subject.source)
+    _bind(opened, subject)
     return opened
 
 
 # include/uapi/linux/in.h (Linux 4.2): the port is chosen when the destination is known, so that ports don't run out
 # for as long as connections are in TIME-WAIT.
 _IP_BIND_ADDRESS_NO_PORT = 24
+_MARK = struct.Struct("=I")  # as a plain number Python would take it for signed
 
 
-def _bind(opened: socket.socket, source: object) -> None:
+def _bind(opened: socket.socket, subject: Subject) -> None:
+    """Have it leave by the device, with the mark, from the source; closes it when it can't."""
+    how = ""
     try:
-        if opened.type == socket.SOCK_STREAM:
-            opened.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-        opened.bind((str(source), 0))
+        if subject.device is not None:  # before the source: a VRF has addresses of its own
+            how = f"through {subject.device}"
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, subject.device.encode())
+        if subject.mark is not None:
+            how = f"with the mark {subject.mark}"
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, _MARK.pack(subject.mark))
+        if subject.source is not None:
+            how = f"from {subject.source}"
+            if opened.type == socket.SOCK_STREAM:
+                opened.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            opened.bind((str(subject.source), 0))
     except OSError as error:
         opened.close()
-        if error.errno == errno.EADDRNOTAVAIL:
-            mend = f"{source} is no address of this host: add it (ip address add), or set another source"
-        else:
-            mend = f"can't send from {source}: {error.strerror}"
+        match error.errno:
+            case errno.ENODEV:
+                mend = f"{subject.device} is no interface of this host: add it (ip link add), or set another device"
+            case errno.EPERM:
+                mend = f"not permitted to send {how}: run nftlb as root, or with CAP_NET_ADMIN and CAP_NET_RAW"
+            case errno.EADDRNOTAVAIL:
+                place = subject.device or "this host"
+                mend = f"{subject.source} is no address of {place}: add it (ip address add), or set another source"
+            case _:
+                mend = f"can't send {how}: {error.strerror}"
         raise SystemFault(f"checks can't be done: {mend}") from error
 
 

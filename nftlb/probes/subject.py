@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 class Subject:
     """One backend as a check sees it.
 
-    `source` is the local address to send from, None for the kernel's choice. `timeout` is in seconds. `port` is None
-    only for kinds that need none.
+    `source` is the local address to send from, `device` the interface or VRF to send through, None for the kernel's
+    choice; `mark` is the firewall mark to send with. `timeout` is in seconds. `port` is None only for kinds that need
+    none.
     """
 
     pool: str
@@ -23,6 +24,8 @@ class Subject:
     port: int | None
     source: IPAddress | None
     timeout: float
+    device: str | None = None
+    mark: int | None = None
 
     @property
     def required_port(self) -> int:

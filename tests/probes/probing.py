@@ -32,8 +32,17 @@ Datagrams: TypeAlias = "Callable[[bytes], Iterable[bytes]]"
 Streams: TypeAlias = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]"
 
 
-def subject(host: str = V4, port: int | None = None, *, seconds: float = 5, source: str | None = None) -> Subject:
-    return Subject("pool", "backend", ip_address(host), port, ip_address(source) if source else None, seconds)
+def subject(
+    host: str = V4,
+    port: int | None = None,
+    *,
+    seconds: float = 5,
+    source: str | None = None,
+    device: str | None = None,
+    mark: int | None = None,
+) -> Subject:
+    from_there = ip_address(source) if source else None
+    return Subject("pool", "backend", ip_address(host), port, from_there, seconds, device, mark)
 
 
 def open_files() -> int:

@@ -9,7 +9,7 @@ import re
 import select
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -28,9 +28,9 @@ def shell(script: str, *arguments: str) -> Exec:
     return Exec(argv=("/bin/sh", "-c", script, "sh", *arguments))
 
 
-def check(script: str, *arguments: str, seconds: float = 5, port: int | None = 53, source: str | None = None) -> Result:
+def check(script: str, *arguments: str, seconds: float = 5, port: int | None = 53, **way: Any) -> Result:
     async def main() -> Result:
-        whom = subject("2001:db8::1", port, seconds=seconds, source=source)
+        whom = subject("2001:db8::1", port, seconds=seconds, **way)
         return await clean(probe_for(shell(script, *arguments)), whom)
 
     return asyncio.run(main())
@@ -65,10 +65,12 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin is told whom to check, and gets nothing else but PATH."""
     monkeypatch.setenv("SECRET", "of ours")
     monkeypatch.setenv("PATH", "/bin:/usr/bin")
-    script = 'echo "$NFTLB_POOL $NFTLB_BACKEND $NFTLB_ADDRESS $NFTLB_PORT $NFTLB_SOURCE ${SECRET-none} $PATH"'
+    script = 'echo "$NFTLB_POOL $NFTLB_BACKEND $NFTLB_ADDRESS $NFTLB_PORT ${SECRET-none} $PATH"'
 
-    assert "pool backend 2001:db8::1 53 2001:db8::2 none /bin:/usr/bin" == check(script, source="2001:db8::2").reason
-    assert "<>" == check('echo "<$NFTLB_PORT$NFTLB_SOURCE>"', port=None).reason
+    assert "pool backend 2001:db8::1 53 none /bin:/usr/bin" == check(script).reason
+    way = 'echo "<${NFTLB_PORT?}/${NFTLB_SOURCE?}/${NFTLB_DEVICE?}/${NFTLB_MARK?}>"'
+    assert "<53/2001:db8::2/eth1/16>" == check(way, source="2001:db8::2", device="eth1", mark=16).reason
+    assert "<///>" == check(way, port=None).reason
 
 
 def test_arguments_are_no_shell() -> None:
