@@ -11,7 +11,7 @@ from nftlb.compiler import Allocation, Compiled, read_back
 from nftlb.compiler.allocation import LAST_ZONE, allocate
 from nftlb.errors import NftlbError
 from nftlb.kernel import FakeNft
-from nftlb.model import Config, Forward, Per
+from nftlb.model import Config, Forward, Health, Icmp, Per
 from nftlb.swap import Swapper
 
 LOG = pool("log", "192.0.2.1:514/udp", backends("10.0.0.21", "10.0.0.22"), forward=Forward.DSR)
@@ -38,6 +38,16 @@ def test_numbers_begin_where_the_file_says() -> None:
 
     assert {1000, 1001, 1002} == set(numbers.zones.values())
     assert {7, 8} == set(numbers.marks.values())
+
+
+def test_marks_of_checks_are_theirs() -> None:
+    """A check that leaves with a mark must not be steered to the backend whose mark that is."""
+    first = allocate(config(LOG))
+    checks = (Health(check=Icmp(), mark=60001), Health(check=Icmp(), mark=60003))
+    checked = pool("dns", "192.0.2.53:53/udp", backends("10.0.0.1:53"), health=checks)
+
+    assert {"10.0.0.21": 60002, "10.0.0.22": 60004} == allocate(config(LOG, checked)).marks
+    assert {"10.0.0.21": 60004, "10.0.0.22": 60002} == allocate(config(LOG, checked), first).marks
 
 
 def test_two_pools_may_route_to_one_address_with_one_mark() -> None:

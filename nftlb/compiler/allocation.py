@@ -17,7 +17,7 @@ from .membership import targets
 from .words import WORDS, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from nftlb.model import Config, Pool
     from nftlb.ruleset import Listing, Set, TableFamily
@@ -78,8 +78,12 @@ def is_flow(pool: Pool, protocol: Protocol) -> bool:
 
 
 def allocate(config: Config, previous: Allocation | None = None) -> Allocation:
-    """Number every owner of the configuration; whoever had a number keeps it. NftlbError if there are too few."""
+    """Number every owner of the configuration; whoever had a number keeps it. NftlbError if there are too few.
+
+    The marks that checks are told to leave with are nobody's: they would be steered to the backend whose mark it is.
+    """
     previous = previous or Allocation()
+    of_checks = {health.mark for pool in config.pools for health in pool.health if health.mark is not None}
     zone_owners: list[str] = []
     mark_owners: list[str] = []
     for pool in config.pools:
@@ -93,15 +97,20 @@ def allocate(config: Config, previous: Allocation | None = None) -> Allocation:
                 mark_owners += [mark_owner(target) for target in targets(pool, family)]
     return Allocation(
         _number(zone_owners, previous.zones, range(config.zones.first, LAST_ZONE + 1), "conntrack zones"),
-        _number(mark_owners, previous.marks, range(config.marks.first, LAST_MARK + 1), "marks"),
+        _number(mark_owners, previous.marks, range(config.marks.first, LAST_MARK + 1), "marks", of_checks),
     )
 
 
-def _number(owners: Iterable[str], previous: Mapping[str, int], allowed: range, what: str) -> dict[str, int]:
-    """A number for each owner: the one it had, else the lowest that nobody has or, if need be, that nobody needs."""
+def _number(
+    owners: Iterable[str], previous: Mapping[str, int], allowed: range, what: str, others: Collection[int] = ()
+) -> dict[str, int]:
+    """A number for each owner: the one it had, else the lowest that nobody has or, if need be, that nobody needs.
+
+    Those of `others` are had by somebody else.
+    """
     wanted = dict.fromkeys(owners)
-    numbers = {owner: previous[owner] for owner in wanted if previous.get(owner, -1) in allowed}
-    taken, retired = set(numbers.values()), set(previous.values())
+    numbers = {owner: had for owner in wanted if (had := previous.get(owner, -1)) in allowed and had not in others}
+    taken, retired = {*others, *numbers.values()}, set(previous.values())
     fresh = (number for number in allowed if number not in taken and number not in retired)
     used = (number for number in allowed if number not in taken and number in retired)
     for owner in wanted:
