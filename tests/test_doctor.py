@@ -166,6 +166,13 @@ class TestRealHosts:
 
         assert told(findings)[-1] == "error interface nix0"
 
+    def test_interfaces_of_checks(self, balancer: Namespace) -> None:
+        balancer.run(["ip", "link", "set", "client1", "down"])
+        health = "[{icmp: , device: client1}, {dns: , device: nix0}, {dns: , device: nix0}, {udp: , device: b1}]"
+        findings = balancer.call(examine, parse(NAT.replace("  dns:\n", f"  dns:\n    health: {health}\n")))
+
+        assert ["warning interface client1", "error interface nix0"] == told(findings)
+
     def test_sizes_on_the_fast_path(self, balancer: Namespace) -> None:
         balancer.run(["ip", "link", "set", "b2", "mtu", "1400"])
         text = NAT.replace("  dns:\n", "  dns:\n    forward: stateless\n    ingress: [client1]\n")

@@ -1,4 +1,4 @@
-"""Whether the interfaces suit: those of the fast path, and what all of them do to datagrams on arrival. Pure."""
+"""Whether interfaces suit: those of the fast path and of checks; and what all do to datagrams on arrival. Pure."""
 
 from __future__ import annotations
 
@@ -18,18 +18,13 @@ if TYPE_CHECKING:
 
 
 def judge(config: Config, host: Host) -> Iterator[Finding]:
-    """Look at each pool's `ingress`, then at offloads."""
+    """Look at each pool's `ingress` and the devices of its checks, then at offloads."""
     for pool in config.pools:
-        entrances = []
-        for name in pool.ingress:
-            interface = host.interface(name)
-            if interface is None:
-                yield error(f"interface {name}", f"`ingress` of pool {pool.name}: there is none", "ip link show")
-                continue
-            entrances.append(interface)
-            if not interface.up:
-                message = f"`ingress` of pool {pool.name}: it is down"
-                yield warning(f"interface {name}", message, f"ip link set {name} up")
+        uses = [(name, "`ingress`") for name in pool.ingress]
+        uses += [(health.device, "`device` under health") for health in pool.health if health.device]
+        for name, use in dict.fromkeys(uses):
+            yield from _judge_interface(name, f"{use} of pool {pool.name}", host)
+        entrances = [found for found in map(host.interface, pool.ingress) if found]
         if entrances:
             yield from _judge_fast_path(pool, entrances, host)
     for name, offloads in host.batching.items():
@@ -38,6 +33,14 @@ def judge(config: Config, host: Host) -> Iterator[Finding]:
             f"joins datagrams of a client on arrival ({', '.join(offloads)}): they go to a backend by the batch",
             f"ethtool -K {name} {' '.join(f'{offload} off' for offload in offloads)}",
         )
+
+
+def _judge_interface(name: str, use: str, host: Host) -> Iterator[Finding]:
+    interface = host.interface(name)
+    if interface is None:
+        yield error(f"interface {name}", f"{use}: there is none", "ip link show")
+    elif not interface.up:
+        yield warning(f"interface {name}", f"{use}: it is down", f"ip link set {name} up")
 
 
 def _judge_fast_path(pool: Pool, entrances: list[Interface], host: Host) -> Iterator[Finding]:
