@@ -170,9 +170,17 @@ def test_checks(written: str, expected: dict[str, Any]) -> None:
 
 
 def test_where_checks_leave_from_and_go() -> None:
-    """The address that they are bound to, and the port that they connect to."""
-    (health,) = keepalived(service(server="TCP_CHECK {\nbindto 10.0.0.1\nconnect_port 22\n}")).health
+    """The address and the interface that they are bound to, their mark, and the port that they connect to."""
+    ways = "bindto 10.0.0.1\nconnect_port 22\nbind_if eth0.7\nfwmark 4294967295"
+    (health,) = keepalived(service(server=f"TCP_CHECK {{\n{ways}\n}}")).health
     assert (("10.0.0.1",), 22) == (tuple(map(str, health.source)), health.port)
+    assert ("eth0.7", 0xFFFFFFFF) == (health.device, health.mark)
+
+
+def test_no_mark() -> None:
+    """Keepalived's 0 is none."""
+    (health,) = keepalived(service(server="TCP_CHECK {\nfwmark 0\n}")).health
+    assert health.mark is None
 
 
 @pytest.mark.parametrize(("body", "well"), [("all is fine", True), ("fine\nUNDER MAINTENANCE", False), ("", True)])
@@ -204,7 +212,7 @@ def test_a_program_that_says_1_has_failed(one: int) -> None:
         ("# none", "weight 1\nlthreshold 3", "7: not taken over: lthreshold 3"),
         ("# none", "BFD_CHECK {\nname x\n}", "6: not taken over: BFD_CHECK"),
         ("# none", "FILE_CHECK {\ntrack_file x\n}", "6: not taken over: FILE_CHECK"),
-        ("# none", "TCP_CHECK {\nfwmark 3\n}", "7: not taken over: fwmark 3 of TCP_CHECK"),
+        ("# none", "TCP_CHECK {\nconnect_ip 10.0.0.9\n}", "7: not taken over: connect_ip 10.0.0.9 of TCP_CHECK"),
         ("# none", "DNS_CHECK {\ntype TKEY\n}", "6: not taken over: DNS_CHECK: TKEY is not a record type"),
         ("# none", 'HTTP_GET {\nurl {\nregex "("\n}\n}', "8: not taken over: regex ( of HTTP_GET"),
         ("# none", "HTTP_GET {\n}", "6: not taken over: HTTP_GET without a url"),
@@ -293,6 +301,8 @@ def test_names_are_told_apart() -> None:
         (service(head="192.0.2.53 53 54"), 1, "54 is too much"),
         ("virtual_server_group g {\n10.0.0.0/8 53\n}\n" + service(head="group g"), 2, "10.0.0.0/8 is no range"),
         ("virtual_server_group g {\n}\n" * 2, 3, "is there already"),
+        (service(server="TCP_CHECK {\nfwmark 4294967296\n}"), 6, "4294967296 is not a number that can stand here"),
+        (service(server="TCP_CHECK {\nbind_if eth*\n}"), 6, "eth* is not an interface"),
         (service(server="MISC_CHECK {\n}"), 5, "MISC_CHECK has no misc_path"),
     ],
 )

@@ -85,16 +85,25 @@ class _Block:
 
     def checks(self) -> list[Check]:
         kind = self._statement.key
-        port, source = self._take("connect_port"), self._take("bindto")
+        ways = self._ways()
         found = KINDS[kind](self)
-        common = self._times()
-        if port is not None:
-            common["port"] = read.number(value(port, self._file), self._file, port.line, 1, read.LAST_PORT)
-        if source is not None:
-            common["source"] = str(read.address(value(source, self._file), self._file, source.line))
+        common = self._times() | ways
         for one in self._rest:
             self._notes.missing(one.line, f"{one} of {kind}")
         return [{**one, **common} for one in found if self._valid(one)]
+
+    def _ways(self) -> dict[str, Any]:
+        """Where it goes, and how it leaves."""
+        ways: dict[str, Any] = {}
+        if port := self._take("connect_port"):
+            ways["port"] = read.number(value(port, self._file), self._file, port.line, 1, read.LAST_PORT)
+        if source := self._take("bindto"):
+            ways["source"] = str(read.address(value(source, self._file), self._file, source.line))
+        if device := self._take("bind_if"):
+            ways["device"] = read.interface(value(device, self._file), self._file, device.line)
+        if mark := self._take("fwmark"):
+            ways["mark"] = read.number(value(mark, self._file), self._file, mark.line, 0, read.LAST_MARK)
+        return {key: found for key, found in ways.items() if found}  # a mark of 0 is none
 
     def _take(self, key: str) -> Statement | None:
         for one in self._rest:

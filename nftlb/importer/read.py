@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from nftlb.model.fields import INTERFACE
 from nftlb.model.reading import Unfit, read_address, show
 
 from .remark import fault
@@ -12,8 +13,9 @@ from .remark import fault
 if TYPE_CHECKING:
     from nftlb.model import IPAddress
 
-_DIGITS = re.compile(r"[0-9]{1,9}")
+_DIGITS = re.compile(r"[0-9]{1,10}")
 LAST_PORT = 65535
+LAST_MARK = 0xFFFFFFFF
 
 
 def address(text: str, file: str, line: int) -> IPAddress:
@@ -21,6 +23,14 @@ def address(text: str, file: str, line: int) -> IPAddress:
         return read_address(text)
     except Unfit as error:
         raise fault(file, line, str(error)) from None
+
+
+def interface(text: str, file: str, line: int) -> str:
+    try:
+        INTERFACE.read(text)
+    except Unfit as error:
+        raise fault(file, line, str(error)) from None
+    return text
 
 
 def number(text: str, file: str, line: int, low: int, high: int) -> int:
