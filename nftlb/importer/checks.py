@@ -192,6 +192,7 @@ class _Block:
         if reply is None:
             options["expect"] = "no-icmp-error"
         elif reply.values:
+            options |= self._lengths()
             expected = " ".join(reply.values)
             if "x" in expected.lower():
                 self._notes.changed(reply.line, f"{reply}: any reply will do here")
@@ -199,6 +200,15 @@ class _Block:
                 options["match_hex"] = _hex(expected)
                 self._notes.changed(reply.line, f"{reply}: the bytes may be anywhere in the reply here")
         return [{"udp": options}]
+
+    def _lengths(self) -> dict[str, int]:
+        """The bounds of a reply, which keepalived heeds only where it is told the reply's bytes."""
+        given = {end: self._take(f"{end}_reply_length") for end in ("min", "max")}
+        return {
+            f"{end}_length": read.number(value(one, self._file), self._file, one.line, 0, read.LAST_PORT)
+            for end, one in given.items()
+            if one is not None
+        }
 
     def misc(self) -> list[Check]:
         path, dynamic = self._take("misc_path"), self._take("misc_dynamic")

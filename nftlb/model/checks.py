@@ -15,6 +15,7 @@ from nftlb.model.fields import (
     Boolean,
     DnsName,
     Hex,
+    Length,
     Lines,
     Oid,
     OneOrMany,
@@ -138,11 +139,19 @@ class Udp(_Exchange):
     expect: Annotated[Expect, word(Expect, "an outcome")] = Field(
         Expect.REPLY, description="reply, or the weak no-icmp-error: up as long as nothing says otherwise"
     )
+    min_length: Length = Field(0, description="bytes that the reply must have at least")
+    max_length: Length = Field(65535, description="bytes that the reply may have at most")
 
     @model_validator(mode="after")
-    def _match_needs_reply(self) -> Self:
-        if self.expect is Expect.NO_ICMP_ERROR and (self.match is not None or self.match_hex is not None):
-            raise ValueError("a match is given, but expect is no-icmp-error; allowed: a match with expect: reply")
+    def _demands_need_reply(self) -> Self:
+        demands = self.model_fields_set & {"match", "match_hex", "min_length", "max_length"}
+        given = sorted(key for key in demands if getattr(self, key) is not None)
+        if given and self.expect is Expect.NO_ICMP_ERROR:
+            raise ValueError(
+                f"{given[0]} is given, but expect is no-icmp-error; allowed: {given[0]} with expect: reply"
+            )
+        if self.min_length > self.max_length:
+            raise ValueError(f"min_length is {self.min_length}; allowed: up to max_length, {self.max_length}")
         return self
 
 

@@ -115,6 +115,7 @@ def one_per_family(one: dict[str, Any], *words: str) -> dict[str, Any]:
 
 Port = Annotated[int, number("a port", 1, 65535)]
 Weight = Annotated[int, number("a weight", 0, 256)]
+Length = Annotated[int, number("a length", 0, 65535)]
 Mark = Annotated[int, mark(0xFFFFFFFF)]
 Count = Annotated[int, number("a count", 1, 255)]
 Percent = Annotated[int, Reads(reading.read_percent, {"type": "string", "pattern": "^(?:100|[0-9]{1,2})%$"})]

@@ -24,6 +24,7 @@ class UdpProbe(Probe):
     def __init__(self, check: Udp) -> None:
         self._payload = check.payload
         self._matching = Matching.of(check)
+        self._shortest, self._longest = check.min_length, check.max_length
         self._silence_passes = check.expect is Expect.NO_ICMP_ERROR
 
     async def probe(self, subject: Subject) -> Answer:
@@ -36,6 +37,8 @@ class UdpProbe(Probe):
             return Answer(f"no ICMP error within {subject.timeout:g}s: silence counted as success")
 
     def _read(self, reply: bytes) -> Answer:
-        if self._matching.fits(reply):
-            return _ANSWERED
-        raise Failed(f"reply {self._matching.misfit(reply)}")
+        if not self._shortest <= len(reply) <= self._longest:
+            raise Failed(f"reply is {len(reply)} bytes long, not {self._shortest} to {self._longest}")
+        if not self._matching.fits(reply):
+            raise Failed(f"reply {self._matching.misfit(reply)}")
+        return _ANSWERED

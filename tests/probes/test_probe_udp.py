@@ -46,6 +46,10 @@ def test_what_is_sent(check: Udp, sent: bytes) -> None:
         (Udp(match="x"), b"\x80\x81", 'reply "\ufffd\ufffd" does not match "x"'),
         (Udp.model_validate({"match_hex": "ff00"}), b"\x01\xff\x00", "answered"),
         (Udp.model_validate({"match_hex": "ff00"}), b"\x00\xff", 'reply "00ff" does not contain "ff00"'),
+        (Udp(min_length=4, max_length=4), b"pong", "answered"),
+        (Udp(min_length=5), b"pong", "reply is 4 bytes long, not 5 to 65535"),
+        (Udp(max_length=3, match="x"), b"pong", "reply is 4 bytes long, not 0 to 3"),
+        (Udp(max_length=0), b"", "answered"),
     ],
 )
 def test_match(check: Udp, reply: bytes, reason: str) -> None:
