@@ -23,6 +23,9 @@ _ETH_P_ALL = 0x0003
 _SO_MARK = 36
 _MARK = 0x5107
 _LARGEST = 65536 + 14
+_ASK_EVERY = 20
+_ASK_FOR = 3000
+"""Milliseconds. The kernel asks three times by default, a second apart."""
 
 # Neighbour discovery goes past: a late answer to who has an address would be a delay of its own, or a loss.
 _DETOUR = f"""
@@ -44,6 +47,7 @@ class Link:
         self.host = host
         self._centre = lab.hosts[lab.plan.centre]
         self._balancer = lab.balancer
+        self._towards = host.name if self._centre is lab.balancer else _INTERFACE
         self._detour: _Detour | None = None
         self._down = False
 
@@ -56,6 +60,7 @@ class Link:
 
     def down(self) -> None:
         """Pull the cable out: both ends lose the carrier, the balancer's end keeps its addresses and routes."""
+        self._ask_often()
         # Without it the kernel forgets IPv6 addresses when an interface goes down, and servers can't have them again.
         self.host.sysctl(f"net.ipv6.conf.{_INTERFACE}.keep_addr_on_down", 1)
         self.host.run(["ip", "link", "set", _INTERFACE, "down"])
@@ -65,7 +70,7 @@ class Link:
         await_that(lambda: "NO-CARRIER" in self._centre.run(["ip", "link", "show", self.host.name]), "carrier lost")
 
     def up(self) -> None:
-        """Put it in again; at return packets pass. Without an effect on a link that is up."""
+        """Put it in again; at return packets pass, perhaps for a while. Without an effect on a link that is up."""
         if not self._down:
             return
         self.host.run(["ip", "link", "set", _INTERFACE, "up"])
@@ -77,10 +82,18 @@ class Link:
             )
         self.host.call(links.await_running, [_INTERFACE])
         self._centre.call(links.await_running, [self.host.name])
-        # A neighbour that is being looked for, in vain so far, is looked for again after a second only.
-        for address in (self.host.ipv4, self.host.ipv6):
-            self._balancer.run(["ip", "neighbour", "flush", "to", address])
         self._down = False
+
+    def _ask_often(self) -> None:
+        """Have the balancer look for its neighbour as long as ever, but ask more often than once a second.
+
+        Else a host would seem to be away for up to a second more than its link. Forgetting the neighbour at the link's
+        return would not do: with it go the packets that wait for it.
+        """
+        for version in (4, 6):
+            scope = f"net.ipv{version}.neigh.{self._towards}"
+            self._balancer.sysctl(f"{scope}.retrans_time_ms", _ASK_EVERY)
+            self._balancer.sysctl(f"{scope}.mcast_solicit", _ASK_FOR // _ASK_EVERY)
 
     def slow(self, seconds: float) -> None:
         """Have every packet that the backend sends arrive that much later, its TCP handshakes and pings too.
