@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from daemons.answerer import Answerer
+from daemons.link import Link
+from daemons.outage import KILLED, LINK_DOWN, STOPPED, Outage
 from flowing import Flow, Sent, lost, sources, twice
 from running import Running
 
 from nftlb.lab import VIP4, VIP6, Lab
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 PORT = 5353
+VIP = {4: VIP4, 6: VIP6}
 BACKLOG = 0.25
 """Seconds for which a datagram may wait for its server to read it: a server that dies takes those along. 50 ms were too
 few where two other runs of tests kept both processors busy."""
@@ -28,10 +32,10 @@ FAST = {"interval": "400ms", "fast_interval": "100ms", "timeout": "200ms", "rise
 
 def dns(lab: Lab, version: int = 4, **options: Any) -> dict[str, Any]:
     """The pool, with a backend on every host of the lab."""
-    vip = {4: f"{VIP4}:53/udp", 6: f"[{VIP6}]:53/udp"}[version]
+    listen = {4: f"{VIP4}:53/udp", 6: f"[{VIP6}]:53/udp"}[version]
     written = {4: "{}:{}", 6: "[{}]:{}"}[version]
     backends = {host.name: written.format(host.address(version), PORT) for host in lab.backends}
-    return {"dns": {"listen": vip, "backends": backends, "health": UDP | FAST, **options}}
+    return {"dns": {"listen": listen, "backends": backends, "health": UDP | FAST, **options}}
 
 
 def during(sent: Sequence[Sent], begin: float, end: float) -> list[Sent]:
@@ -43,82 +47,106 @@ def its_turns_alone(missing: Sequence[Sent]) -> bool:
     return all(later.number - one.number >= 3 for one, later in pairwise(missing))
 
 
+class Course(NamedTuple):
+    """Just before it began, when the kernel was seen to know, just before it ended, and when the kernel knew that."""
+
+    begin: float
+    out: float
+    over: float
+    back: float
+
+
+class Scene(NamedTuple):
+    """The servers b1 and b3, and b2, which is a process of its own; the daemon; and traffic, complete at the end."""
+
+    server: Answerer
+    link: Link
+    daemon: Running
+    flow: Flow
+
+    def out(self) -> float:
+        """Wait until b2 is out; return when that was seen."""
+        return self.daemon.wait("swap", since=self.daemon.wait("backend_down", "b2").at).at
+
+    def suffer(self, outage: Outage) -> Course:
+        """Let it befall b2, with traffic before, while b2 is out, and when it is back."""
+        self.flow.wait(1000)
+        begin = time.monotonic()
+        with outage.befalls(self.server, self.link):
+            out = self.out()
+            self.flow.wait(1000)
+            over = time.monotonic()
+        back = self.daemon.wait("swap", since=self.daemon.wait("backend_up", "b2").at).at
+        self.flow.wait(1000)
+        return Course(begin, out, over, back)
+
+
+def only_its_turns_were_lost(sent: Sequence[Sent], course: Course, vip: str) -> None:
+    """Check that of all that was sent, b2 has lost what it was sent before it was out, and nobody anything else."""
+    missing = lost(sent)
+    assert missing == during(missing, course.begin - BACKLOG, course.out)
+    assert its_turns_alone(missing)
+    assert {"b1", "b3"} == {one.backend for one in during(sent, course.out, course.over)}
+    assert {"b1", "b2", "b3"} == {one.backend for one in during(sent, course.back, sent[-1].at)}
+    assert [] == twice(sent)
+    assert {(vip, 53)} == sources(sent)
+
+
+@contextmanager
+def scene(directory: Path, version: int, *, offload: bool, rate: int, **options: Any) -> Iterator[Scene]:
+    """Set it up; `rate` is in datagrams a second, `options` are the pool's."""
+    with Lab(backends=3, offload=offload) as lab, ExitStack() as stack:
+        b1, b2, b3 = lab.backends
+        server = stack.enter_context(Answerer(b2, port=PORT, version=version))
+        link = stack.enter_context(Link(lab, b2))
+        stack.enter_context(lab.serve(PORT, backends=[b1, b3]))
+        daemon = stack.enter_context(Running(lab.balancer, directory, dns(lab, version, **options)))
+        yield Scene(server, link, daemon, stack.enter_context(Flow(lab.client, (VIP[version], 53), rate=rate)))
+
+
+@pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("outage", [KILLED, STOPPED, LINK_DOWN], ids=lambda outage: outage.name)
+def test_fails_and_returns(outage: Outage, version: int, offload: bool, tmp_path: Path) -> None:
+    """By its checks alone: only its turns before it was out are lost, and nothing when it is back."""
+    with scene(tmp_path, version, offload=offload, rate=2000) as seen:
+        course = seen.suffer(outage)
+    sent = seen.flow.sent
+
+    # A process that was stopped answers in the end what has waited for it.
+    assert [one for one in during(sent, course.begin, course.out) if one.backend in {"", "b2"}]
+    only_its_turns_were_lost(sent, course, VIP[version])
+
+
 @pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
 @pytest.mark.parametrize("version", [4, 6])
 def test_killed_with_passive(version: int, offload: bool, tmp_path: Path) -> None:
     """A process that dies loses a handful of datagrams; from then on, and when it returns, nothing is lost."""
-    vip = {4: VIP4, 6: VIP6}[version]
-    with Lab(backends=3, offload=offload) as lab, ExitStack() as servers:
-        first = servers.enter_context(ExitStack())
-        first.enter_context(lab.serve(PORT, backends=[lab.backends[1]]))
-        servers.enter_context(lab.serve(PORT, backends=[lab.backends[0], lab.backends[2]]))
-        with Running(lab.balancer, tmp_path, dns(lab, version, passive=True)) as daemon:
-            with Flow(lab.client, (vip, 53), rate=3000) as flow:
-                flow.wait(1000)
-                killed = time.monotonic()
-                first.close()
-                out = daemon.wait("swap", since=daemon.wait("backend_down", "b2").at)
-                flow.wait(1000)
-                servers.enter_context(lab.serve(PORT, backends=[lab.backends[1]]))
-                daemon.wait("swap", since=daemon.wait("backend_up", "b2").at)
-                flow.wait(1000)
-            sent = flow.stop()
-        missing = lost(sent)
+    with scene(tmp_path, version, offload=offload, rate=3000, passive=True) as seen:
+        course = seen.suffer(KILLED)
+    sent = seen.flow.sent
 
-        assert "passive: port unreachable" == daemon.wait("backend_down", "b2").event["reason"]
-        assert missing == during(missing, killed - BACKLOG, out.at)
-        assert 0 < len(missing) <= 3000 * (out.at - killed + BACKLOG) / 3 + 1
-        assert its_turns_alone(missing)
-        assert [] == twice(sent)
-        assert {(vip, 53)} == sources(sent)
-        assert {"b1", "b3"} == {one.backend for one in during(sent, out.at, daemon.wait("backend_up", "b2").happened)}
-        assert {"b1", "b2", "b3"} == {one.backend for one in sent[-300:]}
+    assert "passive: port unreachable" == seen.daemon.wait("backend_down", "b2").event["reason"]
+    assert 0 < len(lost(sent)) <= 3000 * (course.out - course.begin + BACKLOG) / 3 + 1
+    only_its_turns_were_lost(sent, course, VIP[version])
 
 
 @pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_refusal_costs_a_handful(version: int, offload: bool, tmp_path: Path) -> None:
     """Where a server has left nothing unread when it dies, its first refused datagrams are all that is lost."""
-    vip = {4: VIP4, 6: VIP6}[version]
-    with Lab(backends=3, offload=offload) as lab, ExitStack() as servers:
-        first = servers.enter_context(ExitStack())
-        first.enter_context(lab.serve(PORT, backends=[lab.backends[1]]))
-        servers.enter_context(lab.serve(PORT, backends=[lab.backends[0], lab.backends[2]]))
-        slow = dns(lab, version, passive=True, health=UDP | FAST | {"interval": "1m"})
-        with Running(lab.balancer, tmp_path, slow) as daemon:
-            # Slow enough that a machine that stalls for a tenth of a second does not pass for one that loses more.
-            with Flow(lab.client, (vip, 53), rate=100) as flow:
-                flow.wait(30)
-                flow.pause()
-                first.close()
-                flow.resume()
-                out = daemon.wait("swap", since=daemon.wait("backend_down", "b2").at)
-                flow.wait(60)
-            sent = flow.stop()
-        missing = lost(sent)
+    rarely = UDP | FAST | {"interval": "1m"}
+    # Slow enough that a machine that stalls for a tenth of a second does not pass for one that loses more.
+    with scene(tmp_path, version, offload=offload, rate=100, passive=True, health=rarely) as seen:
+        seen.flow.wait(30)
+        seen.flow.pause()
+        seen.server.kill()
+        seen.flow.resume()
+        out = seen.out()
+        seen.flow.wait(60)
+    missing = lost(seen.flow.sent)
 
-        assert "passive: port unreachable" == daemon.wait("backend_down", "b2").event["reason"]
-        assert 0 < len(missing) <= HANDFUL
-        assert its_turns_alone(missing)
-        assert [] == [one for one in missing if one.at > out.at]
-
-
-@pytest.mark.parametrize("version", [4, 6])
-def test_link_down(version: int, tmp_path: Path) -> None:
-    """A host that can't be reached loses only what was its turn before it was out."""
-    vip = {4: VIP4, 6: VIP6}[version]
-    with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, dns(lab, version)) as daemon:
-        with Flow(lab.client, (vip, 53), rate=2000) as flow:
-            flow.wait(1000)
-            cut = time.monotonic()
-            lab.balancer.run(["ip", "link", "set", "b2", "down"])
-            out = daemon.wait("swap", since=daemon.wait("backend_down", "b2").at)
-            flow.wait(1000)
-        sent = flow.stop()
-        missing = lost(sent)
-
-        assert missing == during(missing, cut - BACKLOG, out.at)
-        assert {"b1", "b3"} == {one.backend for one in during(sent, cut, out.at)} - {"", "b2"}
-        assert its_turns_alone(missing)
-        assert [] == twice(sent)
-        assert {(vip, 53)} == sources(sent)
+    assert "passive: port unreachable" == seen.daemon.wait("backend_down", "b2").event["reason"]
+    assert 0 < len(missing) <= HANDFUL
+    assert its_turns_alone(missing)
+    assert [] == [one for one in missing if one.at > out]
