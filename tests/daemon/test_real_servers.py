@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from daemons.certificate import self_signed
@@ -14,6 +14,7 @@ from daemons.nginx import Nginx
 from daemons.outage import FLAPPING, HEALTHY, OUTAGES, Outage, Symptom
 from daemons.services import SERVICES, Service
 from running import Running
+from stalls import Stalls
 
 from nftlb.lab import VIP4, VIP6, Lab
 
@@ -24,13 +25,12 @@ if TYPE_CHECKING:
 
 INTERVAL, FAST, TIMEOUT, RISE, FALL = 0.5, 0.2, 0.4, 2, 3
 TIMERS = {"interval": "500ms", "fast_interval": "200ms", "timeout": "400ms", "rise": RISE, "fall": FALL}
-OUT = INTERVAL + (FALL - 1) * max(FAST, TIMEOUT) + TIMEOUT
-"""Seconds, at most, from an outage to the last of the checks that find it."""
-BACK = INTERVAL + (RISE - 1) * max(FAST, TIMEOUT) + TIMEOUT
 LATE = 0.05
-"""Seconds, after the bounds, in which the kernel follows; half of all outages have to keep to that."""
-NOISE = 1.0
-"""Seconds that a shared machine may stall in the other half. How close it gets is measured: pytest -s shows it."""
+"""Seconds, after the last check that it takes, in which the kernel follows."""
+WAKINGS = 3
+"""How often at least a check waits for its turn: the daemon when it is due, the server, and the daemon again."""
+PATIENT = 5.0
+"""Seconds in which even a machine that stalls has brought a backend back."""
 SAID = {"dns": "refused", "radius": "reject", "ntp": "synchronised", "snmp": "nosuchobject", "sip": "503"}
 
 
@@ -51,56 +51,82 @@ def pool(servers: list[Daemon], version: int, protocol: str) -> dict[str, Any]:
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 def test_outages(service: Service, version: int, tmp_path: Path) -> None:
     """Whatever befalls one of two servers, it is out in time and back in time; the other one is left in peace."""
-    late: dict[str, Lateness] = {}
     with Lab(backends=2) as lab, ExitStack() as stack:
         servers = [stack.enter_context(one) for one in make(service, lab, version, tmp_path)]
         link = stack.enter_context(Link(lab, lab.backends[0]))
         daemon = stack.enter_context(Running(lab.balancer, tmp_path, {"it": pool(servers, version, service.transport)}))
+        stalls = stack.enter_context(Stalls())
         checked(daemon)
-        for outage in (one for one in OUTAGES if one.can_befall(service)):
-            if (seen := suffer(daemon, outage, servers[0], link, service)) is not None:
-                late[outage.name] = seen
+        late = {
+            outage.name: suffer(daemon, outage, servers[0], link, service, stalls)
+            for outage in OUTAGES
+            if outage.can_befall(service)
+        }
 
         assert [] == [one for one in daemon.events if one.backend == "b2"]
-    told = {name: f"{one.out * 1e3:+.0f} out, {one.back * 1e3:+.0f} back" for name, one in late.items()}
-    print(f"\n{service.name} IPv{version}, ms after the bound: {told}")  # noqa: T201
-    assert median(one.out for one in late.values()) < LATE
-    assert median(one.back for one in late.values()) < LATE
+    told = [f"{name} {moment}" for name, moments in late.items() for moment in moments]
+    print(f"\n{service.name} IPv{version}, after the bound: {', '.join(told)}")  # noqa: T201
+    assert [] == [moment for moments in late.values() for moment in moments if not moment.kept]
 
 
-class Lateness(NamedTuple):
-    """Seconds after the bounds at which a backend left and came back; negative: before."""
+@dataclass(frozen=True)
+class Moment:
+    """When the kernel followed: seconds after the bound (negative: before), and how many the machine may have cost."""
 
-    out: float
-    back: float
+    what: str
+    late: float
+    stalled: float
+
+    @property
+    def kept(self) -> bool:
+        return self.late < LATE + self.stalled
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.late * 1e3:+.0f} ms (stalls {self.stalled * 1e3:.0f})"
 
 
-def suffer(daemon: Running, outage: Outage, server: Daemon, link: Link, service: Service) -> Lateness | None:
-    """Let it happen, and look; None where there is no moment at which it has to leave."""
+def out_bound(outage: Outage) -> float:
+    """Seconds, at most, until `fall` checks have failed: a refusal or a wrong answer comes at once."""
+    takes = TIMEOUT if outage.symptom in {Symptom.SILENCE, Symptom.LATE} else 0.0
+    return INTERVAL + (FALL - 1) * max(FAST, takes) + takes
+
+
+def back_bound(service: Service) -> float:
+    """Seconds, at most, until `rise` checks have passed: where nothing answers, each has to wait for an error."""
+    takes = 0.0 if service.answers else TIMEOUT
+    return INTERVAL + (RISE - 1) * max(FAST, takes) + takes
+
+
+def suffer(
+    daemon: Running, outage: Outage, server: Daemon, link: Link, service: Service, stalls: Stalls
+) -> list[Moment]:
+    """Let it happen, and look; return when b1 was out and when it was back, where there is such a moment."""
     begin = time.monotonic()
     if not outage.can_be_seen(service):
         with outage.befalls(server, link):
             checked(daemon)
             checked(daemon)
         assert [] == [one for one in daemon.events if one.at > begin and outage is HEALTHY]
-        return None
+        return []
     with outage.befalls(server, link):
+        begun = time.monotonic()
         if outage is FLAPPING:
             checked(daemon)
         else:
             out = daemon.wait("swap", since=daemon.wait("backend_down", "b1", since=begin).at)
+            late = [Moment("out", out.happened - begun - out_bound(outage), stalls.worst(begun, WAKINGS * (FALL + 1)))]
             status = daemon.backend("it", "b1")
             assert (False, False) == (status["up"], status["in_rotation"])
-            assert out.at - begin < OUT + NOISE
             if outage.symptom is Symptom.WRONG:
                 assert SAID.get(service.name, "503") in status["reason"].lower()
     over = time.monotonic()
-    status = daemon.poll_status(lambda found: found["pools"][0]["backends"][0]["up"] and found, "b1's return")
-    assert time.monotonic() - over < BACK + NOISE
     if outage is FLAPPING:
-        return None
-    back = daemon.wait("backend_up", "b1", since=out.at)
-    return Lateness(out.at - begin - OUT, back.at - over - BACK)
+        daemon.poll_status(lambda found: found["pools"][0]["backends"][0]["up"] and found, "b1's return")
+        assert time.monotonic() - over < PATIENT
+        return []
+    back = daemon.wait("swap", since=daemon.wait("backend_up", "b1", since=out.at).at)
+    late.append(Moment("back", back.happened - over - back_bound(service), stalls.worst(over, WAKINGS * (RISE + 1))))
+    return late
 
 
 def checked(daemon: Running) -> None:
