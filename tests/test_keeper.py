@@ -79,6 +79,25 @@ def test_a_storm_is_saved_now_and_then() -> None:
     assert [(SOON, "0"), (SOON + APART, "20"), (SOON + 2 * APART, "40")] == play(scene())
 
 
+def test_the_start_does_not_hold_up_the_first_change() -> None:
+    """What is saved at the start by itself is no change: a crash soon after it forgets no more than any other."""
+
+    async def scene() -> list[tuple[float, str]]:
+        world = World()
+        world.keeper.begin()
+        await asyncio.sleep(2 * SOON)
+        world.now = "second"
+        world.keeper.touch()
+        await asyncio.sleep(2 * SOON)
+        world.now = "third"
+        world.keeper.touch()
+        await asyncio.sleep(APART)
+        return world.store.saved
+
+    times = [SOON, round(3 * SOON, 6), round(3 * SOON + APART, 6)]
+    assert list(zip(times, ("first", "second", "third"), strict=True)) == play(scene())
+
+
 def test_who_waits_is_served_at_once() -> None:
     """save() returns when it is on the disk; nothing is left to be saved later."""
 
@@ -137,9 +156,8 @@ def test_the_end_during_a_save_that_fails() -> None:
     async def scene() -> int:
         world = World()
         world.store.error = errno.EIO
-        world.keeper.touch(0)
+        world.keeper._save_now()
         await asyncio.sleep(0)
-        world.keeper._begin()
         await world.keeper.close()
         await settle()
         assert world.keeper._timer is None

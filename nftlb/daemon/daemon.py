@@ -125,7 +125,7 @@ class Daemon:
                 gc.set_threshold(_GARBAGE)
                 checker.configure(config)
                 api.follow(config)
-                keeper.touch()
+                keeper.begin()
                 await self._serve(control, reconciler, api)
         finally:
             _log.info("stopping")

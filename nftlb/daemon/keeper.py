@@ -42,30 +42,35 @@ class Keeper:
         # One thread: who is cancelled stops waiting, not writing, and the next must neither meet nor overtake that.
         self._thread = ThreadPoolExecutor(1, "state")
         self._timer: asyncio.TimerHandle | None = None
-        self._saved = -APART
+        self._changed = False
+        self._saved = -APART  # when a change was saved last
         self._task: asyncio.Task[None] | None = None
 
     def use(self, store: Store) -> None:
         """Save elsewhere from now on."""
         self._store = store
 
-    def touch(self, delay: float = SOON) -> None:
-        """Have it saved soon."""
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(max(loop.time() + delay, self._saved + APART), self._begin)
+    def begin(self) -> None:
+        """Have it saved soon as it is at the start. That is no change: the first one does not wait for its sake."""
+        self._arm(SOON)
+
+    def touch(self) -> None:
+        """Have a change saved soon."""
+        self._changed = True
+        self._arm(SOON)
 
     async def save(self) -> None:
         """Save now; that it can't be done is a fault, and tried again."""
         async with self._lock:
             self._disarm()
-            self._saved = asyncio.get_running_loop().time()
+            if self._changed:
+                self._changed, self._saved = False, asyncio.get_running_loop().time()
             memory, good = self._memory(), self._good()
             try:
                 await asyncio.get_running_loop().run_in_executor(self._thread, _write, self._store, memory, good)
             except OSError as error:
                 self._faults.set(_WHAT, f"can't write {self._store}: {error.strerror or error}")
-                self.touch(AGAIN)
+                self._arm(AGAIN)
             else:
                 self._faults.clear(_WHAT)
 
@@ -77,7 +82,12 @@ class Keeper:
         self._disarm()  # what failed now is not tried again
         self._thread.shutdown()
 
-    def _begin(self) -> None:
+    def _arm(self, delay: float) -> None:
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(max(loop.time() + delay, self._saved + APART), self._save_now)
+
+    def _save_now(self) -> None:
         self._timer = None
         self._task = asyncio.create_task(self.save())
 
