@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
 from http import HTTPStatus
 from ipaddress import IPv4Address
@@ -234,6 +234,37 @@ def test_of_all_addresses_with_the_same_port() -> None:
                 assert "HTTP/1.1 200 OK" == await get(("127.0.0.1", PORT))
             assert (EventKind.FAULT_GONE, "api") == await world.next()
             assert "HTTP/1.1 200 OK" == await get(("127.0.0.3", PORT))
+
+    with Namespace("api") as namespace:
+        namespace.run(["ip", "link", "set", "lo", "up"])
+        namespace.call(lambda: asyncio.run(scene()))
+
+
+def test_connections_are_not_closed_again_and_again() -> None:
+    """Ever fewer tries of an address that can't be had close those that are open; another address is tried at once."""
+
+    async def closed(seconds: float) -> int:
+        """How many connections, one after the other, were closed in that time."""
+        number, until = 0, asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < until:
+            with suppress(TimeoutError, ConnectionRefusedError, ConnectionResetError):
+                reader, writer = await connect(("127.0.0.1", PORT))
+                with closing(writer):
+                    async with asyncio.timeout_at(until):
+                        await reader.read()
+                        number += 1
+            await asyncio.sleep(0.001)
+        return number
+
+    async def scene() -> None:
+        async with running(on("0.0.0.0")) as world:  # noqa: S104 - in a namespace of its own
+            assert "HTTP/1.1 200 OK" == await get(("127.0.0.1", PORT))
+            world.server.follow(on("10.0.0.1"))
+            assert (EventKind.FAULT, "api") == await world.next()
+            assert await closed(1) <= 6  # after 0.02 s, 0.04 s and so on; every 0.02 s it would be 50
+            world.server.follow(on("127.0.0.1"))
+            assert (EventKind.FAULT_GONE, "api") == await world.next()
+            await refused(("127.0.0.2", PORT))
 
     with Namespace("api") as namespace:
         namespace.run(["ip", "link", "set", "lo", "up"])

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 AGAIN = 2.0
 """Seconds until an address that can't be had is tried again: it may be there only later."""
+RARELY = 60.0
+"""At most so many where the present address has to be left for the try, which closes all connections: first AGAIN, then
+each time twice as many."""
 
 _WHAT = "api"
 _TOKENS = "token_file"
@@ -40,11 +43,13 @@ class ApiServer:
         self._tokens: Callable[[], frozenset[bytes] | None] = no_tokens
         self._server: Server | None = None
         self._where: Endpoint | UnixSocket | None = None
+        self._gap = self._not_before = 0.0
         self._changed = asyncio.Event()
 
     def follow(self, config: Config) -> None:
         if config.api != self._wanted:
             self._wanted = config.api
+            self._gap = self._not_before = 0.0
             self._changed.set()
 
     async def run(self) -> None:
@@ -70,6 +75,11 @@ class ApiServer:
         """Serve there if that can be, else still where it was, and that is a fault."""
         before = self._where
         if before is not None and _overlap(before, listen):
+            now = asyncio.get_running_loop().time()
+            if now < self._not_before:
+                return
+            self._gap = min(2 * self._gap or AGAIN, RARELY)
+            self._not_before = now + self._gap
             await self._close()
         if self._where == listen or await self._open(listen):
             self._faults.clear(_WHAT)
