@@ -74,7 +74,7 @@ def balanced_again(wholes: list[Whole], taken: Taken, where: Where) -> Iterator[
     """Packets are balanced once, health checks like all that leaves this host: those would find well what gets none."""
     for part in wholes:
         for server in part.servers:
-            for _, own in part.listeners:
+            for own in (one for _, one in part.listeners if one.family is family(server.address)):
                 ranges = taken.get((server.address, own.protocol))
                 ports = (own.first_port, own.last_port) if server.port is None else (server.port, server.port)
                 found = ranges and ranges.overlapping(*ports)
