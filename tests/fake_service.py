@@ -121,8 +121,8 @@ class FakeService:
         for pool in self.shown.values():
             yield pool
 
-    def names(self) -> tuple[str, ...]:
-        return tuple(self.shown)
+    def short(self) -> tuple[str, ...]:
+        return tuple(name for name, pool in self.shown.items() if not pool.ready)
 
     async def pool(self, name: str) -> PoolStatus:
         if name not in self.shown:

@@ -43,7 +43,9 @@ def down(one: Fleet) -> set[str]:
 
 
 def states(one: Fleet, now: float = 1.0) -> dict[str, BackendState]:
-    return dict(one.membership(now).of("dns"))
+    of_it = one.state("dns", now)
+    assert of_it == one.membership(now).of("dns")
+    return dict(of_it)
 
 
 def kinds(changes: list[Change]) -> list[tuple[EventKind, str]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
-from fake_service import two_pools
+from fake_service import FakeService, a_pool, two_pools
 from prometheus_client.parser import text_string_to_metric_families
 from serving import BEARER, Answer, World, hang_up, head, read_answer, run, serving
 from states import status_of
@@ -69,6 +69,54 @@ def test_readiness_of_all() -> None:
         async with serving(service) as world:
             answer = await world.get("/readyz")
             assert (200, b"ready\n") == (answer.status, answer.body)
+
+    run(test())
+
+
+def test_readiness_without_rules() -> None:
+    """503 too where all have their quorum, and nothing is said against the pools."""
+
+    class Robbed(FakeService):
+        def ready(self, pool: str | None = None) -> bool:
+            super().ready(pool)
+            return False
+
+    async def test() -> None:
+        service = Robbed({"dns": two_pools().shown["dns"]})
+        async with serving(service) as world:
+            for query in ("", "?pool=dns"):
+                answer = await world.get(f"/readyz{query}")
+                assert (503, b"not ready\n") == (answer.status, answer.body)
+
+    run(test())
+
+
+def test_readiness_of_many() -> None:
+    """Others have their turn after each pool, and a reload that takes a pool away in one of them is no error."""
+
+    class Reloaded(FakeService):
+        turn = 0
+        turns: ClassVar[list[int]] = []
+
+        def next_turn(self) -> None:
+            self.turn += 1
+
+        async def pool(self, name: str) -> PoolStatus:
+            pool = await super().pool(name)
+            self.turns.append(self.turn)
+            asyncio.get_running_loop().call_soon(self.next_turn)
+            self.shown.pop("more2", None)
+            return pool
+
+    async def test() -> None:
+        service = Reloaded(two_pools().shown)
+        service.put(*(a_pool(f"more{number}") for number in (1, 2, 3)))
+        async with serving(service) as world:
+            answer = await world.get("/readyz")
+            assert 503 == answer.status
+            lines = [line.split(":")[0] for line in answer.body.decode().splitlines()]
+            assert ["not ready", "syslog", "more1", "more3"] == lines
+            assert [0, 1, 2] == service.turns
 
     run(test())
 

@@ -183,8 +183,8 @@ class Control:
         pool = self._find(name)
         return report.pool_status(pool, self._state(name), self._counters, self._added(pool))
 
-    def names(self) -> tuple[str, ...]:
-        return tuple(self.fleet.pools)
+    def short(self) -> tuple[str, ...]:
+        return tuple(name for name, pool in self.fleet.pools.items() if not pool.ready)
 
     def ready(self, pool: str | None = None) -> bool:
         if pool is not None:
@@ -314,7 +314,7 @@ class Control:
         return report.backend_status(found, name, self._state(pool), self._counters, added=name in self._added(found))
 
     def _state(self, pool: str) -> Any:
-        return self.fleet.membership(now()).of(pool)
+        return self.fleet.state(pool, now())
 
     def _added(self, pool: TrackedPool) -> set[str]:
         file = self.base.pool(pool.pool.name)

@@ -99,10 +99,13 @@ class Fleet:
 
     def membership(self, now: float) -> Membership:
         """Who takes part, for the compiler."""
-        for pool in self._stale:
-            self._states[pool] = self._state(self.pools[pool], now)
-        self._stale.clear()
+        self._refresh(now)
         return Membership({name: state for name, state in self._states.items() if state})
+
+    def state(self, pool: str, now: float) -> PoolState:
+        """Of it that of one pool."""
+        self._refresh(now)
+        return self._states[pool]
 
     def next_step(self, now: float) -> float | None:
         """When `membership` changes by the time alone: the next step of a slow start; None: not at all."""
@@ -195,6 +198,11 @@ class Fleet:
             return []
         tracked.ready, tracked.since = old.ready, old.since
         return self._settle_quorum(tracked, now)
+
+    def _refresh(self, now: float) -> None:
+        for pool in self._stale:
+            self._states[pool] = self._state(self.pools[pool], now)
+        self._stale.clear()
 
     def _state(self, pool: TrackedPool, now: float) -> PoolState:
         slow_start = pool.pool.slow_start / 1000

@@ -50,8 +50,8 @@ class Service(Protocol):
     async def pool(self, name: str) -> PoolStatus:
         """One of them."""
 
-    def names(self) -> tuple[str, ...]:
-        """The names of all pools."""
+    def short(self) -> tuple[str, ...]:
+        """The names of the pools without quorum."""
 
     def ready(self, pool: str | None = None) -> bool:
         """Whether every pool, or this one, has its quorum. Costs nothing. Raises UnknownPool."""

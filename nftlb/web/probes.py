@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from nftlb.metrics import CONTENT_TYPE
+from nftlb.service import UnknownPool
 
 from .errors import Refused
 
@@ -39,11 +41,13 @@ class Probes:
         pool = _only_pool(request)
         if self._service.ready(pool):
             return web.Response(text="ready\n")
-        names = self._service.names() if pool is None else (pool,)
-        without = [await self._service.pool(name) for name in names if not self._service.ready(name)]
-        lines = [
-            f"{one.name}: {one.healthy} of {one.quorum} backends that make its quorum are healthy" for one in without
-        ]
+        short = [name for name in self._service.short() if pool in {None, name}]
+        lines = []
+        for name in short:
+            with suppress(UnknownPool):  # a reload took it away meanwhile
+                one = await self._service.pool(name)
+                lines.append(f"{name}: {one.healthy} of {one.quorum} backends that make its quorum are healthy")
+            await asyncio.sleep(0)  # thousands take a while, in which checks have to begin
         return web.Response(status=503, text="\n".join(["not ready", *lines, ""]))
 
     async def figures(self, _: web.Request) -> web.Response:
