@@ -145,6 +145,14 @@ class Applier:
         return file_text(compiled.ruleset(membership))
 
     @property
+    def holds(self) -> bool:
+        """Whether the kernel still does what it accepted last."""
+        if self._loaded is None:
+            return False
+        compiled, membership = self._loaded
+        return self.swapper.does(compiled.ruleset(membership))
+
+    @property
     def untouched(self) -> bool:
         """Whether nobody else has written to nf_tables since we last looked."""
         return self.swapper.untouched()

@@ -31,10 +31,13 @@ from nftlb.health import Fleet, Memory, Result
 from nftlb.health.memory import read, write
 from nftlb.metrics import Metrics
 from nftlb.model import Admin
-from nftlb.ruleset import TableFamily
+from nftlb.ruleset import Chain, TableFamily
 from nftlb.service import Conflict, EventKind, Unapplied, UnknownBackend, UnknownPool
+from nftlb.swap import Transaction
+from nftlb.swap.operations import AddChain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from nftlb.daemon.hooks import Call
@@ -723,8 +726,39 @@ def test_ready_only_with_rules(file: Path) -> None:
     play(scene())
 
 
-def test_not_ready_while_robbed(file: Path) -> None:
-    """Where our rules are gone and can't be put back, nothing is ready; other refusals leave the old ones."""
+def _nothing(_: World) -> None:
+    pass
+
+
+def _health_changes(world: World) -> None:
+    world.hear("ns1", "---")
+
+
+def _links_change(world: World) -> None:
+    world.control.reconciler.recheck()
+
+
+@pytest.mark.parametrize("meanwhile", [_nothing, _health_changes, _links_change])
+def test_not_ready_while_robbed(file: Path, meanwhile: Callable[[World], None]) -> None:
+    """Where our rules are gone and can't be put back, nothing is ready, whatever else changes at the same time."""
+
+    async def scene() -> list[bool]:
+        async with World(file) as world:
+            with patch.object(world.hands.kernel, "apply", side_effect=KernelError("no")):
+                world.hands.kernel.flush()
+                world.control.reconciler.suspect()
+                meanwhile(world)
+                await asyncio.sleep(1)
+                ready = [world.control.ready("dns")]
+            await asyncio.sleep(10)
+            assert world.is_right
+            return [*ready, world.control.ready()]
+
+    assert [False, True] == play(scene())
+
+
+def test_ready_while_refused(file: Path) -> None:
+    """A refusal leaves the old rules, and they serve, also with what somebody else added."""
 
     async def scene() -> list[bool]:
         async with World(file) as world:
@@ -734,17 +768,16 @@ def test_not_ready_while_robbed(file: Path) -> None:
                 await asyncio.sleep(1)
                 ready.append(world.control.ready())
             await asyncio.sleep(10)
+            world.hands.kernel.apply(Transaction("nftlb", (AddChain(TableFamily.IP, Chain("theirs")),)))
             with patch.object(world.hands.kernel, "apply", side_effect=KernelError("no")):
-                world.hands.kernel.flush()
-                world.control.reconciler.suspect()
-                await asyncio.sleep(1)
-                ready.append(world.control.ready("dns"))
-            await asyncio.sleep(10)
-            ready.append(world.control.ready())
-            assert world.is_right
+                for change in ("---", "++"):
+                    world.control.reconciler.suspect()
+                    await asyncio.sleep(10)
+                    ready.append(world.control.ready())
+                    world.hear("ns2", change)
             return ready
 
-    assert [True, False, True] == play(scene())
+    assert [True, True, True] == play(scene())
 
 
 def test_the_ruleset_and_the_events(file: Path) -> None:

@@ -75,6 +75,10 @@ class Hands:
     async def untouched(self) -> bool:
         return await self._do(lambda: self._at_hand().untouched)
 
+    async def hold(self) -> bool:
+        """Whether the kernel still does what it accepted last."""
+        return await self._do(lambda: self._at_hand().holds)
+
     async def text(self) -> str:
         return await self._do(lambda: self._at_hand().text())
 

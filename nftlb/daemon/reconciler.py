@@ -84,7 +84,7 @@ class Reconciler:
 
     @property
     def serving(self) -> bool:
-        """Whether the kernel has rules of ours: not while somebody else's changes can't be undone.
+        """Whether the kernel has rules of ours: not while it refuses to have back what somebody else took away.
 
         What it refuses otherwise leaves the old ones.
         """
@@ -149,7 +149,7 @@ class Reconciler:
             async with self._lock:
                 try:
                     with self._working():
-                        await self._once()
+                        await self._attempt()
                 except NftlbError as error:
                     self._refused(asked, error)
                 except Exception as error:  # noqa: BLE001 - it is in the log, and the old rules stay
@@ -187,6 +187,15 @@ class Reconciler:
 
     # --- what --------------------------------------------------------------------------------------------------------
 
+    async def _attempt(self) -> None:
+        try:
+            await self._once()
+        except NftlbError:
+            if self._foreign:
+                with suppress(NftlbError):
+                    self._robbed = not await self.hands.hold()
+            raise
+
     async def _once(self) -> None:
         config, membership = self.wanted()
         lacked_long = self._lacks and asyncio.get_running_loop().time() - self._last_load >= RETRY_LAST
@@ -216,11 +225,7 @@ class Reconciler:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(self._last_restore + RESTORE_GAP - loop.time())
         began = self._last_restore = loop.time()
-        try:
-            applied = await self.hands.update(membership)
-        except NftlbError:
-            self._robbed = True
-            raise
+        applied = await self.hands.update(membership)
         swept = await self.hands.tidy()  # what somebody added looks like something that we left over
         transactions = applied.transactions + swept.transactions
         self._committed(replace(applied, transactions=transactions), began, restored=True)

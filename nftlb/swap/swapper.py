@@ -69,6 +69,10 @@ class Swapper:
         generation = self.kernel.generation()
         return generation == self._generation or self.vouches(self._generation, generation)
 
+    def does(self, target: Ruleset) -> bool:
+        """Whether the kernel does what the target says; what is left over beside that does not count."""
+        return not make(self.present(), target)
+
     def swap(self, target: Ruleset) -> Swap:
         """Make the kernel do what the target says. What is left over waits for a later swap, or for `sweep()`."""
         texts: list[str] = []
