@@ -162,6 +162,8 @@ def test_times_by_default() -> None:
         ("HTTP_GET {\nurl {\npath /a\nstatus_code 200 300-399\n}\n}",
          {"path": "/a", "status": ((200, 200), (300, 399))}),
         ("SSL_GET {\nurl {\nvirtualhost a.b\n}\n}", {"tls": True, "verify": False, "host": "a.b", "sni": None}),
+        ("HTTP_GET {\nurl {\ndigest 9b3a0c85a887a256d6939da88aabd8cd\n}\n}",
+         {"digest": "9b3a0c85a887a256d6939da88aabd8cd"}),
         ('HTTP_GET {\nurl {\nregex "a b"\nregex_options caseless\n}\n}', {"body": "(?i)a b"}),
     ],
 )  # fmt: skip

@@ -249,12 +249,14 @@ class _Block:
             options["status"] = [int(one) if one.isdecimal() and len(one) < 9 else one for one in codes.values]  # noqa: PLR2004
         if "regex" in given:
             self._regex(given, options)
+        if "digest" in given:
+            options["digest"] = value(given["digest"], self._file)
         if tls:
             options |= {"tls": True, "verify": False}
             if sni and host is not None:
                 options["sni"] = host
         for key, one in given.items():
-            if key not in {"path", "virtualhost", "status_code", "regex"} and not (
+            if key not in {"path", "virtualhost", "status_code", "regex", "digest"} and not (
                 key in {"regex_options", "regex_no_match"} and "body" in options
             ):
                 self._notes.missing(one.line, f"{one} of {self._statement.key}")

@@ -13,6 +13,7 @@ from nftlb.model.fields import (
     TEXT,
     Argv,
     Boolean,
+    Digest,
     DnsName,
     Hex,
     Length,
@@ -177,6 +178,9 @@ class Http(Check):
     host: Text | None = Field(None, description="the Host header; by default the backend's address")
     status: Statuses = written("200-299", "codes and ranges that count as healthy, one or a list")
     body: Regex | None = Field(None, description="regular expression that must occur in the body")
+    digest: Digest | None = Field(
+        None, description="MD5 of the whole body, which has at most a mebibyte, in hexadecimal"
+    )
     tls: Boolean = Field(False, description="speak HTTPS")
     verify: Boolean = Field(True, description="with tls: check the certificate")
     sni: Text | None = Field(None, description="with tls: the server name to ask for; by default the host")

@@ -171,6 +171,7 @@ DnsName = Annotated[
         r"\.|(?=.{1,253}\.?$)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?",
     ),
 ]
+Digest = Annotated[str, text("an MD5 digest", "32 hexadecimal digits", r"[0-9A-Fa-f]{32}")]
 Oid = Annotated[
     str,
     text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import socket
 import ssl
@@ -81,11 +82,19 @@ class HttpProbe(Probe):
             said = f"{response.status} {one_line(response.reason or '', 60)}".rstrip()
             if not any(low <= response.status <= high for low, high in self._check.status):
                 raise Failed(f"answered {said}")
-            if self._body is not None:
-                body = await _body(response)
-                if self._body.search(body.decode(errors="replace")) is None:
-                    raise Failed(f"answered {said}, but the body does not match {shown(self._body.pattern)}")
+            if (self._body, self._check.digest) != (None, None) and (misfit := self._misfit(await _body(response))):
+                raise Failed(f"answered {said}, but the body {misfit}")
             return Answer(said)
+
+    def _misfit(self, body: bytes) -> str:
+        """Say what the body is not, or nothing."""
+        if self._body is not None and self._body.search(body.decode(errors="replace")) is None:
+            return f"does not match {shown(self._body.pattern)}"
+        if self._check.digest is not None:
+            found = hashlib.md5(body, usedforsecurity=False).hexdigest()
+            if found != self._check.digest.lower():
+                return f"has the digest {found}"
+        return ""
 
 
 @contextmanager

@@ -130,6 +130,17 @@ def test_body(pattern: str, passed: bool, reply: bytes) -> None:
     assert (passed, reason) == (result.passed, result.reason)
 
 
+@pytest.mark.parametrize("framed", [{}, {"body": "hello"}], ids=["alone", "and-body"])
+def test_digest(framed: dict[str, str]) -> None:
+    """The MD5 of the whole body has to be that, in digits of any case."""
+    right = check_streams(http(digest="5D41402ABC4B2A76B9719D911017C592", **framed), answering(OK))  # md5sum of hello
+    wrong = check_streams(http(digest="0" * 31 + "a", **framed), answering(OK))
+
+    assert (True, "200 OK") == (right.passed, right.reason)
+    reason = "answered 200 OK, but the body has the digest 5d41402abc4b2a76b9719d911017c592"
+    assert (False, reason) == (wrong.passed, wrong.reason)
+
+
 def test_an_endless_body() -> None:
     """Of a body without an end, a mebibyte is looked at."""
 
