@@ -121,6 +121,21 @@ def test_what_packets_may_be_looking_at_stays(steps: list[Step]) -> None:
                         assert (family, one.set.name) not in recreated
 
 
+def test_what_makes_way_is_not_removed_once_more() -> None:
+    """A range that nobody cleared up, and that goes as another one comes, goes once: the kernel refuses a second time."""
+    kernel = Recorder()
+    targets = [
+        Compiled(config(pool("p", listen, DNS.backends))).ruleset()
+        for listen in ("192.0.2.54:150-250/udp", "192.0.2.54:53/udp", "192.0.2.54:160-250/udp")
+    ]
+    for target in targets:
+        kernel.swap(target)
+        kernel.now += GRACE
+
+    kernel.sweep()
+    assert comparable(targets[-1].tables) == present(kernel)
+
+
 def test_what_did_not_change_is_not_looked_at() -> None:
     """Once a configuration is loaded, a change of membership costs the same however many other pools there are."""
     kernel = Recorder()

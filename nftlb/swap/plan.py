@@ -114,13 +114,7 @@ def leftovers(kernel: Ruleset, target: Ruleset) -> Iterator[Leftover]:
             name, other = one.name, wanted.sets.get(one.name)
             if other is None:
                 yield Leftover(Kind.SET, family, name)
-            if other is None or other.elements is not one.elements:
-                keys = {element.key for element in other.elements} if other is not None else set()
-                yield from (
-                    Leftover(Kind.ELEMENT, family, name, element.key)
-                    for element in one.elements
-                    if element.key not in keys
-                )
+            yield from (Leftover(Kind.ELEMENT, family, name, element.key) for element in _left_in(one, other))
 
 
 def entries(target: Ruleset, left: Iterable[Leftover]) -> list[Leftover]:
@@ -291,6 +285,16 @@ def _in_the_way(present: Set, one: Set) -> tuple[Element, ...]:
     )
 
 
+def _left_in(present: Set, wanted: Set | None) -> tuple[Element, ...]:
+    """The elements that are still there when the set is as it is wanted, or isn't wanted and left alone."""
+    if wanted is None:
+        return present.elements
+    if not present.same_kind(wanted) or present.elements is wanted.elements:
+        return ()
+    keys = {element.key for element in (*wanted.elements, *_in_the_way(present, wanted))}
+    return tuple(element for element in present.elements if element.key not in keys)
+
+
 def _conflicts(present: Table, wanted: Table) -> dict[str, Set]:
     """The sets that rules look up, and that can't get to what is wanted without being empty-handed for a moment."""
     found = {
@@ -332,13 +336,11 @@ def _union(present: Table, wanted: Table, gone: Collection[Leftover]) -> Table:
     sets = {}
     for one in _differing(wanted.sets, present.sets):
         other = wanted.sets.get(one.name)
+        left = _left_in(one, other)
         if other is None:
             sets[one.name] = one
-        elif one.same_kind(other):
-            keys = {element.key for element in (*other.elements, *_in_the_way(one, other))}
-            left = tuple(element for element in one.elements if element.key not in keys)
-            if left:
-                sets[one.name] = replace(other, elements=other.elements + left)
+        elif left:
+            sets[one.name] = replace(other, elements=other.elements + left)
     kept = {}
     for chain in _differing(wanted.chains, present.chains):
         successor = wanted.chains.get(chain.name)
