@@ -1,22 +1,41 @@
-"""How long this machine keeps a process waiting that only wants to go on: what timers of others may be late by."""
+"""How long a machine that others use too has kept processes waiting: what their timers may be late by."""
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from heapq import nlargest
+from pathlib import Path
 from threading import Event, Thread
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 NAP = 0.005
 
 
-class Stalls:
-    """A context manager: a thread sleeps for 5 ms again and again, and notes how much longer it took."""
+@dataclass(frozen=True)
+class Mark:
+    """A moment, and for how many seconds each thread had waited for a processor by then."""
 
-    def __init__(self) -> None:
-        self._seen: list[tuple[float, float]] = []
+    at: float
+    waited: dict[str, float]
+
+
+class Stalls:
+    """A context manager that watches processes. A thread of ours also naps for 5 ms again and again.
+
+    How much longer that takes shows where the whole machine stands still, which its kernel doesn't count.
+    """
+
+    def __init__(self, watched: Callable[[], Iterable[int]]) -> None:
+        """`watched` says whose processes are meant, by their numbers."""
+        self._watched = watched
+        self._overslept: list[tuple[float, float]] = []
         self._enough = Event()
-        self._thread = Thread(target=self._run, daemon=True)
+        self._thread = Thread(target=self._nap, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -26,13 +45,23 @@ class Stalls:
         self._enough.set()
         self._thread.join()
 
-    def worst(self, since: float, times: int) -> float:
-        """Return the seconds that something was at most late by which had to go on so many times since a moment."""
-        return sum(nlargest(times, (late for at, late in self._seen if at > since)))
+    def mark(self) -> Mark:
+        waited = {}
+        for pid in self._watched():
+            for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+                with suppress(OSError):  # it has ended meanwhile
+                    _ran, nanoseconds, _times = path.read_text(encoding="ascii").split()
+                    waited[path.parent.name] = int(nanoseconds) / 1e9
+        return Mark(time.monotonic(), waited)
 
-    def _run(self) -> None:
+    def since(self, mark: Mark, turns: int) -> float:
+        """Return the seconds that the processes lost at most, if they had to go on so many times one after another."""
+        waited = sum(now - mark.waited.get(thread, 0.0) for thread, now in self.mark().waited.items())
+        return waited + sum(nlargest(turns, (late for at, late in self._overslept if at > mark.at)))
+
+    def _nap(self) -> None:
         before = time.monotonic()
         while not self._enough.wait(NAP):
             now = time.monotonic()
-            self._seen.append((now, max(0.0, now - before - NAP)))
+            self._overslept.append((now, max(0.0, now - before - NAP)))
             before = now

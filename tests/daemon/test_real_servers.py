@@ -12,6 +12,7 @@ from daemons.certificate import self_signed
 from daemons.link import Link
 from daemons.nginx import Nginx
 from daemons.outage import FLAPPING, HEALTHY, OUTAGES, Outage, Symptom
+from daemons.processes import members
 from daemons.services import SERVICES, Service
 from running import Running
 from stalls import Stalls
@@ -55,7 +56,7 @@ def test_outages(service: Service, version: int, tmp_path: Path) -> None:
         servers = [stack.enter_context(one) for one in make(service, lab, version, tmp_path)]
         link = stack.enter_context(Link(lab, lab.backends[0]))
         daemon = stack.enter_context(Running(lab.balancer, tmp_path, {"it": pool(servers, version, service.transport)}))
-        stalls = stack.enter_context(Stalls())
+        stalls = stack.enter_context(Stalls(lambda: [daemon.process.pid, *members(servers[0].pid)]))
         checked(daemon)
         late = {
             outage.name: suffer(daemon, outage, servers[0], link, service, stalls)
@@ -109,23 +110,25 @@ def suffer(
         assert [] == [one for one in daemon.events if one.at > begin and outage is HEALTHY]
         return []
     with outage.befalls(server, link):
-        begun = time.monotonic()
+        begun = stalls.mark()
         if outage is FLAPPING:
             checked(daemon)
         else:
             out = daemon.wait("swap", since=daemon.wait("backend_down", "b1", since=begin).at)
-            late = [Moment("out", out.happened - begun - out_bound(outage), stalls.worst(begun, WAKINGS * (FALL + 1)))]
+            lost = stalls.since(begun, WAKINGS * (FALL + 1))
+            late = [Moment("out", out.happened - begun.at - out_bound(outage), lost)]
             status = daemon.backend("it", "b1")
             assert (False, False) == (status["up"], status["in_rotation"])
             if outage.symptom is Symptom.WRONG:
                 assert SAID.get(service.name, "503") in status["reason"].lower()
-    over = time.monotonic()
+    over = stalls.mark()
     if outage is FLAPPING:
         daemon.poll_status(lambda found: found["pools"][0]["backends"][0]["up"] and found, "b1's return")
-        assert time.monotonic() - over < PATIENT
+        assert time.monotonic() - over.at < PATIENT
         return []
     back = daemon.wait("swap", since=daemon.wait("backend_up", "b1", since=out.at).at)
-    late.append(Moment("back", back.happened - over - back_bound(service), stalls.worst(over, WAKINGS * (RISE + 1))))
+    lost = stalls.since(over, WAKINGS * (RISE + 1))
+    late.append(Moment("back", back.happened - over.at - back_bound(service), lost))
     return late
 
 
