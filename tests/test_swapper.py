@@ -54,14 +54,20 @@ def journeys(draw: st.DrawFn) -> list[Step]:
     return steps
 
 
-def travel(steps: list[Step]) -> Recorder:
-    """Load each configuration that is another one than before, as a reload does, and follow memberships."""
+def travel(steps: list[Step], *, tidy: bool) -> Recorder:
+    """Load each configuration that is another one than before, as a reload does, and follow memberships.
+
+    A reload is `tidy`, unless the kernel refuses to have cleared up what is left over.
+    """
     kernel = Recorder()
     loaded: Compiled | None = None
     for config_, membership, pause in steps:
-        if loaded is None or loaded.config is not config_:
+        reload = loaded is None or loaded.config is not config_
+        if loaded is None or reload:
             loaded = Compiled(config_, read_back(kernel.list(TABLE)))
         kernel.swap(loaded.ruleset(membership))
+        if reload and tidy:
+            kernel.sweep()
         kernel.now += pause
     return kernel
 
@@ -79,7 +85,7 @@ def test_no_packet_is_lost_on_the_way(steps: list[Step]) -> None:
     is a connection that begins in the very moment in which its listener is given to another pool: the raw hook may
     still mean the one and the nat hook the other.
     """
-    kernel = travel(steps)
+    kernel = travel(steps, tidy=True)
     seen = [one for one, _, _ in steps]
     local = locals_of(seen)
     own = [packets(one) for one in seen]
@@ -98,7 +104,7 @@ def test_no_packet_is_lost_on_the_way(steps: list[Step]) -> None:
 @given(steps=journeys())
 def test_what_packets_may_be_looking_at_stays(steps: list[Step]) -> None:
     """No transaction replaces a rule that holds a map, nor deletes and re-adds an element while rules lead there."""
-    kernel = travel(steps)
+    kernel = travel(steps, tidy=False)
     for early, transaction in zip(kernel.generations, kernel.transactions, strict=False):
         replaced = {(one.family, one.chain.name) for one in transaction.operations if isinstance(one, AddRules)}
         again = {
@@ -122,7 +128,7 @@ def test_what_packets_may_be_looking_at_stays(steps: list[Step]) -> None:
 
 
 def test_what_makes_way_is_not_removed_once_more() -> None:
-    """A range that nobody cleared up, and that goes as another one comes, goes once: the kernel refuses a second time."""
+    """A range that was left over, and goes as another one comes, goes once: the kernel refuses a second time."""
     kernel = Recorder()
     targets = [
         Compiled(config(pool("p", listen, DNS.backends))).ruleset()
@@ -157,7 +163,7 @@ def test_what_did_not_change_is_not_looked_at() -> None:
 @given(steps=journeys())
 def test_the_kernel_comes_to_the_target(steps: list[Step]) -> None:
     """What is known of the kernel is what it has; after a sweep that is the target, and then there is nothing to do."""
-    kernel = travel(steps)
+    kernel = travel(steps, tidy=False)
     assert comparable(kernel.swapper.present().tables) == present(kernel)
 
     kernel.sweep()
