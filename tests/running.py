@@ -144,9 +144,10 @@ class Running:
         def fits(one: Seen) -> bool:
             return one.kind == kind and one.at > since and backend in ("", one.backend)
 
-        return self.wait_for(lambda: [one for one in self.events if fits(one)][count - 1 : count], f"{kind} {backend}")[
-            0
-        ]
+        found: list[Seen] = self.wait_for(
+            lambda: [one for one in self.events if fits(one)][count - 1 : count], f"{kind} {backend}"
+        )
+        return found[0]
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
         """Wait until a condition holds that events may bring about; return what it gave."""

@@ -160,7 +160,7 @@ def test_never_two_of_one_at_once(world: World) -> None:
 
 def test_the_pace_is_what_the_listener_says(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a change is pending the next check comes sooner."""
-    monkeypatch.setattr(module.random, "random", lambda: 0.0)
+    monkeypatch.setattr("nftlb.daemon.checker.random.random", lambda: 0.0)
 
     async def scene() -> None:
         async with world:
@@ -192,7 +192,7 @@ def test_results_have_their_place(world: World) -> None:
 
 def test_what_did_not_change_keeps_its_timer_and_its_check(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reload that changes other things, a weight too, neither restarts nor delays a check."""
-    monkeypatch.setattr(module.random, "random", lambda: 0.0)
+    monkeypatch.setattr("nftlb.daemon.checker.random.random", lambda: 0.0)
 
     async def scene() -> None:
         async with world:
@@ -246,7 +246,7 @@ def test_who_is_gone_is_not_heard_of_again(world: World) -> None:
 
 def test_what_the_machine_can_not_do_says_nothing_of_the_backend(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is told, with the reason, nothing is heard, and it is tried again: soon at first, then ever more slowly."""
-    monkeypatch.setattr(module.random, "random", lambda: 0.0)
+    monkeypatch.setattr("nftlb.daemon.checker.random.random", lambda: 0.0)
 
     async def scene() -> None:
         async with world:

@@ -67,7 +67,7 @@ class World:
         bus = Recorder(self.events)
         self.faults = Faults(bus.publish)
         metrics = Metrics()
-        self.chronicle = chronicle = Chronicle(metrics, bus, self.faults)  # type: ignore[arg-type]
+        self.chronicle = chronicle = Chronicle(metrics, bus, self.faults)
         self.control = control = Control(
             str(file),
             base,
@@ -787,7 +787,7 @@ def test_the_ruleset_and_the_events(file: Path) -> None:
         async with World(file) as world:
             assert "10.0.0.11" in await world.control.ruleset()
             events = world.control.events()
-            first = asyncio.create_task(anext(events))  # type: ignore[arg-type]
+            first: asyncio.Task[Any] = asyncio.create_task(anext(events))  # type: ignore[arg-type]
             await settle()
             world.hear("ns1", "---")
             assert EventKind.BACKEND_DOWN is (await first).kind

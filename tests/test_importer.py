@@ -145,7 +145,7 @@ def test_times_by_default() -> None:
     """Those of keepalived, which are not ours."""
     (health,) = keepalived(service(server="DNS_CHECK {\n}")).health
     assert (60_000, 60_000, 5000, 4) == (health.interval, health.fast_interval, health.timeout, health.fall)
-    assert ("dns", ".", "SOA") == (health.check.kind, health.check.name, health.check.type)  # type: ignore[attr-defined]
+    assert ("dns", ".", "SOA") == (health.check.kind, health.check.name, health.check.type)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -193,17 +193,17 @@ def test_a_page_that_must_not_say_something(options: str, body: str, well: bool)
     """Keepalived's regex_no_match becomes an expression that fits where that one does not."""
     url = f'url {{\npath /\nregex "under.maintenance"\nregex_no_match\nregex_options {options}\n}}'
     (health,) = keepalived(service(server=f"HTTP_GET {{\n{url}\n}}")).health
-    assert well is bool(re.search(health.check.body, body))  # type: ignore[attr-defined]
+    assert well is bool(re.search(health.check.body, body))  # type: ignore[arg-type, union-attr]
 
 
 @pytest.mark.parametrize("one", [0, 1, 2, 7])
 def test_a_program_that_says_1_has_failed(one: int) -> None:
     """The wrapper makes of keepalived's failure one of ours, and of nothing else."""
     (health,) = keepalived(service(server=f"MISC_CHECK {{\nmisc_path \"/bin/sh -c 'exit {one}'\"\n}}")).health
-    assert (0 if one == 0 else 2) == subprocess.run(health.check.argv, check=False).returncode  # type: ignore[attr-defined]
+    assert (0 if one == 0 else 2) == subprocess.run(health.check.argv, check=False).returncode  # type: ignore[union-attr]
     dynamic = f"MISC_CHECK {{\nmisc_path \"/bin/sh -c 'exit {one}'\"\nmisc_dynamic\n}}"
     (health,) = keepalived(service(server=dynamic)).health
-    assert (2 if one == 1 else 0) == subprocess.run(health.check.argv, check=False).returncode  # type: ignore[attr-defined]
+    assert (2 if one == 1 else 0) == subprocess.run(health.check.argv, check=False).returncode  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

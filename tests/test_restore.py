@@ -34,7 +34,7 @@ def pools(lab: Lab, **options: Any) -> dict[str, Any]:
 
 
 def restore(host: Namespace, file: Path, directory: Path) -> subprocess.CompletedProcess[str]:
-    argv = [NFTLB, "restore", "--quiet", "--state-dir", directory, file]
+    argv = [str(NFTLB), "restore", "--quiet", "--state-dir", str(directory), str(file)]
     return host.call(lambda: subprocess.run(argv, text=True, capture_output=True, timeout=30, check=False))
 
 

@@ -129,7 +129,17 @@ def test_a_disk_that_takes_nothing(disk: str, error: int, tmp_path: Path) -> Non
     mount, good = tmp_path / "mount", tmp_path / "good.json"
     mount.mkdir()
     good.write_text(write(SOMETHING))
-    argv = ["unshare", "--mount", "sh", "-euc", ON_A_SMALL_DISK, "sh", mount, disk, good, sys.executable, SAVE]
+    argv = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-euc",
+        ON_A_SMALL_DISK,
+        "sh",
+        *map(str, (mount, disk, good)),
+        sys.executable,
+        SAVE,
+    ]
 
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
 

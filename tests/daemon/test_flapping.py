@@ -101,7 +101,7 @@ def resident(daemon: Running) -> int:
 
 def metric(daemon: Running, name: str) -> float:
     text = daemon.call("GET", "/metrics")[1]
-    return float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1])
+    return float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1])  # type: ignore[index]
 
 
 def agreed(lab: Lab, servers: Flapping, document: dict[str, Any]) -> bool:
@@ -111,8 +111,8 @@ def agreed(lab: Lab, servers: Flapping, document: dict[str, Any]) -> bool:
     told = {one["name"] for one in backends if one["up"]}
     turning = {one["name"] for one in backends if one["in_rotation"]}
     listing = lab.nft("list table ip nftlb")
-    current = re.search(r"chain pool/dns \{\s+goto (\S+)", listing)[1]
-    wheel = re.search(rf"chain {re.escape(current)} \{{(.*?)\n\t\}}", listing, re.DOTALL)[1]
+    current = re.search(r"chain pool/dns \{\s+goto (\S+)", listing)[1]  # type: ignore[index]
+    wheel = re.search(rf"chain {re.escape(current)} \{{(.*?)\n\t\}}", listing, re.DOTALL)[1]  # type: ignore[index]
     return real == told == turning == set(re.findall(r"goto backend/dns/(\S+?)[,\s]", wheel))
 
 

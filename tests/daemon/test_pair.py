@@ -39,7 +39,7 @@ CHECK = {
 }
 BACKENDS4 = {f"b{n}": f"10.0.0.{10 + n}" for n in (1, 2, 3)}
 BACKENDS6 = {f"b{n}v6": f"[fd00::b{n}]" for n in (1, 2, 3)}
-POOLS = {
+POOLS: dict[str, dict[str, Any]] = {
     "nat": {"listen": [f"{VIP4}:53/udp", f"[{VIP6}]:53/udp"]},
     "keep": {"listen": f"{VIP4}:54/udp", "source": "keep"},
     "stateless": {"listen": f"{VIP4}:55/udp", "forward": "stateless"},

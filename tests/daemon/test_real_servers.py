@@ -134,15 +134,19 @@ def suffer(
 
 def checked(daemon: Running) -> None:
     """Wait until all backends were checked from now on, twice."""
-    for _ in range(2):
-        seen = {one["name"]: one["checks"][0]["at"] for one in daemon.client.document()["pools"][0]["backends"]}
+
+    def moments(status: dict[str, Any]) -> list[str | None]:
+        return [one["checks"][0]["at"] for one in status["pools"][0]["backends"]]
+
+    def once() -> None:
+        before = moments(daemon.client.document())
         daemon.poll_status(
-            lambda found, seen=seen: all(
-                one["checks"][0]["at"] and one["checks"][0]["at"] != seen[one["name"]]
-                for one in found["pools"][0]["backends"]
-            ),
+            lambda status: all(now and now != then for now, then in zip(moments(status), before, strict=True)),
             "a check of everybody",
         )
+
+    once()
+    once()
 
 
 def test_bad_certificates(tmp_path: Path) -> None:

@@ -227,7 +227,8 @@ class Machine:
             assert now == state or now != "failed", f"{unit} failed:\n{self.journal(unit)}"
             return shown if now == state else None
 
-        return self.wait_for(there, f"{unit} {state}")
+        found: dict[str, str] = self.wait_for(there, f"{unit} {state}")
+        return found
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
         """Wait until a condition holds, for what there is no event of; return what it gave."""
@@ -303,7 +304,7 @@ class Machine:
         for name in ("root", "upper", "work"):
             (self._directory / name).mkdir(mode=0o755)
         layers = f"lowerdir={image},upperdir={self._directory}/upper,workdir={self._directory}/work"
-        mount = ["mount", "-t", "overlay", "-o", layers, self.name, self.root]
+        mount = ["mount", "-t", "overlay", "-o", layers, self.name, str(self.root)]
         if subprocess.run(mount, capture_output=True, check=False).returncode:
             # Not every file system can be the upper one: in a container it often is an overlay itself.
             subprocess.run(["cp", "-a", "--reflink=auto", f"{image}/.", self.root], check=True)

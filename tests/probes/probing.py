@@ -8,7 +8,7 @@ import os
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nftlb.probes import Subject, probe_for, run
 
@@ -118,8 +118,8 @@ async def settle() -> None:
 async def serving(stack: AsyncExitStack, server: Datagrams | Streams | None, kind: str, host: str) -> int:
     if server is None:
         return closed_port(socket.SOCK_DGRAM if kind == "datagrams" else socket.SOCK_STREAM, host)
-    serve = datagrams if kind == "datagrams" else streams
-    return await stack.enter_async_context(serve(server, host))  # type: ignore[operator]
+    serve: Any = datagrams if kind == "datagrams" else streams
+    return int(await stack.enter_async_context(serve(server, host)))
 
 
 def check_datagrams(

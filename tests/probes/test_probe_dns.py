@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from nftlb.health import Result
 
 
-def answering(change: Callable[[dns.message.Message], object] = lambda _: None) -> Datagrams:
+def answering(change: Callable[[dns.message.Message], object] = lambda _: None) -> Callable[[bytes], list[bytes]]:
     """Answer every query correctly, but for what `change` does to the answer."""
 
     def serve(request: bytes) -> list[bytes]:

@@ -19,6 +19,7 @@ from nftlb.probes.exchange import NotOurs
 from nftlb.probes.radius import read
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from probing import Datagrams
@@ -32,12 +33,14 @@ def request_of(wire: bytes, secret: bytes = SECRET) -> AuthPacket:
     return AuthPacket(packet=wire, secret=secret, dict=Dictionary())
 
 
-def answering(code: int = ACCEPT, secret: bytes = SECRET, number: int = 0, *, signed: bool = True) -> Datagrams:
+def answering(
+    code: int = ACCEPT, secret: bytes = SECRET, number: int = 0, *, signed: bool = True
+) -> Callable[[bytes], list[bytes]]:
     def serve(wire: bytes) -> list[bytes]:
         reply = request_of(wire, secret).CreateReply(message_authenticator=signed or None)
         reply.code = code
         reply.id ^= number
-        return [reply.ReplyPacket()]
+        return [bytes(reply.ReplyPacket())]
 
     return serve
 
@@ -103,7 +106,7 @@ def test_a_broken_signature() -> None:
         request = request_of(wire)
         reply = request.CreateReply(message_authenticator=False)
         reply[80] = [bytes(16)]
-        return [reply.ReplyPacket()]
+        return [bytes(reply.ReplyPacket())]
 
     result = check_datagrams(CHECK, serve, seconds=0.05)
 

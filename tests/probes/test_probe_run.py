@@ -389,12 +389,12 @@ def test_a_socket_that_is_closed_elsewhere() -> None:
             one.bind(("127.0.0.1", 0))
             two.bind(("127.0.0.1", 0))
             ready.add(one.fileno(), lambda: called.append("one"))
-            ready.add(two.fileno(), lambda: (called.append("two"), two.recv(10)))
+            ready.add(two.fileno(), lambda: called.append(two.recv(10).decode()))
             with one.dup() as held:  # as a process does that is just being started
                 ready.forget(one.fileno())
                 one.close()
                 two.sendto(b"x", held.getsockname())
-                two.sendto(b"x", two.getsockname())
+                two.sendto(b"two", two.getsockname())
                 while not called:  # noqa: ASYNC110 - it is what calls back that is tested
                     await asyncio.sleep(0)
             ready.forget(two.fileno())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -125,7 +125,7 @@ def test_the_default_port_is_left_out() -> None:
 )
 def test_status(transport: Transport, status: object, first: bytes, reason: str) -> None:
     """Only statuses that the check names are healthy."""
-    options = {} if status is None else {"status": status}
+    options: dict[str, Any] = {} if status is None else {"status": status}
     result = ask(transport, lambda request: [answer(request, first)], **options)
 
     assert (not reason.startswith("answered"), reason) == (result.passed, result.reason)
