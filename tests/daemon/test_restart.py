@@ -7,6 +7,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from daemons.processes import await_that
 from flowing import Flow, longest_run, lost, sources, twice
 from running import PORT, Running, dns
 
@@ -35,9 +36,7 @@ def packets(daemon: Running) -> int:
 def test_killed_fifty_times(tmp_path: Path) -> None:
     """Killed at random moments and started anew, fifty times: no datagram lost, none stuck, counters go on."""
     chance = random.Random(20261123)  # noqa: S311 - the same moments in every run
-    with Lab(backends=3) as lab, lab.serve(PORT):
-        daemon = Running(lab.balancer, tmp_path, pools(lab))
-        daemon.start()
+    with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, pools(lab)) as daemon:
         counted = []
         with Flow(lab.client, (VIP4, 53), rate=1000) as flow:
             for number in range(50):
@@ -48,7 +47,6 @@ def test_killed_fifty_times(tmp_path: Path) -> None:
                 if number % 10 == 0:
                     counted.append(packets(daemon))
         sent = flow.stop()
-        daemon.stop()
 
         assert [] == [one.number for one in lost(sent)]
         assert [] == twice(sent)
@@ -61,9 +59,7 @@ def test_killed_fifty_times(tmp_path: Path) -> None:
 def test_killed_amid_changes(tmp_path: Path) -> None:
     """Killed while it takes a backend out or puts it back: nobody else's datagrams are lost."""
     chance = random.Random(7)  # noqa: S311 - the same moments in every run
-    with Lab(backends=4) as lab, lab.serve(PORT):
-        daemon = Running(lab.balancer, tmp_path, pools(lab))
-        daemon.start()
+    with Lab(backends=4) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, pools(lab)) as daemon:
         with Flow(lab.client, (VIP4, 53), rate=1000) as flow:
             for number in range(20):
                 path = f"/api/v1/pools/dns/backends/b{1 + number // 2 % 3}"
@@ -72,7 +68,6 @@ def test_killed_amid_changes(tmp_path: Path) -> None:
                 daemon.kill()
                 daemon.start()
         sent = flow.stop()
-        daemon.stop()
 
         assert [] == [one.number for one in lost(sent)]
         assert [] == twice(sent)
@@ -85,19 +80,19 @@ def test_killed_soon_after_a_backend_died(tmp_path: Path) -> None:
         second = servers.enter_context(ExitStack())
         second.enter_context(lab.serve(PORT, backends=[lab.backends[1]]))
         servers.enter_context(lab.serve(PORT, backends=[lab.backends[0], lab.backends[2]]))
-        daemon = Running(lab.balancer, tmp_path, dns(lab, health=CHECK | {"interval": "1m"}, passive=True))
-        daemon.start()
+        pool = dns(lab, health=CHECK | {"interval": "1m"}, passive=True)
+        daemon = servers.enter_context(Running(lab.balancer, tmp_path, pool))
         with Flow(lab.client, (VIP4, 53), rate=1000) as flow:
             flow.wait(100)
             second.close()
             daemon.wait("swap", since=daemon.wait("backend_down", "b2").at)
             out = time.monotonic()
-            daemon.wait_for(lambda: "false" in (daemon.state / "nftlb.json").read_text(), "b2 in the memory")
+            memory = daemon.state / "nftlb.json"
+            await_that(lambda: memory.exists() and "false" in memory.read_text(), "b2 in the memory")
             daemon.kill()
             daemon.start()
             flow.wait(500)
         sent = flow.stop()
-        daemon.stop()
 
         assert [] == [one.number for one in lost(sent) if one.at > out]
         assert {"b1", "b3"} == {one.backend for one in sent if one.at > out}
@@ -119,9 +114,7 @@ def test_first_load_is_complete(tmp_path: Path) -> None:
 
 def test_stopped_and_started(tmp_path: Path) -> None:
     """SIGTERM leaves the rules and loses nothing; what the operator set holds at the next start."""
-    with Lab(backends=3) as lab, lab.serve(PORT):
-        daemon = Running(lab.balancer, tmp_path, pools(lab))
-        daemon.start()
+    with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, pools(lab)) as daemon:
         with Flow(lab.client, (VIP4, 53), rate=1000) as flow:
             assert 200 == daemon.call("PATCH", "/api/v1/pools/dns/backends/b3", {"admin": "drain"})[0]
             drained = time.monotonic()
@@ -132,7 +125,6 @@ def test_stopped_and_started(tmp_path: Path) -> None:
             flow.wait(200)
         sent = flow.stop()
         remembered = daemon.backend("dns", "b3")["admin"]
-        daemon.stop()
 
         assert [] == [one.number for one in lost(sent)]
         assert {"b1", "b2"} == {one.backend for one in sent if one.at > drained}
