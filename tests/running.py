@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from contextlib import ExitStack, suppress
@@ -22,7 +23,6 @@ from nftlb.client import Client, read_address
 from nftlb.lab import VIP4
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
 
     from nftlb.lab import Host, Lab
@@ -107,14 +107,10 @@ class Running:
         """Start it; returns when it says that it is ready."""
         ready = self.directory / "notify.sock"
         ready.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, self.log.open("a") as log:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
             notified.bind(str(ready))
             notified.settimeout(PATIENCE)
-            self.process = self.host.popen(
-                [*self._wrapper, str(NFTLB), "run", str(self.file), *self._options],
-                stderr=log,
-                env={**os.environ, "NOTIFY_SOCKET": str(ready), **self._environment},
-            )
+            self.process = self._spawn({"NOTIFY_SOCKET": str(ready)})
             try:
                 while b"READY=1" not in notified.recv(4096):
                     pass
@@ -122,6 +118,17 @@ class Running:
                 self.kill()
                 raise AssertionError(f"it did not get ready:\n{self.log.read_text()}") from None
         self._listen()
+
+    def start_and_kill(self, seconds: float) -> None:
+        """Start it, and kill it after so many seconds, however far it has come by then."""
+        process = self._spawn({})
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(PATIENCE)
+        else:
+            raise AssertionError(f"it ended by itself:\n{self.log.read_text()[-4000:]}")
 
     def stop(self) -> int:
         """End it as systemd does; return its exit status."""
@@ -171,21 +178,38 @@ class Running:
         pools = {one["name"]: one for one in self.client.document()["pools"]}
         return next(dict(one) for one in pools[pool]["backends"] if one["name"] == name)
 
+    def ask(self, method: str, path: str, body: Any = None, token: str | None = TOKEN) -> socket.socket:
+        """Send a request; its answer comes from what is returned."""
+        content = b"" if body is None else json.dumps(body).encode()
+        head = f"{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
+        head += f"Authorization: Bearer {token}\r\n" if token else ""
+        head += "" if body is None else f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+        with ExitStack() as stack:
+            connection = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            connection.connect(str(self.socket))  # with a time-out it would not wait for a place in the queue
+            connection.settimeout(PATIENCE)
+            connection.sendall(head.encode() + b"\r\n" + content)
+            stack.pop_all()
+        return connection
+
     def call(self, method: str, path: str, body: Any = None, token: str | None = TOKEN) -> tuple[int, Any]:
         """One exchange; the answer is JSON, or text."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(PATIENCE)
-            connection.connect(str(self.socket))
-            content = b"" if body is None else json.dumps(body).encode()
-            head = f"{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
-            head += f"Authorization: Bearer {token}\r\n" if token else ""
-            head += "" if body is None else f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
-            connection.sendall(head.encode() + b"\r\n" + content)
-            with HTTPResponse(connection, method=method) as response:
-                response.begin()
-                text = response.read().decode()
-                kind = response.headers.get_content_type()
-                return response.status, json.loads(text) if text and kind == "application/json" else text
+        with (
+            self.ask(method, path, body, token) as connection,
+            HTTPResponse(connection, method=method) as response,
+        ):
+            response.begin()
+            text = response.read().decode()
+            kind = response.headers.get_content_type()
+            return response.status, json.loads(text) if text and kind == "application/json" else text
+
+    def _spawn(self, environment: dict[str, str]) -> subprocess.Popen[str]:
+        with self.log.open("a") as log:
+            return self.host.popen(
+                [*self._wrapper, str(NFTLB), "run", str(self.file), *self._options],
+                stderr=log,
+                env={**os.environ, **environment, **self._environment},
+            )
 
     def _listen(self) -> None:
         connection = self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
