@@ -125,6 +125,27 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
         assert [] == lost(sent)
 
 
+def test_restoring_ours_spares_what_is_not(tmp_path: Path) -> None:
+    """Another table, even one of the same name in another family, outlives starts, repairs and the end."""
+    with Lab(backends=3) as lab, lab.serve(PORT):
+        lab.nft("add table inet nftlb; add chain inet nftlb theirs; add rule inet nftlb theirs counter accept")
+        lab.nft("add table ip theirs; add set ip theirs marks { type mark; elements = { 1, 2 }; }")
+        theirs = ("list table inet nftlb", "list table ip theirs")
+        before = [lab.nft(one) for one in theirs]
+        with Running(lab.balancer, tmp_path, dns(lab), options=("--remove",)) as daemon:
+            for hurt in ("table deleted", "rule edited"):
+                changed = time.monotonic()
+                lab.nft(HURTS[hurt])
+                daemon.wait("swap", since=changed)
+            assert before == [lab.nft(one) for one in theirs]
+            daemon.kill()
+            daemon.start()
+            assert before == [lab.nft(one) for one in theirs]
+
+        assert before == [lab.nft(one) for one in theirs]
+        assert "table ip nftlb" not in lab.nft("list tables")
+
+
 def test_two_at_odds(tmp_path: Path) -> None:
     """Somebody who undoes every repair at once gets no more than a few a second, and the daemon goes on."""
     with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, dns(lab)) as daemon:
