@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import resource
 import socket
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 IDLE, SLOW = 1000, 50
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: test\r\nX-Slow: "
+"""What a slow client begins with: a head that goes on for as long as it likes."""
 CHECKS = 400
 CHECK = {"udp": {"send": "are you there", "match": "are you there"}, "interval": "50ms", "timeout": "1s"}
 
@@ -36,10 +38,11 @@ def after_checks(daemon: Running) -> tuple[float, float]:
     return now[0] - begin[0], now[1] - begin[1]
 
 
-def connect(daemon: Running) -> socket.socket:
+def connect(daemon: Running, begin: bytes = b"") -> socket.socket:
     one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     one.connect(str(daemon.socket))  # waits where the queue of those that were not accepted yet is full
     one.settimeout(5)
+    one.sendall(begin)
     return one
 
 
@@ -51,14 +54,18 @@ def test_checks_go_on(tmp_path: Path) -> None:
         daemon = stack.enter_context(Running(lab.balancer, tmp_path, dns(lab, health=CHECK)))
         quiet = after_checks(daemon)
         crowd = [stack.enter_context(connect(daemon)) for _ in range(IDLE)]
-        slow = [stack.enter_context(connect(daemon)) for _ in range(SLOW)]
+        slow = [stack.enter_context(connect(daemon, HEAD)) for _ in range(SLOW)]
         enough = Event()
+        taken = 0
 
         def dribble() -> None:
+            nonlocal taken
             while not enough.wait(0.1):
-                for one in slow:
-                    with suppress(OSError):  # it may have been closed for its slowness
-                        one.send(b"G")
+                for place, one in enumerate(slow):
+                    try:
+                        taken += one.send(b"a")
+                    except OSError:  # it was closed for its slowness; there is another at once
+                        slow[place] = stack.enter_context(connect(daemon, HEAD))
 
         thread = Thread(target=dribble)
         thread.start()
@@ -71,6 +78,7 @@ def test_checks_go_on(tmp_path: Path) -> None:
         print(f"\nbegun within 0.25 s: {quiet[1]:g} of {quiet[0]:g} alone, {crowded[1]:g} of {crowded[0]:g} in a crowd")  # noqa: T201
 
         assert IDLE == len(crowd)
+        assert taken > 10 * SLOW  # or else they were not let in
         assert 200 == answered
         assert crowded[1] >= 0.95 * crowded[0]
         assert [] == [one for one in daemon.events if one.kind == "backend_down"]
