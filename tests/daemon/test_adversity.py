@@ -12,7 +12,7 @@ from daemons.programs import data
 from flowing import Flow, lost, twice
 from running import PORT, Running, Seen, dns
 
-from nftlb.lab import VIP4, Lab
+from nftlb.lab import VIP4, VIP6, Lab
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -175,6 +175,53 @@ def test_the_kernel_refuses(tmp_path: Path) -> None:
         # What was asked for meanwhile was noted, and is done now.
         assert {"b1", "b3"} == {one.backend for one in answers}
         daemon.poll_status(no_fault, "an end of all faults")
+
+
+def test_the_old_rules_stay(tmp_path: Path) -> None:
+    """What the kernel refuses for IPv6 changes nothing for IPv4 either, and checks go on; then all of it is done."""
+    with Lab(backends=3) as lab, lab.serve(PORT, versions=[4]), ExitStack() as servers:
+        first = servers.enter_context(ExitStack())
+        first.enter_context(lab.serve(PORT, backends=lab.backends[:1], versions=[6]))
+        servers.enter_context(lab.serve(PORT, backends=lab.backends[1:], versions=[6]))
+        both = pools(lab)
+        both["dns"]["listen"] = [f"{VIP4}:53/udp", f"[{VIP6}]:53/udp"]
+        both["dns"]["backends"] |= {f"{host.name}-6": f"[{host.ipv6}]:{PORT}" for host in lab.backends}
+        with (
+            Running(lab.balancer, tmp_path, both) as daemon,
+            Flow(lab.client, (VIP4, 53), rate=1000) as flow,
+        ):
+            flow.wait(100)
+            taken = time.monotonic()
+            lab.nft("delete table ip6 nftlb; add table ip6 nftlb { flags owner; }")
+            daemon.wait("swap_failed", since=taken)
+            answers = [
+                daemon.call("PATCH", "/api/v1/pools/dns/backends/b2", {"admin": "drain"}),
+                daemon.call("POST", "/api/v1/reload"),
+            ]
+            refused = time.monotonic()
+            first.close()
+            daemon.wait("backend_down", "b1-6", since=refused)
+            flow.wait(300)
+            stayed = time.monotonic()
+            status = daemon.client.document()
+            given = time.monotonic()
+            lab.nft("delete table ip6 nftlb")
+            daemon.wait("swap", since=given)
+            daemon.poll_status(no_fault, "an end of all faults")
+            done = time.monotonic()
+            flow.wait(300)
+            sent = flow.stop()
+            with lab.client.connect((VIP6, 53), connected=False) as client:
+                backends = {one.backend for one in client.exchange(12)}
+
+        assert [503, 503] == [code for code, _ in answers]
+        assert all("Operation not permitted" in document["error"] for _, document in answers)
+        assert (False, False) == (status["kernel"]["synced"], status["config"]["success"])
+        assert "Operation not permitted" in fault("kernel")(status)
+        assert ([], []) == (lost(sent), twice(sent))
+        assert {"b1", "b2", "b3"} == {one.backend for one in sent if refused <= one.at < stayed}
+        assert {"b1", "b3"} == {one.backend for one in sent if one.at > done}
+        assert {"b2", "b3"} == backends
 
 
 def test_a_bad_file_is_refused(tmp_path: Path) -> None:
