@@ -42,23 +42,27 @@ def no_fault(document: dict[str, Any]) -> bool:
     return not document["faults"]
 
 
-@pytest.mark.parametrize("hours", [1, -1])
-def test_the_clock_jumps(hours: int, tmp_path: Path) -> None:
-    """An hour forward or back: nobody is taken out for it, checks go on in time, and a dead backend is found."""
-    offset = tmp_path / "offset"
+def clock(offset: Path) -> dict[str, str]:
+    """Variables by which the time of day, and no other clock, is off by what a file says: nothing at first."""
     offset.write_text("+0")
-    environment = {
+    return {
         "LD_PRELOAD": data("usr/lib/*/faketime/libfaketime.so.1"),
         "FAKETIME_TIMESTAMP_FILE": str(offset),
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_the_clock_jumps(hours: int, tmp_path: Path) -> None:
+    """An hour forward or back: nobody is taken out for it, checks go on in time, and a dead backend is found."""
+    offset = tmp_path / "offset"
     with Lab(backends=3) as lab, ExitStack() as servers:
         second = servers.enter_context(ExitStack())
         second.enter_context(lab.serve(PORT, backends=[lab.backends[1]]))
         servers.enter_context(lab.serve(PORT, backends=[lab.backends[0], lab.backends[2]]))
         with (
-            Running(lab.balancer, tmp_path, pools(lab), environment=environment) as daemon,
+            Running(lab.balancer, tmp_path, pools(lab), environment=clock(offset)) as daemon,
             Flow(lab.client, (VIP4, 53), rate=1000) as flow,
         ):
             flow.wait(200)
@@ -80,26 +84,55 @@ def test_the_clock_jumps(hours: int, tmp_path: Path) -> None:
             assert out.event["reason"] in ("udp: connection refused", "udp: no answer within 1s")
 
 
+@pytest.mark.parametrize("hours", [1, -1])
+def test_the_clock_jumps_amid_a_slow_start(hours: int, tmp_path: Path) -> None:
+    """What takes its time goes on, neither done at once nor held up: shares that grow, and counters that are read."""
+    offset = tmp_path / "offset"
+    with (
+        Lab(backends=3) as lab,
+        lab.serve(PORT),
+        Running(lab.balancer, tmp_path, dns(lab, slow_start="1m"), environment=clock(offset)) as daemon,
+        Flow(lab.client, (VIP4, 53), rate=200) as flow,
+    ):
+        for admin in ("drain", "enabled"):
+            assert 200 == daemon.call("PATCH", "/api/v1/pools/dns/backends/b3", {"admin": admin})[0]
+        counted = daemon.client.document()["pools"][0]["packets"]
+        offset.write_text(f"{hours * 3600:+d}")
+        share = daemon.backend("dns", "b3")["share"]
+        daemon.poll_status(lambda status: status["pools"][0]["packets"] > counted, "counters that go on")
+        daemon.poll_status(lambda status: status["pools"][0]["backends"][2]["share"] > share, "a larger share")
+        flow.wait(100)
+        sent = flow.stop()
+
+        assert 0 < daemon.backend("dns", "b3")["share"] < 0.25
+        assert [] == lost(sent)
+
+
 @pytest.mark.parametrize("options", ["size=64k", "ro"], ids=["full", "read-only"])
 def test_state_directory_fails(options: str, tmp_path: Path) -> None:
-    """With the disk full or read-only commands are followed; the status says that they may be forgotten."""
+    """With the disk full or read-only commands are followed, and the dead leave; the status says what may be lost."""
     state = tmp_path / "state"
     state.mkdir()
     fill = f"dd if=/dev/zero of={state}/filler bs=1k count=64 status=none; " if options != "ro" else ""
     wrapper = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o {options} tmpfs {state}; {fill}exec "$@"', "sh")
-    with (
-        Lab(backends=3) as lab,
-        lab.serve(PORT),
-        Running(lab.balancer, tmp_path, pools(lab), wrapper=wrapper) as daemon,
-    ):
+    with Lab(backends=3) as lab, ExitStack() as servers:
+        third = servers.enter_context(ExitStack())
+        third.enter_context(lab.serve(PORT, backends=[lab.backends[2]]))
+        servers.enter_context(lab.serve(PORT, backends=lab.backends[:2]))
+        daemon = servers.enter_context(Running(lab.balancer, tmp_path, pools(lab), wrapper=wrapper))
         answer, document = daemon.call("PATCH", "/api/v1/pools/dns/backends/b2", {"admin": "drain"})
         message = daemon.poll_status(fault("state_dir"), "the fault")
         with lab.client.connect((VIP4, 53), connected=False) as client:
             answers = client.exchange(6)
+            third.close()
+            daemon.wait("swap", since=daemon.wait("backend_down", "b3").at)
+            alone = client.exchange(4)
+        daemon.poll_status(fault("state_dir"), "the fault, still")
 
         assert (200, "drain") == (answer, document["admin"])
         assert ("No space left" if options != "ro" else "Read-only file system") in message
         assert {"b1", "b3"} == {one.backend for one in answers}
+        assert {"b1"} == {one.backend for one in alone}
 
 
 def test_descriptors_run_out(tmp_path: Path) -> None:
