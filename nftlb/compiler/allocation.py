@@ -53,6 +53,11 @@ def flow_owner(pool: Pool, family: Family) -> str:
     return f"{pool.name} {family}"
 
 
+def is_of_flows(owner: str) -> bool:
+    """Whether a zone's owner is the flows of a pool, whose name has no slash, and not one backend."""
+    return "/" not in owner
+
+
 def mark_owner(target: Target) -> str:
     return write(target.via or target.address)
 

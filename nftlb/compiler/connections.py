@@ -2,8 +2,9 @@
 
 A conntrack entry keeps the NAT it was born with, whatever the rules say now. So these have to go:
 
-- those of a zone that nobody owns any more, before a later owner of its number meets them; and, since the kernel
-  forgets our tables sooner than its connections, those that a new owner finds there;
+- those that a new owner finds in its zone: the kernel forgets our tables sooner than its connections;
+- those of a zone of flows that nobody owns any more. In a zone that was one backend's they stay: no packet gets there
+  any more, but replies that are still under way need them;
 - in a zone of flows, those that lead to a backend that must not be used any more;
 - in a backend's own zone, all of them if the source is rewritten otherwise than before: a client that keeps sending
   would never see the change.
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from nftlb.model import Admin, Family
 
-from .allocation import flow_owner, has_flows
+from .allocation import flow_owner, has_flows, is_of_flows
 from .membership import BackendState, select, targets
 
 if TYPE_CHECKING:
@@ -59,12 +60,13 @@ def cuts(
     """What to cut on the way from the `present` ruleset to the `target`; `flows` as `flow_endpoints()` gives it."""
     had, has = _owners(previous), _owners(allocation)
     kept = {zone for zone, owner in has.items() if had.get(zone) == owner}
+    handed = {zone for zone, owner in had.items() if zone not in kept and (zone in has or is_of_flows(owner))}
     before, after = _sources(present), _sources(target)
     turned = {zone for zone in kept - flows.keys() if before.get(zone) != after.get(zone)}
     return Cuts(
         # A number that changes hands at once has to be cut afterwards: the old rules are still at work.
         before={zone: flows.get(zone) for zone in has.keys() - had.keys()},
-        after={**dict.fromkeys((had.keys() - kept) | turned), **flows},
+        after={**dict.fromkeys(handed | turned), **flows},
     )
 
 
