@@ -215,6 +215,18 @@ def test_names_that_no_host_has(host: str) -> None:
         Client(Address(host), timeout=1).status()
 
 
+def test_a_queue_that_is_full(tmp_path: Path) -> None:
+    """A daemon that has others to let in first is waited for, and is not taken for none."""
+    path = str(tmp_path / "api.sock")
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as first:
+        server.bind(path)
+        server.listen(0)
+        first.connect(path)
+
+        with pytest.raises(Unreachable, match=r"nothing came for 0\.1 seconds"):
+            Client(Address(socket=path), timeout=0.1).document()
+
+
 @pytest.mark.parametrize(
     ("said", "words"),
     [

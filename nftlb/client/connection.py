@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import socket
+import struct
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .address import Address
+
+
+_TIMEVAL = struct.Struct("@ll")
 
 
 class UnixConnection(HTTPConnection):
@@ -20,8 +24,14 @@ class UnixConnection(HTTPConnection):
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # Under a time-out of Python's the kernel would not wait at all where a daemon has many connections to take.
+        seconds, part = divmod(self._timeout, 1)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(seconds), int(part * 1e6)))
+        try:
+            self.sock.connect(self._path)
+        except BlockingIOError as error:
+            raise TimeoutError("it takes no connection") from error
         self.sock.settimeout(self._timeout)
-        self.sock.connect(self._path)
 
 
 def connection(address: Address, timeout: float) -> HTTPConnection:
