@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -183,6 +184,19 @@ def test_agent_says_how_much() -> None:
     one.take("dns", "b1", 0, PASS, 1.0)
 
     assert {"b1": BackendState(percent=75)} == states(one)
+
+
+@pytest.mark.parametrize(
+    "other", [{"device": "eth2"}, {"mark": 7}, {"source": (ip_address("10.0.0.1"),)}, {"port": 53}], ids=str
+)
+def test_checks_by_two_ways_keep_each_its_own_verdict(other: dict[str, Any]) -> None:
+    """What is asked by another interface, mark, address or port is another check, which a reload does not mix up."""
+    one = fleet(dns(PING, replace(PING, **other)))
+    feed(one, "b1", "---", check=1)
+    kept, changes = one.following(config(dns(PING, replace(PING, interval=9000, **other))), 2.0)
+
+    assert ({"b1"}, []) == (down(kept), changes)
+    assert [True, False] == [check.verdict.up for check in kept.pools["dns"].backends["b1"].checks]
 
 
 AGENT = Health(check=Agent(port=9), rise=1, fall=1)

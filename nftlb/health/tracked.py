@@ -31,8 +31,8 @@ class TrackedCheck:
     at: float | None = None
 
     def same_as(self, health: Health) -> bool:
-        """Whether it asks the same; timers may differ."""
-        return self.health.check == health.check and self.health.port == health.port
+        """Whether it asks the same by the same way; timers may differ."""
+        return _question(self.health) == _question(health)
 
 
 @dataclass(slots=True)
@@ -169,6 +169,10 @@ def endpoint(backend: Backend) -> str:
 
 def _agents(pool: Pool) -> list[Health]:
     return [health for health in pool.health if isinstance(health.check, Agent)]
+
+
+def _question(health: Health) -> tuple[object, ...]:
+    return health.check, health.port, health.source, health.device, health.mark
 
 
 def _initial(health: Health, *, last: bool) -> bool:
