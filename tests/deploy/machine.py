@@ -30,6 +30,8 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from network import MACHINE
 
+from nftlb.lab import VIP4
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -237,6 +239,16 @@ class Machine:
             assert time.monotonic() < deadline, f"{what} did not come:\n{self.journal()[-4000:]}"
             time.sleep(0.05)
         return found
+
+    def await_network(self) -> None:
+        """Wait for its addresses: systemd-networkd adds them after the boot, and links' own need a second."""
+
+        def settled() -> bool:
+            links = self.run(["ip", "-oneline", "link", "show", "up"]).count("\n") - 1  # lo has none of its own
+            own = self.run(["ip", "-oneline", "-6", "address", "show", "scope", "link", "-tentative"])
+            return links == own.count("\n") and VIP4 in self.run(["ip", "address"])
+
+        self.wait_for(settled, "the network's addresses")
 
     def journal(self, unit: str = "") -> str:
         """Return its journal since it was booted, of a unit or of all."""

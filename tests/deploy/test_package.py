@@ -112,6 +112,7 @@ def test_installed_and_purged() -> None:
     """Idle with a clear status until it is configured; its user, files, units, rules and routes are gone at the end."""
     with bare() as (machine, _):
         machine.run([*INSTALL, "nftables", "python3-nftables"])
+        machine.await_network()
         before = everything(machine)
         install(machine, packages()[0])
         status = machine.run(["systemctl", "status", "nftlb"], check=False)
