@@ -132,25 +132,19 @@ class Applier:
 
     def tidy(self) -> Applied:
         """Remove what is left over; waits until no packet needs it."""
-        if self._loaded is None:
-            return Applied()
-        compiled, membership = self._loaded
-        return Applied(self.swapper.sweep(compiled.ruleset(membership)).transactions)
+        target = self._accepted
+        return Applied() if target is None else Applied(self.swapper.sweep(target).transactions)
 
     def text(self) -> str:
         """What was loaded last, as a file that `nft -f` loads; empty if nothing was."""
-        if self._loaded is None:
-            return ""
-        compiled, membership = self._loaded
-        return file_text(compiled.ruleset(membership))
+        target = self._accepted
+        return "" if target is None else file_text(target)
 
     @property
     def holds(self) -> bool:
         """Whether the kernel still does what it accepted last."""
-        if self._loaded is None:
-            return False
-        compiled, membership = self._loaded
-        return self.swapper.does(compiled.ruleset(membership))
+        target = self._accepted
+        return target is not None and self.swapper.does(target)
 
     @property
     def untouched(self) -> bool:
@@ -187,6 +181,14 @@ class Applier:
         if wanted or previous.marks:
             lines += steering_difference(self.steering.current(), wanted)
         return "".join(f"{line}\n" for line in lines)
+
+    @property
+    def _accepted(self) -> Ruleset | None:
+        """What the kernel accepted last; None before that."""
+        if self._loaded is None:
+            return None
+        compiled, membership = self._loaded
+        return compiled.ruleset(membership)
 
     def _compile(self, config: Config, previous: Allocation) -> Compiled:
         if config.table != self.table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from nftlb.model.fields import INTERFACE
 from nftlb.model.reading import Unfit, read_address, show
@@ -11,26 +11,30 @@ from nftlb.model.reading import Unfit, read_address, show
 from .remark import fault
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nftlb.model import IPAddress
 
+T = TypeVar("T")
 _DIGITS = re.compile(r"[0-9]{1,10}")
 LAST_PORT = 65535
 LAST_MARK = 0xFFFFFFFF
 
 
 def address(text: str, file: str, line: int) -> IPAddress:
-    try:
-        return read_address(text)
-    except Unfit as error:
-        raise fault(file, line, str(error)) from None
+    return _fitting(read_address, text, file, line)
 
 
 def interface(text: str, file: str, line: int) -> str:
+    return str(_fitting(INTERFACE.read, text, file, line))
+
+
+def _fitting(read: Callable[[str], T], text: str, file: str, line: int) -> T:
+    """Read as our own configuration does; what doesn't fit there is a fault of the file."""
     try:
-        INTERFACE.read(text)
+        return read(text)
     except Unfit as error:
         raise fault(file, line, str(error)) from None
-    return text
 
 
 def number(text: str, file: str, line: int, low: int, high: int) -> int:
