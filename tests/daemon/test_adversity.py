@@ -42,6 +42,11 @@ def no_fault(document: dict[str, Any]) -> bool:
     return not document["faults"]
 
 
+def mounted(script: str) -> tuple[str, ...]:
+    """Words before a command by which it has mounts of its own: those that a shell's script makes."""
+    return ("unshare", "--mount", "sh", "-c", f'{script}; exec "$@"', "sh")
+
+
 def clock(offset: Path) -> dict[str, str]:
     """Variables by which the time of day, and no other clock, is off by what a file says: nothing at first."""
     offset.write_text("+0")
@@ -113,8 +118,8 @@ def test_state_directory_fails(options: str, tmp_path: Path) -> None:
     """With the disk full or read-only commands are followed, and the dead leave; the status says what may be lost."""
     state = tmp_path / "state"
     state.mkdir()
-    fill = f"dd if=/dev/zero of={state}/filler bs=1k count=64 status=none; " if options != "ro" else ""
-    wrapper = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o {options} tmpfs {state}; {fill}exec "$@"', "sh")
+    fill = f"dd if=/dev/zero of={state}/filler bs=1k count=64 status=none" if options != "ro" else "true"
+    wrapper = mounted(f"mount -t tmpfs -o {options} tmpfs {state}; {fill}")
     with Lab(backends=3) as lab, ExitStack() as servers:
         third = servers.enter_context(ExitStack())
         third.enter_context(lab.serve(PORT, backends=[lab.backends[2]]))
@@ -171,7 +176,7 @@ def test_hooks_and_plugins_that_hang(hang: list[str], tmp_path: Path) -> None:
     with Lab(backends=3) as lab, lab.serve(PORT), lab.serve(53, answer=False):
         resolv = tmp_path / "resolv.conf"
         resolv.write_text(f"nameserver {lab.backends[0].ipv4}\n")
-        wrapper = ("unshare", "--mount", "sh", "-c", f'mount --bind {resolv} /etc/resolv.conf; exec "$@"', "sh")
+        wrapper = mounted(f"mount --bind {resolv} /etc/resolv.conf")
         two = pools(lab, hooks={"backend_down": hang})
         two["other"] = {"listen": f"{VIP4}:54/udp", "backends": two["dns"]["backends"], "health": check}
         two["other"]["hooks"] = {"backend_down": hang, "quorum_down": hang}

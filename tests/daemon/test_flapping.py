@@ -129,6 +129,7 @@ class Commit(NamedTuple):
 
 
 def moment(seen: Seen) -> float:
+    """When it happened, by the daemon's own clock: however late we read it, that is no part of it."""
     return datetime.fromisoformat(seen.event["at"]).timestamp()
 
 

@@ -70,7 +70,7 @@ class Link:
         await_that(lambda: "NO-CARRIER" in self._centre.run(["ip", "link", "show", self.host.name]), "carrier lost")
 
     def up(self) -> None:
-        """Put it in again; at return packets pass, perhaps for a while. Without an effect on a link that is up."""
+        """Put it in again; at return packets pass, or have for a moment. Without an effect on a link that is up."""
         if not self._down:
             return
         self.host.run(["ip", "link", "set", _INTERFACE, "up"])
