@@ -30,7 +30,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from network import MACHINE
 
-from nftlb.lab import VIP4
+from nftlb.lab import VIP4, VIP6
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -246,7 +246,8 @@ class Machine:
         def settled() -> bool:
             links = self.run(["ip", "-oneline", "link", "show", "up"]).count("\n") - 1  # lo has none of its own
             own = self.run(["ip", "-oneline", "-6", "address", "show", "scope", "link", "-tentative"])
-            return links == own.count("\n") and VIP4 in self.run(["ip", "address"])
+            shared = self.run(["ip", "address", "show", "lo"])
+            return links == own.count("\n") and f"inet {VIP4}/" in shared and f"inet6 {VIP6}/" in shared
 
         self.wait_for(settled, "the network's addresses")
 

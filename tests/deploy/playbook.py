@@ -72,7 +72,7 @@ class Playbook:
                 check=True,
                 capture_output=True,
             )
-        shutil.rmtree(self._sockets)
+        shutil.rmtree(self._sockets, ignore_errors=True)  # each ssh takes its own socket away, perhaps only now
 
     def play(self, variables: dict[str, Any], *options: str) -> Played:
         """Run it; whether that fails is for the caller to see. Variables beat all others, as those of -e do."""

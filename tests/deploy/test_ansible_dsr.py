@@ -11,8 +11,6 @@ from machine import Machine
 from network import Network
 from playbook import ROOT, Playbook
 
-from nftlb.lab import VIP4, VIP6
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -44,7 +42,7 @@ with socket.socket(family, socket.SOCK_DGRAM) as client:
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
     with Network() as network, Machine(network, forwarding=False) as booted:
-        await_network(booted)
+        booted.await_network()
         yield booted
 
 
@@ -61,11 +59,6 @@ def playbook(
 def on_lo(machine: Machine) -> set[str]:
     shown = json.loads(machine.run(["ip", "-json", "address", "show", "lo"]))
     return {one["local"] for one in shown[0]["addr_info"]}
-
-
-def await_network(machine: Machine) -> None:
-    """Wait for the addresses that are not the role's: systemd-networkd adds them after the boot."""
-    machine.wait_for(lambda: {VIP4, VIP6} <= on_lo(machine), "the network's addresses on lo")
 
 
 def answers_arp(machine: Machine, address: str) -> bool:
@@ -104,7 +97,7 @@ def test_it_holds_addresses_silently(machine: Machine, playbook: Playbook) -> No
     for boot in (False, True):
         if boot:
             machine.reboot()
-            await_network(machine)
+            machine.await_network()
         assert {*before, *ADDRESSES} == on_lo(machine)
         assert not answers_arp(machine, "192.0.2.60")
         with machine.popen(
