@@ -23,6 +23,7 @@ from nftlb.cli.group import COMMANDS, root
 from nftlb.compiler import Compiled, Membership
 from nftlb.config import schema
 from nftlb.doctor import Finding, Severity
+from nftlb.kernel.lock import hold
 from nftlb.lab import Namespace
 from nftlb.ruleset import file_text
 
@@ -412,6 +413,23 @@ def test_the_file_tells_the_name_of_the_tables(inside: Callable[..., tuple[int, 
     assert (0, "table nftlb: nothing to remove\n", "") == inside("remove")
     assert (0, "", "") == inside("diff", "-", input=other)
     assert (0, "table mine: 1 transaction\n", "") == inside("remove", "-", input=other)
+
+
+WITHOUT_B2 = GOOD.replace("      b2: 10.0.0.12:5353\n", "")
+
+
+@pytest.mark.parametrize("name", ["apply", "remove", "restore"])
+def test_only_one_writes(name: str, good: str) -> None:
+    """Beside a daemon these do nothing; `diff` looks all the same."""
+    with Namespace("cli") as namespace:
+        assert 0 == namespace.call(outcome, "apply", good)[0]
+        before = namespace.call(outcome, "diff", "-", input=WITHOUT_B2)
+        with namespace.call(hold, "nftlb"):
+            status, out, error = namespace.call(outcome, name, good)
+            assert (3, "") == (status, out)
+            assert error.startswith("nftlb: another nftlb runs for the table nftlb in this network namespace: stop it")
+            assert before == namespace.call(outcome, "diff", "-", input=WITHOUT_B2)
+        assert (0, "", "") == namespace.call(outcome, "diff", good)
 
 
 def test_changes_in_words() -> None:

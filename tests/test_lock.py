@@ -1,4 +1,4 @@
-"""Only one daemon writes a table."""
+"""Only one writes a table."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from nftlb.daemon.lock import hold
 from nftlb.errors import SystemFault
+from nftlb.kernel.lock import hold
 from nftlb.lab import Namespace
 
-HOLD = "import sys; from nftlb.daemon.lock import hold; lock = hold(sys.argv[1]); print('held', flush=True); input()"
+HOLD = "import sys; from nftlb.kernel.lock import hold; lock = hold(sys.argv[1]); print('held', flush=True); input()"
 TABLE = "lock_of_a_test"
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from nftlb.apply import Applier
 from nftlb.kernel import LibNftables
+from nftlb.kernel.lock import hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def applier(table: str) -> Iterator[Applier]:
-    """What brings configurations into the kernel of this network namespace."""
+    """What brings configurations into the kernel of this network namespace; nobody else does meanwhile."""
+    with hold(table), viewer(table) as to_kernel:
+        yield to_kernel
+
+
+@contextmanager
+def viewer(table: str) -> Iterator[Applier]:
+    """The same, to look only: somebody else may be at work."""
     with LibNftables() as kernel:
         yield Applier(kernel, table)
 

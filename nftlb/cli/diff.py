@@ -2,7 +2,7 @@
 
 import click
 
-from nftlb.cli.applier import applier
+from nftlb.cli.applier import viewer
 from nftlb.cli.inputs import examples, file_argument
 from nftlb.cli.output import write
 from nftlb.config import load
@@ -26,7 +26,7 @@ def diff(file: str) -> int:
         config = load(file)
     except ConfigError as error:
         raise BadInputError(list(error.problems)) from error
-    with applier(config.table) as to_kernel:
+    with viewer(config.table) as to_kernel:
         differences = to_kernel.diff(config)
     if differences:
         write(f"--- kernel\n+++ {file}\n{differences}")

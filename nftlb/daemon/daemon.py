@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from nftlb.config import parse, read_source
 from nftlb.errors import KernelError, NftlbError
 from nftlb.health import Memory
+from nftlb.kernel.lock import hold
 from nftlb.metrics import Metrics
 
-from . import lock, systemd
+from . import systemd
 from .announcer import Announcer
 from .api import ApiServer
 from .bus import Bus
@@ -69,7 +70,7 @@ class Daemon:
             signal.SIGINT: self._stopping.set,
             signal.SIGHUP: self._reloading.set,
         }
-        with lock.hold(base.table), _heeding(wishes):
+        with hold(base.table), _heeding(wishes):
             await self._run(base, source)
 
     async def _run(self, base: Config, source: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,6 @@ from nftlb.config import load
 from nftlb.errors import NftlbError
 from nftlb.health import Memory
 
-from . import lock
 from .clock import now
 from .runtime import begin
 from .store import Store, last_good
@@ -66,6 +64,6 @@ def _load(file: str, applier: Opens) -> Restored:
         memory = None
         remarks.append(f"nothing is remembered: {error}")
     config, fleet, misfits = begin(base, (memory or Memory(format=1)).pools, now())
-    with closing(lock.hold(config.table)), applier(config.table) as to_kernel:
+    with applier(config.table) as to_kernel:
         applied = to_kernel.load(config, fleet.membership(now()), lenient=True)
     return Restored(file, applied, (*remarks, *misfits, *applied.lacking))

@@ -287,8 +287,8 @@ def test_power_cut_with_a_file_that_is_bad_by_now(machine: Machine) -> None:
     assert {"b1", "b2"} == {one.backend for one in sent if one.backends}
     assert 1 == longest_run(sent[-2 * RATE :])
     assert f"{FILE} can't be used, its last good copy is:" in machine.journal("nftlb-restore")
-    machine.run(["nftlb", "remove", "--quiet"])
     machine.run(["sh", "-c", "systemctl stop nftlb; rm -f /var/lib/nftlb/*"])
+    machine.run(["nftlb", "remove", "--quiet"])
 
 
 # --- the service -----------------------------------------------------------------------------------------------------
