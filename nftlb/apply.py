@@ -7,13 +7,15 @@ this file knows what comes before what, and what to take back.
 from __future__ import annotations
 
 import socket
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
-from nftlb.compiler import Allocation, Compiled, Hop, Membership, Routes, read_back
+from nftlb.compiler import Allocation, Compiled, Hop, Membership, Need, Routes, left_behind, read_back
 from nftlb.compiler.allocation import allocate
-from nftlb.compiler.connections import cuts
+from nftlb.compiler.connections import Stay, cuts
 from nftlb.compiler.membership import targets
 from nftlb.difference import difference, steering_difference
 from nftlb.errors import KernelError, NftlbError
@@ -48,7 +50,8 @@ class Applied:
     """What was changed: the transactions' texts, the changes of routing, and how many conntrack entries were cut.
 
     `lacking` is what a lenient load had to do without, a line each; `seconds` is what the transactions themselves took
-    libnftables and the kernel.
+    libnftables and the kernel. `lingers`: in so many seconds `tidy()` can remove what answers need that are under way
+    now; None if there is nothing of the kind.
     """
 
     transactions: tuple[str, ...] = ()
@@ -56,6 +59,7 @@ class Applied:
     cut: int = 0
     lacking: tuple[str, ...] = ()
     seconds: float = field(default=0.0, compare=False)
+    lingers: float | None = field(default=None, compare=False)
 
     def __bool__(self) -> bool:
         return bool(self.transactions or self.steered or self.cut)
@@ -66,7 +70,9 @@ class Applier:
     """Brings configurations into the kernel of the network namespace in which its parts were made.
 
     `wait` returns when no packet is left on the way that was there when it was called; `lookup` finds the next hops of
-    addresses. Every method raises KernelError or SystemFault when it is refused, having taken back what it did first.
+    addresses. For `linger` seconds, answers to what a former backend got still come from the service.
+
+    Every method raises KernelError or SystemFault when it is refused, having taken back what it did first.
     """
 
     kernel: Kernel
@@ -76,14 +82,19 @@ class Applier:
     lookup: Callable[[Iterable[IPAddress]], Mapping[IPAddress, Hop]] = hops
     wait: Callable[[], None] = wait_for_packets
     interfaces: Callable[[], Collection[str]] = lambda: [name for _, name in socket.if_nameindex()]
+    linger: float = 0.0
+    clock: Callable[[], float] = time.monotonic
     swapper: Swapper = field(init=False)
     _loaded: tuple[Compiled, Membership] | None = None
+    _answers: Mapping[Need, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.swapper = Swapper(self.kernel, self.table, self.wait)
 
     def load(self, config: Config, membership: Membership | None = None, *, lenient: bool = False) -> Applied:
         """Make the kernel do what the configuration says, and nothing else; waits until leftovers can be removed.
+
+        What answers under way need is left for a later `tidy()`.
 
         `lenient`: an interface that is missing or down does not keep all the rest from being loaded.
         """
@@ -95,8 +106,11 @@ class Applier:
         if lenient:
             config, lacking = _without_missing(config, self.interfaces())
         compiled = self._compile(config, previous)
+        answers = self._awaited(self._accepted or present, compiled.ruleset(membership))
+        if answers:
+            compiled.keep(answers)
         target = compiled.ruleset(membership)
-        due = cuts(present, previous, target, compiled.allocation, compiled.connections(membership))
+        due = cuts(previous, compiled.allocation, compiled.connections(membership))
         steering = _Steered(self.steering, previous.marks.values(), compiled.steered(), lacking if lenient else None)
         generation = self.kernel.generation()
         try:
@@ -109,7 +123,7 @@ class Applier:
                 if self.kernel.generation() == generation:
                     steering.undo()
             raise
-        self._loaded = compiled, membership
+        self._loaded, self._answers = (compiled, membership), answers
         swept = self.swapper.sweep(target)
         # Until here, packets of what is no more have been let through, and may have made entries.
         count += self._cut(due.after)
@@ -117,7 +131,7 @@ class Applier:
         steered = tuple(steering.changes)
         transactions = made.transactions + swept.transactions
         seconds = self.swapper.seconds - before
-        return Applied(transactions, steered, count, tuple(dict.fromkeys(lacking)), seconds)
+        return Applied(transactions, steered, count, tuple(dict.fromkeys(lacking)), seconds, self._lingers())
 
     def update(self, membership: Membership) -> Applied:
         """Follow the states of backends. Waits for nothing: what is left over goes with a later change."""
@@ -130,10 +144,23 @@ class Applier:
         self._loaded = compiled, membership
         return Applied(made.transactions, (), count, seconds=self.swapper.seconds - seconds)
 
-    def tidy(self) -> Applied:
-        """Remove what is left over; waits until no packet needs it."""
-        target = self._accepted
-        return Applied() if target is None else Applied(self.swapper.sweep(target).transactions)
+    def tidy(self, *, at_once: bool = False) -> Applied:
+        """Remove what is left over; waits until no packet needs it.
+
+        What answers need goes when its time has come, or `at_once`.
+        """
+        if self._loaded is None:
+            return Applied()
+        compiled, membership = self._loaded
+        texts: list[str] = []
+        now = inf if at_once else self.clock()
+        awaited = {need: end for need, end in self._answers.items() if end > now}
+        if awaited != self._answers:
+            compiled.keep(awaited)
+            texts += self.swapper.swap(compiled.ruleset(membership)).transactions
+            self._answers = awaited
+        texts += self.swapper.sweep(compiled.ruleset(membership)).transactions
+        return Applied(tuple(texts), lingers=self._lingers())
 
     def text(self) -> str:
         """What was loaded last, as a file that `nft -f` loads; empty if nothing was."""
@@ -165,8 +192,8 @@ class Applier:
         if transaction:
             self.kernel.apply(transaction)
             self.wait()
-        self._loaded = None
-        count = self._cut({zone: None for one in allocations for zone in one.zones.values()})
+        self._loaded, self._answers = None, {}
+        count = self._cut({zone: Stay.NOTHING for one in allocations for zone in one.zones.values()})
         marked = config is None or any(one.marks for one in allocations)
         steered = self.steering.apply({}) if marked else []
         return Applied((transaction.text,) if transaction else (), tuple(steered), count)
@@ -189,6 +216,15 @@ class Applier:
             return None
         compiled, membership = self._loaded
         return compiled.ruleset(membership)
+
+    def _awaited(self, before: Ruleset, target: Ruleset) -> dict[Need, float]:
+        """What answers need that the target lacks, each with the time at which it may go."""
+        now = self.clock()
+        until = {need: self._answers.get(need, now + self.linger) for need in left_behind(before, target)}
+        return {need: end for need, end in until.items() if end > now}
+
+    def _lingers(self) -> float | None:
+        return max(0.0, min(self._answers.values()) - self.clock()) if self._answers else None
 
     def _compile(self, config: Config, previous: Allocation) -> Compiled:
         if config.table != self.table:

@@ -71,9 +71,13 @@ class Flow:
         self._thread.join()
         return self.sent
 
+    def hold(self) -> None:
+        """Send nothing more until `resume`."""
+        self._paused = True
+
     def pause(self, timeout: float = 20.0) -> None:
         """Send nothing more until `resume`; returns when all that was sent was answered."""
-        self._paused = True
+        self.hold()
         with self._changed:
             if not self._changed.wait_for(lambda: all(one.backends for one in self.sent), timeout):
                 raise TimeoutError(f"{len(lost(self.sent))} datagrams were not answered within {timeout} s")

@@ -10,7 +10,7 @@ from clockwork import elapsed
 
 from nftlb.apply import Applier
 from nftlb.compiler import Compiled, Membership, read_back
-from nftlb.daemon.hands import Hands
+from nftlb.daemon.hands import LINGER, Hands
 from nftlb.errors import SystemFault
 from nftlb.kernel import FakeNft
 from nftlb.ruleset import Listing
@@ -81,6 +81,7 @@ class FakeHands(Hands):
         self.works = 0
         self.begun, self.done = asyncio.Event(), asyncio.Event()
         self.tidied: list[float] = []
+        self._now = 0.0  # the thread can't ask the loop
         super().__init__(table, lambda: self.kernel, self._applier_for, _no_monitor)
 
     def _applier_for(self, kernel: Kernel, table: str) -> Applier:
@@ -92,6 +93,8 @@ class FakeHands(Hands):
             lookup=lambda _: {},
             wait=lambda: None,
             interfaces=lambda: self.interfaces,
+            linger=LINGER,
+            clock=lambda: self._now,
         )
 
     async def tidy(self):  # type: ignore[no-untyped-def]  # noqa: ANN201 - as Hands has it
@@ -104,6 +107,7 @@ class FakeHands(Hands):
         await asyncio.sleep(self.takes)
         if self.error is not None:
             raise self.error
+        self._now = elapsed()
         done = await super()._do(work)
         if self.error_after is not None:
             error, self.error_after = self.error_after, None

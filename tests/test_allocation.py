@@ -27,7 +27,7 @@ def test_everybody_who_needs_a_number_gets_one() -> None:
     )
 
     assert Allocation(
-        {"both/b1 10.0.0.11 5353": 1, "both/_sorry 10.0.0.99 53": 2, "both ip6": 3},
+        {"both/b1 10.0.0.11 5353 masquerade": 1, "both/_sorry 10.0.0.99 53 masquerade": 2, "both ip6": 3},
         {"10.0.0.21": 60001, "10.0.0.22": 60002},
     ) == allocate(config(both, LOG))
 
@@ -72,8 +72,8 @@ def test_who_has_a_number_keeps_it() -> None:
     assert {owner: first.zones[owner] for owner in first.zones if owner in second.zones} == {
         owner: second.zones[owner] for owner in second.zones if owner in first.zones
     }
-    assert not {"dns/new 10.0.0.9 53"} & first.zones.keys()
-    assert second.zones["dns/new 10.0.0.9 53"] not in first.zones.values()
+    assert not {"dns/new 10.0.0.9 53 masquerade"} & first.zones.keys()
+    assert second.zones["dns/new 10.0.0.9 53 masquerade"] not in first.zones.values()
 
 
 @pytest.mark.parametrize("text", ["10.0.0.99:5353", "10.0.0.11:53", "10.0.0.11"])
@@ -94,8 +94,8 @@ def test_a_number_that_was_given_up_is_taken_last() -> None:
         second,
     )
 
-    assert {"a/b1 10.0.0.1 1": LAST_ZONE - 2} == first.zones
-    assert {"b/b1 10.0.0.1 1": LAST_ZONE - 1} == second.zones
+    assert {"a/b1 10.0.0.1 1 masquerade": LAST_ZONE - 2} == first.zones
+    assert {"b/b1 10.0.0.1 1 masquerade": LAST_ZONE - 1} == second.zones
     assert [LAST_ZONE - 2, LAST_ZONE, LAST_ZONE - 1] == list(third.zones.values())
 
 

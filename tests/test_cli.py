@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -415,7 +416,42 @@ def test_the_file_tells_the_name_of_the_tables(inside: Callable[..., tuple[int, 
     assert (0, "table mine: 1 transaction\n", "") == inside("remove", "-", input=other)
 
 
-WITHOUT_B2 = GOOD.replace("      b2: 10.0.0.12:5353\n", "")
+STATELESS = GOOD.replace("    listen", "    forward: stateless\n    listen").replace(", 192.0.2.53:53/tcp", "")
+WITHOUT_B2 = STATELESS.replace("      b2: 10.0.0.12:5353\n", "")
+
+
+def test_apply_stays_for_answers_under_way(inside: Callable[..., tuple[int, str, str]]) -> None:
+    """Where some may be; when it ends, nothing is left that the file does not say."""
+    assert 0 == inside("apply", "-", input=STATELESS)[0]
+    status, out, error = inside("apply", "--linger", "0.2", "-", input=WITHOUT_B2)
+    assert (0, "") == (status, error)
+    assert out.endswith("; answers under way have 0.2 s left\n")
+    assert (0, "", "") == inside("diff", "-", input=WITHOUT_B2)
+
+
+def test_apply_that_need_not_stay(inside: Callable[..., tuple[int, str, str]]) -> None:
+    assert 0 == inside("apply", "-", input=STATELESS)[0]
+    status, out, error = inside("apply", "--linger", "0", "-", input=WITHOUT_B2)
+    assert (0, "") == (status, error)
+    assert "answers" not in out
+    assert (0, "", "") == inside("diff", "-", input=WITHOUT_B2)
+
+
+def test_apply_is_interrupted_while_it_stays() -> None:
+    """By ^C: it clears up at once."""
+    with Namespace("cli") as namespace:
+        assert 0 == namespace.call(outcome, "apply", "-", input=STATELESS)[0]
+        argv = [NFTLB, "apply", "--linger", "600", "-"]
+        with namespace.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(WITHOUT_B2)
+            process.stdin.close()
+            assert "answers under way have 600 s left" in process.stdout.readline()
+            assert 1 == namespace.call(outcome, "diff", "-", input=WITHOUT_B2)[0]
+            process.send_signal(signal.SIGINT)
+            assert 130 == process.wait(20)
+        assert (0, "", "") == namespace.call(outcome, "diff", "-", input=WITHOUT_B2)
 
 
 @pytest.mark.parametrize("name", ["apply", "remove", "restore"])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from unprivileged import unprivileged
 
+from nftlb.compiler.connections import Stay
 from nftlb.errors import KernelError, SystemFault
 from nftlb.kernel import conntrack
 from nftlb.kernel.conntrack import cut
@@ -29,7 +30,7 @@ from nftlb.lab import VIP4, VIP6, Lab, Namespace
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nftlb.kernel.conntrack import Endpoint
+    from nftlb.compiler.connections import Endpoints
 
 # The port at the VIP chooses the zone, and the zone the backend: 1 and 5 are b1's, 2 is b2's; zone 1 of 1003 is
 # another's, since it holds for both directions.
@@ -53,7 +54,7 @@ table inet zones {
 """
 B1 = frozenset({(ip_address("10.0.1.2"), 5353), (ip_address("fd00:1::2"), 5353)})
 B2 = frozenset({(ip_address("10.0.2.2"), 5353), (ip_address("fd00:2::2"), 5353)})
-NOBODY: frozenset[Endpoint] = frozenset()
+NOBODY: Endpoints = frozenset()
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def test_only_entries_of_our_zones_that_lead_elsewhere_go() -> None:
         assert lab.balancer.call(cut, {1: B2, 2: B2}) == 2
         assert entries(lab.balancer) == [one for one in everything if not one.endswith("zone-orig=1")]
 
-        assert lab.balancer.call(cut, {1: None, 2: None}) == 2
+        assert lab.balancer.call(cut, {1: Stay.NOTHING, 2: Stay.NOTHING}) == 2
         assert entries(lab.balancer) == [one for one in everything if not one.endswith(("zone-orig=1", "zone-orig=2"))]
 
 
@@ -154,7 +155,7 @@ def test_the_zone_is_not_confused_with_a_port(host: Namespace) -> None:
     make(host, 0, "10.0.1.2", dport=53)
     make(host, 7, "10.0.2.2", dport=53)
 
-    assert host.call(cut, {53: None}) == 0
+    assert host.call(cut, {53: Stay.NOTHING}) == 0
     assert entries(host) == ["4 53", "4 53 zone-orig=7"]
 
 
@@ -169,7 +170,7 @@ def test_the_zone_is_not_confused_with_a_port(host: Namespace) -> None:
         (set(), 2),
     ],
 )
-def test_address_and_port_are_compared(host: Namespace, keep: set[Endpoint], deleted: int) -> None:
+def test_address_and_port_are_compared(host: Namespace, keep: set[Any], deleted: int) -> None:
     """An endpoint without a port stands for all of them; an empty set keeps nothing."""
     make(host, 1, "10.0.1.2")
     make(host, 1, "fd00:1::2")
@@ -208,6 +209,19 @@ def test_protocols_with_and_without_ports(host: Namespace) -> None:
     assert host.call(cut, {1: NOBODY}) == 3
 
 
+def test_datagrams_may_stay(host: Namespace) -> None:
+    """Entries of UDP, over IPv4 and IPv6, whatever they lead to; those of connections go."""
+    make(host, 1, "10.0.1.2")
+    make(host, 1, "fd00:1::2")
+    tuple_ = ["-s", "198.51.100.2", "-d", VIP4, "-r", "10.0.1.2", "-q", "198.51.100.2", "--orig-zone", "1", "-t", "600"]
+    ports = ["--sport", "4000", "--dport", "53", "--reply-port-src", "53", "--reply-port-dst", "4000"]
+    host.run(["conntrack", "-I", *tuple_, "-p", "tcp", "--state", "ESTABLISHED", *ports])
+
+    assert host.call(cut, {1: Stay.DATAGRAMS}) == 1
+    assert host.call(cut, {1: Stay.DATAGRAMS}) == 0
+    assert host.call(cut, {1: Stay.NOTHING}) == 2
+
+
 def test_an_echo_has_no_port(host: Namespace) -> None:
     """Where ports would stand, ICMP has something else: here a real echo to the host itself."""
     host.run(["ip", "link", "set", "lo", "up"])
@@ -230,7 +244,7 @@ def test_ten_of_many(host: Namespace, zones: int) -> None:
 
     assert host.call(cut, dict.fromkeys(range(1, 1 + zones), B1)) == 10
     assert len(entries(host)) == 5100
-    assert host.call(cut, dict.fromkeys(range(1, 1 + zones))) == 5000
+    assert host.call(cut, dict.fromkeys(range(1, 1 + zones), Stay.NOTHING)) == 5000
     assert entries(host) == ["4 53 zone-orig=60000"] * 100
 
 
@@ -246,7 +260,7 @@ def test_kernels_that_ignore_the_filter(host: Namespace, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Netlink, "dump", ignore_filter)
 
-    assert host.call(cut, {1: None, 2: B2, 3: B1}) == 20
+    assert host.call(cut, {1: Stay.NOTHING, 2: B2, 3: B1}) == 20
     assert len(dumps) == 1
     assert entries(host) == ["4 53 zone-orig=2"] * 10 + ["4 53 zone-orig=4"] * 10
 
@@ -265,7 +279,7 @@ def test_entries_that_went_by_themselves_are_no_error(host: Namespace, monkeypat
 
     monkeypatch.setattr(conntrack, "_doomed", find_and_interfere)
 
-    assert host.call(cut, {1: None}) == 1
+    assert host.call(cut, {1: Stay.NOTHING}) == 1
     assert entries(host) == []
 
 
@@ -281,7 +295,7 @@ def test_another_entry_of_the_same_tuple_is_left_alone(host: Namespace, monkeypa
 
     monkeypatch.setattr(conntrack, "_doomed", find_another)
 
-    assert host.call(cut, {1: None}) == 0
+    assert host.call(cut, {1: Stay.NOTHING}) == 0
     assert entries(host) == ["4 53 zone-orig=1"]
 
 
@@ -299,7 +313,7 @@ def test_an_interrupted_dump_is_repeated(host: Namespace, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Netlink, "dump", interrupted)
 
-    assert host.call(cut, {1: None}) == 1
+    assert host.call(cut, {1: Stay.NOTHING}) == 1
     assert entries(host) == []
 
 
@@ -314,7 +328,7 @@ def test_the_mark_of_an_interrupted_dump_is_seen(host: Namespace, monkeypatch: p
     monkeypatch.setattr(Netlink, "_receive", flagged)
 
     with pytest.raises(KernelError, match="interrupted by changes"):
-        host.call(cut, {1: None})
+        host.call(cut, {1: Stay.NOTHING})
 
 
 def test_nothing_to_do_touches_nothing(host: Namespace) -> None:
@@ -323,11 +337,11 @@ def test_nothing_to_do_touches_nothing(host: Namespace) -> None:
     make(host, 1, "10.0.2.2")
 
     assert host.call(cut, {}) == 0
-    assert host.call(cut, {2: None, 3: NOBODY}) == 0
+    assert host.call(cut, {2: Stay.NOTHING, 3: NOBODY}) == 0
     assert entries(host) == ["4 53", "4 53 zone-orig=1"]
 
 
 def test_without_privileges_it_says_so(host: Namespace) -> None:
     """Ordinary users may not even look."""
     with pytest.raises(SystemFault, match="run nftlb as root"):
-        unprivileged(host, lambda: cut({1: None}))
+        unprivileged(host, lambda: cut({1: Stay.NOTHING}))

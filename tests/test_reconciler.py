@@ -153,7 +153,46 @@ def test_leftovers_go_when_it_is_quiet() -> None:
                 world.reconciler.poke()
             return world.hands.tidied
 
-    assert [1.2 + COLLECT] == play(scene())
+    assert [COLLECT + TIDY_AFTER] == play(scene())
+
+
+def stateless(*names: str) -> Config:
+    behind = tuple(backend(name, f"10.0.0.1{name[1:]}:53") for name in names)
+    return config(pool("dns", "192.0.2.53:53/udp", behind, forward=Forward.STATELESS))
+
+
+def answered(world: World) -> set[str]:
+    """The backends whose answers get the service's address."""
+    (table,) = (listing.table for listing in world.hands.kernel.list("nftlb").values())
+    return {element.comment.removeprefix("dns/") for element in table.sets["replies"].elements}
+
+
+@pytest.mark.parametrize("flapping", [False, True])
+def test_what_answers_need_goes_when_their_time_has_come(flapping: bool) -> None:
+    """Each former backend has its own, whatever else is loaded meanwhile, and however much changes."""
+
+    async def scene() -> list[set[str]]:
+        seen = []
+        async with World(stateless("b1", "b2", "b3", "b4")) as world:
+            seen.append(answered(world))
+            for left in (("b1", "b2", "b3"), ("b1", "b2")):
+                world.config = stateless(*left)
+                await world.reconciler.adopt(*world.wanted(), lambda: None)
+                for _ in range(20):
+                    if flapping:
+                        (world.rise if world.down else world.fall)("b1")
+                    await asyncio.sleep(0.5)
+            seen.append(answered(world))
+            for _ in range(2):
+                for _ in range(20):
+                    if flapping:
+                        (world.rise if world.down else world.fall)("b1")
+                    await asyncio.sleep(0.51)
+                seen.append(answered(world))
+            assert world.is_right
+            return seen
+
+    assert [{"b1", "b2", "b3", "b4"}, {"b1", "b2", "b3", "b4"}, {"b1", "b2", "b3"}, {"b1", "b2"}] == play(scene())
 
 
 @pytest.mark.parametrize("failing", [False, True])

@@ -1,5 +1,7 @@
 """`nftlb apply`."""
 
+import time
+
 import click
 
 from nftlb.cli.applier import applier, changes
@@ -10,8 +12,15 @@ from nftlb.config import load
 
 @click.command(epilog=examples("nftlb apply pools.yaml", "nftlb diff pools.yaml || nftlb apply --quiet pools.yaml"))
 @file_argument
+@click.option(
+    "--linger",
+    type=click.FloatRange(0, 3600),
+    default=5.0,
+    metavar="SECONDS",
+    help="How long to stay where answers of former backends may be under way, so that they come from the service. [5]",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing when it is done.")
-def apply(file: str, quiet: bool) -> None:
+def apply(file: str, linger: float, quiet: bool) -> None:
     """Load FILE, or standard input for -, into this network namespace, without losing a packet.
 
     Says in a line what was changed. All backends count as up; `nftlb run` is what checks them. Nothing is touched but
@@ -19,6 +28,12 @@ def apply(file: str, quiet: bool) -> None:
     """
     config = load(file)
     with applier(config.table) as to_kernel:
+        to_kernel.linger = linger
         applied = to_kernel.load(config)
-    if not quiet:
-        write(f"{file}: {changes(applied) or 'nothing to change'}\n")
+        try:
+            if not quiet:
+                stays = "" if applied.lingers is None else f"; answers under way have {linger:g} s left"
+                write(f"{file}: {changes(applied) or 'nothing to change'}{stays}\n")
+            time.sleep(applied.lingers or 0.0)
+        finally:
+            to_kernel.tidy(at_once=True)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nftlb.errors import NftlbError
-from nftlb.model import Family, Forward, Per, Protocol
+from nftlb.model import Family, Forward, Per, Protocol, SourceKind
+from nftlb.model.kinds import family as family_of
 
 from .membership import targets
 from .words import WORDS, write
@@ -29,6 +30,7 @@ LAST_MARK = 0xFFFFFFFF
 
 # The names of the objects in which an allocation is written down, and from which it is read back.
 TARGETS, HOSTS, FLOWS = "targets", "hosts", "flows"
+MASQUERADED, SOURCES = "masqueraded", "sources"
 
 _MARK = re.compile(r'meta mark set 0x([0-9a-f]+) comment "([^"]*)"')
 
@@ -37,16 +39,29 @@ _MARK = re.compile(r'meta mark set 0x([0-9a-f]+) comment "([^"]*)"')
 class Allocation:
     """Who has which number.
 
-    A zone's owner is one backend at one address and port, or the flows of one pool: `zone_owner()` and `flow_owner()`
-    name them. A mark's owner is the address that it routes to.
+    A zone's owner is one backend at one address and port that sees one source, or the flows of one pool: `zone_owner()`
+    and `flow_owner()` name them. A mark's owner is the address that it routes to.
     """
 
     zones: Mapping[str, int] = field(default_factory=dict)
     marks: Mapping[str, int] = field(default_factory=dict)
 
 
-def zone_owner(target: Target) -> str:
-    return f"{target.owner} {write(target.address)} {target.port or ''}".rstrip()
+def zone_owner(pool: Pool, target: Target) -> str:
+    """Whoever sees another source has another zone: a client that never pauses would keep that of its old entries."""
+    port = "" if target.port is None else f" {target.port}"
+    return f"{target.owner} {write(target.address)}{port} {source(pool, family_of(target.address))}"
+
+
+def source(pool: Pool, family: Family) -> str:
+    """What a backend of a `nat` pool sees as the source: `keep`, `masquerade` or an address.
+
+    Masqueraded also where the file gives no address: for a family that only a sorry server is of.
+    """
+    if pool.source is SourceKind.KEEP:
+        return str(SourceKind.KEEP)
+    given = (write(one) for one in pool.source_addresses if family_of(one) is family)
+    return next(given, str(SourceKind.MASQUERADE))
 
 
 def flow_owner(pool: Pool, family: Family) -> str:
@@ -95,7 +110,7 @@ def allocate(config: Config, previous: Allocation | None = None) -> Allocation:
         for family in Family:
             if pool.forward is Forward.NAT:
                 if has_packets(pool, family):
-                    zone_owners += [zone_owner(target) for target in targets(pool, family)]
+                    zone_owners += [zone_owner(pool, target) for target in targets(pool, family)]
                 if has_flows(pool, family):
                     zone_owners.append(flow_owner(pool, family))
             elif pool.forward is Forward.DSR:
@@ -137,9 +152,11 @@ def read_back(listings: Mapping[TableFamily, Listing]) -> Allocation:
         if words.table not in listings:
             continue
         table = listings[words.table].table
+        sources = {zone: address for zone, address, _ in _elements(table.sets.get(SOURCES))}
+        sources |= {zone: str(SourceKind.MASQUERADE) for zone, _, _ in _elements(table.sets.get(MASQUERADED))}
         for name in (TARGETS, HOSTS):
-            for element in _elements(table.sets.get(name)):
-                zones[f"{element[2]} {element[1].replace(' .', '')}"] = element[0]
+            for zone, address, owner in _elements(table.sets.get(name)):
+                zones[f"{owner} {address.replace(' .', '')} {sources.get(zone, SourceKind.KEEP)}"] = zone
         for zone, _, pool in _elements(table.sets.get(FLOWS)):
             zones[f"{pool} {family}"] = zone
         for chain in table.chains.values():

@@ -10,6 +10,7 @@ from nftlb.ruleset import Chain, Layers, Ruleset, Table, TableFamily, layers
 
 from . import ingress, nat, stateless
 from .allocation import allocate, is_flow, mark_owner
+from .answers import answering
 from .connections import flow_endpoints
 from .membership import UNTOUCHED, Membership, PoolState, select, targets
 from .part import Part
@@ -23,20 +24,23 @@ if TYPE_CHECKING:
     from nftlb.model import Config, Pool
 
     from .allocation import Allocation
+    from .answers import Need
     from .connections import Endpoints
 
 
 class Compiled:
     """A configuration made ready: `ruleset(membership)` then costs only what changed since it was last asked.
 
-    The same configuration, membership, allocation and routes always give the same ruleset. Raises NftlbError when the
-    numbers to allocate run out; nothing else can fail.
+    The same configuration, membership, allocation, routes and answers always give the same ruleset. Raises NftlbError
+    when the numbers to allocate run out; nothing else can fail.
     """
 
     def __init__(self, config: Config, allocation: Allocation | None = None, routes: Routes | None = None) -> None:
         self.config = config
         self.allocation = allocate(config, allocation)
         self.routes = routes or Routes()
+        self._parts = self._fixed_parts()
+        self._answers: tuple[Need, ...] = ()
         self._versions: dict[tuple[str, PoolState], Mapping[TableFamily, Mapping[str, Chain]]] = {}
         # What was asked for last: its tables share all that does not change with those of what is asked for next.
         self._membership = Membership()
@@ -57,6 +61,12 @@ class Compiled:
         }
         self._membership = membership
         return Ruleset(self.config.table, self._tables)
+
+    def keep(self, answers: Iterable[Need]) -> None:
+        """From now on, have in the ruleset what these answers of former backends need, and no others."""
+        self._answers = tuple(answers)
+        self._membership = Membership()
+        self._tables = self._first_tables()
 
     def connections(
         self, membership: Membership | None = None, since: Membership | None = None
@@ -100,13 +110,24 @@ class Compiled:
                 chains[family] |= versions
         return {family: replace(table, chains=Layers(chains[family])) for family, table in tables.items()}
 
-    def _fixed_tables(self) -> dict[TableFamily, Table]:
-        tables: dict[TableFamily, Table] = {}
-        for family, words in WORDS.items():
+    def _fixed_parts(self) -> dict[Family, Part]:
+        """What pools add to the table of each IP family that they listen in."""
+        found = {}
+        for family in WORDS:
             listening = [pool for pool in self.config.pools if any(one.family == family for one in pool.listen)]
             if listening:
                 local = any(pool.forward is not Forward.NAT for pool in listening)
-                parts = [self._fixed_part(pool, family, local=local) for pool in listening]
+                found[family] = merge(self._fixed_part(pool, family, local=local) for pool in listening)
+        return found
+
+    def _fixed_tables(self) -> dict[TableFamily, Table]:
+        tables: dict[TableFamily, Table] = {}
+        for family, words in WORDS.items():
+            parts = [self._parts[family]] if family in self._parts else []
+            answers = [need for need in self._answers if need.family is words.table]
+            if answers:
+                parts.insert(0, answering(answers))  # what the configuration says of the same comes later, and counts
+            if parts:
                 tables[words.table] = ip_table(self.config.table, words, merge(parts))
         fast = merge(
             ingress.fixed(pool, family, WORDS[family], self.routes)

@@ -3,16 +3,15 @@
 A conntrack entry keeps the NAT it was born with, whatever the rules say now. So these have to go:
 
 - those that a new owner finds in its zone: the kernel forgets our tables sooner than its connections;
-- those of a zone of flows that nobody owns any more. In a zone that was one backend's they stay: no packet gets there
-  any more, but replies that are still under way need them;
-- in a zone of flows, those that lead to a backend that must not be used any more;
-- in a backend's own zone, all of them if the source is rewritten otherwise than before: a client that keeps sending
-  would never see the change.
+- TCP's and SCTP's in a zone of flows that nobody owns any more. UDP's stay there, and in a zone that was one backend's:
+  no packet gets there any more, but answers that are still under way need them;
+- in a zone of flows, those that lead to a backend that must not be used any more.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeAlias
 
 from nftlb.model import Admin, Family
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from nftlb.model import Backend, IPAddress, Pool
-    from nftlb.ruleset import Ruleset
 
     from .allocation import Allocation
     from .membership import Membership, PoolState
@@ -32,8 +30,16 @@ if TYPE_CHECKING:
 Endpoints: TypeAlias = "frozenset[tuple[IPAddress, int | None]]"
 """Addresses with a port, or with None for every port of theirs."""
 
-Keep: TypeAlias = "Mapping[int, Endpoints | None]"
-"""By zone, the endpoints whose entries stay; None: no entry stays."""
+
+class Stay(Enum):
+    """What stays of a zone, whatever it leads to."""
+
+    NOTHING = auto()
+    DATAGRAMS = auto()
+
+
+Keep: TypeAlias = "Mapping[int, Endpoints | Stay]"
+"""By zone, the endpoints whose entries stay, or what stays otherwise."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +60,16 @@ def flow_endpoints(pools: Iterable[Pool], allocation: Allocation, membership: Me
     }
 
 
-def cuts(
-    present: Ruleset, previous: Allocation, target: Ruleset, allocation: Allocation, flows: Mapping[int, Endpoints]
-) -> Cuts:
-    """What to cut on the way from the `present` ruleset to the `target`; `flows` as `flow_endpoints()` gives it."""
+def cuts(previous: Allocation, allocation: Allocation, flows: Mapping[int, Endpoints]) -> Cuts:
+    """What to cut on the way from one allocation to the next; `flows` as `flow_endpoints()` gives it."""
     had, has = _owners(previous), _owners(allocation)
     kept = {zone for zone, owner in has.items() if had.get(zone) == owner}
-    handed = {zone for zone, owner in had.items() if zone not in kept and (zone in has or is_of_flows(owner))}
-    before, after = _sources(present), _sources(target)
-    turned = {zone for zone in kept - flows.keys() if before.get(zone) != after.get(zone)}
+    orphans = {zone for zone, owner in had.items() if zone not in has and is_of_flows(owner)}
+    # A number that changes hands at once has to be cut afterwards: the old rules are still at work.
+    handed = (had.keys() & has.keys()) - kept
     return Cuts(
-        # A number that changes hands at once has to be cut afterwards: the old rules are still at work.
-        before={zone: flows.get(zone) for zone in has.keys() - had.keys()},
-        after={**dict.fromkeys(handed | turned), **flows},
+        before={zone: flows.get(zone, Stay.NOTHING) for zone in has.keys() - had.keys()},
+        after={**dict.fromkeys(orphans, Stay.DATAGRAMS), **dict.fromkeys(handed, Stay.NOTHING), **flows},
     )
 
 
@@ -84,14 +87,3 @@ def _usable(pool: Pool, family: Family, state: PoolState) -> Endpoints:
 
 def _may_finish(backend: Backend, state: BackendState) -> bool:
     return state.up and (state.admin or backend.admin) is not Admin.MAINTENANCE
-
-
-def _sources(ruleset: Ruleset) -> dict[int, str]:
-    """How the source of each zone's packets is rewritten."""
-    found: dict[int, str] = {}
-    for table in ruleset.tables.values():
-        for name in ("masqueraded", "sources"):
-            if name in table.sets:
-                elements = table.sets[name].elements
-                found |= {int(one.key): one.data or name for one in elements if one.key.isdecimal()}
-    return found

@@ -13,9 +13,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nftlb.model import Protocol, SourceKind
-from nftlb.model.kinds import family as family_of
 
-from .allocation import FLOWS, HOSTS, TARGETS, flow_owner, flow_protocols, has_flows, has_packets, zone_owner
+from .allocation import (
+    FLOWS,
+    HOSTS,
+    MASQUERADED,
+    SOURCES,
+    TARGETS,
+    flow_owner,
+    flow_protocols,
+    has_flows,
+    has_packets,
+    source,
+    zone_owner,
+)
 from .membership import targets
 from .part import Part
 from .versions import refuse, versions
@@ -38,22 +49,21 @@ def entry(pool: Pool, *, flow: bool) -> str:
 def fixed(pool: Pool, family: Family, allocation: Allocation) -> Part:
     """What does not depend on who is up."""
     part = Part()
-    source = next((write(one) for one in pool.source_addresses if family_of(one) is family), "")
     everyone = targets(pool, family)
     if has_packets(pool, family):
         for target in everyone:
-            zone = f"{allocation.zones[zone_owner(target)]}"
+            zone = f"{allocation.zones[zone_owner(pool, target)]}"
             part.chain(f"backend/{target.owner}", f"counter ct original zone set {zone}")
             if target.port is None:
                 part.add(HOSTS, zone, write(target.address), target.owner)
             else:
                 part.add(TARGETS, zone, f"{write(target.address)} . {target.port}", target.owner)
-            _add_source(part, pool, zone, source, target.owner)
+            _add_source(part, zone, source(pool, family), target.owner)
     if has_flows(pool, family):
         zone = f"{allocation.zones[flow_owner(pool, family)]}"
         part.chain(entry(pool, flow=True), f"ct original zone set {zone}")
         part.add(FLOWS, zone, f"goto connect/{pool.name}", pool.name)
-        _add_source(part, pool, zone, source, pool.name)
+        _add_source(part, zone, source(pool, family), pool.name)
         for target in everyone:
             if target.port is None:
                 part.add("flow-hosts", f"{zone} . {write(target.address)}", comment=target.owner)
@@ -69,12 +79,11 @@ def fixed(pool: Pool, family: Family, allocation: Allocation) -> Part:
     return part
 
 
-def _add_source(part: Part, pool: Pool, zone: str, source: str, owner: str) -> None:
-    if source:
-        part.add("sources", zone, source, owner)
-    elif pool.source is not SourceKind.KEEP:
-        # Masqueraded also where the file gives no address: for a family that only a sorry server is of.
-        part.add("masqueraded", zone, comment=owner)
+def _add_source(part: Part, zone: str, seen: str, owner: str) -> None:
+    if seen == SourceKind.MASQUERADE:
+        part.add(MASQUERADED, zone, comment=owner)
+    elif seen != SourceKind.KEEP:
+        part.add(SOURCES, zone, seen, owner)
 
 
 def current(pool: Pool, family: Family, selection: Selection) -> dict[str, Chain]:

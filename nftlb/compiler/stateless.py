@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nftlb.model import Family, Forward, Protocol
+from nftlb.ruleset import Chain
 
 from .allocation import mark_owner
+from .answers import Reply
 from .membership import targets
 from .part import Part
 from .versions import refuse, versions
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from nftlb.model import IPAddress, Listener, Pool
-    from nftlb.ruleset import Chain
 
     from .allocation import Allocation
     from .membership import Selection
@@ -92,18 +93,16 @@ def _add_replies(part: Part, pool: Pool, family: Family, words: Words) -> None:
     for listener in pool.listen:
         if listener.family != family:
             continue
-        chain = _reply(pool, listener)
         port = listener.first_port if translated else None
-        part.chain(
-            chain,
+        rules = (
             f"{words.ip} saddr set {write(listener.address)}",
             *rewrite_port("sport", port, [listener.protocol]),
         )
+        chain = Chain(_reply(pool, listener), rules)
         ranged = listener.first_port != listener.last_port
         for target in everyone:
             key = f"{write(target.address)} . {listener.protocol} . {target.port or ports(listener)}"
-            part.add("reply-ranges" if ranged else "replies", key, f"goto {chain}", target.owner)
-            part.add("reply-source-ranges" if ranged else "reply-sources", key, comment=target.owner)
+            Reply(words.table, key, ranged, chain, target.owner).add_to(part)
 
 
 def _no_redirect(address: IPAddress) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nftlb.ruleset import Chain, Set, Table, TableFamily
 
-from .allocation import FLOWS, HOSTS, TARGETS
+from .allocation import FLOWS, HOSTS, MASQUERADED, SOURCES, TARGETS
 from .ingress import services as ingress_services
 from .part import Part
 from .watched import WATCHED, log_forwarded, log_local
@@ -47,8 +47,8 @@ def ip_table(name: str, words: Words, part: Part) -> Table:
         TARGETS: Set(TARGETS, _ZONE, f"{ip} daddr . udp dport"),
         HOSTS: Set(HOSTS, _ZONE, f"{ip} daddr"),
         FLOWS: Set(FLOWS, _ZONE, "verdict"),
-        "masqueraded": Set("masqueraded", _ZONE),
-        "sources": Set("sources", _ZONE, f"{ip} saddr"),
+        MASQUERADED: Set(MASQUERADED, _ZONE),
+        SOURCES: Set(SOURCES, _ZONE, f"{ip} saddr"),
         "flow-backends": Set("flow-backends", f"{_ZONE} . {ip} daddr . th dport", counter=True),
         "flow-hosts": Set("flow-hosts", f"{_ZONE} . {ip} daddr", counter=True),
         "replies": Set("replies", service, "verdict"),
@@ -118,13 +118,13 @@ def ip_table(name: str, words: Words, part: Part) -> Table:
         Chain(
             "postrouting",
             lookup.rules(
-                ("masqueraded", "ct original zone @masqueraded masquerade"),
-                ("sources", "snat to ct original zone map @sources"),
+                (MASQUERADED, f"ct original zone @{MASQUERADED} masquerade"),
+                (SOURCES, f"snat to ct original zone map @{SOURCES}"),
             ),
             _hook("nat", "postrouting", "srcnat"),
         ),
     ]
-    if not zoned and part.chains:
+    if not zoned and sets:
         base.append(
             Chain(
                 "defragment",

@@ -46,7 +46,8 @@ def watch(part: Part, pool: Pool, family: Family, allocation: Allocation) -> Non
     backends = [target for target in targets(pool, family) if target.name != SORRY]
     if has_packets(pool, family):
         for target in backends:
-            part.add(WATCHED, f"{allocation.zones[zone_owner(target)]} . {write(target.address)}", comment=target.owner)
+            zone = allocation.zones[zone_owner(pool, target)]
+            part.add(WATCHED, f"{zone} . {write(target.address)}", comment=target.owner)
     if Protocol.UDP in flow_protocols(pool, family):
         zone = allocation.zones[flow_owner(pool, family)]
         for target in backends:

@@ -25,8 +25,16 @@ if TYPE_CHECKING:
     from nftlb.model import Config
     from nftlb.ruleset import Count
 
+LINGER = 30.0
+"""Seconds for which answers to what a former backend got still come from the service: as long as conntrack remembers a
+datagram that nobody has answered (`nf_conntrack_udp_timeout`)."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _applier(kernel: Kernel, table: str) -> Applier:
+    return Applier(kernel, table, linger=LINGER)
 
 
 class Hands:
@@ -40,7 +48,7 @@ class Hands:
         self,
         table: str,
         kernel: Callable[[], Kernel] = LibNftables,
-        applier: Callable[[Kernel, str], Applier] = Applier,
+        applier: Callable[[Kernel, str], Applier] = _applier,
         monitor: Callable[[str], Monitor] = Monitor,
     ) -> None:
         self._table = table

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING
 
 from nftlb.errors import NftlbError
@@ -73,6 +74,7 @@ class Reconciler:
     _last_commit: tuple[float, float] = (0.0, 0.0)
     _last_restore: float = 0.0
     _untidy: bool = False
+    _lingers_until: float = inf
     _lacks: bool = False
     _robbed: bool = False
     _last_load: float = 0.0
@@ -173,8 +175,9 @@ class Reconciler:
             await asyncio.sleep(RETRY_FIRST)
             await self._woken(pause - RETRY_FIRST)
             return
-        limit = TIDY_AFTER if self._untidy else RETRY_LAST if self._lacks else None
-        if await self._woken(limit):
+        tidying = self._tidies_at() - loop.time()
+        limit = max(0.0, min(tidying, RETRY_LAST if self._lacks else inf))
+        if await self._woken(None if limit == inf else limit):
             ended, took = self._last_commit
             await asyncio.sleep(max(COLLECT, ended + took - loop.time()))
 
@@ -209,8 +212,7 @@ class Reconciler:
                 self._untidy = self._untidy or foreign  # what somebody added is still there
             elif foreign and not await self.hands.untouched():  # else it was ourselves who wrote
                 await self._restore(membership)
-            else:
-                await self._tidy()
+            await self._tidy()
         except BaseException:
             self._foreign = self._foreign or foreign
             raise
@@ -231,9 +233,19 @@ class Reconciler:
         self._committed(replace(applied, transactions=transactions), began, restored=True)
 
     async def _tidy(self) -> None:
-        if self._untidy and asyncio.get_running_loop().time() - self._last_commit[0] >= TIDY_AFTER:
-            await self.hands.tidy()
+        if asyncio.get_running_loop().time() >= self._tidies_at():
+            self._linger(await self.hands.tidy())
             self._untidy = False
+
+    def _tidies_at(self) -> float:
+        """When there is something to clear up; `inf` if there is nothing."""
+        untidy = self._last_commit[0] + TIDY_AFTER if self._untidy else inf
+        return min(untidy, self._lingers_until)
+
+    def _linger(self, applied: Applied) -> None:
+        """Note until when what answers need has to stay."""
+        now = asyncio.get_running_loop().time()
+        self._lingers_until = inf if applied.lingers is None else now + applied.lingers
 
     async def _load(self, config: Config, membership: Membership) -> None:
         began = self._last_load = asyncio.get_running_loop().time()
@@ -247,6 +259,7 @@ class Reconciler:
         self._believed = membership
         self._committed(applied, began, restored=restored)
         self._untidy = False  # a load waits until it can clear up behind itself
+        self._linger(applied)
         self._lacks = bool(applied.lacking)
         self.lacking(applied.lacking)
 

@@ -77,7 +77,7 @@ def _candidates(
             weight=weights.get(target, 0),
             state=_state(pool, target, dict(state), taking_part=target in weights),
             slots=slots.count(target.name),
-            zone=flows or allocation.zones.get(zone_owner(target)),
+            zone=flows or allocation.zones.get(zone_owner(pool, target)),
             mark=allocation.marks.get(mark_owner(target)) if pool.forward is Forward.DSR else None,
             request=request(pool, target, question),
             reply=reply(pool, target, question),

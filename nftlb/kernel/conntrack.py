@@ -14,9 +14,9 @@ import platform
 import socket
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
+from nftlb.compiler.connections import Stay
 from nftlb.errors import KernelError, NftlbError, SystemFault
 
 from .netlink import NETLINK_NETFILTER, NLA_F_NESTED, DumpInterruptedError, Netlink, attribute, attributes
@@ -24,14 +24,13 @@ from .netlink import NETLINK_NETFILTER, NLA_F_NESTED, DumpInterruptedError, Netl
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-Endpoint: TypeAlias = tuple[IPv4Address | IPv6Address, int | None]
-"""A backend's address and port; port None: any."""
+    from nftlb.compiler.connections import Endpoints, Keep
 
 # include/uapi/linux/netfilter/nfnetlink_conntrack.h; message types with the subsystem, NFNL_SUBSYS_CTNETLINK
 _GET, _DELETE = 0x101, 0x102
 _CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_ID, _CTA_ZONE = 1, 2, 12, 18
 _CTA_TUPLE_IP, _CTA_TUPLE_PROTO, _CTA_TUPLE_ZONE = 1, 2, 3
-_CTA_IP_V4_SRC, _CTA_IP_V6_SRC, _CTA_PROTO_SRC_PORT = 1, 3, 2
+_CTA_IP_V4_SRC, _CTA_IP_V6_SRC, _CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT = 1, 3, 1, 2
 
 _NFGENMSG = struct.Struct("=BBH")  # address family, version, resource
 _NUMBER = struct.Struct("!H")
@@ -46,16 +45,17 @@ _MOST_FILTERED_DUMPS = 4
 _ATTEMPTS = 10
 
 
-def cut(keep: Mapping[int, frozenset[Endpoint] | None]) -> int:
+def cut(keep: Keep) -> int:
     """Delete, in the zones that are the keys of `keep`, every entry that leads to none of the endpoints named there.
 
-    None instead of a set: every entry of the zone. Returns how many were deleted. Raises SystemFault if this process
-    may not, KernelError if the kernel refuses; what was deleted by then stays so.
+    `Stay.NOTHING`: every entry of the zone; `Stay.DATAGRAMS`: every one that is not of UDP. Returns how many were
+    deleted. Raises SystemFault if this process may not, KernelError if the kernel refuses; what was deleted by then
+    stays so.
 
     An entry's endpoint is what its replies come from: the backend that it was translated to or, if it wasn't, its
     own destination. Entries that packets make while this runs may be missed: the rules have to be right before.
     """
-    zones = {zone: _Keep.of(endpoints) for zone, endpoints in keep.items()}
+    zones = {zone: _Keep.of(what) for zone, what in keep.items()}
     deleted = 0
     for attempt in range(1, _ATTEMPTS + 1):
         try:
@@ -97,21 +97,25 @@ def shared_zones() -> dict[int, int]:
 class _Keep:
     """Endpoints as the kernel writes them: addresses with the port behind them, and addresses with any port."""
 
-    endpoints: frozenset[bytes]
-    addresses: frozenset[bytes]
+    endpoints: frozenset[bytes] = frozenset()
+    addresses: frozenset[bytes] = frozenset()
+    datagrams: bool = False
 
     @classmethod
-    def of(cls, endpoints: frozenset[Endpoint] | None) -> _Keep:
-        wanted = endpoints or frozenset()
+    def of(cls, what: Endpoints | Stay) -> _Keep:
+        if isinstance(what, Stay):
+            return cls(datagrams=what is Stay.DATAGRAMS)
         return cls(
-            frozenset(address.packed + _NUMBER.pack(port) for address, port in wanted if port is not None),
-            frozenset(address.packed for address, port in wanted if port is None),
+            frozenset(address.packed + _NUMBER.pack(port) for address, port in what if port is not None),
+            frozenset(address.packed for address, port in what if port is None),
         )
 
     def keeps(self, entry: bytes) -> bool:
-        if not (self.endpoints or self.addresses):
+        if not (self.endpoints or self.addresses or self.datagrams):
             return False
-        address, port = _reply_source(entry)
+        protocol, address, port = _reply_source(entry)
+        if self.datagrams:
+            return protocol == socket.IPPROTO_UDP
         return address + port in self.endpoints or address in self.addresses
 
 
@@ -178,8 +182,8 @@ def _shared_zone(entry: bytes) -> int:
     return int(_NUMBER.unpack(zone)[0])
 
 
-def _reply_source(entry: bytes) -> tuple[bytes, bytes]:
-    """Return where replies come from: address and port, as on the wire; the port is empty where there is none."""
+def _reply_source(entry: bytes) -> tuple[int, bytes, bytes]:
+    """Return where replies come from: protocol, and, as on the wire, address and port; where there is none, empty."""
     length, _ = _ATTRIBUTE.unpack_from(entry, _NFGENMSG.size)
     at = _NFGENMSG.size + length
     _, reply, network_length, network, address_length, address = _THREE_HEADERS.unpack_from(entry, at)
@@ -190,13 +194,17 @@ def _reply_source(entry: bytes) -> tuple[bytes, bytes]:
         raise _unknown_layout()
     start = at + _THREE_HEADERS.size
     source = entry[start : start + address_length - _ATTRIBUTE.size]
+    _, kind = _ATTRIBUTE.unpack_from(entry, after_network + _ATTRIBUTE.size)
+    if kind != _CTA_PROTO_NUM:
+        raise _unknown_layout()
+    protocol = entry[after_network + 2 * _ATTRIBUTE.size]
     # Behind the protocol's number (eight bytes with its header) come the ports, where the protocol has some.
     after_number = after_network + _ATTRIBUTE.size + 8
     if after_number < after_network + transport_length:
         _, kind = _ATTRIBUTE.unpack_from(entry, after_number)
         if kind == _CTA_PROTO_SRC_PORT:
-            return source, entry[after_number + 4 : after_number + 6]
-    return source, b""
+            return protocol, source, entry[after_number + 4 : after_number + 6]
+    return protocol, source, b""
 
 
 def _unknown_layout() -> KernelError:

@@ -1,0 +1,144 @@
+"""Backends, pools and ways of forwarding go while answers are under way: those come from the service all the same.
+
+ONE client socket sends; the servers are stopped meanwhile, so that whatever they got is answered after the change.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from daemons.answerer import Answerer
+from flowing import Flow, sources, twice
+from running import PORT, Running
+
+from nftlb.lab import VIP4, VIP6, Lab
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Pools = dict[str, Any]
+
+VIP = {4: VIP4, 6: VIP6}
+
+
+class Change(NamedTuple):
+    """What is done while answers are under way: `how`, given the pools of the file before."""
+
+    before: dict[str, str]
+    how: Callable[[Running, Pools], None]
+    serves: bool = True
+    """Whether the service is there afterwards."""
+
+
+def deleted(daemon: Running, _pools: Pools) -> None:
+    """b3 goes by the API."""
+    assert 204 == daemon.call("DELETE", "/api/v1/pools/dns/backends/b3")[0]
+
+
+def reloaded(*to: Callable[[Pools], Pools]) -> Callable[[Running, Pools], None]:
+    """The file becomes each of these, one after the other."""
+
+    def reload(daemon: Running, pools: Pools) -> None:
+        for turn in to:
+            daemon.write(turn(pools))
+            assert 200 == daemon.call("POST", "/api/v1/reload")[0]
+
+    return reload
+
+
+def restarted(to: Callable[[Pools], Pools]) -> Callable[[Running, Pools], None]:
+    """The daemon dies, and another finds another file."""
+
+    def restart(daemon: Running, pools: Pools) -> None:
+        daemon.kill()
+        daemon.write(to(pools))
+        daemon.start()
+
+    return restart
+
+
+def forwarded(**options: str) -> Callable[[Pools], Pools]:
+    """The same listener and backends, forwarded otherwise."""
+
+    def turn(pools: Pools) -> Pools:
+        kept = {name: pools["dns"][name] for name in ("listen", "backends")}
+        return {"dns": kept | options}
+
+    return turn
+
+
+def without_b3(pools: Pools) -> Pools:
+    backends = {name: one for name, one in pools["dns"]["backends"].items() if name != "b3"}
+    return {"dns": pools["dns"] | {"backends": backends}}
+
+
+def without_all(_pools: Pools) -> Pools:
+    return {"other": {"listen": "198.51.100.53:99/udp", "backends": {"b9": "203.0.113.9:9"}}}
+
+
+NAT = {"forward": "nat"}
+KEEP = {"forward": "nat", "source": "keep"}
+STATELESS = {"forward": "stateless"}
+FLOW = {"per": "flow", "balance": "hash"}
+CHANGES = {
+    "stateless-deleted": Change(STATELESS, deleted),
+    "stateless-reloaded": Change(STATELESS, reloaded(without_b3)),
+    "stateless-restarted": Change(STATELESS, restarted(without_b3)),
+    "stateless-gone": Change(STATELESS, reloaded(without_all), serves=False),
+    "stateless-to-nat": Change(STATELESS, reloaded(forwarded(**NAT))),
+    "stateless-to-nat-keep": Change(STATELESS, reloaded(forwarded(**KEEP))),
+    "stateless-to-nat-and-back": Change(STATELESS, reloaded(forwarded(**NAT), forwarded(**STATELESS))),
+    "nat-deleted": Change(NAT, deleted),
+    "nat-reloaded": Change(NAT, reloaded(without_b3)),
+    "nat-restarted": Change(NAT, restarted(without_b3)),
+    "nat-gone": Change(NAT, reloaded(without_all), serves=False),
+    "nat-to-stateless": Change(NAT, reloaded(forwarded(**STATELESS))),
+    "nat-to-stateless-at-restart": Change(NAT, restarted(forwarded(**STATELESS))),
+    "nat-to-stateless-and-back": Change(NAT, reloaded(forwarded(**STATELESS), forwarded(**NAT))),
+    "nat-keep-deleted": Change(KEEP, deleted),
+    "nat-keep-to-stateless": Change(KEEP, reloaded(forwarded(**STATELESS))),
+    "nat-keep-to-nat": Change(KEEP, reloaded(forwarded(**NAT))),
+    "nat-to-nat-keep": Change(NAT, reloaded(forwarded(**KEEP))),
+    "nat-to-flow": Change(NAT, reloaded(forwarded(**FLOW))),
+    "flow-to-nat": Change(FLOW, reloaded(forwarded(**NAT))),
+    "flow-to-nat-keep": Change(FLOW, reloaded(forwarded(**KEEP))),
+    "flow-to-stateless": Change(FLOW, reloaded(forwarded(**STATELESS))),
+    "flow-gone": Change(FLOW, reloaded(without_all), serves=False),
+    "stateless-to-flow": Change(STATELESS, reloaded(forwarded(**FLOW))),
+}
+
+
+@pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
+@pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_answers_under_way(change: str, version: int, offload: bool, tmp_path: Path) -> None:
+    """Every datagram is answered, once, and by the service."""
+    before, how, serves = CHANGES[change]
+    with Lab(backends=3, offload=offload) as lab, ExitStack() as stack:
+        written = {4: "{}:{}", 6: "[{}]:{}"}[version]
+        listen = {4: f"{VIP4}:53/udp", 6: f"[{VIP6}]:53/udp"}[version]
+        backends = {host.name: written.format(host.address(version), PORT) for host in lab.backends}
+        pools = {"dns": {"listen": listen, "backends": backends, **before}}
+        servers = [stack.enter_context(Answerer(host, port=PORT, version=version)) for host in lab.backends]
+        daemon = stack.enter_context(Running(lab.balancer, tmp_path, pools))
+        flow = stack.enter_context(Flow(lab.client, (VIP[version], 53), rate=1000))
+        flow.wait(100)
+        for server in servers:
+            server.stop()
+        flow.wait(300)
+        if not serves:
+            flow.hold()
+        how(daemon, pools)
+        if serves:
+            flow.wait(100)
+        for server in servers:
+            server.resume()
+        flow.pause()
+        sent = flow.stop()
+
+        assert (1 if before is FLOW else 3) == len({one.backend for one in sent[100:400]})
+        assert [] == twice(sent)
+        assert {(VIP[version], 53)} == sources(sent)
