@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,8 @@ from nftlb.compiler import Compiled, left_behind
 from nftlb.compiler.answers import Reply
 from nftlb.kernel import FakeNft
 from nftlb.model import Balance, Forward, SourceKind
-from nftlb.ruleset import Ruleset, TableFamily
+from nftlb.ruleset import Chain, Element, Ruleset, TableFamily
+from nftlb.swap import Swapper
 
 if TYPE_CHECKING:
     from nftlb.model import Backend, Config
@@ -226,6 +228,30 @@ def test_what_somebody_else_added_does_not_stay() -> None:
     world = Fake()
     world.applier.load(stateless(behind=ONE))
     Fake.another(world).load(stateless())
+    assert world.applier.load(stateless(behind=ONE)).lingers is None
+    assert is_as_configured(world.kernel, stateless(behind=ONE))
+
+
+def test_what_a_stranger_left_in_the_kernel_does_not_stay() -> None:
+    """At the first load, too: elements that we would not have made, or that lead where more is needed."""
+    world = Fake()
+    ours = Compiled(stateless(behind=ONE)).ruleset()
+    table = ours.tables[TableFamily.IP]
+    replies = table.sets["replies"]
+    chains = {"jumper": Chain("jumper", ("jump other",)), "other": Chain("other", ("accept",))}
+    elements = (
+        Element("10.0.0.13 . udp . domain", "goto other"),
+        Element("10.0.0.14 . udp . 5353", "goto jumper"),
+        Element("10.0.0.15 . udp . 5353", "accept"),
+    )
+    strange = replace(
+        table,
+        sets={**table.sets, "replies": replace(replies, elements=replies.elements + elements)},
+        chains={**table.chains, **chains},
+    )
+    Swapper(world.kernel, "nftlb", lambda: None).swap(Ruleset("nftlb", {TableFamily.IP: strange}))
+    assert len(world.answered()) > 3
+
     assert world.applier.load(stateless(behind=ONE)).lingers is None
     assert is_as_configured(world.kernel, stateless(behind=ONE))
 

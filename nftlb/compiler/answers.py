@@ -9,6 +9,7 @@ Datagrams alone are thought of: what a TCP or SCTP connection sends once its bac
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from nftlb.ruleset import Table
 
+_SOURCE = re.compile(r"(\S+) \. (\S+) \. (\d+)(?:-(\d+))?")
 _TRANSLATION = Chain(
     "answers",
     ('ct state established accept comment "never reached: keeps answers under way translated"',),
@@ -49,8 +51,10 @@ class Reply:
     @property
     def source(self) -> tuple[str, str, range]:
         """The address, the protocol and the ports that they come from."""
-        address, protocol, ports = self.key.split(" . ")
-        first, _, last = ports.partition("-")
+        found = _SOURCE.fullmatch(self.key)
+        if found is None:
+            raise AssertionError(f"no address, protocol and ports: {self.key}")
+        address, protocol, first, last = found.groups()
         return address, protocol, range(int(first), int(last or first) + 1)
 
 
@@ -114,6 +118,11 @@ def _needs(table: Table) -> list[Need]:
             continue
         for element in table.sets[name].elements:
             chain = table.chains.get(element.data.removeprefix("goto "))
-            if chain is not None:
+            if chain is not None and _SOURCE.fullmatch(element.key) and _is_alone(chain):
                 found.append(Reply(table.family, element.key, ranged, chain, element.comment))
     return found
+
+
+def _is_alone(chain: Chain) -> bool:
+    """Whether it needs nothing else. Ours do not; but the kernel may hold somebody else's under our name."""
+    return not any("@" in rule or "jump " in rule or "goto " in rule for rule in chain.rules)
