@@ -8,6 +8,7 @@ import socket
 import stat
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import pytest
 from fake_service import two_pools
@@ -22,6 +23,8 @@ from nftlb.web.listening import Listening
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from aiohttp import web
 
 
 @pytest.fixture
@@ -195,6 +198,30 @@ def test_a_start_that_fails_leaves_nothing(path: Path, other: socket.socket) -> 
 
     run(test())
     assert path.exists()
+
+
+def test_what_was_begun_when_a_start_fails_ends(path: Path) -> None:
+    """The application is cleaned up, and the socket goes, when the loop can't take it."""
+    ended: list[web.Application] = []
+
+    async def note(one: web.Application) -> None:
+        ended.append(one)
+
+    async def test() -> None:
+        whole = application(two_pools(), Metrics())
+        whole.on_cleanup.append(note)
+        server = Server(whole, UnixSocket(str(path)))
+        loop = asyncio.get_running_loop()
+        with (
+            patch.object(loop, "create_server", side_effect=OSError("no descriptor")),
+            pytest.raises(OSError, match="no"),
+        ):
+            await server.start()
+        assert [whole] == ended
+        await server.stop()
+
+    run(test())
+    assert not path.exists()
 
 
 def test_the_access_log_is_off(caplog: pytest.LogCaptureFixture) -> None:

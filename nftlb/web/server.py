@@ -50,6 +50,7 @@ class Server:
             self._server = await asyncio.get_running_loop().create_server(self._connect, sock=listening.socket)
         except BaseException:
             listening.close()
+            await self._runner.cleanup()
             raise
 
     async def stop(self) -> None:
