@@ -7,6 +7,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from daemons.answerer import Answerer
 from daemons.processes import await_that
 from flowing import Flow, longest_run, lost, sources, twice
@@ -15,6 +16,7 @@ from running import PORT, Running, dns
 from nftlb.lab import VIP4, Lab
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 CHECK = {
@@ -57,8 +59,9 @@ def test_killed_fifty_times(tmp_path: Path) -> None:
         assert 1 == longest_run(sent)
 
 
-def test_killed_amid_changes(tmp_path: Path) -> None:
-    """Killed at any moment while it takes a backend out or puts it back: no datagram is lost."""
+@pytest.mark.parametrize("end", [Running.kill, Running.stop])
+def test_ended_amid_changes(end: Callable[[Running], object], tmp_path: Path) -> None:
+    """Killed, or told to end, at any moment while it takes a backend out or puts it back: no datagram is lost."""
     chance = random.Random(7)  # noqa: S311 - the same moments in every run
     with Lab(backends=4) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, pools(lab)) as daemon:
         with Flow(lab.client, (VIP4, 53), rate=1000) as flow:
@@ -66,7 +69,7 @@ def test_killed_amid_changes(tmp_path: Path) -> None:
                 path = f"/api/v1/pools/dns/backends/b{1 + number // 2 % 3}"
                 with daemon.ask("PATCH", path, {"admin": ("drain", "enabled")[number % 2]}):
                     flow.wait(chance.randrange(1, 30))  # the answer comes after some 10 ms
-                    daemon.kill()
+                    end(daemon)
                 daemon.start()
         sent = flow.stop()
 
