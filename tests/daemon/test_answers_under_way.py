@@ -142,3 +142,38 @@ def test_answers_under_way(change: str, version: int, offload: bool, tmp_path: P
         assert (1 if before is FLOW else 3) == len({one.backend for one in sent[100:400]})
         assert [] == twice(sent)
         assert {(VIP[version], 53)} == sources(sent)
+
+
+@pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
+@pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize("before", ["nat", "dsr"])
+def test_answers_under_way_beside_dsr(before: str, version: int, offload: bool, tmp_path: Path) -> None:
+    """The same between `nat` and `dsr`, for which every backend has a server at the service's address as well."""
+    with Lab(backends=3, offload=offload, dsr=True) as lab, ExitStack() as stack:
+        servers = [
+            stack.enter_context(Answerer(host, port=53, version=version, addresses=[address]))
+            for host in lab.backends
+            for address in (host.address(version), VIP[version])
+        ]
+        written = {4: "{}:53", 6: "[{}]:53"}[version]
+        backends = {host.name: written.format(host.address(version)) for host in lab.backends}
+        nat = {"listen": f"{written.format(VIP[version])}/udp", "backends": backends}
+        dsr = nat | {"forward": "dsr", "backends": {host.name: host.address(version) for host in lab.backends}}
+        first, second = (nat, dsr) if before == "nat" else (dsr, nat)
+        daemon = stack.enter_context(Running(lab.balancer, tmp_path, {"dns": first}))
+        flow = stack.enter_context(Flow(lab.client, (VIP[version], 53), rate=1000))
+        flow.wait(100)
+        for server in servers:
+            server.stop()
+        flow.wait(300)
+        daemon.write({"dns": second})
+        assert 200 == daemon.call("POST", "/api/v1/reload")[0]
+        flow.wait(100)
+        for server in servers:
+            server.resume()
+        flow.pause()
+        sent = flow.stop()
+
+        assert 3 == len({one.backend for one in sent[100:400]})
+        assert [] == twice(sent)
+        assert {(VIP[version], 53)} == sources(sent)
