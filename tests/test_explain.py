@@ -193,6 +193,15 @@ def test_ways_of_nat() -> None:
         assert [1, 2] == [one.zone for one in found.candidates]
 
 
+def test_the_source_of_a_family_that_only_a_sorry_server_is_of() -> None:
+    """The file gives no address for it: it is masqueraded."""
+    listen = ("192.0.2.53:53/udp", "[2001:db8::53]:53/udp")
+    source = {"source": SourceKind.ADDRESS, "source_addresses": (ip_address("10.9.9.9"),)}
+    one = config(pool("dns", listen, backends("10.0.1.2:5353"), fallback=sorry("[fd00::9]:53"), **source))
+    (found,) = answer(one, "[2001:db8::53]:53/udp", "[2001:db8::7]:1").candidates
+    assert "masquerade:1" == found.request.new_source
+
+
 def test_ways_without_conntrack() -> None:
     """`stateless` keeps the source; `dsr` keeps everything, has a mark for each backend and never sees the reply."""
     listen, behind = "192.0.2.53:5353/udp", backends("10.0.1.2:5353", "10.0.2.2:5353")

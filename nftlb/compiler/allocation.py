@@ -60,8 +60,8 @@ def source(pool: Pool, family: Family) -> str:
     """
     if pool.source is SourceKind.KEEP:
         return str(SourceKind.KEEP)
-    given = (write(one) for one in pool.source_addresses if family_of(one) is family)
-    return next(given, str(SourceKind.MASQUERADE))
+    given = pool.source_address(family)
+    return str(SourceKind.MASQUERADE) if given is None else write(given)
 
 
 def flow_owner(pool: Pool, family: Family) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nftlb.model import Forward, SourceKind
-from nftlb.model.kinds import endpoint_text, family
+from nftlb.model.kinds import endpoint_text
 
 from .answer import Way
 
@@ -43,7 +43,5 @@ def _seen_source(pool: Pool, question: Question) -> str:
     """The client as the backend sees it. conntrack keeps its port unless that is taken."""
     if pool.forward is not Forward.NAT or pool.source is SourceKind.KEEP:
         return str(question.client)
-    if pool.source is SourceKind.MASQUERADE:
-        return f"{MASQUERADE}:{question.client.port}"
-    address = next(one for one in pool.source_addresses if family(one) is question.service.family)
-    return endpoint_text(address, question.client.port)
+    given = pool.source_address(question.service.family)
+    return f"{MASQUERADE}:{question.client.port}" if given is None else endpoint_text(given, question.client.port)

@@ -113,6 +113,10 @@ class Pool:
         # Pools key the compiler's caches; hashing every address anew would cost more than a look-up saves.
         return hash(tuple(getattr(self, item.name) for item in fields(self)))
 
+    def source_address(self, of: Family) -> IPAddress | None:
+        """The address that backends of a family see, if one is given."""
+        return next((one for one in self.source_addresses if family(one) is of), None)
+
     def backend(self, name: str) -> Backend | None:
         return next((backend for backend in self.backends if backend.name == name), None)
 
