@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from http.client import HTTPResponse
+from ipaddress import ip_address
 from pathlib import Path
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Any, Self
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Self
 import yaml
 
 from nftlb.client import Client, read_address
-from nftlb.lab import VIP4
+from nftlb.lab import VIP4, VIP6
+from nftlb.model.kinds import endpoint_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,14 +33,20 @@ NFTLB = Path(sys.executable).with_name("nftlb")
 PORT = 5353
 """Where `Lab.serve` listens for `dns`."""
 TOKEN = "a-token-of-the-tests"  # noqa: S105 - it opens nothing
+VIP = {4: VIP4, 6: VIP6}
 PATIENCE = 20.0
 """Seconds for what must come; far more than it takes, for machines are busy."""
 
 
-def dns(lab: Lab, **options: Any) -> dict[str, Any]:
-    """The pools of a file: one, of DNS over IPv4, with a backend on every host of the lab."""
-    backends = {host.name: f"{host.ipv4}:{PORT}" for host in lab.backends}
-    return {"dns": {"listen": f"{VIP4}:53/udp", "backends": backends, **options}}
+def dns(lab: Lab, version: int = 4, **options: Any) -> dict[str, Any]:
+    """The pools of a file: one, of DNS over one version of IP, with a backend on every host of the lab."""
+    backends = {host.name: at(host.address(version), PORT) for host in lab.backends}
+    return {"dns": {"listen": f"{at(VIP[version], 53)}/udp", "backends": backends, **options}}
+
+
+def at(address: str, port: int) -> str:
+    """Both as a file has them."""
+    return endpoint_text(ip_address(address), port)
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,12 @@ def answered(world: World) -> set[str]:
 def test_what_answers_need_goes_when_their_time_has_come(flapping: bool) -> None:
     """Each former backend has its own, whatever else is loaded meanwhile, and however much changes."""
 
+    async def pass_time(world: World, seconds: float) -> None:
+        for _ in range(20):
+            if flapping:
+                (world.rise if world.down else world.fall)("b1")
+            await asyncio.sleep(seconds / 20)
+
     async def scene() -> list[set[str]]:
         seen = []
         async with World(stateless("b1", "b2", "b3", "b4")) as world:
@@ -178,16 +184,10 @@ def test_what_answers_need_goes_when_their_time_has_come(flapping: bool) -> None
             for left in (("b1", "b2", "b3"), ("b1", "b2")):
                 world.config = stateless(*left)
                 await world.reconciler.adopt(*world.wanted(), lambda: None)
-                for _ in range(20):
-                    if flapping:
-                        (world.rise if world.down else world.fall)("b1")
-                    await asyncio.sleep(0.5)
+                await pass_time(world, 10)
             seen.append(answered(world))
             for _ in range(2):
-                for _ in range(20):
-                    if flapping:
-                        (world.rise if world.down else world.fall)("b1")
-                    await asyncio.sleep(0.51)
+                await pass_time(world, 10.2)
                 seen.append(answered(world))
             assert world.is_right
             return seen

@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from daemons.answerer import Answerer
-from flowing import Flow, sources, twice
-from running import PORT, Running
+from flowing import Flow, Sent, sources, twice
+from running import PORT, VIP, Running, at, dns
 
-from nftlb.lab import VIP4, VIP6, Lab
+from nftlb.lab import Lab
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 Pools = dict[str, Any]
-
-VIP = {4: VIP4, 6: VIP6}
 
 
 class Change(NamedTuple):
@@ -111,27 +109,21 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
-@pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
-@pytest.mark.parametrize("change", CHANGES)
-def test_answers_under_way(change: str, version: int, offload: bool, tmp_path: Path) -> None:
-    """Every datagram is answered, once, and by the service."""
-    before, how, serves = CHANGES[change]
-    with Lab(backends=3, offload=offload) as lab, ExitStack() as stack:
-        written = {4: "{}:{}", 6: "[{}]:{}"}[version]
-        listen = {4: f"{VIP4}:53/udp", 6: f"[{VIP6}]:53/udp"}[version]
-        backends = {host.name: written.format(host.address(version), PORT) for host in lab.backends}
-        pools = {"dns": {"listen": listen, "backends": backends, **before}}
-        servers = [stack.enter_context(Answerer(host, port=PORT, version=version)) for host in lab.backends]
-        daemon = stack.enter_context(Running(lab.balancer, tmp_path, pools))
-        flow = stack.enter_context(Flow(lab.client, (VIP[version], 53), rate=1000))
+def assert_answered_across(
+    change: Callable[[], None], lab: Lab, version: int, servers: Sequence[Answerer], *, serves: bool = True
+) -> list[Sent]:
+    """Let traffic flow, have the servers answer what they have after the change only; return what was sent.
+
+    Every datagram is answered, once, and by the service.
+    """
+    with Flow(lab.client, (VIP[version], 53), rate=1000) as flow:
         flow.wait(100)
         for server in servers:
             server.stop()
         flow.wait(300)
         if not serves:
             flow.hold()
-        how(daemon, pools)
+        change()
         if serves:
             flow.wait(100)
         for server in servers:
@@ -139,9 +131,24 @@ def test_answers_under_way(change: str, version: int, offload: bool, tmp_path: P
         flow.pause()
         sent = flow.stop()
 
+    assert [] == twice(sent)
+    assert {(VIP[version], 53)} == sources(sent)
+    return sent
+
+
+@pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
+@pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_answers_under_way(change: str, version: int, offload: bool, tmp_path: Path) -> None:
+    """They come from the service, whatever became of the backend, the pool or the way of forwarding."""
+    before, how, serves = CHANGES[change]
+    with Lab(backends=3, offload=offload) as lab, ExitStack() as stack:
+        servers = [stack.enter_context(Answerer(host, port=PORT, version=version)) for host in lab.backends]
+        pools = dns(lab, version, **before)
+        daemon = stack.enter_context(Running(lab.balancer, tmp_path, pools))
+        sent = assert_answered_across(lambda: how(daemon, pools), lab, version, servers, serves=serves)
+
         assert (1 if before is FLOW else 3) == len({one.backend for one in sent[100:400]})
-        assert [] == twice(sent)
-        assert {(VIP[version], 53)} == sources(sent)
 
 
 @pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
@@ -155,25 +162,12 @@ def test_answers_under_way_beside_dsr(before: str, version: int, offload: bool, 
             for host in lab.backends
             for address in (host.address(version), VIP[version])
         ]
-        written = {4: "{}:53", 6: "[{}]:53"}[version]
-        backends = {host.name: written.format(host.address(version)) for host in lab.backends}
-        nat = {"listen": f"{written.format(VIP[version])}/udp", "backends": backends}
-        dsr = nat | {"forward": "dsr", "backends": {host.name: host.address(version) for host in lab.backends}}
+        addresses = {host.name: host.address(version) for host in lab.backends}
+        nat = dns(lab, version, backends={name: at(address, 53) for name, address in addresses.items()})
+        dsr = dns(lab, version, backends=addresses, forward="dsr")
         first, second = (nat, dsr) if before == "nat" else (dsr, nat)
-        daemon = stack.enter_context(Running(lab.balancer, tmp_path, {"dns": first}))
-        flow = stack.enter_context(Flow(lab.client, (VIP[version], 53), rate=1000))
-        flow.wait(100)
-        for server in servers:
-            server.stop()
-        flow.wait(300)
-        daemon.write({"dns": second})
-        assert 200 == daemon.call("POST", "/api/v1/reload")[0]
-        flow.wait(100)
-        for server in servers:
-            server.resume()
-        flow.pause()
-        sent = flow.stop()
+        daemon = stack.enter_context(Running(lab.balancer, tmp_path, first))
+        change = reloaded(lambda _: second)
+        sent = assert_answered_across(lambda: change(daemon, first), lab, version, servers)
 
         assert 3 == len({one.backend for one in sent[100:400]})
-        assert [] == twice(sent)
-        assert {(VIP[version], 53)} == sources(sent)

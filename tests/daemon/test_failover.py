@@ -12,30 +12,20 @@ from daemons.answerer import Answerer
 from daemons.link import Link
 from daemons.outage import KILLED, LINK_DOWN, STOPPED, Outage
 from flowing import Flow, Sent, lost, sources, twice
-from running import Running
+from running import PORT, VIP, Running, dns
 
-from nftlb.lab import VIP4, VIP6, Lab
+from nftlb.lab import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-PORT = 5353
-VIP = {4: VIP4, 6: VIP6}
 BACKLOG = 0.25
 """Seconds for which a datagram may wait for its server to read it: a server that dies takes those along. 50 ms were too
 few where two other runs of tests kept both processors busy."""
 HANDFUL = 5
 UDP = {"udp": {"send": "are you there", "match": "are you there"}}
 FAST = {"interval": "400ms", "fast_interval": "100ms", "timeout": "200ms", "rise": 2, "fall": 3}
-
-
-def dns(lab: Lab, version: int = 4, **options: Any) -> dict[str, Any]:
-    """The pool, with a backend on every host of the lab."""
-    listen = {4: f"{VIP4}:53/udp", 6: f"[{VIP6}]:53/udp"}[version]
-    written = {4: "{}:{}", 6: "[{}]:{}"}[version]
-    backends = {host.name: written.format(host.address(version), PORT) for host in lab.backends}
-    return {"dns": {"listen": listen, "backends": backends, "health": UDP | FAST, **options}}
 
 
 def during(sent: Sequence[Sent], begin: float, end: float) -> list[Sent]:
@@ -100,7 +90,9 @@ def scene(directory: Path, version: int, *, offload: bool, rate: int, **options:
         server = stack.enter_context(Answerer(b2, port=PORT, version=version))
         link = stack.enter_context(Link(lab, b2))
         stack.enter_context(lab.serve(PORT, backends=[b1, b3]))
-        daemon = stack.enter_context(Running(lab.balancer, directory, dns(lab, version, **options)))
+        daemon = stack.enter_context(
+            Running(lab.balancer, directory, dns(lab, version, **{"health": UDP | FAST, **options}))
+        )
         yield Scene(server, link, daemon, stack.enter_context(Flow(lab.client, (VIP[version], 53), rate=rate)))
 
 
