@@ -34,6 +34,7 @@ def apply(file: str, linger: float, quiet: bool) -> None:
             if not quiet:
                 stays = "" if applied.lingers is None else f"; answers under way have {linger:g} s left"
                 write(f"{file}: {changes(applied) or 'nothing to change'}{stays}\n")
+            # Nothing tells whether an answer is still to come: time is all there is to go by.
             time.sleep(applied.lingers or 0.0)
         finally:
             to_kernel.tidy(at_once=True)

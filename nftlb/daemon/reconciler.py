@@ -175,8 +175,7 @@ class Reconciler:
             await asyncio.sleep(RETRY_FIRST)
             await self._woken(pause - RETRY_FIRST)
             return
-        tidying = self._tidies_at() - loop.time()
-        limit = max(0.0, min(tidying, RETRY_LAST if self._lacks else inf))
+        limit = min(self._tidies_at() - loop.time(), RETRY_LAST if self._lacks else inf)
         if await self._woken(None if limit == inf else limit):
             ended, took = self._last_commit
             await asyncio.sleep(max(COLLECT, ended + took - loop.time()))
