@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from nftlb.config.places import WHOLE, Entries, Items, Place, path_text
+from nftlb.config.places import START, WHOLE, Entries, Items, Place, path_text
 from nftlb.errors import ConfigError, Problem
 from nftlb.model.reading import show
 
@@ -30,10 +30,11 @@ MAX_PROBLEMS = 1000  # more help nobody, and 16 MiB of junk would take minutes
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The data of a file, and the faults that could be stepped over while it was read."""
+    """The data of a file, the faults that could be stepped over while it was read, and where the data begins."""
 
     root: Entries
     problems: tuple[Problem, ...]
+    place: Place = WHOLE
 
 
 def read(text: str | bytes, file: str) -> Document:
@@ -46,7 +47,7 @@ def read(text: str | bytes, file: str) -> Document:
     except yaml.MarkedYAMLError as error:
         raise ConfigError([_syntax_problem(error, decoded, file)]) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: an escape beyond Unicode, in pure Python
-        raise ConfigError([Problem(file, 0, 0, "", f"not YAML: {error}")]) from None
+        raise ConfigError([Problem(file, *START, "", f"not YAML: {error}")]) from None
     return builder.document()
 
 
@@ -55,7 +56,7 @@ _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f\ud800
 
 def _decode(text: str | bytes, file: str) -> str:
     if len(text) > MAX_BYTES:
-        raise ConfigError([Problem(file, 0, 0, "", f"larger than {MAX_BYTES >> 20} MiB; allowed: less")])
+        raise ConfigError([Problem(file, *START, "", f"larger than {MAX_BYTES >> 20} MiB; allowed: less")])
     if isinstance(text, bytes):
         text = _from_utf8(text, file)
     text = text.removeprefix("\ufeff")
@@ -84,7 +85,7 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str, file: str) -> Proble
     if error.context and error.context != what:
         what += f" {error.context}"
     if mark is None:
-        return Problem(file, 0, 0, "", f"not YAML: {what}")
+        return Problem(file, *START, "", f"not YAML: {what}")
     if error.context_mark is not None and error.context_mark.line != mark.line:
         what += f" that begins in line {error.context_mark.line + 1}"
     return Problem(file, mark.line + 1, mark.column + 1, "", f"not YAML: {what}{_hint(text, mark.line)}")
@@ -143,7 +144,7 @@ class _Builder:
         self._anchors: dict[str, tuple[Data, int]] = {}
         self._problems: list[Problem] = []
         self._root: Data = None
-        self._root_place = WHOLE
+        self._root_place = START
         self._documents = 0
 
     def document(self) -> Document:
@@ -151,7 +152,7 @@ class _Builder:
         if not isinstance(root, Entries):
             message = f"{show(root)} is not a configuration; allowed: a mapping with the key pools"
             raise ConfigError([Problem(self._file, *self._root_place, "", message)])
-        return Document(root, tuple(self._problems))
+        return Document(root, tuple(self._problems), self._root_place)
 
     def take(self, event: yaml.Event) -> None:
         match event:

@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from nftlb.config.document import MAX_PROBLEMS
-from nftlb.config.places import locate, path_text
+from nftlb.config.places import WHOLE, locate, path_text
 from nftlb.errors import ConfigError, Problem
 from nftlb.model.reading import show
 
@@ -25,6 +25,7 @@ class Faults:
 
     def __init__(self, document: Document, file: str) -> None:
         self._root = document.root
+        self._place = document.place
         self._file = file
         self._problems = set(document.problems)
 
@@ -32,6 +33,8 @@ class Faults:
         """Note a fault of the value at `path`, or of its `key`."""
         found = self._find(path)
         place = found.key if key else found.value
+        if place == WHOLE:
+            place = self._place
         self._problems.add(Problem(self._file, *place, path_text(found.path + found.missing), message))
         if len(self._problems) >= MAX_PROBLEMS:
             self._problems.add(Problem(self._file, 0, 0, "", "too many faults; not all are shown"))

@@ -21,6 +21,7 @@ class Place(NamedTuple):
 
 
 WHOLE = Place(0, 0)
+START = Place(1, 1)
 
 
 class Entries(dict[str, Any]):
