@@ -157,8 +157,14 @@ class TestRealHosts:
         text = text.replace("203.0.113.7", "203.0.113.7, via: 198.51.100.12")
         assert told(dsr_balancer.call(examine, parse(text))) == []
 
-    def test_a_backend_on_loopback(self, balancer: Namespace) -> None:
-        self.check(balancer, NAT.replace("10.0.2.2", "127.0.0.1"), ["error backend dns/b2"])
+    def test_link_local_backends(self, dsr_balancer: Namespace) -> None:
+        """What matters is their interface: the routing table has link-local addresses on every link."""
+        dsr_balancer.run(["ip", "link", "add", "spare0", "type", "veth", "peer", "name", "spare1"])
+        text = DSR.replace('"2001:db8:1::b1"', '"fe80::b1%spare0"').replace('"2001:db8:1::b2"', '"fe80::b2%eth0"')
+        self.check(dsr_balancer, text, ["error backend dns/c1"])
+
+        missing = dsr_balancer.call(examine, parse(text.replace("spare0", "nix0")))
+        assert "error backend dns/c1" in told(missing)
 
     def test_interfaces_of_the_fast_path(self, dsr_balancer: Namespace) -> None:
         """One that is not there makes kernels before 6.16 refuse the whole, which is told as well then."""

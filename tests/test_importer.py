@@ -223,6 +223,13 @@ def test_a_program_that_says_1_has_failed(one: int) -> None:
         ("# none", "HTTP_GET {\n}", "6: not taken over: HTTP_GET without a url"),
         ("# none", "lvs_method DR", "6: not taken over: lvs_method DR: forward is the same for the whole pool"),
         ("# none", "TCP_CHECK {\ndelay_loop 0\n}", "7: not the same: delay_loop 0 is 10ms here"),
+        (
+            "# none",
+            "TCP_CHECK {\nbindto fe80::1\n}",
+            "7: not taken over: bindto fe80::1: a link-local address needs its",
+        ),
+        ("sorry_server 127.0.0.1 53", "", "4: not taken over: sorry_server 127.0.0.1: a loopback address"),
+        ("real_server 127.0.0.1 53 {\n}", "", "4: not taken over: real server 127.0.0.1: a loopback address"),
     ],
 )
 def test_what_is_not_taken_over_is_named(option: str, server: str, expected: str) -> None:
@@ -382,7 +389,8 @@ def options(written: tuple[str, ...], most: int) -> st.SearchStrategy[list[str]]
 
 
 CHECKS = st.sampled_from([
-    "TCP_CHECK {\n}", "TCP_CHECK {\nconnect_port 22\n}", "PING_CHECK {\n}", "UDP_CHECK {\npayload 0\n}",
+    "TCP_CHECK {\n}", "TCP_CHECK {\nbindto fe80::1\n}",
+    "TCP_CHECK {\nconnect_port 22\n}", "PING_CHECK {\n}", "UDP_CHECK {\npayload 0\n}",
     "DNS_CHECK {\nname a.b\n}", "MISC_CHECK {\nmisc_path \"/bin/x '\"\n}", "SMTP_CHECK {\nretry 999\n}",
     "HTTP_GET {\nurl {\npath /\n}\n}", "SSL_GET {\nenable_sni\nurl {\npath x\n}\n}",
     "MISC_CHECK {\nmisc_path /bin/y\nmisc_timeout 99999999\n}", "BFD_CHECK {\nname x\n}",
@@ -395,10 +403,14 @@ SERVICE_OPTIONS = (
     "protocol UDP", "protocol TCP", "protocol SCTP", "ops", "lvs_sched rr", "lvs_sched wrr", "lvs_sched sh",
     "lb_algo lc", "lb_algo odd", "lvs_method DR", "lvs_method NAT", "lb_kind TUN", "quorum 2", "quorum 999999",
     "hysteresis 1", "hysteresis 99", "sorry_server 10.0.0.9 53", "sorry_server 10.0.0.1", "sorry_server 2001:db8::9 54",
+    "sorry_server ::1 53",
     "persistence_timeout 5", "alpha", "delay_loop 0", "quorum_up \"/bin/q 'a b' #\"", "quorum_down /bin/q", "odd",
 )  # fmt: skip
-HEADS = ("192.0.2.53 53", "192.0.2.53 54", "192.0.2.53", "2001:db8::53 53", "fwmark 1", "group g")
-ADDRESSES = st.sampled_from(["10.0.0.1", "10.0.0.2", "10.0.0.3", "2001:db8::1", "::1"])
+HEADS = (
+    "192.0.2.53 53", "192.0.2.53 54", "192.0.2.53", "2001:db8::53 53", "fwmark 1", "group g",
+    "127.0.0.1 53", "fe80::53 53",
+)  # fmt: skip
+ADDRESSES = st.sampled_from(["10.0.0.1", "10.0.0.2", "127.0.0.1", "2001:db8::1", "::1", "fe80::1"])
 PORTS = st.sampled_from(["", "0", "53", "5353"])
 
 

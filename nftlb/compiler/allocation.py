@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from nftlb.errors import NftlbError
 from nftlb.model import Family, Forward, Per, Protocol, SourceKind
 from nftlb.model.kinds import family as family_of
+from nftlb.model.kinds import is_link_local
 
 from .membership import targets
 from .words import WORDS, write
@@ -40,7 +41,7 @@ class Allocation:
     """Who has which number.
 
     A zone's owner is one backend at one address and port that sees one source, or the flows of one pool: `zone_owner()`
-    and `flow_owner()` name them. A mark's owner is the address that it routes to.
+    and `flow_owner()` name them. A mark's owner is the next hop that it routes to.
     """
 
     zones: Mapping[str, int] = field(default_factory=dict)
@@ -74,7 +75,9 @@ def is_of_flows(owner: str) -> bool:
 
 
 def mark_owner(target: Target) -> str:
-    return write(target.via or target.address)
+    """The next hop; a link-local address is one only together with its interface."""
+    hop = target.via or target.address
+    return f"{write(hop)}%{target.device}" if is_link_local(hop) else write(hop)
 
 
 def has_flows(pool: Pool, family: Family) -> bool:

@@ -46,7 +46,7 @@ def amend(
     """Add backends to a pool, at its end, and remove others; ConfigError if the rules forbid what comes of it."""
     pools = tuple(_amended(one, tuple(add), remove) if one.name == pool else one for one in config.pools)
     amended = replace(config, pools=pools)
-    parts = [whole(one, ()) for one in pools]
+    parts = [whole(one, (), ()) for one in pools]
     found = [
         *rules.faults(list(parts), path_text),
         *rules.too_many_zones(amended),

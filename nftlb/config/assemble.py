@@ -89,7 +89,7 @@ def _part(name: str, body: Any, defaults: dict[str, Any], faults: Faults) -> Par
     names_a_check = [_names_one_check(*check, faults) for check in _checks(data, path)]
     if pool is None or not all(names_a_check):
         return _valid_part(path, data)
-    return whole(_pool(name, pool), pool.model_fields_set)
+    return whole(_pool(name, pool), pool.model_fields_set, body)
 
 
 def _checks(data: Any, path: Path) -> Iterator[tuple[dict[str, Any], Path]]:
@@ -125,7 +125,7 @@ def _valid_part(path: Path, data: Any) -> Part:
             backend = WrittenBackend.model_validate(written)
         except ValidationError:
             continue
-        servers.append(Server((*path, "backends", name), backend.address, backend.port))
+        servers.append(Server((*path, "backends", name), backend.address, backend.port, backend.device))
     return Part(listeners=tuple(listeners), backends=tuple(servers))
 
 

@@ -29,6 +29,7 @@ class Server(NamedTuple):
     path: Path
     address: IPAddress
     port: int | None
+    device: str | None = None
 
     def __str__(self) -> str:
         return str(self.address) if self.port is None else endpoint_text(self.address, self.port)
@@ -44,11 +45,15 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Whole(Part):
-    """A pool that is valid in itself; `given` are the keys that it has from the file, be it by `defaults`."""
+    """A pool that is valid in itself.
+
+    `given` are the keys that the pool has from the file, `defaults` included; `own` are those that the pool itself has.
+    """
 
     path: Path
     pool: Pool
     given: frozenset[str]
+    own: frozenset[str]
 
     @property
     def servers(self) -> tuple[Server, ...]:
@@ -57,12 +62,15 @@ class Whole(Part):
         return (*self.backends, *sorry)
 
 
-def whole(pool: Pool, given: Iterable[str]) -> Whole:
+def whole(pool: Pool, given: Iterable[str], own: Iterable[str]) -> Whole:
     path = ("pools", pool.name)
     return Whole(
         listeners=tuple(((*path, "listen", index), listener) for index, listener in enumerate(pool.listen)),
-        backends=tuple(Server((*path, "backends", one.name), one.address, one.port) for one in pool.backends),
+        backends=tuple(
+            Server((*path, "backends", one.name), one.address, one.port, one.device) for one in pool.backends
+        ),
         path=path,
         pool=pool,
         given=frozenset(given),
+        own=frozenset(own),
     )

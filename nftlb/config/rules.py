@@ -9,10 +9,22 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, TypeAlias
 
+from nftlb.config.forwarded import unforwarded_addresses
 from nftlb.config.parts import Fault, Part, Where, Whole
 from nftlb.config.ranges import Ranges
 from nftlb.config.replies import ambiguous_replies
-from nftlb.model.kinds import Balance, Family, Forward, IPAddress, Listener, Per, Protocol, SourceKind, family
+from nftlb.model.kinds import (
+    Balance,
+    Family,
+    Forward,
+    IPAddress,
+    Listener,
+    Per,
+    Protocol,
+    SourceKind,
+    family,
+    is_link_local,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,9 +74,11 @@ def overlapping_listeners(parts: list[Part], taken: Taken, where: Where) -> Iter
 
 def repeated_backends(parts: list[Part], where: Where) -> Iterator[Fault]:
     for part in parts:
-        first: dict[tuple[IPAddress, int | None], Path] = {}
+        first: dict[tuple[IPAddress, int | None, str | None], Path] = {}
         for server in part.backends:
-            earlier = first.setdefault((server.address, server.port), server.path)
+            # The same link-local address on two interfaces belongs to two hosts.
+            device = server.device if is_link_local(server.address) else None
+            earlier = first.setdefault((server.address, server.port, device), server.path)
             if earlier != server.path:
                 message = f"{server} is also {where(earlier)}; allowed: each address and port once in a pool"
                 yield Fault(server.path, f"{message} (a weight gives one backend more)")
@@ -98,6 +112,14 @@ def families(part: Whole, _: Where) -> Iterator[Fault]:
         if backend.via is not None and family(backend.via) != backend.family:
             message = f"{backend.via} is no next hop to {backend.address}; allowed: an {name(backend.family)} address"
             yield Fault((*part.path, "backends", backend.name, "via"), message)
+
+
+def per_packet(part: Whole, _: Where) -> Iterator[Fault]:
+    """Refuse a wish that would have no effect: whoever wrote it expects packets to be spread one by one."""
+    pool = part.pool
+    if "per" in part.own and pool.per is Per.PACKET and all(one.protocol is not Protocol.UDP for one in pool.listen):
+        message = "per is packet, but the pool has no udp listener, and tcp and sctp are always spread by flow"
+        yield Fault((*part.path, "per"), f"{message}; allowed: per: flow, or a udp listener")
 
 
 def weights(part: Whole, _: Where) -> Iterator[Fault]:
@@ -212,6 +234,8 @@ def _ports(part: Whole, of: Family) -> set[int]:
 
 RULES: tuple[Callable[[Whole, Where], Iterator[Fault]], ...] = (
     families,
+    unforwarded_addresses,
+    per_packet,
     weights,
     source,
     ingress,

@@ -10,12 +10,13 @@ from pydantic_core import CoreSchema
 
 from nftlb.model.checks import CHECKS, Agent, Dns, Exec, Http, Icmp, Ntp, Radius, Sip, Snmp, Tcp, Udp
 from nftlb.model.fields import (
-    ADDRESS_WRITTEN,
-    ENDPOINT_WRITTEN,
+    BACKEND_ADDRESS_WRITTEN,
+    BACKEND_ENDPOINT_WRITTEN,
     Address,
     Addresses,
     ApiListen,
     Argv,
+    BackendAddress,
     BackendName,
     Boolean,
     Count,
@@ -39,8 +40,8 @@ from nftlb.model.fields import (
     word,
     written,
 )
-from nftlb.model.kinds import Admin, Balance, Forward, Initial, Per
-from nftlb.model.reading import Unfit, digits_or_text, split_port
+from nftlb.model.kinds import Admin, Balance, Forward, Initial, Per, is_link_local
+from nftlb.model.reading import Unfit, digits_or_text, read_address, split_port
 
 
 class Written(BaseModel):
@@ -57,30 +58,46 @@ class Written(BaseModel):
 class WrittenBackend(Written):
     """A server: address:port, a bare address, or a mapping."""
 
-    address: Address = Field(description="the address to send to")
+    address: BackendAddress = Field(description="the address to send to")
     port: Port | None = Field(None, description="the port to send to; without one, the packet's is kept")
     weight: Weight = Field(1, description="its share, relative to the other backends; 0 takes nothing")
     admin: Annotated[Admin, word(Admin, "a state")] = Field(
         Admin.ENABLED, description="what the operator wants of it, whatever its health"
     )
-    device: Interface | None = Field(None, description="the interface towards it, for the fast path")
+    device: Interface | None = Field(
+        None, description="the interface towards it: for the fast path, and for a link-local address"
+    )
     via: Address | None = Field(None, description="the next hop towards it, for the fast path")
 
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, found: Any) -> Any:
         if isinstance(found, dict):
-            return found
+            return _with_device(found)
         if not isinstance(found, str):
             raise Unfit(
                 found, "not a backend", "address:port, such as 10.0.0.11:5353, or a mapping with the key address"
             )
         address, port = split_port(found)
-        return {"address": address} if port is None else {"address": address, "port": digits_or_text(port)}
+        backend = {"address": address} if port is None else {"address": address, "port": digits_or_text(port)}
+        return _with_device(backend)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return or_short({"anyOf": [ENDPOINT_WRITTEN, ADDRESS_WRITTEN]}, schema, handler)
+        return or_short({"anyOf": [BACKEND_ENDPOINT_WRITTEN, BACKEND_ADDRESS_WRITTEN]}, schema, handler)
+
+
+def _with_device(backend: dict[str, Any]) -> dict[str, Any]:
+    """Take `fe80::1%eth1` for the address fe80::1 and the device eth1."""
+    address = backend.get("address")
+    if not isinstance(address, str) or "%" not in address:
+        return backend
+    plain, _, interface = address.partition("%")
+    if not is_link_local(read_address(plain)):
+        raise Unfit(address, "scoped to an interface", "an interface with a link-local address (fe80::/10) only")
+    if backend.get("device") not in {None, interface}:
+        raise Unfit(address, f"of another interface than the device, {backend['device']}", "the same interface")
+    return {**backend, "address": plain, "device": interface}
 
 
 class WrittenHealth(Written):

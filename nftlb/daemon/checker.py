@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.errors import SystemFault
-from nftlb.model.kinds import family
+from nftlb.model.kinds import family, is_link_local
 from nftlb.probes import Probe, Subject, probe_for, run
 
 from .schedule import Schedule
@@ -171,4 +171,6 @@ def _subject(pool: Pool, backend: Backend, health: Health) -> Subject:
     sources = (*health.source, *pool.source_addresses)
     source = next((one for one in sources if family(one) is backend.family), None)
     timeout = health.timeout / 1000
-    return Subject(pool.name, backend.name, backend.address, port, source, timeout, health.device, health.mark)
+    # A link-local address belongs to one interface: through another one, another host would answer.
+    device = backend.device if is_link_local(backend.address) else health.device
+    return Subject(pool.name, backend.name, backend.address, port, source, timeout, device, health.mark)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from nftlb.kernel.rtnetlink import LOCAL, UNICAST
 from nftlb.model import Forward
+from nftlb.model.kinds import is_link_local
 
-from .finding import Finding, error, ok, sysctls
+from .finding import Finding, error, ok
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,15 +43,34 @@ def destinations(config: Config) -> Iterator[IPAddress]:
 
 def _judge_backend(pool: Pool, backend: Backend, host: Host) -> Finding | None:
     subject = f"backend {pool.name}/{backend.name}"
-    if backend.device and host.interface(backend.device) is None:
-        return error(subject, f"there is no interface called {backend.device}", "ip link show")
+    if finding := _judge_device(subject, backend, host):
+        return finding
     goal = backend.via or backend.address if pool.forward is Forward.DSR else backend.address
+    if is_link_local(goal):
+        return None  # on the link of `device`, whatever the routing table says
+    return _judge_way(subject, pool, backend, goal, host)
+
+
+def _judge_device(subject: str, backend: Backend, host: Host) -> Finding | None:
+    if not backend.device:
+        return None
+    interface = host.interface(backend.device)
+    if interface is None:
+        return error(subject, f"there is no interface called {backend.device}", "ip link show")
+    if not interface.up:
+        return error(subject, f"its interface {backend.device} is down", f"ip link set {backend.device} up")
+    return None
+
+
+def _judge_way(subject: str, pool: Pool, backend: Backend, goal: IPAddress, host: Host) -> Finding | None:
     route = host.routes.get(goal)
     if route is None:
         return error(subject, f"there is no route to {goal}", f"ip route add {goal} via ROUTER")
     device = host.device(route)
     if route.kind == LOCAL:
-        return _judge_local(subject, pool, goal, host)
+        if pool.forward is not Forward.DSR:
+            return None
+        return error(subject, f"{goal} is this host's own: packets would come back for ever", "use `forward: nat`")
     if route.kind != UNICAST or (device is not None and device.name == "lo"):
         return error(subject, f"{goal} can't be sent to: {_kind(route.kind)}", f"ip route get {goal}")
     if pool.forward is Forward.DSR and route.gateway is not None and not backend.device:
@@ -61,29 +81,6 @@ def _judge_backend(pool: Pool, backend: Backend, host: Host) -> Finding | None:
             "are to be sent there",
         )
     return None
-
-
-def _judge_local(subject: str, pool: Pool, address: IPAddress, host: Host) -> Finding | None:
-    if pool.forward is Forward.DSR:
-        return error(subject, f"{address} is this host's own: packets would come back for ever", "use `forward: nat`")
-    if not address.is_loopback:
-        return None
-    if address.version == 6:  # noqa: PLR2004 - the version's name is its number
-        return error(subject, "the kernel takes no packets for ::1 from outside", "use an address of an interface")
-    if host.per_interface(4, "route_localnet", "all"):
-        return None
-    closed = [
-        one.name
-        for one in host.interfaces
-        if one.up and one.name != "lo" and not host.per_interface(4, "route_localnet", one.name)
-    ]
-    if not closed:
-        return None
-    return error(
-        subject,
-        f"the kernel takes no packets for {address} from {', '.join(closed)}; allowing it opens services on loopback",
-        sysctls({f"net/ipv4/conf/{name}/route_localnet": 1 for name in closed}),
-    )
 
 
 def _kind(kind: int) -> str:

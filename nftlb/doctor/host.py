@@ -31,7 +31,7 @@ _GLOBAL = (
     "net/netfilter/nf_conntrack_udp_timeout",
     "net/netfilter/nf_conntrack_udp_timeout_stream",
 )
-_PER_INTERFACE = ("forwarding", "rp_filter", "route_localnet", "send_redirects")
+_PER_INTERFACE = ("forwarding", "rp_filter", "send_redirects")
 _ROUTER_ADVERTISEMENT = 9  # RTPROT_RA
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from nftlb.model.checks import CHECKS
+from nftlb.model.kinds import is_link_local
 from nftlb.model.reading import show
 
 from . import read
@@ -97,9 +98,14 @@ class _Block:
         ways: dict[str, Any] = {}
         if port := self._take("connect_port"):
             ways["port"] = read.number(value(port, self._file), self._file, port.line, 1, read.LAST_PORT)
-        if source := self._take("bindto"):
-            ways["source"] = str(read.address(value(source, self._file), self._file, source.line))
-        if device := self._take("bind_if"):
+        source, device = self._take("bindto"), self._take("bind_if")
+        if source:
+            address = read.address(value(source, self._file), self._file, source.line)
+            if is_link_local(address) and not device:
+                self._notes.missing(source.line, f"{source}: a link-local address needs its interface, bind_if")
+            else:
+                ways["source"] = str(address)
+        if device:
             ways["device"] = read.interface(value(device, self._file), self._file, device.line)
         if mark := self._take("fwmark"):
             ways["mark"] = read.number(value(mark, self._file), self._file, mark.line, 0, read.LAST_MARK)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nftlb.model import Balance, Family, Forward, IPAddress, Listener, Protocol
 from nftlb.model.checks import CHECKS
-from nftlb.model.kinds import endpoint_text, family
+from nftlb.model.kinds import endpoint_text, family, unforwarded
 
 from .draft import ALL_PORTS
 from .yaml_text import flow
@@ -78,6 +78,9 @@ def listeners(draft: Draft, taken: Taken, *, all_ports: bool) -> list[Listener]:
     for one in draft.listen:
         if (one.ports == ALL_PORTS) is not all_ports:
             continue
+        if reason := unforwarded(one.address):
+            draft.notes.missing(one.line, f"{Listener(one.address, *one.ports, draft.protocol)}: {reason}")
+            continue
         if all_ports:
             free = taken.rest(one.address, draft.protocol)
         else:
@@ -115,6 +118,8 @@ def _servers(draft: Draft, families: set[Family]) -> list[Server]:
         port = None if draft.forward is Forward.DSR else server.port
         if family(server.address) not in families:
             draft.notes.missing(server.line, f"real server {server.address}: the pool has no listener of its family")
+        elif reason := unforwarded(server.address):
+            draft.notes.missing(server.line, f"real server {server.address}: {reason}")
         elif (server.address, port) in kept:
             draft.notes.missing(server.line, f"real server {server.address}: it is there already")
         else:
@@ -273,7 +278,9 @@ def _sorry(draft: Draft, pool: Settled) -> None:
         port for one in pool.listen if one.family is family(sorry.address) for port in (one.first_port, one.last_port)
     }
     port = min(ports) if len(ports) == 1 and (sorry.port is None or draft.forward is Forward.DSR) else sorry.port
-    if not ports:
+    if unforwarded(sorry.address):
+        reason = unforwarded(sorry.address)
+    elif not ports:
         reason = "the pool has no listener of its family"
     elif port is None:
         reason = "it needs a port"

@@ -104,6 +104,10 @@ _V6 = r"[0-9A-Fa-f]*:[0-9A-Fa-f:.]+"
 _ENDPOINT = rf"(?:{_V4}|\[{_V6}\]):[0-9]{{1,5}}"
 ADDRESS_WRITTEN = {"type": "string", "pattern": f"^(?:{_V4}|{_V6})$"}
 ENDPOINT_WRITTEN = {"type": "string", "pattern": f"^{_ENDPOINT}$"}
+# A backend's address may name the interface that a link-local address needs: fe80::1%eth1.
+_V6_SCOPED = rf"{_V6}(?:%[A-Za-z0-9_.@:+-]{{1,15}})?"
+BACKEND_ADDRESS_WRITTEN = {"type": "string", "pattern": f"^(?:{_V4}|{_V6_SCOPED})$"}
+BACKEND_ENDPOINT_WRITTEN = {"type": "string", "pattern": rf"^(?:{_V4}|\[{_V6_SCOPED}\]):[0-9]{{1,5}}$"}
 LISTENER_WRITTEN = {"type": "string", "pattern": f"^{_ENDPOINT}(?:-[0-9]{{1,5}})?/(?:udp|tcp|sctp)$"}
 
 
@@ -124,6 +128,7 @@ Duration = Annotated[Milliseconds, duration(0)]
 Timer = Annotated[Milliseconds, duration(10)]  # shorter ones would only keep the daemon busy
 
 Address = Annotated[IPAddress, Reads(reading.read_address, ADDRESS_WRITTEN)]
+BackendAddress = Annotated[IPAddress, Reads(reading.read_address, BACKEND_ADDRESS_WRITTEN)]
 Addresses = Annotated[tuple[IPAddress, ...], Reads(reading.read_addresses, one_per_family(ADDRESS_WRITTEN))]
 ListenerText = Annotated[Listener, Reads(reading.read_listener, LISTENER_WRITTEN)]
 SourceText = Annotated[Source, Reads(reading.read_source, one_per_family(ADDRESS_WRITTEN, "masquerade", "keep"))]

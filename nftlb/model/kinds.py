@@ -82,6 +82,23 @@ def family(address: IPAddress) -> Family:
     return Family.IP if address.version == 4 else Family.IP6  # noqa: PLR2004
 
 
+def is_link_local(address: IPAddress) -> bool:
+    """Tell whether an address is valid on one interface only, as those of fe80::/10 are.
+
+    The link-local addresses of IPv4 (169.254.0.0/16) are not meant: Linux routes them like all others.
+    """
+    return address.version == 6 and address.is_link_local  # noqa: PLR2004
+
+
+def unforwarded(address: IPAddress) -> str:
+    """Tell why the kernel forwards no packets from or to an address; empty if the kernel does."""
+    if address.is_loopback:
+        return "a loopback address, which only this host itself can reach"
+    if is_link_local(address):
+        return "a link-local address, from and to which the kernel forwards nothing"
+    return ""
+
+
 def endpoint_text(address: IPAddress, port: int | str) -> str:
     return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"  # noqa: PLR2004
 

@@ -25,6 +25,7 @@ from nftlb.model.kinds import (
     Source,
     SourceKind,
     UnixSocket,
+    is_link_local,
 )
 
 ADDRESS_AND_PORT = "an address and a port, such as 10.0.0.11:5353 or [2001:db8::11]:5353"
@@ -275,6 +276,8 @@ def read_api_listen(found: object) -> Endpoint | UnixSocket:
         parsed = IPv6Address(address) if ":" in address else IPv4Address(address)
     except AddressValueError:
         raise Unfit(found, "not a place for the API", allowed) from None
+    if is_link_local(parsed):
+        raise Unfit(found, "an address that is valid on one interface only", allowed)
     return Endpoint(parsed, read_port(digits_or_text(port)))
 
 
