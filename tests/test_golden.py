@@ -76,7 +76,7 @@ def test_a_source_address_for_one_family_only(host: Namespace) -> None:
     listen = "['192.0.2.53:53/tcp', '[2001:db8::53]:53/tcp']"
     config = parse(f"pools: {{a: {{listen: {listen}, source: 10.0.0.1, backends: {{b: '10.0.0.2:53'}}}}}}")
     loaded = host.call(load_into_kernel, file_text(Compiled(config).ruleset()))
-    assert 1 == loaded.count("snat to ct original zone map @sources")
+    assert 1 == loaded.count("snat to ct direction . ct original zone map @sources")
 
 
 def load_into_kernel(text: str) -> str:

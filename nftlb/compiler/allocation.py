@@ -33,6 +33,9 @@ LAST_MARK = 0xFFFFFFFF
 TARGETS, HOSTS, FLOWS = "targets", "hosts", "flows"
 MASQUERADED, SOURCES = "masqueraded", "sources"
 
+BY_ZONE = "ct direction . ct original zone"
+"""What maps are keyed by that give each zone something; `zone_key()` is the key of an element."""
+
 _MARK = re.compile(r'meta mark set 0x([0-9a-f]+) comment "([^"]*)"')
 
 
@@ -46,6 +49,11 @@ class Allocation:
 
     zones: Mapping[str, int] = field(default_factory=dict)
     marks: Mapping[str, int] = field(default_factory=dict)
+
+
+def zone_key(zone: int) -> str:
+    """The key of a zone's element in a map. All packets that are looked up go in the original direction."""
+    return f"original . {zone}"
 
 
 def zone_owner(pool: Pool, target: Target) -> str:
@@ -170,7 +178,8 @@ def read_back(listings: Mapping[TableFamily, Listing]) -> Allocation:
 
 
 def _elements(one: Set | None) -> list[tuple[int, str, str]]:
-    """(zone, data, comment) of each element."""
+    """(zone, data, comment) of each element; the zone is the last part of its key, or all of it."""
     if one is None:
         return []
-    return [(int(element.key), element.data, element.comment) for element in one.elements if element.key.isdecimal()]
+    keyed = ((element.key.rpartition(" . ")[2], element) for element in one.elements)
+    return [(int(zone), element.data, element.comment) for zone, element in keyed if zone.isdecimal()]

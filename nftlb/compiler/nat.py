@@ -25,6 +25,7 @@ from .allocation import (
     has_flows,
     has_packets,
     source,
+    zone_key,
     zone_owner,
 )
 from .membership import targets
@@ -52,17 +53,17 @@ def fixed(pool: Pool, family: Family, allocation: Allocation) -> Part:
     everyone = targets(pool, family)
     if has_packets(pool, family):
         for target in everyone:
-            zone = f"{allocation.zones[zone_owner(pool, target)]}"
+            zone = allocation.zones[zone_owner(pool, target)]
             part.chain(f"backend/{target.owner}", f"counter ct original zone set {zone}")
             if target.port is None:
-                part.add(HOSTS, zone, write(target.address), target.owner)
+                part.add(HOSTS, zone_key(zone), write(target.address), target.owner)
             else:
-                part.add(TARGETS, zone, f"{write(target.address)} . {target.port}", target.owner)
+                part.add(TARGETS, zone_key(zone), f"{write(target.address)} . {target.port}", target.owner)
             _add_source(part, zone, source(pool, family), target.owner)
     if has_flows(pool, family):
-        zone = f"{allocation.zones[flow_owner(pool, family)]}"
+        zone = allocation.zones[flow_owner(pool, family)]
         part.chain(entry(pool, flow=True), f"ct original zone set {zone}")
-        part.add(FLOWS, zone, f"goto connect/{pool.name}", pool.name)
+        part.add(FLOWS, zone_key(zone), f"goto connect/{pool.name}", pool.name)
         _add_source(part, zone, source(pool, family), pool.name)
         for target in everyone:
             if target.port is None:
@@ -79,11 +80,11 @@ def fixed(pool: Pool, family: Family, allocation: Allocation) -> Part:
     return part
 
 
-def _add_source(part: Part, zone: str, seen: str, owner: str) -> None:
+def _add_source(part: Part, zone: int, seen: str, owner: str) -> None:
     if seen == SourceKind.MASQUERADE:
-        part.add(MASQUERADED, zone, comment=owner)
+        part.add(MASQUERADED, f"{zone}", comment=owner)
     elif seen != SourceKind.KEEP:
-        part.add(SOURCES, zone, seen, owner)
+        part.add(SOURCES, zone_key(zone), seen, owner)
 
 
 def current(pool: Pool, family: Family, selection: Selection) -> dict[str, Chain]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nftlb.ruleset import Chain, Set, Table, TableFamily
 
-from .allocation import FLOWS, HOSTS, MASQUERADED, SOURCES, TARGETS
+from .allocation import BY_ZONE, FLOWS, HOSTS, MASQUERADED, SOURCES, TARGETS
 from .ingress import services as ingress_services
 from .part import Part
 from .watched import WATCHED, log_forwarded, log_local
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from .words import Words
 
 _ZONE = "typeof ct original zone"
+# The key of every map by zone. Where a named map's key is one plain number in the host's byte order, nft 1.1.7 writes
+# its bytes the wrong way round, and no look-up finds the element. Sets and concatenated keys are right in all versions.
+# Only the first packet of a connection is looked up in these maps.
+_MAP_BY_ZONE = f"typeof {BY_ZONE}"
 _TO = ". meta l4proto . th dport"
 _FROM = ". meta l4proto . th sport"
 
@@ -44,11 +48,11 @@ def ip_table(name: str, words: Words, part: Part) -> Table:
         "service-ranges": Set("service-ranges", service, "verdict", interval=True),
         "local-services": Set("local-services", service, "verdict"),
         "local-service-ranges": Set("local-service-ranges", service, "verdict", interval=True),
-        TARGETS: Set(TARGETS, _ZONE, f"{ip} daddr . udp dport"),
-        HOSTS: Set(HOSTS, _ZONE, f"{ip} daddr"),
-        FLOWS: Set(FLOWS, _ZONE, "verdict"),
+        TARGETS: Set(TARGETS, _MAP_BY_ZONE, f"{ip} daddr . udp dport"),
+        HOSTS: Set(HOSTS, _MAP_BY_ZONE, f"{ip} daddr"),
+        FLOWS: Set(FLOWS, _MAP_BY_ZONE, "verdict"),
         MASQUERADED: Set(MASQUERADED, _ZONE),
-        SOURCES: Set(SOURCES, _ZONE, f"{ip} saddr"),
+        SOURCES: Set(SOURCES, _MAP_BY_ZONE, f"{ip} saddr"),
         "flow-backends": Set("flow-backends", f"{_ZONE} . {ip} daddr . th dport", counter=True),
         "flow-hosts": Set("flow-hosts", f"{_ZONE} . {ip} daddr", counter=True),
         "replies": Set("replies", service, "verdict"),
@@ -62,9 +66,9 @@ def ip_table(name: str, words: Words, part: Part) -> Table:
     zoned = bool({TARGETS, HOSTS, FLOWS} & sets.keys())
     translate = lookup.rules(
         # Backends have zones for UDP only. With `th dport`, nft 1.0.6 refuses the rule once the kernel has the map.
-        (TARGETS, f"meta l4proto udp dnat {ip} to ct original zone map @{TARGETS}"),
-        (HOSTS, f"dnat to ct original zone map @{HOSTS}"),
-        (FLOWS, f"ct direction original ct original zone vmap @{FLOWS}"),
+        (TARGETS, f"meta l4proto udp dnat {ip} to {BY_ZONE} map @{TARGETS}"),
+        (HOSTS, f"dnat to {BY_ZONE} map @{HOSTS}"),
+        (FLOWS, f"{BY_ZONE} vmap @{FLOWS}"),
     )
     # Locally sent packets can only be translated by conntrack: a packet that is merely rewritten keeps its old route.
     local = (
@@ -119,7 +123,7 @@ def ip_table(name: str, words: Words, part: Part) -> Table:
             "postrouting",
             lookup.rules(
                 (MASQUERADED, f"ct original zone @{MASQUERADED} masquerade"),
-                (SOURCES, f"snat to ct original zone map @{SOURCES}"),
+                (SOURCES, f"snat to {BY_ZONE} map @{SOURCES}"),
             ),
             _hook("nat", "postrouting", "srcnat"),
         ),

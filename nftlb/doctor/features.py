@@ -64,7 +64,7 @@ FEATURES = (
     Feature(
         "conntrack zones",
         "nft_ct (CONFIG_NFT_CT, CONFIG_NF_CONNTRACK_ZONES)",
-        ("ct original zone set 1", "ct original zone vmap {{ 1 : accept }}"),
+        ("ct original zone set 1", "ct direction . ct original zone vmap {{ original . 1 : accept }}"),
         _uses("nat"),
     ),
     Feature(
@@ -77,8 +77,8 @@ FEATURES = (
         "translating destinations by zone",
         "nft_nat (CONFIG_NFT_NAT)",
         (
-            "map m {{ typeof ct original zone : {ip} daddr . th dport; }}",
-            "meta l4proto {{ tcp, udp, sctp }} dnat {ip} to ct original zone map @m",
+            "map m {{ typeof ct direction . ct original zone : {ip} daddr . th dport; }}",
+            "meta l4proto {{ tcp, udp, sctp }} dnat {ip} to ct direction . ct original zone map @m",
         ),
         _uses("nat"),
         "type nat hook prerouting priority dstnat;",
@@ -93,7 +93,10 @@ FEATURES = (
     Feature(
         "translating sources by zone",
         "nft_nat (CONFIG_NFT_NAT)",
-        ("map m {{ typeof ct original zone : {ip} saddr; }}", "snat to ct original zone map @m"),
+        (
+            "map m {{ typeof ct direction . ct original zone : {ip} saddr; }}",
+            "snat to ct direction . ct original zone map @m",
+        ),
         _uses("snat"),
         "type nat hook postrouting priority srcnat;",
     ),

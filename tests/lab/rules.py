@@ -33,7 +33,7 @@ table {family} trap {{
 def per_packet(version: int, backends: int = 3) -> str:
     """The mode `nat`: one conntrack zone per backend."""
     family, protocol = _FAMILY[version], {4: "ip protocol", 6: "ip6 nexthdr"}[version]
-    zones = ", ".join(f"{n} : {backend(version, n)} . {BACKEND_PORT}" for n in range(1, backends + 1))
+    zones = ", ".join(f"original . {n} : {backend(version, n)} . {BACKEND_PORT}" for n in range(1, backends + 1))
     slots = ", ".join(f"{slot} : {slot + 1}" for slot in range(backends))
     return f"""
 table {family} zones {{
@@ -42,7 +42,7 @@ table {family} zones {{
     elements = {{ {_VIP[version]} . {PORT} : goto pool }}
   }}
   map zones {{
-    typeof ct original zone : {family} daddr . udp dport
+    typeof ct direction . ct original zone : {family} daddr . udp dport
     elements = {{ {zones} }}
   }}
   chain pool {{
@@ -58,11 +58,11 @@ table {family} zones {{
   }}
   chain prerouting {{
     type nat hook prerouting priority dstnat
-    {protocol} udp dnat to ct original zone map @zones
+    {protocol} udp dnat to ct direction . ct original zone map @zones
   }}
   chain output {{
     type nat hook output priority -100
-    {protocol} udp dnat to ct original zone map @zones
+    {protocol} udp dnat to ct direction . ct original zone map @zones
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat
