@@ -409,9 +409,9 @@ def test_a_difference_is_shown_by_object() -> None:
     lines = differences(applier, config(more))
     at = lines.index("@@ table ip nftlb: map targets @@")
     assert [
-        ' 1 comment "dns/b1" : 10.0.0.11 . 5353',
-        ' 2 comment "dns/b2" : 10.0.0.12 . 5353',
-        '+4 comment "dns/new" : 10.0.0.13 . 5353',
+        ' original . 1 comment "dns/b1" : 10.0.0.11 . 5353',
+        ' original . 2 comment "dns/b2" : 10.0.0.12 . 5353',
+        '+original . 4 comment "dns/new" : 10.0.0.13 . 5353',
     ] == lines[at + 1 : at + 4]
     at = lines.index("@@ table ip nftlb: chain pool/dns @@")
     assert re.fullmatch(r"-goto pool/dns/\w+ comment b1, b2", lines[at + 2])
@@ -574,7 +574,7 @@ def test_diff_sees_what_a_hand_did() -> None:
     with box() as one:
         one.load(dns())
         for command, shown in (
-            ("delete element ip nftlb targets { 2 }", '+2 comment "dns/b2" : 10.0.2.2 . 5353'),
+            ("delete element ip nftlb targets { original . 2 }", '+original . 2 comment "dns/b2" : 10.0.2.2 . 5353'),
             ("add rule ip nftlb prerouting counter accept", "-counter accept"),
             ("add chain ip nftlb mine", "-chain mine"),
         ):

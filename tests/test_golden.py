@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nftlb.compiler import Compiled
-from nftlb.config import load, parse
+from nftlb.config import parse
+from nftlb.difference import difference
 from nftlb.kernel import LibNftables
 from nftlb.lab import Namespace, userns
-from nftlb.ruleset import file_text
-from nftlb.swap import Swapper
+from nftlb.ruleset import Ruleset, file_text, parse_table
+from nftlb.swap.plan import leftovers, make
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,16 +61,25 @@ def test_kernel_takes_it(host: Namespace, path: Path) -> None:
     for options in (["-c"], [], []):
         host.run(["nft", *options, "-f", str(path)])
     assert path.stem.split(".")[0] in {one.stem for one in RULES.glob("*.yaml")}
-    if ".down-" in path.name:
-        return
-    ruleset = Compiled(load(str(path.with_suffix(".yaml")))).ruleset()
+    present = host.call(in_the_kernel)
 
-    def differing() -> tuple[str, ...]:
-        with LibNftables() as kernel:
-            swapper = Swapper(kernel, ruleset.name, lambda: None)
-            return swapper.swap(ruleset).transactions + swapper.sweep(ruleset).transactions
+    wanted = as_written(FILES[path])
+    assert [] == list(difference(present, wanted))
+    assert not make(present, wanted)
+    assert [] == list(leftovers(present, wanted))
 
-    assert () == host.call(differing)
+
+def in_the_kernel() -> Ruleset:
+    """What the kernel of this thread's namespace holds of ours."""
+    with LibNftables() as kernel:
+        return Ruleset("nftlb", {family: listing.table for family, listing in kernel.list("nftlb").items()})
+
+
+def as_written(text: str) -> Ruleset:
+    """The tables in the text of a file."""
+    blocks = re.findall(r"^table \S+ \S+ \{$.*?^\}$", text, flags=re.DOTALL | re.MULTILINE)
+    tables = [parse_table(block).table for block in blocks]
+    return Ruleset("nftlb", {table.family: table for table in tables})
 
 
 def test_a_source_address_for_one_family_only(host: Namespace) -> None:

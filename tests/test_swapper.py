@@ -448,7 +448,7 @@ def test_what_others_do_is_noticed_and_mended() -> None:
     target = ruleset(DNS, HOST_ONLY_TOO)
     edits = [
         Transaction(TABLE, (FlushChain(IP, "prerouting-raw"),)),
-        Transaction(TABLE, (DeleteElements(IP, "targets", (Element("1"),)),)),
+        Transaction(TABLE, (DeleteElements(IP, "targets", (Element("original . 1"),)),)),
         Transaction(TABLE, (FlushChain(IP, "prerouting-raw"), DeleteChain(IP, "prerouting-raw"))),
         Transaction(TABLE, (AddRules(IP, Chain("postrouting", ("counter drop",))),)),
         Transaction(TABLE, (AddRules(IP, Chain("pool/dns", ("accept",))),)),

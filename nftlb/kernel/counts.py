@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nftlb.errors import KernelError
 from nftlb.ruleset import Count, TableFamily
 
-from .netlink import NETLINK_NETFILTER, Netlink, attribute, attributes
+from .netlink import NETLINK_NETFILTER, Netlink, attribute, attributes, members
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,6 @@ _ELEMENT_USERDATA, _ELEMENT_EXPR = 6, 7
 _EXPR_NAME, _EXPR_DATA = 1, 2
 _COUNTER = struct.Struct("!4xQ4xQ")  # NFTA_COUNTER_BYTES and NFTA_COUNTER_PACKETS, as the kernel always lays them out
 _NFGENMSG = struct.Struct("=BBH")
-_ATTRIBUTE = struct.Struct("=HH")
 _FAMILIES = {TableFamily.IP: socket.AF_INET, TableFamily.IP6: socket.AF_INET6, TableFamily.NETDEV: 5}
 _BACKEND = b"backend/"
 
@@ -52,7 +51,7 @@ def _by_rules(netlink: Netlink, family: int, table: str) -> Iterator[tuple[str, 
         chain = rule.get(_RULE_CHAIN, b"")
         if not chain.startswith(_BACKEND):
             continue
-        for expression in _list(rule.get(_RULE_EXPRESSIONS, b"")):
+        for expression in members(rule.get(_RULE_EXPRESSIONS, b"")):
             count = _count(expression)
             if count is not None:
                 yield chain[len(_BACKEND) : -1].decode(errors="replace"), count
@@ -66,7 +65,7 @@ def _by_elements(netlink: Netlink, family: int, table: str) -> Iterator[tuple[st
             continue
         wanted = _request(family, this_table + attribute(_ELEMENTS_SET, one[_SET_NAME]))
         for part in _dump_if_there(netlink, _GETSETELEM, wanted):
-            for data in _list(attributes(part, _NFGENMSG.size).get(_ELEMENTS, b"")):
+            for data in members(attributes(part, _NFGENMSG.size).get(_ELEMENTS, b"")):
                 element = attributes(data)
                 count = _count(element.get(_ELEMENT_EXPR, b""))
                 if count is not None and (owner := _comment(element.get(_ELEMENT_USERDATA, b""))):
@@ -89,17 +88,6 @@ def _count(expression: bytes) -> Count | None:
         return None
     octets, packets = _COUNTER.unpack_from(parts[_EXPR_DATA])
     return Count(packets, octets)
-
-
-def _list(data: bytes) -> Iterator[bytes]:
-    """The members of a list of attributes."""
-    start = 0
-    while start + _ATTRIBUTE.size <= len(data):
-        length, _ = _ATTRIBUTE.unpack_from(data, start)
-        if length < _ATTRIBUTE.size:
-            return
-        yield data[start + _ATTRIBUTE.size : start + length]
-        start += length + 3 & ~3
 
 
 def _comment(userdata: bytes) -> str:

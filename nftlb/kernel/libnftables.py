@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from nftlb.errors import KernelError, SystemFault
-from nftlb.ruleset import Count, Listing, TableFamily, parse_table
 
 from .counts import counts
 from .generation import Generation
+from .reading import TablesReader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from nftlb.ruleset import Count, Listing, TableFamily
     from nftlb.swap import Transaction
 
 _SHOWN_LINES = 6
@@ -24,6 +25,7 @@ class LibNftables:
     def __init__(self) -> None:
         self._nft = _context()
         self._generation = Generation()
+        self._reader = TablesReader(self._generation.read)
 
     def __enter__(self) -> Self:
         return self
@@ -46,14 +48,7 @@ class LibNftables:
         _run(self._nft, transaction.text)
 
     def list(self, table: str) -> Mapping[TableFamily, Listing]:
-        # In a context of its own, which takes with it what libnftables keeps of a listing: 4 kB a backend.
-        context = _context()
-        present = set(_run(context, "list tables").splitlines())
-        return {
-            family: parse_table(_run(context, f"list table {family} {table}"))
-            for family in TableFamily
-            if f"table {family} {table}" in present
-        }
+        return self._reader.read(table)
 
     def counters(self, table: str) -> Mapping[str, Count]:
         return counts(table)

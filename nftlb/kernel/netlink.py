@@ -31,6 +31,7 @@ _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 10, 11, 12
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
+_ATTRIBUTE_SIZE = _ATTRIBUTE.size
 _ERROR = struct.Struct("=i")
 
 # The kernel fills at most 32 KiB of a dump into one datagram, and puts a larger single message in one of its own.
@@ -175,14 +176,27 @@ def attribute(kind: int, data: bytes) -> bytes:
 def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
     """Read attributes by type, from the offset `start` (bytes) of a message's body."""
     found = {}
-    end = len(data)
-    while start + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(data, start)
-        if length < _ATTRIBUTE.size:
+    end = len(data) - 3
+    unpack = _ATTRIBUTE.unpack_from
+    while start < end:
+        length, kind = unpack(data, start)
+        if length < _ATTRIBUTE_SIZE:
             break
         found[kind & _NLA_TYPE_MASK] = data[start + 4 : start + length]
         start += length + 3 & ~3
     return found
+
+
+def members(data: bytes) -> Iterator[bytes]:
+    """Yield what each attribute of a list holds."""
+    start, end = 0, len(data) - 3
+    unpack = _ATTRIBUTE.unpack_from
+    while start < end:
+        length, _ = unpack(data, start)
+        if length < _ATTRIBUTE_SIZE:
+            return
+        yield data[start + 4 : start + length]
+        start += length + 3 & ~3
 
 
 def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:

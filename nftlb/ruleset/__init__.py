@@ -1,11 +1,12 @@
 """nftables objects as values, their text, and the way back from a listing."""
 
 from .layers import Layers, layers
-from .listing import Count, Listing, canonical_rule, parse_table
+from .listing import UNREADABLE, Count, Listing, canonical_rule, parse_table
 from .objects import Chain, Element, Ruleset, Set, Table, TableFamily
 from .text import element_text, file_text, set_body
 
 __all__ = [
+    "UNREADABLE",
     "Chain",
     "Count",
     "Element",

@@ -35,6 +35,9 @@ class Listing:
     counts: Mapping[str, Count] = field(default_factory=dict)
 
 
+UNREADABLE = "?"
+"""What a rule begins with that the kernel holds and that has no text here; see `kernel/expressions.py`."""
+
 _COUNTER = re.compile(r"counter packets (\d+) bytes (\d+)")
 _HEXADECIMAL = re.compile(r"\b0x0*([0-9a-f]+)\b")
 _ELEMENT = re.compile(
@@ -43,12 +46,14 @@ _ELEMENT = re.compile(
 _PROTOCOLS = {"6": "tcp", "17": "udp", "132": "sctp"}
 """What nft calls by name only where there is an /etc/protocols: a minimal Debian has none."""
 _PROTOCOL = re.compile(r"\b(l4proto|ct protocol|nexthdr) (6|17|132)\b")
+_NAT = re.compile(r"\b([ds]nat) ip6? to ")
+"""nft names the family again where address and port come from one map."""
 _HEADER = re.compile(r"(?P<keyword>\w+) (?P<name>\S+) \{(?: # handle \d+)?")
 
 
 def canonical_rule(rule: str) -> str:
     """A rule without what differs between listings of the same rule: counts, numbers' bases and names, quotes."""
-    rule = _COUNTER.sub("counter", rule)
+    rule = _NAT.sub(r"\1 to ", _COUNTER.sub("counter", rule))
     rule = _PROTOCOL.sub(lambda found: f"{found[1]} {_PROTOCOLS[found[2]]}", rule)
     return _HEXADECIMAL.sub(lambda found: str(int(found[1], 16)), rule).replace('"', "")
 

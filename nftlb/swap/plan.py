@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeVar
 
-from nftlb.ruleset import Chain, Element, Ruleset, Set, Table, TableFamily, canonical_rule, layers
+from nftlb.ruleset import UNREADABLE, Chain, Element, Ruleset, Set, Table, TableFamily, canonical_rule, layers
 
 from .operations import (
     AddChain,
@@ -213,7 +213,10 @@ def _kept_rules(present: Chain, wanted: Chain) -> list[str]:
     if not present.hook or _is_first(present) or present.hook != wanted.hook or same_rules(present, wanted):
         return []
     again = set(map(canonical_rule, wanted.rules))
-    return [rule for rule in present.rules if canonical_rule(rule) not in again]
+    rules = (
+        rule for rule in present.rules if not rule.startswith(UNREADABLE)
+    )  # somebody else's, and not to be written
+    return [rule for rule in rules if canonical_rule(rule) not in again]
 
 
 def _with_kept_rules(family: TableFamily, present: Chain | None, chain: Chain, removed: Collection[Leftover]) -> Chain:

@@ -28,7 +28,7 @@ HURTS = {
     "rule edited": "flush chain ip nftlb pool/dns; add rule ip nftlb pool/dns drop",
     "rule added": "insert rule ip nftlb prerouting-raw drop",
     "element deleted": f"delete element ip nftlb services {{ {VIP4} . udp . 53 }}",
-    "element added": "add element ip nftlb targets { 999 : 10.9.9.9 . 9 }",
+    "element added": "add element ip nftlb targets { original . 999 : 10.9.9.9 . 9 }",
     "chain added": "add chain ip nftlb intruder",
     "table emptied": "flush table ip nftlb",
 }
