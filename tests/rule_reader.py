@@ -71,7 +71,7 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Match:
-    fields: Fields
+    fields: Fields | Number
     operator: str
     value: str | Named | Inline
 
@@ -190,7 +190,7 @@ class _Reader:
         if self.take("vmap"):
             return Verdict(Mapped(key, self.map()))
         if isinstance(key, Number):
-            self.refuse()
+            return Match(key, "==", self.next())
         if self.take("set"):
             return Put(" . ".join(key.names), self.value())
         operator = next((word for word in ("!=", "==", ">") if self.take(word)), "==")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from itertools import count
 from math import gcd
@@ -147,12 +148,12 @@ def _counts(compiled: Compiled, ruleset: Ruleset, listener: Listener, packets: i
     vip = str(listener.address)
     four = listener.family == "ip"
     marks = frozenset(compiled.allocation.marks.values())
-    dice = count()
+    dice: defaultdict[int, count[int]] = defaultdict(count)  # fair at each modulus
     tracer = Tracer(
         ruleset,
         (vip, "10.0.0.1" if four else "2001:db8:1::1"),
         routed_marks=marks,
-        dice=lambda modulus: next(dice) % modulus,
+        dice=lambda modulus: next(dice[modulus]) % modulus,
         hash_of=lambda value, modulus: crc32(value.encode()) % modulus,
     )
     client = "198.51.100.7" if four else "2001:db8:7::7"

@@ -383,6 +383,8 @@ class _Walk:
         return True
 
     def match(self, statement: Match, place: _Place) -> bool:
+        if isinstance(statement.fields, Number):
+            return self.number(statement.fields, place) == statement.value
         found = [self.read(name) for name in statement.fields.names]
         if any(value is None for value in found):
             return False

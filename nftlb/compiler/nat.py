@@ -82,7 +82,7 @@ def fixed(pool: Pool, family: Family, allocation: Allocation) -> Part:
 
 def _add_source(part: Part, zone: int, seen: str, owner: str) -> None:
     if seen == SourceKind.MASQUERADE:
-        part.add(MASQUERADED, f"{zone}", comment=owner)
+        part.add(MASQUERADED, zone_key(zone), comment=owner)
     elif seen != SourceKind.KEEP:
         part.add(SOURCES, zone_key(zone), seen, owner)
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from .words import Words
 
 _ZONE = "typeof ct original zone"
-# The key of every map by zone. Where a named map's key is one plain number in the host's byte order, nft 1.1.7 writes
+# The key of all that is looked up by zone. Where a named map's key is one plain number in the host's byte order, nft 1.1.7 writes
 # its bytes the wrong way round, and no look-up finds the element. Sets and concatenated keys are right in all versions.
 # Only the first packet of a connection is looked up in these maps.
-_MAP_BY_ZONE = f"typeof {BY_ZONE}"
+_BY_ZONE = f"typeof {BY_ZONE}"
 _TO = ". meta l4proto . th dport"
 _FROM = ". meta l4proto . th sport"
 
@@ -48,11 +48,12 @@ def ip_table(name: str, words: Words, part: Part) -> Table:
         "service-ranges": Set("service-ranges", service, "verdict", interval=True),
         "local-services": Set("local-services", service, "verdict"),
         "local-service-ranges": Set("local-service-ranges", service, "verdict", interval=True),
-        TARGETS: Set(TARGETS, _MAP_BY_ZONE, f"{ip} daddr . udp dport"),
-        HOSTS: Set(HOSTS, _MAP_BY_ZONE, f"{ip} daddr"),
-        FLOWS: Set(FLOWS, _MAP_BY_ZONE, "verdict"),
-        MASQUERADED: Set(MASQUERADED, _ZONE),
-        SOURCES: Set(SOURCES, _MAP_BY_ZONE, f"{ip} saddr"),
+        TARGETS: Set(TARGETS, _BY_ZONE, f"{ip} daddr . udp dport"),
+        HOSTS: Set(HOSTS, _BY_ZONE, f"{ip} daddr"),
+        FLOWS: Set(FLOWS, _BY_ZONE, "verdict"),
+        # By the zone alone this would be a bitmap to the kernel, which walks over all elements to add another.
+        MASQUERADED: Set(MASQUERADED, _BY_ZONE),
+        SOURCES: Set(SOURCES, _BY_ZONE, f"{ip} saddr"),
         "flow-backends": Set("flow-backends", f"{_ZONE} . {ip} daddr . th dport", counter=True),
         "flow-hosts": Set("flow-hosts", f"{_ZONE} . {ip} daddr", counter=True),
         "replies": Set("replies", service, "verdict"),
@@ -122,7 +123,7 @@ def ip_table(name: str, words: Words, part: Part) -> Table:
         Chain(
             "postrouting",
             lookup.rules(
-                (MASQUERADED, f"ct original zone @{MASQUERADED} masquerade"),
+                (MASQUERADED, f"{BY_ZONE} @{MASQUERADED} masquerade"),
                 (SOURCES, f"snat to {BY_ZONE} map @{SOURCES}"),
             ),
             _hook("nat", "postrouting", "srcnat"),
