@@ -12,7 +12,7 @@ from nftlb.apply import Applier
 from nftlb.compiler import Compiled, Membership, read_back
 from nftlb.daemon.hands import LINGER, Hands
 from nftlb.errors import SystemFault
-from nftlb.kernel import FakeNft
+from nftlb.kernel.fake import FakeNft
 from nftlb.ruleset import Listing
 from nftlb.swap import Swapper
 from nftlb.swap.plan import make

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tracer import Snapshot
 
-from nftlb.kernel import FakeNft
+from nftlb.kernel.fake import FakeNft
 from nftlb.ruleset import Ruleset
 from nftlb.swap import Swapper
 

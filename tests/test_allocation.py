@@ -10,7 +10,7 @@ from pools import DNS, backend, backends, config, pool, sorry
 from nftlb.compiler import Allocation, Compiled, read_back
 from nftlb.compiler.allocation import LAST_ZONE, allocate
 from nftlb.errors import NftlbError
-from nftlb.kernel import FakeNft
+from nftlb.kernel.fake import FakeNft
 from nftlb.model import Config, Forward, Health, Icmp, Per
 from nftlb.swap import Swapper
 

@@ -11,7 +11,7 @@ from pools import backend, backends, config, pool
 from nftlb.apply import Applier
 from nftlb.compiler import Compiled, left_behind
 from nftlb.compiler.answers import Reply
-from nftlb.kernel import FakeNft
+from nftlb.kernel.fake import FakeNft
 from nftlb.model import Balance, Forward, SourceKind
 from nftlb.ruleset import Chain, Element, Ruleset, TableFamily
 from nftlb.swap import Swapper

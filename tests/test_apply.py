@@ -17,7 +17,8 @@ from nftlb.apply import Applied, Applier
 from nftlb.compiler import Allocation, BackendState, Compiled, Hop, Membership, read_back
 from nftlb.compiler.connections import Stay, cuts
 from nftlb.errors import KernelError, NftlbError, SystemFault
-from nftlb.kernel import FakeNft, LibNftables
+from nftlb.kernel import LibNftables
+from nftlb.kernel.fake import FakeNft
 from nftlb.kernel.grace import wait_for_packets
 from nftlb.kernel.steering import Steering
 from nftlb.lab import VIP4, VIP6, Lab, Namespace

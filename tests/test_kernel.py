@@ -23,7 +23,7 @@ from kernel_cases import (
 from real_kernel import Inside, real_kernel
 
 from nftlb.errors import KernelError
-from nftlb.kernel import FakeNft
+from nftlb.kernel.fake import FakeNft
 from nftlb.ruleset import Chain, Count, Element, Ruleset, Set, Table, TableFamily, file_text
 from nftlb.swap import Transaction
 from nftlb.swap.operations import (

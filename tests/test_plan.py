@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from comparing import comparable
 
-from nftlb.kernel import FakeNft
+from nftlb.kernel.fake import FakeNft
 from nftlb.ruleset import Chain, Element, Ruleset, Set, Table, TableFamily
 from nftlb.swap.operations import Transaction
 from nftlb.swap.plan import Kind, Leftover, after, entries, leftovers, make, remove, waypoints

@@ -11,7 +11,7 @@ from clockwork import elapsed, play
 from test_control import BACKENDS, DNS, World, document
 
 from nftlb.daemon import control, systemd
-from nftlb.daemon.daemon import WEDGED, _sign_of_life
+from nftlb.daemon.operation import WEDGED, _sign_of_life
 from nftlb.errors import KernelError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from recorder import GRACE, TABLE, Recorder
 
 from nftlb.compiler import Compiled, Membership, read_back
 from nftlb.errors import KernelError
-from nftlb.kernel import FakeNft
+from nftlb.kernel.fake import FakeNft
 from nftlb.model import Config, Forward
 from nftlb.ruleset import Chain, Element, Layers, Ruleset, TableFamily
 from nftlb.swap import Swapper, Transaction

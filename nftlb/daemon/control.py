@@ -53,7 +53,7 @@ _COUNTERS_PATIENCE = 2.0
 
 
 class Control:
-    """Implements `nftlb.service.Service`. The parts around it are put in place by `nftlb.daemon.daemon`."""
+    """Implements `nftlb.service.Service`. The parts around it are put in place by `nftlb.daemon.operation`."""
 
     reconciler: Reconciler
     keeper: Keeper

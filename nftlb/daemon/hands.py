@@ -9,6 +9,7 @@ import asyncio
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from nftlb.apply import Applier
@@ -31,6 +32,16 @@ datagram that nobody has answered (`nf_conntrack_udp_timeout`)."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FirstLoad:
+    """What became of the first load, which began and ended at these times of the loop's clock."""
+
+    membership: Membership
+    outcome: Applied | NftlbError
+    began: float
+    ended: float
 
 
 def _applier(kernel: Kernel, table: str) -> Applier:
@@ -70,6 +81,17 @@ class Hands:
 
     async def load(self, config: Config, membership: Membership) -> Applied:
         return await self._do(lambda: self._load(config, membership))
+
+    async def first_load(self, config: Config, membership: Membership) -> FirstLoad:
+        """Load, and keep a refusal for whoever is to be told of it."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        outcome: Applied | NftlbError
+        try:
+            outcome = await self.load(config, membership)
+        except NftlbError as error:
+            outcome = error
+        return FirstLoad(membership, outcome, began, clock())
 
     async def update(self, membership: Membership) -> Applied:
         return await self._do(lambda: self._at_hand().update(membership))

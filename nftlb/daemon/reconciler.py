@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from nftlb.apply import Applied
     from nftlb.compiler import Membership
-    from nftlb.daemon.hands import Hands
+    from nftlb.daemon.hands import FirstLoad, Hands
     from nftlb.model import Config
 
 _log = logging.getLogger(__name__)
@@ -131,15 +131,18 @@ class Reconciler:
             switch()
         self.poke()
 
-    async def start(self) -> None:
-        """Do the first load. Raises KernelError or SystemFault if it is refused; `run` tries again nevertheless."""
+    async def start(self, first: FirstLoad | None = None) -> None:
+        """Take over from the first load, or do it. Raises what it was refused with; `run` tries again nevertheless."""
         async with self._lock:
-            try:
+            if first is None:
                 with self._working():
-                    await self._load(*self.wanted())
-            except NftlbError as error:
-                self._refused(self._asked, error)
-                raise
+                    first = await self.hands.first_load(*self.wanted())
+            self._last_load = first.began
+            if isinstance(first.outcome, NftlbError):
+                self._refused(self._asked, first.outcome)
+                raise first.outcome
+            self._thorough = False
+            self._took(first.outcome, first.membership, first.began, first.ended, restored=False)
             self._accepted(self._asked)
 
     async def run(self) -> None:
@@ -217,10 +220,11 @@ class Reconciler:
             raise
 
     async def _update(self, membership: Membership) -> None:
-        began = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         applied = await self.hands.update(membership)
         self._believed = membership
-        self._committed(applied, began, restored=False)
+        self._committed(applied, began, loop.time(), restored=False)
 
     async def _restore(self, membership: Membership) -> None:
         loop = asyncio.get_running_loop()
@@ -229,7 +233,7 @@ class Reconciler:
         applied = await self.hands.update(membership)
         swept = await self.hands.tidy()  # what somebody added looks like something that we left over
         transactions = applied.transactions + swept.transactions
-        self._committed(replace(applied, transactions=transactions), began, restored=True)
+        self._committed(replace(applied, transactions=transactions), began, loop.time(), restored=True)
 
     async def _tidy(self) -> None:
         if asyncio.get_running_loop().time() >= self._tidies_at():
@@ -247,7 +251,8 @@ class Reconciler:
         self._lingers_until = inf if applied.lingers is None else now + applied.lingers
 
     async def _load(self, config: Config, membership: Membership) -> None:
-        began = self._last_load = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        began = self._last_load = loop.time()
         self._thorough, restored = False, self._believed is not None and self._foreign
         try:
             applied = await self.hands.load(config, membership)
@@ -255,8 +260,11 @@ class Reconciler:
             self._thorough = True
             raise
         self._foreign = False
+        self._took(applied, membership, began, loop.time(), restored=restored)
+
+    def _took(self, applied: Applied, membership: Membership, began: float, ended: float, *, restored: bool) -> None:
         self._believed = membership
-        self._committed(applied, began, restored=restored)
+        self._committed(applied, began, ended, restored=restored)
         self._untidy = False  # a load waits until it can clear up behind itself
         self._linger(applied)
         self._lacks = bool(applied.lacking)
@@ -270,12 +278,11 @@ class Reconciler:
         finally:
             self._working_since = None
 
-    def _committed(self, applied: Applied, began: float, *, restored: bool) -> None:
-        now = asyncio.get_running_loop().time()
+    def _committed(self, applied: Applied, began: float, ended: float, *, restored: bool) -> None:
         if applied:
             self._untidy = True
-            self._last_commit = (now, now - began)
-            self.done(Commit(applied, now - began, restored))
+            self._last_commit = (ended, ended - began)
+            self.done(Commit(applied, ended - began, restored))
 
     def _accepted(self, asked: int) -> None:
         if self._failures:

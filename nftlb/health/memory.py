@@ -11,7 +11,7 @@ from nftlb.model.kinds import Admin
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class BackendMemory(_Part):

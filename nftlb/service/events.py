@@ -27,7 +27,7 @@ class EventKind(StrEnum):
 class Event(BaseModel):
     """One of them. `pool` and `backend` are empty where it is about none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     kind: EventKind
     at: datetime

@@ -11,7 +11,7 @@ from nftlb.model.kinds import Admin, Balance, Forward, Per
 
 
 class Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class CheckStatus(Document):
