@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from flowing import Flow, lost
 from running import PORT, Running, dns
+from stalls import Stalls
 
 from nftlb.lab import VIP4, VIP6, Lab
 
@@ -50,6 +51,27 @@ def test_restored(hurt: str, tmp_path: Path) -> None:
         assert before == shape(lab)
         assert 4 == max(map([one.backend for one in answers].count, ("b1", "b2", "b3")))
         assert 1 == daemon.client.document()["kernel"]["restored"]
+
+
+def test_a_large_ruleset_is_restored_as_fast(tmp_path: Path) -> None:
+    """A second is enough for 1,500 pools with two listeners and three backends each."""
+    pools = {
+        f"p{number}": {
+            "listen": [f"192.0.{number >> 8}.{number & 255}:{port}/udp" for port in (53, 54)],
+            "backends": {f"b{last}": f"10.{number >> 8}.{number & 255}.{last}:53" for last in (1, 2, 3)},
+        }
+        for number in range(1500)
+    }
+    with Lab(backends=1) as lab, Running(lab.balancer, tmp_path, pools) as daemon:
+        before = shape(lab)
+        with Stalls(lambda: [daemon.process.pid]) as stalls:
+            mark = stalls.mark()
+            lab.nft("flush ruleset")
+            restored = daemon.wait("swap", since=mark.at)
+            waited = stalls.since(mark, turns=3)
+
+        assert restored.at - mark.at - waited < 1
+        assert before == shape(lab)
 
 
 def everything(lab: Lab) -> list[str]:

@@ -1,0 +1,107 @@
+"""A load grows with the number of pools, not with its square: libnftables and the kernel walk over no long lists."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pools import backend, config, pool
+from real_kernel import real_kernel
+
+from nftlb.compiler import Compiled
+from nftlb.compiler.versions import MOST_RULES
+from nftlb.model import Balance, Config, Forward, Per
+from nftlb.ruleset import Ruleset, TableFamily
+from nftlb.swap import Transaction
+from nftlb.swap.operations import DeleteTable
+from nftlb.swap.plan import make
+
+if TYPE_CHECKING:
+    from nftlb.kernel import LibNftables
+
+FEW, MANY = 400, 4000
+MODES: dict[str, dict[str, Any]] = {
+    "nat": {},
+    "random": {"balance": Balance.RANDOM},
+    "flows": {"per": Per.FLOW},
+    "stateless": {"forward": Forward.STATELESS},
+    "dsr": {"forward": Forward.DSR},
+}
+
+
+def many(pools: int, **options: Any) -> Config:
+    """So many pools of three backends each."""
+    return config(
+        *(
+            pool(
+                f"p{number}",
+                f"192.0.{number >> 8}.{number & 255}:53/udp",
+                tuple(backend(f"b{last}", f"10.{number >> 8}.{number & 255}.{last}:53") for last in (1, 2, 3)),
+                **options,
+            )
+            for number in range(pools)
+        )
+    )
+
+
+def processor_time(pools: int, options: dict[str, Any]) -> float:
+    """Seconds of processor time that libnftables and the kernel take for a first load; the least of three."""
+    target = Compiled(many(pools, **options)).ruleset()
+    load = make(Ruleset(target.name), target)
+    remove = Transaction(target.name, tuple(map(DeleteTable, target.tables)))
+    times = []
+    for _ in range(3):
+        with real_kernel() as inside:
+            times.append(inside.namespace.call(_timed, inside.kernel, load))
+            inside.apply(remove)
+    return min(times)
+
+
+def _timed(kernel: LibNftables, load: Transaction) -> float:
+    before = time.thread_time()
+    kernel.apply(load)
+    return time.thread_time() - before
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_load_grows_with_the_number_of_pools(mode: str) -> None:
+    """Ten times as many pools take less than twenty times as long. Walks over lists make it forty and more."""
+    few, many = processor_time(FEW, MODES[mode]), processor_time(MANY, MODES[mode])
+
+    assert many / few < 20
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pools_of_few_backends_have_no_sets_of_their_own(mode: str) -> None:
+    """The sets of a table, those within rules included, are as many for two pools as for fifty."""
+
+    def sets(pools: int) -> int:
+        tables = Compiled(many(pools, **MODES[mode])).ruleset().tables.values()
+        inside = sum("{" in rule for table in tables for chain in table.chains.values() for rule in chain.rules)
+        return inside + sum(len(table.sets) for table in tables)
+
+    assert sets(2) == sets(50)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_set_is_a_bitmap(mode: str) -> None:
+    """Of a set with a key of two bytes the kernel makes one, and walks over all its elements to add another."""
+    tables = Compiled(many(2, **MODES[mode], passive=True)).ruleset().tables.values()
+
+    short = {one.name for table in tables for one in table.sets.values() if one.key_type == "typeof ct original zone"}
+    assert set() == {name for table in tables for name in short & table.sets.keys() if not table.sets[name].data_type}
+
+
+def test_more_slots_are_told_apart_by_a_map() -> None:
+    """A packet looks at no more rules than a map would cost it."""
+
+    def rules(backends: int) -> tuple[str, ...]:
+        behind = tuple(backend(f"b{last}", f"10.0.0.{last}:53") for last in range(1, backends + 1))
+        chains = Compiled(config(pool("p", "192.0.2.1:53/udp", behind))).ruleset().tables[TableFamily.IP].chains
+        return next(chain.rules for name, chain in chains.items() if name.startswith("pool/p/"))
+
+    assert ("numgen inc mod 2 0 goto backend/p/b1", "goto backend/p/b2") == rules(2)
+    assert MOST_RULES == len(rules(MOST_RULES))
+    assert 1 == len(rules(MOST_RULES + 1))
+    assert f"numgen inc mod {MOST_RULES + 1} vmap" in rules(MOST_RULES + 1)[0]
