@@ -54,6 +54,7 @@ golden: setup  ## write the .nft beside every rules/*.yaml anew
 bench: setup  ## the figures that the documents quote
 	$(PY) bench/run.py
 	$(PY) bench/checks.py
+	$(PY) bench/start.py
 
 clean:  ## take away what was built
 	rm -rf $(VENV) $(VENV)-deploy build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

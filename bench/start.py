@@ -56,6 +56,8 @@ class Took(NamedTuple):
 
 def main() -> None:
     userns.ensure()
+    for words in ("pass", "import asyncio", "import nftlb.cli.run"):
+        print(f"{f'python -c {words!r}':<30}{median(tuple(alone(words) for _ in range(ROUNDS)))!s:>30}")
     print(f"{'pools x listeners x backends':<30}{'start to first answer (CPU)':>30}{'flush to next answer (CPU)':>30}")
     with Namespace("start") as namespace:
         namespace.run(["ip", "link", "set", "lo", "up"])
@@ -65,6 +67,14 @@ def main() -> None:
             for size in sys.argv[1:] or SIZES:
                 starts, restores = zip(*(once(namespace, size) for _ in range(ROUNDS)), strict=True)
                 print(f"{size:<30}{median(starts)!s:>30}{median(restores)!s:>30}", flush=True)
+
+
+def alone(words: str) -> Took:
+    """What a process takes that does this alone: a start can't take less."""
+    before, begin = os.times(), time.perf_counter()
+    subprocess.run([sys.executable, "-c", words], check=True)
+    wall, after = time.perf_counter() - begin, os.times()
+    return Took(wall, after.children_user + after.children_system - before.children_user - before.children_system)
 
 
 def median(times: tuple[Took, ...]) -> Took:

@@ -11,7 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from nftlb.config import parse, read_source
+from nftlb.errors import NftlbError
 from nftlb.health import Memory
+from nftlb.kernel.links import Links
 from nftlb.kernel.lock import hold
 
 from .clock import now
@@ -45,6 +47,8 @@ class Begun:
     memory: Memory
     fleet: Fleet
     hands: Hands
+    links: Links | None
+    """Hears since before the first load, if that is possible here."""
     first: FirstLoad
     faults: tuple[str, ...]
     """Why nothing is remembered."""
@@ -89,11 +93,23 @@ class Daemon:
         config, fleet, misfits = begin(base, memory.pools, now())
         hands = Hands(config.table)
         await hands.open()
+        links = _links()
         try:
             # What is there from before keeps working until this has been accepted.
             first = await hands.first_load(config, fleet.membership(now()))
             begun = Begun(
-                self._file, source, base, config, store, memory, fleet, hands, first, tuple(faults), tuple(misfits)
+                file=self._file,
+                source=source,
+                base=base,
+                config=config,
+                store=store,
+                memory=memory,
+                fleet=fleet,
+                hands=hands,
+                links=links,
+                first=first,
+                faults=tuple(faults),
+                misfits=tuple(misfits),
             )
             operate: Callable[[Begun, Wishes], Awaitable[Config]] = import_module(_OPERATION).operate
             config = await operate(begun, wishes)
@@ -115,6 +131,13 @@ def _heeding(wishes: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[No
     finally:
         for number in wishes:
             loop.remove_signal_handler(number)
+
+
+def _links() -> Links | None:
+    """None where that is refused: the watcher tells why, and tries again."""
+    with suppress(NftlbError, OSError):
+        return Links()
+    return None
 
 
 def _recall(store: Store) -> tuple[Memory, list[str]]:

@@ -75,7 +75,7 @@ async def operate(begun: Begun, wishes: Wishes) -> Config:
     control.reconciler, control.keeper, control.source = reconciler, keeper, begun.source
     checker = Checker(control.hear, control.unable, metrics.lag)
     api = ApiServer(control, metrics, faults)
-    watcher = Watcher(config, reconciler, control, faults)
+    watcher = Watcher(config, reconciler, control, faults, begun.links)
     for follow in (checker.configure, api.follow, watcher.follow, _Directory(keeper, config).follow):
         control.on_config(follow)
     try:

@@ -43,13 +43,22 @@ class _Ear(Protocol[Heard_co]):
 class Watcher:
     """Listens inside `with`, on the running loop."""
 
-    def __init__(self, config: Config, reconciler: Reconciler, control: Control, faults: Faults) -> None:
+    def __init__(
+        self,
+        config: Config,
+        reconciler: Reconciler,
+        control: Control,
+        faults: Faults,
+        links: Links | None = None,
+    ) -> None:
+        """`links`: an ear that was opened before the first load, and has heard of what happened since."""
         self._table = config.table
         self._reconciler = reconciler
         self._control = control
         self._faults = faults
         self._witness = Witness(config)
         self._links_matter = _links_matter(config)
+        self._early_links = links
         self._ears: dict[str, _Ear[object]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -71,9 +80,13 @@ class Watcher:
 
     def _listen(self) -> None:
         self._open("watch", lambda: Monitor(self._table), self._tables_changed)
-        self._open("links", Links, self._links_changed)
+        self._open("links", self._links, self._links_changed)
         self._want_refusals()
         self._timer = asyncio.get_running_loop().call_later(AGAIN, self._look_again)
+
+    def _links(self) -> Links:
+        early, self._early_links = self._early_links, None
+        return early or Links()
 
     def _look_again(self) -> None:
         self._reconciler.suspect()
