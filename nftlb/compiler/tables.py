@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from .words import Words
 
 _ZONE = "typeof ct original zone"
-# The key of all that is looked up by zone. Where a named map's key is one plain number in the host's byte order, nft 1.1.7 writes
-# its bytes the wrong way round, and no look-up finds the element. Sets and concatenated keys are right in all versions.
-# Only the first packet of a connection is looked up in these maps.
+# The key of all that is looked up by zone. Where a named map's key is one plain number in the host's byte order, nft
+# 1.1.7 writes its bytes the wrong way round, and no look-up finds the element. Sets and concatenated keys are right in
+# all versions. Only the first packet of a connection is looked up by this key.
 _BY_ZONE = f"typeof {BY_ZONE}"
 _TO = ". meta l4proto . th dport"
 _FROM = ". meta l4proto . th sport"
@@ -51,7 +51,7 @@ def ip_table(name: str, words: Words, part: Part) -> Table:
         TARGETS: Set(TARGETS, _BY_ZONE, f"{ip} daddr . udp dport"),
         HOSTS: Set(HOSTS, _BY_ZONE, f"{ip} daddr"),
         FLOWS: Set(FLOWS, _BY_ZONE, "verdict"),
-        # By the zone alone this would be a bitmap to the kernel, which walks over all elements to add another.
+        # By the zone alone, this would be a bitmap to the kernel, which walks over all elements to add another.
         MASQUERADED: Set(MASQUERADED, _BY_ZONE),
         SOURCES: Set(SOURCES, _BY_ZONE, f"{ip} saddr"),
         "flow-backends": Set("flow-backends", f"{_ZONE} . {ip} daddr . th dport", counter=True),
