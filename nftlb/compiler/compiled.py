@@ -16,6 +16,7 @@ from .membership import UNTOUCHED, Membership, PoolState, select, targets
 from .part import Part
 from .routes import Hop, Routes
 from .tables import ip_table, merge, netdev_table
+from .versions import MOST_MAPS
 from .words import WORDS, ports, write
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Compiled:
         self.config = config
         self.allocation = allocate(config, allocation)
         self.routes = routes or Routes()
+        self._many = len(config.pools) > MOST_MAPS
         self._parts = self._fixed_parts()
         self._answers: tuple[Need, ...] = ()
         self._versions: dict[tuple[str, PoolState], Mapping[TableFamily, Mapping[str, Chain]]] = {}
@@ -177,7 +179,9 @@ class Compiled:
                 continue
             selection = select(pool, family, state)
             mode = nat if pool.forward is Forward.NAT else stateless
-            found[words.table] = mode.current(pool, family, selection)
+            found[words.table] = mode.current(pool, family, selection, many=self._many)
             if ingress.possible(pool, family, self.routes):
-                found.setdefault(TableFamily.NETDEV, {}).update(ingress.current(pool, family, selection))
+                found.setdefault(TableFamily.NETDEV, {}).update(
+                    ingress.current(pool, family, selection, many=self._many)
+                )
         return found

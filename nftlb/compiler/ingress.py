@@ -64,10 +64,10 @@ def fixed(pool: Pool, family: Family, words: Words, routes: Routes) -> Part:
     return part
 
 
-def current(pool: Pool, family: Family, selection: Selection) -> dict[str, Chain]:
+def current(pool: Pool, family: Family, selection: Selection, *, many: bool) -> dict[str, Chain]:
     """The chains that say who gets a packet now; without a target the packet goes on to the ordinary chains."""
     guards = [_guard(family, protocol) for protocol in _protocols(pool, family)]
-    return versions(entry(pool, family), pool, family, selection, otherwise=["accept"], guards=guards)
+    return versions(entry(pool, family), pool, family, selection, many=many, otherwise=["accept"], guards=guards)
 
 
 def _protocols(pool: Pool, family: Family) -> list[Protocol]:

@@ -87,14 +87,14 @@ def _add_source(part: Part, zone: int, seen: str, owner: str) -> None:
         part.add(SOURCES, zone_key(zone), seen, owner)
 
 
-def current(pool: Pool, family: Family, selection: Selection) -> dict[str, Chain]:
+def current(pool: Pool, family: Family, selection: Selection, *, many: bool) -> dict[str, Chain]:
     """The chains that say who gets a packet now."""
     chains: dict[str, Chain] = {}
     if has_packets(pool, family):
         otherwise = refuse(selection, {Protocol.UDP})
-        chains |= versions(entry(pool, flow=False), pool, family, selection, otherwise=otherwise)
+        chains |= versions(entry(pool, flow=False), pool, family, selection, many=many, otherwise=otherwise)
     if has_flows(pool, family):
         otherwise = refuse(selection, flow_protocols(pool, family))
         name = f"connect/{pool.name}"
-        chains |= versions(name, pool, family, selection, kind="connection", otherwise=otherwise)
+        chains |= versions(name, pool, family, selection, many=many, kind="connection", otherwise=otherwise)
     return chains

@@ -57,10 +57,10 @@ def fixed(pool: Pool, family: Family, words: Words, allocation: Allocation) -> P
     return part
 
 
-def current(pool: Pool, family: Family, selection: Selection) -> dict[str, Chain]:
+def current(pool: Pool, family: Family, selection: Selection, *, many: bool) -> dict[str, Chain]:
     """The chains that say who gets a packet now."""
     otherwise = refuse(selection, {one.protocol for one in pool.listen})
-    return versions(entry(pool), pool, family, selection, otherwise=otherwise)
+    return versions(entry(pool), pool, family, selection, many=many, otherwise=otherwise)
 
 
 def rewrite_port(which: str, port: int | None, protocols: Iterable[Protocol], verdict: str = " accept") -> list[str]:

@@ -27,14 +27,16 @@ if TYPE_CHECKING:
 
 # nft keeps 128 bytes of a comment, its closing zero among them.
 _COMMENT_BYTES = 120
-MOST_RULES = 4
-"""So many slots are told apart by rules, more by a map.
+MOST_MAPS = 1000
+"""A configuration with more pools tells few slots (`MOST_RULES`) apart by rules, and not by a map.
 
 To the kernel every map is a set of the table. When a set is added, the kernel walks the list of all sets several times,
 and for a map inside a rule the list of all changes of the transaction: with a map in each of 10,000 pools, a load takes
 a hundred times as long as with 1,000. Rules have no such cost. But a packet meets half of the rules on average, at some
-17 ns each, while a map takes 17 ns for any number of slots: with four slots the two differ by 15 ns.
+17 ns each, while a map takes 17 ns for any number of slots.
 """
+MOST_RULES = 4
+"""The most slots that rules tell apart: with four, rules cost a packet 15 ns more than a map."""
 # Any constant: without one the kernel would draw a new seed at every load, and the clients would change places.
 HASH_SEED = "0x6e66746c"
 
@@ -54,16 +56,18 @@ def versions(
     family: Family,
     selection: Selection,
     *,
+    many: bool,
     kind: str = "backend",
     otherwise: Sequence[str],
     guards: Sequence[str] = ("",),
 ) -> dict[str, Chain]:
     """The entry chain and the chain of this version, by name.
 
-    `kind` is the prefix of the targets' chains, `otherwise` the rules where there is no target. A packet enters past
-    one of the guards (matches that end with a blank).
+    `many`: whether the configuration has more than `MOST_MAPS` pools. `kind` is the prefix of the targets' chains,
+    `otherwise` the rules where there is no target. A packet enters past one of the guards (matches that end with a
+    blank).
     """
-    rules = _pick(pool, family, selection, kind) if selection.targets else tuple(otherwise)
+    rules = _pick(pool, family, selection, kind, many=many) if selection.targets else tuple(otherwise)
     version = f"{entry}/{blake2b(chr(10).join(rules).encode(), digest_size=4).hexdigest()}"
     jump = f'goto {version} comment "{describe(selection)}"'
     return {entry: Chain(entry, tuple(guard + jump for guard in guards)), version: Chain(version, rules)}
@@ -88,7 +92,7 @@ def describe(selection: Selection) -> str:
     return text if len(text) <= _COMMENT_BYTES else f"{selection.why}: {len(selection.targets)} backends"
 
 
-def _pick(pool: Pool, family: Family, selection: Selection, kind: str) -> tuple[str, ...]:
+def _pick(pool: Pool, family: Family, selection: Selection, kind: str, *, many: bool) -> tuple[str, ...]:
     """The rules that lead a packet to its slot's target."""
     choices = [f"goto {kind}/{target.owner}" for target, _ in selection.targets]
     if len(choices) == 1:
@@ -101,7 +105,7 @@ def _pick(pool: Pool, family: Family, selection: Selection, kind: str) -> tuple[
             draw = "numgen random mod"
         case Balance.ROUND_ROBIN:
             draw = "numgen inc mod"
-    if len(slots) <= MOST_RULES:
+    if many and len(slots) <= MOST_RULES:
         return _by_rules(draw, slots)
     return (_by_map(f"{draw} {len(slots)}", slots),)
 

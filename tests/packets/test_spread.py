@@ -8,7 +8,7 @@ from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 import pytest
-from packets.world import BACKEND_PORT, MODES, NAT, PORT, STATELESS, World, vip
+from packets.world import BACKEND_PORT, MODES, NAT, PORT, STATELESS, World, down, vip
 
 from nftlb.compiler.slots import round_robin
 from nftlb.lab import VIP4, Answer
@@ -122,6 +122,21 @@ def tiny(client: Client, count: int) -> list[Answer]:
             name, _, rest = payload.decode().partition(" ")
             answers.append(Answer(number, name, (source[0], source[1]), len(payload), rest == "?", 1))
     return answers
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_turns_by_rules_in_place_of_a_map(mode: Mode, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are very many pools, rules pick the slot: in the same strict order, also when a backend leaves."""
+    monkeypatch.setattr("nftlb.compiler.compiled.MOST_MAPS", 0)
+    with World(mode) as world:
+        assert "vmap {" not in world.applier.text()
+        with world.lab.client.connect((vip(version), PORT), connected=False) as client:
+            answers = client.exchange(30)
+            world.update(down("b2"))
+            others = client.exchange(10)
+    assert in_turn(answers, ["b1", "b2", "b3"], (0, 1, 2)), [answer.backend for answer in answers]
+    assert in_turn(others, ["b1", "b3"], (0, 1)), [answer.backend for answer in others]
+    assert {((vip(version), PORT), 1)} == {(answer.source, answer.copies) for answer in answers + others}
 
 
 def test_two_sockets_share_the_wheel(world: World) -> None:
