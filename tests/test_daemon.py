@@ -15,14 +15,18 @@ import pytest
 from handiwork import FakeHands
 
 from nftlb.config import load
-from nftlb.daemon import Daemon
+from nftlb.daemon import Daemon, surveyor
 from nftlb.daemon import daemon as module
 from nftlb.errors import ConfigError, KernelError, SystemFault
 from nftlb.health.memory import read
+from nftlb.kernel.rtnetlink import LOCAL, LOCAL_TABLE, Route
+from nftlb.kernel.surroundings import Surroundings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator
     from pathlib import Path
+
+    from nftlb.kernel.surroundings import Lookup
 
 TABLE = f"daemon_of_a_test_{os.getpid()}"  # only one daemon at a time may have it, and tests run side by side
 
@@ -64,12 +68,18 @@ class World:
         return repr(self.hands.kernel.list(TABLE))
 
 
+def a_host_that_lacks_nothing(asked: Iterable[Lookup]) -> Surroundings:
+    """Every address is its own."""
+    return Surroundings(routes={one: Route(one.address.version, LOCAL_TABLE, kind=LOCAL) for one in asked})
+
+
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     made = World(tmp_path)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     monkeypatch.setattr(module, "Hands", lambda _: made.hands)
     monkeypatch.setattr(module, "_allow_descriptors", lambda: None)
+    monkeypatch.setattr(surveyor, "look_around", a_host_that_lacks_nothing)
     yield made
     made.systemd.close()
     gc.unfreeze()

@@ -19,11 +19,11 @@ from nftlb.doctor.examination import _judge_nft, judge
 from nftlb.doctor.features import FEATURES, needed
 from nftlb.doctor.foreign import judge as judge_foreign
 from nftlb.doctor.host import Host, _ipvs
-from nftlb.doctor.links import Interface
 from nftlb.doctor.matching import follow, read_chains
 from nftlb.doctor.nft import Nft, read_nft
 from nftlb.doctor.traffic import forwarded
 from nftlb.kernel.generation import generation
+from nftlb.kernel.interfaces import Interface
 from nftlb.kernel.rtnetlink import LOCAL, Route, Rule
 from nftlb.lab import Lab, Namespace
 

@@ -20,7 +20,8 @@ MAY = {
     "explain": {"errors", "model", "ruleset", "compiler"},
     "swap": {"errors", "ruleset", "kernel"},  # the swapper is handed its kernel: a Protocol
     "kernel": {"errors", "model", "ruleset", "compiler", "swap"},
-    "doctor": {"errors", "model", "ruleset", "compiler", "kernel"},
+    "doctor": {"errors", "model", "ruleset", "compiler", "kernel", "requirements"},
+    "requirements": {"model", "kernel"},  # of the kernel only values
     "difference": {"errors", "model", "ruleset", "compiler", "kernel", "swap"},
     "apply": {"errors", "model", "ruleset", "compiler", "kernel", "swap", "difference"},
     "health": {"model", "compiler", "service"},
@@ -36,6 +37,7 @@ MAY = {
         "compiler",
         "ruleset",
         "kernel",
+        "requirements",
         "apply",
         "health",
         "probes",
@@ -50,6 +52,7 @@ SILENT = (
     "model",
     "ruleset",
     "compiler",
+    "requirements",
     "explain",
     "importer",
     "health",

@@ -78,7 +78,7 @@ class World:
     def __init__(self, first: Config) -> None:
         self.calls = Calls()
         self.faults = Faults(lambda _: None)
-        self.watcher = Watcher(first, self, self, self.faults)  # type: ignore[arg-type]
+        self.watcher = Watcher(first, self, self, self, self.faults)  # type: ignore[arg-type]
 
     def suspect(self) -> None:
         self.calls("suspect")
@@ -86,12 +86,19 @@ class World:
     def recheck(self) -> None:
         self.calls("recheck")
 
+    def look(self) -> None:
+        self.calls("look")
+
+    def hear(self, news: object) -> None:
+        self.calls(f"neighbours: {news}")
+
     def refused(self, pool_name: str, backend_name: str) -> None:
         self.calls(f"{pool_name}/{backend_name} refused")
 
     @property
     def told(self) -> list[str]:
-        return [what for _, what in self.calls.all]
+        """All but looks at the surroundings."""
+        return [what for _, what in self.calls.all if what != "look"]
 
     @property
     def shown(self) -> list[str]:
@@ -105,7 +112,7 @@ Ears = tuple[type[Ear], type[Ear], type[Ear]]
 def ears(monkeypatch: pytest.MonkeyPatch) -> Ears:
     """Stand for the monitor of tables, that of links, and that of refusals."""
     made = tuple(type(name, (Ear,), {}) for name in ("Monitor", "Links", "Refusals"))
-    for one in made:
+    for one in (*made, *(type(name, (Ear,), {}) for name in ("Changes", "Neighbours"))):
         monkeypatch.setattr(module, one.__name__, one)
     return made  # type: ignore[return-value]
 

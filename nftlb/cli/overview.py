@@ -56,7 +56,8 @@ def troubles(seen: Seen, now: datetime, looks: Looks) -> Iterator[str]:
     for fault in seen.faults:
         yield f"{mark} {fault.what}: {fault.message} (for {age((now - fault.since).total_seconds())})"
     for pool in seen.pools:
-        if not pool.ready:
+        yield from (f"{mark} pool {pool.name}: not ready: {what}" for what in pool.lacking)
+        if not pool.ready and (pool.healthy < pool.quorum or not pool.lacking):
             yield f"{mark} pool {pool.name}: not ready: {pool.healthy} healthy, {pool.quorum} needed"
         if pool.mode != "healthy":
             yield f"{mark} pool {pool.name}: {_MODES.get(pool.mode, pool.mode)}"

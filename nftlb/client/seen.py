@@ -43,6 +43,7 @@ class Pool:
     name: str
     listen: tuple[str, ...]
     ready: bool
+    lacking: tuple[str, ...]
     quorum: int
     healthy: int
     mode: str

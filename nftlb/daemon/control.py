@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nftlb.config import amend, parse, read_backend, read_source
 from nftlb.errors import ConfigError, NftlbError, Problem
 from nftlb.health import Memory, PoolMemory
+from nftlb.requirements import summed_up
 from nftlb.service import (
     ConfigStatus,
     Conflict,
@@ -28,7 +29,7 @@ from .counters import Counters
 from .runtime import overlay, remaining, with_added, with_removed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from nftlb.compiler import Membership
     from nftlb.daemon.announcer import Announcer
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from nftlb.health import Change, Fleet, Result, TrackedPool
     from nftlb.metrics import Metrics
     from nftlb.model import Admin, Config
+    from nftlb.requirements import Lack
     from nftlb.service import BackendStatus, PoolStatus
 
 _log = logging.getLogger(__name__)
@@ -91,13 +93,15 @@ class Control:
         self._step: asyncio.TimerHandle | None = None
         self._started = self._loaded = self._attempted = wall()
         self._problems: tuple[str, ...] = ()
+        self._lacks: tuple[Lack, ...] = ()
+        self._lacking: set[str] = set()
         self._counters = Counters()
         self._counted_at = -_COUNTERS_AGE
         self._counting: asyncio.Task[None] | None = None
 
-    def on_config(self, follow: Callable[[Config], None]) -> None:
-        """Have `follow` called with every new configuration, once it is in the kernel."""
-        self._followers.append(follow)
+    def on_config(self, *followers: Callable[[Config], None]) -> None:
+        """Have these called with every new configuration, once it is in the kernel."""
+        self._followers += followers
 
     # --- what the other parts ask and tell ---------------------------------------------------------------------------
 
@@ -116,7 +120,8 @@ class Control:
         """Hear the result of a check; return seconds from its start to the next."""
         changes = self.fleet.take(*place, result, now())
         check = self.fleet.pools[place.pool].backends[place.backend].checks[place.check]
-        self._metrics.checked(place.pool, check.health.check.kind, result.passed, result.seconds)
+        passed = result.passed if check.last is None else check.last.passed  # silence may have counted as a failure
+        self._metrics.checked(place.pool, check.health.check.kind, passed, result.seconds)
         self._changed(changes)
         return check.verdict.delay(check.health)
 
@@ -131,6 +136,16 @@ class Control:
         """Hear that a backend refused balanced traffic."""
         if backend in self.fleet.pools[pool].backends:
             self._changed(self.fleet.refuse(pool, backend, "port unreachable", now()))
+
+    def reaches(self, unreachable: Mapping[tuple[str, str], str], doubtful: Mapping[tuple[str, str], str]) -> None:
+        """Hear which backends this host can't send to, and which have not answered yet whether they are there."""
+        self.fleet.doubt(doubtful)
+        self._changed(self.fleet.reach(unreachable, now()))
+
+    def lacks(self, lacks: Iterable[Lack]) -> None:
+        """Hear what pools need of this host and do not get."""
+        self._lacks = tuple(lacks)
+        self._weigh_lacks()
 
     def memory(self) -> Memory:
         """What is to be remembered."""
@@ -281,8 +296,28 @@ class Control:
 
         await self.reconciler.adopt(config, preview.membership(moment), switch)
 
+    def _weigh_lacks(self) -> None:
+        """Have each pool know what it lacks, and show each thing that lacks once."""
+        by_pool: dict[str, list[str]] = {}
+        by_subject: dict[str, list[Lack]] = {}
+        for one in self._lacks:
+            pool = self.fleet.pools.get(one.pool)
+            backend = pool.backends.get(one.backend) if pool else None
+            # What leads to a backend that gets nothing by the operator's wish is no loss.
+            if pool is not None and (not one.backend or (backend is not None and backend.wanted)):
+                by_pool.setdefault(one.pool, []).append(str(one))
+                by_subject.setdefault(one.subject, []).append(one)
+        self.fleet.lack({name: tuple(dict.fromkeys(lines)) for name, lines in by_pool.items()}, now())
+        for gone in self._lacking - by_subject.keys():
+            self._faults.clear(gone)
+        self._lacking = set(by_subject)
+        for subject, same in by_subject.items():
+            self._faults.set(subject, summed_up(same))
+
     def _changed(self, changes: Iterable[Change]) -> None:
         if changes:
+            if self._lacks:
+                self._weigh_lacks()
             self.reconciler.poke()
             self.keeper.touch()
             self._announcer.tell(changes, self.config)

@@ -23,6 +23,7 @@ from .hooks import Hooks
 from .keeper import Keeper
 from .reconciler import Reconciler
 from .store import Store
+from .surveyor import Surveyor
 from .watcher import Watcher
 
 if TYPE_CHECKING:
@@ -75,13 +76,16 @@ async def operate(begun: Begun, wishes: Wishes) -> Config:
     control.reconciler, control.keeper, control.source = reconciler, keeper, begun.source
     checker = Checker(control.hear, control.unable, metrics.lag)
     api = ApiServer(control, metrics, faults)
-    watcher = Watcher(config, reconciler, control, faults, begun.links)
-    for follow in (checker.configure, api.follow, watcher.follow, _Directory(keeper, config).follow):
-        control.on_config(follow)
+    surveyor = Surveyor(config, control, faults)
+    watcher = Watcher(config, reconciler, control, surveyor, faults, begun.links)
+    control.on_config(
+        checker.configure, api.follow, watcher.follow, surveyor.follow, _Directory(keeper, config).follow
+    )
     try:
-        with watcher:
+        with surveyor, watcher:
             with suppress(KernelError):
                 await reconciler.start(begun.first)
+            await surveyor.first_look()
             reconciler.suspect()  # between the load and the watch, somebody may have changed the tables unheard
             gc.collect()
             gc.freeze()  # what is there now stays: there is no sense in looking at it again and again

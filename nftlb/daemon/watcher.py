@@ -13,7 +13,9 @@ from nftlb.errors import NftlbError
 from nftlb.health.passive import Witness
 from nftlb.kernel.links import Links
 from nftlb.kernel.monitor import Monitor
+from nftlb.kernel.neighbours import Neighbours
 from nftlb.kernel.nflog import Refusals
+from nftlb.kernel.surroundings import Changes
 from nftlb.model import Forward
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from nftlb.daemon.control import Control
     from nftlb.daemon.faults import Faults
     from nftlb.daemon.reconciler import Reconciler
+    from nftlb.daemon.surveyor import Surveyor
     from nftlb.kernel.nflog import Refused
     from nftlb.model import Config
 
@@ -48,6 +51,7 @@ class Watcher:
         config: Config,
         reconciler: Reconciler,
         control: Control,
+        surveyor: Surveyor,
         faults: Faults,
         links: Links | None = None,
     ) -> None:
@@ -55,6 +59,7 @@ class Watcher:
         self._table = config.table
         self._reconciler = reconciler
         self._control = control
+        self._surveyor = surveyor
         self._faults = faults
         self._witness = Witness(config)
         self._links_matter = _links_matter(config)
@@ -81,6 +86,9 @@ class Watcher:
     def _listen(self) -> None:
         self._open("watch", lambda: Monitor(self._table), self._tables_changed)
         self._open("links", self._links, self._links_changed)
+        if self._open("routes", Changes, self._surroundings_changed):
+            self._surveyor.look()  # for what came before
+        self._open("neighbours", Neighbours, self._surveyor.hear)
         self._want_refusals()
         self._timer = asyncio.get_running_loop().call_later(AGAIN, self._look_again)
 
@@ -92,6 +100,8 @@ class Watcher:
         self._reconciler.suspect()
         if self._links_matter and "links" not in self._ears:
             self._reconciler.recheck()  # what it would have told
+        if "routes" not in self._ears:
+            self._surveyor.look()
         self._listen()
 
     def _want_refusals(self) -> None:
@@ -101,17 +111,19 @@ class Watcher:
             self._close("passive")
             self._faults.clear("passive")
 
-    def _open(self, what: str, make: Callable[[], _Ear[Heard_co]], heard: Callable[[Heard_co], None]) -> None:
+    def _open(self, what: str, make: Callable[[], _Ear[Heard_co]], heard: Callable[[Heard_co], None]) -> bool:
+        """Listen, if that can be done and is not done already; tell whether it began now."""
         if what in self._ears:
-            return
+            return False
         try:
             ear = make()
         except (NftlbError, OSError) as error:
             self._faults.set(what, str(error))
-        else:
-            self._ears[what] = ear
-            self._faults.clear(what)
-            asyncio.get_running_loop().add_reader(ear.fileno(), self._hear, what, ear, heard)
+            return False
+        self._ears[what] = ear
+        self._faults.clear(what)
+        asyncio.get_running_loop().add_reader(ear.fileno(), self._hear, what, ear, heard)
+        return True
 
     def _close(self, what: str) -> None:
         ear = self._ears.pop(what, None)
@@ -135,6 +147,9 @@ class Watcher:
     def _links_changed(self, changed: bool) -> None:
         if changed and self._links_matter:
             self._reconciler.recheck()
+
+    def _surroundings_changed(self, _: None) -> None:
+        self._surveyor.look()
 
     def _refused(self, refusals: Iterable[Refused]) -> None:
         for one in refusals:

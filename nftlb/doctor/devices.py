@@ -11,10 +11,10 @@ from .finding import Finding, error, ok, warning
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from nftlb.kernel.interfaces import Interface
     from nftlb.model import Backend, Config, Pool
 
     from .host import Host
-    from .links import Interface
 
 
 def judge(config: Config, host: Host) -> Iterator[Finding]:

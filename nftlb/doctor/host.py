@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from nftlb.errors import NftlbError
 from nftlb.kernel import rtnetlink
 from nftlb.kernel.conntrack import shared_zones
+from nftlb.kernel.interfaces import Interface, read_interfaces
 from nftlb.kernel.netlink import NETLINK_ROUTE, Netlink
 
 from .batching import read_batching
-from .links import Interface, read_interfaces
 from .nft import Nft, read_nft
 
 if TYPE_CHECKING:

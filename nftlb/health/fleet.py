@@ -5,7 +5,7 @@ Times are seconds of one monotonic clock, given by the caller. Whatever changes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nftlb.compiler import BackendState, Membership
@@ -33,16 +33,25 @@ _CONFIGURED = "by the configuration"
 
 @dataclass(slots=True)
 class TrackedPool:
-    """A pool with its backends, in the order of the file. `since` is when `ready` last changed."""
+    """A pool with its backends, in the order of the file.
+
+    `lacking` is what it needs of this host and does not get, in words. `since` is when `ready` last changed.
+    """
 
     pool: Pool
     backends: dict[str, Tracked]
-    ready: bool
+    quorate: bool
     since: float
+    lacking: tuple[str, ...] = ()
 
     @property
     def healthy(self) -> int:
         return sum(one.counts for one in self.backends.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has its quorum, and this host what it needs."""
+        return self.quorate and not self.lacking
 
 
 class Fleet:
@@ -55,6 +64,8 @@ class Fleet:
         self._rising: set[tuple[str, str]] = set()
         self._memory: dict[str, PoolMemory] = {}
         self._unsaved: set[str] = set()
+        self._unreachable: set[tuple[str, str]] = set()
+        self._doubtful: Mapping[tuple[str, str], str] = {}
 
     @classmethod
     def begin(cls, config: Config, memory: Mapping[str, PoolMemory], now: float) -> Fleet:
@@ -73,6 +84,7 @@ class Fleet:
         it and starts slowly.
         """
         fleet, changes = Fleet(), []
+        fleet._unreachable, fleet._doubtful = set(self._unreachable), self._doubtful
         for pool in config.pools:
             old = self.pools.get(pool.name)
             known = old.backends if old else {}
@@ -140,6 +152,9 @@ class Fleet:
         """Hear the result of a check, by its place in the pool's list."""
         tracked = self.pools[pool].backends[backend]
         one = tracked.checks[check]
+        if result.passed and one.health.check.silence_passes:
+            doubt = tracked.unreachable or self._doubtful.get((pool, backend), "")
+            result = replace(result, passed=False, reason=doubt) if doubt else result
         one.last, one.at = result, now
         if (
             result.passed is one.verdict.up
@@ -169,6 +184,32 @@ class Fleet:
         self._unsaved.add(pool)
         return self._settle(pool, tracked, f"passive: {reason}", now)
 
+    def reach(self, unreachable: Mapping[tuple[str, str], str], now: float) -> list[Change]:
+        """Hear which backends this host can't send to, by pool and name, and why; it can to all others.
+
+        Such a backend is down at once. Afterwards it is what its checks say.
+        """
+        changes = []
+        for place in self._unreachable | unreachable.keys():
+            pool, name = place
+            tracked = self.pools[pool].backends.get(name) if pool in self.pools else None
+            if tracked is not None:
+                tracked.unreachable = unreachable.get(place, "")
+                changes += self._settle(pool, tracked, tracked.unreachable or "this host can send to it again", now)
+        self._unreachable = set(unreachable)
+        return changes
+
+    def doubt(self, doubtful: Mapping[tuple[str, str], str]) -> None:
+        """Hear which backends have not answered yet whether they are there, and why: their silence passes no check."""
+        self._doubtful = doubtful
+
+    def lack(self, lacking: Mapping[str, tuple[str, ...]], now: float) -> None:
+        """Hear what pools need of this host and do not get, by their names; all others have everything."""
+        for name, pool in self.pools.items():
+            before, pool.lacking = pool.ready, lacking.get(name, ())
+            if pool.ready is not before:
+                pool.since = now
+
     def operate(
         self, pool: str, backend: str, now: float, *, admin: Admin | None = None, weight: int | None = None
     ) -> list[Change]:
@@ -190,13 +231,13 @@ class Fleet:
     # --- how ---------------------------------------------------------------------------------------------------------
 
     def _put(self, pool: Pool, backends: dict[str, Tracked], old: TrackedPool | None, now: float) -> list[Change]:
-        tracked = self.pools[pool.name] = TrackedPool(pool, backends, ready=False, since=now)
+        tracked = self.pools[pool.name] = TrackedPool(pool, backends, quorate=False, since=now)
         self._stale.add(pool.name)
         self._unsaved.add(pool.name)
         if old is None:
-            tracked.ready = has_quorum(pool, tracked.healthy, None)
+            tracked.quorate = has_quorum(pool, tracked.healthy, None)
             return []
-        tracked.ready, tracked.since = old.ready, old.since
+        tracked.quorate, tracked.since, tracked.lacking = old.quorate, old.since, old.lacking
         return self._settle_quorum(tracked, now)
 
     def _refresh(self, now: float) -> None:
@@ -246,10 +287,12 @@ class Fleet:
 
     def _settle_quorum(self, pool: TrackedPool, now: float) -> list[Change]:
         healthy = pool.healthy
-        ready = has_quorum(pool.pool, healthy, pool.ready)
-        if ready is pool.ready:
+        before, ready = pool.ready, has_quorum(pool.pool, healthy, pool.quorate)
+        if ready is pool.quorate:
             return []
-        pool.ready, pool.since = ready, now
+        pool.quorate = ready
+        if pool.ready is not before:
+            pool.since = now
         kind = EventKind.QUORUM_UP if ready else EventKind.QUORUM_DOWN
         reason = f"{healthy} of {len(pool.backends)} backends are healthy, the quorum is {pool.pool.quorum}"
         return [Change(kind, pool.pool.name, "", _word(not ready), _word(ready), reason)]

@@ -39,6 +39,7 @@ class TrackedCheck:
 class Tracked:
     """A backend. `admin` and `weight` are what the operator set at run time; None: as in the file.
 
+    `unreachable` is why this host can't send to it, whatever its checks say; empty while it can.
     `since` is when its health last changed, `risen` when it last came into rotation: there slow start begins. What was
     told last is in `was_up` and `counted`.
     """
@@ -52,6 +53,7 @@ class Tracked:
     agent_admin: Admin | None = None
     agent_percent: int = WHOLE
     risen: float | None = None
+    unreachable: str = ""
     was_up: bool = field(init=False)
     counted: bool = field(init=False)
 
@@ -60,7 +62,7 @@ class Tracked:
 
     @property
     def up(self) -> bool:
-        return all(check.verdict.up for check in self.checks)
+        return not self.unreachable and all(check.verdict.up for check in self.checks)
 
     @property
     def wish(self) -> Admin:
@@ -79,9 +81,14 @@ class Tracked:
         return self.backend.weight if self.weight is None else self.weight
 
     @property
+    def wanted(self) -> bool:
+        """Whether it is to get packets as long as it is healthy."""
+        return self.effective_admin is Admin.ENABLED and self.effective_weight * self.agent_percent > 0
+
+    @property
     def counts(self) -> bool:
         """Whether it counts as a healthy backend of its pool."""
-        return self.up and self.effective_admin is Admin.ENABLED and self.effective_weight * self.agent_percent > 0
+        return self.up and self.wanted
 
     def note(self) -> None:
         """Take what it is now for what was told last."""
@@ -122,7 +129,8 @@ class Tracked:
         new = copy(self)
         new.backend = backend
         new.heed_file(self.backend.admin, self.backend.weight)
-        new.checks = [_followed(self.checks, health, up=self.up) for health in pool.health]
+        healthy = all(check.verdict.up for check in self.checks)
+        new.checks = [_followed(self.checks, health, up=healthy) for health in pool.health]
         if not _agents(pool):
             new.agent_admin, new.agent_percent = None, WHOLE  # nobody is left who could take it back
         return new

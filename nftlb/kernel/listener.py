@@ -34,15 +34,18 @@ class Listener(Netlink):
     announcements come.
     """
 
-    def __init__(self, protocol: int, *groups: int, instructions: Iterable[Instruction] = ()) -> None:
+    def __init__(
+        self, protocol: int, *groups: int, instructions: Iterable[Instruction] = (), buffer: int = _RECEIVE_BUFFER
+    ) -> None:
         """Open it; OSError with EPERM if this process may not hear of a group.
 
         `instructions`: a filter that says in the kernel which datagrams to pass, socket(7)'s SO_ATTACH_FILTER.
+        `buffer`: bytes of announcements that may wait to be read.
         """
         super().__init__(protocol)
         self._losing = False
         try:
-            self._grow_buffer()
+            self._size_buffer(buffer)
             self._filter(instructions)
             for group in groups:
                 self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
@@ -83,12 +86,23 @@ class Listener(Netlink):
                 socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(code))
             )
 
-    def _grow_buffer(self) -> None:
+    def drain(self) -> None:
+        """Throw away what is there, whatever it is; after a flood the rest stays, and the socket readable."""
+        for _ in range(_AT_ONCE):
+            try:
+                self._socket.recv(1, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+
+    def _size_buffer(self, size: int) -> None:
         """Past the system's limit if this process is privileged outside of its namespace, else up to it."""
         try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
         except PermissionError:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
 
 class Ear:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
@@ -34,7 +34,9 @@ _RTM_NEWRULE, _RTM_DELRULE, _RTM_GETRULE = 32, 33, 34
 # rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _HEADER = struct.Struct("=BBBBBBBBI")
 _NUMBER = struct.Struct("=I")
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE, _RTA_VIA = 1, 4, 5, 6, 15, 18
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC = 1, 4, 5, 6, 7
+_RTA_MULTIPATH, _RTA_TABLE, _RTA_MARK, _RTA_VIA = 9, 15, 16, 18
+_RTM_F_FIB_MATCH = 0x2000
 _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL = 6, 10, 14, 15, 16, 21
 _FRA_PAD = 18
 _PLAIN_ATTRIBUTES = {
@@ -90,6 +92,10 @@ class Route:
     kind: int = UNICAST
     prefix_length: int = 0
     metric: int = 0
+    source: IPAddress | None = None
+    """The address that this host's own packets leave with; only in an answer of `route_to`, and not always there."""
+    several: bool = False
+    """Packets are spread over several next hops, and this answer of `route_to` shows only one of them."""
 
     def command(self, verb: str) -> str:
         """What one would type to `add`, `replace` or `delete` it."""
@@ -145,15 +151,32 @@ def delete_route(netlink: Netlink, route: Route) -> None:
     netlink.change(_RTM_DELROUTE, _route_body(route))
 
 
-def route_to(netlink: Netlink, address: IPAddress) -> Route | None:
-    """Ask for the route that a packet to this address would take; None: there is none."""
-    header = _HEADER.pack(FAMILIES[address.version], address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+def route_to(netlink: Netlink, address: IPAddress, index: int = 0, mark: int = 0) -> Route | None:
+    """Ask for the route that a packet to this address would take; None: there is none.
+
+    `index`: the interface or VRF that the packet has to leave by, 0 for any. `mark`: its firewall mark.
+    """
+    request = attribute(_RTA_DST, address.packed)
+    if index:
+        request += attribute(_RTA_OIF, _NUMBER.pack(index))
+    if mark:
+        request += attribute(_RTA_MARK, _NUMBER.pack(mark))
     try:
-        return _read_route(netlink.ask(_RTM_GETROUTE, header + attribute(_RTA_DST, address.packed)))
+        route = _read_route(_ask_for_route(netlink, address, request))
+        if route.gateway is None:
+            return route
+        # The plain answer names one next hop. The entry of the table itself tells whether there are more (Linux 4.18).
+        entry = attributes(_ask_for_route(netlink, address, request, _RTM_F_FIB_MATCH), _HEADER.size)
+        return replace(route, several=_RTA_MULTIPATH in entry)
     except OSError as error:
         if error.errno in _NO_WAY:
             return None
         raise
+
+
+def _ask_for_route(netlink: Netlink, address: IPAddress, request: bytes, flags: int = 0) -> bytes:
+    header = _HEADER.pack(FAMILIES[address.version], address.max_prefixlen, 0, 0, 0, 0, 0, 0, flags)
+    return netlink.ask(_RTM_GETROUTE, header + request)
 
 
 def _rule_body(rule: Rule) -> bytes:
@@ -206,6 +229,7 @@ def _read_route(body: bytes) -> Route:
 
     # RTA_VIA: a gateway of the other family, behind the number of that family
     gateway = found.get(_RTA_GATEWAY) or found.get(_RTA_VIA, b"")[2:]
+    source = found.get(_RTA_PREFSRC)
     return Route(
         version=_version(family),
         table=number(_RTA_TABLE, table),
@@ -215,6 +239,7 @@ def _read_route(body: bytes) -> Route:
         kind=kind,
         prefix_length=prefix_length,
         metric=number(_RTA_PRIORITY, 0),
+        source=ip_address(source) if source else None,
     )
 
 

@@ -77,7 +77,12 @@ _BACKENDS: tuple[_Figure[BackendStatus], ...] = (
 )
 
 _POOLS: tuple[_Figure[PoolStatus], ...] = (
-    _Figure("nftlb_pool_ready", "gauge", "Whether the pool has its quorum.", lambda it: int(it.ready)),
+    _Figure(
+        "nftlb_pool_ready", "gauge", "Whether the pool has its quorum and lacks nothing.", lambda it: int(it.ready)
+    ),
+    _Figure(
+        "nftlb_pool_lacking", "gauge", "Things that the pool needs and this host lacks.", lambda it: len(it.lacking)
+    ),
     _Figure("nftlb_pool_quorum", "gauge", "How many healthy backends the pool needs.", lambda it: it.quorum),
     _Figure("nftlb_pool_healthy_backends", "gauge", "Backends that are healthy and enabled.", lambda it: it.healthy),
     _Figure("nftlb_pool_backends", "gauge", "Backends of the pool.", lambda it: len(it.backends)),
@@ -87,7 +92,7 @@ _POOLS: tuple[_Figure[PoolStatus], ...] = (
 )
 
 _WHOLE: tuple[_Figure[Overview], ...] = (
-    _Figure("nftlb_ready", "gauge", "Whether every pool has its quorum.", lambda it: int(it.ready)),
+    _Figure("nftlb_ready", "gauge", "Whether every pool is ready.", lambda it: int(it.ready)),
     _Figure("nftlb_kernel_synced", "gauge", "Whether the kernel has what it should.", lambda it: int(it.kernel.synced)),
     _Figure(
         "nftlb_config_reload_success",

@@ -96,6 +96,11 @@ class Check(BaseModel):
     kind: ClassVar[str]
     needs_port: ClassVar[bool] = True
 
+    @property
+    def silence_passes(self) -> bool:
+        """Whether it passes without a sign of life from the backend."""
+        return False
+
 
 class _Exchange(Check):
     """A check that may send bytes and look at the bytes that come back."""
@@ -142,6 +147,10 @@ class Udp(_Exchange):
     )
     min_length: Length = Field(0, description="bytes that the reply must have at least")
     max_length: Length = Field(65535, description="bytes that the reply may have at most")
+
+    @property
+    def silence_passes(self) -> bool:
+        return self.expect is Expect.NO_ICMP_ERROR
 
     @model_validator(mode="after")
     def _demands_need_reply(self) -> Self:

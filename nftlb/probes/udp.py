@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nftlb.model import Expect
-
 from .exchange import Silence, connected, exchange
 from .matching import Matching
 from .probe import Answer, Failed, Probe
@@ -25,7 +23,7 @@ class UdpProbe(Probe):
         self._payload = check.payload
         self._matching = Matching.of(check)
         self._shortest, self._longest = check.min_length, check.max_length
-        self._silence_passes = check.expect is Expect.NO_ICMP_ERROR
+        self._silence_passes = check.silence_passes
 
     async def probe(self, subject: Subject) -> Answer:
         opened = connected(subject, subject.required_port)

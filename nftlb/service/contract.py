@@ -51,10 +51,10 @@ class Service(Protocol):
         """One of them."""
 
     def short(self) -> tuple[str, ...]:
-        """The names of the pools without quorum."""
+        """The names of the pools that are not ready."""
 
     def ready(self, pool: str | None = None) -> bool:
-        """Whether every pool, or this one, has its quorum. Costs nothing. Raises UnknownPool."""
+        """Whether every pool, or this one, is ready. Costs nothing. Raises UnknownPool."""
 
     async def ruleset(self) -> str:
         """The nft text of the ruleset last applied."""

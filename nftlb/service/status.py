@@ -55,7 +55,8 @@ class PoolStatus(Document):
     forward: Forward
     balance: Balance
     per: Per
-    ready: bool = Field(description="it has its quorum")
+    ready: bool = Field(description="it has its quorum, and this host has what it needs")
+    lacking: tuple[str, ...] = Field((), description="what it needs of this host and does not get, a line each")
     quorum: int = Field(description="how many healthy backends it needs")
     healthy: int = Field(description="how many backends are healthy and enabled")
     mode: str = Field(description="healthy, panic or fallback; of several families the worst")
@@ -100,7 +101,7 @@ class Overview(Document):
     version: str
     pid: int
     started: datetime
-    ready: bool = Field(description="every pool has its quorum")
+    ready: bool = Field(description="every pool is ready")
     config: ConfigStatus
     kernel: KernelStatus
     faults: tuple[Fault, ...]

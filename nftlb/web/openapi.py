@@ -108,7 +108,7 @@ def _probes() -> Json:
         "example": "dns",
     }
     not_ready = {
-        "description": "a quorum is missing: the text says of which pools; or the state can't be read",
+        "description": "a pool lacks its quorum, or this host something: the text says what; or no state can be read",
         "content": {
             "text/plain": {
                 "schema": {"type": "string"},

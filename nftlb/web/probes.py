@@ -37,7 +37,7 @@ class Probes:
         return web.Response(text="ok\n")
 
     async def readiness(self, request: web.Request) -> web.Response:
-        """200 if every pool, or the one that is asked for, has its quorum; else 503, and which have not."""
+        """200 if every pool, or the one that is asked for, is ready; else 503, and why not, pool by pool."""
         pool = _only_pool(request)
         if self._service.ready(pool):
             return web.Response(text="ready\n")
@@ -46,7 +46,9 @@ class Probes:
         for name in short:
             with suppress(UnknownPool):  # a reload took it away meanwhile
                 one = await self._service.pool(name)
-                lines.append(f"{name}: {one.healthy} of {one.quorum} backends that make its quorum are healthy")
+                lines += [f"{name}: {what}" for what in one.lacking]
+                if one.healthy < one.quorum or not one.lacking:
+                    lines.append(f"{name}: {one.healthy} of {one.quorum} backends that make its quorum are healthy")
             await asyncio.sleep(0)  # thousands take a while, in which checks have to begin
         return web.Response(status=503, text="\n".join(["not ready", *lines, ""]))
 
