@@ -49,7 +49,7 @@ class Path:
 def lookups(config: Config) -> Iterator[Lookup]:
     """The questions to the routing table whose answers `lacking` and `path` need."""
     for pool in config.pools:
-        yield from map(Lookup, _sources(pool))
+        yield from map(Lookup, sources(pool))
         for backend in pool.backends:
             yield from _ways(pool, backend)
 
@@ -67,7 +67,7 @@ def lacking(config: Config, host: Surroundings) -> Iterator[Lack]:
 def lacking_sources(pool: Pool, services: set[IPAddress], host: Surroundings) -> Iterator[Lack]:
     """Tell which of the addresses that a pool, or its health checks, send from are not this host's."""
     unusable = {address: one.name for one in host.interfaces for address in one.unusable}
-    for address, use in _sources(pool).items():
+    for address, use in sources(pool).items():
         subject = f"address {address}"
         if address in services:
             continue
@@ -147,16 +147,20 @@ def _lacking_ways(pool: Pool, host: Surroundings) -> Iterator[Lack]:
         if route is None or not _leads(route, host):
             mend = f"ip route add {goal} via ROUTER"
             yield Lack(pool.name, f"route to {goal}", f"there is no route to {goal}, {name}", mend, backend.name)
-        elif (
-            pool.forward is Forward.NAT
-            and pool.source is SourceKind.MASQUERADE
-            and pool.source_address(backend.family) is None
-            and route.kind == UNICAST
-            and route.source is None
-        ):
+        elif not has_source(pool, backend, route):
             device = next((one.name for one in host.interfaces if one.index == route.index), "INTERFACE")
             message = f"no address of this host can be the source towards {goal}, {name}, as masquerade needs"
             yield Lack(pool.name, f"route to {goal}", message, f"ip address add ADDRESS dev {device}", backend.name)
+
+
+def has_source(pool: Pool, backend: Backend, route: Route) -> bool:
+    """Whether this host has an address that masquerade can use towards a backend, if the pool masquerades."""
+    masquerades = (
+        pool.forward is Forward.NAT
+        and pool.source is SourceKind.MASQUERADE
+        and pool.source_address(backend.family) is None
+    )
+    return not masquerades or route.kind != UNICAST or route.source is not None
 
 
 def _lacking_forwarding(pool: Pool, host: Surroundings) -> Iterator[Lack]:
@@ -171,7 +175,7 @@ def _lacking_forwarding(pool: Pool, host: Surroundings) -> Iterator[Lack]:
             yield Lack(pool.name, f"IPv{version} forwarding", message, f"sysctl -w {setting}=1")
 
 
-def _sources(pool: Pool) -> dict[IPAddress, str]:
+def sources(pool: Pool) -> dict[IPAddress, str]:
     """The addresses that packets and health checks leave with, and what they are to the pool."""
     found = dict.fromkeys((one for health in pool.health for one in health.source), "`source` under health")
     return found | dict.fromkeys(pool.source_addresses, "`source`")

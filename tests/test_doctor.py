@@ -166,6 +166,42 @@ class TestRealHosts:
         missing = dsr_balancer.call(examine, parse(text.replace("spare0", "nix0")))
         assert "error backend dns/c1" in told(missing)
 
+    @pytest.mark.parametrize(
+        ("address", "other"), [("10.9.9.9", "fd00:1::1"), ("fd00:9::9", "10.0.1.1")], ids=["ipv4", "ipv6"]
+    )
+    @pytest.mark.parametrize("where", ["pool", "health"])
+    def test_a_source_that_this_host_does_not_have(
+        self, balancer: Namespace, address: str, other: str, where: str
+    ) -> None:
+        """Neither a pool's nor a health check's; and none is missing once it is there."""
+        source = f"source: ['{address}', '{other}']"
+        line = {"pool": source, "health": f"health: {{icmp: , {source}}}"}[where]
+        text = NAT.replace("  dns:\n", f"  dns:\n    {line}\n")
+        assert [f"error address {address}"] == told(balancer.call(examine, parse(text)))
+
+        balancer.run(["ip", "address", "add", address, "dev", "b1", *(["nodad"] if ":" in address else [])])
+        findings = balancer.call(examine, parse(text))
+        assert [] == told(findings)
+        both = ", ".join(sorted((address, other)))
+        assert Finding(Severity.OK, "sources", f"{both}: this host's own") in findings
+
+    def test_a_source_that_is_the_services_own_address(self, balancer: Namespace) -> None:
+        """A VRRP backup has neither of the two."""
+        balancer.run(["ip", "address", "del", "192.0.2.53/32", "dev", "lo"])
+        text = NAT.replace("  dns:\n", "  dns:\n    source: [192.0.2.53, '2001:db8::53']\n")
+
+        assert ["warning address 192.0.2.53"] == told(balancer.call(examine, parse(text)))
+
+    def test_no_address_to_masquerade_with(self, balancer: Namespace) -> None:
+        """The link leads to the backend, but packets could leave with no address."""
+        for name in ("lo", "client1", "b1", "b2"):
+            balancer.run(["ip", "-4", "address", "flush", "dev", name])
+        balancer.run(["ip", "route", "add", "10.0.1.2/32", "dev", "b1"])
+        balancer.run(["ip", "route", "add", "10.0.2.2/32", "dev", "b2"])
+
+        found = told(balancer.call(examine, parse(NAT)))
+        assert ["warning address 192.0.2.53", "error backend dns/b1", "error backend dns/b2"] == found
+
     def test_interfaces_of_the_fast_path(self, dsr_balancer: Namespace) -> None:
         """One that is not there makes kernels before 6.16 refuse the whole, which is told as well then."""
         findings = dsr_balancer.call(examine, parse(DSR.replace("[eth0]", "[eth0, nix0]")))
@@ -320,10 +356,10 @@ HEALTHY = Host(
     routes={
         ip_address("192.0.2.53"): Route(4, 255, index=1, kind=LOCAL),
         ip_address("2001:db8::53"): Route(6, 255, index=1, kind=LOCAL),
-        ip_address("10.0.1.2"): Route(4, 254, index=2),
-        ip_address("10.0.2.2"): Route(4, 254, index=3),
-        ip_address("fd00:1::2"): Route(6, 254, index=2),
-        ip_address("fd00:2::2"): Route(6, 254, index=3),
+        ip_address("10.0.1.2"): Route(4, 254, index=2, source=ip_address("10.0.1.1")),
+        ip_address("10.0.2.2"): Route(4, 254, index=3, source=ip_address("10.0.2.1")),
+        ip_address("fd00:1::2"): Route(6, 254, index=2, source=ip_address("fd00:1::1")),
+        ip_address("fd00:2::2"): Route(6, 254, index=3, source=ip_address("fd00:2::1")),
     },
     shared_zones={},
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ _log = logging.getLogger(__name__)
 SETTLE = 0.02
 """Seconds from an announcement to the look: changes come in groups."""
 REST = 10
-"""After a look, so many times as long as it took: with ten thousand backends it takes some tenths of a second."""
+"""After a look, so many times as much as it took of a processor: with ten thousand backends some tenths of a second."""
 AGAIN = 5.0
 """Seconds until what could not be read is tried again."""
 ASK_AGAIN = 1.0
@@ -130,9 +131,10 @@ class Surveyor:
             await asyncio.sleep(SETTLE)
         self._changed.clear()
         loop = asyncio.get_running_loop()
-        began, config = loop.time(), self._config
+        config = self._config
+        seconds = 0.0
         try:
-            view = await loop.run_in_executor(self._thread, _view, config)
+            view, seconds = await loop.run_in_executor(self._thread, _timed_view, config)
         except KernelError as error:
             self._faults.set("surroundings", str(error))
             loop.call_later(AGAIN, self._changed.set)
@@ -142,7 +144,7 @@ class Surveyor:
                 self._take(view)
         finally:
             self._looked.set()
-        await asyncio.sleep(min(AGAIN, REST * (loop.time() - began)))
+        await asyncio.sleep(min(AGAIN, REST * seconds))
 
     def _take(self, view: _View) -> None:
         self._view = view
@@ -220,6 +222,12 @@ async def _for_ever(step: Callable[[], Awaitable[None]]) -> None:
         except Exception:  # noqa: BLE001 - it is in the log, and the rest goes on
             _log.exception("a fault of nftlb itself while it looked at the host")
             await asyncio.sleep(AGAIN)
+
+
+def _timed_view(config: Config) -> tuple[_View, float]:
+    """Give it with the seconds of processor time that it took: waiting for the kernel costs nobody anything."""
+    began = time.thread_time()
+    return _view(config), time.thread_time() - began
 
 
 def _view(config: Config) -> _View:

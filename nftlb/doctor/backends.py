@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from nftlb.kernel.rtnetlink import LOCAL, UNICAST
 from nftlb.model import Forward
 from nftlb.model.kinds import is_link_local
+from nftlb.requirements import has_source, sources
 
 from .finding import Finding, error, ok
 
@@ -34,9 +35,10 @@ def judge(config: Config, host: Host) -> Iterator[Finding]:
 
 
 def destinations(config: Config) -> Iterator[IPAddress]:
-    """The addresses whose routes are of interest: listeners, backends, and the routers that lead to backends."""
+    """The addresses whose routes are of interest: listeners, sources, backends, and the routers that lead to them."""
     for pool in config.pools:
         yield from (listener.address for listener in pool.listen)
+        yield from sources(pool)
         yield from (backend.address for backend in pool.backends)
         yield from (backend.via for backend in pool.backends if backend.via is not None)
 
@@ -73,6 +75,13 @@ def _judge_way(subject: str, pool: Pool, backend: Backend, goal: IPAddress, host
         return error(subject, f"{goal} is this host's own: packets would come back for ever", "use `forward: nat`")
     if route.kind != UNICAST or (device is not None and device.name == "lo"):
         return error(subject, f"{goal} can't be sent to: {_kind(route.kind)}", f"ip route get {goal}")
+    if not has_source(pool, backend, route):
+        where = device.name if device else "INTERFACE"
+        return error(
+            subject,
+            f"no address of this host can be the source towards {goal}, as masquerade needs",
+            f"ip address add ADDRESS dev {where}",
+        )
     if pool.forward is Forward.DSR and route.gateway is not None and not backend.device:
         return error(
             subject,

@@ -8,7 +8,7 @@ from nftlb.compiler import Compiled, Routes
 from nftlb.kernel.steering import hops
 from nftlb.ruleset import file_text
 
-from . import addresses, backends, conntrack, devices, features, foreign, forwarding, legacy, marks
+from . import addresses, backends, conntrack, devices, features, foreign, forwarding, legacy, marks, sources
 from .finding import Finding, error, ok
 from .host import Host, read_host
 
@@ -42,6 +42,7 @@ def judge(config: Config, compiled: Compiled, host: Host) -> Iterator[Finding]:
     own_zones, own_marks = compiled.allocation.zones.values(), compiled.allocation.marks.values()
     yield from forwarding.judge(config, host)
     yield from addresses.judge(config, host)
+    yield from sources.judge(config, host)
     yield from backends.judge(config, host)
     yield from devices.judge(config, host)
     yield from conntrack.judge(config, host)
