@@ -12,7 +12,7 @@ from pools import backend, backends, config, pool
 from nftlb.compiler import BackendState
 from nftlb.health import Change, Fleet, PoolMemory, Result
 from nftlb.health.memory import BackendMemory
-from nftlb.model import Admin, Agent, Dns, Health, Icmp, Initial
+from nftlb.model import Admin, Agent, Dns, Expect, Health, Icmp, Initial, Udp
 from nftlb.service import EventKind
 
 if TYPE_CHECKING:
@@ -373,3 +373,70 @@ def test_the_file_changed_while_nobody_ran() -> None:
     changed = dns(backends=(THREE[0], backend("b2", "10.0.0.12:53", weight=2), THREE[2]))
 
     assert {"b2": BackendState(admin=Admin.DRAIN)} == states(fleet(changed, memory=memory))
+
+
+# --- the way to backends, and what this host lacks --------------------------------------------------------------------
+
+
+def test_a_backend_that_can_not_be_reached() -> None:
+    """It is down at once, whatever its checks say, and back as soon as there is a way; each is told once."""
+    one = fleet()
+    away = {("dns", "b2"): "no route to 10.0.0.12", ("gone", "b1"): "no matter"}
+
+    (change,) = one.reach(away, 2.0)
+    assert (EventKind.BACKEND_DOWN, "b2", "no route to 10.0.0.12") == (change.kind, change.backend, change.reason)
+    assert [] == one.reach(away, 3.0)
+    assert [] == feed(one, "b2", "+++")
+    assert {"b2"} == down(one)
+    assert [(EventKind.BACKEND_UP, "b2")] == kinds(one.reach({}, 4.0))
+    assert set() == down(one)
+
+
+def test_a_way_is_no_sign_of_life() -> None:
+    """A backend whose checks failed meanwhile stays down until they pass."""
+    one = fleet()
+    one.reach({("dns", "b2"): "away"}, 2.0)
+    assert [] == feed(one, "b2", "---")
+
+    assert [] == one.reach({}, 3.0)
+    assert {"b2"} == down(one)
+    assert [(EventKind.BACKEND_UP, "b2")] == kinds(feed(one, "b2", "++"))
+
+
+def test_silence_passes_no_check_of_a_backend_in_doubt() -> None:
+    """Only of those checks that silence passes: an answer is one, by whatever way it came."""
+    weak = Health(check=Udp(expect=Expect.NO_ICMP_ERROR), rise=2, fall=3)
+    one = fleet(dns(weak, PING))
+    one.doubt({("dns", "b2"): "no answer yet"})
+
+    assert [(EventKind.BACKEND_DOWN, "b2")] == kinds(feed(one, "b2", "+++") + feed(one, "b1", "+++"))
+    check = one.pools["dns"].backends["b2"].checks[0]
+    assert (False, "no answer yet") == (check.last and check.last.passed, check.last and check.last.reason)
+    assert [] == feed(one, "b2", "+++", check=1)
+    one.doubt({})
+    assert [(EventKind.BACKEND_UP, "b2")] == kinds(feed(one, "b2", "++"))
+
+
+def test_what_can_not_be_reached_stays_so_across_a_reload() -> None:
+    """Its checks' verdicts too: they are not what is wrong."""
+    one = fleet()
+    one.reach({("dns", "b2"): "away"}, 2.0)
+    two, _ = one.following(config(dns(PING, Health(check=Dns()))), 3.0)
+
+    assert {"b2"} == down(two)
+    assert [(EventKind.BACKEND_UP, "b2")] == kinds(two.reach({}, 4.0))
+
+
+def test_a_pool_that_lacks_something_of_this_host() -> None:
+    """It is not ready, keeps its quorum, and knows since when; a reload keeps that."""
+    one = fleet()
+    told = one.pools["dns"]
+    one.lack({"dns": ("no address",)}, 5.0)
+    assert (False, True, 5.0) == (told.ready, told.quorate, told.since)
+
+    one.lack({"dns": ("no address", "no route")}, 6.0)
+    assert 5.0 == told.since
+    two, _ = one.following(config(dns()), 7.0)
+    assert ("no address", "no route") == two.pools["dns"].lacking
+    one.lack({}, 8.0)
+    assert (True, 8.0) == (told.ready, told.since)

@@ -14,6 +14,7 @@ from .finding import Finding, error, ok
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from nftlb.kernel.interfaces import Interface
     from nftlb.kernel.rtnetlink import IPAddress
     from nftlb.model import Backend, Config, Pool
 
@@ -75,13 +76,6 @@ def _judge_way(subject: str, pool: Pool, backend: Backend, goal: IPAddress, host
         return error(subject, f"{goal} is this host's own: packets would come back for ever", "use `forward: nat`")
     if route.kind != UNICAST or (device is not None and device.name == "lo"):
         return error(subject, f"{goal} can't be sent to: {_kind(route.kind)}", f"ip route get {goal}")
-    if not has_source(pool, backend, route):
-        where = device.name if device else "INTERFACE"
-        return error(
-            subject,
-            f"no address of this host can be the source towards {goal}, as masquerade needs",
-            f"ip address add ADDRESS dev {where}",
-        )
     if pool.forward is Forward.DSR and route.gateway is not None and not backend.device:
         return error(
             subject,
@@ -89,7 +83,12 @@ def _judge_way(subject: str, pool: Pool, backend: Backend, goal: IPAddress, host
             f"use `forward: nat`, or give it `via: {route.gateway}` if that router knows that the listeners' addresses "
             "are to be sent there",
         )
-    return None
+    return None if has_source(pool, backend, route) else _judge_source(subject, goal, device)
+
+
+def _judge_source(subject: str, goal: IPAddress, device: Interface | None) -> Finding:
+    message = f"no address of this host can be the source towards {goal}, as masquerade needs"
+    return error(subject, message, f"ip address add ADDRESS dev {device.name if device else 'INTERFACE'}")
 
 
 def _kind(kind: int) -> str:
