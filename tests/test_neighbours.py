@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import time
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nftlb.kernel.neighbours import USABLE, Neighbour, Neighbours, State, ask
+from nftlb.kernel.netlink import Netlink
 from nftlb.lab import Lab
 
 if TYPE_CHECKING:
@@ -98,6 +100,14 @@ def test_one_being_asked_is_not_asked_anew(lab: Lab, neighbours: Neighbours) -> 
         lab.balancer.call(ask, [away])
 
     assert heard(neighbours, away, State.FAILED)
+
+
+def test_a_table_that_is_full(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting that limits it is named. All namespaces share the table: a test must not fill it."""
+    refused = OSError(errno.ENOBUFS, "No buffer space available")
+    monkeypatch.setattr(Netlink, "change_all", lambda *_: iter([refused]))
+
+    assert "gc_thresh3" in lab.balancer.call(ask, [on_b1(lab, "10.0.1.80")]).trouble
 
 
 def test_an_interface_that_is_gone(lab: Lab) -> None:

@@ -47,6 +47,10 @@ Name: TypeAlias = "tuple[str, str]"
 """A pool's name, and the name of a backend of it."""
 
 
+_SEARCHED = (State.INCOMPLETE, State.FAILED)
+"""No link-layer address is known, and it was asked for."""
+
+
 class Hearer(Protocol):
     """Who is told; what is not named is well."""
 
@@ -116,11 +120,8 @@ class Surveyor:
     def hear(self, news: Iterable[tuple[Neighbour, State]]) -> None:
         """Hear what the kernel announced of neighbours."""
         known = [(neighbour, state) for neighbour, state in news if neighbour in self._view.behind]
-        for neighbour, state in known:
-            self._heard.add(neighbour)
-            self._note(neighbour, state, announced=True)
-        if known:
-            self._tell()
+        self._heard.update(neighbour for neighbour, _ in known)
+        self._note(known, announced=True)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -181,19 +182,27 @@ class Surveyor:
             self._faults.set("neighbours", asked.trouble)
         else:
             self._faults.clear("neighbours")
-        for one in neighbours:
-            if one in self._view.behind and one not in self._heard:  # what was announced meanwhile is newer
-                self._note(one, asked.states.get(one, State.NONE), announced=False)
-        self._tell()
+        # What was announced meanwhile is newer.
+        old = [one for one in neighbours if one in self._view.behind and one not in self._heard]
+        self._note(((one, asked.states.get(one, State.NONE)) for one in old), announced=False)
 
-    def _note(self, neighbour: Neighbour, state: State, *, announced: bool) -> None:
-        self._states[neighbour] = state
-        if state & USABLE:
-            self._failed.discard(neighbour)
-        elif state is State.FAILED and announced and neighbour not in self._failed:
-            # An entry that merely lies there may have failed long ago, when nobody was home.
-            self._failed.add(neighbour)
-            self._to_ask.set()
+    def _note(self, states: Iterable[tuple[Neighbour, State]], *, announced: bool) -> None:
+        """Take these states for true, and tell if that makes a difference: most merely confirm what was."""
+        different = False
+        for one, state in states:
+            before = self._states.get(one, State.NONE)
+            different |= (before in _SEARCHED) is not (state in _SEARCHED)
+            self._states[one] = state
+            if state & USABLE and one in self._failed:
+                self._failed.remove(one)
+                different = True
+            elif state is State.FAILED and announced and one not in self._failed:
+                # An entry that merely lies there may have failed long ago, when nobody was home.
+                self._failed.add(one)
+                self._to_ask.set()
+                different = True
+        if different:
+            self._tell()
 
     # --- telling -----------------------------------------------------------------------------------------------------
 
@@ -203,7 +212,7 @@ class Surveyor:
         for one in self._failed:
             unreachable |= dict.fromkeys(self._view.behind[one], f"no answer to {self._words(one)} failed")
         for one, state in self._states.items():
-            if one in self._view.intervals and state in (State.INCOMPLETE, State.FAILED):
+            if one in self._view.intervals and state in _SEARCHED:
                 doubtful |= dict.fromkeys(self._view.behind[one], f"no answer yet to {self._words(one)} is looked for")
         self._hearer.reaches(unreachable, doubtful)
 

@@ -117,7 +117,13 @@ def ask(neighbours: Collection[Neighbour]) -> Asked:
     # EINVAL, ENOENT: it changed since it was read. ENODEV, ENETDOWN: with its interface, which others notice.
     passing = (errno.EINVAL, errno.ENOENT, errno.ENODEV, errno.ENETDOWN)
     trouble = next((error for error in errors if error is not None and error.errno not in passing), None)
-    return Asked(states, f"neighbours can't be asked: {trouble.strerror}" if trouble else "")
+    return Asked(states, f"neighbours can't be asked: {_words(trouble)}" if trouble else "")
+
+
+def _words(trouble: OSError) -> str:
+    if trouble.errno == errno.ENOBUFS:
+        return "the kernel's table of them is full: raise net.ipv4.neigh.default.gc_thresh3, or that of ipv6"
+    return str(trouble.strerror)
 
 
 def _dump(netlink: Netlink) -> Iterable[tuple[Neighbour, State]]:
