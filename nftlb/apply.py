@@ -21,8 +21,9 @@ from nftlb.difference import difference, steering_difference
 from nftlb.errors import KernelError, NftlbError
 from nftlb.kernel.conntrack import cut as cut_connections
 from nftlb.kernel.grace import wait_for_packets
+from nftlb.kernel.nflog import can_log
 from nftlb.kernel.steering import Steering, hops
-from nftlb.model import Family
+from nftlb.model import Family, Passive
 from nftlb.ruleset import Listing, Ruleset, file_text
 from nftlb.swap import Swapper, Transaction
 from nftlb.swap.operations import DeleteTable
@@ -70,7 +71,8 @@ class Applier:
     """Brings configurations into the kernel of the network namespace in which its parts were made.
 
     `wait` returns when no packet is left on the way that was there when it was called; `lookup` finds the next hops of
-    addresses. For `linger` seconds, answers to what a former backend got still come from the service.
+    addresses; `logs` tells whether the kernel can tell the daemon of refusals: pools that have that by default do
+    without where it can't. For `linger` seconds, answers to what a former backend got still come from the service.
 
     Every method raises KernelError or SystemFault when it is refused, having taken back what it did first.
     """
@@ -81,6 +83,7 @@ class Applier:
     steering: Steers = field(default_factory=Steering)
     lookup: Callable[[Iterable[IPAddress]], Mapping[IPAddress, Hop]] = hops
     wait: Callable[[], None] = wait_for_packets
+    logs: Callable[[], bool] = can_log
     interfaces: Callable[[], Collection[str]] = lambda: [name for _, name in socket.if_nameindex()]
     linger: float = 0.0
     clock: Callable[[], float] = time.monotonic
@@ -231,6 +234,8 @@ class Applier:
             raise NftlbError(
                 f"the configuration is for table {config.table}, but the tables of {self.table} are loaded"
             )
+        if any(pool.refusals is Passive.CHECK for pool in config.pools) and not self.logs():
+            config = _without_hints(config)
         unknown = [
             target.via or target.address
             for pool in config.pools
@@ -295,6 +300,12 @@ def _without_missing(config: Config, present: Collection[str]) -> tuple[Config, 
         return config, []
     pools = (replace(pool, ingress=tuple(one for one in pool.ingress if one in present)) for pool in config.pools)
     return replace(config, pools=tuple(pools)), lacking
+
+
+def _without_hints(config: Config) -> Config:
+    """Leave out what a pool has by default, and a kernel that can't log would refuse."""
+    pools = (replace(one, passive=False) if one.refusals is Passive.CHECK else one for one in config.pools)
+    return replace(config, pools=tuple(pools))
 
 
 def _allocation(present: Ruleset) -> Allocation:

@@ -210,7 +210,7 @@ def test_defaults_that_a_way_to_forward_has_no_use_for_are_left_out() -> None:
         """
     )
 
-    assert [("keep", True, ()), ("masquerade", False, ("eth0",))] == [
+    assert [("keep", True, ()), ("masquerade", None, ("eth0",))] == [
         (one.source, one.passive, one.ingress) for one in config.pools
     ]
 

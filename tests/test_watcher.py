@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PLAIN = config(DNS)
 PASSIVE = config(replace(DNS, passive=True, health=(Health(check=Icmp()),)))
+DEFAULT = config(replace(DNS, health=(Health(check=Icmp()),)))
 DSR = config(pool("cast", "192.0.2.53:53/udp", (backend("a", "10.0.0.11"),), forward=Forward.DSR))
 
 
@@ -31,6 +32,7 @@ DSR = config(pool("cast", "192.0.2.53:53/udp", (backend("a", "10.0.0.11"),), for
 class Refusal:
     address: IPAddress
     port: int
+    hint: bool = False
 
 
 class Ear:
@@ -94,6 +96,9 @@ class World:
 
     def refused(self, pool_name: str, backend_name: str) -> None:
         self.calls(f"{pool_name}/{backend_name} refused")
+
+    def doubted(self, pool_name: str, backend_name: str) -> None:
+        self.calls(f"{pool_name}/{backend_name} doubted")
 
     @property
     def told(self) -> list[str]:
@@ -182,6 +187,45 @@ def test_refusals_are_listened_for_only_where_wanted(ears: Ears) -> None:
             assert [] == world.shown
 
     play(scene())
+
+
+@pytest.mark.parametrize(("first", "expected"), [(PASSIVE, "refused"), (DEFAULT, "doubted")])
+def test_a_hint_is_no_proof(first: Config, expected: str, ears: Ears) -> None:
+    """A pool hears its own kind: a hint never speaks against one with `passive: true`, a refusal never for a check."""
+    _, _, refusals = ears
+
+    async def scene() -> list[str]:
+        world = World(first)
+        with world.watcher:
+            address = ip_address("10.0.0.11")
+            refusals.say([Refusal(address, 5353, hint=True), Refusal(address, 5353), Refusal(address, 53, hint=True)])
+            await settle()
+            return world.told
+
+    assert [f"dns/b1 {expected}"] == play(scene())
+
+
+def test_what_nobody_asked_for_is_no_fault(ears: Ears, caplog: pytest.LogCaptureFixture) -> None:
+    """Where refusals can't be heard by default, that is told once, shown as no fault, and tried again."""
+    _, _, refusals = ears
+    refusals.missing = "somebody else listens"
+
+    async def scene() -> list[str]:
+        world = World(DEFAULT)
+        with world.watcher:
+            await asyncio.sleep(2.5 * AGAIN)
+            shown = world.shown
+            world.watcher.follow(PASSIVE)
+            assert ["passive: somebody else listens"] == world.shown
+            world.watcher.follow(DEFAULT)
+            assert [] == world.shown
+            refusals.missing = ""
+            await asyncio.sleep(AGAIN)
+            assert 1 == len(refusals.present)
+            return shown
+
+    assert [] == play(scene())
+    assert 1 == sum("somebody else listens" in one.message for one in caplog.records if one.levelname == "WARNING")
 
 
 def test_an_ear_that_is_missing(ears: Ears) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nftlb.model import Protocol, SourceKind
+from nftlb.model import Passive, Protocol, SourceKind
 
 from .allocation import (
     FLOWS,
@@ -75,7 +75,7 @@ def fixed(pool: Pool, family: Family, allocation: Allocation) -> Part:
                 # A rule a protocol: an anonymous set in each of these chains would make a load ten times as slow.
                 rules = (f"meta l4proto {protocol} dnat to {destination}" for protocol in flow_protocols(pool, family))
                 part.chain(f"connection/{target.owner}", *rules)
-    if pool.passive:
+    if pool.refusals is not Passive.OFF:
         watch(part, pool, family, allocation)
     return part
 

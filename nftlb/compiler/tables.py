@@ -12,7 +12,7 @@ from nftlb.ruleset import Chain, Set, Table, TableFamily
 from .allocation import BY_ZONE, FLOWS, HOSTS, MASQUERADED, SOURCES, TARGETS
 from .ingress import services as ingress_services
 from .part import Part
-from .watched import WATCHED, log_forwarded, log_local
+from .watched import HINTING, WATCHED, hint_forwarded, hint_local, log_forwarded, log_local
 from .words import WORDS
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def ip_table(name: str, words: Words, part: Part) -> Table:
         "replies": Set("replies", service, "verdict"),
         "reply-ranges": Set("reply-ranges", service, "verdict", interval=True),
         WATCHED: Set(WATCHED, f"{_ZONE} . {ip} saddr"),
+        HINTING: Set(HINTING, f"type {words.address}"),
         "reply-sources": Set("reply-sources", service),
         "reply-source-ranges": Set("reply-source-ranges", service, interval=True),
     }
@@ -97,19 +98,24 @@ def ip_table(name: str, words: Words, part: Part) -> Table:
                         for one in ("reply-sources", "reply-source-ranges")
                     )
                 ),
+                *lookup.rules((HINTING, hint_forwarded(name, words))),
             ),
             _hook("filter", "prerouting", "raw"),
         ),
         Chain(
             "output-raw",
-            lookup.rules(*((one, f"{ip} daddr {_TO} vmap @{one}") for one in local)) if zoned else (),
+            lookup.rules(*((one, f"{ip} daddr {_TO} vmap @{one}") for one in local), (HINTING, hint_local(name, words)))
+            if zoned
+            else (),
             _hook("filter", "output", "raw"),
         ),
         # Behind conntrack, which knows what an error is about, and before it translates what the error quotes.
         Chain(
-            "prerouting-refused", lookup.rules((WATCHED, log_forwarded(words))), _hook("filter", "prerouting", "mangle")
+            "prerouting-refused",
+            lookup.rules((WATCHED, log_forwarded(name, words))),
+            _hook("filter", "prerouting", "mangle"),
         ),
-        Chain("output-refused", lookup.rules((WATCHED, log_local(words))), _hook("filter", "output", "mangle")),
+        Chain("output-refused", lookup.rules((WATCHED, log_local(name, words))), _hook("filter", "output", "mangle")),
         Chain("prerouting", translate, _hook("nat", "prerouting", "dstnat")),
         Chain("prerouting-count", counted, _hook("filter", "prerouting", "dstnat + 10")),
         Chain("output", translate, _hook("nat", "output", "-100")),

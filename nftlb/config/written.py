@@ -164,7 +164,11 @@ class WrittenDefaults(Written):
     health: Annotated[tuple[WrittenHealth, ...], OneOrMany()] = Field(
         (), description="one check, or a list that must all pass"
     )
-    passive: Boolean = Field(False, description="a backend's ICMP port-unreachable counts as a failure at once")
+    passive: Boolean | None = Field(
+        None,
+        description="true: a backend's ICMP port-unreachable takes it out at once; false: it is not heeded; not given: "
+        "the backend is checked at once, where checks and traffic leave from one address",
+    )
     slow_start: Duration = written("0s", "over how long a backend that came up gets its full share")
     quorum: Annotated[int, number("a quorum", 1, 65535)] = Field(
         1, description="how many healthy backends the pool needs"

@@ -8,10 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.errors import SystemFault
+from nftlb.health.passive import asks_over_udp
 from nftlb.model.kinds import family, is_link_local
 from nftlb.probes import Probe, Subject, probe_for, run
 
@@ -45,13 +48,19 @@ class Place(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Item:
+    """`quiet`: it asks over UDP, where a refusal may never come. `due`: when it starts, if it is not on the way."""
+
     place: Place
     health: Health
     subject: Subject
     probe: Probe
+    quiet: bool
     strangled: float
+    due: float = 0.0
     task: asyncio.Task[None] | None = None
     active: bool = True
+    doubted: bool = False
+    hurried: float = -inf
 
 
 class Checker:
@@ -88,12 +97,33 @@ class Checker:
                 if health.check not in probes:
                     probes[health.check] = probe_for(health.check)
                 fast = health.fast_interval / 1000
-                item = self._items[place] = _Item(place, health, subject, probes[health.check], strangled=fast)
+                quiet = asks_over_udp(health.check)
+                item = self._items[place] = _Item(place, health, subject, probes[health.check], quiet, strangled=fast)
                 new.append(item)
         for item in before.values():
             self._stop(item)
             self._able(item.place)
         self._stagger(new)
+
+    def hurry(self, pool: str, backend: str) -> None:
+        """Check a backend at once, since there is reason to doubt it; what these checks find decides.
+
+        A check over UDP that is on the way is given up, as it may have been sent before; any other that passes is
+        followed by one more. A check over UDP waits for a `fast_interval` at most: what refuses traffic answers at
+        once, unless its host keeps the refusal to itself. There is at most one such check in a `fast_interval`: what
+        makes us doubt may come thousands of times a second.
+        """
+        now = asyncio.get_running_loop().time()
+        for number in count():
+            item = self._items.get(Place(pool, backend, number))
+            if item is None:
+                break
+            item.doubted = True
+            if item.task is not None and item.quiet and now >= item.hurried + item.health.fast_interval / 1000:
+                item.task.cancel()
+                item.task = None
+            if item.task is None:
+                self._put(item, now)
 
     async def close(self) -> None:
         """End all checks."""
@@ -109,10 +139,17 @@ class Checker:
         now = asyncio.get_running_loop().time()
         for number, item in enumerate(items):
             span = min(item.health.interval / 1000, len(items) / FIRST_CHECKS_PER_SECOND)
-            self._schedule.put(now + span * number / len(items), item)
+            self._put(item, now + span * number / len(items))
+
+    def _put(self, item: _Item, due: float) -> None:
+        """Have it start then, and not when it was to start before."""
+        if item.doubted:
+            due = max(due, item.hurried + item.health.fast_interval / 1000)
+        item.due = due
+        self._schedule.put(due, item)
 
     def _start(self, item: _Item, due: float) -> None:
-        if item.active:
+        if item.active and item.task is None and item.due == due:
             loop = asyncio.get_running_loop()
             self._late(max(0.0, loop.time() - due))
             item.task = loop.create_task(self._check(item))
@@ -125,8 +162,16 @@ class Checker:
     async def _check(self, item: _Item) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
+        subject = item.subject
+        doubted, item.doubted = item.doubted, False
+        if doubted:
+            item.hurried = began
+            if item.quiet:
+                subject = replace(subject, timeout=min(subject.timeout, item.health.fast_interval / 1000))
         try:
-            result = await run(item.probe, item.subject)
+            result = await run(item.probe, subject)
+            if not result.passed:
+                result, item.doubted = replace(result, decides=doubted or item.doubted), False
             delay = self._result(item, result)
         except SystemFault as fault:
             self._unfit[item.place] = str(fault)
@@ -138,8 +183,8 @@ class Checker:
             delay = item.health.interval / 1000
         item.task = None
         if item.active:
-            delay *= 1 - JITTER * random.random()  # noqa: S311 - nothing secret about it
-            self._schedule.put(max(began + delay, loop.time()), item)
+            delay *= 0 if item.doubted else 1 - JITTER * random.random()  # noqa: S311 - nothing secret about it
+            self._put(item, max(began + delay, loop.time()))
 
     def _result(self, item: _Item, result: Result) -> float:
         if not item.active:

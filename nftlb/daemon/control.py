@@ -59,6 +59,8 @@ class Control:
 
     reconciler: Reconciler
     keeper: Keeper
+    hurry: Callable[[str, str], None]
+    """Has a backend checked at once."""
     source: bytes = b""
     """The text that `base` was read from."""
 
@@ -146,6 +148,13 @@ class Control:
         """Hear what pools need of this host and do not get."""
         self._lacks = tuple(lacks)
         self._weigh_lacks()
+
+    def doubted(self, pool: str, backend: str) -> None:
+        """Hear a hint that a backend refuses balanced traffic."""
+        tracked = self.fleet.pools[pool].backends.get(backend)
+        if tracked is not None and tracked.up:
+            self._changed(self.fleet.hint(pool, backend, "port unreachable", now()))
+            self.hurry(pool, backend)
 
     def memory(self) -> Memory:
         """What is to be remembered."""

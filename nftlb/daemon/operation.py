@@ -75,6 +75,7 @@ async def operate(begun: Begun, wishes: Wishes) -> Config:
     keeper = Keeper(begun.store, control.memory, faults, control.good)
     control.reconciler, control.keeper, control.source = reconciler, keeper, begun.source
     checker = Checker(control.hear, control.unable, metrics.lag)
+    control.hurry = checker.hurry
     api = ApiServer(control, metrics, faults)
     surveyor = Surveyor(config, control, faults)
     watcher = Watcher(config, reconciler, control, surveyor, faults, begun.links)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
+from nftlb.compiler.watched import group_of
 from nftlb.errors import NftlbError
 from nftlb.health.passive import Witness
 from nftlb.kernel.links import Links
@@ -66,6 +67,7 @@ class Watcher:
         self._early_links = links
         self._ears: dict[str, _Ear[object]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._noticed = False
 
     def __enter__(self) -> Self:
         self._listen()
@@ -106,7 +108,7 @@ class Watcher:
 
     def _want_refusals(self) -> None:
         if self._witness:
-            self._open("passive", Refusals, self._refused)
+            self._open("passive", lambda: Refusals(group_of(self._table)), self._refused)
         else:
             self._close("passive")
             self._faults.clear("passive")
@@ -118,7 +120,7 @@ class Watcher:
         try:
             ear = make()
         except (NftlbError, OSError) as error:
-            self._faults.set(what, str(error))
+            self._deaf(what, str(error))
             return False
         self._ears[what] = ear
         self._faults.clear(what)
@@ -136,9 +138,19 @@ class Watcher:
         try:
             heard(ear.read())
         except (NftlbError, OSError) as error:
-            self._faults.set(what, str(error))
+            self._deaf(what, str(error))
             self._close(what)
             self._reconciler.suspect()
+
+    def _deaf(self, what: str, why: str) -> None:
+        """Show it; what nobody asked for is no fault where it can't be had, and told once."""
+        if what != "passive" or self._witness.wanted:
+            self._faults.set(what, why)
+            return
+        self._faults.clear(what)
+        if not self._noticed:
+            self._noticed = True
+            _log.warning("a server that is gone is found by its checks alone, and later, since %s", why)
 
     def _tables_changed(self, changed: bool) -> None:
         if changed:
@@ -153,8 +165,12 @@ class Watcher:
 
     def _refused(self, refusals: Iterable[Refused]) -> None:
         for one in refusals:
-            for pool, backend in self._witness.against(one.address, one.port):
-                self._control.refused(pool, backend)
+            if one.hint:
+                for pool, backend in self._witness.doubted(one.address, one.port):
+                    self._control.doubted(pool, backend)
+            else:
+                for pool, backend in self._witness.against(one.address, one.port):
+                    self._control.refused(pool, backend)
 
 
 def _links_matter(config: Config) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nftlb.model import Balance, Family, Forward, Protocol, SourceKind
+from nftlb.model import Balance, Family, Forward, Passive, Protocol, SourceKind
 
 from .finding import Finding, error, ok
 
@@ -99,6 +99,12 @@ FEATURES = (
         ),
         _uses("snat"),
         "type nat hook postrouting priority srcnat;",
+    ),
+    Feature(
+        "telling the daemon of refused packets",
+        "nfnetlink_log (CONFIG_NETFILTER_NETLINK_LOG)",
+        ('log prefix "hint" group 1 snaplen 160',),
+        _uses("passive"),
     ),
     Feature(
         "packets without a conntrack entry",
@@ -192,6 +198,8 @@ def _used(config: Config | None) -> frozenset[str]:
             used.add("untracked")
         elif pool.source is not SourceKind.KEEP:
             used.add("masquerade" if pool.source is SourceKind.MASQUERADE else "snat")
+        if pool.refusals is not Passive.OFF:
+            used.add("passive")
         if pool.ingress:
             used.add("ingress")
         if any(listener.first_port != listener.last_port for listener in pool.listen):

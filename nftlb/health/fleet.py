@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nftlb.compiler import BackendState, Membership
-from nftlb.model import Admin
+from nftlb.model import Admin, Expect, Udp
 from nftlb.service import EventKind
 
 from . import ramp
@@ -165,10 +165,13 @@ class Fleet:
             if result.passed is tracked.was_up:
                 tracked.reason = f"{one.health.check.kind}: {result.reason}"
             return []  # as nearly all do: thousands a second
-        one.verdict = judge(one.verdict, passed=result.passed, health=one.health)
+        decided = result.decides and not result.passed and one.verdict.up
+        one.verdict = Verdict(up=False) if decided else judge(one.verdict, passed=result.passed, health=one.health)
         self._unsaved.add(pool)
         changes = self._hear_agent(pool, tracked, result)
         reason = f"{one.health.check.kind}: {result.reason}"
+        if decided:
+            reason += ", after traffic was refused"
         changes += self._settle(pool, tracked, reason, now)
         if result.passed is tracked.up:
             tracked.reason = reason
@@ -209,6 +212,18 @@ class Fleet:
             before, pool.lacking = pool.ready, lacking.get(name, ())
             if pool.ready is not before:
                 pool.since = now
+
+    def hint(self, pool: str, backend: str, reason: str, now: float) -> list[Change]:
+        """Hear a hint that a backend refuses balanced traffic.
+
+        To a check that passes while no ICMP error comes, the hint is such an error, and a failure: its own may never
+        come. What all other checks find decides.
+        """
+        tracked = self.pools[pool].backends[backend]
+        for one in tracked.checks:
+            if isinstance(one.health.check, Udp) and one.health.check.expect is Expect.NO_ICMP_ERROR:
+                one.verdict = judge(one.verdict, passed=False, health=one.health)
+        return self._settle(pool, tracked, f"udp: {reason}, said to traffic", now)
 
     def operate(
         self, pool: str, backend: str, now: float, *, admin: Admin | None = None, weight: int | None = None

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, TypeAlias
 
-from nftlb.model import Forward, Protocol
+from nftlb.model import Forward, Passive, Protocol
 from nftlb.model.checks import Dns, Ntp, Radius, Sip, Snmp, Transport, Udp
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nftlb.model import Backend, Config, IPAddress, Pool
     from nftlb.model.checks import AnyCheck
 
@@ -26,20 +28,35 @@ class Witness:
     """Knows for one configuration whom a refusal speaks against."""
 
     def __init__(self, config: Config) -> None:
-        self._accused: dict[tuple[IPAddress, int], list[Name]] = defaultdict(list)
-        for pool in config.pools:
-            if pool.passive and pool.forward is Forward.NAT:
-                for backend in pool.backends:
-                    for port in _telling_ports(pool, backend):
-                        self._accused[backend.address, port].append((pool.name, backend.name))
+        self._accused = _by_endpoint(config, Passive.OUT)
+        self._doubted = _by_endpoint(config, Passive.CHECK)
 
     def __bool__(self) -> bool:
         """Whether there is anybody to speak against, and any use in listening."""
+        return bool(self._accused or self._doubted)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether some pool asks for it in so many words."""
         return bool(self._accused)
 
     def against(self, address: IPAddress, port: int) -> tuple[Name, ...]:
-        """The backends that the refusal of a datagram to this address and port speaks against."""
+        """The backends that are out when a datagram to this address and port is refused."""
         return tuple(self._accused.get((address, port), ()))
+
+    def doubted(self, address: IPAddress, port: int) -> tuple[Name, ...]:
+        """The backends that are checked at once when a datagram to this address and port is refused."""
+        return tuple(self._doubted.get((address, port), ()))
+
+
+def _by_endpoint(config: Config, passive: Passive) -> Mapping[tuple[IPAddress, int], list[Name]]:
+    found: dict[tuple[IPAddress, int], list[Name]] = defaultdict(list)
+    for pool in config.pools:
+        if pool.refusals is passive and pool.forward is Forward.NAT:
+            for backend in pool.backends:
+                for port in _telling_ports(pool, backend):
+                    found[backend.address, port].append((pool.name, backend.name))
+    return found
 
 
 def _telling_ports(pool: Pool, backend: Backend) -> set[int]:
@@ -54,8 +71,9 @@ def _telling_ports(pool: Pool, backend: Backend) -> set[int]:
     ports = {port for one in listeners for port in (one.first_port, one.last_port)}
     if len(ports) == 1:
         return ports
-    return {health.port for health in pool.health if health.port is not None and _asks_over_udp(health.check)}
+    return {health.port for health in pool.health if health.port is not None and asks_over_udp(health.check)}
 
 
-def _asks_over_udp(check: AnyCheck) -> bool:
+def asks_over_udp(check: AnyCheck) -> bool:
+    """Whether an ICMP error is all that a check hears of a server that is gone."""
     return isinstance(check, _OVER_UDP) and getattr(check, "transport", Transport.UDP) is Transport.UDP

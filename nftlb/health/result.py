@@ -22,3 +22,5 @@ class Result:
     seconds: float
     weight: int | None = None
     admin: Admin | None = None
+    decides: bool = False
+    """Traffic to the backend was refused, so that a check that fails needs no other to agree."""

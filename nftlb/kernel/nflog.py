@@ -9,16 +9,16 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from nftlb.compiler.watched import GROUP, PREFIX
+from nftlb.compiler.watched import GROUP, HINT, PREFIX
 from nftlb.errors import KernelError, SystemFault
 
 from .generation import generation
 from .listener import Ear, Listener
-from .netlink import NETLINK_NETFILTER, attribute, attributes
+from .netlink import NETLINK_NETFILTER, Netlink, attribute, attributes
 
 if TYPE_CHECKING:
     from nftlb.model import IPAddress
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # include/uapi/linux/netfilter/nfnetlink_log.h
 _PACKET, _CONFIG = 0x400, 0x401
 _CFG_CMD, _CFG_MODE, _CFG_QTHRESH = 1, 2, 5
-_CMD_BIND, _COPY_PACKET, _WHOLE = 1, 2, 0
+_CMD_BIND, _CMD_FAMILY_UNBIND, _COPY_PACKET, _WHOLE = 1, 4, 2, 0
 _NFULA_PAYLOAD, _NFULA_PREFIX = 9, 10
 _NFGENMSG = struct.Struct("!BBH")  # address family, version, group
 
@@ -43,10 +43,14 @@ _AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The address and the port that a datagram was sent on to, and whose host says that nobody listens there."""
+    """The address and the port that a datagram was sent on to, and whose host says that nobody listens there.
+
+    A hint is nothing but what some packet says; for anything else the rules have seen that we sent the datagram.
+    """
 
     address: IPAddress
     port: int
+    hint: bool = False
 
 
 class Refusals(Ear):
@@ -100,11 +104,25 @@ class Refusals(Ear):
             raise KernelError(f"can't listen to NFLOG group {group}: {error.strerror}") from error
 
 
+def can_log() -> bool:
+    """Whether the kernel can log packets to a process: if not, it refuses every rule that asks for it."""
+    # The command does nothing, and needs no rights but those over this network namespace.
+    body = _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0) + attribute(_CFG_CMD, bytes([_CMD_FAMILY_UNBIND]))
+    try:
+        with Netlink(NETLINK_NETFILTER) as netlink:
+            netlink.change(_CONFIG, body)
+    except OSError as error:
+        return error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
+    return True
+
+
 def _read_entry(body: bytes) -> Refused | None:
     found = attributes(body, _NFGENMSG.size)
-    if found.get(_NFULA_PREFIX, b"").rstrip(b"\0") != PREFIX.encode():
+    prefix = found.get(_NFULA_PREFIX, b"").rstrip(b"\0").decode("ascii", "replace")
+    if prefix not in (PREFIX, HINT):
         return None
-    return read_refusal(found.get(_NFULA_PAYLOAD, b""))
+    refused = read_refusal(found.get(_NFULA_PAYLOAD, b""))
+    return refused and replace(refused, hint=prefix == HINT)
 
 
 def read_refusal(packet: bytes) -> Refused | None:

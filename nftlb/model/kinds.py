@@ -61,6 +61,17 @@ class SourceKind(StrEnum):
     ADDRESS = "address"
 
 
+class Passive(StrEnum):
+    """What follows when a backend's host refuses balanced traffic with an ICMP port-unreachable.
+
+    `OFF`: nothing. `CHECK`: the backend is checked at once, and is out if that check fails. `OUT`: the backend is out.
+    """
+
+    OFF = "off"
+    CHECK = "check"
+    OUT = "out"
+
+
 class FallbackKind(StrEnum):
     """What becomes of packets when no backend is left."""
 

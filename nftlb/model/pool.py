@@ -21,7 +21,9 @@ from nftlb.model.kinds import (
     IPAddress,
     Listener,
     Milliseconds,
+    Passive,
     Per,
+    Protocol,
     SourceKind,
     UnixSocket,
     family,
@@ -97,7 +99,7 @@ class Pool:
     source_addresses: tuple[IPAddress, ...] = ()
     ingress: tuple[str, ...] = ()
     health: tuple[Health, ...] = ()
-    passive: bool = False
+    passive: bool | None = None
     slow_start: Milliseconds = 0
     quorum: int = 1
     hysteresis: int = 0
@@ -112,6 +114,19 @@ class Pool:
     def _hash(self) -> int:
         # Pools key the compiler's caches; hashing every address anew would cost more than a look-up saves.
         return hash(tuple(getattr(self, item.name) for item in fields(self)))
+
+    @property
+    def refusals(self) -> Passive:
+        """What follows when a backend's host refuses traffic: as `passive` says, or as is best here.
+
+        A host limits its ICMP errors by destination. Where backends see the balancer's address, traffic keeps refusals
+        from the checks; where they see the client's, checks have a limit to themselves.
+        """
+        if self.passive is not None:
+            return Passive.OUT if self.passive else Passive.OFF
+        shared = self.forward is Forward.NAT and self.source is not SourceKind.KEEP
+        by_udp = any(listener.protocol is Protocol.UDP for listener in self.listen)
+        return Passive.CHECK if shared and by_udp and self.health else Passive.OFF
 
     def source_address(self, of: Family) -> IPAddress | None:
         """The address that backends of a family see, if one is given."""
