@@ -98,8 +98,11 @@ def pools(draw: st.DrawFn, name: str, listen: list[str] | None = None) -> Docume
         "fallback": draw(st.sampled_from(("reject", "drop", "all"))),
     }
     if forward == "nat":
-        pool["passive"] = draw(st.booleans()) and any(one.endswith("/udp") for one in listen)
-        if pool["passive"]:
+        # By default, hints of refusals are asked for where there are a UDP listener and a health check.
+        passive = draw(st.sampled_from((None, True, False))) if any(one.endswith("/udp") for one in listen) else False
+        if passive is not None:
+            pool["passive"] = passive
+        if passive is not False:
             pool["health"] = {"icmp": {}}
         pool["per"] = draw(st.sampled_from(("packet", "packet", "flow")))
         pool["source"] = draw(st.sampled_from(("masquerade", "keep", "address")))

@@ -43,6 +43,9 @@ class World:
     answers: dict[str, Exception] = field(default_factory=dict)
     delay: float = 1.0
     broken: Exception | None = None
+    result: Result = PASS
+    patience: list[float] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
     starts: list[tuple[float, str]] = field(default_factory=list)
     heard: list[tuple[float, Place]] = field(default_factory=list)
     unable: list[str] = field(default_factory=list)
@@ -65,6 +68,7 @@ class World:
 
     async def probe(self, _: object, subject: Subject) -> Result:
         self.starts.append((elapsed(), subject.backend))
+        self.patience.append(subject.timeout)
         self.running.append(subject.backend)
         self.most = max(self.most, self.running.count(subject.backend))
         try:
@@ -73,13 +77,14 @@ class World:
             self.running.remove(subject.backend)
         if subject.backend in self.answers:
             raise self.answers[subject.backend]
-        return PASS
+        return self.result
 
     def times(self, name: str) -> list[float]:
         return [when for when, who in self.starts if who == name]
 
-    def _hear(self, place: Place, _: Result) -> float:
+    def _hear(self, place: Place, result: Result) -> float:
         self.heard.append((elapsed(), place))
+        self.results.append(result)
         if self.broken is not None:
             raise self.broken
         return self.delay
@@ -385,3 +390,116 @@ def test_the_checks_own_way() -> None:
 
     ways = [(subject.device, subject.mark) for _, _, subject in module._checks(made)]
     assert [("eth1", None), (None, 16), (None, None)] == ways
+
+
+# --- backends in doubt ------------------------------------------------------------------------------------------------
+
+SLOW_PING = replace(PING, interval=60_000, fast_interval=1000, timeout=5000)
+ASK = replace(SLOW_PING, check=Udp(send="ping"))
+
+
+def test_a_backend_in_doubt_is_checked_at_once(world: World) -> None:
+    """All its checks, and nobody else's; the next ones come an interval after these."""
+
+    async def scene() -> None:
+        async with world:
+            world.delay = 60.0
+            world.checker.configure(dns(SLOW_PING, ASK))
+            await asyncio.sleep(20)
+            world.checker.hurry("dns", "b1")
+            world.checker.hurry("dns", "nobody")
+            world.checker.hurry("nothing", "b1")
+            await asyncio.sleep(56)
+
+    play(scene())
+    assert [0, 0, 20, 20] == [round(when) for when in world.times("b1")]
+    assert 4 == len(world.times("b2"))
+    assert {A, A._replace(check=1)} == {place for when, place in world.heard if when == 20.0}
+
+
+@pytest.mark.parametrize(
+    ("passed", "doubt", "decides"), [(False, True, True), (False, False, False), (True, True, False)]
+)
+def test_a_failure_in_doubt_decides(world: World, passed: bool, doubt: bool, decides: bool) -> None:
+    """It says so; one without a doubt does not, nor does what passed."""
+
+    async def scene() -> None:
+        async with world:
+            world.delay = 60.0
+            world.checker.configure(dns(ASK, count=1))
+            await asyncio.sleep(10)
+            world.result = Result(passed=passed, reason="so it was", seconds=0.001)
+            if doubt:
+                world.checker.hurry("dns", "b1")
+            await asyncio.sleep(60)
+
+    play(scene())
+    assert decides is world.results[1].decides
+    assert not any(one.decides for one in (world.results[0], *world.results[2:]))
+
+
+def test_doubts_come_thousands_of_times(world: World) -> None:
+    """There is one check for them in a `fast_interval`, and one after the last of them."""
+
+    async def scene() -> None:
+        async with world:
+            world.delay = 60.0
+            world.checker.configure(dns(ASK, count=1))
+            await asyncio.sleep(10)
+            for _ in range(2500):
+                world.checker.hurry("dns", "b1")
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(10)
+
+    play(scene())
+    assert [10.0, 11.0, 12.0, 13.0] == [round(when, 3) for when in world.times("b1")[1:]]
+
+
+def test_a_check_over_udp_that_is_on_the_way_is_given_up(world: World) -> None:
+    """It may have been sent before; and the new one waits for a `fast_interval` only, since no refusal may come."""
+
+    async def scene() -> None:
+        async with world:
+            world.delay, world.takes = 60.0, 4.0
+            world.checker.configure(dns(ASK, count=1))
+            await asyncio.sleep(2)
+            world.checker.hurry("dns", "b1")
+            await asyncio.sleep(10)
+
+    play(scene())
+    assert [0.0, 2.0] == world.times("b1")
+    assert [(6.0, A)] == world.heard
+    assert [5.0, 1.0] == world.patience
+
+
+def test_any_other_check_that_is_on_the_way_goes_on(world: World) -> None:
+    """If it passes, it may have been answered before: another follows it, as patient as ever."""
+
+    async def scene() -> None:
+        async with world:
+            world.delay, world.takes = 60.0, 4.0
+            world.checker.configure(dns(SLOW_PING, count=1))
+            await asyncio.sleep(2)
+            world.checker.hurry("dns", "b1")
+            await asyncio.sleep(10)
+
+    play(scene())
+    assert [0.0, 4.0] == world.times("b1")
+    assert [5.0, 5.0] == world.patience
+
+
+def test_any_other_check_that_is_on_the_way_decides(world: World) -> None:
+    """If it fails, that is enough."""
+
+    async def scene() -> None:
+        async with world:
+            world.delay, world.takes = 60.0, 4.0
+            world.result = Result(passed=False, reason="no answer", seconds=4.0)
+            world.checker.configure(dns(SLOW_PING, count=1))
+            await asyncio.sleep(2)
+            world.checker.hurry("dns", "b1")
+            await asyncio.sleep(10)
+
+    play(scene())
+    assert [0.0] == world.times("b1")
+    assert [True] == [one.decides for one in world.results]

@@ -120,6 +120,44 @@ def test_a_refusal_takes_out_at_once() -> None:
     assert [(EventKind.BACKEND_UP, "b1")] == kinds(feed(one, "b1", "++"))
 
 
+DECISIVE = Result(passed=False, reason="connection refused", seconds=0.001, decides=True)
+
+
+def test_a_failure_that_decides_takes_out_at_once() -> None:
+    """It needs no others to agree, and says why; then it takes `rise` successes, and `fall` failures, as ever."""
+    one = fleet()
+
+    reason = "icmp: connection refused, after traffic was refused"
+    assert [Change(EventKind.BACKEND_DOWN, "dns", "b1", "up", "down", reason)] == one.take(
+        "dns", "b1", 0, DECISIVE, 1.0
+    )
+    assert [] == one.take("dns", "b1", 0, DECISIVE, 1.1)
+    assert [(EventKind.BACKEND_UP, "b1")] == kinds(feed(one, "b1", "++"))
+    assert [] == kinds(feed(one, "b1", "--"))
+    assert [] == one.take("dns", "b1", 0, replace(DECISIVE, passed=True), 3.0)
+
+
+def test_a_hint_alone_takes_nobody_out() -> None:
+    """However many there are: a check decides."""
+    one = fleet()
+
+    assert [[]] * 9 == [one.doubt("dns", "b1", "port unreachable", float(number)) for number in range(9)]
+
+
+def test_a_hint_is_what_a_check_for_errors_waits_for() -> None:
+    """`expect: no-icmp-error` passes by silence; `fall` hints in a row, with no such silence between, are failures."""
+    one = fleet(dns(Health(check=Udp(expect=Expect.NO_ICMP_ERROR), fall=3)))
+
+    def doubt() -> list[Change]:
+        return one.doubt("dns", "b1", "port unreachable", 1.0)
+
+    assert [[], []] == [doubt(), doubt()]
+    feed(one, "b1", "+")
+    assert [[], []] == [doubt(), doubt()]
+    reason = "udp: port unreachable, said to traffic"
+    assert [Change(EventKind.BACKEND_DOWN, "dns", "b1", "up", "down", reason)] == doubt()
+
+
 # --- quorum ----------------------------------------------------------------------------------------------------------
 
 

@@ -93,6 +93,43 @@ def test_the_port_that_the_checks_ask(check: str, tells: bool) -> None:
     assert [(("dns", "rtp1"),) if tells else (), ()] == against(one, "10.0.0.11", 16400, 16401)
 
 
+def doubted(*pools: str) -> list[tuple[str, str]]:
+    return list(witness(*pools).doubted(ip_address("10.0.0.11"), 5353))
+
+
+def test_by_default_refusals_are_hints() -> None:
+    """They speak against nobody, and have the backend doubted; a pool that says a word of its own has no doubts."""
+    silent = pool(ns1="10.0.0.11:5353").replace("  passive: true\n", "")
+    assert [("dns", "ns1")] == doubted(silent)
+    assert [()] == against(witness(silent), "10.0.0.11", 5353)
+    assert [()] == [witness(silent).doubted(ip_address("10.0.0.11"), 53)]
+    assert [] == doubted(pool(ns1="10.0.0.11:5353")) == doubted(pool(ns1="10.0.0.11:5353").replace("true", "false"))
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ("source: masquerade", True),
+        ("source: 10.0.0.1", True),
+        ("per: flow", True),
+        ("source: keep", False),  # the host's limit of errors is by destination: to checks there is one of their own
+        ("forward: stateless", False),
+        ("forward: dsr", False),
+        ("health: []", False),
+    ],
+)
+def test_where_refusals_are_hints_by_default(more: str, expected: bool) -> None:
+    """Where traffic leaves from the checks' address, and a check can decide."""
+    port = "" if "dsr" in more else ":5353"
+    text = pool(ns1=f"10.0.0.11{port}", listen="192.0.2.53:5353/udp", more=more).replace("  passive: true\n", "")
+    assert expected is bool(doubted(text))
+
+
+def test_refusals_are_about_udp() -> None:
+    """A pool without a UDP listener has none."""
+    assert [] == doubted(pool(listen="192.0.2.53:53/tcp", ns1="10.0.0.11:5353").replace("  passive: true\n", ""))
+
+
 def test_whether_there_is_anything_to_listen_for() -> None:
     """Not without a pool that asks for it, nor where no refusal would say anything."""
     assert witness(pool(ns1="10.0.0.11:53"))

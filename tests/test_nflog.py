@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from unprivileged import unprivileged
 from unreachable import HOST, Unreachable, send
 
-from nftlb.compiler.watched import GROUP, PREFIX
+from nftlb.compiler.watched import GROUP, HINT, PREFIX, group_of
 from nftlb.errors import SystemFault
 from nftlb.kernel.netlink import Netlink
-from nftlb.kernel.nflog import Refusals, Refused, read_refusal
+from nftlb.kernel.nflog import Refusals, Refused, can_log, read_refusal
 from nftlb.lab import Namespace
 
 if TYPE_CHECKING:
@@ -157,6 +157,38 @@ def test_what_others_log_to_the_group_does_not_count(host: Namespace) -> None:
         log(host)
         report(host, 53)
         assert [53] == [one.port for one in refusals.read()]
+
+
+def test_a_hint_is_told_from_a_refusal(host: Namespace) -> None:
+    """By its prefix: the rules have seen nothing of what it speaks about."""
+    log(host, HINT)
+    with host.call(Refusals) as refusals:
+        report(host, 5353)
+        log(host)
+        report(host, 5353)
+        assert [True, False] == [one.hint for one in refusals.read()]
+
+
+def test_each_table_has_a_group() -> None:
+    """So that a network namespace may have a daemon for each of several tables."""
+    groups = [group_of(name) for name in ("nftlb", "nftlb2", "lb", "a", "b")]
+    assert GROUP == groups[0]
+    assert 5 == len(set(groups))
+    assert all(0 < one < 65536 for one in groups)
+
+
+def test_whether_the_kernel_can_log(host: Namespace) -> None:
+    """This one can, though somebody listens already; one without the module says that it can't."""
+    with host.call(Refusals):
+        assert host.call(can_log)
+    for number in (errno.EINVAL, errno.EOPNOTSUPP):
+        with patch.object(Netlink, "change", side_effect=OSError(number, "")):
+            assert not host.call(can_log)
+
+
+def test_whether_it_can_log_is_not_a_matter_of_rights(host: Namespace) -> None:
+    """Whoever may load no rules is told so when he tries."""
+    assert unprivileged(host, can_log)
 
 
 def test_a_flood_is_survived(host: Namespace) -> None:

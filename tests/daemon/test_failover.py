@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -26,6 +27,11 @@ few where two other runs of tests kept both processors busy."""
 HANDFUL = 5
 UDP = {"udp": {"send": "are you there", "match": "are you there"}}
 FAST = {"interval": "400ms", "fast_interval": "100ms", "timeout": "200ms", "rise": 2, "fall": 3}
+REFUSED_BOUND = 0.4 + 2 * 0.1
+"""Seconds after which a server that refuses is out by those timers (docs/daemon.md), without the commit."""
+SILENT_BOUND = 0.4 + 2 * 0.2 + 0.2
+COMMIT = 0.15
+"""Seconds that the commit, and this process that looks on, may take while the machine is busy."""
 
 
 def during(sent: Sequence[Sent], begin: float, end: float) -> list[Sent]:
@@ -58,16 +64,21 @@ class Scene(NamedTuple):
         """Wait until b2 is out; return when that was seen."""
         return self.daemon.wait("swap", since=self.daemon.wait("backend_down", "b2").at).at
 
-    def suffer(self, outage: Outage) -> Course:
-        """Let it befall b2, with traffic before, while b2 is out, and when it is back."""
-        self.flow.wait(1000)
+    def checks_done(self) -> int:
+        """How many checks have ended."""
+        _, metrics = self.daemon.call("GET", "/metrics")
+        return sum(int(number) for number in re.findall(r"^nftlb_checks_total\{.*\} (\d+)", metrics, re.MULTILINE))
+
+    def suffer(self, outage: Outage, before: int = 1000) -> Course:
+        """Let it befall b2, with so much traffic before, while b2 is out, and when it is back."""
+        self.flow.wait(before)
         begin = time.monotonic()
         with outage.befalls(self.server, self.link):
             out = self.out()
-            self.flow.wait(1000)
+            self.flow.wait(before)
             over = time.monotonic()
         back = self.daemon.wait("swap", since=self.daemon.wait("backend_up", "b2").at).at
-        self.flow.wait(1000)
+        self.flow.wait(before)
         return Course(begin, out, over, back)
 
 
@@ -101,7 +112,7 @@ def scene(directory: Path, version: int, *, offload: bool, rate: int, **options:
 @pytest.mark.parametrize("outage", [KILLED, STOPPED, LINK_DOWN], ids=lambda outage: outage.name)
 def test_fails_and_returns(outage: Outage, version: int, offload: bool, tmp_path: Path) -> None:
     """By its checks alone: only its turns before it was out are lost, and nothing when it is back."""
-    with scene(tmp_path, version, offload=offload, rate=2000) as seen:
+    with scene(tmp_path, version, offload=offload, rate=2000, passive=False) as seen:
         course = seen.suffer(outage)
     sent = seen.flow.sent
 
@@ -144,3 +155,61 @@ def test_a_refusal_costs_a_handful(version: int, offload: bool, tmp_path: Path) 
     assert 0 < len(missing) <= HANDFUL
     assert its_turns_alone(missing)
     assert [] == [one for one in missing if one.at > out]
+
+
+@pytest.mark.parametrize("rate", [200, 1000])
+@pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_killed_under_traffic(version: int, offload: bool, rate: int, tmp_path: Path) -> None:
+    """Its host keeps most refusals to itself, and traffic from the checks' address gets the rest: out in time still."""
+    with scene(tmp_path, version, offload=offload, rate=rate) as seen:
+        course = seen.suffer(KILLED, before=rate)
+    took = course.out - course.begin
+    print(f"\n{len(lost(seen.flow.sent))} of {rate} datagrams a second were lost; out after {took * 1000:.0f} ms")  # noqa: T201
+
+    assert seen.daemon.wait("backend_down", "b2").event["reason"].endswith(", after traffic was refused")
+    assert took <= REFUSED_BOUND + COMMIT
+    only_its_turns_were_lost(seen.flow.sent, course, VIP[version])
+
+
+@pytest.mark.parametrize("rate", [200, 1000])
+@pytest.mark.parametrize("version", [4, 6])
+def test_frozen_under_traffic(version: int, rate: int, tmp_path: Path) -> None:
+    """A server that is stopped refuses nothing: its checks' time-outs are all there is, and are in time."""
+    with scene(tmp_path, version, offload=True, rate=rate) as seen:
+        course = seen.suffer(STOPPED, before=rate)
+
+    assert seen.daemon.wait("backend_down", "b2").event["reason"] == "udp: no answer within 0.2s"
+    assert course.out - course.begin <= SILENT_BOUND + COMMIT
+
+
+@pytest.mark.parametrize("rate", [200, 1000])
+@pytest.mark.parametrize("version", [4, 6])
+def test_one_way_traffic_under_masquerade(version: int, rate: int, tmp_path: Path) -> None:
+    """A check that passes by silence would go on passing, since traffic gets the refusals that it waits for."""
+    silent = {"udp": {"send": "x", "expect": "no-icmp-error"}} | FAST
+    with scene(tmp_path, version, offload=True, rate=rate, health=silent) as seen:
+        seen.flow.wait(rate)
+        begin = time.monotonic()
+        seen.server.kill()
+        out = seen.out()
+
+    assert out - begin <= REFUSED_BOUND + COMMIT
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_false_hint_takes_nobody_out(version: int, tmp_path: Path) -> None:
+    """A firewall on a backend that rejects some of its datagrams: it is checked, passes, and stays in."""
+    rarely = UDP | FAST | {"interval": "1m"}
+    with scene(tmp_path, version, offload=True, rate=300, health=rarely) as seen:
+        host = seen.server.host
+        family = {4: "ip", 6: "ip6"}[version]
+        host.run(["nft", f"add table {family} wall"])
+        host.run(["nft", f"add chain {family} wall input {{ type filter hook input priority 0; }}"])
+        # Of the lab's datagrams one in ten, and no check: those are shorter.
+        host.run(["nft", f"add rule {family} wall input udp dport {PORT} udp length > 30 numgen inc mod 10 0 reject"])
+        before = seen.checks_done()
+        seen.flow.wait(600)
+        assert seen.checks_done() > max(before, 3)  # of which there is one a minute
+        assert [] == [one for one in seen.daemon.events if one.kind == "backend_down"]
+    assert lost(seen.flow.sent)

@@ -14,7 +14,7 @@ from packets.world import BACKEND_PORT, NAT, PORT, World, vip
 from unreachable import HOST, Unreachable, send
 
 from nftlb.kernel.nflog import Refusals, Refused
-from nftlb.model import Config, Listener, Per, Protocol, SourceKind
+from nftlb.model import Config, Health, Icmp, Listener, Per, Protocol, SourceKind
 
 if TYPE_CHECKING:
     from nftlb.lab import Client, Host, Servers
@@ -274,3 +274,103 @@ def _knock(address: str) -> None:
         sock.send(b"?")
         with pytest.raises(ConnectionRefusedError):
             sock.recv(1)
+
+
+# --- hints, which a pool has by default -------------------------------------------------------------------------------
+
+
+class Hinted(Watched):
+    """By default: a pool with a check, whose backends see the balancer's address."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__(**{"passive": None, "health": (Health(check=Icmp()),), **changes})
+
+
+def hints(host: Host, version: int) -> list[Refused]:
+    return [replace(one, hint=True) for one in refused(host, version)]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("offload", [True, False], ids=["offload", "no-offload"])
+@pytest.mark.parametrize("per", list(Per))
+def test_by_default_a_refusal_is_a_hint(per: Per, offload: bool, version: int) -> None:
+    """The first refused datagram is told; what is answered is not."""
+    with Hinted(offload=offload, per=per, backends=1) as watched, watched.client(version) as client:
+        (host,) = watched.lab.backends
+        with watched.serve(host):
+            assert ["b1"] * 3 == [answer.backend for answer in client.exchange(3)]
+            assert [] == watched.refusals.read()
+        client.exchange(1)
+        assert hints(host, version) == watched.reported()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_hint_of_large_datagrams(version: int) -> None:
+    """An error about a datagram that came in fragments is a hint too."""
+    with Hinted() as watched, watched.client(version) as client:
+        client.exchange(1, size=4000)
+        assert hints(watched.lab.backends[0], version) == watched.reported()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_hint_of_a_backend_on_the_balancer(version: int) -> None:
+    """A backend at one of the balancer's own addresses refuses with an error that never comes in."""
+    near = {4: "10.0.1.1", 6: "fd00:1::1"}[version]
+    with Hinted(backends=1) as watched, watched.client(version) as client:
+        pool = replace(watched.world.pool(), **watched.changes)
+        backends = tuple(
+            replace(one, address=ip_address(near)) for one in pool.backends if one.address.version == version
+        )
+        listen = tuple(one for one in pool.listen if one.address.version == version)
+        watched.world.load(replace(pool, backends=backends, listen=listen))
+        client.exchange(1)
+        assert [Refused(ip_address(near), BACKEND_PORT, hint=True)] == watched.reported()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_only_the_backend_itself_gives_hints(version: int) -> None:
+    """No other host, nor one behind another interface with the backend's address; nor is another kind of error one."""
+    with Hinted() as watched, watched.client(version) as client:
+        host, other, _ = watched.lab.backends
+        with watched.serve(*watched.lab.backends) as servers:
+            client.exchange(3)
+        (received,) = (one for one in servers.received if one.backend == host.name)
+        right = true_error(host, *received.source, version)
+        send(other, replace(right, reporter=other.address(version)), right)
+        send(watched.lab.client, right)
+        send(host, replace(right, protocol=socket.IPPROTO_TCP), replace(right, what=HOST))
+        assert [] == watched.refusals.read()
+
+        send(host, right)
+        assert hints(host, version) == watched.reported()
+
+
+def test_hints_are_listed_as_they_were_written() -> None:
+    """Once loaded, the kernel's listing differs from the configuration in nothing."""
+    with Hinted() as watched:
+        config = Config(pools=(replace(watched.world.pool(), **watched.changes),))
+        assert "" == watched.lab.balancer.call(watched.world.applier.diff, config)
+
+
+def test_a_kernel_that_can_not_log() -> None:
+    """It would refuse the rule, and all others with it: a pool does without, where nobody asked for hints."""
+    with Hinted() as watched, watched.client(4) as client, watched.serve(*watched.lab.backends):
+        watched.world.applier.logs = lambda: False
+        watched.load()
+        assert "log" not in watched.lab.balancer.run(["nft", "list", "ruleset"])
+        assert ["b1", "b2", "b3"] == [answer.backend for answer in client.exchange(3)]
+        watched.changes["passive"] = True
+        watched.load()
+        assert "log" in watched.lab.balancer.run(["nft", "list", "ruleset"])
+
+
+def test_a_request_passes_no_rule_for_hints() -> None:
+    """What a datagram to the service meets is the same with hints and without: the rule stands behind the look-up."""
+    with Hinted() as watched:
+        table = watched.lab.balancer.run(["nft", "list", "table", "ip", "nftlb"])
+        hooks = table.count("type filter hook")
+        lookup = table.index("vmap @services")
+        assert lookup < table.index('log prefix "hint"')
+        watched.changes["passive"] = False
+        watched.load()
+        assert hooks == watched.lab.balancer.run(["nft", "list", "table", "ip", "nftlb"]).count("type filter hook")
