@@ -418,6 +418,25 @@ class TestJudgements:
         assert told(list(judge(config, Compiled(config), HEALTHY))) == []
         assert told(list(judge(config, Compiled(config), replace(HEALTHY, sysctls=sysctls)))) == ["error conntrack"]
 
+    @pytest.mark.parametrize(
+        ("lines", "warned"),
+        [
+            (("passive: false", "health: {dns: }"), True),
+            (("passive: false", "health: {dns: }", "source: [10.0.1.1, 'fd00:1::1']"), True),
+            (("passive: false", "health: {dns: , source: [10.0.1.9, 'fd00:1::9']}"), False),
+            (("passive: false", "health: {http: }"), False),
+            (("passive: false", "health: {dns: }", "source: keep"), False),
+            (("passive: true", "health: {dns: }"), False),
+            (("health: {dns: }",), False),
+        ],
+    )
+    def test_refusals_that_traffic_uses_up(self, lines: tuple[str, ...], warned: bool) -> None:
+        """Where nobody hears of them, a server that is gone is found late."""
+        more = "".join(f"    {line}\n" for line in lines)
+        found = ill(judge_with(NAT.replace("  dns:\n", f"  dns:\n{more}")))
+
+        assert [("pool dns", Severity.WARNING)] * warned == [(one.subject, one.severity) for one in found]
+
     def test_datagrams_joined_on_arrival(self) -> None:
         (finding,) = ill(judge_with(batching={"eth0": ("rx-udp-gro-forwarding", "rx-gro-list")}))
 

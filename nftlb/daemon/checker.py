@@ -14,7 +14,7 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.errors import SystemFault
-from nftlb.health.passive import asks_over_udp
+from nftlb.model.checks import asks_over_udp
 from nftlb.model.kinds import family, is_link_local
 from nftlb.probes import Probe, Subject, probe_for, run
 

@@ -8,7 +8,7 @@ from nftlb.compiler import Compiled, Routes
 from nftlb.kernel.steering import hops
 from nftlb.ruleset import file_text
 
-from . import addresses, backends, conntrack, devices, features, foreign, forwarding, legacy, marks, sources
+from . import addresses, backends, conntrack, devices, features, foreign, forwarding, legacy, marks, refusals, sources
 from .finding import Finding, error, ok
 from .host import Host, read_host
 
@@ -48,6 +48,7 @@ def judge(config: Config, compiled: Compiled, host: Host) -> Iterator[Finding]:
     yield from conntrack.judge(config, host)
     yield from conntrack.judge_zones(set(own_zones), host.nft.foreign, host)
     yield from marks.judge(set(own_marks), host)
+    yield from refusals.judge(config)
     if not host.nft.problem:
         yield from foreign.judge(host.nft.foreign, config)
     yield from legacy.judge(host)

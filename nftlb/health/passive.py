@@ -10,18 +10,15 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, TypeAlias
 
 from nftlb.model import Forward, Passive, Protocol
-from nftlb.model.checks import Dns, Ntp, Radius, Sip, Snmp, Transport, Udp
+from nftlb.model.checks import asks_over_udp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nftlb.model import Backend, Config, IPAddress, Pool
-    from nftlb.model.checks import AnyCheck
 
 Name: TypeAlias = "tuple[str, str]"
 """A pool's name, and the name of a backend of it."""
-
-_OVER_UDP = (Dns, Udp, Radius, Sip, Ntp, Snmp)
 
 
 class Witness:
@@ -72,8 +69,3 @@ def _telling_ports(pool: Pool, backend: Backend) -> set[int]:
     if len(ports) == 1:
         return ports
     return {health.port for health in pool.health if health.port is not None and asks_over_udp(health.check)}
-
-
-def asks_over_udp(check: AnyCheck) -> bool:
-    """Whether an ICMP error is all that a check hears of a server that is gone."""
-    return isinstance(check, _OVER_UDP) and getattr(check, "transport", Transport.UDP) is Transport.UDP

@@ -279,3 +279,9 @@ AnyCheck: TypeAlias = Dns | Udp | Icmp | Tcp | Http | Radius | Sip | Ntp | Snmp 
 CHECKS: dict[str, type[Check]] = {
     check.kind: check for check in (Dns, Udp, Icmp, Tcp, Http, Radius, Sip, Ntp, Snmp, Exec, Agent)
 }
+
+
+def asks_over_udp(check: AnyCheck) -> bool:
+    """Whether an ICMP error is all that a check hears of a server that is gone."""
+    over_udp = isinstance(check, Dns | Udp | Radius | Sip | Ntp | Snmp)
+    return over_udp and getattr(check, "transport", Transport.UDP) is Transport.UDP
