@@ -3,7 +3,7 @@
 #
 # IPVS_VM is the kit that boots a kernel with IPVS (its build.sh and run.sh). In that machine, bench/keepalived/compare.py
 # runs keepalived with IPVS (`--ops`) and nftlb in turn, with the same timers, under the traffic of one client socket, and
-# prints the table of docs/comparison.md. Four repetitions take some five minutes.
+# prints the table of docs/comparison.md. Four repetitions take some eight minutes.
 set -eu
 kit=${1:?usage: keepalived.sh IPVS_VM [REPETITIONS]}
 repetitions=${2:-4}
@@ -12,5 +12,5 @@ packages=$("$here/../.venv/bin/python" -c 'import sysconfig; print(sysconfig.get
 "$kit/build.sh" >&2
 # The machine can't write the compiled form of modules: an installed nftlb has it, so this one gets it here.
 "$here/../.venv/bin/python" -m compileall -q "$here/../nftlb"
-exec "$kit/run.sh" -t $((60 + 120 * repetitions)) -f "$kit/bench" -f "$here/keepalived" -f "$here/../nftlb" -f "$packages" \
+exec "$kit/run.sh" -t $((60 + 180 * repetitions)) -f "$kit/bench" -f "$here/keepalived" -f "$here/../nftlb" -f "$packages" \
 	"$here/keepalived/in-vm.sh" "$repetitions"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import select
 import signal
 import socket
@@ -30,6 +31,10 @@ RATE = 200
 LATE = 1.0
 """Seconds after which an answer is of no use to anybody: such a datagram counts as lost."""
 PATIENCE = 20.0
+INTERVAL = 0.4
+"""Seconds between two checks, in both files."""
+OUTAGES = 2
+"""So often a repetition kills and freezes a server: what they take depends on the moment."""
 HERE = Path("keepalived")
 
 
@@ -221,22 +226,25 @@ class Nftlb(Balancer):
 
 
 Figures = dict[str, list[float]]
-"""What was measured, by its name: one figure a repetition."""
+"""What was measured, by its name: a figure each time."""
 
 
 class Course:
     """All that happens, from a kernel without a balancer to one without."""
 
-    def __init__(self, balancer: Balancer, figures: Figures) -> None:
+    def __init__(self, balancer: Balancer, figures: Figures, seed: int) -> None:
+        """With one seed the moments are the same: between two checks, a failure may come sooner or later."""
         self._balancer, self._figures = balancer, figures
+        self._random = random.Random(seed)  # noqa: S311 - nothing secret about it
 
     def run(self) -> None:
         self._servers = [Server(number) for number in (1, 2, 3)]
         self._client = Client()
         try:
             self._start()
-            self._killed()
-            self._frozen()
+            for _ in range(OUTAGES):
+                self._killed()
+                self._frozen()
             self._reloaded()
             self._restarted("SIGTERM, 1 s, start", self._balancer.terminate)
             self._restarted("kill -9, 1 s, start", self._balancer.kill)
@@ -260,25 +268,33 @@ class Course:
         time.sleep(1.5)
 
     def _killed(self) -> None:
+        self._pause()
         begin = time.monotonic()
         self._servers[1].kill()
         time.sleep(1.5)
         self._account("killed", begin, "b2")
+        self._pause()
         begin = time.monotonic()
         self._returned("back from killed", "b2", self._servers[1].start())
         time.sleep(1)
         self._account("back from killed", begin)
 
     def _frozen(self) -> None:
+        self._pause()
         begin = time.monotonic()
         self._servers[1].process.send_signal(signal.SIGSTOP)
         time.sleep(2)
         self._account("frozen", begin, "b2")
+        self._pause()
         begin = time.monotonic()
         self._servers[1].process.send_signal(signal.SIGCONT)
         self._returned("back from frozen", "b2", begin)
         time.sleep(1)
         self._account("back from frozen", begin)
+
+    def _pause(self) -> None:
+        """Be at any moment between two checks."""
+        time.sleep(self._random.uniform(0, INTERVAL))
 
     def _reloaded(self) -> None:
         begin = self._balancer.reload(self._balancer.without_b3())
@@ -340,7 +356,7 @@ def main() -> None:
     for number in range(repetitions):
         for balancer in balancers:
             try:
-                Course(balancer, results[balancer.name]).run()
+                Course(balancer, results[balancer.name], number).run()
             except TimeoutError as error:
                 raise SystemExit(
                     f"{balancer.name}: {error}; its log ends:\n{balancer.log.read_text()[-4000:]}"

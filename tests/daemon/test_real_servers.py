@@ -11,9 +11,10 @@ import pytest
 from daemons.certificate import self_signed
 from daemons.link import Link
 from daemons.nginx import Nginx
-from daemons.outage import FLAPPING, HEALTHY, OUTAGES, Outage, Symptom
+from daemons.outage import FLAPPING, HEALTHY, KILLED, OUTAGES, Outage, Symptom
 from daemons.processes import members
 from daemons.services import SERVICES, Service
+from flowing import Flow
 from running import Running
 from stalls import Stalls
 
@@ -68,6 +69,32 @@ def test_outages(service: Service, version: int, tmp_path: Path) -> None:
     told = [f"{name} {moment}" for name, moments in late.items() for moment in moments]
     print(f"\n{service.name} IPv{version}, after the bound: {', '.join(told)}")  # noqa: T201
     assert [] == [moment for moments in late.values() for moment in moments if not moment.kept]
+
+
+@pytest.mark.parametrize("rate", [200, 1000])
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("service", [one for one in SERVICES if one.transport == "udp"], ids=lambda one: one.name)
+def test_killed_under_traffic(service: Service, version: int, rate: int, tmp_path: Path) -> None:
+    """Behind `masquerade`, traffic gets most of the refusals that checks of a killed server wait for: out in time."""
+    vip = VIP4 if version == 4 else VIP6
+    with Lab(backends=2) as lab, ExitStack() as stack:
+        servers = [stack.enter_context(one) for one in make(service, lab, version, tmp_path)]
+        link = stack.enter_context(Link(lab, lab.backends[0]))
+        daemon = stack.enter_context(Running(lab.balancer, tmp_path, {"it": pool(servers, version, service.transport)}))
+        stalls = stack.enter_context(Stalls(lambda: [daemon.process.pid, *members(servers[0].pid)]))
+        # What it sends is nothing that these servers answer, but for errors.
+        flow = stack.enter_context(Flow(lab.client, (vip, 9000), rate=rate))
+        checked(daemon)
+        flow.wait(rate)
+        begun = stalls.mark()
+        with KILLED.befalls(servers[0], link):
+            out = daemon.wait("swap", since=daemon.wait("backend_down", "b1", since=begun.at).at)
+            lost = stalls.since(begun, WAKINGS * (FALL + 1))
+        took = out.happened - begun.at
+        print(f"\n{service.name} IPv{version}, {rate}/s: out after {took * 1e3:.0f} ms")  # noqa: T201
+
+        assert [] == [one for one in daemon.events if one.backend == "b2"]
+    assert Moment("out", took - out_bound(KILLED), lost).kept
 
 
 @dataclass(frozen=True)
