@@ -174,7 +174,7 @@ TAKEN = (
         "log what backends refuse",
         AddSet(IP, Set(WATCHED, "typeof ct original zone . ip saddr")),
         AddElements(IP, WATCHED, (Element("1 . 10.0.0.11", comment="dns/ns1"),)),
-        _rules("base", log_forwarded(WORDS[Family.IP]), log_local(WORDS[Family.IP])),
+        _rules("base", log_forwarded("nftlb", WORDS[Family.IP]), log_local("nftlb", WORDS[Family.IP])),
     ),
     _case("delete a table with all that is in it", DeleteTable(IP)),
     _case("delete a table and add it again, empty", DeleteTable(IP), AddTable(IP)),

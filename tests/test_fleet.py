@@ -141,7 +141,7 @@ def test_a_hint_alone_takes_nobody_out() -> None:
     """However many there are: a check decides."""
     one = fleet()
 
-    assert [[]] * 9 == [one.doubt("dns", "b1", "port unreachable", float(number)) for number in range(9)]
+    assert [[]] * 9 == [one.hint("dns", "b1", "port unreachable", float(number)) for number in range(9)]
 
 
 def test_a_hint_is_what_a_check_for_errors_waits_for() -> None:
@@ -149,7 +149,7 @@ def test_a_hint_is_what_a_check_for_errors_waits_for() -> None:
     one = fleet(dns(Health(check=Udp(expect=Expect.NO_ICMP_ERROR), fall=3)))
 
     def doubt() -> list[Change]:
-        return one.doubt("dns", "b1", "port unreachable", 1.0)
+        return one.hint("dns", "b1", "port unreachable", 1.0)
 
     assert [[], []] == [doubt(), doubt()]
     feed(one, "b1", "+")

@@ -79,9 +79,7 @@ async def operate(begun: Begun, wishes: Wishes) -> Config:
     api = ApiServer(control, metrics, faults)
     surveyor = Surveyor(config, control, faults)
     watcher = Watcher(config, reconciler, control, surveyor, faults, begun.links)
-    control.on_config(
-        checker.configure, api.follow, watcher.follow, surveyor.follow, _Directory(keeper, config).follow
-    )
+    control.on_config(checker.configure, api.follow, watcher.follow, surveyor.follow, _Directory(keeper, config).follow)
     try:
         with surveyor, watcher:
             with suppress(KernelError):
