@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NoReturn, TypeAlias
 
-_TOKEN = re.compile(r'"[^"]*"|[{},]|[^\s{},]+')
+_TOKEN = re.compile(r'"[^"]*"|[{},]|@[^\s{},:]+|[^\s{},]+')
+_PORTS = re.compile(r":(\d+)-(\d+)")
 _FIELDS = (
     "ip frag-off & 0x3fff",
     "ct original zone",
@@ -24,6 +25,7 @@ _FIELDS = (
     "udp checksum",
     *(f"{icmp} {name}" for icmp in ("icmp", "icmpv6") for name in ("type", "code")),
     "@th , 192 , 32",
+    "iif",
 )
 
 
@@ -86,10 +88,11 @@ class Put:
 
 @dataclass(frozen=True)
 class Nat:
-    """`dnat`, `snat` or `masquerade`."""
+    """`dnat`, `snat` or `masquerade`, to one of `ports` if there are any; without a `value` the address stays."""
 
     kind: str
     value: str | Mapped = ""
+    ports: range = range(0)
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ class _Reader:
             if self.take(word):
                 return make(word)  # type: ignore[return-value]
         if self.take("masquerade"):
-            return Nat("masquerade")
+            return Nat("masquerade", ports=self.ports() if self.take("to") else range(0))
         if self.take("tproxy to :1"):
             return Plain("tproxy")
         if self.take("log prefix"):
@@ -168,7 +171,7 @@ class _Reader:
                 return Verdict(f"{word} {self.next()}")
         for kind in ("dnat", "snat"):
             if self.take(f"{kind} to") or self.take(f"{kind} ip to") or self.take(f"{kind} ip6 to"):
-                return Nat(kind, self.value())
+                return Nat(kind, "" if _PORTS.fullmatch(self.peek()) else self.value(), self.ports())
         if self.take("fwd ip to") or self.take("fwd ip6 to"):
             return self.send()
         return self.about_fields()
@@ -205,6 +208,14 @@ class _Reader:
         if not self.take("map"):
             self.refuse()
         return Mapped(key, self.map())
+
+    def ports(self) -> range:
+        """The ports that come next, or none."""
+        found = _PORTS.fullmatch(self.peek())
+        if found is None:
+            return range(0)
+        self.next()
+        return range(int(found[1]), int(found[2]) + 1)
 
     def key(self) -> Fields | Number:
         return self.key_if_any() or self.refuse()

@@ -9,9 +9,10 @@ from pools import DNS, backend, backends, config, pool, sorry
 
 from nftlb.compiler import Allocation, Compiled, read_back
 from nftlb.compiler.allocation import LAST_ZONE, allocate
+from nftlb.compiler.source_ports import PortRange
 from nftlb.errors import NftlbError
 from nftlb.kernel.fake import FakeNft
-from nftlb.model import Config, Forward, Health, Icmp, Per
+from nftlb.model import Config, Family, Forward, Health, Icmp, Per, Protocol
 from nftlb.swap import Swapper
 
 LOG = pool("log", "192.0.2.1:514/udp", backends("10.0.0.21", "10.0.0.22"), forward=Forward.DSR)
@@ -27,8 +28,13 @@ def test_everybody_who_needs_a_number_gets_one() -> None:
     )
 
     assert Allocation(
-        {"both/b1 10.0.0.11 5353 masquerade": 1, "both/_sorry 10.0.0.99 53 masquerade": 2, "both ip6": 3},
+        {
+            "both/b1 10.0.0.11 5353 masquerade:1024-65535": 1,
+            "both/_sorry 10.0.0.99 53 masquerade:1024-65535": 2,
+            "both ip6": 3,
+        },
         {"10.0.0.21": 60001, "10.0.0.22": 60002},
+        {Family.IP: {Protocol.UDP: PortRange(1024, 65535)}},
     ) == allocate(config(both, LOG))
 
 
@@ -72,8 +78,8 @@ def test_who_has_a_number_keeps_it() -> None:
     assert {owner: first.zones[owner] for owner in first.zones if owner in second.zones} == {
         owner: second.zones[owner] for owner in second.zones if owner in first.zones
     }
-    assert not {"dns/new 10.0.0.9 53 masquerade"} & first.zones.keys()
-    assert second.zones["dns/new 10.0.0.9 53 masquerade"] not in first.zones.values()
+    assert not {"dns/new 10.0.0.9 53 masquerade:1024-65535"} & first.zones.keys()
+    assert second.zones["dns/new 10.0.0.9 53 masquerade:1024-65535"] not in first.zones.values()
 
 
 @pytest.mark.parametrize("text", ["10.0.0.99:5353", "10.0.0.11:53", "10.0.0.11"])
@@ -94,8 +100,8 @@ def test_a_number_that_was_given_up_is_taken_last() -> None:
         second,
     )
 
-    assert {"a/b1 10.0.0.1 1 masquerade": LAST_ZONE - 2} == first.zones
-    assert {"b/b1 10.0.0.1 1 masquerade": LAST_ZONE - 1} == second.zones
+    assert {"a/b1 10.0.0.1 1 masquerade:1024-65535": LAST_ZONE - 2} == first.zones
+    assert {"b/b1 10.0.0.1 1 masquerade:1024-65535": LAST_ZONE - 1} == second.zones
     assert [LAST_ZONE - 2, LAST_ZONE, LAST_ZONE - 1] == list(third.zones.values())
 
 

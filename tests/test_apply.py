@@ -345,16 +345,16 @@ def test_zones_are_cut_when_they_change_hands() -> None:
     old = Compiled(config(DNS, pool("log", "192.0.2.53:514/udp", backends("10.0.0.9:514"))))
     new = Compiled(config(DNS, pool("lag", "192.0.2.53:514/udp", backends("10.0.0.9:514"))), old.allocation)
     assert {
-        "dns/b1 10.0.0.11 5353 masquerade": 1,
-        "dns/b2 10.0.0.12 5353 masquerade": 2,
+        "dns/b1 10.0.0.11 5353 masquerade:1024-65535": 1,
+        "dns/b2 10.0.0.12 5353 masquerade:1024-65535": 2,
         "dns ip": 3,
-        "log/b1 10.0.0.9 514 masquerade": 4,
+        "log/b1 10.0.0.9 514 masquerade:1024-65535": 4,
     } == old.allocation.zones
     assert {
-        "dns/b1 10.0.0.11 5353 masquerade": 1,
-        "dns/b2 10.0.0.12 5353 masquerade": 2,
+        "dns/b1 10.0.0.11 5353 masquerade:1024-65535": 1,
+        "dns/b2 10.0.0.12 5353 masquerade:1024-65535": 2,
         "dns ip": 3,
-        "lag/b1 10.0.0.9 514 masquerade": 5,
+        "lag/b1 10.0.0.9 514 masquerade:1024-65535": 5,
     } == new.allocation.zones
 
     flows = new.connections()

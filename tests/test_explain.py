@@ -198,8 +198,8 @@ def test_the_source_of_a_family_that_only_a_sorry_server_is_of() -> None:
     listen = ("192.0.2.53:53/udp", "[2001:db8::53]:53/udp")
     source = {"source": SourceKind.ADDRESS, "source_addresses": (ip_address("10.9.9.9"),)}
     one = config(pool("dns", listen, backends("10.0.1.2:5353"), fallback=sorry("[fd00::9]:53"), **source))
-    (found,) = answer(one, "[2001:db8::53]:53/udp", "[2001:db8::7]:1").candidates
-    assert "masquerade:1" == found.request.new_source
+    (found,) = answer(one, "[2001:db8::53]:53/udp", "[2001:db8::7]:5000").candidates
+    assert "masquerade:5000" == found.request.new_source
 
 
 def test_ways_without_conntrack() -> None:

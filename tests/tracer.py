@@ -270,6 +270,7 @@ class _Walk:
         self.entry: Entry | None = None
         self.original = self.fresh = True
         self.via = self.device = ""
+        self.ports_free = _PORTS_FREE
         self.trail: list[str] = []
 
     def journey(self) -> Journey:
@@ -447,9 +448,13 @@ class _Walk:
             self.packet = replace(self.packet, destination=address, dport=port or self.packet.dport)
             self.entry.reply = (self.packet.protocol, address, self.packet.dport, *self.entry.reply[3:])
         else:
-            family = self.packet.family
-            address = self.tracer.masquerade(family) if statement.kind == "masquerade" else value
-            self.entry.reply = (*self.entry.reply[:3], address, self.entry.reply[4])
+            protocol, destination, dport, address, port = self.entry.reply
+            if statement.kind == "masquerade":
+                address = self.tracer.masquerade(self.packet.family)
+            if statement.ports:
+                self.ports_free = statement.ports
+                port = port if port in statement.ports else statement.ports[0]
+            self.entry.reply = (protocol, destination, dport, value or address, port)
         raise _Accepted
 
     def verdict(self, statement: Verdict, place: _Place) -> bool:
@@ -483,6 +488,8 @@ class _Walk:
         match family, part:
             case ("icmp" | "icmpv6" | "@th", _):
                 return None  # the packets here are UDP, TCP and SCTP
+            case "iif", _:
+                return "0" if self.locally else "1"
             case "ct", "original zone":
                 return str(self.entry.zone if self.entry else 0)
             case "ct", "direction":
@@ -578,7 +585,7 @@ class _Walk:
 
     def make_unique(self, entry: Entry) -> None:
         """No two entries may have the same replies: a later one gets another source port."""
-        ports = iter(_PORTS_FREE)
+        ports = iter(self.ports_free)
         while ("reply", 0, entry.reply) in self.tracer.entries:
             entry.reply = (*entry.reply[:4], next(ports))
 

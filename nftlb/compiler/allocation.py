@@ -1,4 +1,4 @@
-"""Numbers that must not change hands: conntrack zones and firewall marks. Pure.
+"""Numbers that must not change hands: conntrack zones and firewall marks, and the ports of new flows. Pure.
 
 A conntrack entry keeps the NAT it was born with. So a zone, once given to a backend, stays that backend's for as long
 as the kernel knows it; what the kernel holds is read back and passed in here as the previous allocation.
@@ -16,6 +16,7 @@ from nftlb.model.kinds import family as family_of
 from nftlb.model.kinds import is_link_local
 
 from .membership import targets
+from .source_ports import MASQUERADED, SOURCES, read_ports, source_ports
 from .words import WORDS, write
 
 if TYPE_CHECKING:
@@ -25,16 +26,14 @@ if TYPE_CHECKING:
     from nftlb.ruleset import Listing, Set, TableFamily
 
     from .membership import Target
+    from .source_ports import Ports
 
 LAST_ZONE = 0xFFFF
 LAST_MARK = 0xFFFFFFFF
 
 # The names of the objects in which an allocation is written down, and from which it is read back.
 TARGETS, HOSTS, FLOWS = "targets", "hosts", "flows"
-MASQUERADED, SOURCES = "masqueraded", "sources"
-
-BY_ZONE = "ct direction . ct original zone"
-"""What maps are keyed by that give each zone something; `zone_key()` is the key of an element."""
+POSTROUTING = "postrouting"
 
 _MARK = re.compile(r'meta mark set 0x([0-9a-f]+) comment "([^"]*)"')
 
@@ -44,22 +43,28 @@ class Allocation:
     """Who has which number.
 
     A zone's owner is one backend at one address and port that sees one source, or the flows of one pool: `zone_owner()`
-    and `flow_owner()` name them. A mark's owner is the next hop that it routes to.
+    and `flow_owner()` name them. A mark's owner is the next hop that it routes to. `ports` are where new flows leave
+    from, by family.
     """
 
     zones: Mapping[str, int] = field(default_factory=dict)
     marks: Mapping[str, int] = field(default_factory=dict)
+    ports: Mapping[Family, Ports] = field(default_factory=dict)
+
+    def zone(self, pool: Pool, target: Target) -> int:
+        """The zone of the packets that a pool sends to one of its targets; 0 if it has none."""
+        return self.zones.get(zone_owner(pool, target, self.ports), 0)
 
 
-def zone_key(zone: int) -> str:
-    """The key of a zone's element in a map. All packets that are looked up go in the original direction."""
-    return f"original . {zone}"
-
-
-def zone_owner(pool: Pool, target: Target) -> str:
+def zone_owner(pool: Pool, target: Target, ports: Mapping[Family, Ports]) -> str:
     """Whoever sees another source has another zone: a client that never pauses would keep that of its old entries."""
+    family = family_of(target.address)
     port = "" if target.port is None else f" {target.port}"
-    return f"{target.owner} {write(target.address)}{port} {source(pool, family_of(target.address))}"
+    return _zone_owner(f"{target.owner} {write(target.address)}{port} {source(pool, family)}", ports.get(family, {}))
+
+
+def _zone_owner(text: str, ports: Ports) -> str:
+    return f"{text}:{ports[Protocol.UDP]}" if Protocol.UDP in ports else text
 
 
 def source(pool: Pool, family: Family) -> str:
@@ -114,6 +119,7 @@ def allocate(config: Config, previous: Allocation | None = None) -> Allocation:
     The marks that checks are told to leave with are nobody's: they would be steered to the backend whose mark it is.
     """
     previous = previous or Allocation()
+    ports = source_ports(config)
     of_checks = {health.mark for pool in config.pools for health in pool.health if health.mark is not None}
     zone_owners: list[str] = []
     mark_owners: list[str] = []
@@ -121,7 +127,7 @@ def allocate(config: Config, previous: Allocation | None = None) -> Allocation:
         for family in Family:
             if pool.forward is Forward.NAT:
                 if has_packets(pool, family):
-                    zone_owners += [zone_owner(pool, target) for target in targets(pool, family)]
+                    zone_owners += [zone_owner(pool, target, ports) for target in targets(pool, family)]
                 if has_flows(pool, family):
                     zone_owners.append(flow_owner(pool, family))
             elif pool.forward is Forward.DSR:
@@ -129,6 +135,7 @@ def allocate(config: Config, previous: Allocation | None = None) -> Allocation:
     return Allocation(
         _number(zone_owners, previous.zones, range(config.zones.first, LAST_ZONE + 1), "conntrack zones"),
         _number(mark_owners, previous.marks, range(config.marks.first, LAST_MARK + 1), "marks", of_checks),
+        ports,
     )
 
 
@@ -159,22 +166,26 @@ def read_back(listings: Mapping[TableFamily, Listing]) -> Allocation:
     """The allocation that the kernel's tables were compiled with."""
     zones: dict[str, int] = {}
     marks: dict[str, int] = {}
+    ports: dict[Family, Ports] = {}
     for family, words in WORDS.items():
         if words.table not in listings:
             continue
         table = listings[words.table].table
+        if POSTROUTING in table.chains and (found := read_ports(table.chains[POSTROUTING].rules)):
+            ports[family] = found
         sources = {zone: address for zone, address, _ in _elements(table.sets.get(SOURCES))}
         sources |= {zone: str(SourceKind.MASQUERADE) for zone, _, _ in _elements(table.sets.get(MASQUERADED))}
         for name in (TARGETS, HOSTS):
             for zone, address, owner in _elements(table.sets.get(name)):
-                zones[f"{owner} {address.replace(' .', '')} {sources.get(zone, SourceKind.KEEP)}"] = zone
+                text = f"{owner} {address.replace(' .', '')} {sources.get(zone, SourceKind.KEEP)}"
+                zones[_zone_owner(text, ports.get(family, {}))] = zone
         for zone, _, pool in _elements(table.sets.get(FLOWS)):
             zones[f"{pool} {family}"] = zone
         for chain in table.chains.values():
             for rule in chain.rules:
-                if found := _MARK.search(rule):
-                    marks[found[2]] = int(found[1], 16)
-    return Allocation(zones, marks)
+                if mark := _MARK.search(rule):
+                    marks[mark[2]] = int(mark[1], 16)
+    return Allocation(zones, marks, ports)
 
 
 def _elements(one: Set | None) -> list[tuple[int, str, str]]:

@@ -15,6 +15,7 @@ from .connections import flow_endpoints
 from .membership import UNTOUCHED, Membership, PoolState, select, targets
 from .part import Part
 from .routes import Hop, Routes
+from .source_ports import own_questions
 from .tables import ip_table, merge, netdev_table
 from .versions import MOST_MAPS
 from .words import WORDS, ports, write
@@ -130,7 +131,9 @@ class Compiled:
             if answers:
                 parts.insert(0, answering(answers))  # what the configuration says of the same comes later, and counts
             if parts:
-                tables[words.table] = ip_table(self.config.table, words, merge(parts))
+                tables[words.table] = ip_table(
+                    self.config.table, words, merge(parts), self.allocation.ports.get(family, {})
+                )
         fast = merge(
             ingress.fixed(pool, family, WORDS[family], self.routes)
             for pool in self.config.pools
@@ -157,6 +160,8 @@ class Compiled:
             part.add(name, key, goto, pool.name)
             if local and pool.forward is Forward.NAT:
                 part.add(f"local-{name}", key, goto, pool.name)
+            if pool.forward is Forward.NAT and listener.protocol in self.allocation.ports.get(family, {}):
+                own_questions(part, listener, pool.name)
         if pool.forward is Forward.NAT:
             own = nat.fixed(pool, family, self.allocation)
         else:

@@ -17,29 +17,28 @@ from nftlb.model import Passive, Protocol, SourceKind
 from .allocation import (
     FLOWS,
     HOSTS,
-    MASQUERADED,
-    SOURCES,
     TARGETS,
     flow_owner,
     flow_protocols,
     has_flows,
     has_packets,
     source,
-    zone_key,
-    zone_owner,
 )
 from .membership import targets
 from .part import Part
+from .source_ports import HAIRPINS, MASQUERADED, SOURCES
 from .versions import refuse, versions
 from .watched import watch
-from .words import endpoint, write
+from .words import endpoint, write, zone_key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from nftlb.model import Family, Pool
     from nftlb.ruleset import Chain
 
     from .allocation import Allocation
-    from .membership import Selection
+    from .membership import Selection, Target
 
 
 def entry(pool: Pool, *, flow: bool) -> str:
@@ -53,18 +52,18 @@ def fixed(pool: Pool, family: Family, allocation: Allocation) -> Part:
     everyone = targets(pool, family)
     if has_packets(pool, family):
         for target in everyone:
-            zone = allocation.zones[zone_owner(pool, target)]
+            zone = allocation.zone(pool, target)
             part.chain(f"backend/{target.owner}", f"counter ct original zone set {zone}")
             if target.port is None:
                 part.add(HOSTS, zone_key(zone), write(target.address), target.owner)
             else:
                 part.add(TARGETS, zone_key(zone), f"{write(target.address)} . {target.port}", target.owner)
-            _add_source(part, zone, source(pool, family), target.owner)
+            _translate(part, zone, source(pool, family), [target], target.owner, [Protocol.UDP])
     if has_flows(pool, family):
         zone = allocation.zones[flow_owner(pool, family)]
         part.chain(entry(pool, flow=True), f"ct original zone set {zone}")
         part.add(FLOWS, zone_key(zone), f"goto connect/{pool.name}", pool.name)
-        _add_source(part, zone, source(pool, family), pool.name)
+        _translate(part, zone, source(pool, family), everyone, pool.name, flow_protocols(pool, family))
         for target in everyone:
             if target.port is None:
                 part.add("flow-hosts", f"{zone} . {write(target.address)}", comment=target.owner)
@@ -80,11 +79,25 @@ def fixed(pool: Pool, family: Family, allocation: Allocation) -> Part:
     return part
 
 
-def _add_source(part: Part, zone: int, seen: str, owner: str) -> None:
-    if seen == SourceKind.MASQUERADE:
-        part.add(MASQUERADED, zone_key(zone), comment=owner)
-    elif seen != SourceKind.KEEP:
-        part.add(SOURCES, zone_key(zone), seen, owner)
+def _translate(
+    part: Part, zone: int, seen: str, everyone: Iterable[Target], owner: str, protocols: Iterable[Protocol]
+) -> None:
+    """Give the flows of a zone the source that backends are to see.
+
+    With `keep`, a backend that gets its own packet must not see itself: the answer would not pass here, and not come
+    from the service.
+    """
+    name = {str(SourceKind.MASQUERADE): MASQUERADED, str(SourceKind.KEEP): HAIRPINS}.get(seen, SOURCES)
+    if name is MASQUERADED:
+        part.add(name, zone_key(zone), comment=owner)
+    elif name is HAIRPINS:
+        for target in everyone:
+            address = write(target.address)
+            part.add(name, f"{zone} . {address} . {address}", comment=target.owner)
+    else:
+        part.add(name, zone_key(zone), seen, owner)
+    if name in part.elements:
+        part.translated.setdefault(name, {}).update(dict.fromkeys(protocols))
 
 
 def current(pool: Pool, family: Family, selection: Selection, *, many: bool) -> dict[str, Chain]:

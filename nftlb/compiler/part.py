@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from nftlb.ruleset import Chain, Element
+
+if TYPE_CHECKING:
+    from nftlb.model import Protocol
 
 
 @dataclass
@@ -15,6 +19,8 @@ class Part:
     chains: dict[str, Chain] = field(default_factory=dict)
     redirects: list[str] = field(default_factory=list)
     """Rules that keep clients from being told to pass us by."""
+    translated: dict[str, dict[Protocol, None]] = field(default_factory=dict)
+    """By set of zones whose flows get another source: the protocols of those flows."""
 
     def add(self, set_name: str, key: str, data: str = "", comment: str = "") -> None:
         """Add an element, unless there is one for the key: a server may have two names, and the first counts."""

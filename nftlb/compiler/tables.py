@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 
 from nftlb.ruleset import Chain, Set, Table, TableFamily
 
-from .allocation import BY_ZONE, FLOWS, HOSTS, MASQUERADED, SOURCES, TARGETS
+from .allocation import FLOWS, HOSTS, POSTROUTING, TARGETS
 from .ingress import services as ingress_services
 from .part import Part
+from .source_ports import HAIRPINS, MASQUERADED, OWN, OWN_RANGES, SOURCES, own_rules, translations
 from .watched import HINTING, WATCHED, hint_forwarded, hint_local, log_forwarded, log_local
-from .words import WORDS
+from .words import BY_ZONE, WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from .source_ports import Ports
     from .words import Words
 
 _ZONE = "typeof ct original zone"
@@ -37,11 +39,13 @@ def merge(parts: Iterable[Part]) -> Part:
             whole.elements.setdefault(name, {}).update(elements)
         whole.chains.update(part.chains)
         whole.redirects += part.redirects
+        for name, protocols in part.translated.items():
+            whole.translated.setdefault(name, {}).update(protocols)
     return whole
 
 
-def ip_table(name: str, words: Words, part: Part) -> Table:
-    """The table of one IP family."""
+def ip_table(name: str, words: Words, part: Part, ports: Ports) -> Table:
+    """The table of one IP family; `ports`: where new flows leave from."""
     service, ip = words.service_key, words.ip
     kinds = {
         "services": Set("services", service, "verdict"),
@@ -54,6 +58,9 @@ def ip_table(name: str, words: Words, part: Part) -> Table:
         # By the zone alone, this would be a bitmap to the kernel, which walks over all elements to add another.
         MASQUERADED: Set(MASQUERADED, _BY_ZONE),
         SOURCES: Set(SOURCES, _BY_ZONE, f"{ip} saddr"),
+        HAIRPINS: Set(HAIRPINS, f"{_ZONE} . {ip} saddr . {ip} daddr"),
+        OWN: Set(OWN, f"type {words.address} . inet_service"),
+        OWN_RANGES: Set(OWN_RANGES, f"type {words.address} . inet_service", interval=True),
         "flow-backends": Set("flow-backends", f"{_ZONE} . {ip} daddr . th dport", counter=True),
         "flow-hosts": Set("flow-hosts", f"{_ZONE} . {ip} daddr", counter=True),
         "replies": Set("replies", service, "verdict"),
@@ -127,11 +134,8 @@ def ip_table(name: str, words: Words, part: Part) -> Table:
             _hook("filter", "postrouting", "raw"),
         ),
         Chain(
-            "postrouting",
-            lookup.rules(
-                (MASQUERADED, f"{BY_ZONE} @{MASQUERADED} masquerade"),
-                (SOURCES, f"snat to {BY_ZONE} map @{SOURCES}"),
-            ),
+            POSTROUTING,
+            (*translations(words, part, ports), *lookup.rules(*own_rules(words, ports))),
             _hook("nat", "postrouting", "srcnat"),
         ),
     ]

@@ -23,7 +23,7 @@ from zlib import crc32
 
 from nftlb.model import Passive, Protocol
 
-from .allocation import flow_owner, flow_protocols, has_packets, zone_owner
+from .allocation import flow_owner, flow_protocols, has_packets
 from .membership import SORRY, targets
 from .words import write
 
@@ -62,7 +62,7 @@ def watch(part: Part, pool: Pool, family: Family, allocation: Allocation) -> Non
         return
     if has_packets(pool, family):
         for target in backends:
-            zone = allocation.zones[zone_owner(pool, target)]
+            zone = allocation.zone(pool, target)
             part.add(WATCHED, f"{zone} . {write(target.address)}", comment=target.owner)
     if Protocol.UDP in flow_protocols(pool, family):
         zone = allocation.zones[flow_owner(pool, family)]

@@ -34,6 +34,19 @@ WORDS = {
 }
 
 
+BY_ZONE = "ct direction . ct original zone"
+"""The key of what each zone has in sets and maps; `zone_key()` is the key of an element.
+
+nft 1.1.7 loads the elements of a map with the bytes of their keys swapped where the key is a zone alone. And a set
+whose key is a zone alone is a bitmap to the kernel, which walks over all elements to add another.
+"""
+
+
+def zone_key(zone: int) -> str:
+    """The key of a zone's element. All packets that are looked up go in the original direction."""
+    return f"original . {zone}"
+
+
 def write(address: IPAddress) -> str:
     """An address as nft prints it; for some IPv6 addresses Python writes another form."""
     return socket.inet_ntop(socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6, address.packed)

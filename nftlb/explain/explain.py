@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nftlb.compiler import BackendState, Membership, Routes
-from nftlb.compiler.allocation import allocate, flow_owner, is_flow, mark_owner, zone_owner
+from nftlb.compiler.allocation import allocate, flow_owner, is_flow, mark_owner
 from nftlb.compiler.membership import select, targets
 from nftlb.compiler.versions import HASH_SEED, wheel
 from nftlb.model import Admin, Balance, Forward
@@ -15,7 +15,7 @@ from .answer import Answer, Candidate, Explanation
 from .jhash import slot_of
 from .match import near, refusal, taker
 from .remarks import fast_path, remarks
-from .ways import reply, request
+from .ways import reply, request, sources
 
 if TYPE_CHECKING:
     from nftlb.compiler import Allocation
@@ -49,7 +49,7 @@ def explain(
         by_flow=by_flow,
         why=selection.why,
         verdict=None if selection.targets else selection.verdict,
-        candidates=_candidates(pool, listener, question, state, selection, slots, allocate(config, allocation)),
+        candidates=_candidates(config, pool, listener, question, state, selection, slots, allocate(config, allocation)),
         slots=slots,
         slot=_own_slot(pool, question, slots),
         fast_path=fast_path(pool, listener.family, routes or Routes()),
@@ -59,6 +59,7 @@ def explain(
 
 
 def _candidates(
+    config: Config,
     pool: Pool,
     listener: Listener,
     question: Question,
@@ -70,6 +71,7 @@ def _candidates(
     family = listener.family
     weights = dict(selection.targets)
     flows = allocation.zones.get(flow_owner(pool, family)) if is_flow(pool, listener.protocol) else None
+    source = sources(config, question, allocation.ports.get(family, {}).get(question.protocol))
     return tuple(
         Candidate(
             name=target.name,
@@ -77,10 +79,10 @@ def _candidates(
             weight=weights.get(target, 0),
             state=_state(pool, target, dict(state), taking_part=target in weights),
             slots=slots.count(target.name),
-            zone=flows or allocation.zones.get(zone_owner(pool, target)),
+            zone=flows or allocation.zone(pool, target) or None,
             mark=allocation.marks.get(mark_owner(target)) if pool.forward is Forward.DSR else None,
-            request=request(pool, target, question),
-            reply=reply(pool, target, question),
+            request=request(pool, target, question, source),
+            reply=reply(pool, target, question, source),
         )
         for target in targets(pool, family)
     )

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 _LAST_GENERATION = 0xFFFFFFFF
 _QUOTED = re.compile(r'"[^"]*"')
-_CHAIN_USED = re.compile(r"\b(?:goto|jump) ([^\s,;}]+)")
-_SET_USED = re.compile(r"@(?!(?:ll|nh|th|ih),)([^\s,;}]+)")  # and not the raw bytes of a packet, `@th,192,32`
+_CHAIN_USED = re.compile(r"\b(?:goto|jump) ([^\s,;:}]+)")
+_SET_USED = re.compile(r"@(?!(?:ll|nh|th|ih),)([^\s,;:}]+)")  # and not the raw bytes of a packet, `@th,192,32`
 _PORTS = re.compile(r"(\d+)(?:-(\d+))?")
 
 

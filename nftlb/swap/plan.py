@@ -237,7 +237,12 @@ def _shut(present: Table, target: Ruleset) -> list[str]:
 
 def _looked_up(chain: Chain) -> set[str]:
     """The names of the sets that its rules refer to."""
-    return {word[1:] for rule in chain.rules if "@" in rule for word in rule.split(" ") if word[:1] == "@"}
+    return {_set_name(word) for rule in chain.rules if "@" in rule for word in rule.split(" ") if word[:1] == "@"}
+
+
+def _set_name(word: str) -> str:
+    """The name in a word that refers to a set; ports may stand behind it: `snat to ... map @sources:1024-2047`."""
+    return word[1:].partition(":")[0]
 
 
 def _make_chain(
@@ -332,7 +337,10 @@ def _led_around(rule: str, names: Collection[str], detour: str) -> str:
     if "@" not in rule:
         return rule
     words = rule.split(" ")
-    return " ".join(f"{word}{detour}" if word[:1] == "@" and word[1:] in names else word for word in words)
+    return " ".join(
+        f"@{name}{detour}{word[1 + len(name) :]}" if word[:1] == "@" and (name := _set_name(word)) in names else word
+        for word in words
+    )
 
 
 def _union(present: Table, wanted: Table, gone: Collection[Leftover]) -> Table:
