@@ -84,6 +84,17 @@ def test_check_is_silent_when_the_file_is_good(good: str) -> None:
     assert (0, "", "") == outcome("check", "-", input=GOOD)
 
 
+def test_check_warns(tmp_path: Path) -> None:
+    """What is valid and loses packets is told on standard error, by file and pool; the status is 0."""
+    path = tmp_path / "dhcp.yaml"
+    path.write_text(GOOD.replace(":53/udp", ":67/udp"))
+    status, output, error = outcome("check", str(path))
+    assert (0, "") == (status, output)
+    assert error.startswith(f"nftlb: {path}: warning: pools.dns: DHCP servers answer relays at ")
+    assert error.endswith("; use source: keep\n")
+    assert 1 == error.count("\n")
+
+
 @pytest.mark.parametrize("command", [["check"], ["compile"], ["apply"], ["remove"], ["doctor"], ["explain", *PACKET]])
 def test_bad_input_is_told_with_its_places(command: list[str], bad: str) -> None:
     """Status 1, every fault on standard error as FILE:LINE:COLUMN, and nothing on standard output."""

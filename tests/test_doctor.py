@@ -383,6 +383,19 @@ class TestJudgements:
     def test_a_healthy_host_is_well(self) -> None:
         assert told(judge_with()) == []
 
+    def test_cautions_are_told(self) -> None:
+        """What `check` warns of, and what only looks different, stands beside what is wrong with the host."""
+        dhcp = judge_with(NAT.replace(":53/udp", ":67/udp"))
+        assert [("pool dns", "source: keep")] == [(one.subject, one.mend) for one in ill(dhcp)]
+        shared = judge_with(
+            NAT.replace("192.0.2.53:53/udp", "192.0.2.53:53-54/udp").replace(
+                "    backends", "    source: keep\n    backends"
+            )
+        )
+        assert [("pool dns", "a backend port of its own for each listener")] == [
+            (one.subject, one.mend) for one in ill(shared)
+        ]
+
     def test_routes_from_router_advertisements_survive_forwarding(self) -> None:
         """Switching forwarding on would make the host forget its default route."""
         (finding,) = ill(judge_with(sysctls={"net/ipv6/conf/all/forwarding": 0}, advertised=frozenset({"eth1.7"})))

@@ -193,6 +193,44 @@ def test_ways_of_nat() -> None:
         assert [1, 2] == [one.zone for one in found.candidates]
 
 
+def test_source_ports() -> None:
+    """A client keeps its port if nothing listens there, else it gets one of those at which nothing does."""
+    one = config(pool("ntp", ("192.0.2.53:123/udp", "192.0.2.53:2000-3000/udp"), THREE))
+    for port, seen in ((123, "3001-65535"), (2500, "3001-65535"), (3001, "3001"), (40000, "40000")):
+        (found, *_) = answer(one, "192.0.2.53:123/udp", f"198.51.100.7:{port}").candidates
+        assert f"masquerade:{seen}" == found.request.new_source
+        assert found.reply is not None
+        assert f"masquerade:{seen}" == found.reply.destination
+    said = dict(answer(one, "192.0.2.53:123/udp").remarks)["source ports"]
+    assert "if it is one of 3001-65535" in said
+    assert "62535 clients' sockets" in said
+
+
+def test_sources_with_keep() -> None:
+    """The client's own, but for a backend that is its own client, and for what this host asks from a service's port."""
+    one = config(pool("ntp", "192.0.2.53:123/udp", THREE, source=SourceKind.KEEP))
+    sources = {
+        client: [found.request.new_source for found in answer(one, "192.0.2.53:123/udp", client).candidates[:2]]
+        for client in ("198.51.100.7:123", "10.0.2.2:123", "192.0.2.53:123", "192.0.2.53:4000")
+    }
+    assert {
+        "198.51.100.7:123": ["198.51.100.7:123"] * 2,
+        "10.0.2.2:123": ["10.0.2.2:123", "masquerade:1024-65535"],
+        "192.0.2.53:123": ["192.0.2.53:1024-65535"] * 2,
+        "192.0.2.53:4000": ["192.0.2.53:4000"] * 2,
+    } == sources
+    said = dict(answer(one, "192.0.2.53:123/udp", "10.0.2.2:123").remarks)
+    assert said["own client"].startswith("the client is backend b2 itself")
+    assert "own client" not in dict(answer(one, "192.0.2.53:123/udp").remarks)
+
+
+def test_cautions_are_remarks() -> None:
+    """Those of the pool, and of no other."""
+    one = config(pool("dhcp", "192.0.2.53:67/udp", THREE), pool("dns", "192.0.2.53:53/udp", THREE))
+    assert "use source: keep" in dict(answer(one, "192.0.2.53:67/udp").remarks)["caution"]
+    assert "caution" not in dict(answer(one, "192.0.2.53:53/udp").remarks)
+
+
 def test_the_source_of_a_family_that_only_a_sorry_server_is_of() -> None:
     """The file gives no address for it: it is masqueraded."""
     listen = ("192.0.2.53:53/udp", "[2001:db8::53]:53/udp")
@@ -258,6 +296,8 @@ def test_every_mode_says_what_becomes_of_the_rest(forward: Forward) -> None:
     expected = {"forward", "spread", "fragments", "zero checksum", "ICMP", "fast path", "none left"}
     if forward is not Forward.NAT:
         expected.add("own packets")
+    else:
+        expected.add("source ports")
     assert expected == dict(answer(one, "192.0.2.53:53/udp").remarks).keys()
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nftlb.compiler import Compiled, Routes
+from nftlb.compiler.cautions import cautions
 from nftlb.kernel.steering import hops
 from nftlb.ruleset import file_text
 
 from . import addresses, backends, conntrack, devices, features, foreign, forwarding, legacy, marks, refusals, sources
-from .finding import Finding, error, ok
+from .finding import Finding, error, ok, warning
 from .host import Host, read_host
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def judge(config: Config, compiled: Compiled, host: Host) -> Iterator[Finding]:
     yield from conntrack.judge_zones(set(own_zones), host.nft.foreign, host)
     yield from marks.judge(set(own_marks), host)
     yield from refusals.judge(config)
+    yield from (warning(f"pool {one.pool}", one.message, one.mend) for one in cautions(config))
     if not host.nft.problem:
         yield from foreign.judge(host.nft.foreign, config)
     yield from legacy.judge(host)

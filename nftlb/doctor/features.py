@@ -86,7 +86,7 @@ FEATURES = (
     Feature(
         "masquerading",
         "nft_masq (CONFIG_NFT_MASQ)",
-        ("masquerade",),
+        ("masquerade", "meta l4proto udp masquerade to :1024-65535"),
         _uses("masquerade"),
         "type nat hook postrouting priority srcnat;",
     ),
@@ -96,6 +96,7 @@ FEATURES = (
         (
             "map m {{ typeof ct direction . ct original zone : {ip} saddr; }}",
             "snat to ct direction . ct original zone map @m",
+            "meta l4proto udp snat to ct direction . ct original zone map @m:1024-65535",
         ),
         _uses("snat"),
         "type nat hook postrouting priority srcnat;",
@@ -105,6 +106,13 @@ FEATURES = (
         "nfnetlink_log (CONFIG_NETFILTER_NETLINK_LOG)",
         ('log prefix "hint" group 1 snaplen 160',),
         _uses("passive"),
+    ),
+    Feature(
+        "translating the ports of this host's own packets",
+        "nft_nat (CONFIG_NFT_NAT)",
+        ("iif 0 udp sport 53 snat to :1024-65535",),
+        _uses("nat"),
+        "type nat hook postrouting priority srcnat;",
     ),
     Feature(
         "packets without a conntrack entry",

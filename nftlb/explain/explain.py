@@ -53,7 +53,7 @@ def explain(
         slots=slots,
         slot=_own_slot(pool, question, slots),
         fast_path=fast_path(pool, listener.family, routes or Routes()),
-        remarks=remarks(pool, listener, question, selection, routes or Routes(), by_flow=by_flow),
+        remarks=remarks(config, pool, listener, question, selection, routes or Routes(), by_flow=by_flow),
     )
     return Explanation(question, answer)
 

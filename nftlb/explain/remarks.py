@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nftlb.compiler import ingress
+from nftlb.compiler.cautions import cautions
 from nftlb.compiler.membership import Why, targets
+from nftlb.compiler.source_ports import source_ports
 from nftlb.model import Balance, FallbackKind, Forward, Protocol, SourceKind
 
 if TYPE_CHECKING:
     from nftlb.compiler import Routes
     from nftlb.compiler.membership import Selection
-    from nftlb.model import Family, Listener, Pool
+    from nftlb.model import Config, Family, Listener, Pool
 
     from .answer import Question
 
@@ -19,7 +21,14 @@ Remarks = tuple[tuple[str, str], ...]
 
 
 def remarks(
-    pool: Pool, listener: Listener, question: Question, selection: Selection, routes: Routes, *, by_flow: bool
+    config: Config,
+    pool: Pool,
+    listener: Listener,
+    question: Question,
+    selection: Selection,
+    routes: Routes,
+    *,
+    by_flow: bool,
 ) -> Remarks:
     """All of them, each under its heading."""
     datagrams = listener.protocol is Protocol.UDP
@@ -31,6 +40,9 @@ def remarks(
         "zero checksum": _ZERO_CHECKSUM[pool.forward] if datagrams else "",
         "ICMP": _ICMP[pool.forward].format(service=question.service.address),
         "fast path": _fast_path(pool, listener.family, routes),
+        "source ports": _source_ports(config, pool, listener) if pool.forward is Forward.NAT else "",
+        "own client": _own_client(pool, question),
+        "caution": " ".join(f"{one.message}; use {one.mend}." for one in cautions(config) if one.pool == pool.name),
         "own packets": "" if pool.forward is Forward.NAT else _OWN_PACKETS,
         "none left": _NONE_LEFT[_fallback(pool, listener.family)],
     }
@@ -122,6 +134,34 @@ _NONE_LEFT = {
     FallbackKind.ALL: "all: every enabled backend is used, healthy or not.",
     FallbackKind.SORRY: "sorry server: it gets everything.",
 }
+
+
+def _source_ports(config: Config, pool: Pool, listener: Listener) -> str:
+    """From which ports new flows leave, and why."""
+    ports = source_ports(config).get(listener.family, {}).get(listener.protocol)
+    if ports is None:
+        return ""
+    sentences = []
+    if pool.source is not SourceKind.KEEP:
+        sentences.append(
+            f"backends see the client's own port if it is one of {ports}, else one of those. A backend's port can have "
+            f"{len(ports)} clients' sockets at a time."
+        )
+    if listener.protocol is Protocol.UDP:
+        sentences.append(f"what this host itself asks from {listener} leaves from one of {ports}.")
+    sentences.append("Nothing listens there, so no answer looks like a request.")
+    return " ".join(sentences)
+
+
+def _own_client(pool: Pool, question: Question) -> str:
+    """What a backend is told that asks its own pool."""
+    names = [one.name for one in pool.backends if one.address == question.client.address]
+    if not names or pool.forward is not Forward.NAT or pool.source is not SourceKind.KEEP:
+        return ""
+    return (
+        f"the client is backend {' and '.join(names)} itself: what falls to it is masqueraded, since a host takes "
+        "nothing that comes from its own address. Other backends see its address and must answer through this host too."
+    )
 
 
 def _fast_path(pool: Pool, family: Family, routes: Routes) -> str:

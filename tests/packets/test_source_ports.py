@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from packets.world import NAT, World, vip
 
+from nftlb.compiler.cautions import cautions
 from nftlb.lab import Lab
 from nftlb.model import Backend, Config, Forward, Listener, Per, Pool, Protocol, SourceKind
 
@@ -411,3 +412,69 @@ def test_upgrade_under_way(place: Place, version: int) -> None:
         # What was asked before goes to the service's port, so each answer to that may take a last turn.
         assert found in (["b1", "b2"] * 6, ["b2", "b1"] * 6)
         assert not site.lab.balancer.call(site.applier.diff, Config(pools=(pool,)))
+
+
+@VERSION
+@PLACE
+def test_a_new_listener_inside_the_range(place: Place, version: int) -> None:
+    """A reload takes a port from the range that a socket leaves from: its replies take no turns of the new pool."""
+    with Site(place, version) as site, site.lab.serve(PORT), ExitStack() as stack:
+        client = stack.enter_context(site.lab.client.connect(site.service, source_port=50000, connected=False))
+        assert ["b1", "b2"] == answered_by(client.exchange(2), site.service)
+        more = replace(site.pool(PORT), name="more", listen=(site.listener(49000, 51000),))
+        site.load(site.pool(), more)
+        found = []
+        with site.lab.client.connect((site.service[0], 50000), connected=False) as other:
+            for backend in ("b1", "b2") * 2:
+                found += answered_by(other.exchange(1), other.target)
+                assert [backend] == answered_by(client.exchange(1), site.service)
+        assert ["b1", "b2"] * 2 == found
+
+
+@VERSION
+@pytest.mark.parametrize("source", [SourceKind.MASQUERADE, SourceKind.KEEP])
+def test_dhcp_servers_answer_the_relay(version: int, source: SourceKind) -> None:
+    """A DHCP server answers at the address of the relay. With `keep` that is from the service, otherwise it is not.
+
+    `check` warns of the latter.
+    """
+    with Site(Place.TOWARDS, version, 67) as site, ExitStack() as stack:
+        site.load(site.keep() if source is SourceKind.KEEP else site.pool())
+        family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
+        relay, server = (
+            stack.enter_context(host.call(socket.socket, family, socket.SOCK_DGRAM))
+            for host in (site.lab.client, site.lab.backends[0])
+        )
+        for sock in (relay, server):
+            sock.bind(("", 67))
+            sock.settimeout(2)
+        relay.sendto(b"discover", site.service)
+        assert b"discover" == server.recv(100)
+        server.sendto(b"offer", (site.lab.client.address(version), 67))
+        payload, seen = relay.recvfrom(100)
+        direct = (site.lab.backends[0].address(version), 67)
+        assert (b"offer", site.service if source is SourceKind.KEEP else direct) == (payload, seen[:2])
+
+
+@VERSION
+def test_one_socket_at_two_services_with_one_server(version: int) -> None:
+    """`source: keep`: answers are right, but the server sees another port at the second service, as `doctor` says."""
+    with Site(Place.NAMED, version) as site, site.lab.serve(PORT) as servers:
+        kept = replace(site.keep(), backends=site.pool(PORT).backends[:1])
+        other = replace(kept, name="other", listen=(site.listener(514),))
+        site.load(kept, other)
+        family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
+        services = [site.service, (site.service[0], 514)]
+        with site.lab.client.call(socket.socket, family, socket.SOCK_DGRAM) as sock:
+            sock.bind(("", 40000))
+            sock.settimeout(2)
+            for service in services * 2:
+                sock.sendto(b"who?", service)
+                assert service == sock.recvfrom(100)[1][:2]
+        first, second, *again = [record.source for record in servers.received]
+        assert (site.lab.client.address(version), 40000) == first
+        assert first[0] == second[0]
+        assert first != second
+        assert [first, second] == again
+        (caution,) = cautions(Config(pools=(kept, other)))
+        assert "other" == caution.pool
