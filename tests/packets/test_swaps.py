@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from lab.blaster import Membership as Members
 from packets.world import DSR_INGRESS, MODES, NAT, PORT, STATELESS, World, down, vip
+
+from nftlb.model import Config
 
 if TYPE_CHECKING:
     from lab.blaster import Blaster, Sender
@@ -63,6 +66,38 @@ def test_swaps_under_fire(blaster: Blaster, mode: Mode, version: int, echo: bool
         own = f"{vip(4)}:{PORT}" if version == 4 else f"[{vip(6)}]:{PORT}"
         assert ({own: count}, count, 0) == (sent.sources, sent.replies, sent.duplicates)
     assert len(history) > 100  # else nothing was shown
+
+
+def reload_while(world: World, sender: Sender) -> int:
+    """Take ports away from the range for new flows and give them back until the sender is through; return how often."""
+    os.sched_setaffinity(0, {OTHERS})
+    pool = world.pool()
+    listen = tuple(replace(one, first_port=40000, last_port=50000) for one in pool.listen)
+    more = replace(pool, name="more", listen=listen)
+    reloads = 0
+    while sender.running:
+        world.applier.load(Config(pools=(pool,) if reloads % 2 else (pool, more)))
+        reloads += 1
+    return reloads
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_reloads_that_move_source_ports(blaster: Blaster, version: int) -> None:
+    """Each reload gives every backend another zone; all of a blast from one socket arrive once and are answered."""
+    count = 200_000
+    with World(NAT, serve=False) as world:
+        with blaster.sinks(
+            world.lab.backends, port=NAT.port, version=version, address="", echo=True, log=count, cpu=OTHERS
+        ) as sinks:
+            sender = sinks.start(world.lab.client, (vip(version), PORT), count=count, replies=True, cpu=SENDER)
+            reloads = world.lab.balancer.call(reload_while, world, sender)
+            sent = sender.report()
+        ledger = sinks.ledger(count)
+    print(f"IPv{version}: {reloads} reloads, {sent.rate:.0f} datagrams/s, {ledger.counts}")  # noqa: T201
+    assert (count, [], []) == (sent.sent, ledger.missing, ledger.twice)
+    own = f"{vip(4)}:{PORT}" if version == 4 else f"[{vip(6)}]:{PORT}"
+    assert ({own: count}, count, 0) == (sent.sources, sent.replies, sent.duplicates)
+    assert reloads > 5  # else nothing was shown
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
