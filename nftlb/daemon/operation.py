@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 WEDGED = 120.0
 """Seconds after which a transaction counts as stuck, and systemd gets no more signs of life. A first load of 10,000
-pools of four takes libnftables some 3 s where a processor is free (docs/daemon.md), and ten times that on a busy host."""
+pools of four takes libnftables some 3 s where a processor is free, and ten times that on a busy host."""
 
 
 async def operate(begun: Begun, wishes: Wishes) -> Config:
