@@ -12,7 +12,7 @@ from pools import backends, config, pool
 from nftlb.compiler import Compiled, read_back
 from nftlb.compiler.membership import targets
 from nftlb.compiler.source_ports import FIRST, LAST, PortRange, read_ports, source_ports, widest_gap
-from nftlb.kernel import FakeNft
+from nftlb.kernel.fake import FakeNft
 from nftlb.model import Family, Forward, Per, Protocol, SourceKind
 from nftlb.model.reading import read_listener
 from nftlb.ruleset import TableFamily
