@@ -18,7 +18,7 @@ from nftlb.model.reading import read_listener
 Document = dict[str, Any]
 
 INTERFACES = ("eth0", "eth1.7")
-PORTS = ("53", "54", "5353", "100-200", "150-250", "201-201")
+PORTS = ("53", "54", "5353", "100-200", "150-250", "201-201", "30000-40000")
 VIPS = {4: ("192.0.2.53", "192.0.2.54"), 6: ("[2001:db8::53]", "[2001:db8::]")}
 POOLS = ("a", "b.c", "D-e", "f_9")
 FORWARDS = ("nat", "nat", "stateless", "dsr")
@@ -111,6 +111,8 @@ def pools(draw: st.DrawFn, name: str, listen: list[str] | None = None) -> Docume
     if with_port and draw(st.sampled_from((False, False, True))):
         addresses = [_address(version, 90 + number, 99) for version in versions]
         pool["fallback"] = [_endpoint(address, draw(st.sampled_from((53, 8053)))) for address in addresses]
+    if forward == "stateless":
+        pool["hairpin"] = draw(st.booleans())
     if ingress:
         pool["ingress"] = draw(st.lists(st.sampled_from(INTERFACES), min_size=1, unique=True))
     return pool

@@ -17,6 +17,7 @@ _FIELDS = (
     "ct protocol",
     "fib daddr type",
     "fib saddr . iif oif",
+    "oif",
     "meta l4proto",
     "meta mark",
     *(f"{ip} {name}" for ip in ("ip", "ip6") for name in ("saddr", "daddr")),
@@ -26,6 +27,7 @@ _FIELDS = (
     *(f"{icmp} {name}" for icmp in ("icmp", "icmpv6") for name in ("type", "code")),
     "@th , 192 , 32",
     "iif",
+    "oif",
 )
 
 

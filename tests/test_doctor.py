@@ -87,6 +87,64 @@ class TestRealHosts:
             assert told(findings) == []
             assert Finding(Severity.OK, "backends", "there is a way to 4 of 4") in findings
 
+    def test_ports_that_are_given_to_sockets(self, dsr_balancer: Namespace) -> None:
+        """An alias, and a wide range that the rules don't care for; what was reserved before stays so."""
+        dsr_balancer.sysctl("net.ipv4.ip_local_port_range", "20000 61100")
+        dsr_balancer.sysctl("net.ipv4.ip_local_reserved_ports", "8000-8001,21000")
+        text = DSR.replace("192.0.2.53:53/udp,", "192.0.2.53:53/udp, 192.0.2.53:19000-22000/udp,")
+
+        self.check(dsr_balancer, text, ["warning own ports"])
+        assert "8000-8001,20000-22000,61053" == dsr_balancer.sysctl("net.ipv4.ip_local_reserved_ports")
+
+    def test_no_port_is_left_for_sockets(self, dsr_balancer: Namespace) -> None:
+        """To reserve all would take the host its own connections, so that is not what is told."""
+        findings = dsr_balancer.call(examine, parse(DSR.replace("192.0.2.53:53/udp", "192.0.2.53:1024-65535/udp")))
+        assert told(findings) == ["warning own ports"]
+        assert ill(findings)[0].mend.startswith("listen at fewer ports")
+
+    def test_a_wide_range_of_ports_that_are_given_to_sockets(self, dsr_balancer: Namespace) -> None:
+        """The rules care for one that Linux's default meets, and that is said."""
+        findings = dsr_balancer.call(examine, parse(DSR.replace("192.0.2.53:53/udp", "192.0.2.53:33000-60000/udp")))
+        assert told(findings) == []
+        assert ["tracks this host's traffic because of 192.0.2.53:33000-60000/udp, a wide range"] == [
+            one.message for one in findings if one.subject == "conntrack"
+        ]
+
+    def test_the_only_address_is_the_services(self, dsr_balancer: Namespace) -> None:
+        """Backends hold it too, so this host needs another one; with that, all is well."""
+        text = DSR.replace("192.0.2.53:53", "198.51.100.1:53").replace("[2001:db8::53]:53", "[2001:db8:1::1]:53")
+        found = ill(dsr_balancer.call(examine, parse(text)))
+        arp = "answer neither its health checks nor, when it looks for them, to ARP"
+        holds = "which backends of `forward: dsr` hold themselves: they"
+        assert [
+            f"this host sends to b1, b2 from 198.51.100.1, {holds} {arp}",
+            f"this host sends to c1, c2 from 2001:db8:1::1, {holds} don't answer its health checks",
+        ] == [one.message for one in found]
+
+        for address, prefix, second in (
+            ("198.51.100.1", 24, "198.51.100.1/32"),
+            ("2001:db8:1::1", 64, "2001:db8:1::1/128 preferred_lft 0"),
+        ):
+            own = f"{address.removesuffix('1')}9/{prefix}"
+            for command in (f"del {address}/{prefix}", f"add {own}", f"add {second}"):
+                dsr_balancer.run(["ip", "address", *command.split(), "dev", "eth0"])
+        assert told(dsr_balancer.call(examine, parse(text))) == []
+
+    def test_backends_as_clients(self, balancer: Namespace) -> None:
+        """With `stateless` they lose their own turns, which is said, and is no fault of the host."""
+        found = {
+            forward: [
+                one.message
+                for one in balancer.call(examine, parse(NAT.replace("  dns:", f"  dns:\n    forward: {forward}")))
+                if one.subject == "backends as clients"
+            ]
+            for forward in ("nat", "stateless")
+        }
+        assert [] == found["nat"]
+        assert ["a backend that asks its own pool loses what falls to itself: dns (no `hairpin: true`)"] == found[
+            "stateless"
+        ]
+
     def test_nothing_is_changed(self, balancer: Namespace) -> None:
         """Neither rules nor their generation number, though a lot of rules were tried out."""
         before = balancer.call(generation)

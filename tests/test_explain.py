@@ -304,6 +304,37 @@ def test_every_mode_says_what_becomes_of_the_rest(forward: Forward) -> None:
 # --- how it is shown --------------------------------------------------------------------------------------------------
 
 
+def test_this_hosts_own_questions() -> None:
+    """Without conntrack they leave from another port, and what comes in for that port is said to be their answers."""
+    one = config(pool("ntp", "192.0.2.53:123/udp", backends("10.0.1.2"), forward=Forward.STATELESS))
+    assert (
+        "sends from 192.0.2.53:123 to other hosts leaves from port 61123"
+        in dict(answer(one, "192.0.2.53:123/udp").remarks)["own packets"]
+    )
+    reason = explain(one, ask("192.0.2.53:61123/udp")).reason
+    assert reason.startswith("192.0.2.53:61123 stands for port 123 of this host itself")
+    assert explain(one, ask("192.0.2.53:61123/tcp")).reason.startswith("192.0.2.53 has listeners")
+
+
+def test_a_backend_that_is_a_client_of_its_own_pool() -> None:
+    """What it loses without conntrack is said to it, and to nobody else."""
+    two = backends("10.0.1.2", "10.0.2.2")
+
+    def remark(forward: Forward, client: str, *down: str, hairpin: bool = False) -> str:
+        one = config(pool("dns", "192.0.2.53:53/udp", two, forward=forward, hairpin=hairpin))
+        found = answer(one, "192.0.2.53:53/udp", client, *(("dns", name) for name in down))
+        return dict(found.remarks).get("own client", "")
+
+    assert remark(Forward.STATELESS, "10.0.1.2:53").startswith("the client is backend b1 itself: packets that fall to")
+    assert "conntrack translates what falls to it" in remark(Forward.STATELESS, "10.0.1.2:53", hairpin=True)
+    assert "its packets do not leave it" in remark(Forward.DSR, "10.0.2.2:53")
+    assert ["", "", ""] == [
+        remark(Forward.STATELESS, CLIENT),
+        remark(Forward.STATELESS, "10.0.1.2:53", "b1"),
+        remark(Forward.NAT, "10.0.1.2:53"),
+    ]
+
+
 def test_as_text() -> None:
     """What an operator reads, to the letter."""
     one = config(pool("dns", "192.0.2.53:53/udp", backends("10.0.0.11:5353", "10.0.0.12:5353")))

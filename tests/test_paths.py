@@ -146,6 +146,41 @@ def test_the_balancers_own_exchanges_with_backends_are_its_own() -> None:
         )
 
 
+@pytest.mark.parametrize("forward", [Forward.STATELESS, Forward.DSR])
+@pytest.mark.parametrize("protocol", Protocol)
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_the_balancer_asks_from_a_services_port_is_answered_to_it(
+    forward: Forward, protocol: Protocol, version: int
+) -> None:
+    """The question leaves from another port, and the answer to that port reaches the socket that asked."""
+    address, server = {4: (VIP, "203.0.113.1"), 6: (VIP6, "2001:db8:9::1")}[version]
+    listen = f"[{VIP6}]:53/{protocol}" if version == 6 else f"{VIP}:53/{protocol}"
+    behind = backends("2001:db8:2::11", "2001:db8:2::12") if version == 6 else backends("10.0.0.11", "10.0.0.12")
+    host = tracer(dns(listen=listen, behind=behind, forward=forward, balance=Balance.HASH))
+    question = Packet(address, 53, server, 53, protocol, interface="")
+
+    asked = host.send(question)
+    answered = host.reply(asked)
+
+    assert (question.source, 61053, question.destination, 53) == (
+        asked.packet.source,
+        asked.packet.sport,
+        asked.packet.destination,
+        asked.packet.dport,
+    )
+    assert ("local", address, 53, True) == (*seen(answered), answered.tracked)
+    assert not host.counts
+    assert ("forwarded", 1) == (host.send(Packet(server, 53, address, 53, protocol)).verdict, host.counts.total())
+
+
+@pytest.mark.parametrize(
+    "other", [Packet(OWN, 53, "203.0.113.1", 53, interface=""), Packet(VIP, 54, "203.0.113.1", 53, interface="")]
+)
+def test_other_packets_of_the_balancer_leave_as_they_are(other: Packet) -> None:
+    """From another address or another port, nothing is changed."""
+    assert other == tracer(dns(forward=Forward.STATELESS)).send(other).packet
+
+
 def test_flows_stick() -> None:
     """TCP, and UDP `per: flow`: a connection stays with one backend, connections take turns."""
     for ask, of in [(ASK, dns(per=Per.FLOW)), (replace(ASK, protocol="tcp"), dns(listen=f"{VIP}:53/tcp"))]:

@@ -26,6 +26,7 @@ BEYOND_SCHEMA = {
     "dsr-port",
     "duplicate-key",
     "family",
+    "hairpin",
     "health-port",
     "hysteresis",
     "listener-overlap",

@@ -44,7 +44,7 @@ _HOOK = re.compile(
     r'type (?P<type>\w+) hook (?P<hook>\w+)(?: device "(?P<device>[^"]+)")? '
     r"priority (?P<priority>[^;]+); policy accept;"
 )
-_PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "srcnat": 100}
+_PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
 _CONNTRACK = -200  # where a packet is looked up in conntrack
 _PORTS_FREE = range(1024, 65536)
 
@@ -98,6 +98,10 @@ class Entry:
     @property
     def translates_destination(self) -> bool:
         return self.original[3:] != self.reply[1:3]
+
+    @property
+    def translates_source(self) -> bool:
+        return self.original[1:3] != self.reply[3:]
 
 
 @dataclass(frozen=True)
@@ -494,6 +498,8 @@ class _Walk:
                 return str(self.entry.zone if self.entry else 0)
             case "ct", "direction":
                 return "original" if self.original else "reply"
+            case "oif", _:
+                return '"eth0"' if self.leaves() else '"lo"'
             case "meta", "l4proto":
                 return packet.protocol
             case "fib", "daddr type":
@@ -580,8 +586,9 @@ class _Walk:
             return
         if self.fresh:
             self.make_unique(self.entry)
-        towards = self.entry.reply if self.original else self.entry.original
-        self.packet = replace(self.packet, source=towards[3], sport=towards[4])
+        if self.entry.translates_source if self.original else self.entry.translates_destination:
+            towards = self.entry.reply if self.original else self.entry.original
+            self.packet = replace(self.packet, source=towards[3], sport=towards[4])
 
     def make_unique(self, entry: Entry) -> None:
         """No two entries may have the same replies: a later one gets another source port."""

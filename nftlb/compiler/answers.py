@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from nftlb.model import Protocol
 from nftlb.ruleset import Chain, Ruleset, TableFamily
 
+from . import hairpin
 from .allocation import FLOWS, HOSTS, TARGETS
 from .part import Part
+from .source_ports import OWN_RANGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -111,7 +113,8 @@ def _overlaps(source: tuple[str, str, range], taken: dict[tuple[str, str], list[
 
 def _needs(table: Table) -> list[Need]:
     found: list[Need] = []
-    if table.sets.keys() & {TARGETS, HOSTS, FLOWS} or _TRANSLATION.name in table.chains:
+    translated = table.sets.keys() & {TARGETS, HOSTS, FLOWS, hairpin.HOSTS, *OWN_RANGES.values()}
+    if translated or _TRANSLATION.name in table.chains:
         found.append(Translation(table.family))
     for name, ranged in (("replies", False), ("reply-ranges", True)):
         if name not in table.sets:

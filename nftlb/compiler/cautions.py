@@ -12,7 +12,7 @@ from nftlb.model.kinds import Listener, endpoint_text
 
 from .allocation import source
 from .membership import targets
-from .source_ports import ENOUGH, in_need, widest_gap
+from .source_ports import ENOUGH, gaps
 from .words import write
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ def _relays(config: Config) -> Iterator[Caution]:
 
 def _without_room(config: Config) -> Iterator[Caution]:
     """Replies to a service's address and port take turns, or worse, where new flows can't be kept from its port."""
-    for (family, protocol), listeners in in_need(config).items():
-        gap = widest_gap(listeners)
+    for (family, protocol), gap in gaps(config).items():
         if len(gap) >= ENOUGH:
             continue
-        addresses = {write(listener.address) for listener in listeners}
+        every = (one for pool in config.pools for one in pool.listen)
+        addresses = {write(one.address) for one in every if (one.family, one.protocol) == (family, protocol)}
         for pool in config.pools:
             if pool.forward is Forward.NAT and any(
                 (one.family, one.protocol) == (family, protocol) for one in pool.listen

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from nftlb.model import Family, Forward
 from nftlb.ruleset import Chain, Layers, Ruleset, Table, TableFamily, layers
 
-from . import ingress, nat, stateless
+from . import aliases, ingress, nat, stateless
 from .allocation import allocate, is_flow, mark_owner
 from .answers import answering
 from .connections import flow_endpoints
 from .membership import UNTOUCHED, Membership, PoolState, select, targets
 from .part import Part
 from .routes import Hop, Routes
-from .source_ports import own_questions
+from .source_ports import is_asked_from, own_questions, own_range
 from .tables import ip_table, merge, netdev_table
 from .versions import MOST_MAPS
 from .words import WORDS, ports, write
@@ -42,6 +42,7 @@ class Compiled:
         self.allocation = allocate(config, allocation)
         self.routes = routes or Routes()
         self._many = len(config.pools) > MOST_MAPS
+        self._aliases = aliases.aliases(config)
         self._parts = self._fixed_parts()
         self._answers: tuple[Need, ...] = ()
         self._versions: dict[tuple[str, PoolState], Mapping[TableFamily, Mapping[str, Chain]]] = {}
@@ -162,6 +163,9 @@ class Compiled:
                 part.add(f"local-{name}", key, goto, pool.name)
             if pool.forward is Forward.NAT and listener.protocol in self.allocation.ports.get(family, {}):
                 own_questions(part, listener, pool.name)
+            aliases.add(part, listener, self._aliases.get(listener, {}), pool.name)
+            if is_asked_from(pool, listener) and listener.protocol in self.allocation.ports.get(family, {}):
+                own_range(part, listener, pool.name)
         if pool.forward is Forward.NAT:
             own = nat.fixed(pool, family, self.allocation)
         else:

@@ -51,7 +51,10 @@ def fixed(pool: Pool, family: Family, words: Words, routes: Routes) -> Part:
         if hop is None:
             raise AssertionError(f"no next hop for {target.owner}")
         forward = f'fwd {words.ip} to {write(hop.via)} device "{hop.device}"'
-        part.chain(f"backend/{target.owner}", *_send(pool, target, words, protocols, forward))
+        send = _send(pool, target, words, protocols, forward)
+        # What a backend sends to itself takes the ordinary way, where conntrack is, and another turn there.
+        itself = [f"{words.ip} saddr {write(target.address)} accept"] if pool.hairpin else []
+        part.chain(f"backend/{target.owner}", *itself, *send)
     for listener in pool.listen:
         if listener.family == family:
             for interface in pool.ingress:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nftlb.model import Family, Forward, Protocol
 from nftlb.ruleset import Chain
 
+from . import hairpin
 from .allocation import mark_owner
 from .answers import Reply
 from .membership import targets
@@ -45,8 +46,11 @@ def fixed(pool: Pool, family: Family, words: Words, allocation: Allocation) -> P
             )
         else:
             protocols = list(dict.fromkeys(one.protocol for one in pool.listen if one.family == family))
+            if pool.hairpin:
+                hairpin.add(part, pool, family, target)
             part.chain(
                 f"backend/{target.owner}",
+                *([hairpin.let_pass(words.ip, target.address)] if pool.hairpin else ()),
                 f"counter notrack {words.ip} daddr set {write(target.address)}",
                 *rewrite_port("dport", target.port, protocols),
             )

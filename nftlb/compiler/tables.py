@@ -5,10 +5,14 @@ Only what the pools at hand need is there. A packet of no pool costs one lookup,
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING
 
+from nftlb.model import Protocol
 from nftlb.ruleset import Chain, Set, Table, TableFamily
 
+from . import aliases, hairpin
 from .allocation import FLOWS, HOSTS, POSTROUTING, TARGETS
 from .ingress import services as ingress_services
 from .part import Part
@@ -60,7 +64,6 @@ def ip_table(name: str, words: Words, part: Part, ports: Ports) -> Table:
         SOURCES: Set(SOURCES, _BY_ZONE, f"{ip} saddr"),
         HAIRPINS: Set(HAIRPINS, f"{_ZONE} . {ip} saddr . {ip} daddr"),
         OWN: Set(OWN, f"type {words.address} . inet_service"),
-        OWN_RANGES: Set(OWN_RANGES, f"type {words.address} . inet_service", interval=True),
         "flow-backends": Set("flow-backends", f"{_ZONE} . {ip} daddr . th dport", counter=True),
         "flow-hosts": Set("flow-hosts", f"{_ZONE} . {ip} daddr", counter=True),
         "replies": Set("replies", service, "verdict"),
@@ -70,6 +73,15 @@ def ip_table(name: str, words: Words, part: Part, ports: Ports) -> Table:
         "reply-sources": Set("reply-sources", service),
         "reply-source-ranges": Set("reply-source-ranges", service, interval=True),
     }
+    for name_of, protocol in product(("aliases", "aliased"), Protocol):
+        one = f"{name_of}-{protocol}"
+        kinds[one] = Set(one, f"type {words.address} . inet_service", "inet_service")
+    pair = f"type {words.address} . {words.address}"
+    kinds[hairpin.SERVICES] = Set(hairpin.SERVICES, f"{pair} . inet_proto . inet_service", "verdict")
+    kinds[hairpin.SERVICE_RANGES] = replace(kinds[hairpin.SERVICES], name=hairpin.SERVICE_RANGES, interval=True)
+    kinds[hairpin.HOSTS] = Set(hairpin.HOSTS, pair)
+    for one in OWN_RANGES.values():
+        kinds[one] = Set(one, f"type {words.address} . inet_service", interval=True)
     sets = _filled(kinds, part)
     lookup = _Lookups(sets)
     zoned = bool({TARGETS, HOSTS, FLOWS} & sets.keys())
@@ -93,6 +105,7 @@ def ip_table(name: str, words: Words, part: Part, ports: Ports) -> Table:
         ("flow-backends", f"ct original zone . {ip} daddr . th dport @flow-backends accept"),
         ("flow-hosts", f"ct original zone . {ip} daddr @flow-hosts"),
     )
+    aliased = [protocol for protocol in Protocol if f"aliases-{protocol}" in sets]
     base = [
         Chain(
             "prerouting-raw",
@@ -135,9 +148,20 @@ def ip_table(name: str, words: Words, part: Part, ports: Ports) -> Table:
         ),
         Chain(
             POSTROUTING,
-            (*translations(words, part, ports), *lookup.rules(*own_rules(words, ports))),
+            (
+                *translations(words, part, ports),
+                *lookup.rules(*own_rules(words, ports)),
+                *lookup.rules(*((hairpin.HOSTS, rule) for rule in hairpin.source_rules(ip, ports))),
+            ),
             _hook("nat", "postrouting", "srcnat"),
         ),
+        Chain(
+            "output-own",
+            tuple(rule for protocol in aliased for rule in aliases.question_rules(ip, protocol)),
+            _hook("filter", "output", "security"),
+        ),
+        Chain("prerouting-hairpin", lookup.rules(*hairpin.destination_rules(ip)), _hook("nat", "prerouting", "dstnat")),
+        Chain(aliases.ANSWERS, tuple(rule for protocol in aliased for rule in aliases.answer_rules(ip, protocol))),
     ]
     if not zoned and sets:
         base.append(

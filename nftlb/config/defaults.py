@@ -12,9 +12,9 @@ from nftlb.model.checks import CHECKS
 from nftlb.model.kinds import Forward
 
 USELESS: dict[object, set[str]] = {
-    Forward.NAT: {"ingress"},
+    Forward.NAT: {"ingress", "hairpin"},
     Forward.STATELESS: {"source", "passive"},
-    Forward.DSR: {"source", "passive"},
+    Forward.DSR: {"source", "passive", "hairpin"},
 }
 
 

@@ -153,6 +153,13 @@ def ingress(part: Whole, _: Where) -> Iterator[Fault]:
             yield Fault(path, f"{interface} is there {times} times; allowed: each interface once")
 
 
+def hairpin(part: Whole, _: Where) -> Iterator[Fault]:
+    """`nat` needs no telling, and with `dsr` a backend that is a client of the service answers itself."""
+    if part.pool.hairpin and part.pool.forward is not Forward.STATELESS:
+        message = f"hairpin is on with forward: {part.pool.forward}; allowed: hairpin with forward: stateless"
+        yield Fault((*part.path, "hairpin"), message)
+
+
 def destination_ports(part: Whole, where: Where) -> Iterator[Fault]:
     """Without conntrack nothing remembers the port that a packet had; `dsr` can't even change it."""
     forward = part.pool.forward
@@ -239,6 +246,7 @@ RULES: tuple[Callable[[Whole, Where], Iterator[Fault]], ...] = (
     weights,
     source,
     ingress,
+    hairpin,
     destination_ports,
     stateless_balance,
     passive,

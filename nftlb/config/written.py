@@ -161,6 +161,9 @@ class WrittenDefaults(Written):
     ingress: Annotated[tuple[Interface, ...], OneOrMany()] = Field(
         (), description="stateless, dsr: interfaces that take the fast path"
     )
+    hairpin: Boolean = Field(
+        False, description="stateless: a backend may be a client of the pool; conntrack translates what falls to itself"
+    )
     health: Annotated[tuple[WrittenHealth, ...], OneOrMany()] = Field(
         (), description="one check, or a list that must all pass"
     )

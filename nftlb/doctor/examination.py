@@ -9,7 +9,21 @@ from nftlb.compiler.cautions import cautions
 from nftlb.kernel.steering import hops
 from nftlb.ruleset import file_text
 
-from . import addresses, backends, conntrack, devices, features, foreign, forwarding, legacy, marks, refusals, sources
+from . import (
+    addresses,
+    backends,
+    conntrack,
+    devices,
+    direct,
+    features,
+    foreign,
+    forwarding,
+    legacy,
+    marks,
+    own_ports,
+    refusals,
+    sources,
+)
 from .finding import Finding, error, ok, warning
 from .host import Host, read_host
 
@@ -51,6 +65,8 @@ def judge(config: Config, compiled: Compiled, host: Host) -> Iterator[Finding]:
     yield from marks.judge(set(own_marks), host)
     yield from refusals.judge(config)
     yield from (warning(f"pool {one.pool}", one.message, one.mend) for one in cautions(config))
+    yield from own_ports.judge(config, host)
+    yield from direct.judge(config, host)
     if not host.nft.problem:
         yield from foreign.judge(host.nft.foreign, config)
     yield from legacy.judge(host)

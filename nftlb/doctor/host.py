@@ -17,7 +17,7 @@ from .batching import read_batching
 from .nft import Nft, read_nft
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from nftlb.kernel.rtnetlink import IPAddress, Route, Rule
 
@@ -55,6 +55,13 @@ class Host:
     """IPVS' virtual services: protocol, address, port."""
     shared_zones: Mapping[int, int] | None = None
     """Conntrack zones of others, and how many entries each has; None: not permitted to look."""
+    local_ports: range = range(32768, 61000)
+    """The ports that sockets get which name none, but for the reserved ones."""
+    reserved_ports: tuple[range, ...] = ()
+
+    def reserves(self, port: int) -> bool:
+        """Whether no socket gets this port unless it names it."""
+        return any(port in one for one in self.reserved_ports)
 
     def interface(self, name: str) -> Interface | None:
         return next((interface for interface in self.interfaces if interface.name == name), None)
@@ -91,6 +98,8 @@ def read_host(nft_texts: Mapping[str, str], own_table: str, addresses: Iterable[
         ),
         ipvs=frozenset(_ipvs(_proc_net("ip_vs"))),
         shared_zones=_shared_zones(),
+        local_ports=_local_ports(),
+        reserved_ports=tuple(_ranges(_sysctl("net/ipv4/ip_local_reserved_ports").replace(",", " ").split())),
     )
 
 
@@ -108,10 +117,32 @@ def _sysctls(interfaces: Iterable[str]) -> dict[str, int]:
     found = {}
     for name in names:
         try:
-            found[name] = int(Path("/proc/sys", name).read_text(encoding="ascii"))
-        except (OSError, ValueError):
+            found[name] = int(_sysctl(name))
+        except ValueError:
             continue
     return found
+
+
+def _sysctl(name: str) -> str:
+    """A sysctl's text; empty where it is absent or forbidden."""
+    try:
+        return Path("/proc/sys", name).read_text(encoding="ascii")
+    except OSError:
+        return ""
+
+
+def _local_ports() -> range:
+    match _sysctl("net/ipv4/ip_local_port_range").split():
+        case [first, last]:
+            return range(int(first), int(last) + 1)
+    return range(0)
+
+
+def _ranges(texts: Iterable[str]) -> Iterator[range]:
+    """Read `53` and `8000-8010`."""
+    for text in texts:
+        first, _, last = text.partition("-")
+        yield range(int(first), int(last or first) + 1)
 
 
 def _proc_net(file: str) -> list[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nftlb.compiler import BackendState, Membership, Routes
+from nftlb.compiler.aliases import aliases
 from nftlb.compiler.allocation import allocate, flow_owner, is_flow, mark_owner
 from nftlb.compiler.membership import select, targets
+from nftlb.compiler.source_ports import is_asked_from, source_ports
 from nftlb.compiler.versions import HASH_SEED, wheel
 from nftlb.model import Admin, Balance, Forward
 from nftlb.model.kinds import endpoint_text
@@ -53,9 +55,27 @@ def explain(
         slots=slots,
         slot=_own_slot(pool, question, slots),
         fast_path=fast_path(pool, listener.family, routes or Routes()),
-        remarks=remarks(config, pool, listener, question, selection, routes or Routes(), by_flow=by_flow),
+        remarks=remarks(
+            config,
+            pool,
+            listener,
+            question,
+            selection,
+            routes or Routes(),
+            by_flow=by_flow,
+            leaves_from=_leaves_from(config, pool, listener, question.service.port),
+        ),
     )
     return Explanation(question, answer)
+
+
+def _leaves_from(config: Config, pool: Pool, listener: Listener, port: int) -> str:
+    """The port or ports from which this host's own packets leave in place of a listener's; empty if it is the same."""
+    alias = aliases(config).get(listener, {}).get(port)
+    if alias is not None:
+        return f"{alias}"
+    ports = source_ports(config).get(listener.family, {}).get(listener.protocol)
+    return f"{ports}" if ports and is_asked_from(pool, listener) else ""
 
 
 def _candidates(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nftlb.compiler.aliases import aliases
+
 from .answer import Near
 
 if TYPE_CHECKING:
@@ -30,6 +32,14 @@ def refusal(config: Config, question: Question) -> str:
         for backend in pool.backends:
             if backend.address == service.address and backend.port in (None, service.port):
                 return f"{service} is backend {pool.name}/{backend.name} itself: what is sent there is not balanced"
+    for listener, found in aliases(config).items():
+        if (listener.address, listener.protocol) == (service.address, question.protocol):
+            for own, alias in found.items():
+                if alias == service.port:
+                    return (
+                        f"{service} stands for port {own} of this host itself: answers to what this host sends from "
+                        f"there come in for {port}, and go to its own socket"
+                    )
     if any(listener.address == service.address for pool in config.pools for listener in pool.listen):
         return f"{service.address} has listeners, but none of them for {port}"
     return f"no pool listens on {service.address}"

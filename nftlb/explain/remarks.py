@@ -29,8 +29,12 @@ def remarks(
     routes: Routes,
     *,
     by_flow: bool,
+    leaves_from: str,
 ) -> Remarks:
-    """All of them, each under its heading."""
+    """All of them, each under its heading.
+
+    `leaves_from`: the port or ports from which this host's own packets leave, in place of the listener's.
+    """
     datagrams = listener.protocol is Protocol.UDP
     found = {
         "forward": _FORWARD[pool.forward] + (_KEPT if pool.source is SourceKind.KEEP else ""),
@@ -41,9 +45,9 @@ def remarks(
         "ICMP": _ICMP[pool.forward].format(service=question.service.address),
         "fast path": _fast_path(pool, listener.family, routes),
         "source ports": _source_ports(config, pool, listener) if pool.forward is Forward.NAT else "",
-        "own client": _own_client(pool, question),
+        "own client": _own_client(pool, question, selection),
         "caution": " ".join(f"{one.message}; use {one.mend}." for one in cautions(config) if one.pool == pool.name),
-        "own packets": "" if pool.forward is Forward.NAT else _OWN_PACKETS,
+        "own packets": "" if pool.forward is Forward.NAT else _own_packets(question, leaves_from),
         "none left": _NONE_LEFT[_fallback(pool, listener.family)],
     }
     return tuple((heading, text) for heading, text in found.items() if text)
@@ -127,13 +131,18 @@ _ICMP = {
         "{service} and ends at this host, not at the backend."
     ),
 }
-_OWN_PACKETS = "what this host itself sends is not balanced: it would keep the route that it had before."
 _NONE_LEFT = {
     FallbackKind.REJECT: "reject: the client is told at once, by an ICMP error or, for TCP, a reset.",
     FallbackKind.DROP: "drop: the client hears nothing.",
     FallbackKind.ALL: "all: every enabled backend is used, healthy or not.",
     FallbackKind.SORRY: "sorry server: it gets everything.",
 }
+
+
+_MASQUERADED_CLIENT = (
+    "the client is backend {name} itself: what falls to it is masqueraded, since a host takes nothing that comes from "
+    "its own address. Other backends see its address and must answer through this host too."
+)
 
 
 def _source_ports(config: Config, pool: Pool, listener: Listener) -> str:
@@ -153,15 +162,40 @@ def _source_ports(config: Config, pool: Pool, listener: Listener) -> str:
     return " ".join(sentences)
 
 
-def _own_client(pool: Pool, question: Question) -> str:
-    """What a backend is told that asks its own pool."""
-    names = [one.name for one in pool.backends if one.address == question.client.address]
-    if not names or pool.forward is not Forward.NAT or pool.source is not SourceKind.KEEP:
+def _own_client(pool: Pool, question: Question, selection: Selection) -> str:
+    """What becomes of packets of a client that is a backend of the pool."""
+    own = [one.name for one in pool.backends if one.address == question.client.address]
+    if not own:
         return ""
-    return (
-        f"the client is backend {' and '.join(names)} itself: what falls to it is masqueraded, since a host takes "
-        "nothing that comes from its own address. Other backends see its address and must answer through this host too."
-    )
+    name = " and ".join(own)
+    if pool.forward is Forward.NAT:
+        return _MASQUERADED_CLIENT.format(name=name) if pool.source is SourceKind.KEEP else ""
+    if pool.forward is Forward.DSR:
+        return (
+            f"the client is backend {name} itself: it holds the service's address, so it answers itself, and its "
+            "packets do not leave it."
+        )
+    if pool.hairpin:
+        return (
+            f"the client is backend {name} itself: conntrack translates what falls to it (`hairpin: true`), and the "
+            "backend sees this host's address as the source."
+        )
+    if any(target.name in own for target, _ in selection.targets):
+        return (
+            f"the client is backend {name} itself: packets that fall to it are lost, since a host takes none that "
+            "come from its own address. With `hairpin: true`, or `forward: nat`, none is."
+        )
+    return ""
+
+
+def _own_packets(question: Question, leaves_from: str) -> str:
+    not_balanced = "what this host itself sends to the service is not balanced: it would keep the route that it had."
+    if leaves_from:
+        return (
+            f"{not_balanced} What this host sends from {question.service} to other hosts leaves from port "
+            f"{leaves_from}, so that its answers are not taken for requests."
+        )
+    return f"{not_balanced} Answers to what this host sends from {question.service} are taken for requests."
 
 
 def _fast_path(pool: Pool, family: Family, routes: Routes) -> str:

@@ -272,6 +272,14 @@ class _Rule:
             raise UnknownError("log by level or with flags")
         self.said.append(" ".join(words))
 
+    def limit(self, of: Mapping[int, bytes]) -> None:
+        rate, seconds = (int.from_bytes(of[kind], "big") for kind in (1, 2))
+        unit = {1: "second", 60: "minute", 3600: "hour", 86400: "day", 604800: "week"}[seconds]
+        if _int(of, 4, 0):
+            raise UnknownError("a limit of bytes")
+        over = "over " if _int(of, 5, 0) & 1 else ""
+        self.said.append(f"limit rate {over}{rate}/{unit} burst {_int(of, 3, 0)} packets")
+
     def tproxy(self, of: Mapping[int, bytes]) -> None:
         if 2 in of:
             raise UnknownError("tproxy to an address")
@@ -396,6 +404,7 @@ _STEPS: Mapping[str, Callable[[_Rule, Mapping[int, bytes]], None]] = {
     "masq": _Rule.masquerade,
     "reject": _Rule.reject,
     "log": _Rule.log,
+    "limit": _Rule.limit,
     "tproxy": _Rule.tproxy,
     "fwd": _Rule.forward,
     "dup": _Rule.duplicate,

@@ -98,6 +98,7 @@ class Pool:
     source: SourceKind = SourceKind.MASQUERADE
     source_addresses: tuple[IPAddress, ...] = ()
     ingress: tuple[str, ...] = ()
+    hairpin: bool = False
     health: tuple[Health, ...] = ()
     passive: bool | None = None
     slow_start: Milliseconds = 0
