@@ -36,6 +36,16 @@ if TYPE_CHECKING:
     from nftlb.model import Config, IPAddress
 
 
+def unknown_nft(unrecognised: Collection[str]) -> str:
+    """What to say of objects that the kernel reads back otherwise than they were written."""
+    some = "; ".join(list(unrecognised)[:3]) + ("; ..." if len(unrecognised) > 3 else "")  # noqa: PLR2004
+    return (
+        f"{len(unrecognised)} of our objects read back from the kernel otherwise than they were written just before "
+        f"({some}): nftlb does not know this version of nft. What was read is taken for right as long as it stays; "
+        "`nftlb diff` shows it as a difference"
+    )
+
+
 class Steers(Protocol):
     """The routing rules that send marked packets to their backends."""
 
@@ -52,7 +62,8 @@ class Applied:
 
     `lacking` is what a lenient load had to do without, a line each; `seconds` is what the transactions themselves took
     libnftables and the kernel. `lingers`: in so many seconds `tidy()` can remove what answers need that are under way
-    now; None if there is nothing of the kind.
+    now; None if there is nothing of the kind. `unrecognised` names objects that the kernel reads back otherwise than
+    they were written: this nft is one that nftlb does not know.
     """
 
     transactions: tuple[str, ...] = ()
@@ -61,6 +72,7 @@ class Applied:
     lacking: tuple[str, ...] = ()
     seconds: float = field(default=0.0, compare=False)
     lingers: float | None = field(default=None, compare=False)
+    unrecognised: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.transactions or self.steered or self.cut)
@@ -134,7 +146,8 @@ class Applier:
         steered = tuple(steering.changes)
         transactions = made.transactions + swept.transactions
         seconds = self.swapper.seconds - before
-        return Applied(transactions, steered, count, tuple(dict.fromkeys(lacking)), seconds, self._lingers())
+        lacks = tuple(dict.fromkeys(lacking))
+        return Applied(transactions, steered, count, lacks, seconds, self._lingers(), self._unrecognised)
 
     def update(self, membership: Membership) -> Applied:
         """Follow the states of backends. Waits for nothing: what is left over goes with a later change."""
@@ -163,7 +176,7 @@ class Applier:
             texts += self.swapper.swap(compiled.ruleset(membership)).transactions
             self._answers = awaited
         texts += self.swapper.sweep(compiled.ruleset(membership)).transactions
-        return Applied(tuple(texts), lingers=self._lingers())
+        return Applied(tuple(texts), lingers=self._lingers(), unrecognised=self._unrecognised)
 
     def text(self) -> str:
         """What was loaded last, as a file that `nft -f` loads; empty if nothing was."""
@@ -211,6 +224,10 @@ class Applier:
         if wanted or previous.marks:
             lines += steering_difference(self.steering.current(), wanted)
         return "".join(f"{line}\n" for line in lines)
+
+    @property
+    def _unrecognised(self) -> tuple[str, ...]:
+        return self.swapper.spellings.unrecognised
 
     @property
     def _accepted(self) -> Ruleset | None:

@@ -665,3 +665,17 @@ class TestOtherTables:
         assert finding.subject == "table ip nat, chain DOCKER, handle 5"
         assert finding.severity is Severity.WARNING
         assert finding.mend == "iptables -t nat -I PREROUTING -p udp -d 192.0.2.53 --dport 53 -j ACCEPT"
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [("1.0.6", ""), ("1.1.3", ""), ("1.1.7", ""), ("1.0.5", "older"), ("1.1.8", "newer"), ("1.2.0", "newer")],
+)
+def test_a_version_of_nft_that_nobody_tried(version: str, said: str) -> None:
+    """An older or a newer nft is a warning that names the versions which are known; a known one is fine."""
+    finding = next(_judge_nft(replace(HEALTHY, nft=replace(HEALTHY.nft, version=version))))
+
+    assert ("warning" if said else "ok") == finding.severity
+    assert f"version {version}" in finding.message
+    assert said in finding.message
+    assert not said or "1.0.6 to 1.1.7" in finding.message

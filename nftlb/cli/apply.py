@@ -4,9 +4,10 @@ import time
 
 import click
 
+from nftlb.apply import unknown_nft
 from nftlb.cli.applier import applier, changes
 from nftlb.cli.inputs import examples, file_argument
-from nftlb.cli.output import write
+from nftlb.cli.output import write, write_error
 from nftlb.config import load
 
 
@@ -34,6 +35,8 @@ def apply(file: str, linger: float, quiet: bool) -> None:
             if not quiet:
                 stays = "" if applied.lingers is None else f"; answers under way have {linger:g} s left"
                 write(f"{file}: {changes(applied) or 'nothing to change'}{stays}\n")
+            if applied.unrecognised:
+                write_error(f"{file}: warning: {unknown_nft(applied.unrecognised)}\n")
             # Nothing tells whether an answer is still to come: time is all there is to go by.
             time.sleep(applied.lingers or 0.0)
         finally:

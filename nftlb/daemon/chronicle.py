@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from nftlb.apply import unknown_nft
 from nftlb.service import Event, EventKind, KernelStatus
 
 from .clock import wall
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_KERNEL, _INTERFACES = "kernel", "interfaces"
+_KERNEL, _INTERFACES, _READING = "kernel", "interfaces", "nftables"
 
 
 class Chronicle:
@@ -52,6 +53,12 @@ class Chronicle:
         else:
             _log.info("kernel follows after %.1f ms: %d transaction(s)", commit.seconds * 1000, transactions)
         self._bus.publish(Event(kind=EventKind.SWAP, at=wall(), details=details))
+        self._judge_reading(commit.applied.unrecognised)
+
+    def _judge_reading(self, unrecognised: tuple[str, ...]) -> None:
+        """Tell of rules that can't be told from somebody else's; a commit that did not look says nothing of them."""
+        if unrecognised:
+            self._faults.set(_READING, unknown_nft(unrecognised))
 
     def refusal(self, error: NftlbError) -> None:
         """Hear that the kernel refused."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from nftlb.apply import Applier
 from nftlb.errors import NftlbError, SystemFault
 from nftlb.kernel import LibNftables
 from nftlb.kernel.monitor import Monitor
+from nftlb.kernel.nft_version import doubt, read_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from nftlb.kernel import Kernel
     from nftlb.model import Config
     from nftlb.ruleset import Count
+
+_log = logging.getLogger(__name__)
 
 LINGER = 30.0
 """Seconds for which answers to what a former backend got still come from the service: as long as conntrack remembers a
@@ -130,6 +134,8 @@ class Hands:
     def _open(self) -> None:
         self._kernel = self._make_kernel()
         self._applier = self._make_applier(self._kernel, self._table)
+        if doubtful := doubt(read_version()):
+            _log.warning("nftables: %s; see `nftlb doctor`", doubtful)
         # Without it, our tables are read anew whenever anybody changed anything of his own: it is a help, and no need.
         with suppress(NftlbError, OSError):
             self._monitor = self._make_monitor(self._table)

@@ -233,7 +233,8 @@ class Reconciler:
         applied = await self.hands.update(membership)
         swept = await self.hands.tidy()  # what somebody added looks like something that we left over
         transactions = applied.transactions + swept.transactions
-        self._committed(replace(applied, transactions=transactions), began, loop.time(), restored=True)
+        both = replace(applied, transactions=transactions, unrecognised=swept.unrecognised)
+        self._committed(both, began, loop.time(), restored=True)
 
     async def _tidy(self) -> None:
         if asyncio.get_running_loop().time() >= self._tidies_at():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from nftlb.compiler import Compiled, Routes
 from nftlb.compiler.cautions import cautions
+from nftlb.kernel.nft_version import doubt
 from nftlb.kernel.steering import hops
 from nftlb.ruleset import file_text
 
@@ -77,7 +78,11 @@ def _judge_nft(host: Host) -> Iterator[Finding]:
     if nft.problem:
         yield error("nftables", nft.problem, nft.mend)
         return
-    yield ok("libnftables", f"version {nft.version}")
+    if doubtful := doubt(nft.version):
+        mend = "after `nftlb apply FILE`, `nftlb diff FILE` should say nothing; try a client of each pool"
+        yield warning("libnftables", doubtful, mend)
+    else:
+        yield ok("libnftables", f"version {nft.version}")
     whole = nft.refused.get(_WHOLE)
     if whole:
         yield error(_WHOLE, f"refused: {whole}", "nftlb compile FILE | nft -c -f -")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nftlb.ruleset import Ruleset
 
 from .plan import Leftover, after, entries, leftovers, make, removable, remove, waypoints
+from .spellings import Spellings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -48,15 +49,16 @@ class Swapper:
     """What all transactions together took libnftables and the kernel, so far."""
     _known: Ruleset | None = None
     _generation: int = -1
+    spellings: Spellings = field(default_factory=Spellings)
     _strayed: bool = False
+    _unproved: bool = False
     _retired: dict[Leftover, float] = field(default_factory=dict)
 
     def present(self) -> Ruleset:
         """What the kernel has now, leftovers included."""
         generation = self.kernel.generation()
         if self._known is None or (generation != self._generation and not self.vouches(self._generation, generation)):
-            listings = self.kernel.list(self.table)
-            self._known = Ruleset(self.table, {family: listing.table for family, listing in listings.items()})
+            self._known = self.spellings.as_written(self._listed())
             self._retired = {}
             self._strayed = True
         self._generation = generation
@@ -95,7 +97,24 @@ class Swapper:
                 self.wait()
             texts += self._commit(target, going)
         self._retired = {}
+        self._prove()
         return Swap(tuple(texts))
+
+    def _listed(self) -> Ruleset:
+        listings = self.kernel.list(self.table)
+        return Ruleset(self.table, {family: listing.table for family, listing in listings.items()})
+
+    def _prove(self) -> None:
+        """Read back what was written because a listing differed: it may differ still, for the listing's own sake.
+
+        Nothing is concluded from what anybody else may have written since.
+        """
+        if not self._unproved or self._known is None or self.kernel.generation() != self._generation:
+            return
+        listed = self._listed()
+        if self.kernel.generation() == self._generation:
+            self._unproved = False
+            self.spellings.learn(listed, self._known)
 
     def _commit(self, target: Ruleset, removed: Collection[Leftover] = ()) -> list[str]:
         known, removed = self.present(), frozenset(removed)
@@ -105,6 +124,7 @@ class Swapper:
         if not whole:
             self._known = after(known, target)
             return []
+        self._unproved = self._unproved or (self._strayed and bool(known.tables))
         self._known = None  # until the kernel has accepted
         before = self._generation
         begin = self.clock()
