@@ -23,7 +23,9 @@ from kernel_cases import (
 from real_kernel import Inside, real_kernel
 
 from nftlb.errors import KernelError
+from nftlb.kernel import libnftables
 from nftlb.kernel.fake import FakeNft
+from nftlb.kernel.values import of_newer_nft
 from nftlb.ruleset import Chain, Count, Element, Ruleset, Set, Table, TableFamily, file_text
 from nftlb.swap import Transaction
 from nftlb.swap.operations import (
@@ -241,3 +243,25 @@ def test_a_new_element_counts_from_zero(fake: FakeNft) -> None:
     fake.apply(transaction(DeleteElements(IP, "backends", second), AddElements(IP, "backends", second)))
 
     assert Count(0, 0) == fake.counters(TABLE)["dns/ns2"]
+
+
+# What nft 1.1.2 and later leave beside a set that was declared by `type`; earlier ones crash on it.
+LEFT_BY_NEWER = bytes.fromhex("0004010000000104000000000308000404000000010004080004010000000100060400000000")
+
+
+@pytest.mark.parametrize(("version", "crashes"), [("1.0.6", True), ("1.1.1", True), ("1.1.2", False), ("1.1.7", False)])
+def test_an_older_nft_is_kept_from_what_a_newer_one_made(
+    resident: Inside, real: Inside, monkeypatch: pytest.MonkeyPatch, version: str, crashes: bool
+) -> None:
+    """It is told instead of a crash; reading needs no nft."""
+    assert of_newer_nft(LEFT_BY_NEWER)
+    monkeypatch.setattr(libnftables, "read_version", lambda: version)
+    monkeypatch.setattr(resident.kernel._reader, "newer", True)
+    change = transaction(AddChain(IP, Chain("more")))
+
+    if not crashes:
+        real.apply(change)
+        return
+    with pytest.raises(KernelError, match=f"libnftables {version} would crash"):
+        real.apply(change)
+    assert [IP] == list(real.list(TABLE))

@@ -8,6 +8,7 @@ from nftlb.errors import KernelError, SystemFault
 
 from .counts import counts
 from .generation import Generation
+from .nft_version import crashes_on_newer, read_version
 from .reading import TablesReader
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ class LibNftables:
         _run(context, text)
 
     def apply(self, transaction: Transaction) -> None:
+        if self._reader.newer and (mine := read_version()) and crashes_on_newer(mine):
+            raise KernelError(
+                f"our tables were made by nft 1.1.2 or later, and libnftables {mine} would crash on them: "
+                "use the newer nft again to change or to delete them, or reboot"
+            )
         _run(self._nft, transaction.text)
 
     def list(self, table: str) -> Mapping[TableFamily, Listing]:

@@ -17,7 +17,7 @@ from nftlb.ruleset import Chain, Element, Listing, Set, Table, TableFamily, elem
 
 from .expressions import rule_text
 from .netlink import NETLINK_NETFILTER, DumpInterruptedError, Netlink, attribute, attributes, members
-from .values import Part, Spec, comment, concatenated, data_spec, key_spec, number, pieces, value, verdict
+from .values import Part, Spec, comment, concatenated, data_spec, key_spec, number, of_newer_nft, pieces, value, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,6 +52,8 @@ class TablesReader:
         """`generation` reads the number that moves with every transaction."""
         self._generation = generation
         self._remembered: dict[TableFamily, _Remembered] = {}
+        self.newer = False
+        """Whether what was read last was made by an nft of 1.1.2 or later."""
 
     def read(self, name: str) -> dict[TableFamily, Listing]:
         """The tables of that name at one moment: while no transaction came between.
@@ -77,6 +79,7 @@ class TablesReader:
             raise KernelError(f"the kernel's tables can't be read: {error.strerror}") from error
 
     def _tables(self, netlink: Netlink, name: str) -> Iterator[tuple[TableFamily, Listing]]:
+        self.newer = False
         for family in FAMILIES:
             handle = _handle(netlink, family, name)
             if handle is None:
@@ -88,6 +91,7 @@ class TablesReader:
             reading = _Reading(netlink, family, name, before)
             yield family, Listing(reading.table())
             self._remembered[family] = reading.read
+            self.newer = self.newer or reading.newer
 
 
 @dataclass
@@ -138,10 +142,12 @@ class _Reading:
         self._name = name
         self._this = attribute(_NAME, _string(name))
         self._sets: dict[str, _Raw] = {}
+        self.newer = False
 
     def table(self) -> Table:
         for one in self._dump(_GETSET):
             self._sets[_decoded(one[2])] = _raw(one)
+            self.newer = self.newer or of_newer_nft(one.get(13, b""))
         sets = {name: self._set(name, raw) for name, raw in self._sets.items() if not raw.flags & _SET_ANONYMOUS}
         for one in self._dump(_GETOBJ):
             # Something that is not ours (a counter, a quota): an object no compiled ruleset has.

@@ -144,6 +144,7 @@ _WORD = struct.Struct("=I")
 _KEY_TYPEOF, _DATA_TYPEOF = 3, 4
 _EXPRESSION, _EXPRESSION_DATA = 0, 1
 _VALUE, _PAYLOAD, _META, _CT, _CONCATENATION = 4, 7, 9, 12, 13
+_VALUE_EXPRESSION = bytes((_EXPRESSION, _WORD.size)) + _WORD.pack(_VALUE)
 _DIRECTION_NONE = 0xFFFFFFFF
 _HEADERS = {4: "icmp", 6: "udp", 8: "tcp", 10: "sctp", 11: "th", 12: "ip", 13: "ip6", 14: "icmpv6"}
 _TEMPLATES = {
@@ -243,6 +244,11 @@ def verdict(data: bytes) -> str:
 def comment(userdata: bytes) -> str:
     """The comment in the userdata of a rule or an element; empty if there is none."""
     return _text(tlv(userdata).get(0, b"")) if userdata else ""
+
+
+def of_newer_nft(userdata: bytes) -> bool:
+    """Whether the userdata of a set has what nft 1.1.2 and later leave there, and earlier ones crash on."""
+    return _VALUE_EXPRESSION in tlv(userdata).get(_KEY_TYPEOF, b"")
 
 
 def key_spec(type_number: int, length: int, userdata: bytes) -> Spec:
