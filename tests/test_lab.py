@@ -21,6 +21,7 @@ import pytest
 from lab import rules
 from lab.blaster import Ledger, Membership
 from pyroute2 import IPRoute
+from unprivileged import NOBODY
 
 from nftlb.errors import KernelError, SystemFault
 from nftlb.lab import VIP4, VIP6, Checksum, Lab, Namespace, sctp, userns
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 pytest_plugins = ("lab.fixtures",)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-NOBODY = 65534
 VIP = {4: VIP4, 6: VIP6}
 TURNS = ["b1", "b2", "b3"]
 
@@ -438,7 +438,7 @@ def _run_without_root(script: str) -> object:
         # A copy, since the checkout and its virtual environment may be in a place that only their owner can read.
         for source in (REPOSITORY / "nftlb", REPOSITORY / "tests" / "lab", Path(pyroute2.__file__).parent):
             shutil.copytree(source, Path(folder, source.name), ignore=shutil.ignore_patterns("__pycache__"))
-        Path(folder).chmod(0o755)
+        subprocess.run(["chmod", "-R", "go=rX", folder], check=True)  # nor need the files be for everybody
         code = UNPRIVILEGED.format(folder=folder) + script
         argv = [*wrapper, str(Path(sys.executable).resolve()), "-B", "-c", code]
         done = subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=60, check=False, **user)

@@ -1,9 +1,11 @@
-"""Runs a function without any capability, as an ordinary user would: for the tests of what is said then."""
+"""Runs what an ordinary user would run: a function without any capability, or a command as another user."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+NOBODY = 65534
 _VERSION_3 = 0x20080522
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -25,3 +28,25 @@ def unprivileged(namespace: Namespace, function: Callable[[], T]) -> T:
         return function()
 
     return namespace.call(inside)
+
+
+def ordinary_user() -> list[str]:
+    """Return the words before a command that have root run it as nobody; none, when we are an ordinary user already.
+
+    The command may read what root may read, but has no other power: a checkout and its virtual environment can be
+    below a directory that only their owner may enter, such as root's home.
+    """
+    if os.geteuid() != 0:
+        return []
+    *_, length = Path("/proc/self/uid_map").read_text(encoding="ascii").split()
+    if int(length) <= NOBODY:  # the lab has moved this process into a user namespace, which has no other user
+        return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    reading = ["--bounding-set=-all,+dac_read_search", "--inh-caps=-all,+dac_read_search"]
+    return [
+        "setpriv",
+        f"--reuid={NOBODY}",
+        f"--regid={NOBODY}",
+        "--clear-groups",
+        *reading,
+        "--ambient-caps=+dac_read_search",
+    ]
