@@ -1,6 +1,6 @@
-# `make demo` and `make test` do all of their own set-up; nothing else is needed on a fresh Debian 12.
+# `make demo` and `make test` do all of their own set-up; nothing else is needed on a fresh Debian 12 or 13.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-deploy lint format golden bench deb wheel clean
+.PHONY: help setup demo test tests test-debian13 test-newest-nft nft-tests test-deploy lint format golden bench deb debs wheel clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -9,23 +9,41 @@ PY := $(VENV)/bin/python
 WORKERS := $(shell [ "$$(id -u)" -eq 0 ] && echo 3 || echo 0)
 
 help:  ## what can be made
-	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z0-9-]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready  ## install what the project needs: Debian packages (as root) and .venv
 
 $(VENV)/.ready: pyproject.toml constraints.txt tools/setup.sh tools/packages.sh tools/servers.sh
 	tools/setup.sh $(VENV)
 	touch $@
+# What depends on how nft reads, lists and reports rules.
+NFT_TESTS := tests/test_apply.py tests/test_compiler.py tests/test_generation.py tests/test_golden.py tests/test_kernel.py \
+	tests/test_monitor.py tests/test_properties.py tests/test_restore.py tests/test_ruleset.py tests/test_swapper.py \
+	tests/daemon/test_tampering.py
 
 demo: setup  ## a lab in namespaces: one client socket, three backends, who answered
 	@$(VENV)/bin/nftlb demo
 
-test: setup lint  ## everything, real packets included
+test: setup lint tests  ## everything, real packets included
+
+tests: setup
 	$(PY) -m pytest -n $(WORKERS) --ignore tests/packets
 	$(PY) -m pytest tests/packets
 
+test-debian13:  ## the demo and all tests on Debian 13, in a directory that is made for it; needs root
+	tools/inside.sh trixie make demo
+	tools/inside.sh trixie make tests
+
+test-newest-nft:  ## the tests of rules and packets with the nft of Debian unstable, likewise; needs root
+	tools/inside.sh sid make nft-tests
+
+nft-tests: setup
+	$(PY) -m pytest -n $(WORKERS) $(NFT_TESTS)
+	$(PY) -m pytest tests/packets
+
 test-deploy: setup $(VENV)-deploy/.ready  ## what is installed, on machines that really boot; needs root
-	tools/image.sh >&2
+	tools/image.sh machine bookworm >&2
+	tools/image.sh machine trixie >&2
 	cd deploy/ansible && PATH="$(CURDIR)/$(VENV)-deploy/current/bin:$$PATH" ansible-lint --offline
 	$(PY) -m pytest --timeout 900 tests/deploy
 
@@ -33,8 +51,12 @@ $(VENV)-deploy/.ready: tools/ansible.sh deploy/ansible/constraints.txt deploy/an
 	tools/ansible.sh $(VENV)-deploy
 	touch $@
 
-deb: setup  ## dist/nftlb-daemon_VERSION_ARCHITECTURE.deb
+deb: setup  ## dist/nftlb-daemon_VERSION~debRELEASE_ARCHITECTURE.deb, for this machine's Debian
 	@tools/deb.sh $(VENV) $(VERSION)
+
+debs: setup  ## the same for Debian 12 and Debian 13; needs root
+	@tools/deb-for.sh bookworm $(VENV) $(VERSION)
+	@tools/deb-for.sh trixie $(VENV) $(VERSION)
 
 wheel: setup  ## dist/nftlb-VERSION-py3-none-any.whl
 	$(PY) -m pip wheel -q --disable-pip-version-check --no-deps -w dist .

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 from daemons import processes
 from daemons.guard import Guard
 from daemons.processes import await_that
-from daemons.programs import environment, program
+from daemons.programs import environment, with_its_files
 from running import Running
 
 from nftlb.lab import Host, Servers, links
@@ -75,7 +75,8 @@ class Keepalived:
         with (self.directory / "log").open("a") as log:
             self._process = self.host.popen(
                 [
-                    *(program("keepalived"), "--vrrp", "--dont-fork", "--log-console", "--log-detail", "--no-syslog"),
+                    *with_its_files("keepalived"),
+                    *("--vrrp", "--dont-fork", "--log-console", "--log-detail", "--no-syslog"),
                     *("--use-file", str(self.directory / "keepalived.conf"), *pids),
                 ],
                 stdin=subprocess.DEVNULL,

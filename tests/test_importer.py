@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from daemons.programs import environment, program
+from daemons.programs import environment, with_its_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,7 +86,7 @@ def test_what_is_written_is_valid(path: Path) -> None:
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix == ".conf"], ids=lambda path: path.name)
 def test_keepalived_takes_the_sources(path: Path) -> None:
     """They are what keepalived itself accepts, so they are its syntax and not ours; only these it complains of."""
-    argv = [program("keepalived"), "-t", "-l", "-f", str(path)]
+    argv = [*with_its_files("keepalived"), "-t", "-l", "-f", str(path)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment())
     known = ("Config files missing", "no forwarding method set", "no protocol set", "don't match", "will be ignored",
              "no scheduler set", "loopback interface", "Unknown interface", "SECURITY VIOLATION")  # fmt: skip

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds DIRECTORY/nftlb-daemon_VERSION_ARCHITECTURE.deb (in dist, of pyproject.toml's version); prints its path.
-# Needs no root.
+# Builds DIRECTORY/nftlb-daemon_VERSION~debRELEASE_ARCHITECTURE.deb (in dist, of pyproject.toml's version) for the Debian
+# that this runs on; prints its path. Needs no root.
 #
 # The package holds a virtual environment with the versions of constraints.txt. It sees the distribution's packages, as
 # the nftables binding must be that of the distribution, and belongs to the Python that it was built with.
@@ -10,6 +10,8 @@ version=${2:-$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)}
 directory=${3:-dist}
 python=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 after=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % (sys.version_info[0], sys.version_info[1] + 1))')
+release=$(. /etc/os-release && echo "${VERSION_ID:-$VERSION_CODENAME}")
+full=$version~deb$release
 architecture=$(dpkg --print-architecture)
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 export SOURCE_DATE_EPOCH
@@ -48,7 +50,7 @@ chmod 755 "$private/bin/nftlb"
 
 install -d "$root/usr/bin" "$root/etc/nftlb"
 ln -s ../lib/nftlb/bin/nftlb "$root/usr/bin/nftlb"
-install -m 644 -D -t "$root/lib/systemd/system" deploy/systemd/*.service
+install -m 644 -D -t "$root/usr/lib/systemd/system" deploy/systemd/*.service
 install -m 755 -D deploy/keepalived/nftlb-ready "$root/usr/lib/nftlb/nftlb-ready"
 install -m 644 -D deploy/debian/nftlb.sysusers "$root/usr/lib/sysusers.d/nftlb.conf"
 install -m 644 -D deploy/debian/copyright "$root/usr/share/doc/nftlb-daemon/copyright"
@@ -61,12 +63,12 @@ install -m 644 -D -t "$root/usr/share/doc/nftlb-daemon/examples" rules/*.yaml de
 
 install -d "$root/DEBIAN"
 install -m 755 deploy/debian/postinst deploy/debian/prerm deploy/debian/postrm "$root/DEBIAN"
-(cd "$root" && find usr lib -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
+(cd "$root" && find usr -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
 size=$(du -sk "$root" | cut -f1)
-sed "s/@VERSION@/$version/; s/@ARCHITECTURE@/$architecture/; s/@SIZE@/$size/; s/@PYTHON@/$python/; s/@AFTER@/$after/" \
+sed "s/@VERSION@/$full/; s/@ARCHITECTURE@/$architecture/; s/@SIZE@/$size/; s/@PYTHON@/$python/; s/@AFTER@/$after/" \
 	deploy/debian/control >"$root/DEBIAN/control"
 
 mkdir -p "$directory"
-package=$directory/nftlb-daemon_${version}_$architecture.deb
+package=$directory/nftlb-daemon_${full}_$architecture.deb
 dpkg-deb --root-owner-group -Zxz -z1 --build "$root" "$package" >&2
 echo "$package"

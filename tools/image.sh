@@ -1,37 +1,63 @@
 #!/bin/sh
-# Makes a Debian 12 to boot, once, in a cache outside of this tree; prints the path of its root directory,
-# which is for reading only: whoever boots it lays a directory of his own over it. Needs root.
+# Makes the root directory of a Debian, once, in a cache outside of this tree; prints its path. It is for reading only:
+# whoever boots or enters it lays a directory of his own over it. Needs root.
 #
-# It has neither nftables nor the C program `nftlb`, but their packages, and those they need, are in its apt's cache:
-# a machine that is made from it installs them by apt without any network.
+#   image.sh machine CODENAME   to boot (tests/deploy/). It has neither nftables nor the C program `nftlb`, but their
+#                               packages, and those they need, are in its apt's cache: a machine that is made from it
+#                               installs them by apt without any network.
+#   image.sh tests CODENAME     to run the tests in (tools/inside.sh), with the packages that `make setup` asks for.
 set -eu
-base="systemd,systemd-sysv,dbus,udev,kmod,procps,iproute2,openssh-server,python3,python3-apt,adduser"
-cached="nftables python3-nftables nftlb keepalived"
+usage="usage: image.sh machine|tests CODENAME"
+kind=${1:?$usage}
+codename=${2:?$usage}
+case $kind in
+machine)
+	base="systemd systemd-sysv dbus udev kmod procps iproute2 openssh-server python3 python3-apt adduser"
+	cached="nftables python3-nftables nftlb keepalived"
+	;;
+tests)
+	base="make git ca-certificates kmod procps $("$(dirname "$0")/setup.sh" --packages)"
+	cached=
+	;;
+*)
+	echo "$usage" >&2
+	exit 2
+	;;
+esac
+# What changes by itself is made anew each month.
+[ "$codename" != sid ] || moment=$(date +%Y-%m)
 
 "$(dirname "$0")/packages.sh" debootstrap systemd-container openssh-client util-linux >&2
 
-directory=${XDG_CACHE_HOME:-$HOME/.cache}/nftlb-deploy
-image=$directory/$({ echo "$base $cached" && cat "$0"; } | sha256sum | cut -c1-16)
+directory=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/nftlb-images
+name=$kind-$codename-$({ echo "$base $cached ${moment:-}" && cat "$0"; } | sha256sum | cut -c1-16)
+image=$directory/$name
+mkdir -p "$directory"
 if [ ! -e "$image" ]; then
-	mkdir -p "$directory"
-	exec 9>"$directory/lock"
+	exec 9>"$directory/$name.lock"
 	flock 9 # whoever comes second finds it made
 fi
 if [ ! -e "$image" ]; then
 	new=$(mktemp -d "$directory/new.XXXXXX")
 	trap 'rm -rf "$new"' EXIT
 	trap 'exit 1' HUP INT TERM
-	mkdir "$new/root"
-	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' | head -n 1)
+	umask 022
+	# It writes thousands of files, of which nobody wants to have any after a crash of this host.
+	mkdir -p "$new/root/etc/dpkg/dpkg.cfg.d" "$new/root/etc/apt/apt.conf.d"
+	echo force-unsafe-io >"$new/root/etc/dpkg/dpkg.cfg.d/unsafe-io"
+	# Mirrors lag behind, and unstable's lists are valid for a week.
+	[ "$codename" != sid ] || echo 'Acquire::Check-Valid-Until "false";' >"$new/root/etc/apt/apt.conf.d/lagging"
+	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1)
 	{
-		debootstrap --variant=minbase --include="$base" bookworm "$new/root" "${mirror:-http://deb.debian.org/debian}"
+		debootstrap --variant=minbase --include="$(echo "$base" | tr ' ' ,)" "$codename" "$new/root" \
+			"${mirror:-http://deb.debian.org/debian}"
 		rm "$new/root/var/cache/apt/archives/"*.deb # they are installed
-		# From outside, with this machine's way to the archive. Word splitting is meant: one word a package.
-		# shellcheck disable=SC2086
+		# From outside, with this machine's apt and its way to the archive.
 		for package in $cached; do
-			apt-get -y -o RootDir="$new/root" -o APT::Sandbox::User=root --no-install-recommends \
+			apt-get -y -o Dir::Etc="$new/root/etc/apt" -o Dir::State="$new/root/var/lib/apt" \
+				-o Dir::State::status="$new/root/var/lib/dpkg/status" -o Dir::Cache="$new/root/var/cache/apt" \
 				-o Dir::Cache::pkgcache=pkgcache.bin -o Dir::Cache::srcpkgcache=srcpkgcache.bin \
-				--download-only install "$package"
+				-o APT::Sandbox::User=root --no-install-recommends --download-only install "$package"
 		done
 	} >"$new/log" 2>&1 || {
 		tail -n 30 "$new/log" >&2

@@ -4,8 +4,15 @@
 # The environment is made from the distribution's own python3 with its site packages visible, because the
 # nftables binding is part of the distribution: it must match the libnftables it loads.
 set -eu
-venv=${1:?usage: setup.sh VENV}
-tools/packages.sh systemd python3-venv python3-nftables nftables conntrack iproute2 ethtool openssl gcc libc6-dev
+venv=${1:?usage: setup.sh VENV, or setup.sh --packages}
+packages="systemd python3-venv python3-nftables nftables conntrack iproute2 ethtool openssl gcc libc6-dev"
+if [ "$venv" = --packages ]; then
+	echo "$packages"
+	exit
+fi
+# Word splitting is meant: one word a package.
+# shellcheck disable=SC2086
+tools/packages.sh $packages
 
 [ -x "$venv/bin/python" ] || /usr/bin/python3 -m venv --system-site-packages "$venv"
 "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 32
 MAX_VALUES = 1_000_000
+_TOO_DEEP = f"nested too deeply; allowed: {MAX_DEPTH} levels"
 MAX_WIDTH = 1 << 16  # nothing that a file can list has more: there are as many ports, and conntrack zones
 MAX_PROBLEMS = 1000  # more help nobody, and 16 MiB of junk would take minutes
 
@@ -81,6 +82,10 @@ def _place_after(text: str) -> Place:
 
 def _syntax_problem(error: yaml.MarkedYAMLError, text: str, file: str) -> Problem:
     mark = error.problem_mark or error.context_mark
+    if (
+        "nesting depth" in (error.problem or "") and mark is not None
+    ):  # libyaml 0.2.6 reads on to 1,000 levels by itself
+        return Problem(file, mark.line + 1, mark.column + 1, "", _TOO_DEEP)
     what = error.problem or error.context or "it can't be read"
     if error.context and error.context != what:
         what += f" {error.context}"
@@ -191,7 +196,7 @@ class _Builder:
         if self._awaits_key():
             raise self._fatal(place, f"{show(container)} is not a key; allowed: text")
         if len(self._open) == MAX_DEPTH:
-            raise self._fatal(place, f"nested too deeply; allowed: {MAX_DEPTH} levels")
+            raise self._fatal(place, _TOO_DEEP)
         self._open.append(_Open(container, place, event.anchor))
 
     def _end(self) -> None:

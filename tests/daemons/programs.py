@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from nftlb.errors import SystemFault
+from nftlb.lab import userns
 
 UNPACKED = Path(sys.prefix, "daemons")
 
@@ -32,6 +33,21 @@ def data(pattern: str) -> str:
     if not found:
         raise SystemFault(f"/{pattern} is missing: run tools/servers.sh {UNPACKED}")
     return str(found[0])
+
+
+def with_its_files(name: str) -> list[str]:
+    """Return the words that start a program so that it finds in /etc what its package has there.
+
+    keepalived does not start without a file of its package, which an unpacked one has elsewhere. The process stays the
+    same, in a mount namespace of its own.
+    """
+    path = program(name)
+    if not path.startswith(str(UNPACKED)):
+        return [path]
+    overlay = f"lowerdir={UNPACKED}/etc:/etc"
+    script = 'mount -t overlay -o "$1" etc /etc && shift && exec "$@"'
+    becoming_root = [] if userns.permitted() else ["--user", "--map-root-user"]
+    return ["unshare", *becoming_root, "--mount", "sh", "-c", script, "sh", overlay, path]
 
 
 def environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A Debian 12 that really boots, with systemd as its first process: what nftlb is installed on.
+"""A Debian 12 or 13 that really boots, with systemd as its first process: what nftlb is installed on.
 
     with Network() as network, Machine(network) as machine:
         machine.push("/etc/nftlb/nftlb.yaml", text)
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from network import Network
 
 ROOT = Path(__file__).parents[2]
+RELEASES = ("bookworm", "trixie")
+"""What there are packages for, the oldest first."""
 PATIENCE = 60.0
 """Seconds for what must come: booting takes one, but machines are busy."""
 REBOOTED = 133
@@ -46,6 +48,9 @@ REBOOTED = 133
 _OWN_NETWORK = {"SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"}
 """With a namespace that is given to it, nspawn 252 neither lets the container write /proc/sys/net nor have the
 capability for it, both of which it has with one that nspawn makes."""
+
+_ONE_HIERARCHY = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
+"""Since version 256 systemd refuses to boot with control groups of version 1, which hosts may have besides."""
 
 _ENTER_CGROUPS = """
 for group in $1; do mkdir -p "$group" && echo $$ >"$group/cgroup.procs"; done
@@ -75,9 +80,13 @@ class Machine:
     key, known_hosts: for ssh as root from `network.admin` to MACHINE, port 22; see `ssh` and `inventory`.
     """
 
-    def __init__(self, network: Network, *, forwarding: bool = True) -> None:
-        """`forwarding`: whether its sysctl.d lets it forward packets, as a balancer must; Debian's does not."""
+    def __init__(self, network: Network, *, release: str = RELEASES[0], forwarding: bool = True) -> None:
+        """Choose which Debian it is, by its codename, and its network.
+
+        `forwarding`: whether its sysctl.d lets it forward packets, as a balancer must; Debian's does not.
+        """
         self.network = network
+        self.release = release
         self.name = f"nftlb-{secrets.token_hex(4)}"
         self._forwarding = forwarding
         self._directory: Path
@@ -128,7 +137,7 @@ class Machine:
             notified.settimeout(PATIENCE)
             self._process = subprocess.Popen(
                 self._command(),
-                env={**os.environ, "NOTIFY_SOCKET": str(address), **_OWN_NETWORK},
+                env={**os.environ, "NOTIFY_SOCKET": str(address), **_OWN_NETWORK, **_ONE_HIERARCHY},
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
@@ -313,7 +322,8 @@ class Machine:
 
     def _lay(self) -> None:
         """Make its root directory, and write into it what tells it from others."""
-        image = subprocess.run([ROOT / "tools/image.sh"], check=True, capture_output=True, text=True).stdout.strip()
+        make = [str(ROOT / "tools/image.sh"), "machine", self.release]
+        image = subprocess.run(make, check=True, capture_output=True, text=True).stdout.strip()
         for name in ("root", "upper", "work"):
             (self._directory / name).mkdir(mode=0o755)
         layers = f"lowerdir={image},upperdir={self._directory}/upper,workdir={self._directory}/work"
@@ -323,8 +333,6 @@ class Machine:
             subprocess.run(["cp", "-a", "--reflink=auto", f"{image}/.", self.root], check=True)
         (self.root / "etc/machine-id").write_text(secrets.token_hex(16) + "\n")
         self.network.write_configuration(self.root)
-        # It writes thousands of files, of which nobody wants to have any after a crash of this host.
-        (self.root / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
         if self._forwarding:
             (self.root / "etc/sysctl.d/60-forwarding.conf").write_text(
                 "net.ipv4.ip_forward = 1\nnet.ipv6.conf.all.forwarding = 1\n"

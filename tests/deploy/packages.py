@@ -1,4 +1,4 @@
-"""The package, built once a session: as it is, and as the next version."""
+"""The package for a Debian, built once a session: as it is, and as the next version."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NEXT = "9.9.9"
 
 
 @cache
-def packages() -> tuple[Path, Path]:
-    """The .deb of this tree, and one that is the same but for its version, NEXT."""
+def packages(release: str) -> tuple[Path, Path]:
+    """The .deb of this tree for a release, and one that is the same but for its version, NEXT."""
     directory = tempfile.mkdtemp(prefix="nftlb-packages-")
     atexit.register(shutil.rmtree, directory)
     builds = [
         subprocess.Popen(
-            [ROOT / "tools/deb.sh", Path(sys.prefix), version, directory],
+            [ROOT / "tools/deb-for.sh", release, Path(sys.prefix), version, directory],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 ROLES = ROOT / "deploy/ansible/roles"
 TIMEOUT = 300.0
+HOSTS = {"current": "trixie", "bookworm": "bookworm"}
+"""For each Ansible of tools/ansible.sh the Debian of the hosts: Debian 12's does not know the Python of Debian 13."""
 
 _HEADING = re.compile(r"^(?:TASK|RUNNING HANDLER) \[(.*)\] \**$", re.MULTILINE)
 _DIFF = re.compile(r"^[-+](?![-+]{2} (?:before|after)).*$", re.MULTILINE)

@@ -13,7 +13,7 @@ from flowing import Flow, Sent, lost, sources, twice
 from machine import Machine
 from network import Network
 from packages import packages
-from playbook import ROOT, Playbook, Played
+from playbook import HOSTS, ROOT, Playbook, Played
 
 from nftlb.lab import VIP4, VIP6
 
@@ -111,18 +111,19 @@ class Installed:
     ran: Played
 
 
-@pytest.fixture(scope="module", params=["current", "bookworm"])
+@pytest.fixture(scope="module", params=HOSTS)
 def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     """What a fresh machine says to bad variables, to a check and to a first run."""
     directory = tmp_path_factory.mktemp("ansible")
-    deb, _ = packages()
+    release = HOSTS[request.param]
+    deb, _ = packages(release)
     good = variables(deb)
     bad = changed(good, b1=f"10.0.1.2:{PORT}", b2="10.0.2.2:77777", b3={"address": "10.0.3.2", "wait": 3})
     alone = {**bad, "nftlb_controller_command": ""}
     ansible = ROOT / ".venv-deploy" / request.param
     with (
         Network() as network,
-        Machine(network, forwarding=False) as machine,
+        Machine(network, release=release, forwarding=False) as machine,
         Playbook(machine, directory, ansible) as playbook,
         network.serve(PORT),
     ):
@@ -338,7 +339,7 @@ def test_the_api_is_guarded(installed: Installed) -> None:
 def test_an_upgrade_loses_nothing(installed: Installed) -> None:
     """The next version takes over under traffic, and the one before again; no datagram is lost."""
     machine = installed.machine
-    _, newer = packages()
+    _, newer = packages(machine.release)
     installed.playbook.play(installed.variables)
     with Flow(machine.network.client, (VIP4, 53), rate=1000) as flow:
         flow.wait(100)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from machine import Machine
 from network import Network
-from playbook import ROOT, Playbook
+from playbook import HOSTS, ROOT, Playbook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,20 +39,23 @@ with socket.socket(family, socket.SOCK_DGRAM) as client:
 """
 
 
+@pytest.fixture(scope="module", params=HOSTS)
+def ansible(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    with Network() as network, Machine(network, forwarding=False) as booted:
+def machine(ansible: str) -> Iterator[Machine]:
+    with Network() as network, Machine(network, release=HOSTS[ansible], forwarding=False) as booted:
         booted.await_network()
         yield booted
 
 
-@pytest.fixture(scope="module", params=["current", "bookworm"])
-def playbook(
-    request: pytest.FixtureRequest, machine: Machine, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Playbook]:
+@pytest.fixture(scope="module")
+def playbook(ansible: str, machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playbook]:
     directory = tmp_path_factory.mktemp("ansible")
-    ansible = ROOT / ".venv-deploy" / request.param
-    with Playbook(machine, directory, ansible, "nftlb_dsr_backend") as playbook:
+    with Playbook(machine, directory, ROOT / ".venv-deploy" / ansible, "nftlb_dsr_backend") as playbook:
         yield playbook
 
 

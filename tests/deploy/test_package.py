@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from flowing import Flow, Sent, longest_run, lost, sources, twice
-from machine import Machine
+from machine import RELEASES, Machine
 from network import Network
 from packages import NEXT, packages
 
@@ -82,17 +82,24 @@ def unbalanced(machine: Machine) -> int:
 
 
 @contextmanager
-def bare() -> Iterator[tuple[Machine, Servers]]:
+def bare(release: str) -> Iterator[tuple[Machine, Servers]]:
     """A machine without the package, and its backends' servers."""
-    with Network() as network, Machine(network) as machine, network.serve(PORT) as servers:
+    with Network() as network, Machine(network, release=release) as machine, network.serve(PORT) as servers:
         yield machine, servers
 
 
+@pytest.fixture(scope="module", params=RELEASES)
+def release(request: pytest.FixtureRequest) -> str:
+    """Each Debian that there is a package for."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module")
-def balancer() -> Iterator[Machine]:
+def balancer(release: str) -> Iterator[Machine]:
     """A machine with the package; each test writes its own configuration."""
-    with bare() as (machine, _):
-        install(machine, packages()[0])
+    with bare(release) as (machine, _):
+        install(machine, packages(release)[0])
         yield machine
 
 
@@ -108,15 +115,15 @@ def machine(balancer: Machine) -> Machine:
 # --- its life --------------------------------------------------------------------------------------------------------
 
 
-def test_installed_and_purged() -> None:
+def test_installed_and_purged(release: str) -> None:
     """Idle with a clear status until it is configured; its user, files, units, rules and routes are gone at the end."""
-    with bare() as (machine, _):
+    with bare(release) as (machine, _):
         machine.run([*INSTALL, "nftables", "python3-nftables"])
         machine.await_network()
         before = everything(machine)
-        install(machine, packages()[0])
+        install(machine, packages(release)[0])
         status = machine.run(["systemctl", "status", "nftlb"], check=False)
-        assert "Loaded: loaded (/lib/systemd/system/nftlb.service; enabled;" in status
+        assert re.search(r"Loaded: loaded \((/usr)?/lib/systemd/system/nftlb\.service; enabled;", status)
         assert "Active: inactive (dead)" in status
         assert f"ConditionPathExists={FILE} was not met" in status
         assert "No manual entry" not in machine.run(["nftlb", "--version"])
@@ -145,10 +152,10 @@ def test_installed_and_purged() -> None:
             assert [] == sorted(before[what].keys() - after[what].keys())
 
 
-def test_upgraded_and_downgraded_under_traffic() -> None:
+def test_upgraded_and_downgraded_under_traffic(release: str) -> None:
     """To the next version and back: a new process each time, not one datagram lost, and the turns go on."""
-    old, new = packages()
-    with bare() as (machine, _):
+    old, new = packages(release)
+    with bare(release) as (machine, _):
         install(machine, old)
         configure(machine, pools(machine.network))
         machine.run(["systemctl", "start", "nftlb"])
@@ -170,23 +177,23 @@ def test_upgraded_and_downgraded_under_traffic() -> None:
         assert f"dns: {{listen: '{VIP4}:53/udp'" not in machine.run(["nftlb", "diff", FILE])
 
 
-def test_a_stopped_daemon_stays_stopped_by_an_upgrade(machine: Machine) -> None:
+def test_a_stopped_daemon_stays_stopped_by_an_upgrade(machine: Machine, release: str) -> None:
     """Who has stopped it, or never configured it, finds it so after an upgrade."""
     machine.run(["systemctl", "stop", "nftlb"])
 
-    install(machine, packages()[1])
+    install(machine, packages(release)[1])
 
     assert "inactive" == machine.show("nftlb.service")["ActiveState"]
-    install(machine, packages()[0])
+    install(machine, packages(release)[0])
 
 
-def test_the_other_program_of_that_name() -> None:
+def test_the_other_program_of_that_name(release: str) -> None:
     """Debian's own nftlb, in C, makes room for ours and never replaces it; what its purge does to ours is told."""
-    with bare() as (machine, _):
+    with bare(release) as (machine, _):
         machine.run([*INSTALL, "nftlb"])
-        assert "1.0.7-1" == version(machine, "nftlb")
+        assert version(machine, "nftlb").startswith("1.0.7-1")
 
-        told = install(machine, packages()[0])
+        told = install(machine, packages(release)[0])
         assert "" == version(machine, "nftlb")
         assert "enabled\n" == machine.run(["systemctl", "is-enabled", "nftlb"])
         assert "/usr/bin/nftlb" == machine.run(["sh", "-c", "command -v nftlb"]).strip()

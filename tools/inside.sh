@@ -1,0 +1,32 @@
+#!/bin/sh
+# Runs a command in a copy of this checkout on another Debian: inside.sh CODENAME COMMAND...
+#
+# The root directory and the virtual environment there are made once, in a cache outside of this tree; the command finds
+# `make setup` done. tools/enter.sh says what it is like inside. Needs root.
+set -eu
+usage="usage: inside.sh CODENAME COMMAND..."
+codename=${1:?$usage}
+shift
+: "${1:?$usage}"
+cd "$(dirname "$0")/.."
+
+image=$(tools/image.sh tests "$codename")
+directory=$(dirname "$image")
+key=$(cat pyproject.toml constraints.txt tools/setup.sh tools/servers.sh | sha256sum | cut -c1-16)
+venv=$directory/venv-${image##*/tests-}-$key
+if [ ! -e "$venv" ]; then
+	exec 9>"$venv.lock"
+	flock 9 # whoever comes second finds it made
+fi
+if [ ! -e "$venv" ]; then
+	new=$(mktemp -d "$directory/new.XXXXXX")
+	trap 'rm -rf "$new"' EXIT
+	trap 'exit 1' HUP INT TERM
+	chmod 755 "$new"
+	BUILD=yes tools/enter.sh "$image" "$new" make setup >&2
+	test -e "$new/daemons/.packages" # `make setup` is content without the servers, the tests are not
+	mv "$new" "$venv"
+	trap - EXIT
+fi
+exec 9>&- # what the command leaves running holds no lock
+exec tools/enter.sh "$image" "$venv" "$@"
