@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from flowing import Flow, Sent, lost, sources, twice
-from machine import Machine
+from machine import RELEASES, Machine
 from network import Network
 from packages import packages
 from playbook import HOSTS, ROOT, Playbook, Played
@@ -105,6 +105,7 @@ class Installed:
     deb: Path
     untouched: str
     refused: dict[str, Played]
+    foreign: Played
     after_refusals: str
     checked: Played
     after_check: str
@@ -135,11 +136,15 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
             "by the package": playbook.play(alone),
             "by the package, in check mode": playbook.play(alone, "--check"),
         }
+        others, _ = packages(next(one for one in RELEASES if one != release))
+        foreign = playbook.play({**good, "nftlb_package": str(others), "nftlb_controller_command": ""})
         after_refusals = snapshot(machine)
         checked = playbook.play(good, "--check", "--diff")
         after_check = snapshot(machine)
         ran = playbook.play(good, "--diff", "-vvv")
-        yield Installed(machine, playbook, good, deb, untouched, refused, after_refusals, checked, after_check, ran)
+        yield Installed(
+            machine, playbook, good, deb, untouched, refused, foreign, after_refusals, checked, after_check, ran
+        )
 
 
 def test_bad_variables_do_not_touch_a_fresh_host(installed: Installed) -> None:
@@ -149,6 +154,14 @@ def test_bad_variables_do_not_touch_a_fresh_host(installed: Installed) -> None:
         assert "pools.dns.backends.b2: 77777 is not a port; allowed: 1 to 65535" in played.text, who
         assert "pools.dns.backends.b3.wait: unknown key" in played.text, who
         assert [] == played.changed, who
+    assert installed.untouched == installed.after_refusals
+
+
+def test_the_package_of_another_debian_is_refused(installed: Installed) -> None:
+    """Before anything is written, in words that say why."""
+    assert 2 == installed.foreign.status
+    assert "is for another Debian: this one has Python 3." in installed.foreign.text
+    assert [] == installed.foreign.changed
     assert installed.untouched == installed.after_refusals
 
 
