@@ -25,7 +25,7 @@ mount -t tmpfs -o size=64k tmpfs "$1"
 cp "$3" "$1/nftlb.json"
 case $2 in
 full) head -c 48k /dev/zero > "$1/ballast" ;;
-read-only) mount -o remount,ro "$1" ;;
+read-only) mount -o remount,bind,ro "$1" ;;
 esac
 exec "$4" -c "$5" "$1"
 """
