@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nftlb.compiler.watched import WATCHED, log_forwarded, log_local
+from nftlb.compiler.watched import HINTING, WATCHED, hint_forwarded, hint_local, log_forwarded, log_local
 from nftlb.compiler.words import WORDS
 from nftlb.model import Family
 from nftlb.ruleset import Chain, Element, Set, TableFamily
@@ -175,6 +175,12 @@ TAKEN = (
         AddSet(IP, Set(WATCHED, "typeof ct original zone . ip saddr")),
         AddElements(IP, WATCHED, (Element("1 . 10.0.0.11", comment="dns/ns1"),)),
         _rules("base", log_forwarded("nftlb", WORDS[Family.IP]), log_local("nftlb", WORDS[Family.IP])),
+    ),
+    _case(
+        "log what hints that backends refuse",
+        AddSet(IP, Set(HINTING, "type ipv4_addr")),
+        AddElements(IP, HINTING, (Element("10.0.0.11", comment="dns/ns1"),)),
+        _rules("base", hint_forwarded("other", WORDS[Family.IP]), hint_local("other", WORDS[Family.IP])),
     ),
     _case("delete a table with all that is in it", DeleteTable(IP)),
     _case("delete a table and add it again, empty", DeleteTable(IP), AddTable(IP)),
