@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 RULES = Path(__file__).parents[2] / "rules"
 RATE = 200
 ASKING = 3.0
-"""Seconds that the kernel asks a neighbour: three times, a second apart."""
+"""Seconds that the kernel asks a neighbour: three times, a second apart.
+
+A lost carrier makes the kernel forget its neighbours, perhaps in the middle of a search, which then begins again. Seen
+once in some twenty runs: 6.2 s until the neighbour had failed.
+"""
 SLACK = 1.0
 """Seconds for the kernel's timers, which are up to a quarter late, and for a busy machine."""
 OFF = """
@@ -182,19 +186,19 @@ def test_every_mode(options: dict[str, Any], dsr: bool, version: int, tmp_path: 
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_without_health_checks(version: int, tmp_path: Path) -> None:
-    """The kernel finds out for its own sake, with the carrier gone within 3 s; then it is asked until it is back."""
+    """The kernel finds out for its own sake, within 6 s; then it is asked until it is back."""
     with scene(tmp_path, lambda lab: dns(lab, version), version, PORT) as (lab, daemon, flow, servers):
         course = suffer(daemon, flow, carrier(lab, lab.backends[1]))
 
     assert " failed" in course.reason
-    assert course.out - course.off < ASKING + SLACK
+    assert course.out - course.off < 2 * ASKING + SLACK
     assert course.back - course.on < 1.0 + ASKING + SLACK
     nothing_more_is_lost(flow, servers, course)
 
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_sooner_than_a_slow_check(version: int, tmp_path: Path) -> None:
-    """A check by TCP once a minute needs minutes; the neighbour tells within 3 s."""
+    """A check by TCP once a minute needs minutes; the neighbour tells after 3 s, at most 6."""
     health = {"tcp": {}, "interval": "1m", "fast_interval": "10s", "rise": 1}
     with Lab(backends=3) as lab, lab.serve_tcp(PORT), lab.serve(PORT) as servers:
         daemon = Running(lab.balancer, tmp_path, dns(lab, version, health=health))
@@ -204,7 +208,7 @@ def test_sooner_than_a_slow_check(version: int, tmp_path: Path) -> None:
             )
             course = suffer(daemon, flow, carrier(lab, lab.backends[1]))
 
-    assert course.out - course.off < ASKING + SLACK
+    assert course.out - course.off < 2 * ASKING + SLACK
     nothing_more_is_lost(flow, servers, course)
 
 
