@@ -119,7 +119,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Plain:
-    """`counter`, `notrack`, `tproxy` or `log`."""
+    """`counter`, `notrack`, `tproxy`, `log`, or a `limit` that is never reached."""
 
     word: str
 
@@ -166,6 +166,8 @@ class _Reader:
             return Plain("tproxy")
         if self.take("log prefix"):
             return self.log()
+        if self.take("limit rate"):
+            return self.limit()
         if self.take("reject"):
             return Reject("tcp reset" if self.take("with tcp reset") else "")
         for word in ("goto", "jump"):
@@ -183,6 +185,11 @@ class _Reader:
         self.after("group")
         self.after("snaplen")
         return Plain("log")
+
+    def limit(self) -> Plain:
+        while self.next() != "packets":
+            pass
+        return Plain("limit")
 
     def send(self) -> Send:
         via = self.next()

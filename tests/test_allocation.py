@@ -29,12 +29,12 @@ def test_everybody_who_needs_a_number_gets_one() -> None:
 
     assert Allocation(
         {
-            "both/b1 10.0.0.11 5353 masquerade:1024-65535": 1,
-            "both/_sorry 10.0.0.99 53 masquerade:1024-65535": 2,
+            "both/b1 10.0.0.11 5353 masquerade:1024-61513": 1,
+            "both/_sorry 10.0.0.99 53 masquerade:1024-61513": 2,
             "both ip6": 3,
         },
         {"10.0.0.21": 60001, "10.0.0.22": 60002},
-        {Family.IP: {Protocol.UDP: PortRange(1024, 65535)}},
+        {Family.IP: {Protocol.UDP: PortRange(1024, 61513)}},  # 61514 is the alias of port 514
     ) == allocate(config(both, LOG))
 
 
@@ -70,7 +70,7 @@ def test_two_pools_may_route_to_one_address_with_one_mark() -> None:
 
 def test_who_has_a_number_keeps_it() -> None:
     """Backends that come, go, or change places leave the numbers of the others alone."""
-    first = allocate(config(DNS))
+    first = allocate(config(LOG, DNS))
     more = pool("dns", "192.0.2.53:53/udp", (backend("new", "10.0.0.9:53"), *reversed(DNS.backends)))
 
     second = allocate(config(LOG, more), first)
@@ -78,8 +78,8 @@ def test_who_has_a_number_keeps_it() -> None:
     assert {owner: first.zones[owner] for owner in first.zones if owner in second.zones} == {
         owner: second.zones[owner] for owner in second.zones if owner in first.zones
     }
-    assert not {"dns/new 10.0.0.9 53 masquerade:1024-65535"} & first.zones.keys()
-    assert second.zones["dns/new 10.0.0.9 53 masquerade:1024-65535"] not in first.zones.values()
+    assert not {"dns/new 10.0.0.9 53 masquerade:1024-61513"} & first.zones.keys()
+    assert second.zones["dns/new 10.0.0.9 53 masquerade:1024-61513"] not in first.zones.values()
 
 
 @pytest.mark.parametrize("text", ["10.0.0.99:5353", "10.0.0.11:53", "10.0.0.11"])

@@ -62,7 +62,14 @@ def test_a_large_ruleset_is_restored_as_fast(tmp_path: Path) -> None:
         }
         for number in range(1500)
     }
-    with Lab(backends=1) as lab, Running(lab.balancer, tmp_path, pools) as daemon:
+    with Lab(backends=1) as lab:
+        # A backend without a route would be taken out.
+        lab.balancer.run(["ip", "route", "add", "10.0.0.0/8", "via", lab.backends[0].ipv4])
+        _flushed_and_restored(lab, tmp_path, pools)
+
+
+def _flushed_and_restored(lab: Lab, tmp_path: Path, pools: dict[str, Any]) -> None:
+    with Running(lab.balancer, tmp_path, pools) as daemon:
         before = shape(lab)
         with Stalls(lambda: [daemon.process.pid]) as stalls:
             mark = stalls.mark()
