@@ -325,12 +325,14 @@ def test_a_backend_that_is_a_client_of_its_own_pool() -> None:
         found = answer(one, "192.0.2.53:53/udp", client, *(("dns", name) for name in down))
         return dict(found.remarks).get("own client", "")
 
-    assert remark(Forward.STATELESS, "10.0.1.2:53").startswith("the client is backend b1 itself: packets that fall to")
-    assert "conntrack translates what falls to it" in remark(Forward.STATELESS, "10.0.1.2:53", hairpin=True)
+    assert remark(Forward.STATELESS, "10.0.1.2:40000").startswith("the client is backend b1 itself: packets that fall")
+    assert "conntrack translates what falls to it" in remark(Forward.STATELESS, "10.0.1.2:40000", hairpin=True)
+    for hairpin in (True, False):  # from the port at which it serves
+        assert "look like replies" in remark(Forward.STATELESS, "10.0.1.2:53", hairpin=hairpin)
     assert "its packets do not leave it" in remark(Forward.DSR, "10.0.2.2:53")
     assert ["", "", ""] == [
         remark(Forward.STATELESS, CLIENT),
-        remark(Forward.STATELESS, "10.0.1.2:53", "b1"),
+        remark(Forward.STATELESS, "10.0.1.2:40000", "b1"),
         remark(Forward.NAT, "10.0.1.2:53"),
     ]
 

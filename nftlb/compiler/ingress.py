@@ -51,17 +51,21 @@ def fixed(pool: Pool, family: Family, words: Words, routes: Routes) -> Part:
         if hop is None:
             raise AssertionError(f"no next hop for {target.owner}")
         forward = f'fwd {words.ip} to {write(hop.via)} device "{hop.device}"'
-        send = _send(pool, target, words, protocols, forward)
-        # What a backend sends to itself takes the ordinary way, where conntrack is, and another turn there.
-        itself = [f"{words.ip} saddr {write(target.address)} accept"] if pool.hairpin else []
-        part.chain(f"backend/{target.owner}", *itself, *send)
+        part.chain(f"backend/{target.owner}", *_send(pool, target, words, protocols, forward))
+    first = entry(pool, family)
+    if pool.hairpin:
+        first = f"hairpin/{pool.name}/{family}"
+        # What falls to the backend that sent it needs conntrack. So all that backends send takes the ordinary way: with
+        # a turn here and, for some packets, another one there, backends would not get equal shares.
+        asking = ", ".join(dict.fromkeys(write(target.address) for target in targets(pool, family)))
+        part.chain(first, f"{words.ip} saddr {{ {asking} }} accept", f"goto {entry(pool, family)}")
     for listener in pool.listen:
         if listener.family == family:
             for interface in pool.ingress:
                 part.add(
                     services(family, interface, ranged=listener.first_port != listener.last_port),
                     f"{write(listener.address)} . {listener.protocol} . {ports(listener)}",
-                    f"goto {entry(pool, family)}",
+                    f"goto {first}",
                     pool.name,
                 )
     return part

@@ -13,7 +13,7 @@ from nftlb.model import Balance, FallbackKind, Forward, Protocol, SourceKind
 if TYPE_CHECKING:
     from nftlb.compiler import Routes
     from nftlb.compiler.membership import Selection
-    from nftlb.model import Config, Family, Listener, Pool
+    from nftlb.model import Backend, Config, Family, Listener, Pool
 
     from .answer import Question
 
@@ -162,6 +162,13 @@ def _source_ports(config: Config, pool: Pool, listener: Listener) -> str:
     return " ".join(sentences)
 
 
+def _serves(pool: Pool, backend: Backend, port: int) -> bool:
+    """Whether a backend gets the pool's packets at that port."""
+    if backend.port is not None:
+        return backend.port == port
+    return any(one.family is backend.family and one.first_port <= port <= one.last_port for one in pool.listen)
+
+
 def _own_client(pool: Pool, question: Question, selection: Selection) -> str:
     """What becomes of packets of a client that is a backend of the pool."""
     own = [one.name for one in pool.backends if one.address == question.client.address]
@@ -174,6 +181,18 @@ def _own_client(pool: Pool, question: Question, selection: Selection) -> str:
         return (
             f"the client is backend {name} itself: it holds the service's address, so it answers itself, and its "
             "packets do not leave it."
+        )
+    return _own_client_of_stateless(pool, question, selection, own)
+
+
+def _own_client_of_stateless(pool: Pool, question: Question, selection: Selection, own: list[str]) -> str:
+    """The same for a `stateless` pool; `own`: the names under which the client is a backend."""
+    name = " and ".join(own)
+    if any(_serves(pool, one, question.client.port) for one in pool.backends if one.name in own):
+        return (
+            f"the client is backend {name} itself, and sends from a port at which it serves: its requests look like "
+            "replies to the service's clients. Other backends see the service as their client, and answer that. Let it "
+            "send from another port, or use `forward: nat`."
         )
     if pool.hairpin:
         return (
