@@ -29,6 +29,8 @@ PORTS = range(6000, 6100)
 MINUTE = 60.0
 ROUNDING = 0.005
 """Seconds by which a moment that an event tells may be off: it is stamped when the event is written."""
+LATE = 0.015
+"""Seconds by which the stamp may be late where the machine is busy: the pause after a commit then looks shorter."""
 CHECK = {
     "udp": {"send": "are you there", "match": "are you there"},
     "interval": "1s",
@@ -139,7 +141,7 @@ def assert_one_commit_a_batch(transitions: list[Seen], swaps: list[Seen]) -> Non
     moments = sorted(map(moment, transitions))
     for last, this in pairwise([Commit(0.0, 0.0), *map(Commit.of, swaps)]):
         assert bisect_left(moments, last.began - ROUNDING) < bisect_right(moments, this.began + ROUNDING)
-        assert this.began - last.ended > min(1.0, last.ended - last.began) - ROUNDING
+        assert this.began - last.ended > min(1.0, last.ended - last.began) - LATE
 
 
 def test_a_minute_of_flapping(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def test_killed_fifty_times(tmp_path: Path) -> None:
         assert 1 == longest_run(sent)
 
 
+@pytest.mark.timeout(300)  # twenty starts of the daemon, a few seconds each where the machine is busy
 @pytest.mark.parametrize("end", [Running.kill, Running.stop])
 def test_ended_amid_changes(end: Callable[[Running], object], tmp_path: Path) -> None:
     """Killed, or told to end, at any moment while it takes a backend out or puts it back: no datagram is lost."""
