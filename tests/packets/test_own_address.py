@@ -6,6 +6,7 @@ A client's port is the service's here, as NTP, SIP, IKE, DHCP relays and many ot
 from __future__ import annotations
 
 import errno
+import re
 import socket
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,6 +18,7 @@ import pytest
 from packets.world import NAT, World, vip
 
 from nftlb.compiler.cautions import cautions
+from nftlb.kernel.nft_version import read_version
 from nftlb.lab import Lab
 from nftlb.model import Backend, Config, Forward, Listener, Per, Pool, Protocol, SourceKind
 
@@ -373,12 +375,22 @@ BEFORE = {
 }
 
 
+SWAPS_NO_KEYS = (1, 1, 3)
+"""The latest nft that is known to load maps by zone as they are written."""
+
+
 def earlier(site: Site, source: SourceKind) -> str:
     """The rules that an earlier version had for the site's pool."""
     b1, b2 = (host.address(site.version) for host in site.lab.backends)
     words = {"ip": {4: "ip", 6: "ip6"}[site.version], "address": f"ipv{site.version}_addr", "service": site.service[0]}
     sources, postrouting = (text.format(**words) for text in BEFORE[source])
-    return EARLIER.format(b1=b1, b2=b2, sources=sources, postrouting=postrouting, **words)
+    text = EARLIER.format(b1=b1, b2=b2, sources=sources, postrouting=postrouting, **words)
+    if tuple(map(int, read_version().split("."))) <= SWAPS_NO_KEYS:
+        return text
+    # Later versions of nft swap the bytes of a zone that is a whole key: these maps never worked there.
+    text = text.replace("typeof ct original zone :", "typeof ct direction . ct original zone :")
+    text = text.replace("to ct original zone map", "to ct direction . ct original zone map")
+    return re.sub(r'(\d) (comment "own/b\d" :)', r"original . \1 \2", text)
 
 
 @VERSION
