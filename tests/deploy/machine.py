@@ -80,15 +80,19 @@ class Machine:
     key, known_hosts: for ssh as root from `network.admin` to MACHINE, port 22; see `ssh` and `inventory`.
     """
 
-    def __init__(self, network: Network, *, release: str = RELEASES[0], forwarding: bool = True) -> None:
+    def __init__(
+        self, network: Network, *, release: str = RELEASES[0], forwarding: bool = True, services: bool = True
+    ) -> None:
         """Choose which Debian it is, by its codename, and its network.
 
         `forwarding`: whether its sysctl.d lets it forward packets, as a balancer must; Debian's does not.
+        `services`: whether systemd-networkd gives `lo` the addresses of services. On a backend it leaves `lo` alone.
         """
         self.network = network
         self.release = release
         self.name = f"nftlb-{secrets.token_hex(4)}"
         self._forwarding = forwarding
+        self._services = services
         self._directory: Path
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
@@ -256,7 +260,8 @@ class Machine:
             links = self.run(["ip", "-oneline", "link", "show", "up"]).count("\n") - 1  # lo has none of its own
             own = self.run(["ip", "-oneline", "-6", "address", "show", "scope", "link", "-tentative"])
             shared = self.run(["ip", "address", "show", "lo"])
-            return links == own.count("\n") and f"inet {VIP4}/" in shared and f"inet6 {VIP6}/" in shared
+            held = not self._services or (f"inet {VIP4}/" in shared and f"inet6 {VIP6}/" in shared)
+            return links == own.count("\n") and held
 
         self.wait_for(settled, "the network's addresses")
 
@@ -332,7 +337,7 @@ class Machine:
             # Not every file system can be the upper one: in a container it often is an overlay itself.
             subprocess.run(["cp", "-a", "--reflink=auto", f"{image}/.", self.root], check=True)
         (self.root / "etc/machine-id").write_text(secrets.token_hex(16) + "\n")
-        self.network.write_configuration(self.root)
+        self.network.write_configuration(self.root, services=self._services)
         if self._forwarding:
             (self.root / "etc/sysctl.d/60-forwarding.conf").write_text(
                 "net.ipv4.ip_forward = 1\nnet.ipv6.conf.all.forwarding = 1\n"

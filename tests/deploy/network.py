@@ -107,9 +107,14 @@ class Network:
     def _unplug(self) -> None:
         self.plugged.close()
 
-    def write_configuration(self, root: Path) -> None:
-        """Write what systemd-networkd of the machine configures its interfaces by, at each boot."""
+    def write_configuration(self, root: Path, *, services: bool) -> None:
+        """Write what systemd-networkd of the machine configures its interfaces by, at each boot.
+
+        `services`: whether that includes `lo`, which holds the addresses of services.
+        """
         for interface in self.interfaces:
+            if interface.name == "lo" and not services:
+                continue
             addresses = "".join(
                 f"\n[Address]\nAddress={address}\nDuplicateAddressDetection=none\n" for address in interface.addresses
             )

@@ -47,7 +47,7 @@ def ansible(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def machine(ansible: str) -> Iterator[Machine]:
-    with Network() as network, Machine(network, release=HOSTS[ansible], forwarding=False) as booted:
+    with Network() as network, Machine(network, release=HOSTS[ansible], forwarding=False, services=False) as booted:
         booted.await_network()
         yield booted
 
