@@ -57,8 +57,9 @@ def fixed(pool: Pool, family: Family, words: Words, routes: Routes) -> Part:
         first = f"hairpin/{pool.name}/{family}"
         # What falls to the backend that sent it needs conntrack. So all that backends send takes the ordinary way: with
         # a turn here and, for some packets, another one there, backends would not get equal shares.
-        asking = ", ".join(dict.fromkeys(write(target.address) for target in targets(pool, family)))
-        part.chain(first, f"{words.ip} saddr {{ {asking} }} accept", f"goto {entry(pool, family)}")
+        # A rule an address: nft writes a set within a rule in an order of its own, and none at all for one address.
+        asking = dict.fromkeys(write(target.address) for target in targets(pool, family))
+        part.chain(first, *(f"{words.ip} saddr {one} accept" for one in asking), f"goto {entry(pool, family)}")
     for listener in pool.listen:
         if listener.family == family:
             for interface in pool.ingress:
