@@ -454,7 +454,8 @@ class Terminal:
         for name in ("NO_COLOR", "COLUMNS", "LINES"):
             environment.pop(name, None)
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", NFTLB, "top", "--interval", "0.1"],
+            # Whoever ignores ^C, as a shell does for what it runs in the background, hands that down.
+            ["env", "--default-signal=INT", "setsid", "--ctty", NFTLB, "top", "--interval", "0.1"],
             stdin=self._its,
             stdout=self._its,
             stderr=self._its,
