@@ -16,7 +16,7 @@ key=$(cat pyproject.toml constraints.txt tools/setup.sh tools/servers.sh | sha25
 venv=$directory/venv-${image##*/tests-}-$key
 if [ ! -e "$venv" ]; then
 	exec 9>"$venv.lock"
-	flock 9 # whoever comes second finds it made
+	flock 9 # a second caller waits, and finds the environment made
 fi
 if [ ! -e "$venv" ]; then
 	new=$(mktemp -d "$directory/new.XXXXXX")

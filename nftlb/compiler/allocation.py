@@ -57,7 +57,7 @@ class Allocation:
 
 
 def zone_owner(pool: Pool, target: Target, ports: Mapping[Family, Ports]) -> str:
-    """Whoever sees another source has another zone: a client that never pauses would keep that of its old entries."""
+    """A backend that sees another source gets another zone: a client that never pauses would keep the old source."""
     family = family_of(target.address)
     port = "" if target.port is None else f" {target.port}"
     return _zone_owner(f"{target.owner} {write(target.address)}{port} {source(pool, family)}", ports.get(family, {}))

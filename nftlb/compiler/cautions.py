@@ -25,7 +25,7 @@ _RELAYS = {Family.IP: ("DHCP", 67, "the address that the request names"), Family
 
 @dataclass(frozen=True, slots=True)
 class Caution:
-    """`lossy`: some packets go astray; otherwise they only look different. `mend`: what to change in the file."""
+    """`lossy`: some packets are lost; otherwise packets only look different. `mend`: what to change in the file."""
 
     pool: str
     message: str

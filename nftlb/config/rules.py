@@ -115,7 +115,7 @@ def families(part: Whole, _: Where) -> Iterator[Fault]:
 
 
 def per_packet(part: Whole, _: Where) -> Iterator[Fault]:
-    """Refuse a wish that would have no effect: whoever wrote it expects packets to be spread one by one."""
+    """Refuse `per: packet` where the key has no effect: its author expects packets to be spread one by one."""
     pool = part.pool
     if "per" in part.own and pool.per is Per.PACKET and all(one.protocol is not Protocol.UDP for one in pool.listen):
         message = "per is packet, but the pool has no udp listener, and tcp and sctp are always spread by flow"

@@ -87,7 +87,7 @@ class Hands:
         return await self._do(lambda: self._load(config, membership))
 
     async def first_load(self, config: Config, membership: Membership) -> FirstLoad:
-        """Load, and keep a refusal for whoever is to be told of it."""
+        """Load for the first time. A refusal is returned, not raised: the reconciler reports the refusal later."""
         clock = asyncio.get_running_loop().time
         began = clock()
         outcome: Applied | NftlbError
