@@ -143,6 +143,25 @@ def test_port_ranges_and_foreign_payloads() -> None:
 # ---- what does not arrive ----
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_answer_without_a_route(version: int) -> None:
+    """A backend that has lost its route gives no answer; its servers go on, and answer when the route is back."""
+    with Lab(backends=1) as lab, lab.serve() as servers, lab.serve_sctp(5353) as associations:
+        backend = lab.backends[0]
+        with lab.client.connect((backend.address(version), 5353)) as client:
+            route = backend.run(["ip", f"-{version}", "route", "show", "default"]).split()
+            backend.run(["ip", f"-{version}", "route", "flush", "default"])
+            assert client.exchange(1, timeout=0.2)[0].copies == 0
+            servers.wait(1)
+            with pytest.raises(TimeoutError):
+                lab.client.associate((backend.address(version), 5353), source_port=4000)
+            backend.run(["ip", f"-{version}", "route", "add", *route])
+            assert client.exchange(1)[0].whole
+        with lab.client.associate((backend.address(version), 5353), source_port=4001) as association:
+            assert association.beat() == "b1"
+        assert associations.counts == {"b1": 2}
+
+
 @both_versions
 def test_plain_route_and_one_way(version: int) -> None:
     """Without rules datagrams reach the backend they are addressed to; what asks for no reply gets none."""

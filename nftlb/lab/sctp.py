@@ -221,7 +221,7 @@ class SctpServers:
             return
         answer = SctpPacket(self._port, packet.source_port, self._tags.get(key, 0), kind, value)
         destination = sockopt.destination_of(ancillary)
-        sock.sendmsg([answer.encode()], sockopt.from_address(destination), 0, (peer[0], 0))
+        sockopt.answer(sock, answer.encode(), destination, (peer[0], 0))
 
 
 def _raw_socket(version: int) -> socket.socket:

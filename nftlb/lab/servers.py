@@ -185,7 +185,7 @@ class Servers:
                 self._record(endpoint, payload, decoded, (peer[0], peer[1]), ancillary)
             reply = self._reply(endpoint.host.name, payload, decoded)
             if reply:
-                sock.sendmsg([reply], sockopt.from_address(destination), 0, peer)
+                sockopt.answer(sock, reply, destination, peer)
 
     def _record(
         self,

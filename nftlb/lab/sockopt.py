@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 import struct
@@ -26,6 +27,8 @@ UDP_NO_CHECK6_RX = 102
 ANCILLARY_SIZE = 512
 """Room for all ancillary data that the options here can bring."""
 RECEIVE_BUFFER = 32 << 20
+
+_NO_WAY_OUT = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL}
 
 _TIMESPEC = struct.Struct("@qq")
 _PKTINFO4 = struct.Struct("@i4s4s")
@@ -103,6 +106,18 @@ def arrival_of(ancillary: Iterable[Ancillary]) -> int:
             seconds, nanoseconds = _TIMESPEC.unpack(data)
             return int(seconds * 1_000_000_000 + nanoseconds)
     return 0
+
+
+def answer(sock: socket.socket, payload: bytes, source: str, peer: tuple[str, int]) -> None:
+    """Send an answer from the address that was asked. Nothing is sent where the host has lost its link or the address.
+
+    A test that takes a link away expects that answers are missing; any other error is raised.
+    """
+    try:
+        sock.sendmsg([payload], from_address(source), 0, peer)
+    except OSError as error:
+        if error.errno not in _NO_WAY_OUT:
+            raise
 
 
 def from_address(address: str) -> list[Ancillary]:
