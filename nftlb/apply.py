@@ -102,6 +102,8 @@ class Applier:
     swapper: Swapper = field(init=False)
     _loaded: tuple[Compiled, Membership] | None = None
     _answers: Mapping[Need, float] = field(default_factory=dict)
+    _resting: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    """Zones of former owners, each with the time until which replies may still need the zone's conntrack entries."""
 
     def __post_init__(self) -> None:
         self.swapper = Swapper(self.kernel, self.table, self.wait)
@@ -120,7 +122,7 @@ class Applier:
         lacking: list[str] = []
         if lenient:
             config, lacking = _without_missing(config, self.interfaces())
-        compiled = self._compile(config, previous)
+        compiled = self._compile(config, self._with_resting(previous))
         answers = self._awaited(self._accepted or present, compiled.ruleset(membership))
         if answers:
             compiled.keep(answers)
@@ -139,6 +141,7 @@ class Applier:
                     steering.undo()
             raise
         self._loaded, self._answers = (compiled, membership), answers
+        self._rest(previous, compiled.allocation)
         swept = self.swapper.sweep(target)
         # Until here, packets of what is no more have been let through, and may have made entries.
         count += self._cut(due.after)
@@ -242,6 +245,21 @@ class Applier:
         now = self.clock()
         until = {need: self._answers.get(need, now + self.linger) for need in left_behind(before, target)}
         return {need: end for need, end in until.items() if end > now}
+
+    def _with_resting(self, previous: Allocation) -> Allocation:
+        """Add the zones that rest, so that another backend gets such a zone only when there is no other."""
+        now, taken = self.clock(), set(previous.zones.values())
+        resting = {owner: zone for owner, (zone, end) in self._resting.items() if end > now and zone not in taken}
+        return replace(previous, zones={**resting, **previous.zones})
+
+    def _rest(self, previous: Allocation, allocation: Allocation) -> None:
+        """Let the zones rest that have lost their owner: replies under way would be lost with the conntrack entries."""
+        now, taken = self.clock(), set(allocation.zones.values())
+        left = {owner: (zone, now + self.linger) for owner, zone in previous.zones.items()}
+        resting = {**self._resting, **left}
+        self._resting = {
+            owner: (zone, end) for owner, (zone, end) in resting.items() if end > now and zone not in taken
+        }
 
     def _lingers(self) -> float | None:
         return max(0.0, min(self._answers.values()) - self.clock()) if self._answers else None

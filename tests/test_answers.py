@@ -10,9 +10,10 @@ from pools import backend, backends, config, pool
 
 from nftlb.apply import Applier
 from nftlb.compiler import Compiled, left_behind
+from nftlb.compiler.allocation import LAST_ZONE
 from nftlb.compiler.answers import Reply
 from nftlb.kernel.fake import FakeNft
-from nftlb.model import Balance, Forward, SourceKind
+from nftlb.model import Balance, Forward, SourceKind, Zones
 from nftlb.ruleset import Chain, Element, Ruleset, TableFamily
 from nftlb.swap import Swapper
 
@@ -275,3 +276,29 @@ def test_nothing_lingers_behind_remove() -> None:
     world.applier.remove()
     assert not world.kernel.list("nftlb")
     assert world.applier.load(NAT).lingers is None
+
+
+def test_zones_rest() -> None:
+    """Another backend gets the zone of one that has just left only when there is no other, and the oldest first."""
+
+    def zones(*numbers: int) -> list[int]:
+        """Load a pool with these backends; return their zones, counted from the last one there is."""
+        behind = tuple(backend(f"b{number}", f"10.0.0.{number}:53") for number in numbers)
+        world.applier.load(replace(config(pool("dns", SERVICE, behind)), zones=Zones(first=LAST_ZONE - 3)))
+        elements = world.kernel.list("nftlb")[TableFamily.IP].table.sets["targets"].elements
+        return [int(element.key.split(" ")[-1]) - LAST_ZONE for element in elements]
+
+    world = Fake()
+    assert [-3, -2] == zones(11, 12)
+    assert [-2] == zones(12)
+    assert [-2, -1] == zones(12, 13)
+    assert [-1] == zones(13)
+    assert [-1, 0] == zones(13, 14)
+    world.now = 5
+    assert [0] == zones(14)
+    assert [0, -3] == zones(14, 15)  # the first to leave
+    world.now = 10
+    assert [0, -3, -2] == zones(14, 15, 16)  # rested, unlike -1
+    assert [-3] == zones(15)
+    world.now = 15
+    assert [-3, -1] == zones(15, 17)

@@ -142,15 +142,15 @@ def allocate(config: Config, previous: Allocation | None = None) -> Allocation:
 def _number(
     owners: Iterable[str], previous: Mapping[str, int], allowed: range, what: str, others: Collection[int] = ()
 ) -> dict[str, int]:
-    """A number for each owner: the one it had, else the lowest that nobody has or, if need be, that nobody needs.
+    """A number for each owner: its previous one, else the lowest one that is free.
 
-    Those of `others` are had by somebody else.
+    If none is free, the first of `previous` whose owner is gone. The numbers in `others` belong to somebody else.
     """
     wanted = dict.fromkeys(owners)
     numbers = {owner: had for owner in wanted if (had := previous.get(owner, -1)) in allowed and had not in others}
     taken, retired = {*others, *numbers.values()}, set(previous.values())
     fresh = (number for number in allowed if number not in taken and number not in retired)
-    used = (number for number in allowed if number not in taken and number in retired)
+    used = (number for number in dict.fromkeys(previous.values()) if number not in taken and number in allowed)
     for owner in wanted:
         if owner not in numbers:
             number = next(fresh, None) or next(used, None)

@@ -77,6 +77,11 @@ def without_all(_pools: Pools) -> Pools:
     return {"other": {"listen": "198.51.100.53:99/udp", "backends": {"b9": "203.0.113.9:9"}}}
 
 
+def another_for_b3(pools: Pools) -> Pools:
+    """Without b3, and with another pool, whose backend needs a conntrack zone of its own."""
+    return without_b3(pools) | without_all(pools)
+
+
 NAT = {"forward": "nat"}
 KEEP = {"forward": "nat", "source": "keep"}
 STATELESS = {"forward": "stateless"}
@@ -91,6 +96,7 @@ CHANGES = {
     "stateless-to-nat-and-back": Change(STATELESS, reloaded(forwarded(**NAT), forwarded(**STATELESS))),
     "nat-deleted": Change(NAT, deleted),
     "nat-reloaded": Change(NAT, reloaded(without_b3)),
+    "nat-replaced": Change(NAT, reloaded(without_b3, another_for_b3)),
     "nat-restarted": Change(NAT, restarted(without_b3)),
     "nat-gone": Change(NAT, reloaded(without_all), serves=False),
     "nat-to-stateless": Change(NAT, reloaded(forwarded(**STATELESS))),
