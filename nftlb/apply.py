@@ -24,7 +24,7 @@ from nftlb.kernel.grace import wait_for_packets
 from nftlb.kernel.nflog import can_log
 from nftlb.kernel.steering import Steering, hops
 from nftlb.model import Family, Passive
-from nftlb.ruleset import Listing, Ruleset, file_text
+from nftlb.ruleset import Listing, Ruleset
 from nftlb.swap import Swapper, Transaction
 from nftlb.swap.operations import DeleteTable
 
@@ -123,7 +123,7 @@ class Applier:
         if lenient:
             config, lacking = _without_missing(config, self.interfaces())
         compiled = self._compile(config, self._with_resting(previous))
-        answers = self._awaited(self._accepted or present, compiled.ruleset(membership))
+        answers = self._awaited(self.accepted or present, compiled.ruleset(membership))
         if answers:
             compiled.keep(answers)
         target = compiled.ruleset(membership)
@@ -181,15 +181,18 @@ class Applier:
         texts += self.swapper.sweep(compiled.ruleset(membership)).transactions
         return Applied(tuple(texts), lingers=self._lingers(), unrecognised=self._unrecognised)
 
-    def text(self) -> str:
-        """What was loaded last, as a file that `nft -f` loads; empty if nothing was."""
-        target = self._accepted
-        return "" if target is None else file_text(target)
+    @property
+    def accepted(self) -> Ruleset | None:
+        """What the kernel accepted last; None before that."""
+        if self._loaded is None:
+            return None
+        compiled, membership = self._loaded
+        return compiled.ruleset(membership)
 
     @property
     def holds(self) -> bool:
         """Whether the kernel still does what it accepted last."""
-        target = self._accepted
+        target = self.accepted
         return target is not None and self.swapper.does(target)
 
     @property
@@ -231,14 +234,6 @@ class Applier:
     @property
     def _unrecognised(self) -> tuple[str, ...]:
         return self.swapper.spellings.unrecognised
-
-    @property
-    def _accepted(self) -> Ruleset | None:
-        """What the kernel accepted last; None before that."""
-        if self._loaded is None:
-            return None
-        compiled, membership = self._loaded
-        return compiled.ruleset(membership)
 
     def _awaited(self, before: Ruleset, target: Ruleset) -> dict[Need, float]:
         """What answers need that the target lacks, each with the time at which it may go."""

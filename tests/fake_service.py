@@ -20,6 +20,7 @@ from nftlb.service import (
     KernelStatus,
     Overview,
     PoolStatus,
+    Short,
     UnknownBackend,
     UnknownPool,
 )
@@ -121,8 +122,9 @@ class FakeService:
         for pool in self.shown.values():
             yield pool
 
-    def short(self) -> tuple[str, ...]:
-        return tuple(name for name, pool in self.shown.items() if not pool.ready)
+    def short(self) -> list[Short]:
+        pools = [pool for pool in self.shown.values() if not pool.ready]
+        return [Short(pool.name, pool.lacking, pool.healthy, pool.quorum) for pool in pools]
 
     async def pool(self, name: str) -> PoolStatus:
         if name not in self.shown:

@@ -18,7 +18,7 @@ from nftlb.swap import Swapper
 from nftlb.swap.plan import make
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from nftlb.compiler import Hop
     from nftlb.kernel import Kernel
@@ -102,13 +102,19 @@ class FakeHands(Hands):
         return await super().tidy()
 
     async def _do(self, work: Callable[[], T]) -> T:
+        return await self._in_time(super()._do, work)
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        return await self._in_time(super()._read, work)
+
+    async def _in_time(self, do: Callable[[Callable[[], T]], Awaitable[T]], work: Callable[[], T]) -> T:
         self.works += 1
         self.begun.set()
         await asyncio.sleep(self.takes)
         if self.error is not None:
             raise self.error
         self._now = elapsed()
-        done = await super()._do(work)
+        done = await do(work)
         if self.error_after is not None:
             error, self.error_after = self.error_after, None
             raise error

@@ -129,10 +129,11 @@ async def serving(
     limits: Limits | None = None,
     listen: Endpoint | UnixSocket = LOOPBACK,
     access_log: Logger | None = None,
+    crowded: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[World]:
     """Run a server, on a free port of the loopback interface if nothing else is said."""
     service, metrics, limits = service or two_pools(), Metrics(), limits or Limits()
-    server = Server(application(service, metrics, tokens, limits), listen, limits, access_log)
+    server = Server(application(service, metrics, tokens, limits), listen, limits, access_log, crowded)
     world = World(server, service, metrics)
     await server.start()
     try:

@@ -97,7 +97,7 @@ async def ask(where: Where, request: str, *headers: str) -> str:
                 break
             except (FileNotFoundError, ConnectionRefusedError):
                 await asyncio.sleep(0.005)
-        head = [f"{request} HTTP/1.1", "Host: x", "Connection: close", *headers, "", ""]
+        head = [f"{request} HTTP/1.1", "Host: localhost", "Connection: close", *headers, "", ""]
         writer.write("\r\n".join(head).encode())
         line = await reader.readline()
         await reader.read()

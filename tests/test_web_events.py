@@ -31,7 +31,7 @@ SWAP = Event(kind=EventKind.SWAP, at=NOON)
 async def listen(world: World) -> Streams:
     """Begin to listen; return when the server has said so."""
     streams = await world.connect()
-    streams[1].write(head("GET", "/api/v1/events", {"Host": "x", "Accept": "text/event-stream"}))
+    streams[1].write(head("GET", "/api/v1/events", {"Host": "localhost", "Accept": "text/event-stream"}))
     first = (await streams[0].readuntil(b"\r\n\r\n")).decode()
     assert first.startswith("HTTP/1.1 200 ")
     assert "Content-Type: text/event-stream; charset=utf-8\r\n" in first

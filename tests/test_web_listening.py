@@ -150,7 +150,7 @@ def _reach(listen: str, clients: list[str]) -> None:
             assert isinstance(bound.address, IPv6Address) == (":" in listen)
             for client in clients:
                 streams = await asyncio.open_connection(client, bound.port)
-                streams[1].write(head("GET", "/healthz", {"Host": "x"}))
+                streams[1].write(head("GET", "/healthz", {"Host": "localhost"}))
                 assert (await read_answer(streams)).status == 200
                 streams[1].close()
 
@@ -213,7 +213,7 @@ def test_what_was_begun_when_a_start_fails_ends(path: Path) -> None:
         server = Server(whole, UnixSocket(str(path)))
         loop = asyncio.get_running_loop()
         with (
-            patch.object(loop, "create_server", side_effect=OSError("no descriptor")),
+            patch.object(loop, "add_reader", side_effect=OSError("no descriptor")),
             pytest.raises(OSError, match="no"),
         ):
             await server.start()

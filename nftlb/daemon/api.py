@@ -26,6 +26,7 @@ each time twice as many."""
 
 _WHAT = "api"
 _TOKENS = "token_file"
+_CROWDED = "api_connections"
 
 
 class ApiServer:
@@ -88,7 +89,7 @@ class ApiServer:
 
     async def _open(self, listen: Endpoint | UnixSocket) -> bool:
         """Serve there, and no longer where it was; if that can't be, it is a fault, and False."""
-        server = Server(application(self._service, self._metrics, self._digests), listen)
+        server = Server(application(self._service, self._metrics, self._digests), listen, crowded=self._crowd)
         try:
             await server.start()
         except (SystemFault, OSError) as error:
@@ -103,6 +104,13 @@ class ApiServer:
         server, self._server, self._where = self._server, None, None
         if server is not None:
             await server.stop()
+
+    def _crowd(self, why: str) -> None:
+        """Show that no connection can be taken; "": that they can again."""
+        if why:
+            self._faults.set(_CROWDED, why)
+        else:
+            self._faults.clear(_CROWDED)
 
     def _admit(self, token_file: str | None) -> None:
         """Take the tokens of a file from now on."""

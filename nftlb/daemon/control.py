@@ -19,6 +19,7 @@ from nftlb.service import (
     Event,
     EventKind,
     Overview,
+    Short,
     UnknownBackend,
     UnknownPool,
 )
@@ -207,8 +208,13 @@ class Control:
         pool = self._find(name)
         return report.pool_status(pool, self._state(name), self._counters, self._added(pool))
 
-    def short(self) -> tuple[str, ...]:
-        return tuple(name for name, pool in self.fleet.pools.items() if not pool.ready)
+    def short(self) -> list[Short]:
+        pools = self.fleet.pools.items()
+        # What was told last: to judge ten thousand backends anew would hold up checks.
+        counted = [
+            (name, pool, sum(one.counted for one in pool.backends.values())) for name, pool in pools if not pool.ready
+        ]
+        return [Short(name, pool.lacking, healthy, pool.pool.quorum) for name, pool, healthy in counted]
 
     def ready(self, pool: str | None = None) -> bool:
         if pool is not None:

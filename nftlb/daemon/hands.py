@@ -1,6 +1,7 @@
 """The one writer: all that touches the kernel's tables, in the one thread that may.
 
-libnftables is synchronous and a large ruleset takes it seconds. In a thread of its own it holds up no check.
+libnftables is synchronous and a large ruleset takes it seconds. In a thread of its own it holds up no check. What is
+only read, for those who ask, has another thread: no commit waits for a reader.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from nftlb.errors import NftlbError, SystemFault
 from nftlb.kernel import LibNftables
 from nftlb.kernel.monitor import Monitor
 from nftlb.kernel.nft_version import doubt, read_version
+from nftlb.ruleset import file_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from nftlb.compiler import Membership
     from nftlb.kernel import Kernel
     from nftlb.model import Config
-    from nftlb.ruleset import Count
+    from nftlb.ruleset import Count, Ruleset
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def _applier(kernel: Kernel, table: str) -> Applier:
 
 
 class Hands:
-    """An Applier behind a thread. Methods raise KernelError or SystemFault when they are refused.
+    """An Applier behind a thread, and readings in another. Methods raise KernelError or SystemFault when refused.
 
     `kernel` makes the seam to nf_tables, `applier` what brings rulesets to it, `monitor` what vouches for foreign
     transactions; all are called in the thread.
@@ -71,20 +73,23 @@ class Hands:
         self._make_applier = applier
         self._make_monitor = monitor
         self._thread = ThreadPoolExecutor(1, "kernel")
+        self._readings = ThreadPoolExecutor(1, "readings")
         self._kernel: Kernel | None = None
         self._applier: Applier | None = None
         self._monitor: Monitor | None = None
+        self._accepted: Ruleset | None = None
 
     async def open(self) -> None:
         await self._do(self._open)
 
     def close(self) -> None:
         """Wait for what is being done, and stop. The tables stay."""
+        self._readings.shutdown(cancel_futures=True)
         self._thread.submit(self._close).result()
         self._thread.shutdown()
 
     async def load(self, config: Config, membership: Membership) -> Applied:
-        return await self._do(lambda: self._load(config, membership))
+        return await self._write(lambda: self._load(config, membership))
 
     async def first_load(self, config: Config, membership: Membership) -> FirstLoad:
         """Load for the first time. A refusal is returned, not raised: the reconciler reports the refusal later."""
@@ -98,13 +103,13 @@ class Hands:
         return FirstLoad(membership, outcome, began, clock())
 
     async def update(self, membership: Membership) -> Applied:
-        return await self._do(lambda: self._at_hand().update(membership))
+        return await self._write(lambda: self._at_hand().update(membership))
 
     async def tidy(self) -> Applied:
-        return await self._do(lambda: self._at_hand().tidy())
+        return await self._write(lambda: self._at_hand().tidy())
 
     async def remove(self, config: Config) -> Applied:
-        return await self._do(lambda: self._at_hand().remove(config))
+        return await self._write(lambda: self._at_hand().remove(config))
 
     async def untouched(self) -> bool:
         return await self._do(lambda: self._at_hand().untouched)
@@ -114,16 +119,28 @@ class Hands:
         return await self._do(lambda: self._at_hand().holds)
 
     async def text(self) -> str:
-        return await self._do(lambda: self._at_hand().text())
+        """What the kernel accepted last, as a file that `nft -f` loads; empty if nothing was."""
+        accepted = self._accepted
+        return "" if accepted is None else await self._read(lambda: file_text(accepted))
 
     async def counters(self) -> Mapping[str, Count]:
-        return await self._do(lambda: self._at_hand().kernel.counters(self._table))
+        return await self._read(lambda: self._at_hand().kernel.counters(self._table))
+
+    async def _write(self, work: Callable[[], T]) -> T:
+        return await self._do(lambda: self._noting(work))
+
+    def _noting(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        finally:
+            # A value that never changes: readers use it while the next change is made.
+            self._accepted = self._at_hand().accepted
 
     async def _do(self, work: Callable[[], T]) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except OSError as error:  # no descriptor left, no memory
-            raise SystemFault(f"the kernel can't be asked: {error.strerror or error}") from error
+        return await _in(self._thread, work)
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        return await _in(self._readings, work)
 
     def _load(self, config: Config, membership: Membership) -> Applied:
         try:
@@ -155,6 +172,13 @@ class Hands:
         if self._applier is None:
             raise AssertionError("open() comes first")
         return self._applier
+
+
+async def _in(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
+    except OSError as error:  # no descriptor left, no memory
+        raise SystemFault(f"the kernel can't be asked: {error.strerror or error}") from error
 
 
 def _give_memory_back() -> None:

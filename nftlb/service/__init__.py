@@ -1,6 +1,6 @@
 """What the daemon shows and can be told: the words that it, its HTTP API and its command line have in common."""
 
-from .contract import Conflict, Service, Unapplied, UnknownBackend, UnknownPool
+from .contract import Conflict, Service, Short, Unapplied, UnknownBackend, UnknownPool
 from .events import Event, EventKind
 from .status import BackendStatus, CheckStatus, ConfigStatus, Fault, KernelStatus, Overview, PoolStatus, Status
 
@@ -16,6 +16,7 @@ __all__ = [
     "Overview",
     "PoolStatus",
     "Service",
+    "Short",
     "Status",
     "Unapplied",
     "UnknownBackend",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from nftlb.errors import NftlbError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from nftlb.model import Admin
 
@@ -31,6 +31,15 @@ class Unapplied(NftlbError):  # noqa: N818
     """The wish was noted and remembered, but the kernel refused it for now; it is tried again."""
 
 
+class Short(NamedTuple):
+    """A pool that is not ready: what it lacks, and how many backends are healthy of how many that it needs."""
+
+    pool: str
+    lacking: tuple[str, ...]
+    healthy: int
+    quorum: int
+
+
 class Service(Protocol):
     """The daemon, seen from outside; all methods belong to its event loop.
 
@@ -50,8 +59,8 @@ class Service(Protocol):
     async def pool(self, name: str) -> PoolStatus:
         """One of them."""
 
-    def short(self) -> tuple[str, ...]:
-        """The names of the pools that are not ready."""
+    def short(self) -> Sequence[Short]:
+        """The pools that are not ready. Costs next to nothing."""
 
     def ready(self, pool: str | None = None) -> bool:
         """Whether every pool, or this one, is ready. Costs nothing. Raises UnknownPool."""

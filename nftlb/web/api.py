@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 from aiohttp import web
 
 from .bodies import BackendChange, NewBackend, read_body
+from .large import Large
 from .tokens import admit
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from nftlb.service import Service
 
     from .limits import Limits
+    from .shared import Shared
     from .tokens import Tokens
 
 T = TypeVar("T")
@@ -32,8 +35,9 @@ BACKEND = BACKENDS + "/{backend}"
 class Api:
     """Reading is free; what changes something needs a token."""
 
-    def __init__(self, service: Service, tokens: Tokens, limits: Limits) -> None:
+    def __init__(self, service: Service, tokens: Tokens, limits: Limits, shared: Shared) -> None:
         self._service = service
+        self._shared = shared
         self._tokens = tokens
         self._limits = limits
         self._changes: set[asyncio.Task[object]] = set()
@@ -51,18 +55,17 @@ class Api:
         ]
 
     async def status(self, _: web.Request) -> web.Response:
-        pools = await self._all_pools()
-        rest = (await self._service.overview()).model_dump_json().removesuffix("}")
-        return _text(f'{rest},"pools":{pools}}}\n')
+        return _large(await self._shared.get("status", self._status))
 
     async def pools(self, _: web.Request) -> web.Response:
-        return _text(f"{await self._all_pools()}\n")
+        return _large(await self._shared.get("pools", self._pools))
 
     async def pool(self, request: web.Request) -> web.Response:
-        return _json(await self._service.pool(request.match_info["pool"]))
+        name = request.match_info["pool"]
+        return _large(await self._shared.get(f"pool {name}", partial(self._pool, name)))
 
     async def ruleset(self, _: web.Request) -> web.Response:
-        return web.Response(text=await self._service.ruleset())
+        return _large(await self._shared.get("ruleset", self._ruleset), "text/plain; charset=utf-8")
 
     async def reload(self, request: web.Request) -> web.Response:
         admit(request, self._tokens)
@@ -89,8 +92,20 @@ class Api:
         await self._whole(self._service.remove(request.match_info["pool"], request.match_info["backend"]))
         return web.Response(status=204)
 
-    async def _all_pools(self) -> str:
-        return f"[{','.join([pool.model_dump_json() async for pool in self._service.pools()])}]"
+    async def _status(self) -> bytes:
+        pools = [pool.model_dump_json().encode() async for pool in self._service.pools()]
+        rest = (await self._service.overview()).model_dump_json().removesuffix("}").encode()
+        return b"".join((rest, b',"pools":[', b",".join(pools), b"]}\n"))
+
+    async def _pools(self) -> bytes:
+        pools = [pool.model_dump_json().encode() async for pool in self._service.pools()]
+        return b"".join((b"[", b",".join(pools), b"]\n"))
+
+    async def _pool(self, name: str) -> bytes:
+        return f"{(await self._service.pool(name)).model_dump_json()}\n".encode()
+
+    async def _ruleset(self) -> bytes:
+        return (await self._service.ruleset()).encode()
 
     async def _whole(self, change: Coroutine[None, None, T]) -> T:
         """Carry a change through, whatever becomes of the request for it."""
@@ -103,6 +118,10 @@ class Api:
         self._changes.discard(change)
         if not change.cancelled():
             change.exception()  # seen: there may be nobody left to tell
+
+
+def _large(body: bytes, content_type: str = "application/json; charset=utf-8") -> web.Response:
+    return web.Response(body=Large(body, content_type))
 
 
 def _json(model: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

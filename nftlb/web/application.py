@@ -15,6 +15,7 @@ from .limits import Limits
 from .openapi import Description
 from .page import Page
 from .probes import Probes
+from .shared import Shared
 from .tokens import no_tokens
 
 if TYPE_CHECKING:
@@ -31,8 +32,14 @@ def application(
 ) -> web.Application:
     """Make an application, for one `Server` that has the same limits."""
     app = web.Application(middlewares=[begin, answer_errors], client_max_size=limits.body)
-    events = Events(service, limits)
-    parts = (Probes(service, metrics), Api(service, tokens, limits), events, Description(), Page())
+    events, shared = Events(service, limits), Shared(limits.readers)
+    parts = (
+        Probes(service, metrics, shared),
+        Api(service, tokens, limits, shared),
+        events,
+        Description(shared),
+        Page(),
+    )
     for part in parts:
         app.add_routes(part.routes())
     app.on_response_prepare.append(_add_headers)

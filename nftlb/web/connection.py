@@ -10,6 +10,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from .errors import answer
 from .headers import add_headers
+from .large import Large
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
@@ -55,14 +56,19 @@ class Room:
         self._all.discard(connection)
 
     def shed(self) -> None:
-        """Close the oldest connections that hold up responses, if all those together take too much memory."""
-        unsent = sum(connection.unsent for connection in self._waiting)
+        """Close the oldest connections that hold up responses, if all those together take too much memory.
+
+        A body that several clients take counts once, and goes when the last of these is closed.
+        """
         for connection in list(self._waiting):
-            if unsent <= self._limits.unsent:
+            if self._unsent() <= self._limits.unsent:
                 break
             if connection.unsent:
-                unsent -= connection.unsent
                 self._drop(connection)
+
+    def _unsent(self) -> int:
+        bodies = {id(connection.body): len(connection.body) for connection in self._waiting}
+        return sum(bodies.values()) + sum(connection.unsent for connection in self._waiting)
 
     def clear(self) -> None:
         for connection in list(self._all):
@@ -74,9 +80,9 @@ class Room:
 
 
 class Connection(web.RequestHandler):
-    """One client. `lost` is set when it is gone."""
+    """One client. `lost` is set when it is gone; `body` is what it is about to take, shared with others."""
 
-    __slots__ = ("_idle", "_limits", "_room", "_timer", "_wire", "lost")
+    __slots__ = ("_idle", "_limits", "_room", "_timer", "_wire", "body", "lost")
 
     def __init__(
         self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, limits: Limits, room: Room, **more: Any
@@ -92,6 +98,7 @@ class Connection(web.RequestHandler):
             **more,
         )
         self.lost = asyncio.Event()
+        self.body = b""
         self._limits = limits
         self._room = room
         self._idle = False
@@ -130,9 +137,14 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        self._room.shed()
+        sent = resp.body if isinstance(resp, web.Response) else None
+        self.body = sent.value if isinstance(sent, Large) else b""
         self._await_client(self._limits.write_seconds)
-        result = await super().finish_response(request, resp, start_time)
+        self._room.shed()
+        try:
+            result = await super().finish_response(request, resp, start_time)
+        finally:
+            self.body = b""
         self._idle = True
         self._await_client(self._limits.idle_seconds)
         return result

@@ -14,6 +14,8 @@ from nftlb.model import Endpoint, Family, UnixSocket
 
 _BACKLOG = 512
 _MODE = 0o660
+_UNSENT = 256 << 10
+"""Bytes that the kernel holds for a client that does not read; by itself it would take 4 MiB for each."""
 
 
 class Listening:
@@ -47,6 +49,7 @@ def _tcp(listen: Endpoint) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNSENT)
         if family == socket.AF_INET6:  # `::` is every address of this machine, whatever bindv6only says
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listening.bind((str(listen.address), listen.port))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,12 @@ from nftlb.service import BackendStatus, Event, PoolStatus, Status
 
 from .api import BACKEND, BACKENDS, POOL
 from .bodies import BackendChange, NewBackend
+from .large import Large
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from .shared import Shared
 
     Json = dict[str, Any]
 
@@ -64,15 +68,26 @@ _PROBLEMS = ["weight: 300 is not a weight; allowed: 0 to 256"]
 class Description:
     """The document is made once, when it is first asked for."""
 
-    def __init__(self) -> None:
-        self._text = ""
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._document = b""
 
     def routes(self) -> list[web.RouteDef]:
         return [web.get("/api/v1/openapi.json", self.document)]
 
     async def document(self, _: web.Request) -> web.Response:
-        self._text = self._text or json.dumps(openapi()) + "\n"
-        return web.Response(text=self._text, content_type="application/json")
+        if not self._document:
+            self._document = await self._shared.get("openapi", _document)
+        return web.Response(body=Large(self._document, "application/json; charset=utf-8"))
+
+
+async def _document() -> bytes:
+    """Make the document in a thread: that takes some tenths of a second, in which checks have to begin."""
+    return await asyncio.to_thread(_written)
+
+
+def _written() -> bytes:
+    return f"{json.dumps(openapi())}\n".encode()
 
 
 def openapi() -> Json:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from nftlb.metrics import CONTENT_TYPE
-from nftlb.service import UnknownPool
 
 from .errors import Refused
+from .large import Large
 
 if TYPE_CHECKING:
     from nftlb.metrics import Metrics
     from nftlb.service import Service
 
+    from .shared import Shared
+
 
 class Probes:
     """They need no token, and the first two cost nothing."""
 
-    def __init__(self, service: Service, metrics: Metrics) -> None:
+    def __init__(self, service: Service, metrics: Metrics, shared: Shared) -> None:
         self._service = service
         self._metrics = metrics
-        self._rendering = asyncio.Lock()
+        self._shared = shared
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -41,25 +41,23 @@ class Probes:
         pool = _only_pool(request)
         if self._service.ready(pool):
             return web.Response(text="ready\n")
-        short = [name for name in self._service.short() if pool in {None, name}]
         lines = []
-        for name in short:
-            with suppress(UnknownPool):  # a reload took it away meanwhile
-                one = await self._service.pool(name)
-                lines += [f"{name}: {what}" for what in one.lacking]
+        for one in self._service.short():
+            if pool in {None, one.pool}:
+                lines += [f"{one.pool}: {what}" for what in one.lacking]
                 if one.healthy < one.quorum or not one.lacking:
-                    lines.append(f"{name}: {one.healthy} of {one.quorum} backends that make its quorum are healthy")
-            await asyncio.sleep(0)  # thousands take a while, in which checks have to begin
+                    lines.append(f"{one.pool}: {one.healthy} of {one.quorum} backends that make its quorum are healthy")
         return web.Response(status=503, text="\n".join(["not ready", *lines, ""]))
 
     async def figures(self, _: web.Request) -> web.Response:
         """All of Prometheus' figures."""
-        async with self._rendering:  # one at a time: it is the answer that takes most work and memory
-            page = self._metrics.page()
-            async for pool in self._service.pools():
-                page.add(pool)
-            content = page.whole(await self._service.overview())
-        return web.Response(body=content, headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=Large(await self._shared.get("metrics", self._figures), CONTENT_TYPE))
+
+    async def _figures(self) -> bytes:
+        page = self._metrics.page()
+        async for pool in self._service.pools():
+            page.add(pool)
+        return page.whole(await self._service.overview())
 
 
 def _only_pool(request: web.Request) -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from .accepting import Accepting, affordable
 from .connection import Connection, Room
 from .limits import Limits
 from .listening import Listening
@@ -16,11 +18,20 @@ if TYPE_CHECKING:
 
     from nftlb.model import Endpoint, UnixSocket
 
+    from .accepting import Crowded
+
 DEFAULT_LIMITS = Limits()
 
 
+def _untold(_: str) -> None:
+    """Hear of a lack of descriptors where nobody is to be told."""
+
+
 class Server:
-    """Serves an application, once, from `start` until `stop`. `access_log` gets a line for each request."""
+    """Serves an application, once, from `start` until `stop`.
+
+    `access_log` gets a line for each request; `crowded` hears why no connection can be taken now, and "" once they can.
+    """
 
     def __init__(
         self,
@@ -28,14 +39,17 @@ class Server:
         listen: Endpoint | UnixSocket,
         limits: Limits = DEFAULT_LIMITS,
         access_log: Logger | None = None,
+        crowded: Crowded = _untold,
     ) -> None:
         self._listen = listen
-        self._limits = limits
+        self._limits = replace(limits, connections=affordable(limits.connections))
         self._access_log = access_log
-        self._room = Room(limits)
-        self._runner = web.AppRunner(application, shutdown_timeout=limits.stop_seconds)
+        self._crowded = crowded
+        self._room = Room(self._limits)
+        # Nobody works for a client that is gone. What changes something is shielded from that.
+        self._runner = web.AppRunner(application, shutdown_timeout=limits.stop_seconds, handler_cancellation=True)
         self._listening: Listening | None = None
-        self._server: asyncio.Server | None = None
+        self._accepting: Accepting | None = None
 
     @property
     def bound(self) -> Endpoint | UnixSocket:
@@ -47,22 +61,23 @@ class Server:
         self._listening = listening = Listening(self._listen)
         try:
             await self._runner.setup()
-            self._server = await asyncio.get_running_loop().create_server(self._connect, sock=listening.socket)
+            accepting = Accepting(listening.socket, self._connect, self._crowded)
+            accepting.start()
         except BaseException:
             listening.close()
             await self._runner.cleanup()
             raise
+        self._accepting = accepting
 
     async def stop(self) -> None:
         """Take no more requests, end those of listeners, and wait a little for the others."""
-        if self._server is None or self._listening is None:
+        if self._accepting is None or self._listening is None:
             return
-        server, self._server = self._server, None
-        server.close()
+        accepting, self._accepting = self._accepting, None
+        accepting.stop()
         self._listening.close()
         await self._runner.cleanup()
         self._room.clear()
-        await server.wait_closed()
 
     def _connect(self) -> Connection:
         manager = self._runner.server
