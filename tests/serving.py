@@ -14,6 +14,7 @@ from fake_service import FakeService, two_pools
 from nftlb.metrics import Metrics
 from nftlb.model import Endpoint, UnixSocket
 from nftlb.web import Limits, Server, application
+from nftlb.web.hosts import no_further_names
 from nftlb.web.tokens import digest
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from logging import Logger
 
     from nftlb.web.connection import Connection
+    from nftlb.web.hosts import Names
 
 TOKEN = "correct-horse-battery-staple"  # noqa: S105
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -130,10 +132,11 @@ async def serving(
     listen: Endpoint | UnixSocket = LOOPBACK,
     access_log: Logger | None = None,
     crowded: Callable[[str], None] = lambda _: None,
+    allowed: Callable[[], Names] = no_further_names,
 ) -> AsyncIterator[World]:
     """Run a server, on a free port of the loopback interface if nothing else is said."""
     service, metrics, limits = service or two_pools(), Metrics(), limits or Limits()
-    server = Server(application(service, metrics, tokens, limits), listen, limits, access_log, crowded)
+    server = Server(application(service, metrics, tokens, limits, allowed), listen, limits, access_log, crowded)
     world = World(server, service, metrics)
     await server.start()
     try:

@@ -322,3 +322,49 @@ def test_a_token_file_that_is_not_wanted_any_more(tmp_path: Path) -> None:
             return world.shown
 
     assert [] == asyncio.run(scene())
+
+
+async def status_by(host: str) -> int:
+    """The status of a question by that name."""
+    reader, writer = await asyncio.open_connection("127.0.0.3", PORT)
+    writer.write(f"GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    line = await reader.readline()
+    await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return int(line.split()[1])
+
+
+def test_other_names_are_followed_in_place() -> None:
+    """What is configured holds from the reload on; no connection is closed for it."""
+    before = on("127.0.0.3")
+    after = replace(before, api=replace(before.api, hosts=("lb.example.net",)))
+
+    async def scene() -> None:
+        async with running(before) as world:
+            await get(("127.0.0.3", PORT))
+            stays = await asyncio.open_connection("127.0.0.3", PORT)
+            assert await status_by("lb.example.net") == HTTPStatus.MISDIRECTED_REQUEST
+            world.server.follow(after)
+            assert await status_by("lb.example.net") == HTTPStatus.OK
+            assert await status_by("evil.example") == HTTPStatus.MISDIRECTED_REQUEST
+            stays[1].write(b"GET /healthz HTTP/1.1\r\nHost: lb.example.net\r\n\r\n")
+            assert (await stays[0].readline()).split()[1] == b"200"
+            stays[1].close()
+            await stays[1].wait_closed()
+
+    asyncio.run(scene())
+
+
+def test_a_lack_of_descriptors_is_shown(tmp_path: Path) -> None:
+    """As one fault, until connections can be taken again."""
+
+    async def scene() -> list[tuple[EventKind, str]]:
+        async with running(at(tmp_path / "api")) as world:
+            await get(tmp_path / "api")
+            world.server._crowd("no connection can be taken")
+            world.server._crowd("no connection can be taken")
+            world.server._crowd("")
+            return [await world.next() for _ in range(2)]
+
+    assert [(EventKind.FAULT, "api_connections"), (EventKind.FAULT_GONE, "api_connections")] == asyncio.run(scene())

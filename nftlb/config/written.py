@@ -22,6 +22,7 @@ from nftlb.model.fields import (
     Count,
     Duration,
     FallbackText,
+    HostName,
     Interface,
     ListenerText,
     Mark,
@@ -210,6 +211,9 @@ class WrittenApi(Written):
 
     listen: ApiListen = written("127.0.0.1:9146", "address:port, or unix:/PATH")
     token_file: Path | None = Field(None, description="a file of tokens; without one, the API only reads")
+    hosts: Annotated[tuple[HostName, ...], OneOrMany()] = Field(
+        (), description="further names by which the API may be asked; addresses and this host's own names always may"
+    )
 
 
 class WrittenConfig(Written):

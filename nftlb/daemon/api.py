@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nftlb.errors import SystemFault
 from nftlb.model import Endpoint
-from nftlb.web import Server, TokenFile, application, no_tokens
+from nftlb.web import Server, TokenFile, application, names, no_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +42,7 @@ class ApiServer:
         self._wanted: Api | None = None
         self._token_file: str | None = None
         self._tokens: Callable[[], frozenset[bytes] | None] = no_tokens
+        self._names = names()
         self._server: Server | None = None
         self._where: Endpoint | UnixSocket | None = None
         self._gap = self._not_before = 0.0
@@ -50,6 +51,7 @@ class ApiServer:
     def follow(self, config: Config) -> None:
         if config.api != self._wanted:
             self._wanted = config.api
+            self._names = names(config.api.hosts)
             self._gap = self._not_before = 0.0
             self._changed.set()
 
@@ -89,7 +91,8 @@ class ApiServer:
 
     async def _open(self, listen: Endpoint | UnixSocket) -> bool:
         """Serve there, and no longer where it was; if that can't be, it is a fault, and False."""
-        server = Server(application(self._service, self._metrics, self._digests), listen, crowded=self._crowd)
+        served = application(self._service, self._metrics, self._digests, allowed=lambda: self._names)
+        server = Server(served, listen, crowded=self._crowd)
         try:
             await server.start()
         except (SystemFault, OSError) as error:

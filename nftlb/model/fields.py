@@ -158,6 +158,14 @@ TableName = Annotated[
         "a name of a table", "a letter, then letters, digits and _ -, at most 32 in all", r"[A-Za-z][A-Za-z0-9_-]{0,31}"
     ),
 ]
+HostName = Annotated[
+    str,
+    text(
+        "a host name",
+        "letters, digits and - in parts with . between them, such as lb1.example.net",
+        r"(?=.{1,253}$)[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62}))*\.?",
+    ),
+]
 # nft writes interfaces in quotes; what is allowed here can't end them, nor be a wildcard.
 INTERFACE = text("an interface", "1 to 15 letters, digits and _ . - @ : +", r"(?!\.{1,2}$)[A-Za-z0-9_.@:+-]{1,15}")
 Interface = Annotated[str, INTERFACE]

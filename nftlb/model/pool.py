@@ -157,6 +157,7 @@ class Api:
 
     listen: Endpoint | UnixSocket = API_LISTEN
     token_file: str | None = None
+    hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

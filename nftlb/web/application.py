@@ -11,6 +11,7 @@ from .connection import begin
 from .errors import answer_errors
 from .events import Events
 from .headers import add_headers
+from .hosts import guard, no_further_names
 from .limits import Limits
 from .openapi import Description
 from .page import Page
@@ -22,16 +23,21 @@ if TYPE_CHECKING:
     from nftlb.metrics import Metrics
     from nftlb.service import Service
 
+    from .hosts import Allowed
     from .tokens import Tokens
 
 DEFAULT_LIMITS = Limits()
 
 
 def application(
-    service: Service, metrics: Metrics, tokens: Tokens = no_tokens, limits: Limits = DEFAULT_LIMITS
+    service: Service,
+    metrics: Metrics,
+    tokens: Tokens = no_tokens,
+    limits: Limits = DEFAULT_LIMITS,
+    allowed: Allowed = no_further_names,
 ) -> web.Application:
     """Make an application, for one `Server` that has the same limits."""
-    app = web.Application(middlewares=[begin, answer_errors], client_max_size=limits.body)
+    app = web.Application(middlewares=[begin, answer_errors, guard(allowed)], client_max_size=limits.body)
     events, shared = Events(service, limits), Shared(limits.readers)
     parts = (
         Probes(service, metrics, shared),

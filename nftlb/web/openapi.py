@@ -48,7 +48,7 @@ _REFUSALS = {
     400: ("the request, or its body, can't be read", "the body is not JSON: Expecting value: line 1 column 1 (char 0)"),
     401: ("a bearer token is missing, or is none of ours", "a bearer token is needed"),
     403: (
-        "the API only reads: no token_file is configured",
+        "the API only reads: no token_file is configured; or a page of another site asks",
         "this API only reads: the file names no token_file under api",
     ),
     404: ("there is no such pool or backend", "no pool is named dns9; there are: dns, syslog"),
@@ -56,6 +56,10 @@ _REFUSALS = {
     409: ("it goes against what is there", "ns1 is there already"),
     413: ("the body is larger than 64 KiB", "the body is larger than 64 KiB"),
     415: ("the body is not application/json", "the content type is not application/json"),
+    421: (
+        "`Host` has a name that this API is not asked by",
+        "example.com is no name of this API; allowed: an address, localhost, lb1, and the names in hosts under api",
+    ),
     422: ("a value is not what its place allows", "the body is bad"),
     503: (
         "the kernel or the system refused for now",
@@ -236,7 +240,7 @@ def _operation(identity: str, summary: str, answers: Json, refusals: tuple[int, 
     return {
         "operationId": identity,
         "summary": summary,
-        "responses": {**answers, **{str(status): _refusal(status) for status in refusals}},
+        "responses": {**answers, **{str(status): _refusal(status) for status in (*refusals, 421)}},
     }
 
 
