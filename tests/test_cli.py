@@ -96,6 +96,38 @@ def test_check_warns(tmp_path: Path) -> None:
     assert 1 == error.count("\n")
 
 
+RADIUS = "{radius: {secret: shh}}"
+FROM_FILE = "{radius: {secret_file: FOLDER/secret}}"
+SNMP = "{snmp: {community: shh}}"
+
+
+@pytest.mark.parametrize(
+    ("health", "named"),
+    [(RADIUS, "pools.yaml"), (SNMP, "pools.yaml"), (FROM_FILE, "secret"), ("{snmp: {}}", ""), ("{icmp: {}}", "")],
+)
+def test_check_warns_of_secrets_for_everybody(health: str, named: str, tmp_path: Path) -> None:
+    """The file itself where it holds a secret, and the files that it names; silent once they are mended."""
+    path, token, secret = tmp_path / "pools.yaml", tmp_path / "token", tmp_path / "secret"
+    health = health.replace("FOLDER", str(tmp_path))
+    checked = GOOD.replace("    backends", f"    health: {health}\n    backends")
+    path.write_text(f"api: {{token_file: {token}}}\n{checked}")
+    for one in (token, secret):
+        one.write_text("shh")
+    for one in (path, token, secret):
+        one.chmod(0o644)
+
+    status, output, error = outcome("check", str(path))
+    assert (0, "") == (status, output)
+    expected = {str(token), *([str(tmp_path / named)] if named else [])}
+    assert expected == {line.split(": ")[2] for line in error.splitlines()}
+    assert all("every user of this host may read it (mode 0644)" in line for line in error.splitlines())
+    assert "shh" not in error
+
+    for one in (path, token, secret):
+        one.chmod(0o640)
+    assert (0, "", "") == outcome("check", str(path))
+
+
 @pytest.mark.parametrize("command", [["check"], ["compile"], ["apply"], ["remove"], ["doctor"], ["explain", *PACKET]])
 def test_bad_input_is_told_with_its_places(command: list[str], bad: str) -> None:
     """Status 1, every fault on standard error as FILE:LINE:COLUMN, and nothing on standard output."""

@@ -56,6 +56,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 def token_file(tmp_path: Path) -> str:
     path = tmp_path / "token"
     path.write_text(f"# ours\n\n{TOKEN}\nanother\n")
+    path.chmod(0o600)
     return str(path)
 
 
@@ -323,10 +324,19 @@ def test_a_token_file_that_is_none(
     path = tmp_path / "token"
     if content is not None:
         path.write_bytes(content)
+        path.chmod(0o600)
     assert 3 == main(["drain", "dns/ns1", "--token-file", str(path)])
     assert capsys.readouterr().err.startswith(f"nftlb: {path}: {message}")
     assert [] == api.asked
     assert 0 == main(["status", "--token-file", str(path)])
+
+
+def test_a_token_file_for_everybody_is_not_used(api: Api, token_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As ssh does with a key: the daemon hears nothing, and the message says how to mend that."""
+    Path(token_file).chmod(0o644)
+    assert 3 == main(["drain", "dns/ns1", "--token-file", token_file])
+    assert f"every user of this host may read it (mode 0644); mend: chmod 600 {token_file}" in capsys.readouterr().err
+    assert [] == api.asked
 
 
 # --- completion -------------------------------------------------------------------------------------------------------

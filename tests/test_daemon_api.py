@@ -276,6 +276,8 @@ def test_other_tokens_at_the_same_address(tmp_path: Path) -> None:
     at_, one, other = tmp_path / "api", tmp_path / "one", tmp_path / "other"
     one.write_text("first\n")
     other.write_text("second\n")
+    one.chmod(0o600)
+    other.chmod(0o600)
 
     async def scene() -> list[int]:
         async with running(at(at_, one)) as world:

@@ -29,7 +29,8 @@ MAY = {
     "service": {"errors", "model"},
     "client": {"errors", "model", "service"},
     "metrics": {"errors", "model", "service"},
-    "web": {"errors", "model", "service", "metrics"},
+    "permissions": set(),
+    "web": {"errors", "model", "service", "metrics", "permissions"},
     "daemon": {
         "errors",
         "model",

@@ -2,6 +2,7 @@
 
 import click
 
+from nftlb.cli.exposed import exposed
 from nftlb.cli.inputs import examples, file_argument
 from nftlb.cli.output import write_error
 from nftlb.compiler.cautions import cautions
@@ -13,8 +14,12 @@ from nftlb.config import load
 def check(file: str) -> None:
     """Validate FILE, or standard input for -. Silent when it is good; else every fault is told with its place.
 
-    What is valid and still loses packets is warned of on standard error; the exit status is 0.
+    What is valid and still loses packets is warned of on standard error, and files with secrets that every user may
+    read; the exit status is 0.
     """
-    for one in cautions(load(file)):
+    config = load(file)
+    for warning in exposed(config, file):
+        write_error(f"nftlb: warning: {warning}\n")
+    for one in cautions(config):
         if one.lossy:
             write_error(f"nftlb: {file}: warning: pools.{one.pool}: {one.message}; use {one.mend}\n")

@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from nftlb.cli.names import suggestion
 from nftlb.client import Address, Client, printable, read_address
 from nftlb.errors import ConfigError, NftlbError, Problem, SystemFault
+from nftlb.permissions import exposure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,10 +59,14 @@ class Daemon:
 
 def _token(path: str) -> str:
     try:
-        lines = Path(path).read_text(encoding="ascii").splitlines()
+        with Path(path).open(encoding="ascii") as file:
+            exposed = exposure(os.fstat(file.fileno()))
+            lines = [] if exposed else file.read().splitlines()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a file of tokens"
         raise SystemFault(f"{path}: {reason}; --token-file or {TOKEN_FILE} names a file with a token") from error
+    if exposed:
+        raise SystemFault(f"{path}: not used: {exposed}; mend: chmod 600 {path}, and take another token if it was read")
     token = next((line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")), "")
     if not token.isprintable() or " " in token or not token:
         raise SystemFault(f"{path}: no token in it; allowed: a token on a line of its own")

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from .bodies import BackendChange, NewBackend, read_body
 from .large import Large
-from .tokens import admit
+from .tokens import Admission
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -38,7 +38,7 @@ class Api:
     def __init__(self, service: Service, tokens: Tokens, limits: Limits, shared: Shared) -> None:
         self._service = service
         self._shared = shared
-        self._tokens = tokens
+        self._admission = Admission(tokens)
         self._limits = limits
         self._changes: set[asyncio.Task[object]] = set()
 
@@ -68,12 +68,12 @@ class Api:
         return _large(await self._shared.get("ruleset", self._ruleset), "text/plain; charset=utf-8")
 
     async def reload(self, request: web.Request) -> web.Response:
-        admit(request, self._tokens)
+        self._admission.admit(request)
         await self._whole(self._service.reload())
         return _text(json.dumps({"reloaded": True}) + "\n")
 
     async def add(self, request: web.Request) -> web.Response:
-        admit(request, self._tokens)
+        self._admission.admit(request)
         body, written = await read_body(request, NewBackend, self._limits)
         pool = request.match_info["pool"]
         described = {key: value for key, value in written.items() if key != "name"}
@@ -82,13 +82,13 @@ class Api:
         return _json(added, status=201, headers={"Location": place})
 
     async def change(self, request: web.Request) -> web.Response:
-        admit(request, self._tokens)
+        self._admission.admit(request)
         body, _ = await read_body(request, BackendChange, self._limits)
         pool, backend = request.match_info["pool"], request.match_info["backend"]
         return _json(await self._whole(self._service.change(pool, backend, admin=body.admin, weight=body.weight)))
 
     async def remove(self, request: web.Request) -> web.Response:
-        admit(request, self._tokens)
+        self._admission.admit(request)
         await self._whole(self._service.remove(request.match_info["pool"], request.match_info["backend"]))
         return web.Response(status=204)
 

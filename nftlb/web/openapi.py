@@ -61,8 +61,9 @@ _REFUSALS = {
         "example.com is no name of this API; allowed: an address, localhost, lb1, and the names in hosts under api",
     ),
     422: ("a value is not what its place allows", "the body is bad"),
+    429: ("too many wrong tokens came from there", "too many wrong tokens came from 192.0.2.1; allowed: one in 6 s"),
     503: (
-        "the kernel or the system refused for now",
+        "the kernel or the system refused for now; or too many requests wait for this answer",
         "the kernel refused: No buffer space available; it is tried again",
     ),
 }
@@ -196,25 +197,25 @@ def _changes() -> Json:
         "changeBackend",
         "Set a backend's admin state, or its weight; survives restarts",
         {"200": _json("its state now; the kernel follows it", _of("BackendStatus"))},
-        (400, 401, 403, 404, 408, 409, 413, 415, 422, 503),
+        (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503),
     )
     add = _operation(
         "addBackend",
         "Add a backend; survives restarts",
         {"201": created},
-        (400, 401, 403, 404, 408, 409, 413, 415, 422, 503),
+        (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503),
     )
     remove = _operation(
         "removeBackend",
         "Take a backend out; one of the file until the next reload",
         {"204": {"description": "it is gone"}},
-        (401, 403, 404, 409, 422, 503),
+        (401, 403, 404, 409, 422, 429, 503),
     )
     reload = _operation(
         "reload",
         "Read the file again; if it is bad, what is in use stays",
         {"200": _json("it is in use", _of("Reloaded"))},
-        (401, 403, 409, 422, 503),
+        (401, 403, 409, 422, 429, 503),
     )
     return {
         BACKENDS: {"parameters": [_POOL], "post": {**add, **_guarded("NewBackend")}},
@@ -258,6 +259,8 @@ def _refusal(status: int) -> Json:
         "description": description,
         "content": {"application/json": {"schema": _of("Error"), "example": example}},
     }
+    if status == 429:  # noqa: PLR2004
+        refusal["headers"] = {"Retry-After": {"required": True, "schema": {"type": "string", "pattern": "^[0-9]+$"}}}
     if status == 401:  # noqa: PLR2004
         refusal["headers"] = {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
     return refusal

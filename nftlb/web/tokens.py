@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
 import os
+import socket
 import stat
+import struct
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from math import ceil
 from typing import TYPE_CHECKING, TypeAlias
 
 from nftlb.errors import SystemFault
 from nftlb.model.reading import show
+from nftlb.permissions import exposure
 
+from .attempts import Attempts
 from .errors import Refused
 
 if TYPE_CHECKING:
@@ -22,6 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAX_BYTES = 64 << 10
+FREE, EVERY = 10, 6.0
+"""So many wrong tokens in a row may come from a client; after that, one in so many seconds."""
+_PEER = struct.Struct("iII")  # struct ucred: process, user, group
 
 Tokens: TypeAlias = "Callable[[], frozenset[bytes] | None]"
 """Gives the digests of the tokens; None if there is no file of them. Raises SystemFault if it can't be read."""
@@ -73,8 +83,11 @@ class TokenFile:
             os.close(descriptor)
         if len(text) > _MAX_BYTES:
             raise SystemFault(f"the token file {self._path} is larger than {_MAX_BYTES >> 10} KiB")
-        if status.st_mode & 0o007:
-            log.warning("everybody may use the token file %s; mend: chmod o= %s", self._path, self._path)
+        if who := exposure(status):
+            raise SystemFault(
+                f"the token file {self._path} is not used: {who}; mend: chmod 600 {self._path}, or chmod 640 and "
+                "chgrp nftlb where the daemon runs as that user; and take other tokens, if somebody read these"
+            )
         lines = (line.strip() for line in text.splitlines())
         self._digests = frozenset(digest(line) for line in lines if line and not line.startswith(b"#"))
         self._seen = _identity(status)
@@ -85,22 +98,60 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def admit(request: web.Request, tokens: Tokens) -> None:
-    """Let a request pass that carries a token; Refused with 401 or 403, and SystemFault, for all others."""
-    digests = tokens()
-    if digests is None:
-        raise Refused(403, "this API only reads: the file names no token_file under api")
-    presented = request.headers.getall("Authorization", [])
-    scheme, _, token = presented[0].partition(" ") if len(presented) == 1 else ("", "", "")
-    if scheme.lower() != "bearer":
-        raise Refused(401, "a bearer token is needed", headers={"WWW-Authenticate": 'Bearer realm="nftlb"'})
-    found = digest(token.strip().encode(errors="surrogateescape"))
-    # All are compared, whichever fits: the time it takes tells nothing.
-    if not sum([hmac.compare_digest(found, known) for known in digests]):
-        who = request.remote or "a local user"
-        log.warning("refused %s %s from %s: wrong token", request.method, show(request.path), who)
-        raise Refused(
-            401,
-            "the bearer token is not one of those in the token file",
-            headers={"WWW-Authenticate": 'Bearer realm="nftlb", error="invalid_token"'},
-        )
+class Admission:
+    """Who may change something: those with a token, each client with a limit of wrong ones."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+        self._wrong = Attempts(FREE, EVERY)
+        self._logged = Attempts(2 * FREE, EVERY)
+        self._unlogged = 0
+
+    def admit(self, request: web.Request) -> None:
+        """Let a request pass that carries a token; Refused with 401, 403 or 429, and SystemFault, for all others."""
+        digests = self._tokens()
+        if digests is None:
+            raise Refused(403, "this API only reads: the file names no token_file under api")
+        presented = request.headers.getall("Authorization", [])
+        scheme, _, token = presented[0].partition(" ") if len(presented) == 1 else ("", "", "")
+        if scheme.lower() != "bearer":
+            raise Refused(401, "a bearer token is needed", headers={"WWW-Authenticate": 'Bearer realm="nftlb"'})
+        who, now = _client(request), asyncio.get_running_loop().time()
+        if wait := self._wrong.wait(who, now):
+            # Not even a right one: the answer would tell who guesses that the guess was right.
+            message = f"too many wrong tokens came from {who}; allowed: one in {EVERY:g} s"
+            raise Refused(429, message, headers={"Retry-After": str(ceil(wait))})
+        found = digest(token.strip().encode(errors="surrogateescape"))
+        # All are compared, whichever fits: the time it takes tells nothing.
+        if not sum([hmac.compare_digest(found, known) for known in digests]):
+            self._wrong.failed(who, now)
+            self._log(f"refused {request.method} {show(request.path)} from {who}: wrong token", now)
+            raise Refused(
+                401,
+                "the bearer token is not one of those in the token file",
+                headers={"WWW-Authenticate": 'Bearer realm="nftlb", error="invalid_token"'},
+            )
+
+    def _log(self, message: str, now: float) -> None:
+        """Write a line for each, as long as there are few."""
+        if self._logged.wait("", now):
+            self._unlogged += 1
+            return
+        self._logged.failed("", now)
+        more = f"; {self._unlogged} more before this one were not logged" if self._unlogged else ""
+        self._unlogged = 0
+        log.warning("%s%s", message, more)
+
+
+def _client(request: web.Request) -> str:
+    """Name who asks: an address, a network of IPv6 that one host may have all of, or a user of this host."""
+    if request.remote:
+        address = ip_address(request.remote.partition("%")[0])
+        if isinstance(address, IPv6Address):
+            return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
+        return str(address)
+    wire = request.transport.get_extra_info("socket") if request.transport is not None else None
+    if wire is None:
+        return "a client that left"
+    _, user, _ = _PEER.unpack(wire.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    return f"the local user {user}"

@@ -274,7 +274,8 @@ def test_datagrams_that_are_not_balanced_are_seen(machine: Machine) -> None:
 
 def test_power_cut_with_a_file_that_is_bad_by_now(machine: Machine) -> None:
     """The last good rules carry the traffic until somebody mends the file; who was drained stays so."""
-    machine.push("/etc/nftlb/token", "secret\n")
+    machine.push("/etc/nftlb/token", "secret\n", mode=0o640)
+    machine.run(["chgrp", "nftlb", "/etc/nftlb/token"])
     there = {"api": {"token_file": "/etc/nftlb/token"}, "pools": pools(machine.network)}
     machine.push(FILE, yaml.safe_dump(there))
     machine.run(["systemctl", "restart", "nftlb"])
