@@ -11,6 +11,7 @@ import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 from handiwork import FakeHands
 
@@ -23,7 +24,7 @@ from nftlb.kernel.rtnetlink import LOCAL, LOCAL_TABLE, Route
 from nftlb.kernel.surroundings import Surroundings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
     from pathlib import Path
 
     from nftlb.kernel.surroundings import Lookup
@@ -276,6 +277,87 @@ def test_a_bad_file_at_the_start(world: World) -> None:
         asyncio.run(Daemon(str(world.file)).run())
     with pytest.raises(ConfigError):
         load(str(world.file))
+
+
+def test_a_bad_file_at_a_restart(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """The last good copy is used, with all that says so; a reload of a file that is good again ends that."""
+    state, good = world.directory / "state", world.file.read_text()
+
+    async def status() -> Any:
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(f"{world.directory}/api")) as session:
+            async with session.get("http://nftlb/api/v1/status") as answer:
+                document = await answer.json()
+            async with session.get("http://nftlb/metrics") as answer:
+                metrics = await answer.text()
+        figures = dict(line.split() for line in metrics.splitlines() if line.startswith("nftlb_config_"))
+        return document, [figures[f"nftlb_config_{what}"] for what in ("last_good_copy", "reload_success")]
+
+    async def first() -> None:
+        async with running(world):
+            await world.hear("READY")
+
+    async def second() -> None:
+        async with running(world):
+            said = await world.hear("READY")
+            assert said.endswith(f"the file is bad, its last good copy is in use: {state}/{TABLE}.yaml")
+            assert "10.0.0.11" in world.text
+            document, figures = await until(status)
+            assert (True, False) == (document["ready"], document["config"]["success"])
+            assert f"{state}/{TABLE}.yaml" == document["config"]["copy_in_use"]
+            assert problems == document["config"]["problems"]
+            assert ["configuration"] == [fault["what"] for fault in document["faults"]]
+            assert ["1", "0"] == figures
+            kill(signal.SIGHUP)  # it is still bad
+            await world.hear("RELOADING")
+            await world.hear("READY")
+            assert (["1", "0"], problems) == ((found := await status())[1], found[0]["config"]["problems"])
+            world.file.write_text(good.replace("10.0.0.11", "10.0.0.99"))
+            kill(signal.SIGHUP)
+            await world.hear("RELOADING")
+            await world.hear("READY")
+            assert "10.0.0.99" in world.text
+            document, figures = await status()
+            assert (None, [], True) == (
+                document["config"]["copy_in_use"],
+                document["faults"],
+                document["config"]["success"],
+            )
+            assert ["0", "1"] == figures
+
+    asyncio.run(first())
+    kept = (state / f"{TABLE}.yaml").read_bytes()
+    world.file.write_text(json.dumps({"state_dir": str(state), "pools": "nonsense"}))
+    with pytest.raises(ConfigError) as caught:
+        load(str(world.file))
+    problems = str(caught.value).splitlines()
+    world.hands = FakeHands(TABLE)
+    asyncio.run(second())
+    assert problems == [line for line in caplog.messages if line in problems]
+    assert kept != (state / f"{TABLE}.yaml").read_bytes()  # of the file that is good again
+
+
+async def until(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Ask until the API listens."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await ask()
+            except aiohttp.ClientConnectorError:
+                await asyncio.sleep(0.01)
+
+
+def test_strictly_a_bad_file_is_an_end(world: World) -> None:
+    """Whoever wants that has the faults raised, even if there is a copy."""
+
+    async def scene() -> None:
+        async with running(world):
+            await world.hear("READY")
+
+    asyncio.run(scene())
+    world.file.write_text(json.dumps({"state_dir": str(world.directory / "state"), "pools": "nonsense"}))
+
+    with pytest.raises(ConfigError):
+        asyncio.run(Daemon(str(world.file), directory=None).run())
 
 
 def test_the_memory_moves_with_state_dir(world: World) -> None:

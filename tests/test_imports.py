@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[1] / "nftlb"
 # What each part of nftlb may import of the others. `TYPE_CHECKING` imports count too: they are dependencies as well.
 MAY = {
     "errors": set(),
+    "files": set(),
     "model": {"errors"},
-    "config": {"errors", "model"},
+    "config": {"errors", "files", "model"},
     "importer": {"errors", "model"},
     "ruleset": set(),
     "compiler": {"errors", "model", "ruleset"},
@@ -25,7 +26,7 @@ MAY = {
     "difference": {"errors", "model", "ruleset", "compiler", "kernel", "swap"},
     "apply": {"errors", "model", "ruleset", "compiler", "kernel", "swap", "difference"},
     "health": {"model", "compiler", "service"},
-    "probes": {"errors", "model", "health"},
+    "probes": {"errors", "files", "model", "health"},
     "service": {"errors", "model"},
     "client": {"errors", "model", "service"},
     "metrics": {"errors", "model", "service"},
@@ -33,6 +34,7 @@ MAY = {
     "web": {"errors", "model", "service", "metrics", "permissions"},
     "daemon": {
         "errors",
+        "files",
         "model",
         "config",
         "compiler",

@@ -14,7 +14,7 @@ from nftlb.daemon.restore import restore as load
     "--state-dir",
     default="/var/lib/nftlb",
     show_default=True,
-    help="Where FILE's last good copy is looked for if FILE is bad by now.",
+    help="Where FILE's last good copy is looked for if FILE is bad by now, and does not tell its `state_dir`.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing when it is done.")
 def restore(file: str, state_dir: str, quiet: bool) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import click
 
 from nftlb.cli.inputs import examples
-from nftlb.daemon import Daemon, LogFormat, configure
+from nftlb.daemon import STATE_DIR, Daemon, LogFormat, configure
 
 
 @click.command(epilog=examples("nftlb run /etc/nftlb/nftlb.yaml", "nftlb run --remove --log-format json pools.yaml"))
@@ -20,12 +20,19 @@ from nftlb.daemon import Daemon, LogFormat, configure
     default="info",
     help="How much to say; info has a line for each transition.",
 )
-def run(file: str, keep: bool, log_format: str, log_level: str) -> None:
+@click.option(
+    "--state-dir",
+    default=STATE_DIR,
+    show_default=True,
+    help="Where FILE's last good copy is looked for if FILE is bad, and does not tell its `state_dir` any more.",
+)
+@click.option("--strict", is_flag=True, help="With a bad FILE, don't start, even if there is a last good copy.")
+def run(file: str, keep: bool, log_format: str, log_level: str, state_dir: str, strict: bool) -> None:
     """Balance by FILE, check the backends, and follow their health until SIGTERM.
 
-    SIGHUP, or `nftlb reload`, reads FILE again; with a fault in it, the configuration in use stays. Logs go to standard
-    error. Stopping, even by kill -9, leaves the rules in place unless --remove is given: traffic goes on, and the next
-    start takes over.
+    SIGHUP, or `nftlb reload`, reads FILE again; with a fault in it, the configuration in use stays. If FILE is bad at
+    the start, its last good copy is used, and the log and `nftlb status` say so. Logs go to standard error. Stopping,
+    even by kill -9, leaves the rules in place unless --remove is given: traffic goes on, and the next start takes over.
     """
     configure(LogFormat(log_format), log_level)
-    asyncio.run(Daemon(file, keep=keep).run())
+    asyncio.run(Daemon(file, keep=keep, directory=None if strict else state_dir).run())

@@ -2,5 +2,6 @@
 
 from .daemon import Daemon
 from .logs import LogFormat, configure
+from .source import STATE_DIR
 
-__all__ = ["Daemon", "LogFormat", "configure"]
+__all__ = ["STATE_DIR", "Daemon", "LogFormat", "configure"]

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_COPY = "configuration"
+
 _COUNTERS_AGE = 1.0
 """Seconds that counters may be old: reading them costs the kernel a listing of our tables."""
 _COUNTERS_PATIENCE = 2.0
@@ -64,6 +66,8 @@ class Control:
     """Has a backend checked at once."""
     source: bytes = b""
     """The text that `base` was read from."""
+    copy: str = ""
+    """The last good copy of the file, while that is in use in the place of the file."""
 
     def __init__(
         self,
@@ -169,6 +173,16 @@ class Control:
         """Give the file, and its text, once the kernel has what it says."""
         return (self._file, self.source) if self.source and self.reconciler.loaded else None
 
+    def without_file(self, copy: str, problems: tuple[str, ...]) -> None:
+        """Hear that the file can't be used since the start, and that its last good copy is."""
+        self.copy, self._problems = copy, problems
+        self._metrics.reloaded(success=False)
+        self._faults.set(
+            _COPY, f"{self._file} can't be used, its last good copy {copy} is: correct the file, and reload"
+        )
+        for problem in problems:
+            _log.error("%s", problem)
+
     def close(self) -> None:
         if self._step is not None:
             self._step.cancel()
@@ -186,6 +200,7 @@ class Control:
             config=ConfigStatus(
                 file=self._file,
                 success=not self._problems,
+                copy_in_use=self.copy or None,
                 loaded=self._loaded,
                 attempted=self._attempted,
                 problems=self._problems,
@@ -257,7 +272,7 @@ class Control:
     async def reload(self) -> None:
         async with self._changing:
             systemd.reloading()
-            self._attempted = wall()
+            began = wall()
             try:
                 await self._reload()
             except NftlbError as error:
@@ -267,8 +282,10 @@ class Control:
                 self._bus.publish(Event(kind=EventKind.RELOAD_FAILED, at=wall(), reason=str(error)))
                 raise
             finally:
+                self._attempted = began  # not before it has ended: who waits for that, waits for another moment here
                 systemd.notify("READY=1")
-            self._problems, self._loaded = (), self._attempted
+            self._problems, self._loaded, self.copy = (), began, ""
+            self._faults.clear(_COPY)
             self._metrics.reloaded(success=True)
             self._faults.clear("memory")  # somebody was here, and has seen it
             _log.info("reloaded %s", self._file)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from nftlb.config import parse, read_source
 from nftlb.errors import NftlbError
 from nftlb.health import Memory
 from nftlb.kernel.links import Links
@@ -19,6 +18,7 @@ from nftlb.kernel.lock import hold
 from .clock import now
 from .hands import Hands
 from .runtime import begin
+from .source import STATE_DIR, first_source
 from .store import Store
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nftlb.model import Config
 
     from .hands import FirstLoad
+    from .source import Source
 
 _OPERATION = "nftlb.daemon.operation"
 """Imported once the kernel has the rules: importing the API and the metrics takes longer than all that comes before."""
@@ -38,9 +39,8 @@ class Begun:
     """What the daemon goes on with after its first load."""
 
     file: str
-    source: bytes
-    base: Config
-    """What the file says."""
+    source: Source
+    """What the file says, or its last good copy."""
     config: Config
     """The same with what was added and removed at run time."""
     store: Store
@@ -67,15 +67,18 @@ class Wishes:
 class Daemon:
     """One run of it, for the network namespace of the calling thread."""
 
-    def __init__(self, file: str, *, keep: bool = True) -> None:
-        """`file`: the configuration. `keep`: whether the rules stay when it stops."""
+    def __init__(self, file: str, *, keep: bool = True, directory: str | None = STATE_DIR) -> None:
+        """`file`: the configuration. `keep`: whether the rules stay when it stops.
+
+        `directory`: where the last good copy is looked for when the file is bad; None: a bad file is an end.
+        """
         self._file = file
         self._keep = keep
+        self._directory = directory
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises ConfigError and SystemFault if it can't even begin."""
-        source = read_source(self._file)
-        base = parse(source, self._file)
+        source = first_source(self._file, self._directory)
         _allow_descriptors()
         wishes = Wishes(asyncio.Event(), asyncio.Event())
         # From the start: a signal that comes during a first load of seconds must neither be lost nor end all.
@@ -84,10 +87,11 @@ class Daemon:
             signal.SIGINT: wishes.stopping.set,
             signal.SIGHUP: wishes.reloading.set,
         }
-        with hold(base.table), _heeding(heeds):
-            await self._run(base, source, wishes)
+        with hold(source.config.table), _heeding(heeds):
+            await self._run(source, wishes)
 
-    async def _run(self, base: Config, source: bytes, wishes: Wishes) -> None:
+    async def _run(self, source: Source, wishes: Wishes) -> None:
+        base = source.config
         store = Store(base.state_dir, base.table)
         memory, faults = _recall(store)
         config, fleet, misfits = begin(base, memory.pools, now())
@@ -100,7 +104,6 @@ class Daemon:
             begun = Begun(
                 file=self._file,
                 source=source,
-                base=base,
                 config=config,
                 store=store,
                 memory=memory,

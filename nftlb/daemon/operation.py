@@ -58,7 +58,7 @@ async def operate(begun: Begun, wishes: Wishes) -> Config:
     chronicle = Chronicle(metrics, bus, faults)
     control = Control(
         begun.file,
-        begun.base,
+        begun.source.config,
         begun.fleet,
         config,
         begun.memory,
@@ -73,7 +73,9 @@ async def operate(begun: Begun, wishes: Wishes) -> Config:
         hands, control.wanted, chronicle.committed, chronicle.refusal, chronicle.mended, chronicle.lacking
     )
     keeper = Keeper(begun.store, control.memory, faults, control.good)
-    control.reconciler, control.keeper, control.source = reconciler, keeper, begun.source
+    control.reconciler, control.keeper, control.source = reconciler, keeper, begun.source.text
+    if begun.source.copy:
+        control.without_file(begun.source.copy, begun.source.problems)
     checker = Checker(control.hear, control.unable, metrics.lag)
     control.hurry = checker.hurry
     api = ApiServer(control, metrics, faults)
@@ -167,4 +169,6 @@ def _summary(control: Control) -> str:
     words = f"{len(pools)} pool(s), {healthy} of {everyone} backends healthy"
     if short:
         words += f", without quorum: {', '.join(short[:5])}"
+    if control.copy:
+        words += f"; the file is bad, its last good copy is in use: {control.copy}"
     return words if control.reconciler.synced else f"{words}; the kernel refuses: see the log"

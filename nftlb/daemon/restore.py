@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nftlb.config import load
-from nftlb.errors import NftlbError
+from nftlb.config import load, read_source
+from nftlb.errors import ConfigError, NftlbError
 from nftlb.health import Memory
 
 from .clock import now
 from .runtime import begin
-from .store import Store, last_good
+from .source import copy_of
+from .store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,15 +38,16 @@ class Restored:
 def restore(file: str, directory: str, applier: Opens) -> Restored | None:
     """Load a configuration file with what is remembered; where it is bad by now, or refused, its last good copy.
 
-    `directory` is where the copy is looked for: a bad file can't tell its `state_dir`. None: there is no such file, and
-    so nothing to restore. Raises what is wrong with the file when neither can be loaded.
+    The copy is looked for in the `state_dir` that the file names, if that much of it can be read, and in `directory`.
+    None: there is no such file, and so nothing to restore. Raises what is wrong with the file when neither can be
+    loaded.
     """
     if not Path(file).exists():
         return None
     try:
         return _load(file, applier)
     except NftlbError as error:
-        copy = last_good(directory, file)
+        copy = copy_of(file, _text(file), directory)
         if copy is None:
             raise
         try:
@@ -53,6 +56,12 @@ def restore(file: str, directory: str, applier: Opens) -> Restored | None:
             raise error from None
         said = (f"{file} can't be used, its last good copy is:", *str(error).splitlines())
         return Restored(restored.file, restored.applied, (*said, *restored.remarks))
+
+
+def _text(file: str) -> bytes:
+    with suppress(ConfigError):
+        return read_source(file)
+    return b""
 
 
 def _load(file: str, applier: Opens) -> Restored:

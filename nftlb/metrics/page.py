@@ -101,6 +101,12 @@ _WHOLE: tuple[_Figure[Overview], ...] = (
         lambda it: int(it.config.success),
     ),
     _Figure(
+        "nftlb_config_last_good_copy",
+        "gauge",
+        "Whether the last good copy of the file is in use, as the file was bad at the start.",
+        lambda it: int(it.config.copy_in_use is not None),
+    ),
+    _Figure(
         "nftlb_config_reload_timestamp_seconds",
         "gauge",
         "When the configuration in use was loaded.",

@@ -72,8 +72,11 @@ class ConfigStatus(Document):
     file: str
     success: bool = Field(description="whether the last attempt succeeded; if not, the one before is in use")
     loaded: datetime = Field(description="when the configuration in use was loaded")
-    attempted: datetime = Field(description="when it was last read")
+    attempted: datetime = Field(description="when the last attempt that has ended began")
     problems: tuple[str, ...] = Field(description="what was wrong with it, one line each")
+    copy_in_use: str | None = Field(
+        None, description="the last good copy of the file, while that is in use since the start; else null"
+    )
 
 
 class KernelStatus(Document):
