@@ -339,6 +339,20 @@ def test_a_token_file_for_everybody_is_not_used(api: Api, token_file: str, capsy
     assert [] == api.asked
 
 
+def test_a_token_from_a_pipe(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `--token-file <(pass nftlb)` gives it; of what never ends, no more is read than a token may be long."""
+    api.answers[RELOAD] = 200, {}
+    read, write = os.pipe()
+    os.write(write, f"{TOKEN}\n".encode())
+    os.close(write)
+    assert 0 == main(["reload", "--token-file", f"/dev/fd/{read}"])
+    os.close(read)
+    assert [(*RELOAD, None, f"Bearer {TOKEN}")] == api.asked
+
+    assert 3 == main(["reload", "--token-file", "/dev/zero"])
+    assert "no token in it" in capsys.readouterr().err
+
+
 # --- completion -------------------------------------------------------------------------------------------------------
 
 

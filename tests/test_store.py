@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from nftlb.health import Memory, PoolMemory
 from nftlb.health.memory import write
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SOMETHING = Memory(format=1, pools={"dns": PoolMemory(removed=("ns1",))})
@@ -187,3 +189,47 @@ def test_something_else_in_its_place(name: str, tmp_path: Path) -> None:
         store.load()
     with pytest.raises(OSError, match=r"irectory|File exists"):
         store.save(SOMETHING)
+
+
+@pytest.fixture(params=["fifo", "socket", "link to a device"])
+def obstacle(request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    """Lays something in the place of a file that is none, and that could be waited for."""
+
+    def lay(path: Path) -> None:
+        match request.param:
+            case "fifo":
+                os.mkfifo(path)
+            case "socket":
+                with socket.socket(socket.AF_UNIX) as listener:
+                    listener.bind(str(path))
+            case _:
+                path.symlink_to("/dev/zero")
+
+    return lay
+
+
+def test_what_is_no_file_is_never_waited_for(obstacle: Callable[[Path], None], tmp_path: Path) -> None:
+    """It is told, and replaced by the next that is saved; where a new text is written first, saving fails at once."""
+    obstacle(tmp_path / "nftlb.json")
+    store = Store(str(tmp_path), "nftlb")
+
+    with pytest.raises(OSError, match="not a regular file"):
+        store.load()
+    store.save(SOMETHING)
+    assert (SOMETHING, "") == store.load()
+
+    obstacle(tmp_path / "nftlb.new")
+    with pytest.raises(OSError, match=r"No such device|not a regular file|symbolic links"):
+        store.save(OTHER)
+    assert (SOMETHING, "") == store.load()
+
+
+def test_a_file_of_gigabytes(tmp_path: Path) -> None:
+    """A hole that a crash of the file system left is set aside as any other bad file."""
+    with (tmp_path / "nftlb.json").open("wb") as file:
+        file.truncate(1 << 30)
+
+    memory, trouble = Store(str(tmp_path), "nftlb").load()
+
+    assert memory is None
+    assert "(larger than 64 MiB): it was set aside as nftlb.bad" in trouble

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 URL = "NFTLB_URL"
 TOKEN_FILE = "NFTLB_TOKEN_FILE"  # noqa: S105 - the name of a variable
+_MOST_BYTES = 64 << 10  # the daemon takes no larger file of tokens
 _COMPLETION_TIMEOUT = 0.5
 _CHANGE_TIMEOUT = 60.0
 
@@ -59,9 +60,9 @@ class Daemon:
 
 def _token(path: str) -> str:
     try:
-        with Path(path).open(encoding="ascii") as file:
+        with Path(path).open("rb") as file:  # which may be a pipe: --token-file <(pass nftlb)
             exposed = exposure(os.fstat(file.fileno()))
-            lines = [] if exposed else file.read().splitlines()
+            lines = [] if exposed else file.read(_MOST_BYTES).decode("ascii").splitlines()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a file of tokens"
         raise SystemFault(f"{path}: {reason}; --token-file or {TOKEN_FILE} names a file with a token") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 import struct
 from typing import TYPE_CHECKING
 
@@ -97,12 +98,20 @@ def _bind(opened: socket.socket, subject: Subject) -> None:
         raise SystemFault(f"checks can't be done: {mend}") from error
 
 
+MOST_BYTES = 4 << 20
+"""Of a file that checks need: ten times all authorities that a Debian trusts."""
+
+
 def stamp(path: Path, what: str) -> tuple[int, int, int]:
-    """Return what changes whenever a file does; raises SystemFault if it is not there."""
+    """Return what changes whenever a file does; raises SystemFault if it is not there, or can't be read at once."""
     try:
         found = path.stat()
     except OSError as error:
         raise unreadable(what, path, error) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise SystemFault(f"{what} {path} is not a regular file: put a file there, readable for nftlb's user")
+    if found.st_size > MOST_BYTES:
+        raise SystemFault(f"{what} {path} is larger than {MOST_BYTES >> 20} MiB: is it the right file?")
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 

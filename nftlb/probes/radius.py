@@ -10,9 +10,10 @@ from pyrad.dictionary import Dictionary
 from pyrad.packet import AccessAccept, AccessChallenge, AccessReject, AccountingResponse, AuthPacket, StatusServer
 
 from nftlb.errors import SystemFault
+from nftlb.files import read_regular
 
 from .exchange import NotOurs, connected, exchange
-from .faults import stamp, unreadable
+from .faults import MOST_BYTES, stamp, unreadable
 from .probe import Answer, Failed, Probe
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class SecretFile:
         found = stamp(self._path, "secret_file")
         if found != self._stamp:
             try:
-                self._secret = self._path.read_bytes().strip()
+                self._secret = read_regular(self._path, MOST_BYTES).strip()
             except OSError as error:
                 raise unreadable("secret_file", self._path, error) from error
             self._stamp = found

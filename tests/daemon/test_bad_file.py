@@ -105,3 +105,14 @@ def test_a_reload_that_moves_the_api(lab: Lab, tmp_path: Path) -> None:
 
         assert (0, "", "") == reload(daemon)
         assert daemon.client.document()["config"]["success"]
+
+
+@pytest.mark.parametrize("name", ["nftlb.json", "nftlb.new", "other.yaml", "nftlb.yaml"])
+def test_a_fifo_in_the_state_directory(name: str, lab: Lab, tmp_path: Path) -> None:
+    """The daemon starts, and ends when it is told to."""
+    daemon = Running(lab.balancer, tmp_path, dns(lab))
+    daemon.state.mkdir()
+    os.mkfifo(daemon.state / name)
+    with daemon:
+        assert daemon.client.document()["ready"]
+    assert 0 == daemon.process.returncode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -384,6 +385,22 @@ def test_ca_file_is_read_again(authority: Authority, server: ssl.SSLContext, tmp
         return [first.passed, second.passed]
 
     assert [False, True] == asyncio.run(main())
+
+
+def test_no_file_to_read_authorities_from(tmp_path: Path) -> None:
+    """Neither a FIFO that nobody writes to nor a device nor a file of gigabytes holds up the daemon."""
+    fifo, large = tmp_path / "fifo", tmp_path / "large"
+    os.mkfifo(fifo)
+    with large.open("wb") as file:
+        file.truncate(1 << 30)
+
+    for path, what in (
+        (fifo, "is not a regular file"),
+        ("/dev/zero", "is not a regular file"),
+        (large, "is larger than"),
+    ):
+        with pytest.raises(SystemFault, match=f"ca_file {path} {what}"):
+            asyncio.run(run(probe_for(http(tls=True, ca_file=str(path))), subject(port=1)))
 
 
 @pytest.mark.parametrize(

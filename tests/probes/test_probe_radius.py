@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -153,8 +154,24 @@ def test_no_secret(tmp_path: Path, content: str | None) -> None:
 
 def test_a_directory_for_a_secret(tmp_path: Path) -> None:
     """The same for a file that is there but can't be read."""
-    with pytest.raises(SystemFault, match=r"can't be read: Is a directory"):
+    with pytest.raises(SystemFault, match=r"is not a regular file"):
         check_datagrams(Radius(secret_file=str(tmp_path)), answering())
+
+
+def test_no_file_to_read_a_secret_from(tmp_path: Path) -> None:
+    """Neither a FIFO that nobody writes to nor a device nor a file of gigabytes holds up the daemon."""
+    fifo, large = tmp_path / "fifo", tmp_path / "large"
+    os.mkfifo(fifo)
+    with large.open("wb") as file:
+        file.truncate(1 << 30)
+
+    for path, what in (
+        (fifo, "is not a regular file"),
+        ("/dev/zero", "is not a regular file"),
+        (large, "is larger than"),
+    ):
+        with pytest.raises(SystemFault, match=f"secret_file {path} {what}"):
+            check_datagrams(Radius(secret_file=str(path)), answering())
 
 
 def test_silent_and_refused() -> None:
