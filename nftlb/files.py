@@ -6,7 +6,6 @@ import errno
 import os
 import stat
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,7 +25,8 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
 @contextmanager
 def opened_regular(path: str | os.PathLike[str], flags: int = 0) -> Iterator[int]:
     """Give the descriptor of a regular file that is open for reading. Raises OSError for all else."""
-    _judge(Path(path).stat(follow_symlinks=not flags & os.O_NOFOLLOW))  # opening alone makes some devices do something
+    # Opening alone makes some devices do something. Not Path.stat(): for that "" is the current directory.
+    _judge(os.stat(path, follow_symlinks=not flags & os.O_NOFOLLOW))  # noqa: PTH116
     # A FIFO that nobody writes to would hold up open(2) for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | flags)
     try:

@@ -19,6 +19,7 @@ from nftlb.model.fields import (
     BackendAddress,
     BackendName,
     Boolean,
+    Capabilities,
     Count,
     Duration,
     FallbackText,
@@ -144,6 +145,7 @@ class WrittenHooks(Written):
     backend_down: Argv = Field((), description="run when a backend goes down")
     quorum_up: Argv = Field((), description="run when a pool gains its quorum")
     quorum_down: Argv = Field((), description="run when a pool loses its quorum")
+    capabilities: Capabilities = Field((), description="which of nftlb's capabilities they have, one or a list")
 
 
 class WrittenDefaults(Written):

@@ -60,7 +60,9 @@ class Announcer:
             pool = config.pool(change.pool)
             argv = getattr(pool.hooks, change.kind, ()) if pool else ()
             if pool and argv:
-                self._hooks.run(Call((change.pool, change.backend), argv, _environment(change, pool)))
+                self._hooks.run(
+                    Call((change.pool, change.backend), argv, _environment(change, pool), pool.hooks.capabilities)
+                )
 
 
 def _environment(change: Change, pool: Pool) -> dict[str, str]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from nftlb.programs import Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from nftlb.model import Capability
+
 _log = logging.getLogger(__name__)
 
 SECONDS = 10.0
-"""So long a hook may take before it is killed, with all that it started."""
+"""So long a hook may take before it is killed; and what it leaves behind when it ends, counted from its own start."""
 AT_ONCE = 8
 BACKLOG = 256
 """So many wait for one backend or pool; beyond that the oldest are left out: what counts is the latest."""
@@ -30,6 +32,7 @@ class Call:
     key: tuple[str, str]
     argv: tuple[str, ...]
     environment: Mapping[str, str]
+    capabilities: tuple[Capability, ...] = ()
 
     def __str__(self) -> str:
         return f"hook {self.argv[0]} ({self.environment.get('NFTLB_EVENT', '')} of {'/'.join(filter(None, self.key))})"
@@ -76,11 +79,13 @@ class Hooks:
 
     async def _one(self, call: Call) -> tuple[str, str]:
         try:
-            process = await asyncio.create_subprocess_exec(
-                *call.argv,
-                stdin=asyncio.subprocess.DEVNULL,  # what it says goes where our own log goes
-                env={**_inherited(), **call.environment},
-                start_new_session=True,
+            # What it says goes where our own log goes.
+            process = Process(
+                call.argv,
+                {**_inherited(), **call.environment},
+                call.capabilities,
+                heard=False,
+                leaves=self._seconds,
             )
         except (OSError, ValueError) as error:
             return "unstarted", f"{call} can't be started: {getattr(error, 'strerror', None) or error}"
@@ -90,10 +95,7 @@ class Hooks:
         except TimeoutError:
             return "timeout", f"{call} took more than {self._seconds:g} s and was killed"
         finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+            await process.end()
         return ("failed", f"{call} ended with status {status}") if status else ("ok", "")
 
 

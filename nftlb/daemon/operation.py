@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from nftlb.errors import KernelError, NftlbError
 from nftlb.metrics import Metrics
+from nftlb.programs import STRAYS
 
 from . import systemd
 from .announcer import Announcer
@@ -54,6 +55,7 @@ async def operate(begun: Begun, wishes: Wishes) -> Config:
         if message:
             _log.warning("%s", message)
 
+    STRAYS.adopt()
     hooks = Hooks(hook_ended)
     chronicle = Chronicle(metrics, bus, faults)
     control = Control(
@@ -99,6 +101,7 @@ async def operate(begun: Begun, wishes: Wishes) -> Config:
         systemd.notify("STOPPING=1")
         await checker.close()
         await hooks.close()
+        await STRAYS.close()
         await keeper.close()
         control.close()
     return control.config

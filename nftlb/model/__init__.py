@@ -24,6 +24,7 @@ from nftlb.model.checks import (
 from nftlb.model.kinds import (
     Admin,
     Balance,
+    Capability,
     Endpoint,
     Fallback,
     FallbackKind,
@@ -49,6 +50,7 @@ __all__ = [
     "Api",
     "Backend",
     "Balance",
+    "Capability",
     "Check",
     "Config",
     "Dns",

@@ -13,6 +13,7 @@ from nftlb.model.fields import (
     TEXT,
     Argv,
     Boolean,
+    Capabilities,
     Digest,
     DnsName,
     Hex,
@@ -264,6 +265,7 @@ class Exec(Check):
         return or_short({"type": "array", "items": TEXT.written, "minItems": 1}, schema, handler)
 
     argv: Argv = Field(description="the program and its arguments, without a shell", min_length=1)
+    capabilities: Capabilities = Field((), description="which of nftlb's capabilities it has, one or a list")
 
 
 class Agent(Check):

@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic_core import core_schema
 
 from nftlb.model import reading
-from nftlb.model.kinds import Endpoint, Fallback, IPAddress, Listener, Milliseconds, Source, UnixSocket
+from nftlb.model.kinds import Capability, Endpoint, Fallback, IPAddress, Listener, Milliseconds, Source, UnixSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -175,6 +175,7 @@ TEXT = text("text", "text that is not empty, without control characters", readin
 Text = Annotated[str, TEXT]
 Lines = Annotated[str, text("text", "text that is not empty, without control characters", reading.LINES)]
 Argv = tuple[Text, ...]
+Capabilities = Annotated[tuple[Annotated[Capability, word(Capability, "a capability")], ...], OneOrMany()]
 
 DnsName = Annotated[
     str,

@@ -72,6 +72,13 @@ class Passive(StrEnum):
     OUT = "out"
 
 
+class Capability(StrEnum):
+    """What of nftlb's own power a program of the operator's may have: see capabilities(7)."""
+
+    NET_ADMIN = "net_admin"
+    NET_RAW = "net_raw"
+
+
 class FallbackKind(StrEnum):
     """What becomes of packets when no backend is left."""
 

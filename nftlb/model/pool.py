@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from nftlb.model.kinds import (
     Admin,
     Balance,
+    Capability,
     Endpoint,
     Fallback,
     Family,
@@ -83,6 +84,7 @@ class Hooks:
     backend_down: tuple[str, ...] = ()
     quorum_up: tuple[str, ...] = ()
     quorum_down: tuple[str, ...] = ()
+    capabilities: tuple[Capability, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ import signal
 from typing import TYPE_CHECKING
 
 from nftlb.errors import SystemFault
+from nftlb.programs import Process
 
 from .faults import reason_of
 from .line import one_line
 from .probe import Answer, Failed, Probe, noting
-from .process import Process
 
 if TYPE_CHECKING:
     from nftlb.model import Exec
@@ -26,16 +26,18 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class ExecProbe(Probe):
     def __init__(self, check: Exec) -> None:
         self._argv = check.argv
+        self._capabilities = check.capabilities
 
     async def probe(self, subject: Subject) -> Answer:
         try:
-            plugin = Process(self._argv, _environment(subject))
+            plugin = Process(self._argv, _environment(subject), self._capabilities)
         except OSError as error:
-            if error.errno != errno.EPERM:  # which is about packets there
-                reason_of(error)  # for want of memory, files or processes it raises
-            raise SystemFault(
-                f"can't run {self._argv[0]}: {error.strerror}: put the plugin there, executable for nftlb's user"
-            ) from error
+            mend = "put the plugin there, executable for nftlb's user"
+            if error.errno == errno.EPERM:
+                mend += "; if it needs a capability (getcap), name that under `capabilities`, and let nftlb have it"
+            else:
+                reason_of(error)  # for want of memory, files or processes it raises; EPERM is about packets there
+            raise SystemFault(f"can't run {self._argv[0]}: {error.strerror}: {mend}") from error
         try:
             with noting(lambda: _first_line(plugin.said())):
                 status = await plugin.wait()

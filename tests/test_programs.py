@@ -1,0 +1,258 @@
+"""Programs of the operator's: which capabilities they have, and that nothing that they start outlives its time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from unprivileged import NOBODY, unprivileged
+
+from nftlb.lab import Namespace
+from nftlb.model import Capability
+from nftlb.programs import Process
+
+ADMIN, RAW = 1 << 12, 1 << 13
+BOTH = ADMIN | RAW
+
+# Prints for each set of capabilities that a program is given, what it then has of the two.
+SHOW = """
+import asyncio
+from nftlb.model import Capability
+from nftlb.programs import Process
+
+async def main():
+    for wanted in ((), (Capability.NET_RAW,), (Capability.NET_ADMIN,), tuple(Capability), ()):
+        process = Process(("grep", "^Cap", "/proc/self/status"), {"PATH": "/usr/bin:/bin"}, wanted)
+        assert await process.wait() == 0
+        print(*(int(line.split()[1], 16) & 0x3000 for line in process.said().splitlines()))
+    with open("/proc/thread-self/status") as status:
+        print(*(int(line.split()[1], 16) & 0x3000 for line in status if line.startswith("Cap")))
+
+asyncio.run(main())
+"""
+
+
+def shown(*wrapper: str) -> list[list[int]]:
+    """What SHOW prints in a process of its own."""
+    done = subprocess.run(
+        [*wrapper, sys.executable, "-c", SHOW], capture_output=True, text=True, check=True, timeout=60
+    )
+    return [[int(word) for word in line.split()] for line in done.stdout.splitlines()]
+
+
+def test_what_programs_of_root_have() -> None:
+    """Neither of the two, nor a way to get one, unless it is asked for; we keep both."""
+    *programs, ours = shown()
+
+    inheritable, permitted, effective, bounding, ambient = zip(*programs, strict=True)
+    assert ((0, RAW, ADMIN, BOTH, 0),) * 5 == (inheritable, permitted, effective, bounding, ambient)
+    assert [BOTH, BOTH] == ours[1:3]
+
+
+def test_what_programs_of_another_user_have() -> None:
+    """With capabilities that systemd gave to the user: the same, but for what root alone can take away."""
+    *programs, ours = shown(*user_with_capabilities())
+
+    inheritable, permitted, effective, _, ambient = zip(*programs, strict=True)
+    assert ((0, RAW, ADMIN, BOTH, 0),) * 4 == (inheritable, permitted, effective, ambient)
+    assert [BOTH, BOTH] == ours[1:3]
+
+
+def user_with_capabilities(*more: str) -> list[str]:
+    """Words before a command that have another user than root run it, with the capabilities of the unit for systemd.
+
+    In a user namespace there is no other user: there it is a root that has no other power either.
+    """
+    alone = int(Path("/proc/self/uid_map").read_text(encoding="ascii").split()[2]) <= NOBODY
+    who = ["--securebits=+noroot"] if alone else [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    names = ",".join(f"+{name}" for name in ("net_admin", "net_raw", "dac_read_search"))
+    return ["setpriv", *who, f"--inh-caps=-all,{names}", f"--ambient-caps=-all,{names}", *more]
+
+
+def test_what_we_do_not_have_can_not_be_given() -> None:
+    """The program is not run with less than it was to have."""
+
+    async def main() -> None:
+        with pytest.raises(OSError, match="can't give it net_raw, being without"):
+            Process(("true",), {}, (Capability.NET_RAW,))
+
+    with Namespace("programs") as namespace:
+        unprivileged(namespace, lambda: asyncio.run(main()))
+
+
+def test_the_network_is_that_of_the_caller() -> None:
+    """Two loops in two network namespaces have each its own."""
+
+    async def main() -> bytes:
+        process = Process(("readlink", "/proc/self/ns/net"), {"PATH": "/usr/bin:/bin"})
+        assert 0 == await process.wait()
+        return process.said().strip()
+
+    with Namespace("one") as one, Namespace("two") as two:
+        found = [namespace.call(lambda: asyncio.run(main())) for namespace in (one, two, one)]
+        assert [os.fsencode(f"net:[{os.fstat(each.fileno()).st_ino}]") for each in (one, two, one)] == found
+
+
+# --- strays ----------------------------------------------------------------------------------------------------------
+
+# Begins a process of its own: strays of whatever runs the tests are no business of ours.
+BEGIN = """
+import asyncio, os, sys, time
+from nftlb.programs import STRAYS, Process
+
+FILE = sys.argv[1]
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "FILE": FILE}
+
+def script(text, **options):
+    return Process(("sh", "-c", text), ENVIRONMENT, **options)
+
+def alive(pid):
+    try:
+        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+async def pids(count):
+    async with asyncio.timeout(30):
+        while not os.path.exists(FILE) or len(found := open(FILE).read().split()) < count:
+            await asyncio.sleep(0.01)
+    return [int(one) for one in found]
+
+async def gone(count=1):
+    async with asyncio.timeout(30):
+        while any(map(alive, await pids(count))):
+            await asyncio.sleep(0.01)
+
+def zombies():
+    found = []
+    for task in os.listdir("/proc/self/task"):
+        found += open(f"/proc/self/task/{task}/children").read().split()
+    return len(found)
+
+async def without_children():
+    async with asyncio.timeout(30):
+        while zombies():
+            await asyncio.sleep(0.01)
+
+STRAY = "setsid sh -c 'echo $$ >> $FILE; exec sleep 1000' &"
+# The shell in the middle ends at once: the stray is nobody's child but ours from the beginning.
+ORPHAN = "(setsid sh -c 'echo $$ >> $FILE; exec sleep 1000' &); "
+WRITTEN = "while ! [ -s $FILE ]; do sleep 0.01; done"
+
+async def main():
+    STRAYS.adopt()
+"""
+END = """
+    await STRAYS.close()
+    print("fine")
+
+asyncio.run(main())
+"""
+
+
+def play(body: str, tmp_path: Path) -> None:
+    """Run this between BEGIN and END."""
+    program = BEGIN + textwrap.indent(textwrap.dedent(body), "    ") + END
+    argv = [sys.executable, "-c", program, str(tmp_path / "pids")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
+    assert ("fine\n", "") == (done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("kind", ["STRAY", "ORPHAN"])
+def test_what_a_program_leaves_ends_with_it(kind: str, tmp_path: Path) -> None:
+    """Killed and reaped as soon as the program has ended, in whichever session it is."""
+    play(
+        f"""
+        await script({kind} + WRITTEN).wait()
+        await gone()
+        await without_children()
+        """,
+        tmp_path,
+    )
+
+
+def test_what_a_program_that_is_killed_leaves(tmp_path: Path) -> None:
+    """A check that times out ends its program, and with that all of it; those of strays too."""
+    play(
+        """
+        nested = "setsid sh -c 'echo $$ >> $FILE; " + STRAY.replace("'", '"') + " exec sleep 1000' &"
+        process = script(nested + "sleep 1000")
+        await pids(2)
+        await process.end()
+        await gone(2)
+        await without_children()
+        """,
+        tmp_path,
+    )
+
+
+def test_a_stray_lives_as_long_as_its_program_may(tmp_path: Path) -> None:
+    """A program may have processes of its own that nobody is the parent of; those of others end meanwhile."""
+    play(
+        """
+        old = script(ORPHAN + "sleep 1000")
+        (first,) = await pids(1)
+        await asyncio.sleep(0.1)  # by the kernel's clock it was started before the next program
+        young = script(ORPHAN + "while [ $(wc -l < $FILE) -lt 2 ]; do sleep 0.01; done")
+        await young.wait()
+        for _ in range(5):
+            STRAYS._sweep()
+        assert [True, True] == [alive(pid) for pid in await pids(2)]
+        await old.end()
+        await gone(2)
+        """,
+        tmp_path,
+    )
+
+
+def test_what_a_hook_leaves_has_the_time_of_the_hook(tmp_path: Path) -> None:
+    """A hook may end before what it started; both together have its seconds, in whichever session they are."""
+    play(
+        """
+        began = time.monotonic()
+        await script(STRAY + "sh -c 'echo $$ >> $FILE; exec sleep 1000' &", heard=False, leaves=2.0).wait()
+        await pids(2)
+        assert [True, True] == [alive(pid) for pid in await pids(2)]
+        await gone(2)
+        assert time.monotonic() - began > 1.9
+        await without_children()
+        """,
+        tmp_path,
+    )
+
+
+def test_at_the_end_nobody_is_left(tmp_path: Path) -> None:
+    """Closing kills them all, also who starts others again and again."""
+    play(
+        """
+        script(STRAY * 20 + "sleep 1000")
+        found = await pids(20)
+        for process in list(STRAYS._programs):
+            await process.end()
+        await STRAYS.close()
+        assert not any(map(alive, found))
+        assert zombies() == 0
+        """,
+        tmp_path,
+    )
+
+
+def test_other_children_are_left_alone(tmp_path: Path) -> None:
+    """Who was there before, and who is in our own session, is no stray."""
+    play(
+        """
+        import subprocess
+        inside = subprocess.Popen(["sleep", "1000"])
+        await script(STRAY + WRITTEN).wait()
+        await gone()
+        assert inside.poll() is None
+        inside.kill()
+        inside.wait()
+        """,
+        tmp_path,
+    )
