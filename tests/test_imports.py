@@ -11,11 +11,12 @@ ROOT = Path(__file__).parents[1] / "nftlb"
 
 # What each part of nftlb may import of the others. `TYPE_CHECKING` imports count too: they are dependencies as well.
 MAY = {
-    "errors": set(),
+    "printable": set(),
+    "errors": {"printable"},
     "files": set(),
     "model": {"errors"},
     "config": {"errors", "files", "model"},
-    "importer": {"errors", "model"},
+    "importer": {"errors", "model", "printable"},
     "ruleset": set(),
     "compiler": {"errors", "model", "ruleset"},
     "explain": {"errors", "model", "ruleset", "compiler"},
@@ -27,15 +28,16 @@ MAY = {
     "apply": {"errors", "model", "ruleset", "compiler", "kernel", "swap", "difference"},
     "health": {"model", "compiler", "service"},
     "programs": {"model"},
-    "probes": {"errors", "files", "model", "health", "programs"},
+    "probes": {"errors", "files", "model", "health", "printable", "programs"},
     "service": {"errors", "model"},
-    "client": {"errors", "model", "service"},
+    "client": {"errors", "model", "printable", "service"},
     "metrics": {"errors", "model", "service"},
     "permissions": set(),
     "web": {"errors", "model", "service", "metrics", "permissions"},
     "daemon": {
         "errors",
         "files",
+        "printable",
         "model",
         "config",
         "compiler",

@@ -12,9 +12,10 @@ import click
 from click.shell_completion import CompletionItem
 
 from nftlb.cli.names import suggestion
-from nftlb.client import Address, Client, printable, read_address
+from nftlb.client import Address, Client, read_address
 from nftlb.errors import ConfigError, NftlbError, Problem, SystemFault
 from nftlb.permissions import exposure
+from nftlb.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,6 +13,7 @@ from nftlb.cli.inputs import examples, optional_file_argument
 from nftlb.cli.output import write
 from nftlb.config import load
 from nftlb.doctor import Severity, examine
+from nftlb.printable import printable
 
 if TYPE_CHECKING:
     from nftlb.doctor import Finding
@@ -38,4 +39,4 @@ def doctor(file: str | None, as_json: bool) -> int:
 
 def _text(finding: Finding) -> str:
     mend = f"{indent(finding.mend, ' ' * 9)}\n" if finding.mend else ""
-    return f"{finding.severity:<8} {finding.subject}: {finding.message}\n{mend}"
+    return f"{finding.severity:<8} {printable(finding.subject)}: {printable(finding.message)}\n{mend}"

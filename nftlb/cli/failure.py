@@ -11,6 +11,7 @@ import click
 
 from nftlb.cli.output import ReaderGoneError, write_error
 from nftlb.errors import ConfigError, NftlbError
+from nftlb.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +55,7 @@ def _judge(error: BaseException) -> tuple[Any, str]:
         case ReaderGoneError():
             outcome = PIPE_BROKEN, ""
         case OSError():
-            where = f"{error.filename}: " if error.filename else ""
+            where = f"{printable(os.fsdecode(error.filename))}: " if error.filename else ""
             outcome = REFUSED, f"nftlb: {where}{error.strerror or error}\n"
         case MemoryError():
             outcome = REFUSED, "nftlb: out of memory\n"

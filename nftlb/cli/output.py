@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nftlb.printable import printable_lines
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -19,13 +21,16 @@ class ReaderGoneError(Exception):
     """Nobody reads standard output any more. No OSError: click has an exit status of its own for those."""
 
 
-def write(text: str) -> None:
-    """Write to standard output, all of it now, while what goes wrong can still be told; to a closed one, nothing."""
+def write(text: str, *, painted: bool = False) -> None:
+    """Write to standard output, all of it now, while what goes wrong can still be told; to a closed one, nothing.
+
+    `painted`: it has the colours and movements of a terminal, and whoever made it has seen to all else.
+    """
     if sys.stdout is None:
         return
     try:
         with _naming("standard output"):
-            sys.stdout.write(text)
+            sys.stdout.write(text if painted else printable_lines(text))
             sys.stdout.flush()
     except BrokenPipeError as error:
         raise ReaderGoneError from error
@@ -35,7 +40,7 @@ def write_error(text: str) -> None:
     """Write to standard error as far as that can be done."""
     if sys.stderr is not None:
         with suppress(OSError):
-            sys.stderr.write(text)
+            sys.stderr.write(printable_lines(text))
             sys.stderr.flush()
 
 

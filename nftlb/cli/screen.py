@@ -34,7 +34,7 @@ class Screen:
 
     def draw(self, lines: list[str]) -> None:
         """Show these lines and nothing else. Nothing is wiped first, so nothing flickers."""
-        write(HOME + "\n".join(line + REST_OF_LINE for line in lines) + REST_OF_SCREEN)
+        write(HOME + "\n".join(line + REST_OF_LINE for line in lines) + REST_OF_SCREEN, painted=True)
 
     def key(self, until: float) -> str | None:
         """Wait for a key, at most until `time.monotonic()` is `until`; "" if nothing came, None at a change of size."""
@@ -66,7 +66,7 @@ def screen() -> Iterator[Screen]:
     try:
         if keys is not None:
             _quieten(keys)
-        write(ENTER)
+        write(ENTER, painted=True)
         yield Screen(keys, reading)
     finally:
         signal.set_wakeup_fd(wakeup)
@@ -77,7 +77,7 @@ def screen() -> Iterator[Screen]:
         if keys is not None and before is not None:
             with suppress(termios.error):
                 termios.tcsetattr(keys, termios.TCSADRAIN, before)
-        write(LEAVE)
+        write(LEAVE, painted=True)
 
 
 def _quieten(keys: int) -> None:

@@ -38,4 +38,4 @@ def status(daemon: Daemon, pools: tuple[str, ...], as_json: bool) -> None:
         write(json.dumps(document, indent=2) + "\n")
     else:
         wanted = [known[name] for name in dict.fromkeys(pools or known)]
-        write(overview(seen, wanted, datetime.now(UTC), looks()))
+        write(overview(seen, wanted, datetime.now(UTC), looks()), painted=True)

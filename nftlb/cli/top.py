@@ -50,7 +50,7 @@ def top(daemon: Daemon, pools: tuple[str, ...], interval: float, sort: str, once
         time.sleep(interval)
         second = _read(client)
         shown = rows(first, second, order, pools)
-        write("".join(f"{line}\n" for line in picture(second, shown, datetime.now(UTC), looks())))
+        write("".join(f"{line}\n" for line in picture(second, shown, datetime.now(UTC), looks())), painted=True)
         return
     with suppress(KeyboardInterrupt), screen() as terminal:
         _live(client, terminal, first, order, pools, interval)

@@ -3,7 +3,7 @@
 from .address import Address, read_address
 from .client import Client
 from .failures import Refused, Rejected, Unknown, Unreachable
-from .seen import Backend, ConfigState, Fault, KernelState, Pool, Seen, printable, read_backend, read_status
+from .seen import Backend, ConfigState, Fault, KernelState, Pool, Seen, read_backend, read_status
 
 __all__ = [
     "Address",
@@ -18,7 +18,6 @@ __all__ = [
     "Seen",
     "Unknown",
     "Unreachable",
-    "printable",
     "read_address",
     "read_backend",
     "read_status",

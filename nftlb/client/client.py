@@ -7,9 +7,11 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
+from nftlb.printable import printable
+
 from .connection import connection
 from .failures import Refused, Rejected, Unknown, Unreachable
-from .seen import Backend, Seen, printable, read_backend, read_status
+from .seen import Backend, Seen, read_backend, read_status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

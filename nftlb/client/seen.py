@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from nftlb.printable import printable
+
 
 @dataclass(frozen=True, slots=True)
 class Backend:
@@ -98,11 +100,6 @@ def read_backend(document: object) -> Backend:
     return _record(Backend, document, "")
 
 
-def printable(text: str) -> str:
-    """Text in one line that does nothing to a terminal."""
-    return text if text.isprintable() else "".join(one if one.isprintable() else " " for one in text)
-
-
 Record = TypeVar("Record")
 
 
@@ -133,7 +130,7 @@ def _read(wanted: Any, found: object, path: str) -> Any:
 def _text(found: object, path: str) -> str:
     if not isinstance(found, str):
         raise ValueError(f"{path} is no text")  # noqa: TRY004
-    return printable(found)
+    return printable(found.replace("\n", " "))  # what the kernel refused may have several lines
 
 
 def _moment(found: object, path: str) -> datetime:

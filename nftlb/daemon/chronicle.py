@@ -64,7 +64,8 @@ class Chronicle:
         """Hear that the kernel refused."""
         self._failures += 1
         self._metrics.swap_failed()
-        self._faults.set(_KERNEL, f"the old rules stay, and it is tried again: {error}")
+        words = "; ".join(str(error).splitlines())
+        self._faults.set(_KERNEL, f"the old rules stay, and it is tried again: {words}")
         self._bus.publish(Event(kind=EventKind.SWAP_FAILED, at=wall(), reason=str(error)))
 
     def mended(self) -> None:

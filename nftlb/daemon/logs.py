@@ -9,6 +9,9 @@ import sys
 import time
 from enum import StrEnum
 
+from nftlb.errors import NftlbError
+from nftlb.printable import printable
+
 # The numbers of syslog, which journald takes in angle brackets.
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
@@ -57,14 +60,27 @@ class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         entry = {"time": _time(record), "level": record.levelname.lower(), "message": "\n".join(_lines(self, record))}
         entry |= getattr(record, "fields", {})
-        return json.dumps(entry, ensure_ascii=False, default=str)
+        text = json.dumps(entry, ensure_ascii=False, default=str)
+        return text if text.isprintable() else json.dumps(entry, default=str)
 
 
 def _lines(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:
+    """The lines of a message. What was put into the message can't begin one, but for an error's own lines."""
+    arguments = record.args
+    if isinstance(arguments, tuple):
+        record.args = tuple(map(_harmless, arguments))
     text = record.getMessage()
+    record.args = arguments
     if record.exc_info:
         text += "\n" + formatter.formatException(record.exc_info)
-    return text.splitlines() or [""]
+    return [printable(line) for line in text.splitlines()] or [""]
+
+
+def _harmless(argument: object) -> object:
+    """A number stays one. The lines of an error are ours, and each is harmless by itself."""
+    if isinstance(argument, int | float):
+        return argument
+    return str(argument) if isinstance(argument, NftlbError) else printable(str(argument))
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nftlb.errors import ConfigError, Problem
+from nftlb.printable import printable
 
 MISSING = "not taken over"
 CHANGED = "not the same"
@@ -19,7 +20,7 @@ class Remark:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.message}"
+        return printable(f"{self.file}:{self.line}: {self.message}")
 
 
 def fault(file: str, line: int, message: str) -> ConfigError:

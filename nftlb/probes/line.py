@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from nftlb.printable import printable
+
 _LONGEST = 200
 
 
@@ -10,7 +12,7 @@ def one_line(said: str | bytes, longest: int = _LONGEST) -> str:
     # Bytes are cut before they are decoded: a megabyte would be looked at for nothing. A character has at most four.
     text = said[: 4 * longest + 1].decode(errors="replace") if isinstance(said, bytes) else said[: 4 * longest + 1]
     words = " ".join(text.split())
-    plain = words if words.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in words)
+    plain = printable(words, "\ufffd")
     return plain if len(plain) <= longest and len(said) <= 4 * longest else plain[: longest - 3] + "..."
 
 
