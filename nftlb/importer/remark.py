@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 from nftlb.errors import ConfigError, Problem
 from nftlb.printable import printable
 
 MISSING = "not taken over"
 CHANGED = "not the same"
+
+
+class Line(int):
+    """The number of a line, counted from 1, that knows its file: an included one, for instance."""
+
+    file: str
+
+    def __new__(cls, number: int, file: str) -> Self:
+        line = super().__new__(cls, number)
+        line.file = file
+        return line
+
+
+def file_of(line: int, otherwise: str) -> str:
+    return line.file if isinstance(line, Line) else otherwise
 
 
 @dataclass(frozen=True, order=True)
@@ -25,4 +41,4 @@ class Remark:
 
 def fault(file: str, line: int, message: str) -> ConfigError:
     """The error for text that can't be understood."""
-    return ConfigError([Problem(file, line, 1, "", message)])
+    return ConfigError([Problem(file_of(line, file), int(line), 1, "", message)])

@@ -12,6 +12,8 @@ from nftlb.model.checks import CHECKS
 from nftlb.model.kinds import endpoint_text, family, unforwarded
 
 from .draft import ALL_PORTS
+from .programs import forms
+from .statements import shortened
 from .yaml_text import flow
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ BALANCES = {
     "dh": Balance.HASH,
     "twos": Balance.RANDOM,
 }
+COUNTING = {"lc", "wlc", "lblc", "lblcr", "sed", "nq", "fo", "ovf"}
+"""Those that count connections, or look at weights first. Anything else is no scheduler of LVS's."""
 SAME = {"rr", "wrr", "sh", "mh"}
 WITHOUT_WEIGHTS = {"rr", "lc"}
 MOST_WEIGHT = 256
@@ -45,6 +49,13 @@ class Taken:
         there.add(port)
         return True
 
+    def listens(self, address: IPAddress, protocol: Protocol, ports: Ports) -> bool:
+        """Whether some pool listens there on one of these ports."""
+        if (address, protocol) in self.wholes:
+            return True
+        there = self.ports.get((address, protocol))
+        return there is not None and ports.meet(there)
+
     def rest(self, address: IPAddress, protocol: Protocol) -> list[tuple[int, int]]:
         """Take all ports that are free; in ranges."""
         if (address, protocol) in self.wholes:
@@ -56,6 +67,27 @@ class Taken:
             free.append((low, port - 1))
             low = port + 1
         return [(first, end) for first, end in (*free, (low, last)) if first <= end]
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Ports that packets are for: single ones, and ranges, of which there are few."""
+
+    singles: frozenset[int]
+    ranges: tuple[tuple[int, int], ...] = ()
+
+    def meet(self, others: set[int]) -> bool:
+        between = (first <= port <= last for first, last in self.ranges for port in others)
+        return not self.singles.isdisjoint(others) or any(between)
+
+
+def _ports_by_family(listen: list[Listener]) -> dict[Family, Ports]:
+    found = {}
+    for one in {listener.family for listener in listen}:
+        own = {(listener.first_port, listener.last_port) for listener in listen if listener.family is one}
+        singles = frozenset(first for first, last in own if first == last)
+        found[one] = Ports(singles, tuple(sorted((first, last) for first, last in own if first != last)))
+    return found
 
 
 @dataclass
@@ -92,10 +124,9 @@ def listeners(draft: Draft, taken: Taken, *, all_ports: bool) -> list[Listener]:
     return found
 
 
-def settle(draft: Draft, listen: list[Listener]) -> Settled | None:
-    """Make it a pool; None if nothing is left of it."""
-    families = {listener.family for listener in listen}
-    pool = Settled(listen, _servers(draft, families) if listen else [])
+def settle(draft: Draft, listen: list[Listener], taken: Taken) -> Settled | None:
+    """Make it a pool, where all pools listen where they do; None if nothing is left of it."""
+    pool = Settled(listen, _servers(draft, listen, taken) if listen else [])
     if not pool.servers:
         what = "backend" if listen else "listener"
         draft.notes.missing(draft.line, f"{draft.written}: no {what} is left of it")
@@ -104,27 +135,40 @@ def settle(draft: Draft, listen: list[Listener]) -> Settled | None:
     balance = _balance(draft, pool)
     _health(draft, pool)
     _quorum(draft, pool)
-    _sorry(draft, pool)
+    _sorry(draft, pool, taken)
     _hooks(draft, pool)
     weights = _weights(draft, pool, balance)
     pool.backends = [_backend(draft, server, weight) for server, weight in zip(pool.servers, weights, strict=True)]
     return pool
 
 
-def _servers(draft: Draft, families: set[Family]) -> list[Server]:
+def _servers(draft: Draft, listen: list[Listener], taken: Taken) -> list[Server]:
+    ports = _ports_by_family(listen)
     kept: dict[tuple[IPAddress, int | None], Server] = {}
     for server in draft.servers:
         # In dsr packets keep their port, whatever a real server says.
         port = None if draft.forward is Forward.DSR else server.port
-        if family(server.address) not in families:
-            draft.notes.missing(server.line, f"real server {server.address}: the pool has no listener of its family")
-        elif reason := unforwarded(server.address):
-            draft.notes.missing(server.line, f"real server {server.address}: {reason}")
+        if family(server.address) not in ports:
+            reason = "the pool has no listener of its family"
         elif (server.address, port) in kept:
-            draft.notes.missing(server.line, f"real server {server.address}: it is there already")
+            reason = "it is there already"
+        else:
+            reason = unforwarded(server.address) or _balanced_again(draft, server.address, port, ports, taken)
+        if reason:
+            draft.notes.missing(server.line, f"real server {server.address}: {reason}")
         else:
             kept[server.address, port] = server
     return list(kept.values())
+
+
+def _balanced_again(
+    draft: Draft, address: IPAddress, port: int | None, ports: dict[Family, Ports], taken: Taken
+) -> str:
+    """Why nothing can be sent there: a listener is there, and nothing is balanced twice. Empty if none is."""
+    where = ports[family(address)] if port is None else Ports(frozenset({port}))
+    if taken.listens(address, draft.protocol, where):
+        return "a listener is there, and nothing is balanced twice"
+    return ""
 
 
 def _ports(pool: Settled) -> set[int]:
@@ -134,8 +178,9 @@ def _ports(pool: Settled) -> set[int]:
 def _forward(draft: Draft, pool: Settled) -> None:
     if draft.forward is Forward.DSR:
         pool.settings["forward"] = "dsr"
+        ports = _ports(pool)
         for server in pool.servers:
-            if server.port is not None and {server.port} != _ports(pool):
+            if server.port is not None and {server.port} != ports:
                 server.notes.changed(server.line, f"port {server.port}: with dsr packets keep theirs, as with LVS's DR")
     else:
         pool.settings["source"] = "keep"
@@ -198,11 +243,17 @@ def _backend(draft: Draft, server: Server, weight: int) -> Any:
 
 
 def _health(draft: Draft, pool: Settled) -> None:
-    model = next((server for server in pool.servers if server.checks), None)
-    if model is None:
+    """The checks that most servers have, be they written first or last: a pool has the same for all backends."""
+    _name_by_variables(draft, pool)
+    sets = [_Checks(server) for server in pool.servers]
+    often = Counter(one.key for one in sets if one.key)
+    if not often:
         return
-    differing = [server for server in pool.servers if server.checks != model.checks]
-    kept = [check for check in model.checks if "exec" not in check or not differing or _everywhere(check, pool)]
+    most = max(often, key=lambda key: (often[key], len(key), key))
+    model = next(one.server for one in sets if one.key == most)
+    differing = [one.server for one in sets if one.key != most]
+    having = Counter(key for one in sets for key in set(one.key))
+    kept = [check for check in model.checks if "exec" not in check or not differing or having[_written(check)] > 1]
     for server in differing:
         own, others = _told_apart(server.checks, model.checks)
         own = f"checks of {server.address} ({own}) differ from {others}"
@@ -215,6 +266,34 @@ def _health(draft: Draft, pool: Settled) -> None:
     pool.health = [check for check in (_ported(draft, pool, model, check) for check in kept) if check is not None]
 
 
+class _Checks:
+    """What a server is checked with; `key` is the same for the same checks in whatever order."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.key = tuple(sorted(map(_written, server.checks)))
+
+
+def _written(check: Check) -> str:
+    return flow(dict(sorted(check.items())))
+
+
+def _name_by_variables(draft: Draft, pool: Settled) -> None:
+    """Write programs with variables for what is the server's own: in the form that most servers have in common."""
+    ports = _ports(pool)
+    choices: list[tuple[Server, int, list[Check]]] = []
+    often: Counter[str] = Counter()
+    for server in pool.servers:
+        port = server.port if draft.forward is not Forward.DSR or ports == {server.port} else None
+        for index, check in enumerate(server.checks):
+            if "exec" in check:
+                ways = [{**check, "exec": one} for one in forms(check["exec"], server.address, port)]
+                often.update(set(map(_written, ways)))
+                choices.append((server, index, ways))
+    for server, index, ways in choices:
+        server.checks[index] = max(ways, key=lambda way: often[_written(way)])  # of equals the first
+
+
 def _told_apart(ones: list[Check], others: list[Check]) -> tuple[str, str]:
     """Both in few words: their kinds, or where these are the same all that differs."""
     kinds = [", ".join(next(iter(check)) for check in checks) or "none" for checks in (ones, others)]
@@ -225,11 +304,9 @@ def _told_apart(ones: list[Check], others: list[Check]) -> tuple[str, str]:
 
 
 def _differing(pairs: list[tuple[Check, Check]]) -> str:
-    return ", ".join(flow({key: one[key] for key in one if other.get(key) != one[key]}) for one, other in pairs)
-
-
-def _everywhere(check: Check, pool: Settled) -> bool:
-    return all(check in server.checks for server in pool.servers)
+    return shortened(
+        ", ".join(flow({key: one[key] for key in one if other.get(key) != one[key]}) for one, other in pairs)
+    )
 
 
 def _ported(draft: Draft, pool: Settled, model: Server, check: Check) -> Check | None:
@@ -270,7 +347,7 @@ def _quorum(draft: Draft, pool: Settled) -> None:
         draft.notes.changed(draft.sorry.line, "the sorry server comes when no backend is left, not below the quorum")
 
 
-def _sorry(draft: Draft, pool: Settled) -> None:
+def _sorry(draft: Draft, pool: Settled, taken: Taken) -> None:
     sorry = draft.sorry
     if sorry is None:
         return
@@ -278,14 +355,16 @@ def _sorry(draft: Draft, pool: Settled) -> None:
         port for one in pool.listen if one.family is family(sorry.address) for port in (one.first_port, one.last_port)
     }
     port = min(ports) if len(ports) == 1 and (sorry.port is None or draft.forward is Forward.DSR) else sorry.port
-    if unforwarded(sorry.address):
-        reason = unforwarded(sorry.address)
+    if reason := unforwarded(sorry.address):
+        pass
     elif not ports:
         reason = "the pool has no listener of its family"
     elif port is None:
         reason = "it needs a port"
-    elif draft.forward is Forward.DSR and len(ports) > 1:
+    elif draft.forward is Forward.DSR and (len(ports) > 1 or port not in ports):
         reason = "with dsr it would need the port of every listener"
+    elif reason := _balanced_again(draft, sorry.address, port, _ports_by_family(pool.listen), taken):
+        pass
     else:
         pool.after["fallback"] = endpoint_text(sorry.address, port)
         return
