@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nftlb.cli import main
 from nftlb.config import parse
 from nftlb.errors import ConfigError
-from nftlb.importer import Imported, from_ipvsadm, from_keepalived
+from nftlb.importer import Imported, from_ipvsadm, from_keepalived, from_ldirectord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from nftlb.model import Pool
 
 HERE = Path(__file__).parent / "import"
-READERS: dict[str, Callable[[str, str], Imported]] = {".conf": from_keepalived, ".ipvsadm": from_ipvsadm}
+READERS: dict[str, Callable[[str, str], Imported]] = {
+    ".conf": from_keepalived,
+    ".cf": from_ldirectord,
+    ".ipvsadm": from_ipvsadm,
+}
 SOURCES = sorted(path for path in HERE.iterdir() if path.suffix in READERS)
 
 
@@ -362,7 +366,8 @@ def test_what_ipvsadm_does_not_print(text: str, line: int, message: str) -> None
 
 WORDS = ["{", "}", "\n", "\n", " ", '"', "'", "\\", "#", "!", "$A=", "${A}", "$A", "@x", "virtual_server",
          "real_server", "192.0.2.53", "10.0.0.1", "53", "ops", "UDP_CHECK", "misc_path", "-A", "-u", "-a", "-r",
-         "->", "UDP", "rr", "192.0.2.53:53", "-m", "-w"]  # fmt: skip
+         "->", "UDP", "rr", "192.0.2.53:53", "-m", "-w",
+         "virtual=192.0.2.53:53\n", "\n\treal=10.0.0.1:53 masq", "\n\tservice=", "dns", '\n\trequest="a']  # fmt: skip
 
 
 @settings(deadline=None)

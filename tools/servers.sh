@@ -5,7 +5,7 @@
 # latest: unbound on port 53, nginx on 80, and chrony in the place of systemd-timesyncd, with which it conflicts.
 set -eu
 directory=${1:?usage: servers.sh DIRECTORY}
-packages="unbound freeradius freeradius-common chrony snmpd nginx rsyslog sip-tester keepalived libfaketime"
+packages="unbound freeradius freeradius-common chrony snmpd nginx rsyslog sip-tester keepalived libfaketime ldirectord"
 
 [ "$(cat "$directory/.packages" 2>/dev/null)" != "$packages" ] || exit 0
 

@@ -16,7 +16,7 @@ from nftlb.config import parse
 from nftlb.config.document import MAX_BYTES
 from nftlb.config.source import STDIN, read_source
 from nftlb.errors import ConfigError, Problem
-from nftlb.importer import from_ipvsadm, from_keepalived
+from nftlb.importer import from_ipvsadm, from_keepalived, from_ldirectord
 from nftlb.importer.lines import Reading
 
 if TYPE_CHECKING:
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from nftlb.importer import Imported
     from nftlb.model import Config
 
-FROM: dict[str, Callable[[str, str], Imported]] = {"keepalived": from_keepalived, "ipvsadm": from_ipvsadm}
+FROM: dict[str, Callable[[str, str], Imported]] = {
+    "keepalived": from_keepalived,
+    "ldirectord": from_ldirectord,
+    "ipvsadm": from_ipvsadm,
+}
 
 
 @click.command(
@@ -33,10 +37,11 @@ FROM: dict[str, Callable[[str, str], Imported]] = {"keepalived": from_keepalived
     epilog=examples(
         "nftlb import keepalived /etc/keepalived/keepalived.conf -o pools.yaml",
         "nftlb import keepalived copy/etc/keepalived/keepalived.conf --root copy --id main",
+        "nftlb import ldirectord /etc/ha.d/ldirectord.cf -o pools.yaml",
         "ipvsadm -S -n | nftlb import ipvsadm - > pools.yaml",
     ),
 )
-@click.argument("what", metavar="keepalived|ipvsadm", type=click.Choice(list(FROM)))
+@click.argument("what", metavar="keepalived|ldirectord|ipvsadm", type=click.Choice(list(FROM)))
 @click.argument("file", type=click.Path(allow_dash=True), metavar="FILE")
 @click.option("-o", "--output", default="-", type=click.Path(), metavar="OUT", help="Replace this file, in one step.")
 @click.option(
@@ -49,7 +54,9 @@ FROM: dict[str, Callable[[str, str], Imported]] = {"keepalived": from_keepalived
     help="Read what keepalived's file includes, with DIR for /; use / on the host itself.",
 )
 def import_(what: str, file: str, output: str, ident: str | None, root: str | None) -> None:
-    """Write keepalived's configuration, or LVS's as ipvsadm shows it, as one of ours. FILE may be - for standard input.
+    """Write a configuration of keepalived, of ldirectord, or of LVS as ipvsadm shows it, as one of ours.
+
+    FILE may be - for standard input.
 
     What has no counterpart is named: as a comment at its place, and with its line on standard error. `ipvsadm -S -n`
     and `ipvsadm -L -n` are both understood. What is written has passed `nftlb check`.

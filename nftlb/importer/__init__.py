@@ -6,6 +6,7 @@ What has no counterpart is named, never dropped in silence: at its place in the 
 from .imported import Imported
 from .ipvsadm import from_ipvsadm
 from .keepalived import from_keepalived
+from .ldirectord import from_ldirectord
 from .remark import Remark
 
-__all__ = ["Imported", "Remark", "from_ipvsadm", "from_keepalived"]
+__all__ = ["Imported", "Remark", "from_ipvsadm", "from_keepalived", "from_ldirectord"]

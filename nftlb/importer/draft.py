@@ -59,11 +59,16 @@ class Sorry:
     address: IPAddress
     port: int | None
     line: int
+    word: str = "sorry_server"
+    """How the other software names it."""
 
 
 @dataclass
 class Draft:
-    """`written` is how the service was named, `ops` whether each packet is scheduled on its own."""
+    """`written` is how the service was named, `ops` whether each packet is scheduled on its own.
+
+    `program` is the other software's name for a check that runs a program.
+    """
 
     written: str
     line: int
@@ -80,3 +85,4 @@ class Draft:
     hysteresis: int = 0
     sorry: Sorry | None = None
     hooks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    program: str = "MISC_CHECK"

@@ -26,7 +26,12 @@ def wrapped(program: list[str], *, dynamic: bool) -> list[str]:
 
 
 def forms(argv: list[str], address: IPAddress, port: int | None) -> list[list[str]]:
-    """Write a server's program with variables for its address and port, for its address alone, and as it is."""
+    """Write a server's program with variables for its address and port, for its address alone, and as it is.
+
+    One that has variables already stays as it is.
+    """
+    if any("$NFTLB_" in word for word in argv):
+        return [argv]
     end, program = "", argv
     if argv[:2] == _SHELL and len(argv) > 4 and argv[2] in _WRAPPERS:  # noqa: PLR2004
         end, program = _WRAPPERS[argv[2]], argv[4:]

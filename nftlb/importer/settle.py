@@ -261,7 +261,7 @@ def _health(draft: Draft, pool: Settled) -> None:
     if len(kept) < len(model.checks):
         draft.notes.missing(model.line, f"programs that check {model.address} alone: each backend has another")
     if any("exec" in check for check in kept):
-        what = "MISC_CHECK: a shell makes 2 of the program's exit status 1, which is a mere warning here"
+        what = f"{draft.program}: a shell makes 2 of the program's exit status 1, which is a mere warning here"
         draft.notes.changed(model.line, what)
     pool.health = [check for check in (_ported(draft, pool, model, check) for check in kept) if check is not None]
 
@@ -368,7 +368,7 @@ def _sorry(draft: Draft, pool: Settled, taken: Taken) -> None:
     else:
         pool.after["fallback"] = endpoint_text(sorry.address, port)
         return
-    draft.notes.missing(sorry.line, f"sorry_server {sorry.address}: {reason}")
+    draft.notes.missing(sorry.line, f"{sorry.word} {sorry.address}: {reason}")
 
 
 def _hooks(draft: Draft, pool: Settled) -> None:

@@ -57,7 +57,10 @@ def environment() -> dict[str, str]:
         *UNPACKED.glob("lib/*-linux-gnu*"),
         UNPACKED / "usr/lib/freeradius",
     ]
+    perl = [*UNPACKED.glob("usr/share/perl*"), *UNPACKED.glob("usr/*/perl*/[0-9]*")]
+    perl += [*UNPACKED.glob("usr/lib/*/perl*/[0-9]*"), *UNPACKED.glob("usr/lib/*/perl-base")]
     return {
+        "PERL5LIB": os.pathsep.join(map(str, perl)),
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
         "TERM": "dumb",
