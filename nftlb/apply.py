@@ -24,7 +24,7 @@ from nftlb.kernel.grace import wait_for_packets
 from nftlb.kernel.nflog import can_log
 from nftlb.kernel.steering import Steering, hops
 from nftlb.model import Family, Passive
-from nftlb.ruleset import Listing, Ruleset
+from nftlb.ruleset import Listing, Ruleset, is_empty
 from nftlb.swap import Swapper, Transaction
 from nftlb.swap.operations import DeleteTable
 
@@ -60,10 +60,10 @@ class Steers(Protocol):
 class Applied:
     """What was changed: the transactions' texts, the changes of routing, and how many conntrack entries were cut.
 
-    `lacking` is what a lenient load had to do without, a line each; `seconds` is what the transactions themselves took
-    libnftables and the kernel. `lingers`: in so many seconds `tidy()` can remove what answers need that are under way
-    now; None if there is nothing of the kind. `unrecognised` names objects that the kernel reads back otherwise than
-    they were written: this nft is one that nftlb does not know.
+    `lacking` is what a lenient load had to do without, or the tables of somebody else that a removal left, a line
+    each; `seconds` is what the transactions themselves took libnftables and the kernel. `lingers`: in so many seconds
+    `tidy()` can remove what answers need that are under way now; None if there is nothing of the kind. `unrecognised`
+    names objects that the kernel reads back otherwise than they were written: this nft is one that nftlb does not know.
     """
 
     transactions: tuple[str, ...] = ()
@@ -127,6 +127,7 @@ class Applier:
         if answers:
             compiled.keep(answers)
         target = compiled.ruleset(membership)
+        self.swapper.refuse_strangers(target)
         due = cuts(previous, compiled.allocation, compiled.connections(membership))
         steering = _Steered(self.steering, previous.marks.values(), compiled.steered(), lacking if lenient else None)
         generation = self.kernel.generation()
@@ -210,7 +211,9 @@ class Applier:
         allocations = [_allocation(present)]
         if config is not None:
             allocations.append(allocate(config, allocations[0]))
-        transaction = Transaction(self.table, tuple(map(DeleteTable, present.tables)))
+        transaction = Transaction(
+            self.table, tuple(DeleteTable(family) for family, table in present.tables.items() if not is_empty(table))
+        )
         if transaction:
             self.kernel.apply(transaction)
             self.wait()
@@ -218,13 +221,18 @@ class Applier:
         count = self._cut({zone: Stay.NOTHING for one in allocations for zone in one.zones.values()})
         marked = config is None or any(one.marks for one in allocations)
         steered = self.steering.apply({}) if marked else []
-        return Applied((transaction.text,) if transaction else (), tuple(steered), count)
+        stays = tuple(
+            f"table {family} {self.table} ({content}) was not made by nftlb, and stays as it is"
+            for family, content in self.swapper.strangers.items()
+        )
+        return Applied((transaction.text,) if transaction else (), tuple(steered), count, stays)
 
     def diff(self, config: Config, membership: Membership | None = None) -> str:
         """What `load` would change, as text; empty if nothing. Leftovers of earlier versions count."""
         present = self.swapper.present()
         previous = _allocation(present)
         compiled = self._compile(config, previous)
+        self.swapper.refuse_strangers(compiled.ruleset(membership))
         lines = list(difference(present, compiled.ruleset(membership)))
         wanted = compiled.steered()
         if wanted or previous.marks:

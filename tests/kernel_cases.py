@@ -58,7 +58,7 @@ def transaction(*operations: Operation) -> Transaction:
 
 
 GROUND = transaction(
-    AddTable(IP),
+    AddTable(IP, anew=False),
     *(AddChain(IP, chain) for chain in CHAINS),
     *(AddSet(IP, one) for one in SETS),
     *(AddElements(IP, one.name, one.elements) for one in SETS if one.elements),
@@ -105,6 +105,7 @@ REFUSED = (
     _case("go to a base chain", _rules("idle", "goto base")),
     _case("lead an element to a base chain", _elements("services", "192.0.2.9 . udp . 9", "goto base")),
     _case("go to a chain that comes later in the transaction", _rules("idle", "goto new"), AddChain(IP, Chain("new"))),
+    _case("make a table anew that is there", AddTable(IP)),
     _case("delete a table that is not there", DeleteTable(TableFamily.IP6)),
     _case("delete a chain that is not there", DeleteChain(IP, "nobody")),
     _case("delete a set that is not there", DeleteSet(IP, Set("nobody", ""))),

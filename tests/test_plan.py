@@ -43,7 +43,7 @@ NOTHING = Ruleset("t")
 def test_what_is_referred_to_is_made_first() -> None:
     """Chains without rules, then sets, then elements, then rules: in that order nothing refers to what is not there."""
     assert (
-        "add table ip t\n"
+        "create table ip t\n"
         f"add chain ip t raw {{ {RAW} }}\n"
         "add chain ip t pool\n"
         f"add map ip t services {{ {SERVICE} : verdict ; }}\n"

@@ -485,7 +485,7 @@ def test_what_others_do_elsewhere_is_no_reason_to_act() -> None:
     """A foreign transaction on another table makes the swapper look, and find nothing to do."""
     kernel = Recorder()
     kernel.swap(ruleset(DNS))
-    kernel.apply(Transaction("foreign", (AddTable(IP),)))
+    kernel.apply(Transaction("foreign", (AddTable(IP, anew=False),)))
 
     assert not kernel.swap(ruleset(DNS))
 
@@ -504,7 +504,7 @@ def test_what_is_known_is_kept_when_somebody_vouches_for_it() -> None:
     first = kernel.generation()
     with patch.object(kernel, "list", side_effect=AssertionError("listed")):
         for down in ("b1", "b2"):
-            kernel.apply(Transaction("foreign", (AddTable(IP),)))
+            kernel.apply(Transaction("foreign", (AddTable(IP, anew=False),)))
             assert swapper.swap(ruleset(DNS, down=(down,)))
 
     assert [(first, first + 1), (first + 2, first + 3)] == asked

@@ -39,3 +39,11 @@ def test_two_capabilities_and_no_more() -> None:
 
     assert {"CAP_NET_ADMIN CAP_NET_RAW"} == {settings[key] for key in ("AmbientCapabilities", "CapabilityBoundingSet")}
     assert ("nftlb", "yes", "strict") == tuple(settings[key] for key in ("User", "NoNewPrivileges", "ProtectSystem"))
+
+
+def test_the_folder_of_the_locks_outlives_the_units() -> None:
+    """A folder that goes with one unit would take along the lock that a command, or the other unit, holds."""
+    for unit in (UNIT, UNIT.with_name("nftlb-restore.service")):
+        settings = dict(re.findall(r"^(\w+)=(.*)$", unit.read_text(), re.MULTILINE))
+        found = tuple(settings.get(f"RuntimeDirectory{end}") for end in ("", "Mode", "Preserve"))
+        assert ("nftlb", "0755", "yes") == found

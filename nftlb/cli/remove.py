@@ -4,7 +4,7 @@ import click
 
 from nftlb.cli.applier import applier, changes
 from nftlb.cli.inputs import examples, optional_file_argument
-from nftlb.cli.output import write
+from nftlb.cli.output import write, write_error
 from nftlb.config import load
 from nftlb.model import Config
 
@@ -22,5 +22,7 @@ def remove(file: str | None, quiet: bool) -> None:
     table = (config or Config()).table
     with applier(table) as to_kernel:
         applied = to_kernel.remove(config)
+    for remark in applied.lacking:
+        write_error(f"nftlb: warning: {remark}\n")
     if not quiet:
         write(f"table {table}: {changes(applied) or 'nothing to remove'}\n")

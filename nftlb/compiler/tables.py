@@ -10,7 +10,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from nftlb.model import Protocol
-from nftlb.ruleset import Chain, Set, Table, TableFamily
+from nftlb.ruleset import MARK, Chain, Set, Table, TableFamily
 
 from . import aliases, hairpin
 from .allocation import FLOWS, HOSTS, POSTROUTING, TARGETS
@@ -170,7 +170,7 @@ def ip_table(name: str, words: Words, part: Part, ports: Ports) -> Table:
                 ('meta l4proto udp tproxy to :1 comment "never reached: makes the kernel join fragments"',),
             )
         )
-    return Table(words.table, name, sets, {chain.name: chain for chain in base if chain.rules} | part.chains)
+    return Table(words.table, name, sets, _chains(base, part))
 
 
 def netdev_table(name: str, part: Part, interfaces: Iterable[str]) -> Table:
@@ -187,8 +187,11 @@ def netdev_table(name: str, part: Part, interfaces: Iterable[str]) -> Table:
                     rules.append(f"{words.ip} daddr {_TO} vmap @{one}")
         hook = f'type filter hook ingress device "{interface}" priority filter; policy accept;'
         base.append(Chain(f"ingress-{interface}", tuple(rules), hook))
-    chains = {chain.name: chain for chain in base if chain.rules} | part.chains
-    return Table(TableFamily.NETDEV, name, _filled(kinds, part), chains)
+    return Table(TableFamily.NETDEV, name, _filled(kinds, part), _chains(base, part))
+
+
+def _chains(base: Iterable[Chain], part: Part) -> dict[str, Chain]:
+    return {MARK.name: MARK} | {chain.name: chain for chain in base if chain.rules} | part.chains
 
 
 class _Lookups:

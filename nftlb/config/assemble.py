@@ -35,7 +35,11 @@ def assemble(document: Document, file: str) -> Config:
     for fault in rules.faults(parts, faults.where):
         faults.add(*fault)
     config = _config(top, tuple(part.pool for part in parts if isinstance(part, Whole)))
-    for fault in (*rules.too_many_zones(config), *rules.too_many_marks(config)):
+    for fault in (
+        *rules.table_of_others(config),
+        *rules.too_many_zones(config),
+        *rules.too_many_marks(config),
+    ):
         faults.add(*fault)
     faults.raise_any()
     return config

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, TypeAlias
 
+from nftlb.config.foreign_tables import program_of
 from nftlb.config.forwarded import unforwarded_addresses
 from nftlb.config.parts import Fault, Part, Where, Whole
 from nftlb.config.ranges import Ranges
@@ -255,7 +256,15 @@ RULES: tuple[Callable[[Whole, Where], Iterator[Fault]], ...] = (
 )
 
 
-# --- numbers that are ours -------------------------------------------------------------------------------------------
+# --- names and numbers that are ours ---------------------------------------------------------------------------------
+
+
+def table_of_others(config: Config) -> Iterator[Fault]:
+    """Refuse the names of well-known programs: such a table may come at any time, also when ours is there already."""
+    if who := program_of(config.table):
+        yield Fault(
+            ("table",), f"{config.table} is the name of a table of {who}; allowed: a name of our own, such as nftlb"
+        )
 
 
 def too_many_zones(config: Config) -> Iterator[Fault]:

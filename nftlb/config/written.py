@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
+from nftlb.config.foreign_tables import PREFIXES, TABLES
 from nftlb.model.checks import CHECKS, Agent, Dns, Exec, Http, Icmp, Ntp, Radius, Sip, Snmp, Tcp, Udp
 from nftlb.model.fields import (
     BACKEND_ADDRESS_WRITTEN,
@@ -221,7 +222,11 @@ class WrittenApi(Written):
 class WrittenConfig(Written):
     """A configuration of nftlb."""
 
-    table: TableName = Field("nftlb", description="the name of the nft tables that are ours")
+    table: TableName = Field(
+        "nftlb",
+        description="the name of the nft tables that are ours",
+        json_schema_extra={"not": {"anyOf": [{"enum": list(TABLES)}, {"pattern": f"^({'|'.join(PREFIXES)})"}]}},
+    )
     zones: WrittenZones = written({}, "conntrack zones to use")
     marks: WrittenMarks = written({}, "firewall marks to use")
     state_dir: Path = Field("/var/lib/nftlb", description="where states are remembered")

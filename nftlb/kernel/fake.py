@@ -107,8 +107,9 @@ class FakeNft:
                 case AddTable() if key not in tables:
                     tables[key] = _Table()
                     own.add(key)
-                case AddTable():
-                    pass
+                case AddTable(anew=anew):
+                    if anew:
+                        _refuse(errno.EEXIST, f"table {operation.family} {name}")
                 case _ if key not in tables:
                     _refuse(errno.ENOENT, f"table {operation.family} {name}")
                 case DeleteTable():

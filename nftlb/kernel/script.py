@@ -49,7 +49,7 @@ def _until_end(lines: Iterator[str]) -> Iterator[str]:
 def _table_operations(table: Table) -> Iterator[tuple[str, Operation]]:
     """In nft's own order: what is referred to comes first."""
     family, chains, sets = table.family, table.chains.values(), table.sets.values()
-    operations: list[Operation] = [AddTable(family)]
+    operations: list[Operation] = [AddTable(family, anew=False)]
     operations += (AddChain(family, chain) for chain in chains)
     operations += (AddSet(family, one) for one in sets)
     operations += (AddElements(family, one.name, one.elements) for one in sets)
@@ -70,8 +70,8 @@ def _command(line: str) -> tuple[str, Operation]:
 
 def _operation(verb: str, kind: str, family: TableFamily, name: str, body: str) -> Operation:  # noqa: C901, PLR0911 - a table
     match verb, kind:
-        case "add", "table":
-            return AddTable(family)
+        case "add" | "create", "table":
+            return AddTable(family, anew=verb == "create")
         case "delete", "table":
             return DeleteTable(family)
         case "add", "chain":

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AddTable:
+    """Makes a table; `anew`: if it is there, all is refused, since then somebody else has just made it."""
+
     family: TableFamily
+    anew: bool = True
 
     def text(self, table: str) -> str:
-        return f"add table {self.family} {table}"
+        return f"{'create' if self.anew else 'add'} table {self.family} {table}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeVar
 
-from nftlb.ruleset import UNREADABLE, Chain, Element, Ruleset, Set, Table, TableFamily, canonical_rule, layers
+from nftlb.ruleset import UNREADABLE, Chain, Element, Ruleset, Set, Table, TableFamily, canonical_rule, is_empty, layers
 
 from .operations import (
     AddChain,
@@ -100,7 +100,8 @@ def leftovers(kernel: Ruleset, target: Ruleset) -> Iterator[Leftover]:
     for family, present in kernel.tables.items():
         wanted = target.tables.get(family)
         if wanted is None:
-            yield Leftover(Kind.TABLE, family)
+            if not is_empty(present):  # ours never are: somebody is about to fill this table
+                yield Leftover(Kind.TABLE, family)
             continue
         if wanted is present:
             continue

@@ -6,19 +6,22 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nftlb.ruleset import Ruleset
+from nftlb.errors import KernelError
+from nftlb.ruleset import Ruleset, is_ours
 
 from .plan import Leftover, after, entries, leftovers, make, removable, remove, waypoints
 from .spellings import Spellings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from nftlb.kernel import Kernel
+    from nftlb.ruleset import Table, TableFamily
 
 # A leftover of that age is needed by no packet, and goes along with the next swap. A packet is through the hooks in
 # microseconds; an RCU grace period, which is what bounds it, takes tens of milliseconds on a busy machine.
 _GRACE_SECONDS = 0.5
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,9 @@ class Swap:
 class Swapper:
     """Brings the kernel's tables to a target without losing a packet.
 
+    A table of our name that somebody else has made is no part of what the kernel has, and is never touched: a target
+    with such a table is refused.
+
     What the kernel has is remembered only while its generation number says that nobody else has written; otherwise
     it is read anew. `wait` returns when no packet is left on the way that was there when it was called. `vouches` says
     whether whatever moved the number from one to the other left our tables alone: `Monitor.vouches`, if there is one.
@@ -47,6 +53,8 @@ class Swapper:
     vouches: Callable[[int, int], bool] = lambda _since, _now: False
     seconds: float = 0.0
     """What all transactions together took libnftables and the kernel, so far."""
+    strangers: Mapping[TableFamily, str] = field(default_factory=dict)
+    """Tables of our name that somebody else has made, each with what is in it, as last read."""
     _known: Ruleset | None = None
     _generation: int = -1
     spellings: Spellings = field(default_factory=Spellings)
@@ -55,7 +63,7 @@ class Swapper:
     _retired: dict[Leftover, float] = field(default_factory=dict)
 
     def present(self) -> Ruleset:
-        """What the kernel has now, leftovers included."""
+        """What the kernel has of ours now, leftovers included."""
         generation = self.kernel.generation()
         if self._known is None or (generation != self._generation and not self.vouches(self._generation, generation)):
             self._known = self.spellings.as_written(self._listed())
@@ -71,6 +79,20 @@ class Swapper:
         generation = self.kernel.generation()
         return generation == self._generation or self.vouches(self._generation, generation)
 
+    def refuse_strangers(self, target: Ruleset) -> None:
+        """Raise KernelError if the target has a table in the place of which somebody else's is."""
+        self.present()
+        taken = [
+            f"table {family} {self.table} ({content}) was not made by nftlb, and stays as it is"
+            for family, content in self.strangers.items()
+            if family in target.tables
+        ]
+        if taken:
+            raise KernelError(
+                f"{'; '.join(taken)}; needed: a name that no other program uses: set `table:` to another name, or "
+                "delete that table if nobody needs it"
+            )
+
     def does(self, target: Ruleset) -> bool:
         """Whether the kernel does what the target says; what is left over beside that does not count."""
         return not make(self.present(), target)
@@ -78,6 +100,7 @@ class Swapper:
     def swap(self, target: Ruleset) -> Swap:
         """Make the kernel do what the target says. What is left over waits for a later swap, or for `sweep()`."""
         texts: list[str] = []
+        self.refuse_strangers(target)
         *detour, target = waypoints(self.present(), target)
         if detour and self._retired:
             self.wait()  # packets may still be on the way of an earlier detour
@@ -101,8 +124,9 @@ class Swapper:
         return Swap(tuple(texts))
 
     def _listed(self) -> Ruleset:
-        listings = self.kernel.list(self.table)
-        return Ruleset(self.table, {family: listing.table for family, listing in listings.items()})
+        tables = {family: listing.table for family, listing in self.kernel.list(self.table).items()}
+        self.strangers = {family: _content(table) for family, table in tables.items() if not is_ours(table)}
+        return Ruleset(self.table, {family: table for family, table in tables.items() if is_ours(table)})
 
     def _prove(self) -> None:
         """Read back what was written because a listing differed: it may differ still, for the listing's own sake.
@@ -157,3 +181,9 @@ class Swapper:
 def _following(generation: int) -> int:
     """The kernel counts in 32 bits and leaves out zero."""
     return (generation + 1) & 0xFFFFFFFF or 1
+
+
+def _content(table: Table) -> str:
+    """A table in a few words, by which its owner may be known."""
+    names = [f"chain {name}" for name in table.chains] + [f"set {name}" for name in table.sets]
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -188,3 +188,22 @@ def test_two_at_odds(tmp_path: Path) -> None:
 
         assert took > 4 * 0.2
         assert {"b1", "b2", "b3"} == {one.backend for one in answers}
+
+
+def test_somebody_else_takes_our_name(tmp_path: Path) -> None:
+    """A table in the place of ours stays as it is; log and status say so, and ours is back when that table has gone."""
+    with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, dns(lab)) as daemon:
+        lab.nft("delete table ip nftlb; add table ip nftlb; add chain ip nftlb theirs; add rule ip nftlb theirs accept")
+        before = lab.nft("list table ip nftlb")
+        told = daemon.poll_status(lambda status: status["kernel"]["error"], "the error")
+        assert "table ip nftlb (chain theirs) was not made by nftlb, and stays as it is" in told
+        daemon.kill()
+        daemon.start()
+        daemon.poll_status(lambda status: not status["kernel"]["synced"], "a refusal")
+        assert before == lab.nft("list table ip nftlb")
+        assert told in daemon.log.read_text()
+        lab.nft("delete table ip nftlb")
+        daemon.poll_status(lambda status: status["kernel"]["synced"], "ours")
+        assert "made-by-nftlb" in lab.nft("list table ip nftlb")
+        with lab.client.connect((VIP4, 53), connected=False) as client:
+            assert {"b1", "b2", "b3"} == {one.backend for one in client.exchange(3)}
