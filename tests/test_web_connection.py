@@ -92,6 +92,26 @@ def test_a_second_head_that_drips() -> None:
     run(test())
 
 
+@pytest.mark.parametrize("before", [b"", HEALTH, HEALTH * 3])
+def test_a_head_without_end(before: bytes) -> None:
+    """Many headers, each short enough: 431 after 64 KiB, and not a megabyte for each connection. Also a later head."""
+
+    async def test() -> None:
+        async with serving() as world:
+            streams = await world.connect()
+            streams[1].write(before)
+            for _ in range(before.count(b"GET")):
+                assert (await read_answer(streams)).status == 200
+            streams[1].write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
+            for number in range(9):
+                streams[1].write(f"X-{number}: {'x' * 8000}\r\n".encode())
+            answer = await read_answer(streams)
+            assert (431, "the head is too large; allowed: 64 KiB") == (answer.status, answer.error)
+            await closed(streams)
+
+    run(test())
+
+
 def test_a_whole_head_ends_its_limit() -> None:
     """A request that takes longer than its head may is answered."""
 

@@ -18,7 +18,21 @@ if TYPE_CHECKING:
     from .limits import Limits
 
 _MAX_LINE = 8190
+_MAX_HEAD = 64 << 10
 _LINGER_SECONDS = 2  # to read the rest of a body that was refused, so that the client sees why
+
+
+_TOO_LARGE = b'{"error": "the head is too large; allowed: 64 KiB"}\n'
+_HEAD_TOO_LARGE = b"\r\n".join(
+    (
+        b"HTTP/1.1 431 Request Header Fields Too Large",
+        b"Content-Type: application/json; charset=utf-8",
+        b"Content-Length: %d" % len(_TOO_LARGE),
+        b"Connection: close",
+        b"",
+        _TOO_LARGE,
+    )
+)
 
 
 class Room:
@@ -82,7 +96,7 @@ class Room:
 class Connection(web.RequestHandler):
     """One client. `lost` is set when it is gone; `body` is what it is about to take, shared with others."""
 
-    __slots__ = ("_idle", "_limits", "_room", "_timer", "_wire", "body", "lost")
+    __slots__ = ("_draining", "_head", "_idle", "_limits", "_room", "_timer", "_wire", "body", "lost")
 
     def __init__(
         self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, limits: Limits, room: Room, **more: Any
@@ -102,6 +116,8 @@ class Connection(web.RequestHandler):
         self._limits = limits
         self._room = room
         self._idle = False
+        self._head = 0  # bytes of a head that has not ended yet
+        self._draining = False  # what comes is the rest of a body that was refused
         self._timer: asyncio.TimerHandle | None = None
         self._wire: asyncio.Transport | None = None
 
@@ -128,6 +144,13 @@ class Connection(web.RequestHandler):
             self._idle = False
             self._arm(self._limits.head_seconds)
         super().data_received(data)
+        if self._messages or self._request_in_progress or self._draining:
+            self._head = 0
+            return
+        self._head += len(data)
+        if self._head > _MAX_HEAD and self._wire is not None:
+            self._wire.write(_HEAD_TOO_LARGE)
+            self._wire.close()
 
     def begin(self) -> None:
         """Note that a request's head is there: from now on it is us who work."""
@@ -145,6 +168,7 @@ class Connection(web.RequestHandler):
             result = await super().finish_response(request, resp, start_time)
         finally:
             self.body = b""
+            self._draining = not request.content.is_eof()
         self._idle = True
         self._await_client(self._limits.idle_seconds)
         return result
