@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nftlb.importer import Imported
     from nftlb.model import Config
 
-FROM: dict[str, Callable[[str, str], Imported]] = {
+FROM: dict[str, Callable[..., Imported]] = {
     "keepalived": from_keepalived,
     "ldirectord": from_ldirectord,
     "ipvsadm": from_ipvsadm,
@@ -86,7 +86,7 @@ def _reader(what: str, file: str, ident: str | None, root: str | None) -> Callab
     directory = None
     if file != STDIN:
         directory = str(Path(file).absolute().parent) if includes is None else includes.directory(file)
-    return partial(from_keepalived, directory=directory, reading=Reading(ident, includes))
+    return partial(FROM[what], directory=directory, reading=Reading(ident, includes))
 
 
 def _checked(found: Imported, target: str) -> Config:

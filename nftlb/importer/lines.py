@@ -248,7 +248,7 @@ def _defines(text: str) -> bool:
 
 def _sequence(inside: str, *, hexadecimal: bool) -> Iterator[dict[str, str]] | None:
     name, *written = (one.strip() for one in inside.split(","))
-    if not re.fullmatch(_NAME, name) or not all(map(_WHOLE.fullmatch, written)):
+    if not re.fullmatch(r"\w+", name) or not all(map(_WHOLE.fullmatch, written)):
         return None
     numbers = [int(one, 0 if "x" in one.lower() else 10) for one in written]
     if not _SEQUENCE_LEAST <= len(numbers) + 1 <= _SEQUENCE_MOST:
