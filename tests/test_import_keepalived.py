@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -387,6 +388,20 @@ def test_programs_that_name_an_ipv6_server() -> None:
     assert '/bin/x "$NFTLB_ADDRESS" "$NFTLB_PORT" || exit 2' == health.check.argv[2]  # type: ignore[union-attr]
     (health,) = pool_of(service(two, head="2001:db8::1 80")).health
     assert "/bin/x '['\"$NFTLB_ADDRESS\"']:'\"$NFTLB_PORT\" || exit 2" == health.check.argv[2]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("address", "status"), [("10.0.0.1", 0), ("10.0.0.2", 2)])
+def test_programs_get_the_address_that_is_checked(address: str, status: int) -> None:
+    """Quotes and words stay as they were, and a failure is one."""
+    pool = pool_of(service(real("10.0.0.1 80", misc("\"/bin/sh -c 'test $0 = 10.0.0.1' 10.0.0.1\""))))
+    argv = pool.health[0].check.argv  # type: ignore[union-attr]
+    assert 0 == subprocess.run(argv, check=False, env={"NFTLB_ADDRESS": address}).returncode
+    pool = pool_of(service(real("10.0.0.1 80", misc("/usr/bin/test 10.0.0.1 = '10.0.0.1 '"))))
+    argv = pool.health[0].check.argv  # type: ignore[union-attr]
+    assert 2 == subprocess.run(argv, check=False, env={"NFTLB_ADDRESS": address}).returncode
+    pool = pool_of(service(real("10.0.0.1 80", misc("\"/bin/sh -c 'echo $0 | grep -q 1$' 10.0.0.1\""))))
+    argv = pool.health[0].check.argv  # type: ignore[union-attr]
+    assert status == subprocess.run(argv, check=False, env={"NFTLB_ADDRESS": address}).returncode
 
 
 def test_a_number_that_is_no_port_stays() -> None:

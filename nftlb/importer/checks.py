@@ -19,7 +19,7 @@ from nftlb.model.reading import Unfit, read_regex, show
 from . import read, timing
 from .left_out import note_left_out
 from .programs import wrapped
-from .said import Said, ignoring, truth, value
+from .said import Said, ignoring, name_of, truth, value
 from .statements import buried
 from .timing import duration
 
@@ -138,6 +138,8 @@ class _Block:
                 address = read.address(text, self._file, source.line)
                 if is_link_local(address) and "device" not in ways:
                     self._notes.missing(source.line, f"{source}: a link-local address needs its interface, bind_if")
+                elif address.version != self._server.address.version:
+                    self._notes.missing(source.line, f"{source}: another family than the server's")
                 else:
                     ways["source"] = str(address)
         if mark := self._take("fwmark"):
@@ -276,7 +278,7 @@ class _Block:
     def http(self, *, tls: bool = False) -> list[Check]:
         sni = self._sni()
         if virtualhost := self._take("virtualhost"):
-            self._virtualhost = value(virtualhost, self._file)
+            self._virtualhost = name_of(virtualhost, self._notes) or self._virtualhost
         urls = self._rest.pop("url", [])
         if not urls:
             self._notes.missing(self._statement.line, f"{self._statement.key} without a url")
@@ -301,7 +303,8 @@ class _Block:
             self._notes.changed(
                 url.line, "url without a path, which keepalived 2.2 does not survive: / is asked for here"
             )
-        host = value(given.pop("virtualhost"), self._file) if "virtualhost" in given else self._virtualhost
+        own = name_of(given.pop("virtualhost"), self._notes) if "virtualhost" in given else None
+        host = own or self._virtualhost
         if host is not None:
             options["host"] = host
         if "status_code" in given:

@@ -17,7 +17,7 @@ from .draft import ALL_PORTS, Draft, Listening, Notes
 from .lines import Reading, Source
 from .real_server import note_buried
 from .remark import fault
-from .statements import parse
+from .statements import buried, parse
 from .virtual_server import VirtualServer
 from .write import MOST_LISTENERS, write
 
@@ -86,11 +86,11 @@ class _File:
         inner = statement.block or []
         kind, *rest = statement.values
         if kind == "fwmark":
-            servers = sum(one.key == "real_server" for one in inner)
-            self._notes.missing(
-                statement.line,
-                f"{statement}, with its {servers} real_server: pools take packets by address and port, not by mark",
-            )
+            servers = [one for one in buried(statement) if one.key == "real_server"]
+            what = f"{statement}, with its {len(servers)} real_server"
+            self._notes.missing(statement.line, f"{what}: pools take packets by address and port, not by mark")
+            for one in servers:
+                self._notes.missing(one.line, f"{one}: its service is left out")
             return None
         draft = Draft(
             written=str(statement),

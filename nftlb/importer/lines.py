@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 32
 MAX_LINE = 1 << 16
-MAX_LINES = 1 << 20
+MAX_LINES = 1 << 19
 MAX_EXPANDED = 1 << 24
 MAX_FILES = 1 << 10
 
@@ -168,7 +168,9 @@ class _Reader:
             raise fault(line.file, line, f"more than {MAX_LINES} lines, definitions put in; allowed: fewer")
         if depth > MAX_DEPTH:
             raise fault(line.file, line, f"definitions within definitions; allowed: at most {MAX_DEPTH} deep")
-        if match := _CONDITION.fullmatch(text):
+        if not any(sign in text for sign in "$@~"):
+            yield text
+        elif match := _CONDITION.fullmatch(text):
             if self._holds(match, text, line):
                 yield from self._meant(match[3], source, line, depth + 1)
         elif match := _DEFINITION.fullmatch(text):

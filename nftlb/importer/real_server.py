@@ -10,7 +10,7 @@ from nftlb.model.reading import show
 from . import checks, read, timing
 from .draft import Notes, Server
 from .left_out import note_left_out
-from .said import Said, ignoring, truth, value
+from .said import Said, ignoring, name_of, truth, value
 from .statements import buried
 
 if TYPE_CHECKING:
@@ -76,8 +76,9 @@ class RealServer:
             self._said.last("weight", one)
 
     def virtualhost(self, one: Statement) -> None:
-        self._virtualhost = value(one, self._file)
-        self._said.last("virtualhost", one)
+        if name := name_of(one, self._notes):
+            self._virtualhost = name
+            self._said.last("virtualhost", one)
 
     def notify_up(self, one: Statement) -> None:
         program = script(one, self._notes)

@@ -35,6 +35,14 @@ def value(statement: Statement, file: str) -> str:
     return statement.values[0]
 
 
+def name_of(statement: Statement, notes: Notes) -> str | None:
+    """A name, which keepalived does without where a statement says none."""
+    if not statement.values:
+        notes.missing(statement.line, f"{statement}: it has no value; keepalived ignores it")
+        return None
+    return statement.values[0]
+
+
 def truth(statement: Statement, file: str) -> bool:
     """Whether an option is on; it is if it says nothing more."""
     if not statement.values:

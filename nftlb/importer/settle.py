@@ -130,6 +130,8 @@ def settle(draft: Draft, listen: list[Listener], taken: Taken) -> Settled | None
     if not pool.servers:
         what = "backend" if listen else "listener"
         draft.notes.missing(draft.line, f"{draft.written}: no {what} is left of it")
+        for server in draft.servers if not listen else ():
+            draft.notes.missing(server.line, f"real server {server.address}: no listener is left of its service")
         return None
     _forward(draft, pool)
     balance = _balance(draft, pool)

@@ -12,7 +12,7 @@ from .draft import Sorry
 from .left_out import note_left_out
 from .real_server import INHIBITED, METHODS, Defaults, RealServer, endpoint, method_of, note_buried, script
 from .remark import fault
-from .said import Said, ignoring, value
+from .said import Said, ignoring, name_of, value
 from .settle import BALANCES, COUNTING
 
 if TYPE_CHECKING:
@@ -125,8 +125,9 @@ class VirtualServer:
             self._weight = found
 
     def virtualhost(self, one: Statement) -> None:
-        self._virtualhost = value(one, self._file)
-        self._said.last("virtualhost", one)
+        if name := name_of(one, self._notes):
+            self._virtualhost = name
+            self._said.last("virtualhost", one)
 
     def inhibit(self, one: Statement) -> None:
         self._notes.changed(one.line, f"{one}: {INHIBITED}")
