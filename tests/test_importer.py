@@ -341,7 +341,7 @@ def test_ipvsadm_as_commands_and_as_a_table() -> None:
         ("-A -t www.example.com:http -s rr", 1, "is no ADDRESS:PORT; allowed: numbers, as `ipvsadm -S -n` prints them"),
         ("-A -t", 1, "-t has no value"),
         ("-A", 1, "no service"),
-        ("-D -t 192.0.2.1:80", 1, "-D is no line of `ipvsadm -S -n`"),
+        ("-D -t 192.0.2.1:80", 1, "-D removes a service that was added before; allowed: -A and -a"),
         ("-A -t 192.0.2.1:80 --odd", 1, "--odd is no option"),
         ("-a -t 192.0.2.1:80 -r 10.0.0.1:80", 1, "was added before"),
         ("-A -t 192.0.2.1:80\n-A -t 192.0.2.1:80", 2, "is there already"),

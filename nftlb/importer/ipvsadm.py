@@ -10,37 +10,24 @@ from nftlb.model.reading import show, split_port
 
 from . import read
 from .draft import ALL_PORTS, Draft, Listening, Notes, Server
+from .listing import PERSISTENT, WITH_VALUE, WITHOUT_VALUE, Listing
 from .remark import fault
 from .write import write
 
 if TYPE_CHECKING:
     from .imported import Imported
+    from .listing import Row
 
 DEFAULT_SCHEDULER = "wlc"
 HINT = "ipvsadm knows no health checks: without `health` all backends count as up."
-MAX_LINE = 1 << 16
 _NUMERIC = "numbers, as `ipvsadm -S -n` prints them"
-_PROTOCOLS = {
-    "-t": "tcp", "--tcp-service": "tcp", "-u": "udp", "--udp-service": "udp", "--sctp-service": "sctp",
-    "TCP": "tcp", "UDP": "udp", "SCTP": "sctp",
-}  # fmt: skip
-_MARKS = {"-f", "--fwmark-service", "FWM"}
+_PROTOCOLS = {"TCP": "tcp", "UDP": "udp", "SCTP": "sctp"}
+_MARKS = {"mark", "FWM"}
 _METHODS = {
     "-g": "DR", "--gatewaying": "DR", "-i": "TUN", "--ipip": "TUN", "-m": "NAT", "--masquerading": "NAT",
     "Masq": "NAT", "Route": "DR", "Tunnel": "TUN", "Local": "Local",
 }  # fmt: skip
 _FORWARDS = {"NAT": Forward.NAT, "DR": Forward.DSR, "TUN": Forward.DSR}
-_WITH_VALUE = {
-    "-s": "scheduler", "--scheduler": "scheduler", "-r": "server", "--real-server": "server", "-w": "weight",
-    "--weight": "weight", "-x": "thresholds", "--u-threshold": "thresholds", "-y": "thresholds",
-    "--l-threshold": "thresholds", "-M": "netmask", "--netmask": "netmask", "--pe": "engine", "-b": "flags",
-    "--sched-flags": "flags", "--tun-type": "tunnel", "--tun-port": "tunnel",
-}  # fmt: skip
-_WITHOUT_VALUE = {"-o": "ops", "--ops": "ops", "-6": "family", "--ipv6": "family", "--tun-nocsum": "tunnel",
-                  "--tun-csum": "tunnel", "--tun-remcsum": "tunnel"}  # fmt: skip
-_PERSISTENT = {"-p", "--persistent"}
-_HEADERS = ("IP Virtual Server", "Prot ", "-> RemoteAddress")
-_ROW_LEAST = 4
 
 
 def from_ipvsadm(text: str, file: str = "ipvsadm") -> Imported:
@@ -58,19 +45,13 @@ class _Table:
         self._forwards: set[int] = set()
 
     def imported(self, text: str) -> Imported:
-        for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
-            stripped = line.strip()
-            if not stripped or stripped.startswith("#") or stripped.startswith(_HEADERS):
-                continue
-            if len(stripped) > MAX_LINE:
-                raise fault(self._file, number, f"a line of {len(stripped)} characters; allowed: {MAX_LINE}")
-            words = stripped.split()
-            if words[0] == "->":
-                self._row(words, number)
-            elif words[0] in {"TCP", "UDP", "SCTP", "FWM"}:
-                self._heading(words, number)
+        for row in Listing(self._file, self._notes).rows(text):
+            if row.command:
+                self._command(row.words, row.line)
+            elif row.words[0] == "->":
+                self._row(row)
             else:
-                self._command(words[1:] if words[0].rpartition("/")[2] == "ipvsadm" else words, number)
+                self._heading(row.words, row.line)
         return write([one for one in self._drafts.values() if one], self._notes, "ipvsadm", "virtual service", HINT)
 
     # --- the table ------------------------------------------------------------------------------------------------
@@ -85,6 +66,9 @@ class _Table:
         if draft is None:
             return
         draft.scheduler = words[2]
+        if words[2].isdecimal():
+            found = f"{show(words[2])} is no scheduler: this seems to be a table of counters"
+            raise fault(self._file, line, f"{found}; allowed: `ipvsadm -S -n`, or `ipvsadm -L -n`")
         flags = iter(words[3:])
         for flag in flags:
             match flag:
@@ -97,23 +81,28 @@ class _Table:
                 case _:
                     draft.notes.missing(line, flag)
 
-    def _row(self, words: list[str], line: int) -> None:
+    def _row(self, row: Row) -> None:
+        words, line = row.words, row.line
         if not self._any:
             raise fault(self._file, line, "a server without a service before it; allowed: the whole table")
-        if len(words) < _ROW_LEAST or words[2] not in _METHODS:
+        where_weight = 4 if row.tunnels else 3
+        if len(words) <= where_weight or words[2] not in _METHODS:
             found = show(" ".join(words))
             raise fault(
                 self._file, line, f"{found} is no server; allowed: the table of `ipvsadm -L -n`, or `ipvsadm -S -n`"
             )
-        if self._last is not None:
-            self._server(self._last, words[1], words[2], words[3], line)
+        if self._last is None:
+            return
+        server = self._server(self._last, words[1], words[2], words[where_weight], line)
+        if server is not None and row.tunnels and words[3] != "n/a":
+            server.notes.missing(line, f"tunnel {words[3]}")
 
     # --- the commands ---------------------------------------------------------------------------------------------
 
     def _command(self, words: list[str], line: int) -> None:
         what, *rest = words or [""]
         if what not in {"-A", "--add-service", "-a", "--add-server"}:
-            raise fault(self._file, line, f"{show(what)} is no line of `ipvsadm -S -n`; allowed: -A and -a")
+            raise fault(self._file, line, f"{show(what)} is no command that `ipvsadm -S -n` prints; allowed: -A, -a")
         service, options = self._options(rest, line)
         if service is None:
             raise fault(self._file, line, "no service; allowed: -t, -u or --sctp-service ADDRESS:PORT, or -f MARK")
@@ -129,23 +118,22 @@ class _Table:
         for index in rest:
             word = words[index]
             following = words[index + 1] if index + 1 < len(words) else None
-            if word in _PERSISTENT:
+            if word in PERSISTENT:
                 timeout = following if following is not None and following.isdecimal() else ""
                 if timeout:
                     next(rest)
                 options.append(("persistent", timeout, f"{word} {timeout}".strip()))
-            elif word in _METHODS and word.startswith("-"):
-                options.append(("method", word, word))
-            elif word in _WITHOUT_VALUE:
-                options.append((_WITHOUT_VALUE[word], "", word))
-            elif word in _PROTOCOLS or word in _MARKS or word in _WITH_VALUE:
+            elif word in WITHOUT_VALUE:
+                options.append((WITHOUT_VALUE[word], word, word))
+            elif word in WITH_VALUE:
                 if following is None:
                     raise fault(self._file, line, f"{show(word)} has no value; allowed: {word} VALUE")
                 next(rest)
-                if word in _WITH_VALUE:
-                    options.append((_WITH_VALUE[word], following, f"{word} {following}"))
+                kind = WITH_VALUE[word]
+                if kind in {"tcp", "udp", "sctp", "mark"}:
+                    service = kind, following
                 else:
-                    service = word, following
+                    options.append((kind, following, f"{word} {following}"))
             else:
                 raise fault(self._file, line, f"{show(word)} is no option that `ipvsadm -S -n` prints")
         return service, options
@@ -162,7 +150,7 @@ class _Table:
                     self._persist(draft, written, line)
                 case "ops":
                     draft.ops = True
-                case "family":
+                case "family" | "form":
                     pass
                 case _:
                     draft.notes.missing(line, written)
@@ -181,31 +169,30 @@ class _Table:
             raise fault(self._file, line, "no server; allowed: -r ADDRESS:PORT")
         server = self._server(draft, given["server"], given.get("method", "-g"), given.get("weight", "1"), line)
         for kind, _, written in options:
-            if server is not None and kind in {"thresholds", "tunnel", "flags", "netmask", "engine"}:
+            if server is not None and kind not in {"server", "method", "weight", "family", "form"}:
                 server.notes.missing(line, written)
 
     # --- both -----------------------------------------------------------------------------------------------------
 
     def _key(self, word: str, where: str) -> str:
-        return f"{_PROTOCOLS.get(word, 'mark')} {where}"
+        return f"{_PROTOCOLS.get(word, word)} {where}"
 
     def _service(self, word: str, where: str, line: int) -> Draft | None:
         key = self._key(word, where)
+        if word in _MARKS:
+            mark = f"{'firewall mark' if word == 'mark' else word} {where}"
+            self._notes.missing(line, f"{mark}, with its servers: pools take packets by address and port, not by mark")
+            self._drafts[key] = None
+            return None
         if key in self._drafts:
             raise fault(self._file, line, f"service {show(where)} is there already; allowed: each once")
-        self._drafts[key] = None
-        if word in _MARKS:
-            self._notes.missing(
-                line, f"{word} {where}, with its servers: pools take packets by address and port, not by mark"
-            )
-            return None
         address, port = self._endpoint(where, line)
         ports = ALL_PORTS if port is None else (port, port)
         draft = Draft(
-            written=f"{_PROTOCOLS[word].upper()} {where}",
+            written=f"{word.upper()} {where}",
             line=line,
             notes=Notes(self._file),
-            protocol=Protocol(_PROTOCOLS[word]),
+            protocol=Protocol(_PROTOCOLS.get(word, word)),
             forward=Forward.DSR,
             scheduler=DEFAULT_SCHEDULER,
             listen=[Listening(address, ports, line)],
