@@ -147,8 +147,10 @@ TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "another prompt": ("[root@lb1 ~]# ipvsadm -L -n\n" + table() + "[root@lb1 ~]#\n", ("10.0.0.1:53",)),
     "the prompt of root": ("# ipvsadm -Ln\n" + table() + "#\n", ("10.0.0.1:53",)),
     "a prompt and sudo": ("$ sudo -n /sbin/ipvsadm -S -n\n" + script() + "$\n", ("10.0.0.1:53",)),
-    "a prompt before a command": (with_service("").replace("-A", "lb1$ ipvsadm -A") + "lb1$ sudo ipvsadm -a -u 192.0.2.53:53 -r 10.0.0.2:53 -m",
-                                  ("10.0.0.2:53",)),
+    "a prompt before a command": (
+        with_service("").replace("-A", "lb1$ ipvsadm -A") + "lb1$ sudo ipvsadm -a -u 192.0.2.53:53 -r 10.0.0.2:53 -m",
+        ("10.0.0.2:53",),
+    ),
     "a command in a comment": (script("# ipvsadm -A -u 192.0.2.54:53 -s rr"), ("3: not taken over: # ipvsadm -A -u",)),
     "a comment": ("#!/bin/sh\n# the balancer\n" + script("ipvsadm -C # first"), ("5: not taken over: ipvsadm -C",)),
     "a line that goes on": (with_service("").replace(" -s", " \\\n-s"), ("10.0.0.1:53",)),
