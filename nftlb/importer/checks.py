@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from nftlb.errors import ConfigError
 from nftlb.model.checks import CHECKS
 from nftlb.model.kinds import is_link_local
-from nftlb.model.reading import Unfit, read_regex, show
+from nftlb.model.patterns import BadPattern, compiled
+from nftlb.model.reading import show
 
 from . import read, timing
 from .left_out import note_left_out
@@ -40,12 +41,12 @@ _STATUS = re.compile(r"[1-5][0-9]{2}(?:-[1-5][0-9]{2})?")
 _WITHOUT_OPTIONS = {"BFD_CHECK", "FILE_CHECK"}
 _URL_LISTS = {"status_code", "regex_options"}
 
-# What changes how a regular expression is compiled, or nothing that is in Python's not so anyway.
+# What changes how a regular expression is compiled, or nothing that is in RE2's not so anyway.
 _SAME_REGEX = {
     "auto_callout", "dupnames", "never_backslash_c", "never_ucp", "never_utf", "no_auto_capture", "no_auto_possess",
     "no_dotstar_anchor", "no_start_optimize", "ucp", "ungreedy", "utf",
 }  # fmt: skip
-_REGEX_FLAGS = {"caseless": "i", "multiline": "m", "dotall": "s", "extended": "x"}
+_REGEX_FLAGS = {"caseless": "i", "multiline": "m", "dotall": "s", "extended": ""}
 
 
 def argv(text: str) -> list[str]:
@@ -354,32 +355,27 @@ class _Block:
 
     def _regex(self, given: dict[str, Statement], wanted: list[str], options: dict[str, Any]) -> None:
         regex = given.pop("regex")
-        unknown = {one for one in wanted if one not in _REGEX_FLAGS and one not in _SAME_REGEX}
         letters = "".join(_REGEX_FLAGS.get(one, "") for one in dict.fromkeys(wanted))
         pattern = value(regex, self._file)
-        if "regex_no_match" in given:
-            end = "\n" if "x" in letters else ""  # of a comment that the pattern may end with
-            pattern = rf"\A(?![\s\S]*(?:{pattern}{end}))"
+        reason = "" if set(wanted) <= _REGEX_FLAGS.keys() | _SAME_REGEX else "its regex_options"
+        if "extended" in wanted and re.search(r"[\s#]", pattern):  # without blanks and comments, that changes nothing
+            reason = "regex_options extended"
         body = f"(?{letters}){pattern}" if letters else pattern
-        if unknown or not _compiles(body):
-            self._notes.missing(regex.line, f"{regex} of {self._statement.key}: not as a regular expression of Python")
+        if not reason:
+            try:
+                compiled(body)
+            except BadPattern as error:
+                reason = str(error)
+        if reason:
+            self._notes.missing(regex.line, f"{regex} of {self._statement.key}: not in RE2's syntax: {reason}")
             return
-        given.pop("regex_no_match", None)
         given.pop("regex_options", None)
-        options["body"] = body
+        options["body_not" if given.pop("regex_no_match", None) else "body"] = body
 
     def nothing(self) -> list[Check]:
         self._rest = {}
         self._notes.missing(self._statement.line, f"{self._statement.key}")
         return []
-
-
-def _compiles(pattern: str) -> bool:
-    try:
-        read_regex(pattern)
-    except Unfit:
-        return False
-    return True
 
 
 def _hex(text: str) -> str:

@@ -34,6 +34,7 @@ _IPV4_SIZE, _IPV6_SIZE, _ICMP_SIZE, _UDP_SIZE = 20, 40, 8, 8
 _UDP = socket.IPPROTO_UDP
 _PORT_UNREACHABLE = {4: (socket.IPPROTO_ICMP, 3, 3), 6: (socket.IPPROTO_ICMPV6, 1, 4)}
 _FRAGMENT = socket.IPPROTO_FRAGMENT
+_MOST_EXTENSIONS = 8  # RFC 8200 has each once, but for one of them; a longer chain would be read in quadratic time
 _EXTENSION_SIZE = 8  # at least, and counted in as many bytes
 _EXTENSIONS = {socket.IPPROTO_HOPOPTS, socket.IPPROTO_ROUTING, _FRAGMENT, socket.IPPROTO_DSTOPTS}
 
@@ -169,9 +170,11 @@ def _read_header(data: bytes) -> _Header | None:
 
 
 def _past_extensions(protocol: int, data: bytes) -> tuple[int, bytes] | None:
-    while protocol in _EXTENSIONS:
+    for _ in range(_MOST_EXTENSIONS):
+        if protocol not in _EXTENSIONS:
+            return protocol, data
         if len(data) < _EXTENSION_SIZE or (protocol == _FRAGMENT and int.from_bytes(data[2:4]) & 0xFFF8):
             return None
         size = _EXTENSION_SIZE if protocol == _FRAGMENT else (data[1] + 1) * 8
         protocol, data = data[0], data[size:]
-    return protocol, data
+    return None

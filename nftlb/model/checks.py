@@ -108,7 +108,7 @@ class _Exchange(Check):
 
     send: Lines | None = Field(None, description="text to send")
     send_hex: Hex | None = Field(None, description="bytes to send, in hexadecimal")
-    match: Regex | None = Field(None, description="regular expression that must occur in the reply")
+    match: Regex | None = Field(None, description="regular expression (RE2 syntax) that must occur in the reply")
     match_hex: Hex | None = Field(None, description="bytes that must occur in the reply, in hexadecimal")
 
     @model_validator(mode="after")
@@ -187,7 +187,12 @@ class Http(Check):
     path: UrlPath = Field("/", description="what to ask for, with its query")
     host: Text | None = Field(None, description="the Host header; by default the backend's address")
     status: Statuses = written("200-299", "codes and ranges that count as healthy, one or a list")
-    body: Regex | None = Field(None, description="regular expression that must occur in the body")
+    body: Regex | None = Field(
+        None, description="regular expression (RE2 syntax) that must occur in the first 64 KiB of the body"
+    )
+    body_not: Regex | None = Field(
+        None, description="regular expression (RE2 syntax) that must not occur in the first 64 KiB of the body"
+    )
     digest: Digest | None = Field(
         None, description="MD5 of the whole body, which has at most a mebibyte, in hexadecimal"
     )

@@ -195,7 +195,7 @@ Oid = Annotated[
     ),
 ]
 Stratum = Annotated[int, number("a stratum", 1, 15)]
-Regex = Annotated[str, Reads(reading.read_regex, {"type": "string", "format": "regex"})]
+Regex = Annotated[str, Reads(reading.read_regex, {"type": "string"})]
 Hex = Annotated[bytes, Reads(reading.read_hex, {"type": "string", "pattern": r"^(?:\s*[0-9A-Fa-f]{2})*\s*$"})]
 Status: TypeAlias = Annotated[
     tuple[int, int],

@@ -27,6 +27,7 @@ from nftlb.model.kinds import (
     UnixSocket,
     is_link_local,
 )
+from nftlb.model.patterns import BadPattern, compiled
 
 ADDRESS_AND_PORT = "an address and a port, such as 10.0.0.11:5353 or [2001:db8::11]:5353"
 LISTENER = "ADDRESS:PORT/udp, /tcp or /sctp, such as 192.0.2.53:53/udp or [2001:db8::53]:53/udp"
@@ -284,9 +285,9 @@ def read_api_listen(found: object) -> Endpoint | UnixSocket:
 def read_regex(found: object) -> str:
     text = read_text("a regular expression", "text", LINES, found)
     try:
-        re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise Unfit(found, "not a regular expression", f"Python's syntax ({error})") from None
+        compiled(text)
+    except BadPattern as error:
+        raise Unfit(found, "not a regular expression", f"RE2's syntax ({error})") from None
     return text
 
 

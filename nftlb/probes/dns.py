@@ -13,14 +13,15 @@ import dns.rcode
 from nftlb.model import Rcode, Transport
 
 from .exchange import NotOurs, connected, exchange
-from .probe import Answer, Failed, Probe, noting
-from .stream import connection
+from .probe import Answer, Failed, Probe
+from .stream import answer, connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nftlb.model import Dns
 
+    from .stream import Stream
     from .subject import Subject
 
 _HEADER = struct.Struct("!HHH")  # id, flags, number of questions
@@ -89,16 +90,14 @@ class DnsOverTcp(Probe):
 
     async def probe(self, subject: Subject) -> Answer:
         query, read = self._query.ask()
-        ignored: list[str] = []
         async with connection(subject, subject.required_port) as stream:
             await stream.send(_LENGTH.pack(len(query)) + query)
-            with noting(lambda: "".join(ignored[-1:])):
-                while True:
-                    (size,) = _LENGTH.unpack(await stream.take(_LENGTH.size))
-                    try:
-                        return read(await stream.take(size))
-                    except NotOurs as other:
-                        ignored[:] = [str(other)]
+            return await answer(lambda: _message(stream), read)
+
+
+async def _message(stream: Stream) -> bytes:
+    (size,) = _LENGTH.unpack(await stream.take(_LENGTH.size))
+    return await stream.take(size)
 
 
 def probe_of(check: Dns) -> Probe:

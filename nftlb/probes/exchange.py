@@ -25,6 +25,8 @@ _LARGEST = 65535
 # So many datagrams are looked at when time is up: a raw socket's queue may hold answers to many checks before ours, yet
 # someone who floods us can't keep us here.
 _LAST_LOOKS = 100
+_OTHERS = 8
+_PAUSE = 0.02
 
 
 class NotOurs(Exception):  # noqa: N818 - an outcome
@@ -65,12 +67,17 @@ class Silence(Failed):
     """The time was over before anything answered."""
 
 
-async def exchange(opened: socket.socket, request: bytes, read: Callable[[bytes], T], seconds: float) -> T:
+async def exchange(
+    opened: socket.socket, request: bytes, read: Callable[[bytes], T], seconds: float, others: int = _OTHERS
+) -> T:
     """Send, then wait until `read` makes something of a datagram; closes the socket.
 
     `read` raises NotOurs to go on waiting. Its other exceptions, and OSError, are passed on. Raises Silence after
     so many seconds, by a timer of its own: an answer that is already there when this process comes to look is one,
     however late it looks. asyncio.timeout would cancel what waits for it.
+
+    After each `others` datagrams that are no answer, none is looked at for a while, the next time for twice as long:
+    who floods us with them does not keep us busy.
     """
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[T] = loop.create_future()
@@ -80,12 +87,26 @@ async def exchange(opened: socket.socket, request: bytes, read: Callable[[bytes]
         opened.send(request)
         ready = readiness(loop)
         receive = partial(_receive, opened, read, answered, ignored)
-        ready.add(descriptor, receive)
+        resumption: asyncio.TimerHandle | None = None
+        seen = pauses = 0
+
+        def hear() -> None:
+            nonlocal resumption, seen, pauses
+            if receive():
+                seen += 1
+                if seen % others == 0:
+                    ready.pause(descriptor)
+                    resumption = loop.call_later(_PAUSE * 2**pauses, ready.resume, descriptor)
+                    pauses += 1
+
+        ready.add(descriptor, hear)
         timer = loop.call_later(seconds, _give_up, receive, answered, seconds, ignored)
         try:
             return await answered
         finally:
             timer.cancel()
+            if resumption is not None:
+                resumption.cancel()
             ready.forget(descriptor)
 
 

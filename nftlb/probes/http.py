@@ -1,121 +1,162 @@
-"""Fetches a page over HTTP or HTTPS."""
+"""Fetches a page over HTTP or HTTPS.
+
+On our own connection, with h11 to read what comes: how much is read, and into how many pieces it may fall, is bounded.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
-import socket
 import ssl
-from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import aiohttp
-from yarl import URL
+import h11
 
 from nftlb.errors import SystemFault
 
-from .faults import open_socket, reason_of, stamp, unreadable
+from .faults import stamp, unreadable
 from .line import one_line, shown
+from .matching import Searched
 from .probe import Answer, Failed, Probe
+from .stream import connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from nftlb.model import Http
 
+    from .stream import Stream
     from .subject import Subject
 
-_LIMIT = 1024 * 1024
-_NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
+_SEARCHED = 64 * 1024
+_DIGESTED = 1024 * 1024
+_HEAD = 16 * 1024  # of status line and headers, and of what stands before a chunk
+_PIECES = 1000  # that a body may come in: a page of 64 KiB in single bytes would take h11 a tenth of a second
+_TURN = 100  # pieces between which others have their turn
+_PROVISIONAL = 10  # answers before the one that counts
 # Nothing compressed: a small body could become a large one.
-_HEADERS = {"User-Agent": "nftlb", "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close"}
+_HEADERS = (("User-Agent", "nftlb"), ("Accept", "*/*"), ("Accept-Encoding", "identity"), ("Connection", "close"))
 _PORT_BEHIND = re.compile(r":[0-9]*$")
+_PORTS = {False: 80, True: 443}
 
 
 class HttpProbe(Probe):
     def __init__(self, check: Http) -> None:
         self._check = check
-        self._body = None if check.body is None else re.compile(check.body)
-        self._headers = _HEADERS if check.host is None else {**_HEADERS, "Host": check.host}
+        self._wanted = None if check.body is None else Searched.of(check.body)
+        self._unwanted = None if check.body_not is None else Searched.of(check.body_not)
         self._name = check.sni or (None if check.host is None else _PORT_BEHIND.sub("", check.host).strip("[]"))
 
     async def probe(self, subject: Subject) -> Answer:
+        tls = (self._context(), self._name or str(subject.address).partition("%")[0]) if self._check.tls else None
         try:
-            context = self._context() if self._check.tls else None
-        except ValueError as error:
-            raise Failed(f"can't ask for {shown(self._name or '')}: {error}") from error
-        with _sockets(subject) as make_socket:
-            # With an address for a host, aiohttp looks up nothing.
-            connector = aiohttp.TCPConnector(force_close=True, use_dns_cache=False, socket_factory=make_socket)
-            try:
-                async with aiohttp.ClientSession(
-                    connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=_NO_TIMEOUT, auto_decompress=False
-                ) as session:
-                    return await self._fetch(session, subject, context)
-            except aiohttp.ClientError as error:
-                raise Failed(_reason(error)) from error
+            async with connection(subject, subject.required_port, tls) as stream:
+                return await self._fetch(_Conversation(stream), subject)
+        except ssl.SSLError as error:
+            raise Failed(_reason(error)) from error
+        except h11.RemoteProtocolError as error:
+            raise Failed(f"what came was not HTTP: {one_line(str(error), 100)}") from error
 
     def _context(self) -> ssl.SSLContext:
-        """Raise SystemFault if there are no authorities to trust, ValueError if nobody can have such a name."""
+        """Raise SystemFault if there are no authorities to trust, Failed if nobody can have such a name."""
         path = self._check.ca_file
         if path is None or not self._check.verify:
             context = _make_context(None, None, self._check.verify)
         else:
             context = _make_context(path, stamp(Path(path), "ca_file"), verify=True)
         if self._name is not None:
-            # asyncio would find out only with a connection at hand, and forget that (Python 3.11).
-            context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=self._name)
+            try:
+                context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=self._name)
+            except ValueError as error:
+                raise Failed(f"can't ask for {shown(self._name)}: {error}") from error
         return context
 
-    async def _fetch(self, session: aiohttp.ClientSession, subject: Subject, context: ssl.SSLContext | None) -> Answer:
-        scheme = "http" if context is None else "https"
-        async with session.request(
-            self._check.method.value,
-            URL(f"{scheme}://{subject.host}:{subject.required_port}{self._check.path}", encoded=True),
-            headers=self._headers,
-            allow_redirects=False,
-            ssl=True if context is None else context,
-            server_hostname=self._name if context is not None else None,
-        ) as response:
-            said = f"{response.status} {one_line(response.reason or '', 60)}".rstrip()
-            if not any(low <= response.status <= high for low, high in self._check.status):
-                raise Failed(f"answered {said}")
-            if (self._body, self._check.digest) != (None, None) and (misfit := self._misfit(await _body(response))):
-                raise Failed(f"answered {said}, but the body {misfit}")
-            return Answer(said)
+    async def _fetch(self, conversation: _Conversation, subject: Subject) -> Answer:
+        port = subject.required_port
+        host = subject.host if port == _PORTS[self._check.tls] else f"{subject.host}:{port}"
+        response = await conversation.ask(self._check.method.value, self._check.path, self._check.host or host)
+        said = f"{response.status_code} {one_line(bytes(response.reason), 60)}".rstrip()
+        if not any(low <= response.status_code <= high for low, high in self._check.status):
+            raise Failed(f"answered {said}")
+        if misfit := await self._misfit(conversation):
+            raise Failed(f"answered {said}, but the body {misfit}")
+        return Answer(said)
 
-    def _misfit(self, body: bytes) -> str:
+    async def _misfit(self, conversation: _Conversation) -> str:
         """Say what the body is not, or nothing."""
-        if self._body is not None and self._body.search(body.decode(errors="replace")) is None:
-            return f"does not match {shown(self._body.pattern)}"
+        if (self._wanted, self._unwanted, self._check.digest) == (None, None, None):
+            return ""
+        body = await conversation.body(_SEARCHED if self._check.digest is None else _DIGESTED)
+        searched = body.begin[:_SEARCHED]
+        part = "" if body.whole and len(body.begin) <= _SEARCHED else f" in its first {len(searched)} bytes"
+        if self._wanted is not None and not await self._wanted.occurs(searched):
+            return f"does not match {shown(self._wanted.text)}{part}"
+        if self._unwanted is not None and await self._unwanted.occurs(searched):
+            return f"matches {shown(self._unwanted.text)}"
         if self._check.digest is not None:
-            found = hashlib.md5(body, usedforsecurity=False).hexdigest()
+            if not body.whole:
+                return f"is longer than {_DIGESTED} bytes or comes in more than {_PIECES} pieces"
+            found = hashlib.md5(body.begin, usedforsecurity=False).hexdigest()
             if found != self._check.digest.lower():
                 return f"has the digest {found}"
         return ""
 
 
-@contextmanager
-def _sockets(subject: Subject) -> Iterator[Callable[[object], socket.socket]]:
-    """Yield what opens aiohttp's sockets, which raises SystemFault; at the end their connections are over.
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """A body, or as much of it as is read."""
 
-    For asyncio (Python 3.11) waits up to 30 s, with the socket open, until the other side ends TLS too; a server that
-    stalls never does, and each check of it would hold one descriptor more.
-    """
-    opened: list[socket.socket] = []
+    begin: bytes
+    whole: bool
 
-    def make(_: object) -> socket.socket:
-        opened.append(open_socket(subject, socket.SOCK_STREAM))
-        return opened[-1]
 
-    try:
-        yield make
-    finally:
-        for each in opened:
-            with suppress(OSError):  # it is closed already, or was never connected
-                each.shutdown(socket.SHUT_RDWR)
+class _Conversation:
+    """One request and its answer."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._state = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD)
+
+    async def ask(self, method: str, path: str, host: str) -> h11.Response:
+        request = h11.Request(method=method, target=path, headers=[("Host", host), *_HEADERS])
+        await self._stream.send((self._state.send(request) or b"") + (self._state.send(h11.EndOfMessage()) or b""))
+        for _ in range(_PROVISIONAL):
+            event = await self._next()
+            if isinstance(event, h11.Response):
+                return event
+        raise Failed(f"{_PROVISIONAL} provisional answers came, and no other")
+
+    async def body(self, limit: int) -> _Body:
+        body = bytearray()
+        for piece in range(_PIECES):
+            if piece % _TURN == _TURN - 1:
+                await asyncio.sleep(0)
+            event = await self._next()
+            if not isinstance(event, h11.Data):
+                return _Body(bytes(body), whole=True)
+            body += event.data
+            if len(body) > limit:
+                break
+        return _Body(bytes(body[:limit]), whole=False)
+
+    async def _next(self) -> object:
+        while (event := self._state.next_event()) is h11.NEED_DATA:
+            begun = self._state.their_state is h11.SEND_BODY
+            try:
+                chunk = await self._stream.read(_SEARCHED)
+            except ConnectionResetError:
+                if not begun:
+                    raise
+                chunk = b""  # so ends what a server sends that does not read what it is asked
+            self._state.receive_data(chunk)
+            if not chunk:
+                try:
+                    return self._state.next_event()
+                except h11.RemoteProtocolError as error:
+                    raise Failed(f"closed before {'the body' if begun else 'its answer'} was complete") from error
+        return event
 
 
 @lru_cache(maxsize=64)
@@ -134,32 +175,8 @@ def _make_context(path: str | None, _stamp: tuple[int, int, int] | None, verify:
         raise unreadable("ca_file", Path(path or ""), error) from error
 
 
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    """Return the body, or as much of it as we care to read."""
-    body = bytearray()
-    while len(body) < _LIMIT and (chunk := await response.content.read(_LIMIT - len(body))):
-        body += chunk
-    return bytes(body)
-
-
-def _reason(error: aiohttp.ClientError) -> str:
-    """Say what was wrong; raises SystemFault if it is this machine's fault."""
-    match error:
-        case aiohttp.ClientConnectorCertificateError():
-            found = error.certificate_error
-            reason = f"certificate: {getattr(found, 'verify_message', None) or found}"
-        case aiohttp.ClientSSLError():
-            # Before OSError, which it is too: its numbers are OpenSSL's.
-            word = getattr(error.os_error, "reason", None)
-            reason = f"TLS: {str(word).lower().replace('_', ' ') if word else error.os_error}"
-        case aiohttp.ServerDisconnectedError():
-            reason = "closed before its answer was complete"
-        case aiohttp.ClientPayloadError():
-            reason = "closed before the body was complete"
-        case aiohttp.ClientResponseError():
-            reason = f"what came was not HTTP: {one_line(error.message, 100)}"
-        case OSError():
-            reason = reason_of(error)
-        case _:
-            reason = str(error) or type(error).__name__
-    return reason
+def _reason(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate: {error.verify_message or error}"
+    # Its numbers are OpenSSL's, not the system's.
+    return f"TLS: {error.reason.lower().replace('_', ' ') if error.reason else error}"

@@ -29,6 +29,7 @@ _ONLY_REPLIES = (_SOL_RAW, _FILTER, struct.pack("=I", ~(1 << _ECHO_REPLY) & 0xFF
 _ONLY_REPLIES_6 = (socket.IPPROTO_ICMPV6, _FILTER, (~(1 << _ECHO_REPLY_6) & (1 << 256) - 1).to_bytes(32, sys.byteorder))
 _HEADER = struct.Struct("!BBH")  # type, code, checksum; then come id and sequence number, which are ours to choose
 _OURS = 4 + 24  # id and sequence number, then the payload
+_OTHERS = 1000  # answers to other checks of the same address come here as well, and take next to no time to look at
 _IPV6 = 6
 
 
@@ -44,10 +45,10 @@ class IcmpProbe(Probe):
             opened = connected(subject, 0, socket.SOCK_RAW, socket.IPPROTO_ICMPV6, _ONLY_REPLIES_6)
             # The kernel fills in the checksum, which covers the addresses.
             request = _HEADER.pack(_ECHO_REQUEST_6, 0, 0) + ours
-            return await exchange(opened, request, lambda packet: read_6(ours, packet), subject.timeout)
+            return await exchange(opened, request, lambda packet: read_6(ours, packet), subject.timeout, _OTHERS)
         request = echo_request(ours)
         opened = connected(subject, 0, socket.SOCK_RAW, socket.IPPROTO_ICMP, _ONLY_REPLIES)
-        return await exchange(opened, request, lambda packet: read_4(ours, packet), subject.timeout)
+        return await exchange(opened, request, lambda packet: read_4(ours, packet), subject.timeout, _OTHERS)
 
 
 def echo_request(ours: bytes) -> bytes:

@@ -28,6 +28,13 @@ class Readiness:
         self._epoll.register(descriptor, select.EPOLLIN)
         self._waiting[descriptor] = callback
 
+    def pause(self, descriptor: int) -> None:
+        """Call back for errors only, until `resume`."""
+        self._epoll.modify(descriptor, 0)
+
+    def resume(self, descriptor: int) -> None:
+        self._epoll.modify(descriptor, select.EPOLLIN)
+
     def forget(self, descriptor: int) -> None:
         """Call back no more; the socket has to be closed right after, by which the kernel forgets it too."""
         del self._waiting[descriptor]

@@ -11,8 +11,8 @@ from nftlb.model import Transport
 
 from .exchange import NotOurs, connected, exchange
 from .line import one_line
-from .probe import Answer, Failed, Probe, noting
-from .stream import connection
+from .probe import Answer, Failed, Probe
+from .stream import answer, connection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 _PORT = 5060
 _LIMIT = 64 * 1024
+_HEAD, _LINES = 16 * 1024, 256  # what is looked at of a message's headers
 _PROVISIONAL = range(100, 200)
 _FIRST_LINE = re.compile(rb"SIP/2\.0 ([1-9][0-9]{2})(?: ([^\r\n]*))?")
-_FOLDED = re.compile(rb"\r?\n[ \t]+")
 _LINE = re.compile(rb"\r?\n")
 _END = re.compile(rb"\r?\n\r?\n")
 _SHORT = {b"i": b"call-id", b"v": b"via", b"l": b"content-length"}
@@ -60,14 +60,19 @@ class _Judge:
 
 def _split(reply: bytes) -> tuple[bytes, Mapping[bytes, bytes]]:
     """Return the first line and the headers, by their long names in lower case; of equal ones the first."""
-    head = _FOLDED.sub(b" ", _END.split(reply, maxsplit=1)[0])
-    first, *lines = _LINE.split(head)
+    head = _END.split(reply[:_HEAD], maxsplit=1)[0]
+    lines: list[bytes] = []
+    for line in _LINE.split(head, maxsplit=_LINES)[:_LINES]:
+        if lines and line[:1] in (b" ", b"\t"):  # the line before goes on
+            lines[-1] += b" " + line.lstrip()
+        else:
+            lines.append(line)
     headers: dict[bytes, bytes] = {}
-    for line in lines:
+    for line in lines[1:]:
         name, _, value = line.partition(b":")
         name = name.strip().lower()
         headers.setdefault(_SHORT.get(name, name), value.strip())
-    return first, headers
+    return lines[0], headers
 
 
 class _Request:
@@ -119,16 +124,10 @@ class SipOverTcp(Probe):
         self._request = _Request(check)
 
     async def probe(self, subject: Subject) -> Answer:
-        ignored: list[str] = []
         async with connection(subject, subject.required_port) as stream:
             request, judge = self._request.to(subject, stream.local)
             await stream.send(request)
-            with noting(lambda: "".join(ignored[-1:])):
-                while True:
-                    try:
-                        return judge.read(await _message(stream))
-                    except NotOurs as other:
-                        ignored[:] = [str(other)]
+            return await answer(lambda: _message(stream), judge.read)
 
 
 async def _message(stream: Stream) -> bytes:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from .subject import Subject
 
+# One object fits. pyasn1 takes 20 ms for so many bytes at worst, and a second for the largest datagram.
+_SHORTEST, _LARGEST = 20, 1500
+_OTHERS = 2
 _PROTOCOLS = {SnmpVersion.V1: api.SNMP_VERSION_1, SnmpVersion.V2C: api.SNMP_VERSION_2C}
 
 
@@ -34,7 +37,7 @@ class SnmpProbe(Probe):
         number = secrets.randbelow(1 << 31)
         request = self.request(number)
         opened = connected(subject, subject.required_port)
-        return await exchange(opened, request, lambda reply: self.read(number, reply), subject.timeout)
+        return await exchange(opened, request, lambda reply: self.read(number, reply), subject.timeout, _OTHERS)
 
     def request(self, number: int) -> bytes:
         """Encode the message whose request-id is `number`."""
@@ -52,6 +55,12 @@ class SnmpProbe(Probe):
 
     def read(self, number: int, reply: bytes) -> Answer:
         """Judge the answer to the request `number`; raises Failed and NotOurs."""
+        if len(reply) < _SHORTEST:
+            raise NotOurs("what came was not SNMP of our version")
+        if number.to_bytes(4).lstrip(b"\0") not in reply:
+            raise NotOurs("what came was not the answer to our request")
+        if len(reply) > _LARGEST:
+            raise Failed(f"reply is {len(reply)} bytes long, more than {_LARGEST}")
         try:
             found, status, binds = self._decode(reply)
         except Exception as error:  # pyasn1 says nothing about what it raises for bytes that are no SNMP

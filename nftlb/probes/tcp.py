@@ -29,7 +29,7 @@ class TcpProbe(Probe):
             if not self._matching:
                 return Answer("connected")
             with noting(lambda: f"{shown(stream.received)} is all that came" if stream.received else ""):
-                while not self._matching.fits(stream.received):
+                while not await self._matching.fits(stream.received):
                     if not await stream.more(_LIMIT):
                         raise Failed(f"closed, and {self._matching.misfit(stream.received)}")
             return Answer("answered")

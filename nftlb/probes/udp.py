@@ -28,15 +28,13 @@ class UdpProbe(Probe):
     async def probe(self, subject: Subject) -> Answer:
         opened = connected(subject, subject.required_port)
         try:
-            return await exchange(opened, self._payload, self._read, subject.timeout)
+            reply = await exchange(opened, self._payload, bytes, subject.timeout)
         except Silence:
             if not self._silence_passes:
                 raise
             return Answer(f"no ICMP error within {subject.timeout:g}s: silence counted as success")
-
-    def _read(self, reply: bytes) -> Answer:
         if not self._shortest <= len(reply) <= self._longest:
             raise Failed(f"reply is {len(reply)} bytes long, not {self._shortest} to {self._longest}")
-        if not self._matching.fits(reply):
+        if not await self._matching.fits(reply):
             raise Failed(f"reply {self._matching.misfit(reply)}")
         return _ANSWERED

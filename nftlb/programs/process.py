@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nftlb.model import Capability
 
 _LIMIT = 64 * 1024  # of what it says; a pipe holds as much
+_AT_ONCE, _PAUSE = 16, 0.05  # reads without a wait, and the seconds between all others
 _DEATH_SECONDS = 1.0  # a killed process is gone at once, unless the kernel holds it, as a dead NFS server has it do
 
 
@@ -63,6 +64,8 @@ class Process:
             unless_it_starts.pop_all()
         STRAYS.began(self, self._process.pid, self._started)
         self._said = {read: b"" for read, _ in outputs}
+        self._reads = 0
+        self._resumptions: dict[int, asyncio.TimerHandle] = {}
         self._loop.add_reader(self._pidfd, self._reap)
         for output in self._said:
             os.set_blocking(output, False)
@@ -98,17 +101,31 @@ class Process:
             self._kill()
         self._process.wait()
         STRAYS.ended(self, 0.0 if self._killed else self._started + self._leaves)
+        for resumption in self._resumptions.values():
+            resumption.cancel()
         for output in self._said:
-            self._read(output)
+            self._take(output)
             self._loop.remove_reader(output)
             os.close(output)
         self._reaped.set()
 
     def _read(self, output: int) -> None:
+        """Take what is there. One that says much, or in many pieces, has to wait until we look again."""
+        self._reads += 1
+        ended = not self._take(output)
+        if ended or self._reads > _AT_ONCE:
+            self._loop.remove_reader(output)
+        if not ended and self._reads > _AT_ONCE:
+            self._resumptions[output] = self._loop.call_later(_PAUSE, self._resume, output)
+
+    def _resume(self, output: int) -> None:
+        self._loop.add_reader(output, self._read, output)
+
+    def _take(self, output: int) -> bool:
+        """Return False at the end."""
         try:
             chunk = os.read(output, _LIMIT)
         except BlockingIOError:
-            return
+            return True
         self._said[output] += chunk[: _LIMIT - len(self._said[output])]
-        if not chunk:
-            self._loop.remove_reader(output)
+        return bool(chunk)

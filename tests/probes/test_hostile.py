@@ -1,0 +1,311 @@
+"""Backends that answer to do harm: no answer costs a check more than so much, nor keeps others waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import resource
+import socket
+import time
+from contextlib import contextmanager
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from probing import subject
+
+from nftlb.model import Agent, Dns, Exec, Http, Radius, Sip, Snmp, Tcp, Transport, Udp
+from nftlb.probes import probe_for, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nftlb.health import Result
+    from nftlb.model import AnyCheck
+
+MEBIBYTE = 1024 * 1024
+# A mebibyte of this would keep Python's own expressions busy for minutes: each `status` may begin a match.
+EVIL, EVIL_PATTERN = b"status" * (MEBIBYTE // 6), "status.*ok"
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@contextmanager
+def flood(first: bytes, again: bytes, pause: float = 0.0) -> Iterator[int]:
+    """A server that sends `first` to whoever connects, and then `again` for as long as the connection lasts."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:  # the end
+                return
+            with connection:
+                try:
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    connection.sendall(first)
+                    while again:
+                        connection.sendall(again)
+                        time.sleep(pause)
+                    connection.recv(1 << 16)
+                    while connection.recv(1 << 16):
+                        pass
+                except OSError:  # it was enough
+                    pass
+
+    thread = Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield server.getsockname()[1]
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        thread.join()
+
+
+@contextmanager
+def echoes(reply: bytes, times: int) -> Iterator[int]:
+    """A server that answers a datagram with so many that hold this and then what it was asked."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+
+        def serve() -> None:
+            while True:
+                request, client = server.recvfrom(65535)
+                if not request:
+                    return
+                for _ in range(times):
+                    server.sendto((reply + request)[:65507], client)
+
+        thread = Thread(target=serve, daemon=True)
+        thread.start()
+        port: int = server.getsockname()[1]
+        try:
+            yield port
+        finally:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+                last.sendto(b"", ("127.0.0.1", port))
+            thread.join()
+
+
+def check(wanted: AnyCheck, port: int, seconds: float = 1.0) -> tuple[Result, float, float, float]:
+    """Return the result of a check, the longest wait of another task meanwhile, and this thread's processor time."""
+
+    async def main() -> tuple[Result, float, float, float]:
+        longest = 0.0
+
+        async def other() -> None:
+            nonlocal longest
+            while True:
+                before = time.thread_time()
+                await asyncio.sleep(0.001)
+                longest = max(longest, time.thread_time() - before)
+
+        probe = probe_for(wanted)
+        task = asyncio.create_task(other())
+        await asyncio.sleep(0)
+        before, began = time.thread_time(), time.monotonic()
+        result = await run(probe, subject(port=port, seconds=seconds))
+        took, elapsed = time.thread_time() - before, time.monotonic() - began
+        await asyncio.sleep(0)
+        task.cancel()
+        return result, longest, took, elapsed
+
+    return asyncio.run(main())
+
+
+def http(**options: Any) -> Http:
+    return Http.model_validate(options)
+
+
+HEAD_TOO_LONG = "what came was not HTTP: Receive buffer too long"
+SEARCHED = f'does not match "{EVIL_PATTERN}"'
+FLOODS: dict[str, tuple[AnyCheck, bytes, bytes, str]] = {
+    "http-body": (http(body=EVIL_PATTERN), OK + b"Content-Length: 1048576\r\n\r\n" + EVIL, b"", SEARCHED),
+    "http-endless": (http(body=EVIL_PATTERN), OK + b"\r\n", EVIL[:60000], SEARCHED),
+    "http-digest": (http(digest="0" * 32), OK + b"\r\n", EVIL[:60000], "is longer than 1048576 bytes"),
+    "http-chunks": (http(body=EVIL_PATTERN), CHUNKED, b"1\r\nx\r\n" * 10000, f"{SEARCHED} in its first"),
+    "http-extensions": (http(body="x"), CHUNKED + b"1;", b"a" * 60000, HEAD_TOO_LONG),
+    "http-trailers": (http(body="x"), CHUNKED + b"0\r\n", b"a: b\r\n" * 10000, HEAD_TOO_LONG),
+    "http-status": (http(), b"HTTP/1.1 200 ", b"a" * 60000, HEAD_TOO_LONG),
+    "http-headers": (http(), OK, b"a: b\r\n" * 10000, HEAD_TOO_LONG),
+    "http-folded": (http(), OK + b"a: b\r\n", b" \r\n" * 20000, HEAD_TOO_LONG),
+    "http-provisional": (http(), b"", b"HTTP/1.1 100 Go on\r\n\r\n" * 3000, "10 provisional answers came"),
+    "http-redirect": (http(), b"HTTP/1.1 302 No\r\nLocation: /\r\n\r\n", b"HTTP/1.1 302 No\r\n\r\n", "answered 302 No"),
+    "https-records": (http(tls=True, verify=False), b"", b"\x16\x03\x03\x40\x00" * 10000, "TLS: "),
+    "https-alerts": (http(tls=True, verify=False), b"", b"\x15\x03\x03\x00\x02\x01\x5a" * 9000, "TLS: "),
+    "tcp-match": (Tcp(match=EVIL_PATTERN), b"", EVIL[:60000], "more than 65536 bytes without an end"),
+    "tcp-slow-pattern": (Tcp(match="(a|b)*a(a|b){200}c"), b"", b"abbaab" * 10000, ""),
+    "dns-others": (Dns(transport=Transport.TCP), b"", b"\0\0" * 30000, "no answer within 1s; what came was not DNS"),
+    "dns-half": (
+        Dns(transport=Transport.TCP),
+        b"",
+        b"\xff\xff" + b"x" * 65535,
+        "no answer within 1s; what came was not",
+    ),
+    "sip-others": (Sip(transport=Transport.TCP), b"", b"SIP/2.0 100 Trying\r\n\r\n" * 3000, "100 messages came"),
+    "sip-alive": (Sip(transport=Transport.TCP), b"", b"\r\n" * 30000, "more than 2097152 bytes without an answer"),
+    "sip-headers": (Sip(transport=Transport.TCP), b"SIP/2.0 200 OK\r\n", b"a: b\r\n" * 9000, "more than 65536 bytes"),
+    "agent": (Agent(port=1), b"", b"up " * 20000, "more than 4096 bytes"),
+}
+
+
+def calm(wanted: AnyCheck, port: int, most: float) -> Result:
+    """Check, and see that nobody had to wait for it for long, and that the whole did not cost much."""
+    for _ in range(3):
+        result, longest, took, elapsed = check(wanted, port)
+        if longest < most and took < 2 * most:
+            break
+    assert longest < most
+    assert took < 2 * most
+    assert elapsed < 5  # it has a time-out of 1 s
+    return result
+
+
+@pytest.mark.parametrize("what", FLOODS)
+def test_floods(what: str) -> None:
+    """Whatever is sent without an end, the check ends soon, with a reason, and others have their turn."""
+    wanted, first, again, reason = FLOODS[what]
+
+    with flood(first, again) as port:
+        probed = wanted.model_copy(update={"port": port}) if isinstance(wanted, Agent) else wanted
+        result = calm(probed, port, 0.2)
+
+    assert not result.passed
+    assert reason in result.reason
+
+
+@pytest.mark.parametrize(
+    ("wanted", "first"),
+    [
+        (http(), OK),
+        (http(body="never"), OK + b"\r\n"),
+        (http(body="never"), CHUNKED + b"ffff\r\n"),
+        (http(tls=True, verify=False), b"\x16\x03\x03\x40\x00"),
+        (Tcp(match=EVIL_PATTERN), b""),
+        (Sip(transport=Transport.TCP), b"SIP/2.0 200 OK\r\n"),
+        (Dns(transport=Transport.TCP), b"\xff\xff"),
+    ],
+    ids=["http-head", "http-body", "http-chunk", "https", "tcp", "sip", "dns"],
+)
+def test_single_bytes(wanted: AnyCheck, first: bytes) -> None:
+    """A server that sends a byte at a time, thousands in a second, is read a few times and is down at the time-out."""
+    with flood(first, b"x", 0.0002) as port:
+        result, _, took, _ = check(wanted, port)
+
+    assert not result.passed
+    assert result.reason.startswith("no answer within 1s")
+    assert took < 0.2
+
+
+def test_single_bytes_are_searched_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes in many pieces is not searched again for each."""
+    searches = 0
+
+    async def fits(_: object, __: bytes) -> bool:
+        nonlocal searches
+        searches += 1
+        return False
+
+    monkeypatch.setattr("nftlb.probes.matching.Matching.fits", fits)
+    with flood(b"", b"x", 0.0002) as port:
+        check(Tcp(match="y"), port)
+
+    assert 5 < searches < 40
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reply"),
+    [
+        (Dns(), b""),
+        (Sip(), b"SIP/2.0 200 OK\r\nCall-ID: x\r\n" + b"a:\r\n" * 4000),
+        (Sip(), b"SIP/2.0 200 OK\r\nCall-ID: x\r\n" + b" \r\n" * 6000),
+        (Snmp(), b"\x30\x82\x05\x00" + b"\x30\x00" * 600),
+        (Snmp(), b""),
+        (Radius.model_validate({"secret": "x"}), b"\x02\x01\x10\x00" + b"\x1a\x02" * 2046),
+    ],
+    ids=["dns", "sip-headers", "sip-folded", "snmp", "snmp-request", "radius"],
+)
+def test_datagrams_that_are_no_answer(wanted: AnyCheck, reply: bytes) -> None:
+    """Thousands of them are looked at a few at a time; the check ends in its time."""
+    with echoes(reply, 2000) as port:
+        result = calm(wanted, port, 0.2)
+
+    assert not result.passed
+    assert result.reason.startswith("no answer within 1s; ")
+
+
+def test_an_answer_behind_others_counts() -> None:
+    """A flood of some hundred datagrams does not hide the answer."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+
+        def serve() -> None:
+            request, client = server.recvfrom(65535)
+            for _ in range(50):
+                server.sendto(b"x", client)
+            server.sendto(request[:2] + b"\x81\x80" + request[4:], client)
+
+        thread = Thread(target=serve, daemon=True)
+        thread.start()
+        result, *_ = check(Dns(), server.getsockname()[1], 5.0)
+        thread.join()
+
+    assert (True, "noerror") == (result.passed, result.reason)
+
+
+@pytest.mark.parametrize("reply", [EVIL[:65000], b"status" * 10])
+def test_a_datagram_that_is_searched(reply: bytes) -> None:
+    """A reply that would keep Python's own expressions busy is searched at once."""
+    with echoes(reply, 1) as port:
+        result = calm(Udp(send="x", match=EVIL_PATTERN), port, 0.2)
+
+    assert not result.passed
+    assert SEARCHED in result.reason
+
+
+def test_the_slowest_pattern_keeps_nobody_waiting() -> None:
+    """RE2's slowest way is gone in another thread, without Python's lock."""
+    with echoes(b"abbaab" * 10000, 1) as port:
+        result = calm(Udp(send="x", match="(a|b)*a(a|b){200}c"), port, 0.2)
+
+    assert not result.passed
+
+
+@pytest.mark.parametrize("script", ["yes", "while :; do printf x; done", "yes >&2"])
+def test_a_plugin_that_never_stops_talking(script: str) -> None:
+    """Its output is read now and then; the check ends at the time-out."""
+    result = calm(Exec(argv=("/bin/sh", "-c", script)), 1, 0.2)
+
+    assert not result.passed
+    assert result.reason.startswith("no answer within 1s")
+
+
+def test_a_plugin_that_says_much() -> None:
+    """What is too much is left out; the plugin can end nevertheless."""
+    result, *_ = check(Exec(argv=("/bin/sh", "-c", "echo fine; yes | head -c 500000")), 1, 10.0)
+
+    assert (True, "fine") == (result.passed, result.reason)
+
+
+def test_memory() -> None:
+    """Floods of a gigabyte each, were they kept, leave nothing behind."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for what in ("http-endless", "http-digest", "http-headers", "sip-alive", "dns-half", "tcp-match"):
+        wanted, first, again, _ = FLOODS[what]
+        with flood(first, again) as port:
+            check(wanted, port)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+    assert grown < 20 * 1024  # KiB
+
+
+def test_python_would_not_end() -> None:
+    """The attack is one: Python's own expressions take quadratic time for it."""
+    before = time.thread_time()
+    re.search(EVIL_PATTERN.encode(), EVIL[:12000])
+    small = time.thread_time()
+    re.search(EVIL_PATTERN.encode(), EVIL[:48000])
+
+    assert time.thread_time() - small > 6 * (small - before)
