@@ -32,6 +32,7 @@ BEYOND_SCHEMA = {
     "listener-overlap",
     "marks",
     "passive",
+    "regex",  # a schema knows only the syntax of ECMA
     "stateless-balance",
     "stateless-nat",
     "stateless-range",
