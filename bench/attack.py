@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 HOSTILE = int(os.environ.get("HOSTILE", "100"))
 """Pools, the last ones."""
 PORT = 9000
-SILENCED, SPACED = 30, 1.0
+SILENCED, SPACED = 20, 0.5
 BOUND = INTERVAL + 1.0 + 1.0 + 1.0
 """Seconds until a silent server is out: the interval, a time-out, `fast_interval`, and another time-out."""
 
@@ -76,6 +76,7 @@ def main() -> None:
         folder = Path(name)
         (folder / "nftlb.yaml").write_text(text(folder))
         namespace.run(["ip", "link", "set", "lo", "up"])
+        namespace.run(["ip", "route", "add", "local", "10.0.0.0/8", "dev", "lo"])
         control, orders = os.pipe()
         responder = namespace.popen(
             [sys.executable, "-c", RESPONDER, str(control)], pass_fds=[control], stdout=subprocess.PIPE

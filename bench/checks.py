@@ -65,7 +65,7 @@ while True:
 
 
 def address(pool: int, backend: int) -> str:
-    return f"127.{1 + pool // 250}.{pool % 250}.{backend + 1}"
+    return f"10.{1 + pool // 250}.{pool % 250}.{backend + 1}"
 
 
 def text(folder: Path) -> str:
@@ -89,6 +89,7 @@ def main() -> None:
         folder = Path(name)
         (folder / "nftlb.yaml").write_text(text(folder))
         namespace.run(["ip", "link", "set", "lo", "up"])
+        namespace.run(["ip", "route", "add", "local", "10.0.0.0/8", "dev", "lo"])
         control, orders = os.pipe()
         responder = namespace.popen(
             [sys.executable, "-c", RESPONDER, str(control)], pass_fds=[control], stdout=subprocess.PIPE
