@@ -61,6 +61,8 @@ class Flood:
     async def pipeline(self) -> None:
         reader, writer = await self.connect()
         for _ in range(100):
+            if writer.is_closing():
+                break
             writer.write(request("/api/v1/status") * 100)
             await asyncio.sleep(0.01)
         async with asyncio.timeout(2):
@@ -72,6 +74,8 @@ class Flood:
         _, writer = await self.connect()
         writer.write(request("/api/v1/reload", "POST", f"Content-Length: {1 << 30}\r\n"))
         for _ in range(100):
+            if writer.is_closing():
+                break
             writer.write(bytes(1 << 16))
             await writer.drain()
 
@@ -79,6 +83,8 @@ class Flood:
         _, writer = await self.connect()
         writer.write(request("/api/v1/status")[:-2])
         for number in range(50):
+            if writer.is_closing():
+                break
             writer.write(f"X-{number}: {'x' * 8000}\r\n".encode())
             await asyncio.sleep(0.1)
         writer.close()

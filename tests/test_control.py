@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import logging
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self
 from unittest.mock import patch
 
@@ -37,7 +38,7 @@ from nftlb.swap import Transaction
 from nftlb.swap.operations import AddChain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from nftlb.daemon.hooks import Call
@@ -824,3 +825,19 @@ def test_somebody_else_s_changes_are_told(file: Path, caplog: pytest.LogCaptureF
 
     play(scene())
     assert "somebody else changed our tables or routes: restored in" in caplog.text
+
+
+def test_a_name_that_nobody_has_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may ask for any: it is compared with a few of ten thousand, and the near one of some is still found."""
+    compared = []
+
+    def matches(name: str, known: Iterable[str], **options: int) -> list[str]:
+        compared.append(list(known))
+        return get_close_matches(name, compared[-1], **options)
+
+    monkeypatch.setattr(module, "get_close_matches", matches)
+    names = [f"pool{number}" for number in range(10_000)]
+    for name in ("pool10000", "dns", "p" * 8000, "\u00e9"):
+        module._near(name, names)
+    assert [50, 0, 0, 0] == [len(one) for one in compared]
+    assert "; did you mean dns7?" == module._near("dsn7", [*(f"x{name}" for name in names), "dns7"])

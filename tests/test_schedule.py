@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 from clockwork import START, elapsed, play
 
-from nftlb.daemon.schedule import EARLY, Schedule
+from nftlb.daemon.schedule import AT_ONCE, EARLY, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,3 +93,27 @@ def test_what_is_closed_begins_nothing() -> None:
 
     play(scene())
     assert [] == found
+
+
+def test_others_have_their_turn_after_a_stall() -> None:
+    """A thousand are due at once: no turn of the loop begins more than a few, all begin in order, and none is lost."""
+    begun_: list[int] = []
+    turns: list[int] = []
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        schedule = Schedule[int](lambda thing, _: begun_.append(thing))
+        for number in range(1000):
+            schedule.put(START - 1 + number / 10_000, number)
+
+        def turn() -> None:
+            turns.append(len(begun_))
+            if len(begun_) < 1000:
+                loop.call_soon(turn)
+
+        turn()
+        await asyncio.sleep(1)
+
+    play(scene())
+    assert list(range(1000)) == begun_
+    assert max(after - before for before, after in pairwise(turns)) <= AT_ONCE

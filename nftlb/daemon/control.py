@@ -7,6 +7,7 @@ import logging
 import os
 from difflib import get_close_matches
 from importlib.metadata import version
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from nftlb.config import amend, parse, read_backend, read_source
@@ -55,6 +56,8 @@ _COUNTERS_AGE = 1.0
 """Seconds that counters may be old: reading them costs the kernel a listing of our tables."""
 _COUNTERS_PATIENCE = 2.0
 """Seconds that a status waits for them; while the kernel is at work on something long, it shows older ones."""
+_FAR, _COMPARED = 3, 50
+"""A misspelt name is compared with so many others at most, whose lengths differ by no more than that."""
 
 
 class Control:
@@ -403,5 +406,7 @@ def _read(file: str) -> tuple[bytes, Config]:
 
 
 def _near(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, list(known), n=1)
+    # Anybody may ask for any name: of ten thousand, all would be compared for half a second.
+    alike = (one for one in known if one[:1] == name[:1] and abs(len(one) - len(name)) <= _FAR)
+    near = get_close_matches(name, islice(alike, _COMPARED), n=1)
     return f"; did you mean {near[0]}?" if near else ""

@@ -21,6 +21,11 @@ ten then share what waking up costs: 40 % of the processor time of checks (`pyth
 became 14 %)."""
 
 
+AT_ONCE = 64
+"""Things that begin in one turn of the loop. After a stall thousands are due: without a limit these stall the loop
+anew, and probes and commits with it."""
+
+
 class Schedule(Generic[T]):
     """Calls `begin` with each thing and the time that it was due, on the loop's clock. Nothing can be taken out.
 
@@ -54,7 +59,9 @@ class Schedule(Generic[T]):
         self._timer = None
         soon = asyncio.get_running_loop().time() + EARLY
         try:
-            while self._heap and self._heap[0][0] <= soon:
+            for _ in range(AT_ONCE):
+                if not self._heap or self._heap[0][0] > soon:
+                    break
                 due, _, thing = heapq.heappop(self._heap)
                 self._begin(thing, due)
         finally:
