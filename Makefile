@@ -77,6 +77,7 @@ golden: setup  ## write the .nft beside every rules/*.yaml anew
 bench: setup  ## the figures that the documents quote
 	$(PY) bench/run.py
 	$(PY) bench/checks.py
+	$(PY) bench/floods.py
 	$(PY) bench/start.py
 
 clean:  ## take away what was built

@@ -21,9 +21,9 @@ POOLS, BACKENDS = 300, 10
 CHECK = {"udp": {"send": "are you there", "match": "are you there"}, "interval": "200ms", "timeout": "200ms"}
 BOUND = 0.2 + 2 * 0.2 + 0.2
 """Seconds until a silent backend is out: interval, fast intervals (`fall` 3), and a time-out."""
-LATE = 2.5
-"""Seconds more than BOUND on a machine where other tests run too; an unhindered daemon needs some 50 ms."""
-SECONDS = 12
+LATE = 8.0
+"""Seconds more than BOUND on a very busy machine, elsewhere some 50 ms. Where readers go first, minutes."""
+SECONDS = 10
 
 
 def many_pools(lab: Lab) -> dict[str, Any]:
