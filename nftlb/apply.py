@@ -14,7 +14,7 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from nftlb.compiler import Allocation, Compiled, Hop, Membership, Need, Routes, left_behind, read_back
-from nftlb.compiler.allocation import allocate
+from nftlb.compiler.allocation import Taken, allocate
 from nftlb.compiler.connections import Stay, cuts
 from nftlb.compiler.membership import targets
 from nftlb.difference import difference, steering_difference
@@ -24,7 +24,7 @@ from nftlb.kernel.grace import wait_for_packets
 from nftlb.kernel.nflog import can_log
 from nftlb.kernel.steering import Steering, hops
 from nftlb.model import Family, Passive
-from nftlb.ruleset import Listing, Ruleset, is_empty
+from nftlb.ruleset import Listing, Ruleset, is_empty, is_ours
 from nftlb.swap import Swapper, Transaction
 from nftlb.swap.operations import DeleteTable
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from nftlb.compiler.connections import Keep
     from nftlb.kernel import Kernel
     from nftlb.model import Config, IPAddress
+    from nftlb.ruleset import TableFamily
 
 
 def unknown_nft(unrecognised: Collection[str]) -> str:
@@ -122,14 +123,17 @@ class Applier:
         lacking: list[str] = []
         if lenient:
             config, lacking = _without_missing(config, self.interfaces())
-        compiled = self._compile(config, self._with_resting(previous))
+        taken = self._taken()
+        compiled = self._compile(config, self._with_resting(previous), taken)
         answers = self._awaited(self.accepted or present, compiled.ruleset(membership))
         if answers:
             compiled.keep(answers)
         target = compiled.ruleset(membership)
         self.swapper.refuse_strangers(target)
         due = cuts(previous, compiled.allocation, compiled.connections(membership))
-        steering = _Steered(self.steering, previous.marks.values(), compiled.steered(), lacking if lenient else None)
+        steering = _Steered(
+            self.steering, previous.marks.values(), compiled.steered(), taken.marks, lacking if lenient else None
+        )
         generation = self.kernel.generation()
         try:
             steering.add()
@@ -208,9 +212,9 @@ class Applier:
         record of what else is ours.
         """
         present = self.swapper.present()
-        allocations = [_allocation(present)]
+        allocations, taken = [_allocation(present)], self._taken()
         if config is not None:
-            allocations.append(allocate(config, allocations[0]))
+            allocations.append(allocate(config, allocations[0], taken))
         transaction = Transaction(
             self.table, tuple(DeleteTable(family) for family, table in present.tables.items() if not is_empty(table))
         )
@@ -220,7 +224,7 @@ class Applier:
         self._loaded, self._answers = None, {}
         count = self._cut({zone: Stay.NOTHING for one in allocations for zone in one.zones.values()})
         marked = config is None or any(one.marks for one in allocations)
-        steered = self.steering.apply({}) if marked else []
+        steered = self.steering.apply(self._steered_by(taken)) if marked else []
         stays = tuple(
             f"table {family} {self.table} ({content}) was not made by nftlb, and stays as it is"
             for family, content in self.swapper.strangers.items()
@@ -231,12 +235,14 @@ class Applier:
         """What `load` would change, as text; empty if nothing. Leftovers of earlier versions count."""
         present = self.swapper.present()
         previous = _allocation(present)
-        compiled = self._compile(config, previous)
+        taken = self._taken()
+        compiled = self._compile(config, previous, taken)
         self.swapper.refuse_strangers(compiled.ruleset(membership))
         lines = list(difference(present, compiled.ruleset(membership)))
         wanted = compiled.steered()
         if wanted or previous.marks:
-            lines += steering_difference(self.steering.current(), wanted)
+            current = {mark: hop for mark, hop in self.steering.current().items() if mark not in taken.marks}
+            lines += steering_difference(current, wanted)
         return "".join(f"{line}\n" for line in lines)
 
     @property
@@ -267,7 +273,17 @@ class Applier:
     def _lingers(self) -> float | None:
         return max(0.0, min(self._answers.values()) - self.clock()) if self._answers else None
 
-    def _compile(self, config: Config, previous: Allocation) -> Compiled:
+    def _taken(self) -> Taken:
+        """What daemons of other tables in this network namespace have numbered."""
+        return Taken.by(_numbered(self.kernel.list(one)) for one in self.kernel.siblings(self.table))
+
+    def _steered_by(self, others: Taken) -> Mapping[int, Hop]:
+        """What others have steered. Asked for only where there are others."""
+        if not others.marks:
+            return {}
+        return {mark: hop for mark, hop in self.steering.current().items() if mark in others.marks}
+
+    def _compile(self, config: Config, previous: Allocation, taken: Taken) -> Compiled:
         if config.table != self.table:
             raise NftlbError(
                 f"the configuration is for table {config.table}, but the tables of {self.table} are loaded"
@@ -282,7 +298,7 @@ class Applier:
             for target in targets(pool, family)
             if not target.device
         ]
-        return Compiled(config, previous, Routes(self.lookup(unknown) if unknown else {}))
+        return Compiled(config, previous, Routes(self.lookup(unknown) if unknown else {}), taken)
 
     def _cut(self, keep: Keep) -> int:
         return self.cut(keep) if keep else 0
@@ -292,20 +308,24 @@ class Applier:
 class _Steered:
     """Routing around a swap: what new rules need is there before them, what the old ones needed goes after them.
 
-    Nothing is asked or done where neither the old rules (`had`: their marks) nor the new ones set marks. Where the
-    kernel refuses some of it, that is noted in `lacking`; without such a list it is an error.
+    What others have steered (`others`: their marks) stays. Nothing is asked or done where neither the old rules (`had`:
+    their marks) nor the new ones set marks. Where the kernel refuses some of it, that is noted in `lacking`; without
+    such a list it is an error.
     """
 
     steering: Steers
     had: Collection[int]
     wanted: Mapping[int, Hop]
+    others: Collection[int] = ()
     lacking: list[str] | None = None
     changes: list[str] = field(default_factory=list)
     _before: Mapping[int, Hop] | None = None
+    _theirs: Mapping[int, Hop] = field(default_factory=dict)
 
     def add(self) -> None:
         if self.had or self.wanted:
             self._before = self.steering.current()
+            self._theirs = {mark: hop for mark, hop in self._before.items() if mark in self.others}
             still_needed = {mark: hop for mark, hop in self._before.items() if mark in self.had}
             self._apply({**still_needed, **self.wanted})
 
@@ -319,7 +339,7 @@ class _Steered:
 
     def _apply(self, wanted: Mapping[int, Hop]) -> None:
         try:
-            self.changes += self.steering.apply(wanted)
+            self.changes += self.steering.apply({**self._theirs, **wanted})
         except KernelError as error:
             if self.lacking is None:
                 raise
@@ -348,3 +368,8 @@ def _without_hints(config: Config) -> Config:
 
 def _allocation(present: Ruleset) -> Allocation:
     return read_back({family: Listing(table) for family, table in present.tables.items()})
+
+
+def _numbered(listings: Mapping[TableFamily, Listing]) -> Allocation:
+    """The allocation of another daemon's tables; of none that only has the name of one of them."""
+    return read_back({family: listing for family, listing in listings.items() if is_ours(listing.table)})

@@ -9,7 +9,7 @@ from nftlb.kernel import LibNftables
 from nftlb.lab import Namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from nftlb.ruleset import Count, Listing, TableFamily
     from nftlb.swap import Transaction
@@ -36,6 +36,9 @@ class Inside:
 
     def list(self, table: str) -> Mapping[TableFamily, Listing]:
         return self.namespace.call(self.kernel.list, table)
+
+    def siblings(self, table: str) -> Collection[str]:
+        return self.namespace.call(self.kernel.siblings, table)
 
     def counters(self, table: str) -> Mapping[str, Count]:
         return self.namespace.call(self.kernel.counters, table)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pools import DNS, backend, backends, config, pool, sorry
 
 from nftlb.compiler import Allocation, Compiled, read_back
-from nftlb.compiler.allocation import LAST_ZONE, allocate
+from nftlb.compiler.allocation import LAST_ZONE, Taken, allocate
 from nftlb.compiler.source_ports import PortRange
 from nftlb.errors import NftlbError
 from nftlb.kernel.fake import FakeNft
@@ -138,3 +138,13 @@ def test_a_fresh_process_keeps_the_numbers_of_the_kernel() -> None:
     again = Compiled(config(FLOWS, LOG, DNS, SIX), read_back(kernel.list("nftlb")))
 
     assert dict(running.allocation.zones) == dict(again.allocation.zones)
+
+
+def test_numbers_of_another_daemon_are_given_to_nobody() -> None:
+    """Neither anew, nor to who had them before."""
+    taken = Taken(zones=frozenset((1, 3)), marks=frozenset((60001,)))
+    for previous in (None, allocate(config(DNS, LOG))):
+        given = allocate(config(DNS, LOG), previous, taken)
+        assert not taken.zones & set(given.zones.values())
+        assert not taken.marks & set(given.marks.values())
+    assert given == allocate(config(DNS, LOG), given, Taken.by([Allocation({"a": 1, "b": 3}, {"c": 60001})]))

@@ -256,7 +256,8 @@ def test_an_older_nft_is_kept_from_what_a_newer_one_made(
     """It is told instead of a crash; reading needs no nft."""
     assert of_newer_nft(LEFT_BY_NEWER)
     monkeypatch.setattr(libnftables, "read_version", lambda: version)
-    monkeypatch.setattr(resident.kernel._reader, "newer", True)
+    resident.list(TABLE)
+    monkeypatch.setattr(resident.kernel._readers[TABLE], "newer", True)
     change = transaction(AddChain(IP, Chain("more")))
 
     if not crashes:

@@ -56,6 +56,22 @@ class Allocation:
         return self.zones.get(zone_owner(pool, target, self.ports), 0)
 
 
+@dataclass(frozen=True)
+class Taken:
+    """The numbers of other daemons in the same network namespace, each of which has a table of another name."""
+
+    zones: frozenset[int] = frozenset()
+    marks: frozenset[int] = frozenset()
+
+    @classmethod
+    def by(cls, others: Iterable[Allocation]) -> Taken:
+        found = list(others)
+        return cls(
+            frozenset(zone for one in found for zone in one.zones.values()),
+            frozenset(mark for one in found for mark in one.marks.values()),
+        )
+
+
 def zone_owner(pool: Pool, target: Target, ports: Mapping[Family, Ports]) -> str:
     """A backend that sees another source gets another zone: a client that never pauses would keep the old source."""
     family = family_of(target.address)
@@ -113,12 +129,13 @@ def is_flow(pool: Pool, protocol: Protocol) -> bool:
     return pool.forward is Forward.NAT and (protocol is not Protocol.UDP or pool.per is Per.FLOW)
 
 
-def allocate(config: Config, previous: Allocation | None = None) -> Allocation:
+def allocate(config: Config, previous: Allocation | None = None, taken: Taken | None = None) -> Allocation:
     """Number every owner of the configuration; whoever had a number keeps it. NftlbError if there are too few.
 
+    Numbers that are `taken` are given to nobody: another daemon of this network namespace has them for its own tables.
     The marks that checks are told to leave with are nobody's: they would be steered to the backend whose mark it is.
     """
-    previous = previous or Allocation()
+    previous, taken = previous or Allocation(), taken or Taken()
     ports = source_ports(config)
     of_checks = {health.mark for pool in config.pools for health in pool.health if health.mark is not None}
     zone_owners: list[str] = []
@@ -133,8 +150,10 @@ def allocate(config: Config, previous: Allocation | None = None) -> Allocation:
             elif pool.forward is Forward.DSR:
                 mark_owners += [mark_owner(target) for target in targets(pool, family)]
     return Allocation(
-        _number(zone_owners, previous.zones, range(config.zones.first, LAST_ZONE + 1), "conntrack zones"),
-        _number(mark_owners, previous.marks, range(config.marks.first, LAST_MARK + 1), "marks", of_checks),
+        _number(zone_owners, previous.zones, range(config.zones.first, LAST_ZONE + 1), "conntrack zones", taken.zones),
+        _number(
+            mark_owners, previous.marks, range(config.marks.first, LAST_MARK + 1), "marks", taken.marks | of_checks
+        ),
         ports,
     )
 

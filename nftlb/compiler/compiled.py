@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from nftlb.model import Config, Pool
 
-    from .allocation import Allocation
+    from .allocation import Allocation, Taken
     from .answers import Need
     from .connections import Endpoints
 
@@ -37,9 +37,15 @@ class Compiled:
     when the numbers to allocate run out; nothing else can fail.
     """
 
-    def __init__(self, config: Config, allocation: Allocation | None = None, routes: Routes | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        allocation: Allocation | None = None,
+        routes: Routes | None = None,
+        taken: Taken | None = None,
+    ) -> None:
         self.config = config
-        self.allocation = allocate(config, allocation)
+        self.allocation = allocate(config, allocation, taken)
         self.routes = routes or Routes()
         self._many = len(config.pools) > MOST_MAPS
         self._aliases = aliases.aliases(config)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NoReturn
 
 from nftlb.errors import KernelError
-from nftlb.ruleset import Chain, Count, Element, Listing, Set, Table
+from nftlb.ruleset import MARK, Chain, Count, Element, Listing, Set, Table
 from nftlb.swap.operations import (
     AddChain,
     AddElements,
@@ -34,7 +34,7 @@ from nftlb.swap.operations import (
 from .script import read_script
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from nftlb.ruleset import TableFamily
     from nftlb.swap import Transaction
@@ -68,6 +68,9 @@ class FakeNft:
 
     def list(self, table: str) -> Mapping[TableFamily, Listing]:
         return {family: held.listing(family, name) for (family, name), held in self._tables.items() if name == table}
+
+    def siblings(self, table: str) -> Collection[str]:
+        return {name for (_, name), held in self._tables.items() if name != table and MARK.name in held.hooks}
 
     def counters(self, table: str) -> Mapping[str, Count]:
         return _total(self.list(table))

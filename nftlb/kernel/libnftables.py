@@ -9,10 +9,10 @@ from nftlb.errors import KernelError, SystemFault
 from .counts import counts
 from .generation import Generation
 from .nft_version import crashes_on_newer, read_version
-from .reading import TablesReader
+from .reading import TablesReader, siblings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from nftlb.ruleset import Count, Listing, TableFamily
     from nftlb.swap import Transaction
@@ -26,7 +26,7 @@ class LibNftables:
     def __init__(self) -> None:
         self._nft = _context()
         self._generation = Generation()
-        self._reader = TablesReader(self._generation.read)
+        self._readers: dict[str, TablesReader] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -46,7 +46,7 @@ class LibNftables:
         _run(context, text)
 
     def apply(self, transaction: Transaction) -> None:
-        if self._reader.newer and (mine := read_version()) and crashes_on_newer(mine):
+        if any(one.newer for one in self._readers.values()) and (mine := read_version()) and crashes_on_newer(mine):
             raise KernelError(
                 f"our tables were made by nft 1.1.2 or later, and libnftables {mine} would crash on them: "
                 "use the newer nft again to change or to delete them, or reboot"
@@ -54,7 +54,12 @@ class LibNftables:
         _run(self._nft, transaction.text)
 
     def list(self, table: str) -> Mapping[TableFamily, Listing]:
-        return self._reader.read(table)
+        if table not in self._readers:
+            self._readers[table] = TablesReader(self._generation.read)
+        return self._readers[table].read(table)
+
+    def siblings(self, table: str) -> Collection[str]:
+        return siblings(table)
 
     def counters(self, table: str) -> Mapping[str, Count]:
         return counts(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from nftlb.ruleset import Count, Listing, TableFamily
     from nftlb.swap import Transaction
@@ -22,6 +22,9 @@ class Kernel(Protocol):
 
     def list(self, table: str) -> Mapping[TableFamily, Listing]:
         """The tables of that name, as they are now; an absent one is left out."""
+
+    def siblings(self, table: str) -> Collection[str]:
+        """The names of other tables that nftlb has made, for another configuration."""
 
     def counters(self, table: str) -> Mapping[str, Count]:
         """What was sent to each backend, by `POOL/BACKEND`, over all tables of that name."""

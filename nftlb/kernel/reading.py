@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nftlb.errors import KernelError
-from nftlb.ruleset import Chain, Element, Listing, Set, Table, TableFamily, element_text
+from nftlb.ruleset import MARK, Chain, Element, Listing, Set, Table, TableFamily, element_text
 
 from .expressions import rule_text
 from .netlink import NETLINK_NETFILTER, DumpInterruptedError, Netlink, attribute, attributes, members
@@ -28,6 +29,7 @@ _NAME = 1  # NFTA_TABLE_NAME; NFTA_*_TABLE in messages about parts of a table
 _SET_ANONYMOUS, _SET_INTERVAL, _SET_MAP = 0x1, 0x4, 0x8
 _INTERVAL_END = 0x1
 _TABLE_HANDLE = 4
+_CHAIN_NAME = 3
 _KEY, _DATA, _ELEMENT_FLAGS, _TIMEOUT, _ELEMENT_USERDATA, _KEY_END = 1, 2, 3, 4, 6, 10
 _EXPRESSION_NAME = 1
 _PRIORITIES = {-300: "raw", -150: "mangle", 0: "filter", 50: "security"}
@@ -60,23 +62,18 @@ class TablesReader:
 
         Where others write all the time, what was read last is returned: the caller sees that the number has moved.
         """
-        try:
-            with Netlink(NETLINK_NETFILTER) as netlink:
-                for attempt in range(_ATTEMPTS):
-                    before = self._generation()
-                    try:
-                        tables = dict(self._tables(netlink, name))
-                    except OSError as error:
-                        if attempt + 1 < _ATTEMPTS and _moved(error):
-                            continue
-                        raise
-                    if before == self._generation():
-                        break
-                return tables
-        except PermissionError:
-            raise KernelError("nftables refused: not permitted; run nftlb as root, or with CAP_NET_ADMIN") from None
-        except OSError as error:
-            raise KernelError(f"the kernel's tables can't be read: {error.strerror}") from error
+        with _reads(), Netlink(NETLINK_NETFILTER) as netlink:
+            for attempt in range(_ATTEMPTS):
+                before = self._generation()
+                try:
+                    tables = dict(self._tables(netlink, name))
+                except OSError as error:
+                    if attempt + 1 < _ATTEMPTS and _moved(error):
+                        continue
+                    raise
+                if before == self._generation():
+                    break
+            return tables
 
     def _tables(self, netlink: Netlink, name: str) -> Iterator[tuple[TableFamily, Listing]]:
         self.newer = False
@@ -92,6 +89,36 @@ class TablesReader:
             yield family, Listing(reading.table())
             self._remembered[family] = reading.read
             self.newer = self.newer or reading.newer
+
+
+@contextmanager
+def _reads() -> Iterator[None]:
+    try:
+        yield
+    except PermissionError:
+        raise KernelError("nftables refused: not permitted; run nftlb as root, or with CAP_NET_ADMIN") from None
+    except OSError as error:
+        raise KernelError(f"the kernel's tables can't be read: {error.strerror}") from error
+
+
+def siblings(table: str) -> set[str]:
+    """The names of other tables than these that have our mark."""
+    with _reads(), Netlink(NETLINK_NETFILTER) as netlink:
+        found = set()
+        for family in FAMILIES:
+            for body in netlink.dump_all(_GETTABLE, _request(family, b"")):
+                name = _decoded(attributes(body, _NFGENMSG.size)[_NAME])
+                if name != table and _is_marked(netlink, family, name):
+                    found.add(name)
+        return found
+
+
+def _is_marked(netlink: Netlink, family: TableFamily, name: str) -> bool:
+    chain = attribute(_NAME, _string(name)) + attribute(_CHAIN_NAME, _string(MARK.name))
+    try:
+        return bool(netlink.ask(_GETCHAIN, _request(family, chain)))
+    except FileNotFoundError:
+        return False
 
 
 @dataclass
