@@ -1,6 +1,7 @@
 """Backends, pools and ways of forwarding go while answers are under way: those come from the service all the same.
 
-ONE client socket sends; the servers are stopped meanwhile, so that whatever they got is answered after the change.
+ONE client socket of each IP version sends; the servers are stopped meanwhile, so that whatever they got is answered
+after the change.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from daemons.answerer import Answerer
 from flowing import Flow, Sent, sources, twice
-from running import PORT, VIP, Running, at, dns
+from running import PORT, VIP, Running, at
 
 from nftlb.lab import Lab
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 Pools = dict[str, Any]
@@ -33,7 +34,8 @@ class Change(NamedTuple):
 
 def deleted(daemon: Running, _pools: Pools) -> None:
     """b3 goes by the API."""
-    assert 204 == daemon.call("DELETE", "/api/v1/pools/dns/backends/b3")[0]
+    for name in _names("b3"):
+        assert 204 == daemon.call("DELETE", f"/api/v1/pools/dns/backends/{name}")[0]
 
 
 def reloaded(*to: Callable[[Pools], Pools]) -> Callable[[Running, Pools], None]:
@@ -69,7 +71,7 @@ def forwarded(**options: str) -> Callable[[Pools], Pools]:
 
 
 def without_b3(pools: Pools) -> Pools:
-    backends = {name: one for name, one in pools["dns"]["backends"].items() if name != "b3"}
+    backends = {name: one for name, one in pools["dns"]["backends"].items() if name not in _names("b3")}
     return {"dns": pools["dns"] | {"backends": backends}}
 
 
@@ -115,65 +117,93 @@ CHANGES = {
 }
 
 
+def dual(lab: Lab, options: Mapping[str, Any], port: int = PORT) -> Pools:
+    """The pools of a file: one, of DNS over both versions of IP, with every host of the lab as a backend of each.
+
+    With port 0, the file names no port.
+    """
+    listen = [f"{at(address, 53)}/udp" for address in VIP.values()]
+    addresses = {
+        name: host.address(version)
+        for host in lab.backends
+        for name, version in zip(_names(host.name), VIP, strict=True)
+    }
+    backends = {name: at(address, port) if port else address for name, address in addresses.items()}
+    return {"dns": {"listen": listen, "backends": backends, **options}}
+
+
+def _names(host: str) -> tuple[str, str]:
+    """The names in the file of a host's IPv4 and IPv6 address."""
+    return host, f"{host}-6"
+
+
 def assert_answered_across(
-    change: Callable[[], None], lab: Lab, version: int, servers: Sequence[Answerer], *, serves: bool = True
-) -> list[Sent]:
-    """Let traffic flow, have the servers answer what they have after the change only; return what was sent.
+    change: Callable[[], None], lab: Lab, servers: Sequence[Answerer], *, serves: bool = True
+) -> list[list[Sent]]:
+    """Let traffic flow, have the servers answer what they have after the change only; return what each socket sent.
 
     Every datagram is answered, once, and by the service.
     """
-    with Flow(lab.client, (VIP[version], 53), rate=1000) as flow:
-        flow.wait(100)
+    with ExitStack() as stack:
+        flows = [stack.enter_context(Flow(lab.client, (address, 53), rate=1000)) for address in VIP.values()]
+
+        def wait(count: int) -> None:
+            for flow in flows:
+                flow.wait(count)
+
+        wait(100)
         for server in servers:
             server.stop()
-        flow.wait(300)
+        wait(300)
         if not serves:
-            flow.hold()
+            for flow in flows:
+                flow.hold()
         change()
         if serves:
-            flow.wait(100)
+            wait(100)
         for server in servers:
             server.resume()
-        flow.pause()
-        sent = flow.stop()
+        for flow in flows:
+            flow.pause()
+        sent = [flow.stop() for flow in flows]
 
-    assert [] == twice(sent)
-    assert {(VIP[version], 53)} == sources(sent)
+    for address, own in zip(VIP.values(), sent, strict=True):
+        assert [] == twice(own)
+        assert {(address, 53)} == sources(own)
     return sent
 
 
 @pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
-@pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_answers_under_way(change: str, version: int, offload: bool, tmp_path: Path) -> None:
+def test_answers_under_way(change: str, offload: bool, tmp_path: Path) -> None:
     """They come from the service, whatever became of the backend, the pool or the way of forwarding."""
     before, how, serves = CHANGES[change]
     with Lab(backends=3, offload=offload) as lab, ExitStack() as stack:
-        servers = [stack.enter_context(Answerer(host, port=PORT, version=version)) for host in lab.backends]
-        pools = dns(lab, version, **before)
+        servers = [
+            stack.enter_context(Answerer(host, port=PORT, addresses=[host.ipv4, host.ipv6])) for host in lab.backends
+        ]
+        pools = dual(lab, before)
         daemon = stack.enter_context(Running(lab.balancer, tmp_path, pools))
-        sent = assert_answered_across(lambda: how(daemon, pools), lab, version, servers, serves=serves)
+        sent = assert_answered_across(lambda: how(daemon, pools), lab, servers, serves=serves)
 
-        assert (1 if before is FLOW else 3) == len({one.backend for one in sent[100:400]})
+        expected = 1 if before is FLOW else 3
+        assert [expected, expected] == [len({one.backend for one in own[100:400]}) for own in sent]
 
 
 @pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
-@pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
 @pytest.mark.parametrize("before", ["nat", "dsr"])
-def test_answers_under_way_beside_dsr(before: str, version: int, offload: bool, tmp_path: Path) -> None:
-    """The same between `nat` and `dsr`, for which every backend has a server at the service's address as well."""
+def test_answers_under_way_beside_dsr(before: str, offload: bool, tmp_path: Path) -> None:
+    """The same between `nat` and `dsr`, for which every backend serves at the service's addresses as well."""
     with Lab(backends=3, offload=offload, dsr=True) as lab, ExitStack() as stack:
         servers = [
-            stack.enter_context(Answerer(host, port=53, version=version, addresses=[address]))
+            stack.enter_context(Answerer(host, port=53, addresses=[host.ipv4, host.ipv6, *VIP.values()]))
             for host in lab.backends
-            for address in (host.address(version), VIP[version])
         ]
-        addresses = {host.name: host.address(version) for host in lab.backends}
-        nat = dns(lab, version, backends={name: at(address, 53) for name, address in addresses.items()})
-        dsr = dns(lab, version, backends=addresses, forward="dsr")
+        nat = dual(lab, {}, 53)
+        dsr = dual(lab, {"forward": "dsr"}, 0)
         first, second = (nat, dsr) if before == "nat" else (dsr, nat)
         daemon = stack.enter_context(Running(lab.balancer, tmp_path, first))
         change = reloaded(lambda _: second)
-        sent = assert_answered_across(lambda: change(daemon, first), lab, version, servers)
+        sent = assert_answered_across(lambda: change(daemon, first), lab, servers)
 
-        assert 3 == len({one.backend for one in sent[100:400]})
+        assert [3, 3] == [len({one.backend for one in own[100:400]}) for own in sent]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +16,7 @@ from nftlb.lab.datagram import LARGEST, decode
 from nftlb.lab.sockopt import family_of, grow_receive_buffer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from nftlb.lab import Host
 
@@ -33,7 +34,7 @@ class Answerer(Daemon):
         """It has no files."""
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "daemons.answerer", self.host.name, self.address, str(self.port)]
+        return [sys.executable, "-m", "daemons.answerer", self.host.name, str(self.port), *self.addresses]
 
     def variables(self) -> dict[str, str]:
         # The interpreter has its own libraries.
@@ -47,17 +48,26 @@ class Answerer(Daemon):
         raise NotImplementedError(f"it can't be {'wrong' if wrong else 'right'} at will")
 
 
-def serve(name: str, address: str, port: int) -> None:
+def serve(name: str, port: int, addresses: Sequence[str]) -> None:
     """Answer for ever; an answer that can't be sent, for instance because the link is down, is lost."""
-    with socket.socket(family_of(6 if ":" in address else 4), socket.SOCK_DGRAM) as sock:
-        grow_receive_buffer(sock)
-        sock.bind((address, port))
+    with ExitStack() as stack, selectors.DefaultSelector() as selector:
+        for address in addresses:
+            sock = stack.enter_context(socket.socket(family_of(6 if ":" in address else 4), socket.SOCK_DGRAM))
+            grow_receive_buffer(sock)
+            sock.bind((address, port))
+            sock.setblocking(False)  # a datagram with a wrong checksum is announced, and then is none
+            selector.register(sock, selectors.EVENT_READ, sock)
         while True:
-            payload, peer = sock.recvfrom(LARGEST + 1)
-            decoded = decode(payload)
-            with suppress(OSError):
-                sock.sendto(decoded[0].reply(name).encode() if decoded else payload, peer)
+            for key, _ in selector.select():
+                _answer(name, key.data)
+
+
+def _answer(name: str, sock: socket.socket) -> None:
+    with suppress(OSError):
+        payload, peer = sock.recvfrom(LARGEST + 1)
+        decoded = decode(payload)
+        sock.sendto(decoded[0].reply(name).encode() if decoded else payload, peer)
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    serve(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
