@@ -51,11 +51,12 @@ class Played:
 
 
 class Playbook:
-    """A context manager: a role on a machine, with the ansible of a virtual environment."""
+    """A context manager: a role on a machine, with the ansible of a virtual environment; `ansible` is its name."""
 
     def __init__(self, machine: Machine, directory: Path, ansible: Path, role: str = "nftlb") -> None:
         self._machine = machine
         self._directory = directory
+        self.ansible = ansible.name
         self._ansible = ansible
         self._sockets: Path
         play = {"hosts": "all", "gather_facts": False, "roles": [role]}

@@ -13,7 +13,6 @@ import yaml
 from flowing import Flow, Sent, longest_run, lost, sources, twice
 from machine import RELEASES, Machine
 from network import Network
-from packages import NEXT, packages
 
 from nftlb.lab import VIP4
 
@@ -21,8 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from packages import Packages
+
     from nftlb.lab import Servers
 
+pytest_plugins = ("packages",)
 pytestmark = pytest.mark.timeout(600)
 
 FILE = "/etc/nftlb/nftlb.yaml"
@@ -96,7 +98,7 @@ def release(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def balancer(release: str) -> Iterator[Machine]:
+def balancer(release: str, packages: Packages) -> Iterator[Machine]:
     """A machine with the package; each test writes its own configuration."""
     with bare(release) as (machine, _):
         install(machine, packages(release)[0])
@@ -115,7 +117,7 @@ def machine(balancer: Machine) -> Machine:
 # --- its life --------------------------------------------------------------------------------------------------------
 
 
-def test_installed_and_purged(release: str) -> None:
+def test_installed_and_purged(release: str, packages: Packages) -> None:
     """Idle with a clear status until it is configured; its user, files, units, rules and routes are gone at the end."""
     with bare(release) as (machine, _):
         machine.run([*INSTALL, "nftables", "python3-nftables"])
@@ -152,7 +154,7 @@ def test_installed_and_purged(release: str) -> None:
             assert [] == sorted(before[what].keys() - after[what].keys())
 
 
-def test_upgraded_and_downgraded_under_traffic(release: str) -> None:
+def test_upgraded_and_downgraded_under_traffic(release: str, packages: Packages) -> None:
     """To the next version and back: a new process each time, not one datagram lost, and the turns go on."""
     old, new = packages(release)
     with bare(release) as (machine, _):
@@ -169,15 +171,16 @@ def test_upgraded_and_downgraded_under_traffic(release: str) -> None:
                 seen.append((machine.run(["nftlb", "--version"]).split()[1], pid(machine)))
         sent = flow.stop()
 
-        assert NEXT == seen[1][0]
-        assert seen[0][0] == seen[2][0] != NEXT
+        expected = [package.name.split("_")[1].partition("~")[0] for package in (old, new, old)]
+        assert expected[0] != expected[1]
+        assert expected == [version for version, _ in seen]
         assert 3 == len({process for _, process in seen})
         assert_whole(sent)
         assert 1 == longest_run(sent)
         assert f"dns: {{listen: '{VIP4}:53/udp'" not in machine.run(["nftlb", "diff", FILE])
 
 
-def test_a_stopped_daemon_stays_stopped_by_an_upgrade(machine: Machine, release: str) -> None:
+def test_a_stopped_daemon_stays_stopped_by_an_upgrade(machine: Machine, release: str, packages: Packages) -> None:
     """Who has stopped it, or never configured it, finds it so after an upgrade."""
     machine.run(["systemctl", "stop", "nftlb"])
 
@@ -187,7 +190,7 @@ def test_a_stopped_daemon_stays_stopped_by_an_upgrade(machine: Machine, release:
     install(machine, packages(release)[0])
 
 
-def test_the_other_program_of_that_name(release: str) -> None:
+def test_the_other_program_of_that_name(release: str, packages: Packages) -> None:
     """Debian's own nftlb, in C, makes room for ours and never replaces it; what its purge does to ours is told."""
     with bare(release) as (machine, _):
         machine.run([*INSTALL, "nftlb"])
