@@ -34,8 +34,8 @@ PORT = 5353
 """Where `Lab.serve` listens for `dns`."""
 TOKEN = "a-token-of-the-tests"  # noqa: S105 - it opens nothing
 VIP = {4: VIP4, 6: VIP6}
-PATIENCE = 20.0
-"""Seconds for what must come; far more than it takes, for machines are busy."""
+PATIENCE = 60.0
+"""Seconds for what must come; far more than it takes, for machines are busy: a start then takes 20."""
 
 
 def dns(lab: Lab, version: int = 4, **options: Any) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class Site(World):
         """Who answers one socket of a host, datagram by datagram; answers count only if they are from the service."""
         number = self.number if port is None else port
         with host.connect(self.service, source_port=number, source_address=address, connected=False) as client:
-            return answered_by(client.exchange(count, timeout=0.5), self.service)
+            return answered_by(client.exchange(count), self.service)
 
     def ask_others(self, host: Host, count: int, *, port: int | None = None) -> list[str]:
         """Who answers the balancer itself when it asks a server on another host, from the service's address."""
@@ -98,7 +98,7 @@ class Site(World):
                 target, source_port=number, source_address=self.service[0], connected=False
             ) as client,
         ):
-            return answered_by(client.exchange(count, timeout=0.5), target)
+            return answered_by(client.exchange(count), target)
 
 
 def answered_by(answers: Sequence[Answer], source: tuple[str, int]) -> list[str]:
@@ -158,7 +158,7 @@ def test_many_clients_with_a_privileged_port(place: Place, version: int) -> None
             sock = stack.enter_context(
                 asking.connect(site.service, source_port=PORT, source_address=address, connected=False)
             )
-            found += answered_by(sock.exchange(2, timeout=0.5), site.service)
+            found += answered_by(sock.exchange(2), site.service)
     assert ["b1", "b2"] * clients == found
 
 
@@ -420,7 +420,7 @@ def test_upgrade_under_way(place: Place, version: int) -> None:
         for server in servers:
             server.close()
         with site.lab.serve(PORT):
-            found = answered_by(client.exchange(12, timeout=0.5), site.service)
+            found = answered_by(client.exchange(12), site.service)
         # What was asked before goes to the service's port, so each answer to that may take a last turn.
         assert found in (["b1", "b2"] * 6, ["b2", "b1"] * 6)
         assert not site.lab.balancer.call(site.applier.diff, Config(pools=(pool,)))
