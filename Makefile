@@ -4,8 +4,8 @@
 
 VENV := .venv
 PY := $(VENV)/bin/python
-# Most tests wait for a daemon's timers; tests/packets/ want the machine for themselves.
-WORKERS := 3
+# More than processors: most tests wait for a daemon's timers.
+WORKERS := 5
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
@@ -15,8 +15,11 @@ setup: $(VENV)/.ready  ## install what the project needs: Debian packages (as ro
 $(VENV)/.ready: pyproject.toml constraints.txt tools/setup.sh tools/packages.sh tools/servers.sh
 	tools/setup.sh $(VENV)
 	touch $@
-# Stealing, because the slow ones are neighbours.
-SIDE_BY_SIDE := $(PY) -m pytest -n $(WORKERS) --dist worksteal
+# One after the other to whichever process is free, in the order of tests/conftest.py: slow tests first.
+SIDE_BY_SIDE := $(PY) -m pytest -n $(WORKERS) --dist load --maxschedchunk 1
+# Neighbours share a lab, so each process has its own part of the tests and takes others' only when that is done.
+PACKETS := $(PY) -m pytest -n 3 --dist worksteal -m "not alone" tests/packets
+ALONE := $(PY) -m pytest -m alone tests/packets
 # What depends on how nft reads, lists and reports rules.
 NFT_TESTS := tests/test_apply.py tests/test_compiler.py tests/test_generation.py tests/test_golden.py tests/test_kernel.py \
 	tests/test_monitor.py tests/test_properties.py tests/test_restore.py tests/test_ruleset.py tests/test_swapper.py \
@@ -29,7 +32,8 @@ test: setup lint tests  ## everything, real packets included
 
 tests: setup
 	$(SIDE_BY_SIDE) --ignore tests/packets
-	$(PY) -m pytest tests/packets
+	$(PACKETS)
+	$(ALONE)
 
 test-debian13:  ## the demo and all tests on Debian 13, in a directory that is made for it; needs root
 	tools/inside.sh trixie make demo
@@ -40,13 +44,15 @@ test-newest-nft:  ## the tests of rules and packets with the nft of Debian unsta
 
 nft-tests: setup
 	$(SIDE_BY_SIDE) $(NFT_TESTS)
-	$(PY) -m pytest tests/packets
+	$(PACKETS)
+	$(ALONE)
 
+# Side by side by files: the tests of a file share a machine.
 test-deploy: setup $(VENV)-deploy/.ready  ## what is installed, on machines that really boot; needs root
 	tools/image.sh machine bookworm >&2
 	tools/image.sh machine trixie >&2
 	cd deploy/ansible && PATH="$(CURDIR)/$(VENV)-deploy/current/bin:$$PATH" ansible-lint --offline
-	$(PY) -m pytest --timeout 900 tests/deploy
+	$(PY) -m pytest -n 3 --dist loadfile --timeout 900 tests/deploy
 
 $(VENV)-deploy/.ready: tools/ansible.sh deploy/ansible/constraints.txt deploy/ansible/constraints-bookworm.txt
 	tools/ansible.sh $(VENV)-deploy

@@ -1,10 +1,15 @@
-"""What ordinary users need: without root all tests run in a user namespace (see `nftlb.lab.userns`)."""
+"""What all tests need: slow tests start first, and tests of ordinary users run in a user namespace.
+
+See `nftlb.lab.userns` for the latter.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 from contextlib import suppress
+
+import pytest
 
 from nftlb.errors import SystemFault
 from nftlb.lab import userns
@@ -23,3 +28,9 @@ def pytest_configure() -> None:
     with suppress(SystemFault):
         userns.ensure()
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+@pytest.hookimpl(trylast=True)  # after pytest has put the tests of a fixture's parameter together
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the slow tests first: a slow test that starts last is what all other processes wait for in the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

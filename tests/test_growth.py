@@ -64,6 +64,7 @@ def _timed(kernel: LibNftables, load: Transaction) -> float:
     return time.thread_time() - before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_load_grows_with_the_number_of_pools(mode: str) -> None:
     """Ten times as many pools take less than twenty times as long. Walks over lists make it forty and more."""

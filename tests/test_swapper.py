@@ -76,6 +76,7 @@ def present(kernel: Recorder) -> object:
     return comparable(kernel.snapshot().ruleset.tables)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, phases=UNSHRUNK)
 @given(steps=journeys())
 def test_no_packet_is_lost_on_the_way(steps: list[Step]) -> None:
@@ -159,6 +160,7 @@ def test_what_did_not_change_is_not_looked_at() -> None:
             assert swapper.swap(compiled.ruleset(Membership.with_down(down)))
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(steps=journeys())
 def test_the_kernel_comes_to_the_target(steps: list[Step]) -> None:

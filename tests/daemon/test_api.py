@@ -9,6 +9,7 @@ from socketserver import BaseRequestHandler, ThreadingTCPServer
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from asking import UNFORESEEN, ask, cases
 from running import PORT, TOKEN, Running, dns
 from serving import TOKEN as ASKING
@@ -87,6 +88,7 @@ def told(daemon: Running) -> tuple[Any, list[tuple[Any, ...]]]:
     return document["kernel"], backends
 
 
+@pytest.mark.slow
 def test_nothing_is_too_much(tmp_path: Path) -> None:
     """Whatever its document allows, and forbids: no fault of its own, and the kernel refuses none of what it took."""
     with (

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+import pytest
 from daemons.processes import await_that
 from flowing import Flow, lost, sources, twice
 from running import Running, Seen
@@ -144,6 +145,7 @@ def assert_one_commit_a_batch(transitions: list[Seen], swaps: list[Seen]) -> Non
         assert this.began - last.ended > min(1.0, last.ended - last.began) - LATE
 
 
+@pytest.mark.slow
 def test_a_minute_of_flapping(tmp_path: Path) -> None:
     """At the end status, kernel and reality agree; one commit a batch; no descriptor, task or memory is left."""
     chance = random.Random(300)  # noqa: S311 - the same in every run

@@ -26,6 +26,8 @@ CHECK = {
     "timeout": "2s",  # a busy machine is no dead backend
 }
 
+pytestmark = pytest.mark.slow
+
 
 def pools(lab: Lab) -> dict[str, Any]:
     return dns(lab, health=CHECK)

@@ -6,6 +6,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from flowing import Flow, lost, sources, twice
 from running import PORT, VIP, Running, dns
 
@@ -47,6 +48,7 @@ def entries(host: Host) -> tuple[int, int]:
     return count, most
 
 
+@pytest.mark.alone
 def test_conntrack_table_is_full(tmp_path: Path) -> None:
     """Old clients and new ones are answered, and no backend is taken out for it."""
     with Lab(backends=3) as lab, lab.serve(PORT, versions=[4]):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from packets.world import Mode
 
 pytest_plugins = ("lab.fixtures",)
+pytestmark = pytest.mark.alone
 
 EVERYONE = ("b1", "b2", "b3")
 SETS = (EVERYONE, ("b1", "b2"), EVERYONE, ("b2", "b3"), EVERYONE, ("b1", "b3"), ("b2",), ("b3", "b1"))
