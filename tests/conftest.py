@@ -10,17 +10,22 @@ import subprocess
 from contextlib import suppress
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from nftlb.errors import SystemFault
 from nftlb.lab import userns
 
 
 def pytest_configure() -> None:
-    """Move this process while it has one thread, and before xdist starts others in the same namespace.
+    """Set up what is the same for all tests.
 
+    An ordinary user's process moves while it has one thread, and before xdist starts others in the same namespace.
     Where that is forbidden, each test that needs it fails with the mend.
     """
     os.environ["PATH"] += ":/usr/sbin:/sbin"  # nft is there, which Debian's users do not look for
+    # How long an example takes tells how busy the machine is.
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
     if userns.permitted():
         return
     # There it is root, and pytest would take the temporary directory of the real one.

@@ -162,7 +162,7 @@ async def clean(probe: Probe, whom: Subject) -> Result:
 
 async def _only(before: int) -> None:
     """Wait until no more files are open than before: servers need a moment to see that a client is gone."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while before and open_files() > before:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.001)
 
