@@ -15,7 +15,7 @@ from nftlb.errors import SystemFault
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds that something may take which is expected to come, most often within milliseconds."""
 _PAUSE = 0.002
 _ENDED = {"Z", "X"}
