@@ -182,7 +182,7 @@ def test_a_stranger_can_neither_take_nor_read_the_lock(folder: Path, monkeypatch
         hold(TABLE).close()
     finally:
         os.umask(before)
-    assert 0o755 == lock.FOLDER.stat().st_mode & 0o777
+    assert 0o755 == Path(lock.FOLDER).stat().st_mode & 0o777
 
 
 def test_root_makes_the_lock_for_the_user_of_the_daemon(folder: Path) -> None:

@@ -10,38 +10,39 @@ Entries of zones that hold for both directions are somebody else's, and never to
 from __future__ import annotations
 
 import errno
-import platform
-import socket
+import os
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from nftlb.compiler.connections import Stay
-from nftlb.errors import KernelError, NftlbError, SystemFault
 
 from .netlink import NETLINK_NETFILTER, NLA_F_NESTED, DumpInterruptedError, Netlink, attribute, attributes
 
+TYPE_CHECKING = False  # typing takes long to import, and so does socket: the first load would wait for both
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from nftlb.compiler.connections import Endpoints, Keep
+    from nftlb.compiler.connections import Endpoints, Keep, Stay
+    from nftlb.errors import KernelError, NftlbError
 
 # include/uapi/linux/netfilter/nfnetlink_conntrack.h; message types with the subsystem, NFNL_SUBSYS_CTNETLINK
-_GET, _DELETE = 0x101, 0x102
+_GET, _DELETE, _COUNT = 0x101, 0x102, 0x105
+_CTA_STATS_GLOBAL_ENTRIES = 1
 _CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_ID, _CTA_ZONE = 1, 2, 12, 18
 _CTA_TUPLE_IP, _CTA_TUPLE_PROTO, _CTA_TUPLE_ZONE = 1, 2, 3
 _CTA_IP_V4_SRC, _CTA_IP_V6_SRC, _CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT = 1, 3, 1, 2
 
 _NFGENMSG = struct.Struct("=BBH")  # address family, version, resource
 _NUMBER = struct.Struct("!H")
+_ANY_FAMILY, _UDP = 0, 17
+_ADDRESSES = (4, 16)
+"""Bytes of an address."""
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _THREE_HEADERS = struct.Struct("=HHHHHH")
 _TYPE_MASK = 0x3FFF
 _REPLY_LAYOUT = (_CTA_TUPLE_REPLY, _CTA_TUPLE_IP, _CTA_TUPLE_PROTO)
 
-# A dump for one zone still walks the whole hash table (0.1 s with 200,000 entries), so for many zones one dump of
-# everything is quicker.
+# A dump for one zone still walks the whole hash table (9 ms where that is empty, 0.1 s with 200,000 entries), so for
+# many zones, or few entries, one dump of everything is quicker.
 _MOST_FILTERED_DUMPS = 4
+_FEW = 10_000
 _ATTEMPTS = 10
 
 
@@ -55,12 +56,17 @@ def cut(keep: Keep) -> int:
     An entry's endpoint is what its replies come from: the backend that it was translated to or, if it wasn't, its
     own destination. Entries that packets make while this runs may be missed: the rules have to be right before.
     """
-    zones = {zone: _Keep.of(what) for zone, what in keep.items()}
+    return cut_entries({zone: Kept.of(what) for zone, what in keep.items()})
+
+
+def cut_entries(zones: Mapping[int, Kept]) -> int:
+    """Do what `cut` does."""
     deleted = 0
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             with Netlink(NETLINK_NETFILTER) as netlink:
-                for error in netlink.change_all(_DELETE, _doomed(netlink, zones)):
+                doomed = _doomed(netlink, zones) if zones and _count(netlink) else []
+                for error in netlink.change_all(_DELETE, doomed):
                     if error is None:
                         deleted += 1
                     elif error.errno != errno.ENOENT:  # that one went by itself
@@ -83,7 +89,7 @@ def shared_zones() -> dict[int, int]:
     counts: dict[int, int] = {}
     try:
         with Netlink(NETLINK_NETFILTER) as netlink:
-            for entry in netlink.dump(_GET, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)):
+            for entry in netlink.dump(_GET, _NFGENMSG.pack(_ANY_FAMILY, 0, 0)):
                 if not _original_zone(entry) and (zone := _shared_zone(entry)):
                     counts[zone] = counts.get(zone, 0) + 1
     except DumpInterruptedError:
@@ -93,33 +99,50 @@ def shared_zones() -> dict[int, int]:
     return counts
 
 
-@dataclass(frozen=True, slots=True)
-class _Keep:
-    """Endpoints as the kernel writes them: addresses with the port behind them, and addresses with any port."""
+class Kept:
+    """What stays of a zone, as the kernel writes it: addresses with the port behind them, and those with any port."""
 
-    endpoints: frozenset[bytes] = frozenset()
-    addresses: frozenset[bytes] = frozenset()
-    datagrams: bool = False
+    __slots__ = ("addresses", "datagrams", "endpoints")
+
+    def __init__(
+        self,
+        endpoints: frozenset[bytes] = frozenset(),
+        addresses: frozenset[bytes] = frozenset(),
+        *,
+        datagrams: bool = False,
+    ) -> None:
+        self.endpoints, self.addresses, self.datagrams = endpoints, addresses, datagrams
 
     @classmethod
-    def of(cls, what: Endpoints | Stay) -> _Keep:
-        if isinstance(what, Stay):
-            return cls(datagrams=what is Stay.DATAGRAMS)
+    def of(cls, what: Endpoints | Stay) -> Kept:
+        if not isinstance(what, frozenset):
+            return cls(datagrams=what.name == "DATAGRAMS")
         return cls(
             frozenset(address.packed + _NUMBER.pack(port) for address, port in what if port is not None),
             frozenset(address.packed for address, port in what if port is None),
         )
+
+    @classmethod
+    def read(cls, text: Iterable[bytes]) -> Kept:
+        """Of the words of `text()`."""
+        found = frozenset(bytes.fromhex(one.decode()) for one in text)
+        addresses = frozenset(one for one in found if len(one) in _ADDRESSES)
+        return cls(found - addresses, addresses)
+
+    def text(self) -> bytes:
+        """The endpoints as words; there are none for datagrams."""
+        return b" ".join(sorted(one.hex().encode() for one in self.endpoints | self.addresses))
 
     def keeps(self, entry: bytes) -> bool:
         if not (self.endpoints or self.addresses or self.datagrams):
             return False
         protocol, address, port = _reply_source(entry)
         if self.datagrams:
-            return protocol == socket.IPPROTO_UDP
+            return protocol == _UDP
         return address + port in self.endpoints or address in self.addresses
 
 
-def _doomed(netlink: Netlink, zones: Mapping[int, _Keep]) -> list[bytes]:
+def _doomed(netlink: Netlink, zones: Mapping[int, Kept]) -> list[bytes]:
     """Return the bodies of the requests that delete what is not to be kept.
 
     Each has a tuple: a request without one deletes everything. And the entry's id, so that an entry which has taken
@@ -134,10 +157,16 @@ def _doomed(netlink: Netlink, zones: Mapping[int, _Keep]) -> list[bytes]:
     return doomed
 
 
+def _count(netlink: Netlink) -> int:
+    """How many entries there are in the network namespace."""
+    told = attributes(netlink.ask(_COUNT, _NFGENMSG.pack(_ANY_FAMILY, 0, 0)), _NFGENMSG.size)
+    return int.from_bytes(told[_CTA_STATS_GLOBAL_ENTRIES], "big")
+
+
 def _entries(netlink: Netlink, zones: Collection[int]) -> Iterator[tuple[int, bytes]]:
     """Yield every entry of these zones, as (zone, body of its message)."""
-    everything = _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)
-    if len(zones) > _MOST_FILTERED_DUMPS:
+    everything = _NFGENMSG.pack(_ANY_FAMILY, 0, 0)
+    if len(zones) > _MOST_FILTERED_DUMPS or (len(zones) > 1 and _count(netlink) < _FEW):
         for entry in netlink.dump(_GET, everything):
             if (zone := _original_zone(entry)) in zones:
                 yield zone, entry
@@ -208,11 +237,15 @@ def _reply_source(entry: bytes) -> tuple[int, bytes, bytes]:
 
 
 def _unknown_layout() -> KernelError:
-    return KernelError(f"Linux {platform.release()} lays conntrack entries out in a way that nftlb does not know")
+    from nftlb.errors import KernelError  # noqa: PLC0415 - hardly ever needed
+
+    return KernelError(f"Linux {os.uname().release} lays conntrack entries out in a way that nftlb does not know")
 
 
 def _explained(error: OSError) -> NftlbError:
     """Say what to do about it."""
+    from nftlb.errors import KernelError, SystemFault  # noqa: PLC0415 - hardly ever needed
+
     if error.errno == errno.EPERM:
         return SystemFault("not permitted to look into conntrack: run nftlb as root, or with CAP_NET_ADMIN")
     if error.errno in (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL):

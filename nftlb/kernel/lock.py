@@ -13,40 +13,40 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
-import shlex
-import socket
 import stat
 import struct
 import sys
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Self
 
-from nftlb.errors import SystemFault
-
+# The first load waits for all that is imported here: nftlb/preload.py.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from socket import socket
+    from typing import Self
 
-FOLDER = Path("/run/nftlb")
+    from nftlb.errors import SystemFault
+
+FOLDER: str | os.PathLike[str] = "/run/nftlb"
 _FOR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _NOT_FOR_THE_OWNER = stat.S_IRWXG | stat.S_IRWXO
 _FLOCK = struct.Struct("hhqqi0q")
 """struct flock of fcntl(2): type, whence, start, length, process."""
 _NOTE_BYTES = 400
+_PLAIN = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 @%+=:,./-_")
+"""What needs no quotes for a shell; a word with a blank inside is read as two words, which is good enough here."""
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
 _held: set[tuple[int, str]] = set()
 """By this process, whose number is part of it: a child that was forked holds none. To the kernel a second lock of one
 process is no other."""
 
 
-@dataclass
 class Lock:
     """A lock that is held until `close()`, or the end of the process; a context manager."""
 
-    _stack: ExitStack = field(repr=False)
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
 
     def __enter__(self) -> Self:
         return self
@@ -105,25 +105,25 @@ def _hold(name: str, table: str, stack: ExitStack) -> None:
 
 def _name(table: str) -> str:
     """Name the file: namespaces share the folder. When the number of a dead one comes again, its lock is free."""
-    namespace = Path("/proc/thread-self/ns/net").stat()
+    namespace = os.stat("/proc/thread-self/ns/net")  # noqa: PTH116 - pathlib takes long to import
     return f"{table}.{namespace.st_dev}-{namespace.st_ino}.lock"
 
 
 def _folder() -> int:
     """Open the folder, or make it. SystemFault if a stranger could take the lock, or keep others from it."""
     with suppress(FileExistsError):
-        FOLDER.mkdir()
-        FOLDER.chmod(0o755)  # whatever the umask: the daemon's socket may be there
+        os.mkdir(FOLDER)  # noqa: PTH102
+        os.chmod(FOLDER, 0o755)  # noqa: PTH101, S103 - whatever the umask: the daemon's socket may be there
     try:
         folder = os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         if error.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise
-        raise SystemFault(f"{FOLDER} is no folder; needed: a folder for locks: remove what is there") from None
+        raise _fault(f"{FOLDER} is no folder; needed: a folder for locks: remove what is there") from None
     status = os.fstat(folder)
     if status.st_mode & _FOR_OTHERS:
         os.close(folder)
-        raise SystemFault(
+        raise _fault(
             f"{FOLDER} can be written by others than its owner (mode {stat.S_IMODE(status.st_mode):04o}), who could "
             f"keep nftlb from starting; allowed: 0755 or less: chmod go-w {FOLDER}"
         )
@@ -142,7 +142,7 @@ def _opened(folder: int, name: str) -> Iterator[int]:
         status, owner = os.fstat(file), os.fstat(folder).st_uid
         if not stat.S_ISREG(status.st_mode) or status.st_uid != owner or status.st_mode & _NOT_FOR_THE_OWNER:
             os.close(file)
-            raise SystemFault(
+            raise _fault(
                 f"{FOLDER}/{name} is not a lock of nftlb's (mode {stat.filemode(status.st_mode)}, owner "
                 f"{status.st_uid}); needed: a file with mode 0600 of user {owner}, as the folder: remove what is there"
             )
@@ -151,7 +151,7 @@ def _opened(folder: int, name: str) -> Iterator[int]:
 
 def _make(folder: int, name: str) -> None:
     """Make the file, at once as the folder's owner's: where root makes the file, the daemon's user has to open it."""
-    new = f"{name}.{secrets.token_hex(4)}"
+    new = f"{name}.{os.urandom(4).hex()}"
     file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
         owner = os.fstat(folder)
@@ -179,7 +179,12 @@ def _remove(folder: int, name: str) -> None:
 
 def _note() -> str:
     """What the next process says of this one: the command, and since when."""
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    words = [sys.argv[0].rpartition("/")[2], *sys.argv[1:]]
+    command = " ".join(words)
+    if not all(words) or set(command) - _PLAIN:
+        import shlex  # noqa: PLC0415 - hardly ever needed
+
+        command = shlex.join(words)
     return f"`{command[:_NOTE_BYTES]}`, since {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}"
 
 
@@ -196,7 +201,7 @@ def _holder(file: int) -> str:
 
 
 def _taken(table: str, who: str) -> SystemFault:
-    return SystemFault(
+    return _fault(
         f"another nftlb runs for the table {table} in this network namespace: {who}: stop it, have it `nftlb reload`, "
         "or set `table:`"
     )
@@ -205,8 +210,8 @@ def _taken(table: str, who: str) -> SystemFault:
 def _unusable(name: str, error: OSError) -> SystemFault:
     why = error.strerror or str(error)
     if error.errno not in _UNUSABLE:
-        return SystemFault(f"the lock {FOLDER}/{name} can't be had: {why}")
-    return SystemFault(
+        return _fault(f"the lock {FOLDER}/{name} can't be had: {why}")
+    return _fault(
         f"the lock {FOLDER}/{name} can't be had: {why}; needed: a folder that this user may write to: run nftlb as "
         f"root, or have root do `install -d -m 755 -o USER {FOLDER}` for the user that nftlb runs as; in a container "
         "with a read-only root, mount a tmpfs on /run"
@@ -218,10 +223,19 @@ def _in_user_namespace() -> bool:
 
     Or it has no power over the network, and gets no further than here.
     """
-    return Path("/proc/self/uid_map").read_text(encoding="ascii").split() != ["0", "0", "4294967295"]
+    with open("/proc/self/uid_map", encoding="ascii") as file:  # noqa: PTH123 - see above
+        return file.read().split() != ["0", "0", "4294967295"]
 
 
-def _abstract_socket(table: str) -> socket.socket:
+def _fault(message: str) -> SystemFault:
+    from nftlb.errors import SystemFault  # noqa: PLC0415 - see above
+
+    return SystemFault(message)
+
+
+def _abstract_socket(table: str) -> socket:
+    import socket  # noqa: PLC0415 - see above
+
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         lock.bind(f"\0nftlb/{table}")

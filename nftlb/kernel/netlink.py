@@ -6,15 +6,16 @@ start fast: pyroute2 takes 0.2 s to import and tens of microseconds a message.
 
 from __future__ import annotations
 
+import _socket as socket  # the same without constants as enums, whose import the first load would wait for
 import errno
 import os
-import socket
 import struct
 from itertools import islice
-from typing import TYPE_CHECKING, Self
 
+TYPE_CHECKING = False  # typing takes long to import, too
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Self
 
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
