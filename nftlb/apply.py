@@ -289,7 +289,7 @@ class Applier:
                 f"the configuration is for table {config.table}, but the tables of {self.table} are loaded"
             )
         if any(pool.refusals is Passive.CHECK for pool in config.pools) and not self.logs():
-            config = _without_hints(config)
+            config = without_hints(config)
         unknown = [
             target.via or target.address
             for pool in config.pools
@@ -360,7 +360,7 @@ def _without_missing(config: Config, present: Collection[str]) -> tuple[Config, 
     return replace(config, pools=tuple(pools)), lacking
 
 
-def _without_hints(config: Config) -> Config:
+def without_hints(config: Config) -> Config:
     """Leave out what a pool has by default, and a kernel that can't log would refuse."""
     pools = (replace(one, passive=False) if one.refusals is Passive.CHECK else one for one in config.pools)
     return replace(config, pools=tuple(pools))

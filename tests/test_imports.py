@@ -43,6 +43,8 @@ MAY = {
         "compiler",
         "ruleset",
         "kernel",
+        "swap",
+        "preload",
         "requirements",
         "apply",
         "health",
@@ -52,6 +54,7 @@ MAY = {
         "metrics",
         "web",
     },
+    "preload": {"kernel"},
     "lab": {"errors"},
     "demo": {"errors", "lab"},
 }

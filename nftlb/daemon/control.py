@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from difflib import get_close_matches
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from nftlb.service import (
 from . import report, systemd
 from .clock import now, wall
 from .counters import Counters
+from .prepared import prepare
 from .runtime import overlay, remaining, with_added, with_removed
 
 if TYPE_CHECKING:
@@ -185,6 +187,10 @@ class Control:
         )
         for problem in problems:
             _log.error("%s", problem)
+
+    def ready_for(self) -> Callable[[Memory], bytes | None] | None:
+        """Give what makes the next start ready for a memory, once the kernel has what the file says."""
+        return partial(prepare, self.base, self.source) if self.source and self.reconciler.loaded else None
 
     def close(self) -> None:
         if self._step is not None:

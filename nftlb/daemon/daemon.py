@@ -129,6 +129,7 @@ def _heeding(wishes: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[No
     loop = asyncio.get_running_loop()
     for number, heed in wishes.items():
         loop.add_signal_handler(number, heed)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, wishes)  # those that came since the preload, now that they are heard
     try:
         yield
     finally:

@@ -25,7 +25,10 @@ _WHAT = "state_dir"
 
 
 class Keeper:
-    """`memory` gives what is to be remembered now, `good` the file that is in the kernel, with its text."""
+    """`memory` gives what is to be remembered now, `good` the file that is in the kernel, with its text.
+
+    `ready` gives what makes, of such a memory, what the next start loads first; None if it is too early for that.
+    """
 
     def __init__(
         self,
@@ -33,11 +36,13 @@ class Keeper:
         memory: Callable[[], Memory],
         faults: Faults,
         good: Callable[[], tuple[str, bytes] | None] = lambda: None,
+        ready: Callable[[], Callable[[Memory], bytes | None] | None] = lambda: None,
     ) -> None:
         self._store = store
         self._memory = memory
         self._faults = faults
         self._good = good
+        self._ready = ready
         self._lock = asyncio.Lock()
         # One thread: who is cancelled stops waiting, not writing, and the next must neither meet nor overtake that.
         self._thread = ThreadPoolExecutor(1, "state")
@@ -65,9 +70,9 @@ class Keeper:
             self._disarm()
             if self._changed:
                 self._changed, self._saved = False, asyncio.get_running_loop().time()
-            memory, good = self._memory(), self._good()
+            memory, good, ready = self._memory(), self._good(), self._ready()
             try:
-                await asyncio.get_running_loop().run_in_executor(self._thread, _write, self._store, memory, good)
+                await asyncio.get_running_loop().run_in_executor(self._thread, _write, self._store, memory, good, ready)
             except OSError as error:
                 self._faults.set(_WHAT, f"can't write {self._store}: {error.strerror or error}")
                 self._arm(AGAIN)
@@ -97,7 +102,14 @@ class Keeper:
             self._timer = None
 
 
-def _write(store: Store, memory: Memory, good: tuple[str, bytes] | None) -> None:
+def _write(
+    store: Store,
+    memory: Memory,
+    good: tuple[str, bytes] | None,
+    ready: Callable[[Memory], bytes | None] | None,
+) -> None:
     store.save(memory)
     if good is not None:
         store.keep(*good)
+    if ready is not None:
+        store.prepare(ready(memory))

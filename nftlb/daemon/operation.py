@@ -74,7 +74,7 @@ async def operate(begun: Begun, wishes: Wishes) -> Config:
     reconciler = Reconciler(
         hands, control.wanted, chronicle.committed, chronicle.refusal, chronicle.mended, chronicle.lacking
     )
-    keeper = Keeper(begun.store, control.memory, faults, control.good)
+    keeper = Keeper(begun.store, control.memory, faults, control.good, control.ready_for)
     control.reconciler, control.keeper, control.source = reconciler, keeper, begun.source.text
     if begun.source.copy:
         control.without_file(begun.source.copy, begun.source.problems)

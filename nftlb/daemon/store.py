@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from nftlb.files import NotRegularError, opened_regular, read_from, read_regular
 from nftlb.health import memory as text
+from nftlb.preload import place
 
 if TYPE_CHECKING:
     from nftlb.health import Memory
@@ -31,6 +32,7 @@ class Store:
         self._directory = Path(directory)
         self._path = self._directory / f"{table}.json"
         self._copy = self._directory / f"{table}.yaml"
+        self._prepared = Path(place(directory, table))
         self._written: dict[Path, bytes] = {}
 
     def __str__(self) -> str:
@@ -63,6 +65,13 @@ class Store:
         """Keep the text of a configuration file that is in the kernel now, for `nftlb restore`."""
         name = os.fsencode(Path(file).absolute())
         self._replace(self._copy, b"%s%s\n%s" % (_TELLS.encode(), name, source))
+
+    def prepare(self, content: bytes | None) -> None:
+        """Keep what the next start loads first; None: nothing."""
+        if content is None:
+            self._prepared.unlink(missing_ok=True)
+        else:
+            self._replace(self._prepared, content)
 
     def _replace(self, path: Path, new: bytes) -> None:
         if new == self._written.get(path) and path.exists():
