@@ -3,7 +3,7 @@
 #
 # IPVS_VM is the kit that boots a kernel with IPVS (its build.sh and run.sh). In that machine, bench/keepalived/compare.py
 # runs keepalived with IPVS (`--ops`) and nftlb in turn, with the same timers, under the traffic of one client socket, and
-# prints the table of docs/comparison.md. Four repetitions take some eight minutes.
+# prints the table of docs/comparison.md. Four repetitions take some ten minutes.
 set -eu
 kit=${1:?usage: keepalived.sh IPVS_VM [REPETITIONS]}
 repetitions=${2:-4}

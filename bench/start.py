@@ -1,7 +1,8 @@
-"""Measures how soon the first datagram is answered: after a start, and after `nft flush ruleset`, by size.
+"""Measures how soon the first datagram is answered: after starts, and after `nft flush ruleset`, by size.
 
 `python bench/start.py [POOLSxLISTENERSxBACKENDS ...]`. All in one network namespace, where every address is local and
-one process answers for all backends. Starts are cold: no tables, an empty state directory. Processor time is that of
+one process answers for all backends. Starts find no tables: the first an empty state directory, the later one what the
+first has left there. Processor time is that of
 the daemon until then, which says more than seconds while the machine does other things.
 """
 
@@ -58,15 +59,16 @@ def main() -> None:
     userns.ensure()
     for words in ("pass", "import asyncio", "import nftlb.cli.run"):
         print(f"{f'python -c {words!r}':<30}{median(tuple(alone(words) for _ in range(ROUNDS)))!s:>30}")
-    print(f"{'pools x listeners x backends':<30}{'start to first answer (CPU)':>30}{'flush to next answer (CPU)':>30}")
+    columns = ("first start to answer (CPU)", "later start to answer (CPU)", "flush to next answer (CPU)")
+    print(f"{'pools x listeners x backends':<30}{''.join(f'{one:>30}' for one in columns)}")
     with Namespace("start") as namespace:
         namespace.run(["ip", "link", "set", "lo", "up"])
         for network in ("10.0.0.0/8", "192.0.0.0/8"):
             namespace.run(["ip", "address", "add", network, "dev", "lo"])
         with answering(namespace):
             for size in sys.argv[1:] or SIZES:
-                starts, restores = zip(*(once(namespace, size) for _ in range(ROUNDS)), strict=True)
-                print(f"{size:<30}{median(starts)!s:>30}{median(restores)!s:>30}", flush=True)
+                figures = zip(*(once(namespace, size) for _ in range(ROUNDS)), strict=True)
+                print(f"{size:<30}{''.join(f'{median(one)!s:>30}' for one in figures)}", flush=True)
 
 
 def alone(words: str) -> Took:
@@ -93,29 +95,38 @@ def answering(namespace: Namespace) -> Iterator[None]:
         responder.wait()
 
 
-def once(namespace: Namespace, size: str) -> tuple[Took, Took]:
-    """One start and one restore."""
+def once(namespace: Namespace, size: str) -> tuple[Took, Took, Took]:
+    """A first start, a later one, and a restore."""
     pools, listeners, backends = map(int, size.split("x"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         head = f"state_dir: {folder}/state\napi: {{listen: 'unix:{folder}/api.sock'}}\n"
         (folder / "nftlb.yaml").write_text(head + text(pools, backends, listeners))
-        begin = time.perf_counter()
-        daemon = namespace.popen(
-            [str(COMMAND), "run", "--remove", "--log-level", "error", str(folder / "nftlb.yaml")],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            start = Took(namespace.call(answered) - begin, cpu(daemon.pid))
-            quiet(daemon.pid)
+        with started(namespace, folder) as (_, first):
+            pass
+        with started(namespace, folder) as (daemon, later):
             used, begin = cpu(daemon.pid), time.perf_counter()
             namespace.run(["nft", "flush", "ruleset"])
             restore = Took(namespace.call(answered) - begin, cpu(daemon.pid) - used)
-        finally:
-            daemon.send_signal(signal.SIGTERM)
-            daemon.wait()
-    return start, restore
+    return first, later, restore
+
+
+@contextlib.contextmanager
+def started(namespace: Namespace, folder: Path) -> Iterator[tuple[subprocess.Popen[str], Took]]:
+    """A daemon that has come to rest, and what it took until the first answer; it takes its rules along."""
+    begin = time.perf_counter()
+    daemon = namespace.popen(
+        [str(COMMAND), "run", "--remove", "--log-level", "error", str(folder / "nftlb.yaml")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        took = Took(namespace.call(answered) - begin, cpu(daemon.pid))
+        quiet(daemon.pid)
+        yield daemon, took
+    finally:
+        daemon.send_signal(signal.SIGTERM)
+        daemon.wait()
 
 
 def answered() -> float:
