@@ -41,8 +41,10 @@ _MOST_BYTES = 64 * 1024 * 1024
 _CODE = ("", "compiler", "config", "daemon", "health", "kernel", "model", "ruleset", "swap")
 """The folders with the code that decides what is loaded."""
 _LIBRARY = "libnftables.so.1"
-_GETTABLE, _TABLE_NAME, _NFGENMSG = 0xA01, 1, bytes(4)
-"""include/uapi/linux/netfilter/nf_tables.h: the question for all tables, and the attribute with the name."""
+_GETTABLE, _GETCHAIN, _TABLE_NAME, _CHAIN_NAME, _NFGENMSG = 0xA01, 0xA04, 1, 3, bytes(4)
+"""include/uapi/linux/netfilter/nf_tables.h: the questions for all tables and chains, and the attributes with names."""
+_MARK = b"made-by-nftlb"
+"""The chain in every table of nftlb: nftlb/ruleset/ownership.py."""
 
 
 class Prepared:
@@ -196,8 +198,11 @@ def _load(file: str) -> str:
 def _into_kernel(prepared: Prepared, path: str, table: str) -> None:
     import ctypes  # noqa: PLC0415 - not before it is needed
 
-    if table.encode() in _tables():
+    there, other = _tables()
+    if table.encode() in there:
         raise _Not(f"the kernel has a table {table} already")
+    if other:
+        raise _Not(f"the kernel has table {other} of another nftlb, which may have the same conntrack zones")
     nft = ctypes.CDLL(_LIBRARY)
     if prepared.library != library():
         raise _Not(f"{path} was made with another version of nftables")
@@ -213,13 +218,15 @@ def _into_kernel(prepared: Prepared, path: str, table: str) -> None:
         nft.nft_ctx_free(context)
 
 
-def _tables() -> set[bytes]:
-    """The names of all tables, of all families."""
+def _tables() -> tuple[set[bytes], str]:
+    """The names of all tables, of all families; and of some table that nftlb made, if there is one."""
     from nftlb.kernel.netlink import NETLINK_NETFILTER, Netlink, attributes  # noqa: PLC0415 - see above
 
     with Netlink(NETLINK_NETFILTER) as netlink:
-        told = netlink.dump_all(_GETTABLE, _NFGENMSG)
-    return {attributes(one, len(_NFGENMSG))[_TABLE_NAME].rstrip(b"\0") for one in told}
+        tables = [attributes(one, len(_NFGENMSG)) for one in netlink.dump_all(_GETTABLE, _NFGENMSG)]
+        chains = [attributes(one, len(_NFGENMSG)) for one in netlink.dump_all(_GETCHAIN, _NFGENMSG)] if tables else []
+    ours = [one[_TABLE_NAME] for one in chains if one[_CHAIN_NAME].rstrip(b"\0") == _MARK]
+    return {one[_TABLE_NAME].rstrip(b"\0") for one in tables}, ours[0].rstrip(b"\0").decode() if ours else ""
 
 
 def _cut(lines: bytes) -> None:

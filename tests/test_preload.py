@@ -28,6 +28,7 @@ from nftlb.kernel.lock import hold
 from nftlb.lab import VIP4, Host, Lab, Namespace
 from nftlb.model import Config
 from nftlb.preload import COMMANDS, STATE_DIR, TABLE, Outcome, Prepared, file_of, places, preload
+from nftlb.ruleset import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -347,6 +348,10 @@ NOT_USED: dict[str, tuple[Callable[[Start, pytest.MonkeyPatch], Any], str]] = {
         lambda start, _: start.host.run(["nft", "add", "table", "ip6", "nftlb"]),
         "has a table nftlb already",
     ),
+    "another nftlb's table there": (
+        lambda start, _: start.host.run(["nft", f"table ip second {{ chain {MARK.name} {{ }}; }}"]),
+        "has table second of another nftlb",
+    ),
 }
 NOT_TRUSTED: dict[str, tuple[Callable[[Start, pytest.MonkeyPatch], Any], str]] = {
     "empty": (lambda start, _: _edit(start.prepared, lambda _: b""), "torn, or was not written by nftlb"),
@@ -414,10 +419,10 @@ def test_each_table_has_a_file_of_its_own(host: Namespace, tmp_path: Path) -> No
     starts[1].state = starts[0].state
     starts[1].prepare()
 
-    assert [f"{tmp_path}/state/nftlb.prepared", f"{tmp_path}/state/second.prepared"] == [
-        one.preload().loaded for one in starts
-    ]
-    assert ["table ip nftlb", "table ip second"] == tables(host)
+    for start, table in zip(starts, ("nftlb", "second"), strict=True):
+        assert f"{tmp_path}/state/{table}.prepared" == start.preload().loaded
+        assert [f"table ip {table}"] == tables(host)
+        host.run(["nft", f"delete table ip {table}"])
 
 
 def test_the_code_is_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -464,6 +469,11 @@ def test_what_is_not_prepared(host: Namespace, text: str, memory: Memory) -> Non
 
     assert host.call(lambda: prepare(parse(source), source, memory)) is None
     assert host.call(lambda: prepare(parse(SMALL), SMALL.encode(), Memory(format=1))) is not None
+
+
+def test_the_mark_of_tables() -> None:
+    """The name is written twice, since the ruleset's module takes long to import."""
+    assert MARK.name.encode() == module._MARK
 
 
 def test_the_way_to_the_file() -> None:
