@@ -1,6 +1,6 @@
 # `make demo` and `make test` do all of their own set-up; nothing else is needed on a fresh Debian 12 or 13.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test tests test-debian13 test-newest-nft nft-tests test-deploy lint format golden bench deb debs wheel clean
+.PHONY: help setup lock demo test tests test-debian13 test-newest-nft nft-tests test-deploy lint format golden bench deb debs wheel clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -12,9 +12,13 @@ help:  ## what can be made
 
 setup: $(VENV)/.ready  ## install what the project needs: Debian packages (as root) and .venv
 
-$(VENV)/.ready: pyproject.toml constraints.txt tools/setup.sh tools/packages.sh tools/servers.sh
+$(VENV)/.ready: pyproject.toml requirements/dev.txt tools/setup.sh tools/packages.sh tools/servers.sh
 	tools/setup.sh $(VENV)
 	touch $@
+
+lock:  ## write requirements/ anew, with the hashes of every file, after pyproject.toml or constraints.txt was changed
+	tools/lock.sh
+
 # One after the other to whichever process is free, in the order of tests/conftest.py: slow tests first.
 SIDE_BY_SIDE := $(PY) -m pytest -n $(WORKERS) --dist load --maxschedchunk 1
 # Neighbours share a lab, so each process has its own part of the tests and takes others' only when that is done.
@@ -54,7 +58,7 @@ test-deploy: setup $(VENV)-deploy/.ready  ## what is installed, on machines that
 	cd deploy/ansible && PATH="$(CURDIR)/$(VENV)-deploy/current/bin:$$PATH" ansible-lint --offline
 	$(PY) -m pytest -n 3 --dist loadfile --timeout 900 tests/deploy
 
-$(VENV)-deploy/.ready: tools/ansible.sh deploy/ansible/constraints.txt deploy/ansible/constraints-bookworm.txt
+$(VENV)-deploy/.ready: tools/ansible.sh deploy/ansible/requirements.txt deploy/ansible/requirements-bookworm.txt
 	tools/ansible.sh $(VENV)-deploy
 	touch $@
 
@@ -66,7 +70,7 @@ debs: setup  ## the same for Debian 12 and Debian 13; needs root
 	@tools/deb-for.sh trixie $(VENV) $(VERSION)
 
 wheel: setup  ## dist/nftlb-VERSION-py3-none-any.whl
-	$(PY) -m pip wheel -q --disable-pip-version-check --no-deps -w dist .
+	$(PY) -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 
 lint: setup  ## formatting, ruff, mypy
 	$(VENV)/bin/ruff format --check .

@@ -5,11 +5,11 @@ set -eu
 directory=${1:?usage: ansible.sh DIRECTORY}
 
 install() {
-	name=$1 constraints=$2
-	shift 2
+	name=$1 requirements=$2
 	[ -x "$directory/$name/bin/python" ] || /usr/bin/python3 -m venv "$directory/$name"
-	"$directory/$name/bin/python" -m pip install -q --disable-pip-version-check -c "deploy/ansible/$constraints" "$@" >&2
+	"$directory/$name/bin/python" -m pip install -q --disable-pip-version-check --require-hashes --only-binary :all: \
+		-r "deploy/ansible/$requirements" >&2
 }
 
-install current constraints.txt ansible-core ansible-lint
-install bookworm constraints-bookworm.txt ansible-core
+install current requirements.txt
+install bookworm requirements-bookworm.txt

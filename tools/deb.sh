@@ -2,7 +2,7 @@
 # Builds DIRECTORY/nftlb-daemon_VERSION~debRELEASE_ARCHITECTURE.deb (in dist, of pyproject.toml's version) for the Debian
 # that this runs on; prints its path. Needs no root.
 #
-# The package holds a virtual environment with the versions of constraints.txt. It sees the distribution's packages, as
+# The package holds a virtual environment with the files whose hashes are in requirements/run.txt. It sees the distribution's packages, as
 # the nftables binding must be that of the distribution, and belongs to the Python that it was built with.
 set -eu
 venv=${1:?usage: deb.sh VENV [VERSION [DIRECTORY]]}
@@ -32,7 +32,11 @@ mkdir -p "$root/usr/lib"
 /usr/bin/python3 -m venv --system-site-packages --without-pip "$private"
 # --ignore-installed: what this machine's Python has besides must be in the package nevertheless.
 "$venv/bin/python" -m pip --python "$private/bin/python3" install -qq --disable-pip-version-check --no-compile \
-	--no-warn-script-location --ignore-installed -c constraints.txt "$work/source" >&2
+	--no-warn-script-location --ignore-installed --require-hashes --only-binary :all: -r requirements/run.txt >&2
+"$venv/bin/python" -m pip wheel -qq --disable-pip-version-check --no-deps --no-build-isolation -w "$work/wheel" \
+	"$work/source" >&2
+"$venv/bin/python" -m pip --python "$private/bin/python3" install -qq --disable-pip-version-check --no-compile \
+	--no-warn-script-location --no-deps --no-index "$work"/wheel/*.whl >&2
 find "$private/bin" -type f -delete
 rm -r "$private/include"
 find "$private" \( -name direct_url.json -o -name __pycache__ \) -prune -exec rm -r {} +

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 image=$(tools/image.sh tests "$codename")
 directory=$(dirname "$image")
-key=$(cat pyproject.toml constraints.txt tools/setup.sh tools/servers.sh | sha256sum | cut -c1-16)
+key=$(cat pyproject.toml requirements/dev.txt tools/setup.sh tools/servers.sh | sha256sum | cut -c1-16)
 venv=$directory/venv-${image##*/tests-}-$key
 if [ ! -e "$venv" ]; then
 	exec 9>"$venv.lock"

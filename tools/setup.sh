@@ -15,7 +15,10 @@ fi
 tools/packages.sh $packages
 
 [ -x "$venv/bin/python" ] || /usr/bin/python3 -m venv --system-site-packages "$venv"
-"$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+# Nothing but files with the hashes that were written down (tools/lock.sh); what builds nftlb itself is among them.
+"$venv/bin/python" -m pip install -q --disable-pip-version-check --require-hashes --only-binary :all: \
+	-r requirements/dev.txt
+"$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 "$venv/bin/python" -c 'import nftables; nftables.Nftables()'
 # Where PYTHONDONTWRITEBYTECODE is set, or others own the files, every start would compile all of them: 40 ms.
 "$venv/bin/python" -m compileall -q nftlb

@@ -31,11 +31,12 @@ def test_it_installs_and_runs(tmp_path: Path) -> None:
         )
         assert 0 == done.returncode, done.stderr
 
-    pip(sys.executable, "wheel", "--no-deps", "-w", tmp_path, ".")
+    pip(sys.executable, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, ".")
     (wheel,) = tmp_path.glob("nftlb-*-py3-none-any.whl")
     environment = tmp_path / "environment"
     subprocess.run(["/usr/bin/python3", "-m", "venv", "--system-site-packages", environment], check=True)
-    pip(environment / "bin/python", "install", "-c", "constraints.txt", wheel)
+    pip(environment / "bin/python", "install", "--require-hashes", "-r", "requirements/run.txt")
+    pip(environment / "bin/python", "install", "--no-deps", wheel)
 
     def run(*words: str | Path) -> str:
         return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
