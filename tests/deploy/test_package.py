@@ -298,6 +298,8 @@ def test_power_cut_with_a_file_that_is_bad_by_now(machine: Machine) -> None:
     assert {"b1", "b2"} == {one.backend for one in sent if one.backends}
     assert 1 == longest_run(sent[-2 * RATE :])
     assert f"{FILE} can't be used, its last good copy is:" in machine.journal("nftlb-restore")
+    machine.wait_for_unit("nftlb.service")
+    assert f"{FILE} can't be used, its last good copy /var/lib/nftlb/nftlb.yaml is" in machine.run(["nftlb", "status"])
     machine.run(["sh", "-c", "systemctl stop nftlb; rm -f /var/lib/nftlb/*"])
     machine.run(["nftlb", "remove", "--quiet"])
 
@@ -314,13 +316,28 @@ def test_reload(machine: Machine) -> None:
         del there["dns"]["backends"]["b2"]
         configure(machine, there)
         machine.run(["systemctl", "reload", "nftlb"])
-        machine.wait_for(lambda: "b2" not in machine.run(["nftlb", "status"]), "the reload")
+        assert "b2" not in machine.run(["nftlb", "status"])
         flow.wait(RATE)
     sent = flow.stop()
 
     assert_whole(sent)
     assert before == pid(machine)
     assert {"b1", "b3"} == {one.backend for one in sent[-RATE // 2 :]}
+
+
+def test_reload_of_a_bad_file(machine: Machine) -> None:
+    """`systemctl reload` fails, the journal has the words of `check`, and the daemon goes on."""
+    before = pid(machine)
+    machine.push(FILE, "pools: {dns: {listen: nowhere}}\n")
+    words = machine.complete(["nftlb", "check", FILE]).stderr.splitlines()
+
+    assert 0 != machine.complete(["systemctl", "reload", "nftlb"]).returncode
+
+    told = machine.journal("nftlb")
+    assert [] == [line for line in words if line not in told]
+    assert (before, "active") == (pid(machine), machine.show("nftlb.service")["ActiveState"])
+    configure(machine, pools(machine.network))
+    machine.run(["systemctl", "reload", "nftlb"])
 
 
 def test_watchdog(machine: Machine) -> None:
@@ -343,7 +360,7 @@ def test_watchdog(machine: Machine) -> None:
 
 
 def test_what_its_user_can_do(machine: Machine) -> None:
-    """Of all files it can write those in `state_dir` and its run directory, and /etc/shadow it can't read."""
+    """A plugin writes to `state_dir` and the run directory alone, can't read /etc/shadow, and has no capabilities."""
     machine.push("/usr/local/bin/look", LOOK, mode=0o755)
     check = {"exec": ["/usr/local/bin/look"], "timeout": "50s", "interval": "60s"}
     configure(machine, pools(machine.network, health=check, backends={"b1": "10.0.1.2:5353"}))
@@ -354,7 +371,7 @@ def test_what_its_user_can_do(machine: Machine) -> None:
     assert "no shadow" == first
     assert [] == [path for path in writable if not path.startswith(("/var/lib/nftlb", "/run/nftlb"))]
     assert {"/var/lib/nftlb", "/run/nftlb"} <= set(writable)
-    assert ["CapEff:", "0000000000003000"] == capabilities.split()  # CAP_NET_ADMIN, CAP_NET_RAW
+    assert ["CapEff:", "0000000000000000"] == capabilities.split()
 
 
 @pytest.mark.parametrize("unit", ["nftlb.service", "nftlb-restore.service"])
@@ -374,8 +391,9 @@ def test_exposure(machine: Machine, unit: str) -> None:
         {"tcp": {}, "port": 7},
         {"udp": {"send": "hello", "match": "hello$"}},
         {"exec": ["/usr/bin/test", "-d", "/var/lib/nftlb"]},
+        {"exec": {"argv": ["/bin/grep", "^CapEff:.*00002000$", "/proc/self/status"], "capabilities": "net_raw"}},
     ],
-    ids=["icmp", "tcp", "udp", "exec"],
+    ids=["icmp", "tcp", "udp", "exec", "capability"],
 )
 def test_checks_work_in_the_confinement(machine: Machine, check: dict[str, Any]) -> None:
     """Those that need a capability, a socket or a process find a live backend up, and all of them run."""

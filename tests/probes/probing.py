@@ -8,6 +8,7 @@ import os
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nftlb.probes import Subject, probe_for, run
@@ -236,3 +237,16 @@ async def mute(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
     """Serve a stream by saying nothing until the client goes."""
     while await reader.read(4096):
         pass
+
+
+def no_files(directory: Path) -> list[tuple[Path, str]]:
+    """What can stand in the place of a file that a check needs, and what is said of it."""
+    fifo, large = directory / "fifo", directory / "large"
+    os.mkfifo(fifo)
+    with large.open("wb") as file:
+        file.truncate(1 << 30)
+    return [
+        (fifo, "is not a regular file"),
+        (Path("/dev/zero"), "is not a regular file"),
+        (large, "is larger than"),
+    ]

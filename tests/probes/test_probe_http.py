@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import pytest
 from certificates import EARLY, EXPIRED, Authority
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probing import BOTH, V4, V6, cancel_streams, check_streams, clean, mute, sends, streams, subject
+from probing import BOTH, V4, V6, cancel_streams, check_streams, clean, mute, no_files, sends, streams, subject
 
 from nftlb.errors import SystemFault
 from nftlb.model import Http
@@ -390,16 +389,7 @@ def test_ca_file_is_read_again(authority: Authority, server: ssl.SSLContext, tmp
 
 def test_no_file_to_read_authorities_from(tmp_path: Path) -> None:
     """Neither a FIFO that nobody writes to nor a device nor a file of gigabytes holds up the daemon."""
-    fifo, large = tmp_path / "fifo", tmp_path / "large"
-    os.mkfifo(fifo)
-    with large.open("wb") as file:
-        file.truncate(1 << 30)
-
-    for path, what in (
-        (fifo, "is not a regular file"),
-        ("/dev/zero", "is not a regular file"),
-        (large, "is larger than"),
-    ):
+    for path, what in no_files(tmp_path):
         with pytest.raises(SystemFault, match=f"ca_file {path} {what}"):
             asyncio.run(run(probe_for(http(tls=True, ca_file=str(path))), subject(port=1)))
 

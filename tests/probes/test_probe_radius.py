@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from probing import BOTH, cancel_datagrams, check_datagrams, datagrams, says, silent, subject
+from probing import BOTH, cancel_datagrams, check_datagrams, datagrams, no_files, says, silent, subject
 from pyrad.dictionary import Dictionary
 from pyrad.packet import AuthPacket
 
@@ -160,16 +159,7 @@ def test_a_directory_for_a_secret(tmp_path: Path) -> None:
 
 def test_no_file_to_read_a_secret_from(tmp_path: Path) -> None:
     """Neither a FIFO that nobody writes to nor a device nor a file of gigabytes holds up the daemon."""
-    fifo, large = tmp_path / "fifo", tmp_path / "large"
-    os.mkfifo(fifo)
-    with large.open("wb") as file:
-        file.truncate(1 << 30)
-
-    for path, what in (
-        (fifo, "is not a regular file"),
-        ("/dev/zero", "is not a regular file"),
-        (large, "is larger than"),
-    ):
+    for path, what in no_files(tmp_path):
         with pytest.raises(SystemFault, match=f"secret_file {path} {what}"):
             check_datagrams(Radius(secret_file=str(path)), answering())
 
