@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -206,4 +207,25 @@ def test_somebody_else_takes_our_name(tmp_path: Path) -> None:
         daemon.poll_status(lambda status: status["kernel"]["synced"], "ours")
         assert "made-by-nftlb" in lab.nft("list table ip nftlb")
         with lab.client.connect((VIP4, 53), connected=False) as client:
+            assert {"b1", "b2", "b3"} == {one.backend for one in client.exchange(3)}
+
+
+def test_sockets_born_while_somebody_flushes_again_and_again(tmp_path: Path) -> None:
+    """Once the flushing has an end, they are balanced as all others: what they sent in between binds nobody."""
+    with (
+        Lab(backends=3) as lab,
+        lab.serve(PORT),
+        Running(lab.balancer, tmp_path, dns(lab)) as daemon,
+        ExitStack() as all_,
+    ):
+        begin = time.monotonic()
+        clients = [all_.enter_context(lab.client.connect((VIP4, 53), connected=False)) for _ in range(3)]
+        for client in clients:
+            for _ in range(10):
+                lab.nft("flush ruleset")
+                client.send(1)
+        daemon.wait("swap", since=begin)
+        daemon.poll_status(lambda status: status["kernel"]["synced"] and "pool/dns" in lab.nft("list ruleset"), "ours")
+        for client in clients:
+            client.drain()
             assert {"b1", "b2", "b3"} == {one.backend for one in client.exchange(3)}
