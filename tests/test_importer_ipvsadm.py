@@ -109,7 +109,8 @@ TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
         ("3: not taken over: real server 192.0.2.53: a listener is there",),
     ),
     "a service of this host": (with_server("-m") + "-A -u 127.0.0.1:53 -s rr\n-a -u 127.0.0.1:53 -r 10.0.0.1:53 -m",
-                               ("3: not taken over: 127.0.0.1:53/udp: a loopback", "3: not taken over: UDP 127.0.0.1")),
+                               ("3: not taken over: 127.0.0.1:53/udp: a loopback", "3: not taken over: UDP 127.0.0.1",
+                                "4: not taken over: real server 10.0.0.1: no listener is left")),
     "a service of all ports": ("-A -t 192.0.2.1:0 -s rr -p 9\n-a -t 192.0.2.1:0 -r 10.0.0.1:0 -m",
                                ("192.0.2.1:1-65535/tcp", "1: not the same: -p 9")),
     # --- commands

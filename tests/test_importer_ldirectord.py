@@ -18,6 +18,7 @@ from daemons.programs import data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nftlb.cli import main
 from nftlb.config import parse
 from nftlb.errors import ConfigError
 from nftlb.importer import from_ldirectord
@@ -610,6 +611,20 @@ def test_too_many_servers() -> None:
     assert problems(f"virtual = 192.0.2.80:80\n{ranges}")[0].startswith(
         "error 1: virtual = 192.0.2.80:80: the servers up"
     )
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The configuration in a file that `nftlb check` takes, remarks with their lines on standard error."""
+    path, written = tmp_path / "ldirectord.cf", tmp_path / "out.yaml"
+    path.write_text(inner("comment = of ours"))
+    assert 0 == main(["import", "ldirectord", str(path), "-o", str(written)])
+    assert ("", f"{path}:4: not taken over: comment = of ours\n") == tuple(capsys.readouterr())
+    assert 0 == main(["check", str(written)])
+    path.write_text(inner("odd = 1"))
+    assert 1 == main(["import", "ldirectord", str(path)])
+    out, error = capsys.readouterr()
+    assert "" == out
+    assert error.startswith(f"{path}:4:1: odd is no directive in a virtual")
 
 
 # --- whatever is written ----------------------------------------------------------------------------------------------
