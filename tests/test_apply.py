@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import socket
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -823,3 +824,30 @@ def test_an_ordinary_user_is_told_what_is_missing() -> None:
         for what in ("load", "diff", "remove"):
             with pytest.raises(SystemFault, match="run nftlb as root"):
                 unprivileged(namespace, lambda what=what: attempt(what))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("forward", [Forward.NAT, Forward.STATELESS])
+def test_versions_whose_hashes_are_the_same(forward: Forward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chains of a pool's versions have the same name: the kernel still does what each membership asks for."""
+
+    class Same:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def hexdigest(self) -> str:
+            return "00000000"
+
+    monkeypatch.setattr("nftlb.compiler.versions.blake2b", Same)
+    with ExitStack() as stack:
+        lab = stack.enter_context(Lab(backends=3))
+        stack.enter_context(lab.serve(5353, versions=[4]))
+        client = stack.enter_context(lab.client.connect((VIP4, 53)))
+        kernel = stack.enter_context(lab.balancer.call(LibNftables))
+        applier = lab.balancer.call(lambda: Applier(kernel))
+        lab.balancer.call(lambda: applier.load(config(pool("dns", f"{VIP4}:53/udp", THREE, forward=forward))))
+        for down in ("b1", "b2", "b3", "b1"):
+            states = state(**{down: DOWN})
+            lab.balancer.call(partial(applier.update, states))
+            assert {"b1", "b2", "b3"} - {down} == {one.backend for one in client.exchange(6)}
+        lab.balancer.call(lambda: applier.update(Membership()))
+        assert ["b1", "b2", "b3"] == sorted(one.backend for one in client.exchange(3))
