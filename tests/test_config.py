@@ -441,7 +441,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     assert f"{fifo}: {regular}" == unloadable(fifo)
     assert f"/dev/zero: {regular}" == unloadable("/dev/zero")
     assert f"/proc/self/mem: Input/output error; {allowed}" == unloadable("/proc/self/mem")
-    assert "a\0b: a NUL is in the name; allowed: the name of a file" == unloadable("a\0b")
+    assert r"a\x00b: a NUL is in the name; allowed: the name of a file" == unloadable("a\0b")
     assert f": No such file or directory; {allowed}" == unloadable("")
 
 

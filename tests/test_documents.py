@@ -14,17 +14,20 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "rules").glob("*.md")])
 _BLOCK = re.compile(r"(?m)(?:^(?: {4}.*)?\n)+")
 _POOLS = re.compile(r"(?m)^( *)pools:\n(?:\1 +.*\n|\n)+")
+_ANY_POOL = 'pools: {any: {listen: "192.0.2.53:53/udp", backends: {b1: "10.0.0.11:53"}}}\n'
 _POOL = re.compile(r"\A[A-Za-z][\w.-]*:\n +listen:")
 
 
 def configurations(text: str) -> list[str]:
-    """Each indented block with `pools:`, without what stands around that; or one that is a pool."""
+    """Each indented block with `pools:`, without what stands around that; or that is a pool, or begins with `api:`."""
     found = []
     for match in _BLOCK.finditer(f"{text}\n"):
         block = textwrap.dedent(match[0]).strip("\n") + "\n"
         pools = list(_POOLS.finditer(block))
         found += [textwrap.dedent(one[0]) for one in pools]
-        if not pools and _POOL.match(block):
+        if block.startswith("api:"):
+            found.append(block + _ANY_POOL)
+        elif not pools and _POOL.match(block):
             found.append(f"pools:\n{textwrap.indent(block, '  ')}")
     return found
 

@@ -72,6 +72,8 @@ class Scene(NamedTuple):
     def suffer(self, outage: Outage, before: int = 1000) -> Course:
         """Let it befall b2, with so much traffic before, while b2 is out, and when it is back."""
         self.flow.wait(before)
+        self.flow.pause()  # what waits for b2 by then, because processors are busy, would go along with it
+        self.flow.resume()
         begin = time.monotonic()
         with outage.befalls(self.server, self.link):
             out = self.out()
