@@ -34,12 +34,14 @@ if TYPE_CHECKING:
 
 COMPLAINED = {"keepalived.conf.vrrp.lvs_syncd": {4, 5, 11}}
 """The lines of samples that keepalived itself complains of: older forms of VRRP."""
+judged = pytest.mark.judged_by_keepalived
 SAMPLES = sorted(Path(data("usr/share/doc/keepalived/samples")).glob("keepalived.conf*"))
 
 
 # --- the grammar ------------------------------------------------------------------------------------------------------
 
 
+@judged
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_table_has_every_keyword(level: str, tmp_path: Path) -> None:
     """Those that keepalived's own program knows at a level, and no others but what is marked as unknown to it."""
@@ -80,6 +82,7 @@ def test_what_becomes_of_a_keyword(row: Row) -> None:
         assert parse(from_keepalived(without, "k").text) == parse(found.text)
 
 
+@judged
 def test_keepalived_agrees_on_what_it_heeds(tmp_path: Path) -> None:
     """It complains of the rows that are marked so, and of no others: all of them in one file, a service each."""
     lines: list[str] = []
@@ -112,6 +115,7 @@ def to_balance(text: str) -> bool:
     return re.search(r"^\s*virtual_server (?!fwmark)", text, re.MULTILINE) is not None
 
 
+@judged
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
 def test_samples(path: Path) -> None:
     """What keepalived takes we take, with every real server in the output or in a remark."""
@@ -228,6 +232,7 @@ def addresses(found: Imported) -> dict[str, list[str]]:
     }
 
 
+@judged
 def test_nested_definitions(tmp_path: Path) -> None:
     """The man page's example: definitions within definitions are put in when their turn comes."""
     found = from_keepalived(EXAMPLES["nested definitions"])
@@ -241,6 +246,7 @@ def test_nested_definitions(tmp_path: Path) -> None:
     assert set() == {line for line in verdict(path).complaints if line}
 
 
+@judged
 def test_lists_and_sequences(tmp_path: Path) -> None:
     """Those of the man page, as it says that they come out."""
     path = tmp_path / "k.conf"
@@ -254,6 +260,7 @@ def test_lists_and_sequences(tmp_path: Path) -> None:
     assert expected == [str(one.address) for one in pool.listen]
 
 
+@judged
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
@@ -276,6 +283,7 @@ def test_sequences_are_keepalived_s(written: str, expected: list[str], tmp_path:
     assert sorted(f"s{one}" for one in expected) == sorted(one.split()[4].rstrip(":") for one in said)
 
 
+@judged
 @pytest.mark.parametrize("written", ["~SEQ(X)", "~SEQ(X,5,2,1)", "~SEQ(X,1,0,3)", "~LST(X)", "~LST(X,a b)"])
 def test_sequences_that_are_none(written: str, tmp_path: Path) -> None:
     """Keepalived passes over the line, and complains; here it is a remark."""
@@ -288,6 +296,7 @@ def test_sequences_that_are_none(written: str, tmp_path: Path) -> None:
     ]
 
 
+@judged
 @pytest.mark.parametrize("name", ["braces on lines of their own", "apostrophes"])
 def test_forms_that_keepalived_takes(name: str, tmp_path: Path) -> None:
     """Without a complaint, and with all of its servers here."""
@@ -298,6 +307,7 @@ def test_forms_that_keepalived_takes(name: str, tmp_path: Path) -> None:
     assert EXAMPLES[name].count("real_server") == sum(map(len, addresses(found).values()))
 
 
+@judged
 def test_the_man_page_s_grammar_is_the_table_s() -> None:
     """Every keyword that the man page lists for a service, a server and a check has a row."""
     page = manual()

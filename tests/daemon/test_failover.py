@@ -202,7 +202,7 @@ def test_one_way_traffic_under_masquerade(version: int, rate: int, tmp_path: Pat
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_false_hint_takes_nobody_out(version: int, tmp_path: Path) -> None:
     """A firewall on a backend that rejects some of its datagrams: it is checked, passes, and stays in."""
-    rarely = UDP | FAST | {"interval": "1m"}
+    rarely = UDP | FAST | {"interval": "1m", "fast_interval": "1s", "timeout": "1s"}
     with scene(tmp_path, version, offload=True, rate=300, health=rarely) as seen:
         host = seen.server.host
         family = {4: "ip", 6: "ip6"}[version]

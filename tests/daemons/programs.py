@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def with_its_files(name: str) -> list[str]:
     script = 'mount -t overlay -o "$1" etc /etc && shift && exec "$@"'
     becoming_root = [] if userns.permitted() else ["--user", "--map-root-user"]
     return ["unshare", *becoming_root, "--mount", "sh", "-c", script, "sh", overlay, path]
+
+
+def version(name: str) -> str:
+    """Return what a program says of its version."""
+    argv = [*with_its_files(name), "--version"]
+    done = subprocess.run(argv, capture_output=True, check=True, text=True, env=environment())
+    return done.stdout + done.stderr
 
 
 def environment() -> dict[str, str]:
