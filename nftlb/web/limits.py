@@ -28,5 +28,5 @@ class Limits:
     connections are closed."""
     comment_seconds: float = 15
     """Between two comments to those who listen for events: middleboxes drop what is silent."""
-    stop_seconds: float = 3
+    stop_seconds: float = 1
     """For requests that are under way when the server stops."""

@@ -15,8 +15,8 @@ from .errors import Refused
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-REST = 2
-"""After an answer was made, so many times as long as that took: a third of the loop's time, at most, is for readers."""
+REST = 4
+"""After an answer was made, so many times as long as that took: a fifth of the loop's time, at most, is for readers."""
 LONGEST_REST = 2.0
 """Seconds: those who wait for the next answer must get that in time too."""
 RETRY_AFTER = "2"
