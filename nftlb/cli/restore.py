@@ -6,14 +6,14 @@ from nftlb.cli.applier import applier, changes
 from nftlb.cli.inputs import examples
 from nftlb.cli.output import write, write_error
 from nftlb.daemon.restore import restore as load
-from nftlb.preload import Outcome
+from nftlb.preload import STATE_DIR, Outcome
 
 
 @click.command(epilog=examples("nftlb restore /etc/nftlb/nftlb.yaml"))
 @click.argument("file", type=click.Path(), metavar="FILE")
 @click.option(
     "--state-dir",
-    default="/var/lib/nftlb",
+    default=STATE_DIR,
     show_default=True,
     help="Where FILE's last good copy is looked for if FILE is bad by now, and does not tell its `state_dir`.",
 )

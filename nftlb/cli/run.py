@@ -6,8 +6,8 @@ import logging
 import click
 
 from nftlb.cli.inputs import examples
-from nftlb.daemon import STATE_DIR, Daemon, LogFormat, configure
-from nftlb.preload import Outcome
+from nftlb.daemon import Daemon, LogFormat, configure
+from nftlb.preload import STATE_DIR, Outcome
 
 _log = logging.getLogger("nftlb")
 

@@ -2,6 +2,5 @@
 
 from .daemon import Daemon
 from .logs import LogFormat, configure
-from .source import STATE_DIR
 
-__all__ = ["STATE_DIR", "Daemon", "LogFormat", "configure"]
+__all__ = ["Daemon", "LogFormat", "configure"]

@@ -14,11 +14,12 @@ from nftlb.errors import NftlbError
 from nftlb.health import Memory
 from nftlb.kernel.links import Links
 from nftlb.kernel.lock import hold
+from nftlb.preload import STATE_DIR
 
 from .clock import now
 from .hands import Hands
 from .runtime import begin
-from .source import STATE_DIR, first_source
+from .source import first_source
 from .store import Store
 
 if TYPE_CHECKING:

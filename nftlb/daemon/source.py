@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nftlb.config import parse, read_source
 from nftlb.config.source import STDIN
 from nftlb.errors import ConfigError
+from nftlb.preload import STATE_DIR
 
 from .store import kept, last_good
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nftlb.model import Config
-
-STATE_DIR = "/var/lib/nftlb"
-"""Where a copy is looked for if the file does not tell: the default of `state_dir`."""
 
 # Of a file that can't be parsed. At the beginning of a line, or in a mapping in braces.
 _STATE_DIR = re.compile(rb"""(?m)(?:^|[{,])[ \t]*["']?state_dir["']?[ \t]*:[ \t]*["']?(/[^"'#,}\r\n]*)""")
