@@ -10,11 +10,9 @@ from __future__ import annotations
 import os
 import random
 import re
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from threading import Thread
@@ -22,21 +20,20 @@ from typing import TYPE_CHECKING
 
 from checks import (
     BACKENDS,
-    COMMAND,
     HEALTH,
     INTERVAL,
     POOLS,
-    RESPONDER,
     address,
-    await_api,
     cpu,
+    end,
     listen,
     moment,
     resident,
+    serving,
 )
 from hostile import KINDS
 
-from nftlb.lab import Namespace, userns
+from nftlb.lab import userns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,46 +67,25 @@ def text(folder: Path) -> str:
 def main() -> None:
     userns.ensure()
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
-    with Namespace("attack") as namespace, tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "nftlb.yaml").write_text(text(folder))
-        namespace.run(["ip", "link", "set", "lo", "up"])
-        namespace.run(["ip", "route", "add", "local", "10.0.0.0/8", "dev", "lo"])
-        control, orders = os.pipe()
-        responder = namespace.popen(
-            [sys.executable, "-c", RESPONDER, str(control)], pass_fds=[control], stdout=subprocess.PIPE
+    with serving("attack", text) as scene:
+        daemon = scene.daemon
+        time.sleep(2 * INTERVAL)  # every backend has had its first check; those that will be hostile refuse until now
+        rest = resident(daemon.pid)
+        hostile = scene.namespace.popen(
+            [sys.executable, str(Path(__file__).with_name("hostile.py")), str(PORT)], stdout=subprocess.PIPE
         )
-        if responder.stdout is not None:
-            responder.stdout.readline()
-        daemon = namespace.popen(
-            [str(COMMAND), "run", str(folder / "nftlb.yaml"), "--log-level", "error"],
-            cwd=folder,
-            stderr=subprocess.DEVNULL,
-        )
-        processes = [responder, daemon]
         try:
-            await_api(folder)
-            time.sleep(2 * INTERVAL)
-            rest = resident(daemon.pid)  # those that will be hostile refuse until now
-            hostile = namespace.popen(
-                [sys.executable, str(Path(__file__).with_name("hostile.py")), str(PORT)], stdout=subprocess.PIPE
-            )
-            processes.append(hostile)
             if hostile.stdout is not None:
                 hostile.stdout.readline()
             began, used = time.monotonic(), cpu(daemon.pid)
             time.sleep(seconds)
             share = (cpu(daemon.pid) - used) / (time.monotonic() - began)
-            times = silenced(folder, orders)
+            times = silenced(scene.folder, scene.orders)
             highest = peak(daemon.pid)
-            began = time.monotonic()
-            daemon.send_signal(signal.SIGTERM)
-            daemon.wait()
-            ended = time.monotonic() - began
+            ended = end(daemon)
         finally:
-            for process in processes:
-                process.kill()
-                process.wait()
+            hostile.kill()
+            hostile.wait()
     print(f"{HOSTILE * BACKENDS} hostile backends of {POOLS * BACKENDS}")
     print(f"{'processor':<46} {share:.1%} of one core")
     print(f"{'memory':<46} {rest:.0f} MB at rest, at most {highest:.0f} MB")

@@ -18,11 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from datetime import datetime
 from http.client import HTTPResponse
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from run import TimedKernel
 
@@ -32,7 +33,7 @@ from nftlb.config import parse
 from nftlb.lab import Namespace, userns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 COMMAND = Path(sys.executable).with_name("nftlb")
 POOLS, BACKENDS = 1000, 10
@@ -82,12 +83,21 @@ def text(folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    userns.ensure()
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
-    with Namespace("bench") as namespace, tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "nftlb.yaml").write_text(text(folder))
+class Scene(NamedTuple):
+    """A daemon in a namespace, with its files in `folder`; `orders` makes servers of the responder silent."""
+
+    namespace: Namespace
+    folder: Path
+    daemon: subprocess.Popen[str]
+    orders: int
+
+
+@contextmanager
+def serving(name: str, content: Callable[[Path], str]) -> Iterator[Scene]:
+    """Have a daemon with a file, and one process that answers for all backends; `content` is given the folder."""
+    with Namespace(name) as namespace, tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "nftlb.yaml").write_text(content(folder))
         namespace.run(["ip", "link", "set", "lo", "up"])
         namespace.run(["ip", "route", "add", "local", "10.0.0.0/8", "dev", "lo"])
         control, orders = os.pipe()
@@ -99,13 +109,21 @@ def main() -> None:
         daemon = namespace.popen([str(COMMAND), "run", str(folder / "nftlb.yaml"), "--log-level", "error"], cwd=folder)
         try:
             await_api(folder)
-            steady(daemon, folder, seconds)
-            latencies, commits = zip(*transitions(folder, orders), strict=True)
+            yield Scene(namespace, folder, daemon, orders)
         finally:
             for process in (daemon, responder):
                 process.send_signal(signal.SIGTERM)
                 process.wait()
-        bare = namespace.call(transactions, (folder / "nftlb.yaml").read_text())
+
+
+def main() -> None:
+    userns.ensure()
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
+    with serving("bench", text) as scene:
+        steady(scene.daemon, scene.folder, seconds)
+        latencies, commits = zip(*transitions(scene.folder, scene.orders), strict=True)
+        end(scene.daemon)
+        bare = scene.namespace.call(transactions, text(scene.folder))
     for what, times in (
         ("transition to commit", latencies),
         ("the transaction within it", commits),
@@ -114,6 +132,14 @@ def main() -> None:
     ):
         median = statistics.median(times) * 1e3
         print(f"{f'{what} ({len(times)})':<46} median {median:6.1f} ms, p99 {p99(times) * 1e3:6.1f} ms")
+
+
+def end(daemon: subprocess.Popen[str]) -> float:
+    """Seconds from SIGTERM to the end."""
+    begin = time.monotonic()
+    daemon.send_signal(signal.SIGTERM)
+    daemon.wait()
+    return time.monotonic() - begin
 
 
 def steady(daemon: subprocess.Popen[str], folder: Path, seconds: float) -> None:

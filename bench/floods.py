@@ -7,26 +7,22 @@ Also what probes took, and memory. At the end, how long the daemon takes to end.
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from checks import BACKENDS, COMMAND, RESPONDER, await_api, get, moment, p99
+from checks import BACKENDS, INTERVAL, end, get, listen, moment, p99, serving
 from pools import text
 
-from nftlb.lab import Namespace, userns
+from nftlb.lab import userns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 FLOODING = Path(__file__).parents[1] / "tests" / "flooding.py"
 SILENCED = 20
@@ -38,43 +34,28 @@ BOUND = 5 + 1 + 1
 def main() -> None:
     userns.ensure()
     pools, seconds = [*map(int, sys.argv[1:]), *(1000, 30)[len(sys.argv) - 1 :]]
-    with Namespace("floods") as namespace, tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+
+    def content(folder: Path) -> str:
         head = f"state_dir: {folder}/state\napi: {{listen: 'unix:{folder}/api.sock'}}\ndefaults: {{health: {HEALTH}}}\n"
-        (folder / "nftlb.yaml").write_text(head + text(pools, BACKENDS))
-        namespace.run(["ip", "link", "set", "lo", "up"])
-        namespace.run(["ip", "address", "add", "10.0.0.0/8", "dev", "lo"])
-        control, orders = os.pipe()
-        with (
-            namespace.popen(
-                [sys.executable, "-c", RESPONDER, str(control)], pass_fds=[control], stdout=subprocess.PIPE
-            ) as responder,
-            namespace.popen([str(COMMAND), "run", str(folder / "nftlb.yaml"), "--log-level", "error"]) as daemon,
-        ):
-            try:
-                if responder.stdout is not None:
-                    responder.stdout.readline()
-                await_api(folder)
-                time.sleep(10)  # every backend has had its first check
-                chance = random.Random(1)  # noqa: S311 - the same in every run
-                chosen = chance.sample(range(pools), 2 * SILENCED)
-                for path in ("/api/v1/status", "/metrics", "/api/v1/ruleset"):  # one of each belongs to the rest
-                    get(folder, path).read()
-                rest = memory(daemon.pid, "VmRSS")
-                print(f"{pools} pools of {BACKENDS}; memory at rest {rest:.0f} MB")
-                measure("alone", folder, orders, chosen[:SILENCED], seconds)
-                attack = [sys.executable, str(FLOODING), f"unix:{folder}/api.sock", str(seconds)]
-                with namespace.popen(attack) as flood:
-                    time.sleep(1)
-                    measure("under the flood", folder, orders, chosen[SILENCED:], seconds)
-                    flood.wait()
-                print(f"  memory at most {memory(daemon.pid, 'VmHWM'):.0f} MB, of {rest:.0f} at rest")
-            finally:
-                begin = time.monotonic()
-                daemon.send_signal(signal.SIGTERM)
-                daemon.wait()
-                print(f"ended within {time.monotonic() - begin:.2f} s of SIGTERM")
-                responder.kill()
+        return head + text(pools, BACKENDS)
+
+    with serving("floods", content) as scene:
+        daemon, folder = scene.daemon, scene.folder
+        time.sleep(2 * INTERVAL)  # every backend has had its first check
+        chance = random.Random(1)  # noqa: S311 - the same in every run
+        chosen = chance.sample(range(pools), 2 * SILENCED)
+        for path in ("/api/v1/status", "/metrics", "/api/v1/ruleset"):  # one of each belongs to the rest
+            get(folder, path).read()
+        rest = memory(daemon.pid, "VmRSS")
+        print(f"{pools} pools of {BACKENDS}; memory at rest {rest:.0f} MB")
+        measure("alone", folder, scene.orders, chosen[:SILENCED], seconds)
+        attack = [sys.executable, str(FLOODING), f"unix:{folder}/api.sock", str(seconds)]
+        with scene.namespace.popen(attack) as flood:
+            time.sleep(1)
+            measure("under the flood", folder, scene.orders, chosen[SILENCED:], seconds)
+            flood.wait()
+        print(f"  memory at most {memory(daemon.pid, 'VmHWM'):.0f} MB, of {rest:.0f} at rest")
+        print(f"ended within {end(daemon):.2f} s of SIGTERM")
 
 
 def measure(what: str, folder: Path, orders: int, pools: Sequence[int], seconds: float) -> None:
@@ -121,11 +102,6 @@ def probe(folder: Path, enough: Event, took: list[float]) -> None:
             begin = time.monotonic()
             get(folder, path).read()
             took.append(time.monotonic() - begin)
-
-
-def listen(folder: Path) -> Iterator[dict[str, Any]]:
-    response = get(folder, "/api/v1/events")
-    return (json.loads(line[5:]) for line in response if line.startswith(b"data:"))
 
 
 def memory(pid: int, line: str) -> float:
