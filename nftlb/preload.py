@@ -135,7 +135,7 @@ def file_of(arguments: Sequence[str]) -> str | None:
 def places(source: bytes) -> tuple[str, str]:
     """The state directory and the table of a configuration, as far as they stand in lines of their own.
 
-    This is no YAML: whoever writes a prepared file makes sure that it will be found.
+    This does not parse YAML: `prepare` writes no file for a configuration whose lines say something else here.
     """
     found = {b"state_dir": STATE_DIR, b"table": TABLE}
     for line in source.splitlines():

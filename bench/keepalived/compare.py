@@ -276,7 +276,7 @@ class Course:
             next(one.at for one in self._client.since(begin) if one.server) - begin,
         )
         self._wait(_everybody, time.monotonic(), name)
-        time.sleep(3)  # whoever is still at work after the first answer must not be caught in that by what comes next
+        time.sleep(3)  # a balancer may still be starting after its first answer: let that end before the next failure
 
     def _killed(self) -> None:
         self._pause()

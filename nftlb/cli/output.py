@@ -24,7 +24,7 @@ class ReaderGoneError(Exception):
 def write(text: str, *, painted: bool = False) -> None:
     """Write to standard output, all of it now, while what goes wrong can still be told; to a closed one, nothing.
 
-    `painted`: it has the colours and movements of a terminal, and whoever made it has seen to all else.
+    `painted`: the text has escape sequences of its own for a terminal; the caller has made the rest harmless.
     """
     if sys.stdout is None:
         return
