@@ -1,49 +1,54 @@
-# `make demo` and `make test` do all of their own set-up; nothing else is needed on a fresh Debian 12 or 13.
+# `make demo` and `make test` run `make setup` themselves; a new Debian 12 or 13 needs nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test tests test-debian13 test-newest-nft nft-tests test-deploy lint format golden bench deb debs wheel clean
+.PHONY: help setup lock demo test tests test-debian13 test-newest-nft nft-tests test-deploy lint format golden costs bench deb debs wheel clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
-# More than processors: most tests wait for a daemon's timers.
+# More than there are processors, because most tests wait for timers of a daemon.
 WORKERS := 5
 
-help:  ## what can be made
+help:  ## list all targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready  ## install what the project needs: Debian packages (as root) and .venv
+setup: $(VENV)/.ready  ## install Debian packages (as root) and .venv
 
 $(VENV)/.ready: pyproject.toml requirements/dev.txt tools/setup.sh tools/packages.sh tools/servers.sh
 	tools/setup.sh $(VENV)
 	touch $@
 
-lock:  ## write requirements/ anew, with the hashes of every file, after pyproject.toml or constraints.txt was changed
+lock:  ## write requirements/ with all hashes; run it after a change of pyproject.toml or constraints.txt
 	tools/lock.sh
 
-# One after the other to whichever process is free, in the order of tests/conftest.py: slow tests first.
+# Each free process gets the next test, in the order of tests/conftest.py: slow tests first.
 SIDE_BY_SIDE := $(PY) -m pytest -n $(WORKERS) --dist load --maxschedchunk 1
-# Neighbours share a lab, so each process has its own part of the tests and takes others' only when that is done.
+# Tests of one file share a lab, so each process keeps its own part, and takes tests of others only at the end.
 PACKETS := $(PY) -m pytest -n 3 --dist worksteal -m "not alone" tests/packets
 ALONE := $(PY) -m pytest -m alone tests/packets
-# What depends on how nft reads, lists and reports rules.
-NFT_TESTS := tests/test_apply.py tests/test_compiler.py tests/test_generation.py tests/test_golden.py tests/test_kernel.py \
-	tests/test_monitor.py tests/test_properties.py tests/test_restore.py tests/test_ruleset.py tests/test_swapper.py \
-	tests/daemon/test_tampering.py
+# VRRP takes a balancer that is silent for a second for dead, so nothing else may keep the processors busy.
+PAIR := tests/end_to_end/test_pair.py
+# Tests that depend on how nft reads, lists and reports rules.
+NFT_TESTS := tests/compiler/test_costs.py tests/swap/test_applier.py tests/swap/test_applier_kernel.py tests/compiler/test_compiler.py \
+	tests/kernel/test_generation.py tests/compiler/test_golden.py tests/kernel/test_kernel.py \
+	tests/kernel/test_ruleset_monitor.py tests/compiler/test_properties.py tests/daemon/test_startup.py tests/ruleset/test_ruleset.py tests/swap/test_swapper.py \
+	tests/swap/test_swap_journeys.py \
+	tests/end_to_end/test_tampering.py
 
-demo: setup  ## a lab in namespaces: one client socket, three backends, who answered
+demo: setup  ## show nftlb at work in namespaces: one client socket, three backends
 	@$(VENV)/bin/nftlb demo
 
-test: setup lint tests  ## everything, real packets included
+test: setup lint tests  ## lint and all tests, also those with real packets
 
 tests: setup
-	$(SIDE_BY_SIDE) --ignore tests/packets
+	$(SIDE_BY_SIDE) --ignore tests/packets --ignore $(PAIR)
+	$(PY) -m pytest -n 2 $(PAIR)
 	$(PACKETS)
 	$(ALONE)
 
-test-debian13:  ## the demo and all tests on Debian 13, in a directory that is made for it; needs root
+test-debian13:  ## the demo and all tests in a root directory with Debian 13; needs root
 	tools/inside.sh trixie make demo
 	tools/inside.sh trixie make tests
 
-test-newest-nft:  ## the tests of rules and packets with the nft of Debian unstable, likewise; needs root
+test-newest-nft:  ## the tests of rules and packets with the nft of Debian unstable; needs root
 	tools/inside.sh sid make nft-tests
 
 nft-tests: setup
@@ -51,8 +56,8 @@ nft-tests: setup
 	$(PACKETS)
 	$(ALONE)
 
-# Side by side by files: the tests of a file share a machine.
-test-deploy: setup $(VENV)-deploy/.ready  ## what is installed, on machines that really boot; needs root
+# --dist loadfile: the tests of a file share a machine.
+test-deploy: setup $(VENV)-deploy/.ready  ## the tests of the installed package on machines that boot; needs root
 	tools/image.sh machine bookworm >&2
 	tools/image.sh machine trixie >&2
 	cd deploy/ansible && PATH="$(CURDIR)/$(VENV)-deploy/current/bin:$$PATH" ansible-lint --offline
@@ -62,33 +67,37 @@ $(VENV)-deploy/.ready: tools/ansible.sh deploy/ansible/requirements.txt deploy/a
 	tools/ansible.sh $(VENV)-deploy
 	touch $@
 
-deb: setup  ## dist/nftlb-daemon_VERSION~debRELEASE_ARCHITECTURE.deb, for this machine's Debian
+deb: setup  ## build dist/nftlb-daemon_VERSION~debRELEASE_ARCHITECTURE.deb for this machine's Debian
 	@tools/deb.sh $(VENV) $(VERSION)
 
-debs: setup  ## the same for Debian 12 and Debian 13; needs root
+debs: setup  ## build the packages for Debian 12 and Debian 13; needs root
 	@tools/deb-for.sh bookworm $(VENV) $(VERSION)
 	@tools/deb-for.sh trixie $(VENV) $(VERSION)
 
-wheel: setup  ## dist/nftlb-VERSION-py3-none-any.whl
+wheel: setup  ## build dist/nftlb-VERSION-py3-none-any.whl
 	$(PY) -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 
-lint: setup  ## formatting, ruff, mypy
+lint: setup  ## check formatting, code, types and words
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(PY) tools/prose.py
 
-format: setup  ## put the code in order
+format: setup  ## format the code, and fix what ruff can fix
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-golden: setup  ## write the .nft beside every rules/*.yaml anew
+golden: setup  ## write the .nft files of rules/ again
 	$(PY) tools/golden.py
 
-bench: setup  ## the figures that the documents quote
+costs: setup  ## write the table of what packets cost again; read the difference before you commit it
+	$(PY) tests/support/cost_table.py
+
+bench: setup  ## measure the figures in the documents
 	$(PY) bench/run.py
 	$(PY) bench/checks.py
 	$(PY) bench/floods.py
 	$(PY) bench/start.py
 
-clean:  ## take away what was built
-	rm -rf $(VENV) $(VENV)-deploy build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean:  ## delete all that was built
+	rm -rf $(VENV) $(VENV)-deploy $(VENV)-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

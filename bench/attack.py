@@ -1,8 +1,9 @@
-"""Measures the daemon while backends answer their checks to do harm: `python bench/attack.py [SECONDS]`.
+"""Measures the daemon while backends answer their checks with harmful data: `python bench/attack.py [SECONDS]`.
 
 1,000 pools of 10 backends on the loopback of a network namespace. Most are checked over UDP every 5 s, as in
-bench/checks.py; HOSTILE pools have backends of bench/hostile.py, of all kinds in turn. Then servers go silent, one at a
-time: how long after that they are out, how much memory that takes, and how long after SIGTERM the daemon has ended.
+bench/checks.py; HOSTILE pools have backends of bench/hostile.py, of all kinds in turn. Then servers stop answering, one
+at a time. The results are the seconds until each is out of the rules, the memory of the daemon, and the seconds from
+SIGTERM to the end of the daemon.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HOSTILE = int(os.environ.get("HOSTILE", "100"))
-"""Pools, the last ones."""
+"""The number of pools with hostile backends, which are the last pools."""
 PORT = 9000
 SILENCED, SPACED = 20, 0.5
 BOUND = INTERVAL + 1.0 + 1.0 + 1.0
@@ -69,7 +70,9 @@ def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
     with serving("attack", text) as scene:
         daemon = scene.daemon
-        time.sleep(2 * INTERVAL)  # every backend has had its first check; those that will be hostile refuse until now
+        time.sleep(
+            2 * INTERVAL
+        )  # every backend has had its first check; until now, the ports of the hostile backends were closed
         rest = resident(daemon.pid)
         hostile = scene.namespace.popen(
             [sys.executable, str(Path(__file__).with_name("hostile.py")), str(PORT)], stdout=subprocess.PIPE
@@ -89,13 +92,13 @@ def main() -> None:
     print(f"{HOSTILE * BACKENDS} hostile backends of {POOLS * BACKENDS}")
     print(f"{'processor':<46} {share:.1%} of one core")
     print(f"{'memory':<46} {rest:.0f} MB at rest, at most {highest:.0f} MB")
-    told = f"median {statistics.median(times):.2f} s, longest {max(times):.2f} s, bound {BOUND:.2f} s"
-    print(f"{f'silent until out ({len(times)} of {SILENCED})':<46} {told}")
+    values = f"median {statistics.median(times):.2f} s, longest {max(times):.2f} s, bound {BOUND:.2f} s"
+    print(f"{f'silent until out ({len(times)} of {SILENCED})':<46} {values}")
     print(f"{'SIGTERM until the end':<46} {ended:.2f} s")
 
 
 def silenced(folder: Path, orders: int) -> Sequence[float]:
-    """Seconds from a server's falling silent to its being out, for each."""
+    """Return, for each server, the seconds from the order to stop answering until the rules are without the server."""
     chance = random.Random(1)  # noqa: S311 - the same in every run
     places = [(pool, chance.randrange(BACKENDS)) for pool in chance.sample(range(POOLS - HOSTILE), SILENCED)]
     began: dict[tuple[str, str], float] = {}

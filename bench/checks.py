@@ -1,8 +1,12 @@
-"""Measures the daemon with ten thousand backends: `make bench` calls it, or `python bench/checks.py [SECONDS]`.
+"""Measures the daemon with ten thousand backends: `make bench` calls it, or `python bench/checks.py [SECONDS [KIND]]`.
 
-1,000 pools of 10 backends, each checked over UDP every 5 s, on the loopback of a network namespace; one process answers
-for all. Then some go silent, one at a time: how long from the transition to the kernel's having followed, beside what
-such transactions take libnftables and the kernel alone.
+1,000 pools of 10 backends, each checked every 5 s by udp or another KIND (silent: by udp, without an answer), on the
+loopback of a network namespace; one process answers for all. Then, with udp, some backends stop answering, one at a
+time. The results are the seconds from the transition to the commit in the kernel, and the seconds that libnftables and
+the kernel alone take for the same transactions.
+
+NFTLB=COMMAND measures another nftlb, such as that of an older checkout. To compare two programs, run them in turn:
+other work of the machine changes the processor time of a check.
 """
 
 from __future__ import annotations
@@ -27,30 +31,39 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from run import TimedKernel
 
-from nftlb.apply import Applier
-from nftlb.compiler import Membership
-from nftlb.config import parse
+from nftlb.config import parse_config
 from nftlb.lab import Namespace, userns
+from nftlb.model import Membership
+from nftlb.swap.applier import Applier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-COMMAND = Path(sys.executable).with_name("nftlb")
+COMMAND = os.environ.get("NFTLB", str(Path(sys.executable).with_name("nftlb")))
 POOLS, BACKENDS = 1000, 10
 INTERVAL = 5.0
 TRANSITIONS, SPACED = 400, 0.3
-HEALTH = "{udp: {send: are you there, match: there}, interval: 5s, timeout: 1s, fall: 2}"
+UDP = "udp: {send: are you there, match: there}"
+KINDS = {"udp": UDP, "silent": UDP, "dns": "dns: {name: example.com}", "icmp": "icmp: {}", "tcp": "tcp: {}"}
+TIMES = "interval: 5s, timeout: 1s, fall: 2"
+HEALTH = f"{{{UDP}, {TIMES}}}"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 RESPONDER = """
 import os, socket, sys
-control = int(sys.argv[1])
+from threading import Thread
+control, kind = int(sys.argv[1]), sys.argv[2]
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
 server.setsockopt(socket.IPPROTO_IP, 8, 1)  # IP_PKTINFO: answer from the address that was asked
 server.bind(("0.0.0.0", 5353))
 silent = set()
 os.set_blocking(control, False)
+listener = socket.create_server(("0.0.0.0", 5353), backlog=4096)
+def accept():
+    while True:
+        listener.accept()[0].close()
+Thread(target=accept, daemon=True).start()
 print("ready", flush=True)
 while True:
     payload, ancillary, _, peer = server.recvmsg(2048, 64)
@@ -59,6 +72,10 @@ while True:
             (silent.add if line[0] == "-" else silent.discard)(socket.inet_aton(line[1:]))
     except BlockingIOError:
         pass
+    if kind == "silent":
+        continue
+    if kind == "dns":  # set the bit of replies
+        payload = payload[:2] + bytes([payload[2] | 0x80]) + payload[3:]
     info = ancillary[0][2]
     if info[8:12] not in silent:
         server.sendmsg([payload], [(socket.IPPROTO_IP, 8, info[:4] + info[8:12] + info[8:12])], 0, peer)
@@ -69,14 +86,14 @@ def address(pool: int, backend: int) -> str:
     return f"10.{1 + pool // 250}.{pool % 250}.{backend + 1}"
 
 
-def text(folder: Path) -> str:
-    """The file."""
+def text(folder: Path, health: str = HEALTH) -> str:
+    """Return the configuration file."""
     lines = [f"state_dir: {folder}/state", f"api: {{listen: 'unix:{folder}/api.sock'}}", "pools:"]
     for pool in range(POOLS):
         lines += [
             f"  pool{pool}:",
             f"    listen: 192.0.{pool // 250}.{pool % 250 + 1}:53/udp",
-            f"    health: {HEALTH}",
+            f"    health: {health}",
             "    backends:",
         ]
         lines += [f"      b{n}: {address(pool, n)}:5353" for n in range(BACKENDS)]
@@ -93,8 +110,8 @@ class Scene(NamedTuple):
 
 
 @contextmanager
-def serving(name: str, content: Callable[[Path], str]) -> Iterator[Scene]:
-    """Have a daemon with a file, and one process that answers for all backends; `content` is given the folder."""
+def serving(name: str, content: Callable[[Path], str], kind: str = "udp") -> Iterator[Scene]:
+    """Run a daemon, and one process that answers for all backends. `content` returns the file for a folder."""
     with Namespace(name) as namespace, tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         (folder / "nftlb.yaml").write_text(content(folder))
@@ -102,11 +119,13 @@ def serving(name: str, content: Callable[[Path], str]) -> Iterator[Scene]:
         namespace.run(["ip", "route", "add", "local", "10.0.0.0/8", "dev", "lo"])
         control, orders = os.pipe()
         responder = namespace.popen(
-            [sys.executable, "-c", RESPONDER, str(control)], pass_fds=[control], stdout=subprocess.PIPE
+            [sys.executable, "-c", RESPONDER, str(control), kind], pass_fds=[control], stdout=subprocess.PIPE
         )
         if responder.stdout is not None:
             responder.stdout.readline()
-        daemon = namespace.popen([str(COMMAND), "run", str(folder / "nftlb.yaml"), "--log-level", "error"], cwd=folder)
+        command = [COMMAND, "run", str(folder / "nftlb.yaml"), "--log-level", "error"]
+        stderr = subprocess.DEVNULL if kind == "silent" else None  # there is a line for each pool
+        daemon = namespace.popen(command, cwd=folder, stderr=stderr)
         try:
             await_api(folder)
             yield Scene(namespace, folder, daemon, orders)
@@ -114,17 +133,24 @@ def serving(name: str, content: Callable[[Path], str]) -> Iterator[Scene]:
             for process in (daemon, responder):
                 process.send_signal(signal.SIGTERM)
                 process.wait()
+            if responder.stdout is not None:
+                responder.stdout.close()
 
 
 def main() -> None:
     userns.ensure()
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
-    with serving("bench", text) as scene:
+    kind = sys.argv[2] if len(sys.argv) > 2 else "udp"
+    health = f"{{{KINDS[kind]}, {TIMES}}}"
+    with serving("bench", lambda folder: text(folder, health), kind) as scene:
         steady(scene.daemon, scene.folder, seconds)
-        latencies, commits = zip(*transitions(scene.folder, scene.orders), strict=True)
+        if kind != "udp":
+            return
+        begins, latencies, commits = zip(*transitions(scene.folder, scene.orders), strict=True)
         end(scene.daemon)
         bare = scene.namespace.call(transactions, text(scene.folder))
     for what, times in (
+        ("transition to the begin of its commit", begins),
         ("transition to commit", latencies),
         ("the transaction within it", commits),
         ("all but the transaction", [whole - bare for whole, bare in zip(latencies, commits, strict=True)]),
@@ -143,13 +169,13 @@ def end(daemon: subprocess.Popen[str]) -> float:
 
 
 def steady(daemon: subprocess.Popen[str], folder: Path, seconds: float) -> None:
-    """Nothing happens but checks."""
-    time.sleep(2 * INTERVAL)  # every backend has had its first
+    """Measure the processor time and the memory while only checks run."""
+    time.sleep(4 * INTERVAL)  # every backend has had its first check, and silent backends are out of the rules
     before = metrics(folder)
-    begin, used = time.monotonic(), cpu(daemon.pid)
+    begin, used, kernel = time.monotonic(), cpu(daemon.pid), cpu(daemon.pid, 1)
     time.sleep(seconds)
-    took, share = time.monotonic() - begin, cpu(daemon.pid) - used
-    share /= took
+    took, share, kernel = time.monotonic() - begin, cpu(daemon.pid) - used, cpu(daemon.pid, 1) - kernel
+    share, kernel = share / took, kernel / took
     after = metrics(folder)
     rated = time.monotonic() - begin
     scrape = cpu(daemon.pid) - used - share * rated
@@ -157,9 +183,10 @@ def steady(daemon: subprocess.Popen[str], folder: Path, seconds: float) -> None:
     checks -= sum(value for name, value in before.items() if name.startswith("nftlb_checks_total"))
     failed = sum(value for name, value in after.items() if name.startswith("nftlb_checks_total") and 'fail"' in name)
     print(f"{checks / rated:.0f} checks a second, {failed:.0f} failed in all, for {took:.0f} s")
-    print(f"{'processor':<46} {share:.1%} of one core, {share / checks * rated * 1e6:.0f} us a check")
+    whole, system = (part / checks * rated * 1e6 for part in (share, kernel))
+    print(f"{'processor':<46} {share:.1%} of one core, {whole:.1f} us a check, {system:.1f} of them in system calls")
     print(f"{'a scrape of all metrics':<46} {scrape:.2f} s of processor time")
-    print(f"{'memory':<46} {resident(daemon.pid):.0f} MB")
+    print(f"{'memory':<46} {resident(daemon.pid):.1f} MB")
     print(f"{'schedule lag, p99 at most':<46} {lag(before, after) * 1e3:.1f} ms")
 
 
@@ -174,10 +201,10 @@ def lag(before: dict[str, float], after: dict[str, float]) -> float:
     return min(bound for bound, count in buckets.items() if count >= 0.99 * total)
 
 
-def transitions(folder: Path, orders: int) -> Iterator[tuple[float, float]]:
-    """Seconds from a backend's going down to the commit that has it, and those of the bare transaction within it.
+def transitions(folder: Path, orders: int) -> Iterator[tuple[float, float, float]]:
+    """Yield seconds from the transition of a backend to the begin and to the end of its commit, and of its transaction.
 
-    Of those alone that came when nothing else was being done.
+    Only commits during which the daemon did no other work count.
     """
     chance = random.Random(1)  # noqa: S311 - the same in every run
     events = listen(folder)
@@ -191,7 +218,8 @@ def transitions(folder: Path, orders: int) -> Iterator[tuple[float, float]]:
         elif event["kind"] == "swap":
             took = float(event["details"]["transaction_seconds"])
             if len(seen) == 1 and seen[0] - ended > 0.2:
-                yield moment(event) - seen[0], took
+                latency = moment(event) - seen[0]
+                yield latency - float(event["details"]["seconds"]), latency, took
             left -= len(seen)
             seen, ended = [], moment(event)
             if not left:
@@ -205,11 +233,11 @@ def silence(places: list[tuple[int, int]], orders: int) -> None:
 
 
 def transactions(text: str) -> list[float]:
-    """Seconds that libnftables and the kernel take for such commits.
+    """Return the seconds that libnftables and the kernel take for the same commits.
 
-    They are as far apart as those of the daemon: one on the heels of another is faster.
+    The pauses between commits are those of the daemon, because a commit right after another commit is faster.
     """
-    config = parse(text, "bench.yaml")
+    config = parse_config(text, "bench.yaml")
     times = []
     with TimedKernel() as kernel:
         applier = Applier(kernel, config.table)
@@ -234,10 +262,10 @@ def moment(event: dict[str, Any]) -> float:
     return datetime.fromisoformat(event["at"]).timestamp()
 
 
-def cpu(pid: int) -> float:
-    """Seconds of processor time so far."""
+def cpu(pid: int, parts: int = 2) -> float:
+    """Return the seconds of processor time until now; with `parts` 1, only those in system calls."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    return sum(map(int, fields[13 - parts : 13])) / TICKS
 
 
 def resident(pid: int) -> float:
@@ -269,12 +297,12 @@ def listen(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def get(folder: Path, path: str) -> HTTPResponse:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.connect(str(folder / "api.sock"))
-    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
-    response = HTTPResponse(connection)
-    response.begin()
-    return response
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:  # the response keeps it open
+        connection.connect(str(folder / "api.sock"))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+        response = HTTPResponse(connection)
+        response.begin()
+        return response
 
 
 if __name__ == "__main__":

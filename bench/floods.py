@@ -1,8 +1,9 @@
 """Measures the daemon under floods of requests without a token: `python bench/floods.py [POOLS [SECONDS]]`.
 
-So many pools (1,000) of 10 backends, each checked over UDP every 5 s; first alone, then for so many seconds (30) under
-tests/flooding.py. In both, backends of 20 pools go silent: how much later than its bound the last was out of the rules.
-Also what probes took, and memory. At the end, how long the daemon takes to end.
+POOLS pools (1,000 by default) of 10 backends, each checked over UDP every 5 s: first without a flood, then for SECONDS
+(30 by default) under tests/support/api_flood.py, then under tests/support/api_churn.py. In each part, backends of 20
+pools stop answering. The results are the seconds after the limit at which the last backend was out of the rules, the
+duration of probes, the memory, and at the end the duration of the daemon's shutdown.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from __future__ import annotations
 import os
 import random
 import statistics
+import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING
@@ -22,44 +26,79 @@ from pools import text
 from nftlb.lab import userns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-FLOODING = Path(__file__).parents[1] / "tests" / "flooding.py"
+    from checks import Scene
+
+_SUPPORT = Path(__file__).parents[1] / "tests" / "support"
+FLOOD, CHURN = _SUPPORT / "api_flood.py", _SUPPORT / "api_churn.py"
 SILENCED = 20
 HEALTH = "{udp: {send: are you there, match: there}, interval: 5s, fast_interval: 500ms, timeout: 1s, fall: 2}"
 BOUND = 5 + 1 + 1
-"""Seconds: interval, a time-out between two checks, and the last one's."""
+"""Seconds: the interval, a time-out between two checks, and the time-out of the last check."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The seconds after the limit until each silent backend was out of the rules, and the seconds of each probe."""
+
+    late: list[float]
+    probes: list[float]
 
 
 def main() -> None:
     userns.ensure()
     pools, seconds = [*map(int, sys.argv[1:]), *(1000, 30)[len(sys.argv) - 1 :]]
+    with scene(pools) as served:
+        daemon, folder = served.daemon, served.folder
+        chosen = choose(pools, 3)
+        rest = memory(daemon.pid, "VmRSS")
+        print(f"{pools} pools of {BACKENDS}; memory at rest {rest:.0f} MB")
+        show("alone", measure(folder, served.orders, chosen[0], seconds))
+        for what, script, silent in (("the flood", FLOOD, chosen[1]), ("the churn", CHURN, chosen[2])):
+            with attack(served, script, seconds) as flood:
+                show(f"under {what}", measure(folder, served.orders, silent, seconds))
+                flood.wait()
+            print(f"  memory at most {memory(daemon.pid, 'VmHWM'):.0f} MB, of {rest:.0f} at rest")
+        print(f"ended within {end(daemon):.2f} s of SIGTERM")
+
+
+@contextmanager
+def scene(pools: int) -> Iterator[Scene]:
+    """Run a daemon that has checked all backends, and has made each large response once."""
 
     def content(folder: Path) -> str:
         head = f"state_dir: {folder}/state\napi: {{listen: 'unix:{folder}/api.sock'}}\ndefaults: {{health: {HEALTH}}}\n"
         return head + text(pools, BACKENDS)
 
-    with serving("floods", content) as scene:
-        daemon, folder = scene.daemon, scene.folder
+    with serving("floods", content) as served:
         time.sleep(2 * INTERVAL)  # every backend has had its first check
-        chance = random.Random(1)  # noqa: S311 - the same in every run
-        chosen = chance.sample(range(pools), 2 * SILENCED)
         for path in ("/api/v1/status", "/metrics", "/api/v1/ruleset"):  # one of each belongs to the rest
-            get(folder, path).read()
-        rest = memory(daemon.pid, "VmRSS")
-        print(f"{pools} pools of {BACKENDS}; memory at rest {rest:.0f} MB")
-        measure("alone", folder, scene.orders, chosen[:SILENCED], seconds)
-        attack = [sys.executable, str(FLOODING), f"unix:{folder}/api.sock", str(seconds)]
-        with scene.namespace.popen(attack) as flood:
-            time.sleep(1)
-            measure("under the flood", folder, scene.orders, chosen[SILENCED:], seconds)
-            flood.wait()
-        print(f"  memory at most {memory(daemon.pid, 'VmHWM'):.0f} MB, of {rest:.0f} at rest")
-        print(f"ended within {end(daemon):.2f} s of SIGTERM")
+            get(served.folder, path).read()
+        yield served
 
 
-def measure(what: str, folder: Path, orders: int, pools: Sequence[int], seconds: float) -> None:
-    """Silence a backend of each of these pools, and probe meanwhile."""
+def choose(pools: int, times: int) -> list[list[int]]:
+    """Return SILENCED pools for each measurement."""
+    chosen = random.Random(1).sample(range(pools), times * SILENCED)  # noqa: S311 - the same in every run
+    return [chosen[begin : begin + SILENCED] for begin in range(0, times * SILENCED, SILENCED)]
+
+
+@contextmanager
+def attack(served: Scene, script: Path, seconds: float) -> Iterator[subprocess.Popen[str]]:
+    """Attack the API for so many seconds, and end the attack at the end of `with`."""
+    command = [sys.executable, str(script), f"unix:{served.folder}/api.sock", str(seconds)]
+    with served.namespace.popen(command, stdout=subprocess.PIPE) as attacking:
+        try:
+            assert attacking.stdout is not None  # noqa: S101 - for mypy
+            attacking.stdout.readline()  # it has begun
+            yield attacking
+        finally:
+            attacking.kill()
+
+
+def measure(folder: Path, orders: int, pools: Sequence[int], seconds: float) -> Measured:
+    """Silence a backend of each of these pools within a third of `seconds`, and probe meanwhile."""
     enough = Event()
     took: list[float] = []
     probing = Thread(target=probe, args=(folder, enough, took))
@@ -78,9 +117,13 @@ def measure(what: str, folder: Path, orders: int, pools: Sequence[int], seconds:
             if not gone:
                 break
     silenced = {f"pool{pool}": begin + seconds / 3 * place / len(pools) for place, pool in enumerate(pools)}
-    late = [min(end for end in ends if end >= out[pool]) - silenced[pool] - BOUND for pool in out]
     enough.set()
     probing.join()
+    return Measured([min(end for end in ends if end >= out[pool]) - silenced[pool] - BOUND for pool in out], took)
+
+
+def show(what: str, measured: Measured) -> None:
+    late, took = measured.late, measured.probes
     print(
         f"{what}:\n  out in the kernel, beside the bound of {BOUND} s: last {max(late) * 1e3:+.0f} ms, first "
         f"{min(late) * 1e3:+.0f} ms\n  {len(took)} times /healthz and /readyz: median "
@@ -105,9 +148,9 @@ def probe(folder: Path, enough: Event, took: list[float]) -> None:
 
 
 def memory(pid: int, line: str) -> float:
-    """MB."""
+    """Return the value of a line of /proc/PID/status, in MB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(one.split()[1]) for one in lines if one.startswith(line)) / 1024
+    return next(int(entry.split()[1]) for entry in lines if entry.startswith(line)) / 1024
 
 
 if __name__ == "__main__":

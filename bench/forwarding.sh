@@ -1,20 +1,12 @@
 #!/bin/sh
-# What a packet costs in each mode, beside `ipvsadm --ops`, in one run: bench/forwarding.sh IPVS_VM [OPTION...]
+# Measures the cost of a packet in each mode, with `ipvsadm --ops` and with others: forwarding.sh IPVS_VM [OPTION...]
 #
-# IPVS_VM is the kit that boots a kernel with IPVS and measures rulesets in it (its bench/forwarding.sh); options are
-# passed on to that. The files in bench/forwarding/ are for its network.
+# IPVS_VM is the directory of the tools that boot a kernel with IPVS (build.sh, run.sh and bench/lab.sh).
+# `forwarding.sh IPVS_VM --all-tables` measures all tables of docs/performance.md and writes the document, in about
+# half an hour. `forwarding.sh --help` lists the options.
 set -eu
-kit=${1:?usage: forwarding.sh IPVS_VM [OPTION...]}
-shift
-here=$(dirname "$0")
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cases=
-for file in "$here"/forwarding/*.yaml; do
-	ruleset="$work/$(basename "$file" .yaml).nft"
-	"$here/../.venv/bin/nftlb" compile "$file" -o "$ruleset"
-	cases="$cases ruleset:$ruleset"
-done
-# Word splitting is meant: one word a case.
-# shellcheck disable=SC2086
-"$kit/bench/forwarding.sh" "$@" routing ipvs-ops $cases
+here=$(cd "$(dirname "$0")" && pwd)
+case " $* " in
+*" --report "* | *" --all-tables "*) "$here/../tools/plotting.sh" "$here/../.venv-bench" ;;
+esac
+PYTHONPATH=$here exec "$here/../.venv/bin/python" "$here/forwarding/measure.py" "$@"

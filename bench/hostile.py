@@ -1,6 +1,7 @@
-"""Backends that answer to do harm: `python bench/hostile.py PORT`, on all addresses of its network namespace.
+"""Backends that send harmful answers: `python bench/hostile.py PORT`, on all addresses of its network namespace.
 
-Each kind of health check has one from PORT on, in the order of KINDS. Prints a line when all listen.
+Each kind of health check has a backend, at the ports from PORT on, in the order of KINDS. Prints a line when all
+listen.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 EVIL = b"status" * 170_000
 OK = b"HTTP/1.1 200 OK\r\n"
-# What is checked, what comes at once, what comes then for ever, and seconds between two of these.
+# The kind of check, the first bytes, the bytes that are then repeated endlessly, and seconds between two repetitions.
 KINDS: tuple[tuple[dict[str, Any], bytes, bytes, float], ...] = (
     ({"http": {"body": "status.*ok"}}, OK + b"Content-Length: 1020000\r\n\r\n" + EVIL, b"", 0.0),
     ({"http": {"body": "status.*ok"}}, OK + b"\r\n", EVIL[:60_000], 0.0),
@@ -63,7 +64,7 @@ def flood(first: bytes, again: bytes, pause: float) -> Any:
 
 
 def datagrams(port: int, reply: bytes, times: int) -> None:
-    """Answer from the address that was asked."""
+    """Answer from the address to which the request was sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         server.bind((ANYWHERE, port))

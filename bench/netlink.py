@@ -1,4 +1,4 @@
-"""Measures what the conversation with the kernel costs beside nftables: `python bench/netlink.py`."""
+"""Measures reads of the ruleset's generation number, and RCU grace periods: `python bench/netlink.py`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Measures what the documents quote: `make bench`. Prints a table; every ratio is of one run on one machine.
+"""Measures the figures of the documents: `make bench`. Both parts of each ratio are from one run on one machine.
 
-Needs root or a user namespace: the kernel's part happens in a network namespace of its own.
+Needs root or a user namespace: rules are loaded in a new network namespace.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pools import text
+from pools import odd_text, text
 
-from nftlb.apply import Applier
-from nftlb.compiler import Membership
-from nftlb.config import parse
+from nftlb.config import parse_config
 from nftlb.kernel import LibNftables
 from nftlb.lab import Namespace, userns
+from nftlb.model import Membership
+from nftlb.swap.applier import Applier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nftlb.swap import Transaction
+    from nftlb.ruleset import Transaction
 
 COMMAND = Path(sys.executable).with_name("nftlb")
 POOLS, BACKENDS = 1000, 10
@@ -40,16 +40,19 @@ def main() -> None:
         large.write_text(text(POOLS, BACKENDS))
         show("nftlb compile, 1 pool x 3, whole process", seconds(lambda: command("compile", small), 11))
         show(f"nftlb compile, {POOLS} pools x {BACKENDS}, whole process", seconds(lambda: command("compile", large), 5))
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"{'... and its peak memory':<60} {peak:8.0f} MB")
+        show_peak()
+        odd = Path(folder) / "odd.yaml"
+        odd.write_text(odd_text(100, 250))
+        show("nftlb compile, 100 pools x 250 with odd weights", seconds(lambda: command("compile", odd), 5))
+        show_peak()
     with Namespace("bench") as namespace:
         for pools in (1, 100, POOLS):
             namespace.call(swaps, pools)
 
 
 def swaps(pools: int) -> None:
-    """One pool of many changes: what `update` costs beside the bare transaction within it."""
-    config = parse(text(pools, BACKENDS), "bench.yaml")
+    """Change one of many pools, and compare the time of `update` with that of its transaction alone."""
+    config = parse_config(text(pools, BACKENDS), "bench.yaml")
     with TimedKernel() as kernel:
         applier = Applier(kernel, config.table)
         begin = time.perf_counter()
@@ -85,13 +88,19 @@ def command(*words: object) -> None:
 
 
 def seconds(action: Callable[[], None], rounds: int) -> float:
-    """The median of some rounds."""
+    """The median duration of `rounds` calls, in seconds."""
     times = []
     for _ in range(rounds):
         begin = time.perf_counter()
         action()
         times.append(time.perf_counter() - begin)
     return statistics.median(times)
+
+
+def show_peak() -> None:
+    """The peak memory of the largest command so far."""
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f"{'... and its peak memory':<60} {peak:8.0f} MB")
 
 
 def show(what: str, taken: float) -> None:

@@ -1,15 +1,17 @@
 """Measures how soon the first datagram is answered: after starts, and after `nft flush ruleset`, by size.
 
 `python bench/start.py [POOLSxLISTENERSxBACKENDS ...]`. All in one network namespace, where every address is local and
-one process answers for all backends. Starts find no tables: the first an empty state directory, the later one what the
-first has left there. Processor time is that of
-the daemon until then, which says more than seconds while the machine does other things.
+one process answers for all backends. A start is that of the units: nftlb/preload.sh, then the daemon. No start finds
+tables. At the first start, the state directory is empty; at the prepared start, it has the files of `nftlb prepare`; at
+the later start, the files of a daemon. Processor time is that of the script and the daemon until the answer. While the
+machine has other work, compare processor time, and not seconds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import statistics
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 COMMAND = Path(sys.executable).with_name("nftlb")
+PRELOAD = Path(__file__).parents[1] / "nftlb" / "preload.sh"
+START = '"$0" "$2" "$3"; exec "$1" run --remove --log-level error "$2"'
+"""The shell becomes the daemon, so the processor time of the daemon includes that of the script."""
 ROUNDS = 5
 TICKS = os.sysconf("SC_CLK_TCK")
 SIZES = ("1x1x3", "100x2x3", "500x2x3", "1500x2x3", "1000x1x4", "3000x1x4", "10000x1x4")
@@ -59,8 +64,13 @@ def main() -> None:
     userns.ensure()
     for words in ("pass", "import asyncio", "import nftlb.cli.run"):
         print(f"{f'python -c {words!r}':<30}{median(tuple(alone(words) for _ in range(ROUNDS)))!s:>30}")
-    columns = ("first start to answer (CPU)", "later start to answer (CPU)", "flush to next answer (CPU)")
-    print(f"{'pools x listeners x backends':<30}{''.join(f'{one:>30}' for one in columns)}")
+    columns = (
+        "first start to answer (CPU)",
+        "prepared start to answer (CPU)",
+        "later start to answer (CPU)",
+        "flush to next answer (CPU)",
+    )
+    print(f"{'pools x listeners x backends':<30}{''.join(f'{column:>32}' for column in columns)}")
     with Namespace("start") as namespace:
         namespace.run(["ip", "link", "set", "lo", "up"])
         for network in ("10.0.0.0/8", "192.0.0.0/8"):
@@ -68,11 +78,11 @@ def main() -> None:
         with answering(namespace):
             for size in sys.argv[1:] or SIZES:
                 figures = zip(*(once(namespace, size) for _ in range(ROUNDS)), strict=True)
-                print(f"{size:<30}{''.join(f'{median(one)!s:>30}' for one in figures)}", flush=True)
+                print(f"{size:<30}{''.join(f'{median(values)!s:>32}' for values in figures)}", flush=True)
 
 
 def alone(words: str) -> Took:
-    """What a process takes that does this alone: a start can't take less."""
+    """Return the cost of a process that only does this: the least cost of a start."""
     before, begin = os.times(), time.perf_counter()
     subprocess.run([sys.executable, "-c", words], check=True)
     wall, after = time.perf_counter() - begin, os.times()
@@ -95,8 +105,8 @@ def answering(namespace: Namespace) -> Iterator[None]:
         responder.wait()
 
 
-def once(namespace: Namespace, size: str) -> tuple[Took, Took, Took]:
-    """A first start, a later one, and a restore."""
+def once(namespace: Namespace, size: str) -> tuple[Took, Took, Took, Took]:
+    """Measure a first start, a prepared start, a later start, and a restore."""
     pools, listeners, backends = map(int, size.split("x"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -104,19 +114,23 @@ def once(namespace: Namespace, size: str) -> tuple[Took, Took, Took]:
         (folder / "nftlb.yaml").write_text(head + text(pools, backends, listeners))
         with started(namespace, folder) as (_, first):
             pass
+        shutil.rmtree(folder / "state")
+        namespace.run([str(COMMAND), "prepare", str(folder / "nftlb.yaml")])
+        with started(namespace, folder) as (_, prepared):
+            pass
         with started(namespace, folder) as (daemon, later):
             used, begin = cpu(daemon.pid), time.perf_counter()
             namespace.run(["nft", "flush", "ruleset"])
             restore = Took(namespace.call(answered) - begin, cpu(daemon.pid) - used)
-    return first, later, restore
+    return first, prepared, later, restore
 
 
 @contextlib.contextmanager
 def started(namespace: Namespace, folder: Path) -> Iterator[tuple[subprocess.Popen[str], Took]]:
-    """A daemon that has come to rest, and what it took until the first answer; it takes its rules along."""
+    """Run a daemon, yield it when it is idle, with its cost until the first answer, and end it with its rules."""
     begin = time.perf_counter()
     daemon = namespace.popen(
-        [str(COMMAND), "run", "--remove", "--log-level", "error", str(folder / "nftlb.yaml")],
+        ["sh", "-c", START, str(PRELOAD), str(COMMAND), str(folder / "nftlb.yaml"), str(folder / "state")],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -130,7 +144,7 @@ def started(namespace: Namespace, folder: Path) -> Iterator[tuple[subprocess.Pop
 
 
 def answered() -> float:
-    """Ask until there is an answer, and return when that came."""
+    """Send requests until an answer arrives. Return the time of the answer."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(0.01)
         while True:
@@ -143,16 +157,16 @@ def answered() -> float:
 
 
 def quiet(pid: int) -> None:
-    """Return when a process has not been doing anything for half a second."""
+    """Return when a process has used no processor time for half a second."""
     before = -1.0
     while before != (before := cpu(pid)):
         time.sleep(0.5)
 
 
 def cpu(pid: int) -> float:
-    """Seconds of processor time so far."""
+    """Return the seconds of processor time until now, including children that have ended."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    return sum(map(int, fields[11:15])) / TICKS
 
 
 if __name__ == "__main__":

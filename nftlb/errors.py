@@ -1,6 +1,6 @@
-"""What can go wrong, told apart by whose fault it is; no I/O here.
+"""The errors of nftlb: a class for faults of the file, of the kernel and of the host. No I/O.
 
-Every error carries the exit status that the command ends with.
+Every class has the exit status of the command that ends with this error.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from nftlb.printable import printable
 
 
 class NftlbError(Exception):
-    """Something an operator can act on: shown without a traceback."""
+    """An error that an operator can act on. It is shown without a traceback."""
 
     exit_status: ClassVar[int] = 3
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One fault of a configuration file: where, what was found, what is allowed.
+    """One fault of a configuration file: its place, the found value and the allowed values.
 
-    `line` and `column` count from 1; 0 means that the fault belongs to the file as a whole.
-    `path` is the place in the document, such as `pools.dns.backends.ns2.port`; empty for the whole.
+    `line` and `column` count from 1; 0 means that the fault belongs to the whole file.
+    `path` is the place in the document, such as `pools.dns.backends.ns2.port`; empty for the whole file.
     """
 
     file: str
@@ -37,7 +37,7 @@ class Problem:
 
 
 class ConfigError(NftlbError):
-    """The configuration is bad; `problems` holds every fault, in the order of the file."""
+    """The configuration has faults; `problems` has all of them, in the order of the file."""
 
     exit_status = 1
 
@@ -47,8 +47,8 @@ class ConfigError(NftlbError):
 
 
 class KernelError(NftlbError):
-    """The kernel, or libnftables before it, refused; the message says what and why. Nothing was changed."""
+    """The kernel or libnftables refused a change. The message has the change and the reason. Nothing was changed."""
 
 
-class SystemFault(NftlbError):  # noqa: N818 - not an error of ours
-    """Something of this machine is missing or not permitted; the message says how to mend it."""
+class SystemFault(NftlbError):  # noqa: N818 - not an error of nftlb itself
+    """This host lacks something, or does not permit something. The message says how to fix it."""

@@ -1,8 +1,8 @@
-"""What a pool needs of the host that balances: addresses to send from, interfaces, routes, forwarding. Pure.
+"""The requirements of pools: source addresses, interfaces, routes and forwarding that this host must have. Pure.
 
-The daemon calls a pool not ready while something lacks, and the doctor tells of it. The service's own address is none
-of this: a VRRP backup does not have it, and must be ready to get it. That holds for a `source` that is also an address
-of the service.
+While a requirement is not met, the daemon reports the pool as not ready, and the doctor reports a finding. The address
+of the service is not a requirement: a VRRP backup does not have it, and must be ready to get it. The same holds for a
+`source` that is also an address of the service.
 """
 
 from __future__ import annotations
@@ -25,49 +25,61 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """Something that a pool needs and this host does not have. `mend` is a command, or what to change."""
+    """A requirement of a pool that this host does not meet. `fix` is a command, or what to change."""
 
     pool: str
     subject: str
     message: str
-    mend: str
+    fix: str
     backend: str = ""
-    """The backend that it is needed for, if it is for one alone."""
+    """The backend with the requirement; empty if the whole pool has it."""
 
     def __str__(self) -> str:
-        return f"{self.message}; {self.mend}"
+        return f"{self.message}; {self.fix}"
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
-    """How this host reaches a backend. `trouble`: why it does not; `neighbour`: who has to answer on the link."""
+class BackendPath:
+    """How packets get from this host to a backend.
+
+    `trouble` is the reason why they do not, or empty. `neighbour` is the next hop on a link, which must answer.
+    """
 
     trouble: str = ""
     neighbour: Neighbour | None = None
 
 
 def lookups(config: Config) -> Iterator[Lookup]:
-    """The questions to the routing table whose answers `lacking` and `path` need."""
+    """The routing table lookups that `lacking` and `backend_path` need."""
     for pool in config.pools:
-        yield from map(Lookup, sources(pool))
+        yield from map(Lookup, required_sources(pool))
         for backend in pool.backends:
-            yield from _ways(pool, backend)
+            yield from _lookups(pool, backend)
 
 
 def lacking(config: Config, host: Surroundings) -> Iterator[Lack]:
-    """Tell, pool by pool, what this host lacks."""
+    """Find the requirements that this host does not meet, pool by pool."""
     services = {listener.address for pool in config.pools for listener in pool.listen}
     for pool in config.pools:
         yield from lacking_sources(pool, services, host)
         yield from _lacking_devices(pool, host)
-        yield from _lacking_ways(pool, host)
+        yield from _lacking_routes(pool, host)
         yield from _lacking_forwarding(pool, host)
+        if pool.helper in host.missing_helpers:
+            yield helper_lack(pool)
+
+
+def helper_lack(pool: Pool) -> Lack:
+    """The lack of the kernel's helper. The pool is loaded without it, so clients get no answer from another port."""
+    message = f"the kernel has no helper for {pool.helper}, which pool {pool.name} needs"
+    fix = f"modprobe nf_nat_{pool.helper}; without the daemon, nftlb apply after that"
+    return Lack(pool.name, f"helper {pool.helper}", message, fix)
 
 
 def lacking_sources(pool: Pool, services: set[IPAddress], host: Surroundings) -> Iterator[Lack]:
-    """Tell which of the addresses that a pool, or its health checks, send from are not this host's."""
-    unusable = {address: one.name for one in host.interfaces for address in one.unusable}
-    for address, use in sources(pool).items():
+    """Find the addresses which a pool or its health checks send from, but which this host does not have."""
+    unusable = unusable_addresses(host)
+    for address, use in required_sources(pool).items():
         subject = f"address {address}"
         if address in services:
             continue
@@ -76,7 +88,7 @@ def lacking_sources(pool: Pool, services: set[IPAddress], host: Surroundings) ->
                 pool.name,
                 subject,
                 f"pool {pool.name} can't use {address}, {use}: duplicate address detection failed or has not finished",
-                f"look for another host that has it: ip address show dev {unusable[address]}",
+                f"look for another host with this address: ip address show dev {unusable[address]}",
             )
             continue
         if not host.has(address):
@@ -90,8 +102,8 @@ def lacking_sources(pool: Pool, services: set[IPAddress], host: Surroundings) ->
 
 
 def summed_up(lacks: Sequence[Lack]) -> str:
-    """Tell of one thing that several may need."""
-    others = [one.pool for one in lacks if one.pool != lacks[0].pool]
+    """Describe one requirement that several pools may have."""
+    others = [lack.pool for lack in lacks if lack.pool != lacks[0].pool]
     names = list(dict.fromkeys(others))
     if not names:
         return str(lacks[0])
@@ -102,58 +114,78 @@ def summed_up(lacks: Sequence[Lack]) -> str:
 _NAMED = 3
 
 
-def path(pool: Pool, backend: Backend, host: Surroundings) -> Path:
-    """How packets get to a backend."""
+def backend_path(pool: Pool, backend: Backend, host: Surroundings) -> BackendPath:
+    """Find how packets get from this host to a backend."""
     route = _route(pool, backend, host)
     direct = pool.forward is Forward.DSR or bool(pool.ingress)
     goal = _goal(pool, backend)
     if direct and backend.device:
         interface = host.interface(backend.device)
         if interface is None:
-            return Path(f"there is no interface {backend.device}")
+            return BackendPath(f"there is no interface {backend.device}")
         if not interface.up:
-            return Path(f"interface {backend.device} is down")
-        return Path(neighbour=Neighbour(interface.index, backend.via or _gateway(route) or goal))
+            return BackendPath(f"interface {backend.device} is down")
+        return BackendPath(neighbour=Neighbour(interface.index, backend.via or _gateway(route) or goal))
     if route is None or not _leads(route, host):
-        return Path(f"no route to {goal}")
+        return BackendPath(f"no route to {goal}")
     if route.kind == LOCAL or route.several:
-        return Path()  # nobody on a link, or more than one
-    return Path(neighbour=Neighbour(route.index, route.gateway or goal))
+        return BackendPath()  # no next hop on a link, or several
+    return BackendPath(neighbour=Neighbour(route.index, route.gateway or goal))
 
 
 def _lacking_devices(pool: Pool, host: Surroundings) -> Iterator[Lack]:
     uses = [(name, "`ingress`", "") for name in pool.ingress]
-    uses += [(one.device, "`device` under health", "") for one in pool.health if one.device]
+    uses += [(health.device, "`device` under health", "") for health in pool.health if health.device]
     if pool.ingress or pool.forward is Forward.DSR:
-        uses += [(one.device, f"`device` of backend {one.name}", one.name) for one in _served(pool) if one.device]
+        uses += [(backend.device, "`device`", backend.name) for backend in _served(pool) if backend.device]
     for name, use, backend in uses:
-        interface = host.interface(name)
-        subject = f"interface {name}"
-        if interface is None:
-            message = f"there is no interface {name}, {use} of pool {pool.name}"
-            yield Lack(pool.name, subject, message, "ip link show", backend)
-        elif not interface.up:
-            message = f"interface {name}, {use} of pool {pool.name}, is down"
-            yield Lack(pool.name, subject, message, f"ip link set {name} up", backend)
+        if lack := interface_lack(pool, name, use, host, backend):
+            yield lack
 
 
-def _lacking_ways(pool: Pool, host: Surroundings) -> Iterator[Lack]:
+def interface_lack(pool: Pool, name: str, use: str, host: Surroundings, backend: str = "") -> Lack | None:
+    """Check that an interface exists and is up. `use` is the option that names it; `backend` is empty for a pool's."""
+    interface = host.interface(name)
+    where = f"{use} of backend {backend}" if backend else use
+    if interface is None:
+        message = f"there is no interface {name}, {where} of pool {pool.name}"
+        return Lack(pool.name, f"interface {name}", message, "ip link show", backend)
+    if not interface.up:
+        message = f"interface {name}, {where} of pool {pool.name}, is down"
+        return Lack(pool.name, f"interface {name}", message, f"ip link set {name} up", backend)
+    return None
+
+
+def _lacking_routes(pool: Pool, host: Surroundings) -> Iterator[Lack]:
     for backend in _served(pool):
         if backend.device and (pool.ingress or pool.forward is Forward.DSR):
-            continue  # that interface is all there is to it
-        goal = _goal(pool, backend)
-        name = f"backend {pool.name}/{backend.name}"
-        route = _route(pool, backend, host)
-        if route is None or not _leads(route, host):
-            mend = f"ip route add {goal} via ROUTER"
-            yield Lack(pool.name, f"route to {goal}", f"there is no route to {goal}, {name}", mend, backend.name)
-        elif not has_source(pool, backend, route):
-            device = next((one.name for one in host.interfaces if one.index == route.index), "INTERFACE")
-            message = f"no address of this host can be the source towards {goal}, {name}, as masquerade needs"
-            yield Lack(pool.name, f"route to {goal}", message, f"ip address add ADDRESS dev {device}", backend.name)
+            continue  # packets leave by that interface, whatever the routing table says
+        if lack := route_lack(pool, backend, _goal(pool, backend), _route(pool, backend, host), host):
+            yield lack
 
 
-def has_source(pool: Pool, backend: Backend, route: Route) -> bool:
+def route_lack(pool: Pool, backend: Backend, goal: IPAddress, route: Route | None, host: Surroundings) -> Lack | None:
+    """Check that a route leads to a backend, or to the router `goal`, with a source address if the pool masquerades."""
+    subject, name = f"route to {goal}", f"backend {pool.name}/{backend.name}"
+    if route is None:
+        message = f"there is no route to {goal}, {name}"
+        return Lack(pool.name, subject, message, f"ip route add {goal} via ROUTER", backend.name)
+    if not _leads(route, host):
+        kind = _UNUSABLE_KINDS.get(route.kind, "its route ends at this host")
+        message = f"packets can't be sent to {goal}, {name}: {kind}"
+        return Lack(pool.name, subject, message, f"ip route get {goal}", backend.name)
+    if not _has_source(pool, backend, route):
+        device = next((interface.name for interface in host.interfaces if interface.index == route.index), "INTERFACE")
+        message = f"this host has no address for `source: masquerade` on the route to {goal}, {name}"
+        return Lack(pool.name, subject, message, f"ip address add ADDRESS dev {device}", backend.name)
+    return None
+
+
+# include/uapi/linux/rtnetlink.h, RTN_*
+_UNUSABLE_KINDS = {3: "it is a broadcast address", 4: "it is an anycast address", 5: "it is a multicast address"}
+
+
+def _has_source(pool: Pool, backend: Backend, route: Route) -> bool:
     """Whether this host has an address that masquerade can use towards a backend, if the pool masquerades."""
     masquerades = (
         pool.forward is Forward.NAT
@@ -164,37 +196,55 @@ def has_source(pool: Pool, backend: Backend, route: Route) -> bool:
 
 
 def _lacking_forwarding(pool: Pool, host: Surroundings) -> Iterator[Lack]:
-    for version, setting in ((4, "net.ipv4.ip_forward"), (6, "net.ipv6.conf.all.forwarding")):
+    for version, sysctl in FORWARDING_SYSCTLS.items():
         away = [
-            one
-            for one in _served(pool)
-            if one.address.version == version and (route := _route(pool, one, host)) and route.kind == UNICAST
+            served
+            for served in _served(pool)
+            if served.address.version == version and (route := _route(pool, served, host)) and route.kind == UNICAST
         ]
         if away and not host.forwards.get(version, True):
-            message = f"this host passes no IPv{version} packets on, which pool {pool.name} needs"
-            yield Lack(pool.name, f"IPv{version} forwarding", message, f"sysctl -w {setting}=1")
+            message = f"{no_forwarding(version)}, which pool {pool.name} needs"
+            fix = f"sysctl -w {sysctl.replace('/', '.')}=1"
+            yield Lack(pool.name, f"IPv{version} forwarding", message, fix)
 
 
-def sources(pool: Pool) -> dict[IPAddress, str]:
-    """The addresses that packets and health checks leave with, and what they are to the pool."""
-    found = dict.fromkeys((one for health in pool.health for one in health.source), "`source` under health")
+FORWARDING_SYSCTLS = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+"""By IP version, the sysctl that makes this host forward packets."""
+
+
+def no_forwarding(version: int) -> str:
+    return f"this host does not forward IPv{version} packets"
+
+
+def unusable_addresses(host: Surroundings) -> dict[IPAddress, str]:
+    """The addresses that duplicate address detection keeps from being used, each with its interface."""
+    return {address: interface.name for interface in host.interfaces for address in interface.unusable}
+
+
+def required_sources(pool: Pool) -> dict[IPAddress, str]:
+    """The addresses that packets and health checks are sent from, each with the option that names it."""
+    found = dict.fromkeys((address for health in pool.health for address in health.source), "`source` under health")
     return found | dict.fromkeys(pool.source_addresses, "`source`")
 
 
 def _served(pool: Pool) -> Iterator[Backend]:
-    """The backends that are to get packets, as far as the file says."""
+    """The backends that may get packets by the configuration, without regard to health."""
     families = {listener.family for listener in pool.listen}
-    return (one for one in pool.backends if one.family in families and one.admin is Admin.ENABLED and one.weight)
+    return (
+        backend
+        for backend in pool.backends
+        if backend.family in families and backend.admin is Admin.ENABLED and backend.weight
+    )
 
 
 def _goal(pool: Pool, backend: Backend) -> IPAddress:
-    """The address that leads to a backend: with `dsr` and on the fast path, its next hop's where one is given."""
+    """The address whose route leads to a backend: with `dsr` and on the fast path, its `via` if it has one."""
     direct = pool.forward is Forward.DSR or pool.ingress
     return backend.via or backend.address if direct else backend.address
 
 
-def _ways(pool: Pool, backend: Backend) -> Iterator[Lookup]:
-    """The main way first; routing may also go by what the checks are given, an interface, a VRF or a mark."""
+def _lookups(pool: Pool, backend: Backend) -> Iterator[Lookup]:
+    """The lookups for a backend, without an option first; then with the interface, VRF or mark of its health checks."""
     goal = _goal(pool, backend)
     yield Lookup(goal)
     for health in pool.health:
@@ -203,7 +253,7 @@ def _ways(pool: Pool, backend: Backend) -> Iterator[Lookup]:
 
 
 def _route(pool: Pool, backend: Backend, host: Surroundings) -> Route | None:
-    found = (host.routes.get(one) for one in _ways(pool, backend))
+    found = (host.routes.get(lookup) for lookup in _lookups(pool, backend))
     return next((route for route in found if route is not None), None)
 
 
@@ -212,8 +262,8 @@ def _gateway(route: Route | None) -> IPAddress | None:
 
 
 def _leads(route: Route, host: Surroundings) -> bool:
-    """Whether packets can be sent by it: to this host itself, or out by an interface that is not loopback."""
+    """Whether a route leads to this host itself, or out by an interface that is not loopback."""
     if route.kind == LOCAL:
         return True
-    loopback = any(one.index == route.index and one.name == "lo" for one in host.interfaces)
+    loopback = any(interface.index == route.index and interface.name == "lo" for interface in host.interfaces)
     return route.kind == UNICAST and not loopback

@@ -1,6 +1,6 @@
-"""What all tests need: slow tests start first, and tests of ordinary users run in a user namespace.
+"""The set-up of all tests: slow tests start first, and tests of an ordinary user run in a user namespace.
 
-See `nftlb.lab.userns` for the latter.
+`nftlb.lab.userns` describes the user namespace.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import subprocess
 from contextlib import suppress
 
 import pytest
-from daemons.programs import version
 from hypothesis import HealthCheck, settings
+from servers.programs import version
 
 from nftlb.errors import SystemFault
 from nftlb.lab import userns
@@ -20,18 +20,18 @@ JUDGE = "2.2.7"
 
 
 def pytest_configure() -> None:
-    """Set up what is the same for all tests.
+    """Set up the environment of all tests.
 
-    An ordinary user's process moves while it has one thread, and before xdist starts others in the same namespace.
-    Where that is forbidden, each test that needs it fails with the mend.
+    The process of an ordinary user enters a user namespace while it has one thread, and before xdist starts other
+    processes there. If that is forbidden, each test that needs the namespace fails with a message that names the fix.
     """
-    os.environ["PATH"] += ":/usr/sbin:/sbin"  # nft is there, which Debian's users do not look for
-    # How long an example takes tells how busy the machine is.
+    os.environ["PATH"] += ":/usr/sbin:/sbin"  # the place of nft, which is not in the PATH of Debian's users
+    # The time of an example depends on the load of the machine, so it has no limit.
     settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("any machine")
     if userns.permitted():
         return
-    # There it is root, and pytest would take the temporary directory of the real one.
+    # In the user namespace this process is root, and pytest would use the temporary directory of the real root.
     os.environ.setdefault("LOGNAME", f"user-{os.getuid()}")
     with suppress(SystemFault):
         userns.ensure()
@@ -40,9 +40,9 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(trylast=True)  # after pytest has put the tests of a fixture's parameter together
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Start the slow tests first: a slow test that starts last is what all other processes wait for in the end.
+    """Start the slow tests first, because all other processes wait for a slow test that starts last.
 
-    Leave out what compares with a keepalived that this Debian does not have.
+    Leave out the tests that compare with a keepalived version that this Debian does not have.
     """
     judged = [item for item in items if item.get_closest_marker("judged_by_keepalived")]
     if judged and f"Keepalived v{JUDGE} " not in version("keepalived"):

@@ -1,4 +1,4 @@
-"""What tests/conftest.py does for all tests."""
+"""The set-up of all tests in tests/conftest.py."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_slow_tests_start_first(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "."],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(HERE)},
+        env={**os.environ, "PYTHONPATH": f"{HERE}:{HERE / 'support'}"},
         capture_output=True,
         text=True,
         check=True,

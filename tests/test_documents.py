@@ -1,4 +1,4 @@
-"""The documents: what they show as a configuration of ours is one."""
+"""The documents: their configurations are valid, and their links and file names exist."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nftlb.config import parse
+from nftlb.config import parse_config
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "rules").glob("*.md")])
@@ -19,12 +19,12 @@ _POOL = re.compile(r"\A[A-Za-z][\w.-]*:\n +listen:")
 
 
 def configurations(text: str) -> list[str]:
-    """Each indented block with `pools:`, without what stands around that; or that is a pool, or begins with `api:`."""
+    """The configurations in a text: indented blocks that are a pool, or have `pools:` or begin with `api:`."""
     found = []
     for match in _BLOCK.finditer(f"{text}\n"):
         block = textwrap.dedent(match[0]).strip("\n") + "\n"
         pools = list(_POOLS.finditer(block))
-        found += [textwrap.dedent(one[0]) for one in pools]
+        found += [textwrap.dedent(pool[0]) for pool in pools]
         if block.startswith("api:"):
             found.append(block + _ANY_POOL)
         elif not pools and _POOL.match(block):
@@ -41,12 +41,12 @@ EXAMPLES = {
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_are_valid(name: str) -> None:
-    """As `nftlb check` has it."""
-    assert parse(EXAMPLES[name], name).pools
+    """Each configuration in the documents is valid for `nftlb check`."""
+    assert parse_config(EXAMPLES[name], name).pools
 
 
 def test_examples_are_found() -> None:
-    """In every document that has some: no other words begin a line with `listen:`."""
+    """All configurations of a document are found: no other line begins with `listen:`."""
     for path in DOCUMENTS:
         listed = len(re.findall(r"(?m)^ {4,}listen:", path.read_text()))
         found = "".join(text for name, text in EXAMPLES.items() if name.startswith(f"{path.relative_to(ROOT)} "))
@@ -56,10 +56,34 @@ def test_examples_are_found() -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path: Path) -> None:
-    """To a file that is there, and to a heading of that file."""
+    """Each link leads to an existing file, and to a heading of this file."""
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", path.read_text()):
         there = path.parent / target if target else path
         assert there.exists(), target
         if anchor:
             headings = re.findall(r"(?m)^#+ (.*)$", there.read_text())
-            assert anchor in [re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings], anchor
+            assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], anchor
+
+
+TEXTS = sorted(
+    [
+        *DOCUMENTS,
+        ROOT / "Makefile",
+        *(path for folder in ("nftlb", "tests", "tools", "bench") for path in (ROOT / folder).rglob("*.py")),
+        *(ROOT / "tools").glob("*.sh"),
+    ]
+)
+_FILE = re.compile(
+    r"(?<![\w./~{*-])(?:nftlb|tests|docs|tools|bench|rules)/[\w/-]+\.(?:py|sh|md|yaml|nft|c|html)\b(?![{*])"
+)
+
+
+def test_named_files_exist() -> None:
+    """A document, a docstring or a comment that names a file of the repository names an existing file."""
+    missing = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in TEXTS
+        for name in _FILE.findall(path.read_text())
+        if not (ROOT / name).exists()
+    }
+    assert set() == missing

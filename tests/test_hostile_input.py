@@ -1,6 +1,6 @@
-"""What reads input from outside takes time in proportion to the input, and never long.
+"""Functions that read input from outside take time in proportion to the input, and never long.
 
-All functions of nftlb/probes/ and nftlb/kernel/nflog.py that are given bytes are here: a new one has to find its place.
+All functions of nftlb/probes/ and nftlb/kernel/nflog.py with a parameter of bytes are here; add new functions.
 """
 
 from __future__ import annotations
@@ -18,24 +18,23 @@ import pytest
 
 from nftlb.kernel.nflog import read_refusal
 from nftlb.model import Dns, Snmp, SnmpVersion
+from nftlb.printable import one_line, quoted
 from nftlb.probes import agent, dns, exec, icmp, ntp, radius, sip, snmp  # noqa: A004 - the probe of that name
 from nftlb.probes.exchange import NotOurs
-from nftlb.probes.line import one_line, shown
 from nftlb.probes.matching import Matching, Searched
-from nftlb.probes.probe import Failed
-from nftlb.probes.subject import Subject
+from nftlb.probes.probe import Failed, Subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 ROOT = Path(__file__).parents[1] / "nftlb"
-SOURCES = [*sorted((ROOT / "probes").glob("*.py")), ROOT / "kernel" / "nflog.py"]
+SOURCES = [*sorted((ROOT / "probes").glob("*.py")), ROOT / "kernel" / "nflog.py", ROOT / "printable.py"]
 LARGE = 60_000
 SMALL = LARGE // 4
 MOST = 0.05
 """Seconds for the largest datagram."""
 EASY = 0.002
-"""So little time is not compared."""
+"""Seconds below which times are not compared."""
 TRIES = 8
 
 STAMP = b"12345678"
@@ -54,25 +53,25 @@ def ber(tag: int, content: bytes) -> bytes:
 
 
 def snmp_answer(content: bytes) -> bytes:
-    """An answer to the request 1000 with these bindings."""
+    """A reply to the request 1000, with these bindings."""
     pdu = ber(0xA2, b"\x02\x02\x03\xe8\x02\x01\x00\x02\x01\x00" + ber(0x30, content[:LARGE]))
     return ber(0x30, b"\x02\x01\x01\x04\x06public" + pdu)
 
 
 def radius_answer(attributes: bytes) -> bytes:
-    """One that is signed, as a server does that knows the secret."""
+    """A reply with a signature, as from a server that knows the secret."""
     head = bytes([2, REQUEST.id]) + (20 + len(attributes)).to_bytes(2)
     signature = hashlib.md5(head + REQUEST.authenticator + attributes + b"secret", usedforsecurity=False).digest()
     return head + signature + attributes
 
 
 def extensions(again: bytes, size: int) -> bytes:
-    """An IPv6 packet with headers that go on."""
+    """An IPv6 packet with a long chain of headers."""
     return b"\x60" + bytes(5) + bytes([again[0]]) + bytes(33) + fill(b"", again, size)
 
 
-_QUERY, _READ = dns._Query(Dns()).ask()
-_JUDGE = sip._Judge(CALL, BRANCH, ((200, 299),))
+_QUERY, _READ = dns._Query(Dns()).new()
+_JUDGE = sip._ResponseJudge(CALL, BRANCH, ((200, 299),))
 _SIP_BEGIN = b"SIP/2.0 200 OK\r\nCall-ID: call@nftlb\r\n"
 _TEXT = (b"a", b"status", b"\n", b" ", b"\r\n", b"\xff", b"\xc3\xa9", b"\0", b"a\n", b"a:b\r\n", b"\r\n b", b"#", b"|")
 _SNMP = snmp.SnmpProbe(Snmp(version=SnmpVersion.V2C))
@@ -112,7 +111,7 @@ def packets(size: int) -> Iterable[bytes]:
 
 
 def ntps(size: int) -> Iterable[bytes]:
-    return (b"\x24" + one[:23] + STAMP + one for one in texts(size))
+    return (b"\x24" + text[:23] + STAMP + text for text in texts(size))
 
 
 def searches(text: str) -> Callable[[bytes], object]:
@@ -120,30 +119,33 @@ def searches(text: str) -> Callable[[bytes], object]:
     return lambda reply: asyncio.run(searched.occurs(reply))
 
 
-# By file and function; what is given to it, and the function itself.
+# By file and function: the input, and the function itself.
 READERS: dict[str, tuple[Callable[[int], Iterable[bytes]], Callable[[bytes], object]]] = {
-    "agent.read": (lambda size: (fill(b"", again, min(size, 4096)) for again in (*_TEXT, *_WORDS)), agent.read),
-    "dns._Query._read": (lambda size: (fill(_QUERY[:2], again, size) for again in (b"\x81", b"\0", b"a")), _READ),
+    "agent.read_agent_reply": (
+        lambda size: (fill(b"", again, min(size, 4096)) for again in (*_TEXT, *_WORDS)),
+        agent.read_agent_reply,
+    ),
+    "dns._Query._judge": (lambda size: (fill(_QUERY[:2], again, size) for again in (b"\x81", b"\0", b"a")), _READ),
     "dns._Query._is_ours": (texts, dns._Query(Dns())._is_ours),
     "exec._first_line": (texts, exec._first_line),
-    "icmp.read_4": (texts, lambda packet: icmp.read_4(b"a" * 28, packet)),
-    "icmp.read_6": (texts, lambda packet: icmp.read_6(b"a" * 28, packet)),
+    "icmp.read_echo_reply_4": (texts, lambda packet: icmp.read_echo_reply_4(b"a" * 28, packet)),
+    "icmp.read_echo_reply_6": (texts, lambda packet: icmp.read_echo_reply_6(b"a" * 28, packet)),
     "icmp._read": (texts, lambda packet: icmp._read(0, b"a" * 28, packet)),
-    "line.one_line": (texts, one_line),
-    "line.shown": (texts, shown),
+    "printable.one_line": (texts, one_line),
+    "printable.quoted": (texts, quoted),
     "matching.Searched.occurs": (texts, searches("status.*ok")),
     "matching.Searched._search": (texts, searches(r"(?i)(\w+\s?)+$")),
     "matching.Matching.fits": (texts, lambda reply: asyncio.run(Matching(None, b"a" * 40 + b"b").fits(reply))),
     "matching.Matching.misfit": (texts, Matching(None, b"x").misfit),
-    "ntp.read": (ntps, lambda reply: ntp.read(STAMP, 15, reply)),
-    "radius.read": (radii, lambda wire: radius.read(REQUEST, wire)),
-    "sip._Judge.read": (sips, _JUDGE.read),
+    "ntp.read_ntp_reply": (ntps, lambda reply: ntp.read_ntp_reply(STAMP, 15, reply)),
+    "radius.read_radius_reply": (radii, lambda wire: radius.read_radius_reply(REQUEST, wire)),
+    "sip._ResponseJudge.judge": (sips, _JUDGE.judge),
     "sip._split": (sips, sip._split),
-    "snmp.SnmpProbe.read": (snmps, lambda reply: _SNMP.read(1000, reply)),
+    "snmp.SnmpProbe.read_reply": (snmps, lambda reply: _SNMP.read_reply(1000, reply)),
     "nflog.read_refusal": (packets, read_refusal),
 }  # fmt: skip
 ELSEWHERE = {
-    "snmp.SnmpProbe._decode": "called by read, which bounds the size",
+    "snmp.SnmpProbe._decode": "called by read_reply, which limits the size",
     "icmp.echo_request": "of our own bytes",
     "nflog._read_entry": "of the kernel's attributes; their content is read_refusal's",
     "nflog._read_header": "called by read_refusal",
@@ -156,7 +158,7 @@ ELSEWHERE = {
 
 
 def takes_bytes(source: Path) -> set[str]:
-    """The functions and methods with a parameter of bytes, by the file and the class."""
+    """The functions and methods with a parameter of bytes, by file and class."""
     found = set()
 
     def look(node: ast.AST, path: tuple[str, ...]) -> None:
@@ -165,7 +167,7 @@ def takes_bytes(source: Path) -> set[str]:
                 look(child, (*path, child.name))
             elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
                 arguments = (*child.args.args, *child.args.kwonlyargs)
-                notes = [ast.unparse(one.annotation) for one in arguments if one.annotation is not None]
+                notes = [ast.unparse(argument.annotation) for argument in arguments if argument.annotation is not None]
                 if any("bytes" in note.split(" | ") for note in notes):
                     found.add(".".join((*path, child.name)))
 
@@ -174,7 +176,7 @@ def takes_bytes(source: Path) -> set[str]:
 
 
 def test_all_readers_are_here() -> None:
-    """Whoever adds a function that is given bytes says how it does with hostile ones."""
+    """Every function with a parameter of bytes has a test with hostile bytes here."""
     there: set[str] = set().union(*map(takes_bytes, SOURCES))
 
     assert there == READERS.keys() | ELSEWHERE.keys()
@@ -189,7 +191,7 @@ def seconds(read: Callable[[bytes], object], data: bytes) -> float:
 
 @pytest.mark.parametrize("name", READERS)
 def test_time_is_in_proportion(name: str) -> None:
-    """Four times the input takes not much more than four times the time, and the largest is read at once."""
+    """Four times the input takes not much more than four times the time, and the largest input is read at once."""
     inputs, read = READERS[name]
     for small, large in zip(inputs(SMALL), inputs(LARGE), strict=True):
         for _ in range(TRIES):
@@ -202,7 +204,7 @@ def test_time_is_in_proportion(name: str) -> None:
 
 
 def test_the_comparison_finds_what_is_not_in_proportion() -> None:
-    """A reader that copies what is left for each of the parts is found."""
+    """The test finds a reader that copies the rest of the input for each part."""
 
     def slow(data: bytes) -> Any:
         while data:
@@ -214,5 +216,5 @@ def test_the_comparison_finds_what_is_not_in_proportion() -> None:
 
 
 def test_the_longest_chain_of_headers() -> None:
-    """A packet with a chain of extension headers beyond what is usual is nobody's refusal."""
+    """A packet with an unusually long chain of extension headers is not a refusal."""
     assert read_refusal(extensions(b"\x00\x00" * 4, LARGE)) is None

@@ -1,4 +1,4 @@
-"""The files that name what is installed: every file by its hash, complete, and in step with what asks for it."""
+"""The files with the packages to install: complete, with hashes, and in accord with pyproject.toml."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ LOCKS = {
     "requirements/dev.txt": "constraints.txt",
     "requirements/run.txt": "constraints.txt",
     "requirements/lock.txt": "constraints.txt",
+    "requirements/bench.txt": "constraints.txt",
     "deploy/ansible/requirements.txt": "deploy/ansible/constraints.txt",
     "deploy/ansible/requirements-bookworm.txt": "deploy/ansible/constraints-bookworm.txt",
 }
-MEND = "run `make lock`"
+FIX = "run `make lock`"
 
 
 def locked(file: str) -> dict[NormalizedName, Requirement]:
-    """The packages of a file, by name; each has a version and hashes, and there is nothing else in the file."""
+    """The packages of a file by name. Each has a version and hashes, and the file has nothing else."""
     found: dict[NormalizedName, Requirement] = {}
     text = (ROOT / file).read_text().replace("\\\n", " ")
     for line in text.splitlines():
@@ -33,7 +34,7 @@ def locked(file: str) -> dict[NormalizedName, Requirement]:
         requirement = Requirement(named)
         assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)), line
         assert hashes, line
-        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}\s*", one) for one in hashes), line
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}\s*", digest) for digest in hashes), line
         assert canonicalize_name(requirement.name) not in found, line
         found[canonicalize_name(requirement.name)] = requirement
     return found
@@ -44,7 +45,7 @@ def version(requirement: Requirement) -> str:
 
 
 def asked(*parts: str) -> list[Requirement]:
-    """What pyproject.toml asks for."""
+    """The requirements in pyproject.toml."""
     said = tomllib.loads((ROOT / "pyproject.toml").read_text())
     lines = {
         "run": said["project"]["dependencies"],
@@ -55,15 +56,15 @@ def asked(*parts: str) -> list[Requirement]:
 
 
 def needed(names: list[Requirement], seen: set[NormalizedName] | None = None) -> set[NormalizedName]:
-    """What these need on this machine, and what that needs."""
+    """All direct and indirect requirements on this machine."""
     found: set[NormalizedName] = set() if seen is None else seen
-    for one in names:
-        name = canonicalize_name(one.name)
-        if name in found or (one.marker is not None and not one.marker.evaluate({"extra": ""})):
+    for package in names:
+        name = canonicalize_name(package.name)
+        if name in found or (package.marker is not None and not package.marker.evaluate({"extra": ""})):
             continue
         found.add(name)
         try:
-            below = requires(one.name) or []
+            below = requires(package.name) or []
         except PackageNotFoundError:
             continue
         needed([Requirement(line) for line in below], found)
@@ -72,51 +73,51 @@ def needed(names: list[Requirement], seen: set[NormalizedName] | None = None) ->
 
 @pytest.mark.parametrize("file", LOCKS)
 def test_every_file_has_its_hash(file: str) -> None:
-    """Each package has one version, and hashes; no server is named."""
+    """Each package has one version and hashes; no file names a server."""
     assert locked(file)
     assert "://" not in (ROOT / file).read_text()
 
 
 @pytest.mark.parametrize(("file", "constraints"), LOCKS.items())
 def test_versions_are_the_constraints(file: str, constraints: str) -> None:
-    """Where constraints.txt names a version, it is that."""
+    """A version in constraints.txt is the locked version."""
     wanted = {
-        canonicalize_name(one.name): version(one)
-        for one in map(Requirement, (ROOT / constraints).read_text().splitlines()[1:])
+        canonicalize_name(requirement.name): version(requirement)
+        for requirement in map(Requirement, (ROOT / constraints).read_text().splitlines()[1:])
     }
     differing = {
-        name: version(one) for name, one in locked(file).items() if wanted.get(name, version(one)) != version(one)
+        name: version(line) for name, line in locked(file).items() if wanted.get(name, version(line)) != version(line)
     }
-    assert {} == differing, MEND
+    assert {} == differing, FIX
     if file in {"requirements/dev.txt", "deploy/ansible/requirements.txt", "deploy/ansible/requirements-bookworm.txt"}:
-        assert set() == wanted.keys() - locked(file).keys(), MEND
+        assert set() == wanted.keys() - locked(file).keys(), FIX
 
 
 @pytest.mark.parametrize(
     ("file", "parts"), [("requirements/run.txt", ("run",)), ("requirements/dev.txt", ("run", "dev", "build"))]
 )
-def test_nothing_is_missing(file: str, parts: tuple[str, ...]) -> None:
-    """What pyproject.toml asks for is there in a version that it takes, and all that this needs in turn."""
+def test_all_requirements_are_locked(file: str, parts: tuple[str, ...]) -> None:
+    """All direct and indirect requirements of pyproject.toml are there, in versions that it accepts."""
     there = locked(file)
 
-    for one in asked(*parts):
-        assert one.specifier.contains(version(there[canonicalize_name(one.name)])), MEND
-    assert set() == needed(asked(*parts)) - there.keys(), MEND
+    for requirement in asked(*parts):
+        assert requirement.specifier.contains(version(there[canonicalize_name(requirement.name)])), FIX
+    assert set() == needed(asked(*parts)) - there.keys(), FIX
 
 
-def test_what_runs_is_what_was_tested() -> None:
+def test_packages_have_the_tested_versions() -> None:
     """A package for users has the versions that the tests run with."""
     used, tested = locked("requirements/run.txt"), locked("requirements/dev.txt")
 
-    assert [] == [name for name, one in used.items() if version(tested[name]) != version(one)]
+    assert [] == [name for name, line in used.items() if version(tested[name]) != version(line)]
 
 
-SCRIPTS = ["Makefile", *sorted(str(one.relative_to(ROOT)) for one in (ROOT / "tools").glob("*.sh"))]
+SCRIPTS = ["Makefile", *sorted(str(script.relative_to(ROOT)) for script in (ROOT / "tools").glob("*.sh"))]
 
 
 @pytest.mark.parametrize("file", SCRIPTS)
-def test_nothing_else_is_installed(file: str) -> None:
-    """Whatever calls pip demands hashes, or takes what is there."""
+def test_pip_installs_locked_files_only(file: str) -> None:
+    """Every call of pip demands hashes, or installs nothing from elsewhere."""
     text = re.sub(r"\\\n\s*", " ", (ROOT / file).read_text())
 
     for call in re.findall(r"-m pip\b.* (?:install|wheel|download)\b.*", text):

@@ -1,4 +1,4 @@
-"""The figures for Prometheus: what is counted and what a status holds, in a format that its own parser reads."""
+"""The metrics for Prometheus: the counters and the values of a status, in a format that its own parser reads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Scrape:
     families: dict[str, Metric]
 
     def value(self, name: str, **labels: str) -> float:
-        """Give the one sample of that name and those labels."""
+        """The value of the sample with this name and these labels."""
         (found,) = [
             sample.value
             for family in self.families.values()
@@ -51,34 +51,34 @@ def content(metrics: Metrics, *pools: PoolStatus, of: Overview = EMPTY) -> str:
     page = metrics.page()
     for pool in pools:
         page.add(pool)
-    return page.whole(of).decode()
+    return page.finish(of).decode()
 
 
 def scrape(metrics: Metrics, *pools: PoolStatus, of: Overview = EMPTY) -> Scrape:
     families = list(text_string_to_metric_families(content(metrics, *pools, of=of)))
-    assert len(families) == len({family.name for family in families})  # each is told once
+    assert len(families) == len({family.name for family in families})  # each family occurs once
     return Scrape({family.name: family for family in families})
 
 
-def test_a_backend_is_shown_as_it_is() -> None:
-    """Everything that a status says of a backend has a figure, by pool and backend."""
+def test_every_value_of_a_backend_has_a_metric() -> None:
+    """Every value in the status of a backend has a metric, by pool and backend."""
     backend = a_backend(
         "ns1", up=False, in_rotation=False, admin=Admin.DRAIN, weight=3, share=0.25, packets=2**60 + 1, bytes=9
     )
 
     shown = scrape(Metrics(), a_pool("dns", backend))
 
-    one = {"pool": "dns", "backend": "ns1"}
+    labels = {"pool": "dns", "backend": "ns1"}
     figures = ("up", "in_rotation", "weight", "share", "packets_total", "bytes_total")
     expected = [0, 0, 3, 0.25, 2**60 + 1, 9]
-    assert expected == [shown.value(f"nftlb_backend_{figure}", **one) for figure in figures]
-    assert NOON.timestamp() == shown.value("nftlb_backend_health_change_timestamp_seconds", **one)
-    states = {state: shown.value("nftlb_backend_admin", **one, state=state) for state in Admin}
+    assert expected == [shown.value(f"nftlb_backend_{figure}", **labels) for figure in figures]
+    assert NOON.timestamp() == shown.value("nftlb_backend_health_change_timestamp_seconds", **labels)
+    states = {state: shown.value("nftlb_backend_admin", **labels, state=state) for state in Admin}
     assert {Admin.ENABLED: 0, Admin.DRAIN: 1, Admin.MAINTENANCE: 0} == states
 
 
-def test_a_pool_is_shown_as_it_is() -> None:
-    """So has everything of a pool."""
+def test_every_value_of_a_pool_has_a_metric() -> None:
+    """Every value in the status of a pool has a metric."""
     pool = a_pool(
         "dns", a_backend("a", up=False), a_backend("b"), quorum=2, ready=False, mode="panic", packets=5, bytes=6
     )
@@ -91,8 +91,16 @@ def test_a_pool_is_shown_as_it_is() -> None:
     assert [0, 1, 0] == [shown.value("nftlb_pool_mode", pool="dns", mode=mode) for mode in modes]
 
 
-def test_the_whole_is_shown_as_it_is() -> None:
-    """Readiness, the kernel, the file, faults and the version; two faults of one thing are one series."""
+def test_the_priority_that_serves_is_shown() -> None:
+    """A pool in which no priority serves alone has no sample."""
+    found = scrape(Metrics(), a_pool("dns", a_backend("a"), priority=2), a_pool("ntp", priority=None))
+
+    assert 2.0 == found.value("nftlb_pool_priority", pool="dns")
+    assert not found.has("nftlb_pool_priority", pool="ntp")
+
+
+def test_every_value_of_the_overview_has_a_metric() -> None:
+    """Readiness, kernel, file, faults and version have metrics; two faults of one kind are one series."""
     faults = tuple(Fault(what=what, message="full", since=NOON) for what in ("hooks", "state_dir", "hooks"))
     config = EMPTY.config.model_copy(update={"success": False})
     kernel = EMPTY.kernel.model_copy(update={"synced": False})
@@ -108,7 +116,7 @@ def test_the_whole_is_shown_as_it_is() -> None:
 
 
 def test_labels_are_escaped() -> None:
-    """Whatever a name has in it, the parser reads it back."""
+    """The parser reads any name in a label unchanged."""
     wild = 'a"b\\n\\c\nd{}'
 
     shown = scrape(
@@ -122,7 +130,7 @@ def test_labels_are_escaped() -> None:
 
 
 def test_checks_are_counted() -> None:
-    """By pool, kind and result, with their durations."""
+    """Checks are counted by pool, kind and result, with their durations."""
     metrics = Metrics()
     metrics.checked("dns", "icmp", True, 0.002)
     metrics.checked("dns", "icmp", False, 1.0)
@@ -138,7 +146,7 @@ def test_checks_are_counted() -> None:
 
 
 def test_a_pool_can_be_forgotten() -> None:
-    """A pool that is gone leaves no series behind, and counts from zero if it comes back."""
+    """A removed pool leaves no series, and its counters start at zero if it returns."""
     metrics = Metrics()
     metrics.checked("dns", "icmp", True, 0.1)
     metrics.checked("sip", "sip", True, 0.1)
@@ -153,8 +161,8 @@ def test_a_pool_can_be_forgotten() -> None:
     assert scrape(metrics, DNS).value("nftlb_checks_total", pool="dns", kind="icmp", result="pass") == 1
 
 
-def test_what_happens_to_the_kernel_is_counted() -> None:
-    """Changes with their durations, refusals, and changes by others that were undone."""
+def test_changes_of_the_tables_are_counted() -> None:
+    """Changes of the tables are counted with durations, failures, and undone changes of other programs."""
     metrics = Metrics()
     metrics.swapped(0.01)
     metrics.swapped(0.2)
@@ -169,8 +177,8 @@ def test_what_happens_to_the_kernel_is_counted() -> None:
     assert [1, 1] == [shown.value(f"nftlb_{what}_total") for what in ("swap_failures", "restores")]
 
 
-def test_what_the_daemon_does_is_counted() -> None:
-    """Reloads and hooks by outcome, and how late checks began."""
+def test_reloads_and_hooks_are_counted() -> None:
+    """Reloads and hooks are counted by outcome, and the lag of checks has a histogram."""
     metrics = Metrics()
     metrics.reloaded(True)
     metrics.reloaded(False)
@@ -195,15 +203,15 @@ def test_a_counter_begins_with_zero() -> None:
 
 
 def test_two_registries_have_nothing_in_common() -> None:
-    """Nothing goes to the global registry, so a second one neither clashes nor counts for the first."""
-    one, other = Metrics(), Metrics()
-    one.swapped(1)
+    """The global registry is not used, so two registries share no counters."""
+    first, second = Metrics(), Metrics()
+    first.swapped(1)
 
-    assert scrape(other).value("nftlb_swaps_total") == 0
+    assert scrape(second).value("nftlb_swaps_total") == 0
 
 
 def test_counters_never_decrease_between_scrapes() -> None:
-    """Every scrape is at least the one before, whatever was counted while it was made."""
+    """No counter decreases between two scrapes, whatever is counted during a scrape."""
     metrics = Metrics()
     before: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
     for kind in range(20):
@@ -213,7 +221,7 @@ def test_counters_never_decrease_between_scrapes() -> None:
         metrics.checked("dns", f"kind{kind % 5}", kind % 2 > 0, 0.01)
         now = {
             (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(page.whole(EMPTY).decode())
+            for family in text_string_to_metric_families(page.finish(EMPTY).decode())
             if family.type in {"counter", "histogram"}
             for sample in family.samples
         }
@@ -223,7 +231,7 @@ def test_counters_never_decrease_between_scrapes() -> None:
 
 
 def test_names_are_as_promtool_wants_them() -> None:
-    """Every one has help and a type; counters, and only they, end in _total; units are base units, written out."""
+    """Every metric has help and a type; only counters end in _total; units are base units, written out."""
     metrics = Metrics()
     metrics.checked("dns", "icmp", True, 0.1)
     metrics.hook("ok")
@@ -244,7 +252,7 @@ def test_names_are_as_promtool_wants_them() -> None:
 
 
 def test_all_samples_of_a_name_stand_together() -> None:
-    """As the format wants it: under one head, pool after pool, each with its own figures."""
+    """All samples of a metric follow one head, pool after pool, as the format requires."""
     metrics = Metrics()
     metrics.checked("dns", "icmp", True, 0.1)
     metrics.checked("sip", "tcp", False, 0.1)

@@ -1,4 +1,4 @@
-"""What keepalived asks: deploy/keepalived/nftlb-ready, against answers of every kind."""
+"""keepalived's script deploy/keepalived/nftlb-ready, with responses of every kind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SCRIPT = Path(__file__).parents[1] / "deploy" / "keepalived" / "nftlb-ready"
 PATIENCE = 0.8
-"""Seconds that the script waits here; in earnest more."""
+"""Seconds that the script waits in these tests; by default more."""
 READY = b"HTTP/1.0 200 OK\r\nContent-Length: 6\r\n\r\nready\n"
 NOT_READY = b"HTTP/1.0 503 Service Unavailable\r\n\r\nnot ready\ndns: 0 of 1 backends\nntp: 0 of 2 backends\n"
 
@@ -30,7 +30,7 @@ Run = Callable[..., tuple[int, str, float]]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs the script with arguments: the exit status, the output, and the seconds that it took."""
+    """Runs the script with arguments. Gives the exit status, the output, and the duration in seconds."""
     text, count = re.subn(r"(?m)^PATIENCE = 3\.0$", f"PATIENCE = {PATIENCE}", SCRIPT.read_text())
     assert 1 == count
     path = tmp_path_factory.mktemp("ready") / "nftlb-ready"
@@ -59,7 +59,7 @@ def listen(address: str) -> socket.socket:
 
 @contextmanager
 def served(listening: socket.socket, *answers: Callable[[socket.socket], object]) -> Iterator[list[bytes]]:
-    """Answer one connection after the other; gives what was asked."""
+    """Serve one connection after the other. Yields the requests."""
     asked: list[bytes] = []
 
     def serve() -> None:
@@ -89,7 +89,7 @@ def url(listening: socket.socket) -> str:
 
 @pytest.mark.parametrize("where", ["127.0.0.1", "::1", "unix"])
 def test_ready(run: Run, where: str, tmp_path: Path) -> None:
-    """200 is 0, at every kind of address."""
+    """The status 200 gives exit status 0, at every kind of address."""
     listening = listen(str(tmp_path / "api.sock") if where == "unix" else where)
     with served(listening, says(READY)) as asked:
         status, output, _ = run(url(listening))
@@ -99,7 +99,7 @@ def test_ready(run: Run, where: str, tmp_path: Path) -> None:
 
 
 def test_not_ready(run: Run) -> None:
-    """503 is 1, without another try, and the daemon's reasons are in one line."""
+    """The status 503 gives exit status 1, without another attempt; the daemon's reasons are in one line."""
     listening = listen("127.0.0.1")
     with served(listening, says(NOT_READY)):
         status, output, _ = run(url(listening))
@@ -108,7 +108,7 @@ def test_not_ready(run: Run) -> None:
 
 
 def test_one_pool(run: Run) -> None:
-    """A second argument asks for that pool alone."""
+    """A second argument selects a pool."""
     listening = listen("127.0.0.1")
     with served(listening, says(READY)) as asked:
         assert 0 == run(url(listening), "dns")[0]
@@ -117,7 +117,7 @@ def test_one_pool(run: Run) -> None:
 
 
 def test_tries_again(run: Run) -> None:
-    """A daemon that ends while it is asked, and is back in time, is ready."""
+    """A daemon that ends during a request, and is back in time, is ready."""
     listening = listen("127.0.0.1")
     with served(listening, says(b""), says(b"HTTP/1.0 200"), says(READY)) as asked:
         assert (0, "ready\n") == run(url(listening))[:2]
@@ -126,8 +126,8 @@ def test_tries_again(run: Run) -> None:
 
 
 @pytest.mark.parametrize("where", ["127.0.0.1", "unix"])
-def test_nobody_there(run: Run, where: str, tmp_path: Path) -> None:
-    """A daemon that is gone is waited for, and then is 1."""
+def test_without_a_daemon_the_script_fails(run: Run, where: str, tmp_path: Path) -> None:
+    """The script waits for a missing daemon, and then exits with 1."""
     with listen(str(tmp_path / "api.sock") if where == "unix" else where) as listening:
         address = url(listening)
     status, output, seconds = run(address)
@@ -139,15 +139,15 @@ def test_nobody_there(run: Run, where: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["127.0.0.1", "unix"])
 @pytest.mark.parametrize("waiting", [0, 4])
 def test_hangs(run: Run, where: str, waiting: int, tmp_path: Path) -> None:
-    """A daemon that is stopped accepts in the kernel, or when its queue is full not even that: 1, and in time."""
+    """For a stopped daemon, whose connections are accepted by the kernel or not at all, the script exits with 1."""
     with listen(str(tmp_path / "api.sock") if where == "unix" else where) as listening:
         queue = [socket.socket(listening.family) for _ in range(waiting)]
-        for one in queue:
-            one.setblocking(False)
-            one.connect_ex(listening.getsockname())
+        for item in queue:
+            item.setblocking(False)
+            item.connect_ex(listening.getsockname())
         status, output, seconds = run(url(listening))
-        for one in queue:
-            one.close()
+        for item in queue:
+            item.close()
 
     assert 1 == status
     assert output.startswith("no answer from ")
@@ -155,10 +155,10 @@ def test_hangs(run: Run, where: str, waiting: int, tmp_path: Path) -> None:
 
 
 def test_drips(run: Run) -> None:
-    """The time is that of the whole: an answer that comes a byte at a time does not stretch it."""
+    """The time limit is for the whole run: a slow response of single bytes does not extend it."""
 
     def drip(connection: socket.socket) -> None:
-        with suppress(OSError):  # it has gone
+        with suppress(OSError):  # the script has closed the connection
             for _ in range(1000):
                 connection.sendall(b"H")
                 time.sleep(0.02)
@@ -174,7 +174,7 @@ def test_drips(run: Run) -> None:
 
 @pytest.mark.parametrize("address", ["localhost:9146", "127.0.0.1", "127.0.0.1:http", "http://127.0.0.1:9146"])
 def test_not_an_address(run: Run, address: str) -> None:
-    """What is no address is said; no name is looked up."""
+    """The message names a wrong address; no name is looked up."""
     status, output, _ = run(address)
 
     assert 1 == status
@@ -182,7 +182,7 @@ def test_not_an_address(run: Run, address: str) -> None:
 
 
 def test_one_line(run: Run) -> None:
-    """A thousand pools that are not ready fit a line."""
+    """A thousand pools that are not ready fit into a line."""
     listening = listen("127.0.0.1")
     body = b"".join(b"pool%d: 0 of 1 backends\n" % number for number in range(1000))
     with served(listening, says(b"HTTP/1.0 503 No\r\n\r\nnot ready\n" + body)):
@@ -193,8 +193,8 @@ def test_one_line(run: Run) -> None:
     assert output.startswith("not ready pool0: 0 of 1 backends pool1: ")
 
 
-def test_runs_by_itself() -> None:
-    """As it is installed: executable, by Debian's own Python."""
+def test_the_installed_script_is_executable() -> None:
+    """The installed script is executable, and uses Debian's own Python."""
     done = subprocess.run([str(SCRIPT), "127.0.0.1"], capture_output=True, text=True, timeout=20, check=False)
 
     assert 1 == done.returncode

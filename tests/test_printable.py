@@ -1,4 +1,4 @@
-"""Text that may hold anything, in logs, on terminals and in messages."""
+"""Untrusted text in logs, on terminals and in messages."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from daemon_process import NFTLB
 from hypothesis import given
 from hypothesis import strategies as st
-from running import NFTLB
 
-from nftlb.cli.output import write, write_error
-from nftlb.daemon import LogFormat, configure
+from nftlb.cli.output import write_error, write_output
+from nftlb.daemon import LogFormat, configure_logging
 from nftlb.errors import ConfigError, Problem
-from nftlb.importer.remark import Remark, fault
+from nftlb.importer.draft import Line, Remark, bad_text
 from nftlb.printable import printable, printable_lines
 
 if TYPE_CHECKING:
@@ -29,36 +29,38 @@ TAME = r"a\nx:1: forged\r\x1b[2J\u202e\u2028\x85\x9b31m\xff"
 
 @given(st.text())
 def test_any_text(text: str) -> None:
-    """One line that can be printed, from which nothing that could be printed is missing; what is harmless stays."""
+    """The result is one printable line with all printable characters of the text; printable text stays unchanged."""
     shown = printable(text)
 
     assert shown.isprintable()
     shown.encode()
-    assert [one for one in text if one.isprintable()] == [one for one in printable(text, "") if one in text]
+    assert [character for character in text if character.isprintable()] == [
+        character for character in printable(text, "") if character in text
+    ]
     assert text == shown or not text.isprintable()
     assert len(text) == len(printable(text, "?"))
     assert text.count("\n") == printable_lines(text).count("\n")
     assert all(line.replace("\t", "").isprintable() for line in printable_lines(text).split("\n"))
 
 
-def test_what_can_not_be_printed_is_shown() -> None:
-    """Control characters, line ends of all kinds, what reorders a line, and bytes that are no UTF-8."""
+def test_unprintable_characters_are_escaped() -> None:
+    """Control characters, line ends, characters that reorder a line, and bytes that are not UTF-8 are escaped."""
     assert TAME == printable(EVIL)
     assert "größe: €, ok\\" == printable("größe: €, ok\\")
 
 
 @pytest.fixture
 def log() -> logging.Logger:
-    """A log with a name below nftlb; afterwards logging is as it was."""
+    """A logger below nftlb; logging is restored afterwards."""
     return logging.getLogger("nftlb.daemon.printable")
 
 
 @pytest.mark.parametrize("form", LogFormat)
 def test_the_log(form: LogFormat, log: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is put into a message is one line of it; faults of a file have a line each, each of them harmless."""
+    """Untrusted text in a log message is one line; each fault of a file is one printable line."""
     root, before = logging.getLogger(), (logging.getLogger().handlers[:], logging.getLogger().level)
     try:
-        configure(form, "info")
+        configure_logging(form, "info")
         log.warning("%s: down after %.1f ms, %d left", EVIL, 1.5, 2, extra={"fields": {"reason": EVIL}})
         log.error("bad:\n%s", ConfigError([Problem(EVIL, 1, 2, "pools", EVIL), Problem("z", 3, 4, "", "two")]))
         try:
@@ -81,8 +83,8 @@ def test_the_log(form: LogFormat, log: logging.Logger, capsys: pytest.CaptureFix
 
 
 def test_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever a command says by the way of all commands; lines and tabs are its own."""
-    write(f"one\ttwo\n{EVIL}\n")
+    """The messages of commands are printable, with their own lines and tabs."""
+    write_output(f"one\ttwo\n{EVIL}\n")
     write_error(f"{EVIL}\n")
 
     out, error = capsys.readouterr()
@@ -96,7 +98,7 @@ def run(*argv: str | bytes, source: bytes | None = None) -> tuple[str, str]:
 
 
 def test_errors_of_check(tmp_path: Path) -> None:
-    """A file's own name, its keys and its values begin no line and move nothing."""
+    """The name of a file, its keys and its values can't start a line or move the cursor."""
     name = os.fsencode(tmp_path) + b"/a\nx:1: forged\x1b[2J\xff.yaml"
     with open(name, "wb") as file:  # noqa: PTH123 - which has no name that is text
         file.write(b'"po\\nx:1: forged\\e[2J": 1\npools: {"d\\u202e": 7, b: {listen: "x\\n:1: \\u202e"}}\n')
@@ -110,8 +112,8 @@ def test_errors_of_check(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["v\x1b[2J\u202e", "v\x85x:1:", "v\rx:1:"])
-def test_imported_words(word: str, tmp_path: Path) -> None:
-    """What is told of a word that has no counterpart begins with the name of the file, and is one line."""
+def test_remarks_of_an_import_are_printable(word: str, tmp_path: Path) -> None:
+    """A remark of an import begins with the name of the file, and is one line."""
     text = f"virtual_server 192.0.2.1 53 {{\n protocol UDP\n {word} {word}\n real_server 10.0.0.1 53 {{ {word} }}\n}}\n"
     for what, source in (("keepalived", text), ("ipvsadm", f"-A -u 192.0.2.1:53 -s {word}\n")):
         file = tmp_path / what
@@ -122,22 +124,22 @@ def test_imported_words(word: str, tmp_path: Path) -> None:
 
 
 def test_lines_of_an_import() -> None:
-    """Whatever an import says of whichever line."""
+    """All remarks and faults of an import are printable."""
     assert rf"{TAME}:7: {TAME}" == str(Remark(EVIL, 7, EVIL))
-    assert rf"{TAME}:7:1: {TAME}" == str(fault(EVIL, 7, EVIL))
+    assert rf"{TAME}:7:1: {TAME}" == str(bad_text(Line(7, EVIL), EVIL))
 
 
 def test_names_of_the_state_file() -> None:
-    """What is remembered and does not fit is told in one line of the log, whatever its name is."""
+    """A stored backend that does not fit is one line of the log, whatever its name is."""
     program = """
 import json, logging, sys
-from nftlb.config import parse
-from nftlb.daemon import LogFormat, configure
+from nftlb.config import parse_config
+from nftlb.daemon import LogFormat, configure_logging
 from nftlb.daemon.runtime import overlay
 from nftlb.health import PoolMemory
 
-configure(LogFormat.TEXT, "info")
-config = parse("pools: {dns: {listen: 192.0.2.53:53/udp, backends: {ns1: 10.0.0.11:53}}}")
+configure_logging(LogFormat.TEXT, "info")
+config = parse_config("pools: {dns: {listen: 192.0.2.53:53/udp, backends: {ns1: 10.0.0.11:53}}}")
 _, misfits = overlay(config, {"dns": PoolMemory(added={json.loads(sys.argv[1]): "10.0.0.12"})})
 for misfit in misfits:
     logging.getLogger("nftlb").warning("%s", misfit)

@@ -1,4 +1,4 @@
-"""Programs of the operator's: which capabilities they have, and that nothing that they start outlives its time."""
+"""The operator's programs: their capabilities, and the end of all processes that they start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nftlb.programs import Process
 ADMIN, RAW = 1 << 12, 1 << 13
 BOTH = ADMIN | RAW
 
-# Prints for each set of capabilities that a program is given, what it then has of the two.
+# Prints which of the two capabilities a program has, for each set that it is given.
 SHOW = """
 import asyncio
 from nftlb.model import Capability
@@ -29,7 +29,7 @@ async def main():
     for wanted in ((), (Capability.NET_RAW,), (Capability.NET_ADMIN,), tuple(Capability), ()):
         process = Process(("grep", "^Cap", "/proc/self/status"), {"PATH": "/usr/bin:/bin"}, wanted)
         assert await process.wait() == 0
-        print(*(int(line.split()[1], 16) & 0x3000 for line in process.said().splitlines()))
+        print(*(int(line.split()[1], 16) & 0x3000 for line in process.output().splitlines()))
     with open("/proc/thread-self/status") as status:
         print(*(int(line.split()[1], 16) & 0x3000 for line in status if line.startswith("Cap")))
 
@@ -38,15 +38,15 @@ asyncio.run(main())
 
 
 def shown(*wrapper: str) -> list[list[int]]:
-    """What SHOW prints in a process of its own."""
+    """Return the output of SHOW in a separate process."""
     done = subprocess.run(
         [*wrapper, sys.executable, "-c", SHOW], capture_output=True, text=True, check=True, timeout=60
     )
     return [[int(word) for word in line.split()] for line in done.stdout.splitlines()]
 
 
-def test_what_programs_of_root_have() -> None:
-    """Neither of the two, nor a way to get one, unless it is asked for; we keep both."""
+def test_capabilities_of_programs_of_root() -> None:
+    """A program has and can get neither capability unless it is configured; nftlb keeps both."""
     *programs, ours = shown()
 
     inheritable, permitted, effective, bounding, ambient = zip(*programs, strict=True)
@@ -54,8 +54,8 @@ def test_what_programs_of_root_have() -> None:
     assert [BOTH, BOTH] == ours[1:3]
 
 
-def test_what_programs_of_another_user_have() -> None:
-    """With capabilities that systemd gave to the user: the same, but for what root alone can take away."""
+def test_capabilities_of_programs_of_another_user() -> None:
+    """The same for a user with capabilities from systemd, except for the bounding set, which only root can limit."""
     *programs, ours = shown(*user_with_capabilities())
 
     inheritable, permitted, effective, _, ambient = zip(*programs, strict=True)
@@ -74,11 +74,11 @@ def user_with_capabilities(*more: str) -> list[str]:
     return ["setpriv", *who, f"--inh-caps=-all,{names}", f"--ambient-caps=-all,{names}", *more]
 
 
-def test_what_we_do_not_have_can_not_be_given() -> None:
-    """The program is not run with less than it was to have."""
+def test_a_missing_capability_prevents_the_program() -> None:
+    """A program is not run without a configured capability."""
 
     async def main() -> None:
-        with pytest.raises(OSError, match="can't give it net_raw, being without"):
+        with pytest.raises(OSError, match="itself lacks the capabilities to give: net_raw"):
             Process(("true",), {}, (Capability.NET_RAW,))
 
     with Namespace("programs") as namespace:
@@ -86,21 +86,23 @@ def test_what_we_do_not_have_can_not_be_given() -> None:
 
 
 def test_the_network_is_that_of_the_caller() -> None:
-    """Two loops in two network namespaces have each its own."""
+    """The programs of two loops run in the loops' two network namespaces."""
 
     async def main() -> bytes:
         process = Process(("readlink", "/proc/self/ns/net"), {"PATH": "/usr/bin:/bin"})
         assert 0 == await process.wait()
-        return process.said().strip()
+        return process.output().strip()
 
-    with Namespace("one") as one, Namespace("two") as two:
-        found = [namespace.call(lambda: asyncio.run(main())) for namespace in (one, two, one)]
-        assert [os.fsencode(f"net:[{os.fstat(each.fileno()).st_ino}]") for each in (one, two, one)] == found
+    with Namespace("one") as first, Namespace("two") as two:
+        found = [namespace.call(lambda: asyncio.run(main())) for namespace in (first, two, first)]
+        assert [
+            os.fsencode(f"net:[{os.fstat(namespace.fileno()).st_ino}]") for namespace in (first, two, first)
+        ] == found
 
 
 # --- strays ----------------------------------------------------------------------------------------------------------
 
-# Begins a process of its own: strays of whatever runs the tests are no business of ours.
+# Starts a separate process, so that strays of the test runner do not matter.
 BEGIN = """
 import asyncio, os, sys, time
 from nftlb.programs import STRAYS, Process
@@ -121,7 +123,7 @@ async def pids(count):
     async with asyncio.timeout(30):
         while not os.path.exists(FILE) or len(found := open(FILE).read().split()) < count:
             await asyncio.sleep(0.01)
-    return [int(one) for one in found]
+    return [int(pid) for pid in found]
 
 async def gone(count=1):
     async with asyncio.timeout(30):
@@ -140,7 +142,7 @@ async def without_children():
             await asyncio.sleep(0.01)
 
 STRAY = "setsid sh -c 'echo $$ >> $FILE; exec sleep 1000' &"
-# The shell in the middle ends at once: the stray is nobody's child but ours from the beginning.
+# The shell in the middle ends at once, so that the stray is our child from the start.
 ORPHAN = "(setsid sh -c 'echo $$ >> $FILE; exec sleep 1000' &); "
 WRITTEN = "while ! [ -s $FILE ]; do sleep 0.01; done"
 
@@ -156,7 +158,7 @@ asyncio.run(main())
 
 
 def play(body: str, tmp_path: Path) -> None:
-    """Run this between BEGIN and END."""
+    """Run this code between BEGIN and END."""
     program = BEGIN + textwrap.indent(textwrap.dedent(body), "    ") + END
     argv = [sys.executable, "-c", program, str(tmp_path / "pids")]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
@@ -164,8 +166,8 @@ def play(body: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["STRAY", "ORPHAN"])
-def test_what_a_program_leaves_ends_with_it(kind: str, tmp_path: Path) -> None:
-    """Killed and reaped as soon as the program has ended, in whichever session it is."""
+def test_strays_are_killed_when_the_program_ends(kind: str, tmp_path: Path) -> None:
+    """A stray is killed and reaped as soon as the program has ended, in whatever session it is."""
     play(
         f"""
         await script({kind} + WRITTEN).wait()
@@ -176,8 +178,8 @@ def test_what_a_program_leaves_ends_with_it(kind: str, tmp_path: Path) -> None:
     )
 
 
-def test_what_a_program_that_is_killed_leaves(tmp_path: Path) -> None:
-    """A check that times out ends its program, and with that all of it; those of strays too."""
+def test_a_timed_out_program_is_killed_with_its_strays(tmp_path: Path) -> None:
+    """A check that times out kills its program and all processes that the program started, strays too."""
     play(
         """
         nested = "setsid sh -c 'echo $$ >> $FILE; " + STRAY.replace("'", '"') + " exec sleep 1000' &"
@@ -191,8 +193,8 @@ def test_what_a_program_that_is_killed_leaves(tmp_path: Path) -> None:
     )
 
 
-def test_a_stray_lives_as_long_as_its_program_may(tmp_path: Path) -> None:
-    """A program may have processes of its own that nobody is the parent of; those of others end meanwhile."""
+def test_strays_of_a_running_program_are_not_killed(tmp_path: Path) -> None:
+    """A running program may have orphaned processes; the strays of other programs are killed meanwhile."""
     play(
         """
         old = script(ORPHAN + "sleep 1000")
@@ -210,12 +212,12 @@ def test_a_stray_lives_as_long_as_its_program_may(tmp_path: Path) -> None:
     )
 
 
-def test_what_a_hook_leaves_has_the_time_of_the_hook(tmp_path: Path) -> None:
-    """A hook may end before what it started; both together have its seconds, in whichever session they are."""
+def test_processes_of_a_hook_have_the_time_limit_of_the_hook(tmp_path: Path) -> None:
+    """A hook may end before the processes that it started: all have until its time limit, in whatever session."""
     play(
         """
         began = time.monotonic()
-        await script(STRAY + "sh -c 'echo $$ >> $FILE; exec sleep 1000' &", heard=False, leaves=2.0).wait()
+        await script(STRAY + "sh -c 'echo $$ >> $FILE; exec sleep 1000' &", keep_output=False, leaves=2.0).wait()
         await pids(2)
         assert [True, True] == [alive(pid) for pid in await pids(2)]
         await gone(2)
@@ -226,8 +228,8 @@ def test_what_a_hook_leaves_has_the_time_of_the_hook(tmp_path: Path) -> None:
     )
 
 
-def test_at_the_end_nobody_is_left(tmp_path: Path) -> None:
-    """Closing kills them all, also who starts others again and again."""
+def test_close_kills_all_strays(tmp_path: Path) -> None:
+    """`close` kills all strays, also if they start new processes repeatedly."""
     play(
         """
         script(STRAY * 20 + "sleep 1000")
@@ -242,8 +244,8 @@ def test_at_the_end_nobody_is_left(tmp_path: Path) -> None:
     )
 
 
-def test_other_children_are_left_alone(tmp_path: Path) -> None:
-    """Who was there before, and who is in our own session, is no stray."""
+def test_other_children_are_not_killed(tmp_path: Path) -> None:
+    """Earlier children and children in our own session are not strays."""
     play(
         """
         import subprocess

@@ -1,4 +1,4 @@
-"""What pools need of a host, and what of it a host lacks; hosts are values here."""
+"""The requirements of pools, compared with hosts that are given as values."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
-from pools import backend, config, pool
+from pool_builders import backend, config, pool
 
-from nftlb.kernel.interfaces import Interface
 from nftlb.kernel.neighbours import Neighbour
 from nftlb.kernel.rtnetlink import LOCAL, Route
-from nftlb.kernel.surroundings import Lookup, Surroundings
-from nftlb.model import Admin, Config, Forward, Health, Icmp, SourceKind
-from nftlb.requirements import Path, lacking, lookups, path, summed_up
+from nftlb.kernel.surroundings import Interface, Lookup, Surroundings
+from nftlb.model import Admin, Config, Forward, Health, Helper, Icmp, Per, SourceKind
+from nftlb.requirements import BackendPath, backend_path, lacking, lookups, summed_up
 
 if TYPE_CHECKING:
     from nftlb.model import Pool
@@ -25,7 +24,7 @@ ETH = Interface(2, "eth1")
 
 
 def host(*interfaces: Interface, routes: dict[str, Route] | None = None) -> Surroundings:
-    """A host whose routes are by address."""
+    """A host with these interfaces, and with routes by address."""
     found = {Lookup(ip_address(address)): route for address, route in (routes or {}).items()}
     return Surroundings((Interface(1, "lo"), *(interfaces or (ETH,))), found, {4: True, 6: True})
 
@@ -34,8 +33,8 @@ def on_link(version: int = 4, **more: object) -> Route:
     return replace(Route(version, 254, index=2, source=HERE[version]), **more)  # type: ignore[arg-type]
 
 
-def told(of: Pool, where: Surroundings) -> list[str]:
-    return [f"{one.pool}: {one.subject}" for one in lacking(config(of), where)]
+def subjects(of: Pool, where: Surroundings) -> list[str]:
+    return [f"{requirement.pool}: {requirement.subject}" for requirement in lacking(config(of), where)]
 
 
 def plain(version: int = 4, **options: object) -> Pool:
@@ -48,7 +47,7 @@ WELL = host(routes={"10.0.0.11": on_link(), "fd00::11": on_link(6)})
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_host_that_has_everything(version: int) -> None:
-    assert [] == told(plain(version), WELL)
+    assert [] == subjects(plain(version), WELL)
 
 
 @pytest.mark.parametrize(
@@ -59,12 +58,38 @@ def test_a_host_that_has_everything(version: int) -> None:
 def test_a_route_that_leads_nowhere(route: Route | None) -> None:
     where = host(routes={"10.0.0.11": route} if route else {})
 
-    assert ["dns: route to 10.0.0.11"] == told(plain(), where)
-    assert Path("no route to 10.0.0.11") == path(plain(), plain().backends[0], where)
+    assert ["dns: route to 10.0.0.11"] == subjects(plain(), where)
+    assert BackendPath("no route to 10.0.0.11") == backend_path(plain(), plain().backends[0], where)
 
 
-def test_only_who_is_to_get_packets_needs_a_way() -> None:
-    """Not a backend in maintenance, of weight 0, or of a family that nobody listens in."""
+@pytest.mark.parametrize(
+    ("route", "message", "fix"),
+    [
+        (None, "there is no route to 10.0.0.11, backend dns/b1", "ip route add 10.0.0.11 via ROUTER"),
+        (
+            on_link(kind=5),
+            "packets can't be sent to 10.0.0.11, backend dns/b1: it is a multicast address",
+            "ip route get 10.0.0.11",
+        ),
+        (
+            on_link(source=None),
+            "this host has no address for `source: masquerade` on the route to 10.0.0.11, backend dns/b1",
+            "ip address add ADDRESS dev eth1",
+        ),
+    ],
+    ids=["no route", "multicast", "no source"],
+)
+def test_messages_about_routes(route: Route | None, message: str, fix: str) -> None:
+    """A route that is missing, unusable or without a source address has its own message and fix."""
+    where = host(routes={"10.0.0.11": route} if route else {})
+
+    assert [(message, fix)] == [
+        (requirement.message, requirement.fix) for requirement in lacking(config(plain()), where)
+    ]
+
+
+def test_only_backends_that_get_packets_need_a_route() -> None:
+    """A backend in maintenance, of weight 0, or of a family without a listener needs no route."""
     idle = (
         backend("b1", "10.0.0.11:53"),
         replace(backend("b2", "10.0.9.1:53"), admin=Admin.MAINTENANCE),
@@ -72,57 +97,57 @@ def test_only_who_is_to_get_packets_needs_a_way() -> None:
         backend("b4", "[fd00:9::9]:53"),
     )
 
-    assert [] == told(pool("dns", V4, idle), WELL)
+    assert [] == subjects(pool("dns", V4, idle), WELL)
 
 
 def test_a_backend_of_this_host_needs_no_forwarding() -> None:
     local = replace(host(routes={"10.0.0.11": Route(4, 255, index=1, kind=LOCAL)}), forwards={4: False, 6: True})
 
-    assert [] == told(plain(), local)
-    assert Path() == path(plain(), plain().backends[0], local)
-    assert ["dns: IPv4 forwarding"] == told(plain(), replace(WELL, forwards={4: False, 6: True}))
-    assert ["dns: IPv6 forwarding"] == told(plain(6), replace(WELL, forwards={4: True, 6: False}))
+    assert [] == subjects(plain(), local)
+    assert BackendPath() == backend_path(plain(), plain().backends[0], local)
+    assert ["dns: IPv4 forwarding"] == subjects(plain(), replace(WELL, forwards={4: False, 6: True}))
+    assert ["dns: IPv6 forwarding"] == subjects(plain(6), replace(WELL, forwards={4: True, 6: False}))
 
 
 def test_only_masquerade_needs_an_address() -> None:
-    """Of the others, packets leave with the client's, or with one that is given."""
+    """With other values of `source`, packets keep the client's address or have a given address."""
     where = host(routes={"10.0.0.11": on_link(source=None), "10.0.0.9": Route(4, 255, kind=LOCAL)})
 
-    assert ["dns: route to 10.0.0.11"] == told(plain(), where)
-    assert [] == told(plain(source=SourceKind.KEEP), where)
-    assert [] == told(plain(forward=Forward.STATELESS), where)
-    assert [] == told(plain(source_addresses=(ip_address("10.0.0.9"),)), where)
+    assert ["dns: route to 10.0.0.11"] == subjects(plain(), where)
+    assert [] == subjects(plain(source=SourceKind.KEEP), where)
+    assert [] == subjects(plain(forward=Forward.STATELESS), where)
+    assert [] == subjects(plain(source_addresses=(ip_address("10.0.0.9"),)), where)
 
 
 def test_a_source_may_be_of_an_interface_or_local_by_a_route() -> None:
-    """A VRF's addresses are in a table of its own; an address range may be local without any interface having it."""
+    """The addresses of a VRF are in its own table. A range may be local by a route, without any interface."""
     given = plain(source_addresses=(ip_address("10.0.0.9"),))
     has = replace(ETH, addresses=frozenset({ip_address("10.0.0.9")}))
     routes = {"10.0.0.11": on_link()}
 
-    assert ["dns: address 10.0.0.9"] == told(given, host(routes=routes))
-    assert [] == told(given, host(has, routes=routes))
-    assert ["dns: address 10.0.0.9"] == told(given, host(replace(has, up=False), routes=routes))
+    assert ["dns: address 10.0.0.9"] == subjects(given, host(routes=routes))
+    assert [] == subjects(given, host(has, routes=routes))
+    assert ["dns: address 10.0.0.9"] == subjects(given, host(replace(has, up=False), routes=routes))
     tentative = replace(has, unusable=has.addresses)
-    assert ["dns: address 10.0.0.9"] == told(given, host(tentative, routes=routes))
-    assert [] == told(given, host(routes={**routes, "10.0.0.9": Route(4, 255, kind=LOCAL)}))
+    assert ["dns: address 10.0.0.9"] == subjects(given, host(tentative, routes=routes))
+    assert [] == subjects(given, host(routes={**routes, "10.0.0.9": Route(4, 255, kind=LOCAL)}))
 
 
-def test_routing_may_go_by_what_checks_are_given() -> None:
-    """A mark or a VRF may be the only way, for packets too; then it is no lack that the main table has none."""
+def test_routes_by_the_options_of_checks() -> None:
+    """If a mark or a VRF has the only route, a missing route in the main table is not a fault."""
     by_mark = plain(health=(Health(check=Icmp(), mark=7),))
     lookup = Lookup(ip_address("10.0.0.11"), "", 7)
     assert lookup in set(lookups(config(by_mark)))
 
-    assert [] == told(by_mark, replace(host(), routes={lookup: on_link()}))
+    assert [] == subjects(by_mark, replace(host(), routes={lookup: on_link()}))
 
 
-def test_interfaces_that_are_named() -> None:
+def test_missing_interfaces() -> None:
     down = Interface(5, "eth5", up=False)
     fast = plain(forward=Forward.DSR, ingress=("eth1", "eth5", "eth6"))
 
     where = host(ETH, down, routes={"10.0.0.11": on_link()})
-    assert ["dns: interface eth5", "dns: interface eth6"] == told(fast, where)
+    assert ["dns: interface eth5", "dns: interface eth6"] == subjects(fast, where)
 
 
 @pytest.mark.parametrize(
@@ -134,36 +159,52 @@ def test_interfaces_that_are_named() -> None:
         ({}, on_link(gateway=ip_address("10.0.0.254"), several=True), None),
         ({"device": "eth1"}, on_link(), Neighbour(2, ip_address("10.0.0.11"))),
     ],
-    ids=["on the link", "behind a router", "behind one of IPv6", "behind several", "nat heeds no device"],
+    ids=["on the link", "behind a router", "behind an IPv6 router", "behind several routers", "nat ignores device"],
 )
-def test_who_has_to_answer(changed: dict[str, str], route: Route, expected: Neighbour | None) -> None:
-    """The next hop on the link; where packets are spread over several, none of them alone."""
-    one = replace(backend("b1", "10.0.0.11:53"), **changed)  # type: ignore[arg-type]
+def test_next_hop(changed: dict[str, str], route: Route, expected: Neighbour | None) -> None:
+    """The next hop on the link. A route with several next hops has no single next hop."""
+    changed_backend = replace(backend("b1", "10.0.0.11:53"), **changed)  # type: ignore[arg-type]
 
-    assert Path(neighbour=expected) == path(pool("dns", V4, (one,)), one, host(routes={"10.0.0.11": route}))
+    assert BackendPath(neighbour=expected) == backend_path(
+        pool("dns", V4, (changed_backend,)), changed_backend, host(routes={"10.0.0.11": route})
+    )
 
 
 @pytest.mark.parametrize("options", [{"forward": Forward.DSR}, {"forward": Forward.STATELESS, "ingress": ("eth1",)}])
-def test_who_has_to_answer_on_the_fast_path(options: dict[str, object]) -> None:
-    """What the backend's `device` and `via` say; without a device, as `via` is routed."""
+def test_next_hop_on_the_fast_path(options: dict[str, object]) -> None:
+    """The next hop is the backend's `via`, on its `device` or else on the interface of the route to `via`."""
     via = ip_address("10.0.7.1")
-    one = replace(backend("b1", "10.0.0.11:53"), via=via)
-    known = replace(one, device="eth1")
-    of = pool("dns", V4, (one,), **options)
+    changed_backend = replace(backend("b1", "10.0.0.11:53"), via=via)
+    known = replace(changed_backend, device="eth1")
+    of = pool("dns", V4, (changed_backend,), **options)
     where = host(routes={"10.0.7.1": on_link()})
 
-    assert Path(neighbour=Neighbour(2, via)) == path(of, one, where)
-    assert Path(neighbour=Neighbour(2, via)) == path(of, known, host())
-    assert Path("there is no interface eth7") == path(of, replace(one, device="eth7"), host())
-    assert Path("interface eth1 is down") == path(of, known, host(replace(ETH, up=False)))
+    assert BackendPath(neighbour=Neighbour(2, via)) == backend_path(of, changed_backend, where)
+    assert BackendPath(neighbour=Neighbour(2, via)) == backend_path(of, known, host())
+    assert BackendPath("there is no interface eth7") == backend_path(
+        of, replace(changed_backend, device="eth7"), host()
+    )
+    assert BackendPath("interface eth1 is down") == backend_path(of, known, host(replace(ETH, up=False)))
 
 
-def test_one_thing_that_many_need_is_told_once() -> None:
+def test_a_requirement_of_many_pools_gives_one_message() -> None:
     pools = tuple(replace(plain(), name=f"p{number}") for number in range(6))
     lacks = list(lacking(Config(pools=pools), replace(WELL, forwards={4: False, 6: True})))
 
     expected = (
-        "this host passes no IPv4 packets on, which pool p0 needs; sysctl -w net.ipv4.ip_forward=1; "
+        "this host does not forward IPv4 packets, which pool p0 needs; sysctl -w net.ipv4.ip_forward=1; "
         "it is missing for p1, p2, p3 and 2 more too"
     )
     assert expected == summed_up(lacks)
+
+
+def test_a_kernel_without_a_helper() -> None:
+    """Only the pool that needs the helper lacks something, and the message names the module."""
+    where = replace(WELL, missing_helpers=frozenset({"tftp"}))
+    helped = plain(per=Per.FLOW, helper=Helper.TFTP)
+
+    assert [] == subjects(plain(), where)
+    assert [] == subjects(helped, WELL)
+    (lack,) = lacking(config(helped), where)
+    assert "the kernel has no helper for tftp, which pool dns needs" == lack.message
+    assert "modprobe nf_nat_tftp" in lack.fix

@@ -1,4 +1,4 @@
-"""The unit for systemd: understood by it, and as narrow as the documents say."""
+"""The unit for systemd: it is valid, and as restricted as the documents say."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def analyze(*words: str) -> str:
 
 
 def test_exposure_is_as_documented() -> None:
-    """`systemd-analyze security` gives 2.0 or better, and the figure that the document has."""
-    told = analyze("security", "--offline=true", "--no-pager", str(UNIT))
-    score = re.search(r"Overall exposure level for nftlb.service: (\S+)", told)
+    """`systemd-analyze security` gives 2.0 or better, and the figure in the document."""
+    output = analyze("security", "--offline=true", "--no-pager", str(UNIT))
+    score = re.search(r"Overall exposure level for nftlb.service: (\S+)", output)
     assert score is not None
 
     assert float(score[1]) <= 2.0
@@ -27,10 +27,10 @@ def test_exposure_is_as_documented() -> None:
 
 
 def test_systemd_understands_every_line() -> None:
-    """No key that systemd would ignore."""
-    told = analyze("verify", "--man=no", str(UNIT))
+    """The unit has no key that systemd would ignore."""
+    output = analyze("verify", "--man=no", str(UNIT))
 
-    assert [] == [line for line in told.splitlines() if "Unknown" in line or "Failed to parse" in line]
+    assert [] == [line for line in output.splitlines() if "Unknown" in line or "Failed to parse" in line]
 
 
 def test_two_capabilities_and_no_more() -> None:
@@ -41,8 +41,8 @@ def test_two_capabilities_and_no_more() -> None:
     assert ("nftlb", "yes", "strict") == tuple(settings[key] for key in ("User", "NoNewPrivileges", "ProtectSystem"))
 
 
-def test_the_folder_of_the_locks_outlives_the_units() -> None:
-    """A folder that goes with one unit would take along the lock that a command, or the other unit, holds."""
+def test_the_folder_of_the_locks_stays_when_a_unit_stops() -> None:
+    """A folder that is deleted with one unit would delete the lock of a command or of the other unit."""
     for unit in (UNIT, UNIT.with_name("nftlb-restore.service")):
         settings = dict(re.findall(r"^(\w+)=(.*)$", unit.read_text(), re.MULTILINE))
         found = tuple(settings.get(f"RuntimeDirectory{end}") for end in ("", "Mode", "Preserve"))

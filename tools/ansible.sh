@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the Ansible roles are linted and tested with, each in a virtual environment of its own: current/ and
-# bookworm/ of a directory. Nothing of nftlb is in them: a controller needs none.
+# Installs the versions of Ansible for the linter and the tests of the roles into two virtual environments, current/ and
+# bookworm/ in DIRECTORY. They do not contain nftlb: an Ansible controller does not need it.
 set -eu
 directory=${1:?usage: ansible.sh DIRECTORY}
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the package for a Debian: on this machine when it is the one, else in a copy of the checkout there, which needs
-# root (tools/inside.sh). Prints its path.
+# Builds the package for a Debian release and prints its path. If this machine runs another release, it builds in a copy
+# of the checkout in that release (tools/inside.sh), which needs root.
 set -eu
 usage="usage: deb-for.sh CODENAME VENV [VERSION [DIRECTORY]]"
 codename=${1:?$usage}
@@ -13,7 +13,7 @@ fi
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 export SOURCE_DATE_EPOCH
 mkdir -p "$directory"
-# Nothing that is written there lasts, so the package comes by standard output.
+# Files that are written there are lost, so the package is passed through standard output.
 build='tools/deb.sh .venv "$1" /tmp/built >&2 && tar -C /tmp/built -c .'
 tools/inside.sh "$codename" sh -c "$build" sh "$version" | tar -C "$directory" --no-same-owner -xv --wildcards '*.deb' |
 	sed "s|^\./|$directory/|" | grep .

@@ -1,9 +1,10 @@
 #!/bin/sh
-# Builds DIRECTORY/nftlb-daemon_VERSION~debRELEASE_ARCHITECTURE.deb (in dist, of pyproject.toml's version) for the Debian
-# that this runs on; prints its path. Needs no root.
+# Builds DIRECTORY/nftlb-daemon_VERSION~debRELEASE_ARCHITECTURE.deb for the Debian release of this machine, and prints
+# its path. By default VERSION is that of pyproject.toml and DIRECTORY is dist. Needs no root.
 #
-# The package holds a virtual environment with the files whose hashes are in requirements/run.txt. It sees the distribution's packages, as
-# the nftables binding must be that of the distribution, and belongs to the Python that it was built with.
+# The package has a virtual environment with the files whose hashes are in requirements/run.txt. The environment also
+# uses the distribution's Python packages, because the nftables binding must be that of the distribution. It works only
+# with the minor version of Python that built it.
 set -eu
 venv=${1:?usage: deb.sh VENV [VERSION [DIRECTORY]]}
 version=${2:-$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)}
@@ -23,14 +24,14 @@ umask 022
 root=$work/root
 private=$root/usr/lib/nftlb
 
-# A copy, so that the version can be another one, and nothing is left in the tree.
+# A copy, so that VERSION can be set, and the build leaves no files in the tree.
 mkdir "$work/source"
 cp -r nftlb pyproject.toml README.md LICENSE "$work/source"
 sed -i "s/^version = .*/version = \"$version\"/" "$work/source/pyproject.toml"
 
 mkdir -p "$root/usr/lib"
 /usr/bin/python3 -m venv --system-site-packages --without-pip "$private"
-# --ignore-installed: what this machine's Python has besides must be in the package nevertheless.
+# --ignore-installed: packages that this machine's Python already has must be in the package too.
 "$venv/bin/python" -m pip --python "$private/bin/python3" install -qq --disable-pip-version-check --no-compile \
 	--no-warn-script-location --ignore-installed --require-hashes --only-binary :all: -r requirements/run.txt >&2
 "$venv/bin/python" -m pip wheel -qq --disable-pip-version-check --no-deps --no-build-isolation -w "$work/wheel" \
@@ -56,6 +57,7 @@ install -d "$root/usr/bin" "$root/etc/nftlb"
 ln -s ../lib/nftlb/bin/nftlb "$root/usr/bin/nftlb"
 install -m 644 -D -t "$root/usr/lib/systemd/system" deploy/systemd/*.service
 install -m 755 -D deploy/keepalived/nftlb-ready "$root/usr/lib/nftlb/nftlb-ready"
+install -m 755 nftlb/preload.sh "$root/usr/lib/nftlb/nftlb-preload"
 install -m 644 -D deploy/debian/nftlb.sysusers "$root/usr/lib/sysusers.d/nftlb.conf"
 install -m 644 -D deploy/debian/copyright "$root/usr/share/doc/nftlb-daemon/copyright"
 install -m 644 -D CHANGELOG.md "$root/usr/share/doc/nftlb-daemon/changelog"

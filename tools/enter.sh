@@ -1,18 +1,19 @@
 #!/bin/sh
 # Runs a command in a copy of this checkout on another Debian, as root: enter.sh IMAGE VENV COMMAND...
 #
-# IMAGE is a root directory that tools/image.sh has made, VENV the directory that is .venv there. Whatever the command
-# writes is written into memory, and the checkout, the image and VENV stay as they are; with BUILD=yes in the
-# environment VENV is written itself. Processes, mounts and files go with the command, however it ends: all of them
-# belong to namespaces of its own. The network is this machine's.
+# IMAGE is a root directory made by tools/image.sh, VENV the directory that is mounted there as .venv. All files that
+# the command writes are kept in memory; the checkout, the image and VENV do not change. With BUILD=yes in the
+# environment the command writes to VENV. When the command ends, in whatever way, its processes, mounts and files are
+# removed, because they belong to its own namespaces. It uses the network of this machine.
 set -eu
 
 if [ "${1:-}" != --inside ]; then
-	# Not in the foreground, where this shell would hear of a signal only afterwards; `unshare` itself heeds none.
+	# In the background: in the foreground this shell would handle a signal only after the command. `unshare` ignores
+	# signals.
 	env --default-signal=INT,QUIT setpriv --pdeathsig KILL \
 		unshare --mount --pid --ipc --fork --kill-child "$0" --inside "$@" <&0 &
 	trap 'kill -KILL $!' HUP TERM
-	trap : INT # of a terminal, which tells the command too
+	trap : INT # from a terminal, which sends it to the command too
 	while wait $! && status=0 || status=$? && kill -0 $! 2>/dev/null; do :; done
 	exit "$status"
 fi
@@ -21,12 +22,12 @@ venv=$3
 shift 3
 checkout=$PWD
 
-# What pip and apt need to reach their servers as they do here: proxies, certificates, other indexes.
+# The settings with which pip and apt reach their servers on this machine: proxies, certificates, other indexes.
 passed=$(env | sed -n -E 's/^(PIP_[A-Z_]+|[A-Za-z]+_proxy|[A-Z]+_PROXY|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE|TERM|PYTEST_ADDOPTS|SOURCE_DATE_EPOCH)=.*/\1/p')
 home=${HOME:-/root}
 config=${XDG_CONFIG_HOME:-$home/.config}
 
-cd "$image/.." # an empty directory to begin with, that every machine has
+cd "$image/.." # `scratch` beside the images is the mount point of the file system in memory
 scratch=$(dirname "$image")/scratch
 mkdir -p "$scratch"
 mount -t tmpfs -o mode=755 scratch "$scratch"
@@ -52,7 +53,7 @@ mkdir -p root/.pip root/.config/pip
 [ ! -e /etc/pip.conf ] || cat /etc/pip.conf >etc/pip.conf
 [ ! -e "$home/.pip/pip.conf" ] || cat "$home/.pip/pip.conf" >root/.pip/pip.conf
 [ ! -e "$config/pip/pip.conf" ] || cat "$config/pip/pip.conf" >root/.config/pip/pip.conf
-show() { # what this machine has at a path, read-only
+show() { # mounts a path of this machine at the same path, read-only
 	if [ -d "$1" ]; then
 		mkdir -p ".$1"
 	else
@@ -63,7 +64,8 @@ show() { # what this machine has at a path, read-only
 for path in /etc/ssl/certs "/lib/modules/$(uname -r)"; do
 	[ ! -e "$path" ] || show "$path"
 done
-# What these name too: an index in a directory leads to other directories, so all that the image has nothing of.
+# Paths in these settings too. An index in a directory may lead to other directories, so the highest parent directory
+# that is empty in the image is mounted.
 for name in $passed; do
 	printenv "$name"
 done | cat - $(find etc/pip.conf root/.pip root/.config/pip -type f) | tr -s ' =' '\n' | sed -n 's|^\(file://\)*/|/|p' |
@@ -86,7 +88,7 @@ fi
 for name in $passed; do
 	set -- "$name=$(printenv "$name")" "$@"
 done
-# A real root directory, not that of a chroot: from there the kernel allows no user namespaces.
+# pivot_root instead of chroot: the kernel allows no user namespaces inside a chroot.
 pivot_root . mnt
 umount -l mnt
 cd /$place

@@ -1,12 +1,13 @@
-"""Writes the .nft beside every rules/*.yaml: `make golden`. `tests/test_golden.py` compares with what this yields."""
+"""`make golden`: writes the .nft files for each rules/*.yaml, which tests/compiler/test_golden.py compares."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nftlb.compiler import Compiled, Membership
+from nftlb.compiler import Compiled
 from nftlb.config import load
+from nftlb.model import Membership
 from nftlb.ruleset import file_text
 
 if TYPE_CHECKING:
@@ -14,12 +15,13 @@ if TYPE_CHECKING:
 
 RULES = Path(__file__).parents[1] / "rules"
 
-# Where membership matters, the backend that is shown down as well.
+# For these files there is a second .nft with this backend down.
 DOWN = {
     "dns": ["ns1"],
     "dsr": ["ns2"],
     "game": ["eu1"],
     "netflow": ["flow2"],
+    "priority": ["here1"],
     "sorry": ["ns1"],
     "stateless-ingress": ["ns1"],
     "weighted": ["medium"],
@@ -27,7 +29,7 @@ DOWN = {
 
 
 def expected() -> Iterator[tuple[Path, str]]:
-    """Each file that there should be, with its text."""
+    """Yield the path of each .nft file, with its text."""
     for path in sorted(RULES.glob("*.yaml")):
         config = load(str(path))
         compiled = Compiled(config)
@@ -39,7 +41,7 @@ def expected() -> Iterator[tuple[Path, str]]:
 
 
 def main() -> None:
-    """Write them, and take away what no file stands for any more."""
+    """Write all .nft files, and delete those without a rules/*.yaml."""
     files = dict(expected())
     for path in RULES.glob("*.nft"):
         if path not in files:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs those of these Debian packages that are missing; says what to do when it can't, for want of root.
+# Installs the missing Debian packages of its arguments. Without root it prints the command to install them.
 set -eu
 
 missing=
@@ -13,7 +13,7 @@ if [ "$(id -u)" -ne 0 ]; then
 	exit 3
 fi
 export DEBIAN_FRONTEND=noninteractive
-# Word splitting is meant: one word a package.
+# Without quotes on purpose: each word is a package.
 # shellcheck disable=SC2086
 {
 	apt-get -qq update

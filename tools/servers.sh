@@ -1,18 +1,20 @@
 #!/bin/sh
-# Unpacks the servers and tools that the end-to-end tests run (tests/daemons/) into a directory. Needs no root.
+# Unpacks the servers and tools of the end-to-end tests (tests/support/servers/), or other packages, into DIRECTORY:
+# servers.sh DIRECTORY [PACKAGE...]. Needs no root.
 #
-# Unpacked and not installed: an installed one would be a service of this machine from then on, at the next boot at the
-# latest: unbound on port 53, nginx on 80, and chrony in the place of systemd-timesyncd, with which it conflicts.
+# The packages are unpacked and not installed, because an installed server would run as a service of this machine, at
+# the latest after the next boot: unbound on port 53, nginx on port 80, and chrony, which replaces systemd-timesyncd.
 set -eu
-directory=${1:?usage: servers.sh DIRECTORY}
-packages="unbound freeradius freeradius-common chrony snmpd nginx rsyslog sip-tester keepalived libfaketime ldirectord"
+directory=${1:?usage: servers.sh DIRECTORY [PACKAGE...]}
+shift
+packages=${*:-unbound freeradius freeradius-common chrony snmpd nginx rsyslog sip-tester keepalived libfaketime ldirectord}
 
 [ "$(cat "$directory/.packages" 2>/dev/null)" != "$packages" ] || exit 0
 
 mkdir -p "$(dirname "$directory")"
 new=$(mktemp -d "$directory.XXXXXX")
 trap 'rm -rf "$new"' EXIT
-new=$(cd "$new" && pwd) # apt takes a relative path for one below its own directories
+new=$(cd "$new" && pwd) # apt looks for relative paths below its own directories
 mkdir -p "$new/apt/lists/partial" "$new/apt/archives/partial" "$new/root"
 
 apt() {
@@ -20,9 +22,9 @@ apt() {
 		-o Dir::State::lists="$new/apt/lists" -o Dir::Cache="$new/apt" -o Dir::Cache::archives="$new/apt/archives" "$@"
 }
 
-# With lists of our own, because a user can't bring those of the machine up to date, and in a container there are none.
-# --reinstall: take what the machine has too, but of their libraries only those that it lacks.
-# Word splitting is meant: one word a package.
+# With its own package lists, because a user can't update those of the machine, and containers have none.
+# --reinstall: download packages that are installed too; of their dependencies only those that are missing.
+# Without quotes on purpose: each word is a package.
 # shellcheck disable=SC2086
 {
 	apt update

@@ -1,7 +1,7 @@
-"""Lets the same things happen to keepalived with IPVS and to nftlb, and counts what one client socket notices.
+"""Causes the same failures for keepalived with IPVS and for nftlb, and counts the losses of one client socket.
 
-Runs as root inside the machine (in-vm.sh), with the standard library alone. All is measured from outside, by what
-became of datagrams: a balancer's own log plays no part.
+Runs as root inside the machine (in-vm.sh), with the standard library alone. All results are from the
+answers to the client's datagrams.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ SERVICE = ("10.0.0.1", 53)
 PORT = 5300
 RATE = 200
 LATE = 1.0
-"""Seconds after which an answer is of no use to anybody: such a datagram counts as lost."""
+"""Seconds after which an answer is too late, so that the datagram counts as lost."""
 PATIENCE = 20.0
 INTERVAL = 0.4
 """Seconds between two checks, in both files."""
 OUTAGES = 2
-"""So often a repetition kills and freezes a server: what they take depends on the moment."""
+"""The number of times that a repetition kills and freezes a server: the result depends on the moment."""
 HERE = Path("keepalived")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{Path.cwd()}:{Path.cwd()}/site-packages"}
 
 
 @contextmanager
 def inside(namespace: str) -> Iterator[None]:
-    """Be in a network namespace: sockets that are made here stay there."""
+    """Enter a network namespace: sockets that are made inside stay there."""
     libc = ctypes.CDLL(None, use_errno=True)
     with open("/proc/thread-self/ns/net") as home, open(f"/run/netns/{namespace}") as there:  # noqa: PTH123
         if libc.setns(there.fileno(), 0):
@@ -63,7 +64,7 @@ class Datagram:
 
     @property
     def server(self) -> str:
-        """Who answered in time; "" if nobody did."""
+        """The name of the server that answered in time; "" without an answer in time."""
         return next((name for at, name, _ in self.answers if at - self.at <= LATE), "")
 
 
@@ -84,10 +85,10 @@ class Client:
         self._socket.close()
 
     def since(self, begin: float, end: float = float("inf")) -> list[Datagram]:
-        return [one for one in self.sent if begin <= one.at < end]
+        return [datagram for datagram in self.sent if begin <= datagram.at < end]
 
     def wait(self, what: Callable[[list[Datagram]], bool], since: float, name: str) -> None:
-        """Wait until something holds of what was sent since a moment."""
+        """Wait until a condition is true of the datagrams that were sent since a moment."""
         deadline = time.monotonic() + PATIENCE
         while not what(self.since(since)):
             if time.monotonic() > deadline:
@@ -137,10 +138,12 @@ class Server:
 
 
 class Balancer:
-    """How one of the two is started, told of another file, and stopped."""
+    """One of the two balancers, with the ways to start it, to reload its file, and to stop it."""
 
     name: str
     file: Path
+    checking: str
+    """The words in the log that say that health checks run."""
     process: subprocess.Popen[bytes]
 
     def __init__(self) -> None:
@@ -151,22 +154,29 @@ class Balancer:
     def start(self) -> float:
         """Return when the command was given."""
         with self.log.open("ab") as log:
+            self._logged = log.tell()
             begin = time.monotonic()
+            for command in self.first():
+                subprocess.run([*_in("lb"), *command], stdout=log, stderr=log, check=True)
             self.process = subprocess.Popen(
-                [*_in("lb"), *self.command()],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": f"{Path.cwd()}:{Path.cwd()}/site-packages"},
+                [*_in("lb"), *self.command()], stdout=log, stderr=log, start_new_session=True, env=ENVIRONMENT
             )
         return begin
+
+    def wait_for_checks(self) -> None:
+        """Wait until health checks run, which is later than the first answer."""
+        deadline = time.monotonic() + PATIENCE
+        while self.checking.encode() not in self.log.read_bytes()[self._logged :]:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no health check ran within {PATIENCE:g} s")
+            time.sleep(0.02)
 
     def terminate(self) -> None:
         self.process.terminate()
         self.process.wait(PATIENCE)
 
     def kill(self) -> None:
-        """All of its processes at once, as a kernel that is short of memory, or a power button, might."""
+        """Kill all processes of the balancer at once, as a kernel that is short of memory may do."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(PATIENCE)
 
@@ -177,6 +187,10 @@ class Balancer:
         self.process.send_signal(signal.SIGHUP)
         return begin
 
+    def first(self) -> list[list[str]]:
+        """The commands that a unit runs before the balancer itself."""
+        return []
+
     def command(self) -> list[str]:
         raise NotImplementedError
 
@@ -184,23 +198,27 @@ class Balancer:
         raise NotImplementedError
 
     def clean(self) -> None:
-        """Leave nothing in the kernel."""
+        """Delete all state of the balancer in the kernel."""
         raise NotImplementedError
 
     def forget(self) -> None:
-        """Leave nothing on the disk that a start makes use of, beside the configuration."""
+        """Delete all files that a start uses, except the configuration."""
+
+    def prepare(self) -> None:
+        """Prepare the first start, if the balancer has a command for this."""
 
 
 class Keepalived(Balancer):
     name = "keepalived"
-    file = Path("/tmp/keepalived.conf")  # noqa: S108 - a machine of our own
+    checking = "Activating healthchecker"
+    file = Path("/tmp/keepalived.conf")  # noqa: S108 - in a virtual machine
 
     def command(self) -> list[str]:
         pids = ["-p", "/tmp/keepalived.pid", "-c", "/tmp/checkers.pid"]  # noqa: S108
         return ["keepalived", "--check", "--dont-fork", "--log-console", "-f", str(self.file), *pids]
 
     def kill(self) -> None:
-        # Its child has a session of its own.
+        # The child process has a separate session.
         for pid in (self.process.pid, int(Path("/tmp/checkers.pid").read_text())):  # noqa: S108
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -216,7 +234,11 @@ class Keepalived(Balancer):
 
 class Nftlb(Balancer):
     name = "nftlb"
+    checking = "running: "
     file = Path("/tmp/nftlb.yaml")  # noqa: S108
+
+    def first(self) -> list[list[str]]:
+        return [["sh", "nftlb/preload.sh", str(self.file)]]
 
     def command(self) -> list[str]:
         return ["/usr/bin/python3", str(HERE / "nftlb"), "run", str(self.file)]
@@ -227,31 +249,38 @@ class Nftlb(Balancer):
     def clean(self) -> None:
         subprocess.run([*_in("lb"), "nft", "flush", "ruleset"], check=True)
 
+    def prepare(self) -> None:
+        command = ["/usr/bin/python3", str(HERE / "nftlb"), "prepare", str(self.file)]
+        subprocess.run([*_in("lb"), *command], check=True, env=ENVIRONMENT)
+
     def forget(self) -> None:
         for file in Path("/var/lib/nftlb").iterdir():
             file.unlink()
 
 
 Figures = dict[str, list[float]]
-"""What was measured, by its name: a figure each time."""
+"""The figures by their name: one figure for each time."""
 
 
 class Course:
-    """All that happens, from a kernel without a balancer to one without."""
+    """All steps of a repetition, from a kernel without a balancer until the balancer is removed."""
 
     def __init__(self, balancer: Balancer, figures: Figures, seed: int) -> None:
-        """With one seed the moments are the same: between two checks, a failure may come sooner or later."""
+        """With one seed, the random moments of the failures between two checks are the same."""
         self._balancer, self._figures = balancer, figures
-        self._random = random.Random(seed)  # noqa: S311 - nothing secret about it
+        self._random = random.Random(seed)  # noqa: S311 - not a secret
 
     def run(self) -> None:
         self._servers = [Server(number) for number in (1, 2, 3)]
         self._client = Client()
         try:
             self._balancer.forget()
-            self._start("first start ever")
-            self._balancer.terminate()
-            self._balancer.clean()
+            self._start("first start ever, nothing prepared")
+            self._end()
+            self._balancer.forget()
+            self._balancer.prepare()
+            self._start("first start ever, prepared")
+            self._end()
             self._start("later start, nothing in the kernel")
             for _ in range(OUTAGES):
                 self._killed()
@@ -268,15 +297,21 @@ class Course:
                 server.kill()
             self._balancer.clean()
 
+    def _end(self) -> None:
+        self._balancer.terminate()
+        self._balancer.clean()
+
     def _start(self, name: str) -> None:
         begin = self._balancer.start()
-        self._wait(lambda sent: any(one.server for one in sent), begin, name)
+        self._wait(lambda sent: any(datagram.server for datagram in sent), begin, name)
         self._note(
             f"{name}: seconds to the first answer",
-            next(one.at for one in self._client.since(begin) if one.server) - begin,
+            next(datagram.at for datagram in self._client.since(begin) if datagram.server) - begin,
         )
         self._wait(_everybody, time.monotonic(), name)
-        time.sleep(3)  # a balancer may still be starting after its first answer: let that end before the next failure
+        # In this machine, a balancer is still starting for seconds after its first answer.
+        self._balancer.wait_for_checks()
+        self._note(f"{name}: seconds until health checks run", time.monotonic() - begin)
 
     def _killed(self) -> None:
         self._pause()
@@ -304,7 +339,7 @@ class Course:
         self._account("back from frozen", begin)
 
     def _pause(self) -> None:
-        """Be at any moment between two checks."""
+        """Wait for a random part of the time between two checks."""
         time.sleep(self._random.uniform(0, INTERVAL))
 
     def _reloaded(self) -> None:
@@ -321,15 +356,15 @@ class Course:
         end()
         time.sleep(1)
         started = self._balancer.start()
-        self._wait(lambda sent: sum(bool(one.server) for one in sent) > RATE, started, name)
+        self._wait(lambda sent: sum(bool(datagram.server) for datagram in sent) > RATE, started, name)
         self._wait(_everybody, time.monotonic(), name)
-        time.sleep(3)
+        self._balancer.wait_for_checks()
         self._account(name, begin)
 
     def _sources(self) -> None:
-        answers = [answer for one in self._client.sent for answer in one.answers]
+        answers = [answer for datagram in self._client.sent for answer in datagram.answers]
         wrong = sum(source != SERVICE for _, _, source in answers)
-        self._note("misdirected: answered twice", sum(len(one.answers) > 1 for one in self._client.sent))
+        self._note("misdirected: answered twice", sum(len(datagram.answers) > 1 for datagram in self._client.sent))
         self._note("misdirected: answered from another address than the service's, %", 100 * wrong / len(answers))
 
     def _wait(self, what: Callable[[list[Datagram]], bool], since: float, name: str) -> None:
@@ -339,31 +374,34 @@ class Course:
         self._figures.setdefault(name, []).append(value)
 
     def _account(self, name: str, begin: float, out: str = "") -> None:
-        """Count what became of the datagrams since then; `out` is who should get none in the end."""
+        """Count the lost datagrams since `begin`. `out`: the server that should get no datagrams in the end."""
         end = time.monotonic()
         time.sleep(LATE)  # until then, each may still be answered
         sent = self._client.since(begin, end)
         if out:
-            last = [one.at for one in sent if one.server in ("", out)]
-            self._note(f"{name}: seconds until out", max(last, default=begin) - begin)
-        self._note(f"{name}: lost", sum(not one.server for one in sent))
+            last = max((datagram.at for datagram in sent if datagram.server in ("", out)), default=begin)
+            self._note(f"{name}: seconds until out", last - begin)
+            if end - last < 2 / RATE * len(self._servers):
+                print(f"{self._balancer.name}, {name}: {out} was never out; the log ends:", file=sys.stderr)
+                print(self._balancer.log.read_text()[-4000:], file=sys.stderr, flush=True)
+        self._note(f"{name}: lost", sum(not datagram.server for datagram in sent))
 
     def _returned(self, name: str, server: str, since: float) -> None:
-        """Wait for the first datagram that a server answers and that was sent since it was there again."""
-        self._wait(lambda sent: any(one.server == server for one in sent), since, name)
-        first = next(one.at for one in self._client.since(since) if one.server == server)
+        """Wait for the first datagram that a server answers after its return."""
+        self._wait(lambda sent: any(datagram.server == server for datagram in sent), since, name)
+        first = next(datagram.at for datagram in self._client.since(since) if datagram.server == server)
         self._note(f"{name}: seconds until in", first - since)
 
 
 def _everybody(sent: list[Datagram]) -> bool:
-    return {"b1", "b2", "b3"} <= {one.server for one in sent}
+    return {"b1", "b2", "b3"} <= {datagram.server for datagram in sent}
 
 
 def main() -> None:
     repetitions = int(sys.argv[1])
-    every: dict[str, type[Balancer]] = {one.name: one for one in (Keepalived, Nftlb)}
+    every: dict[str, type[Balancer]] = {balancer.name: balancer for balancer in (Keepalived, Nftlb)}
     balancers = [every[name]() for name in sys.argv[2:] or every]
-    results: dict[str, Figures] = {one.name: {} for one in balancers}
+    results: dict[str, Figures] = {balancer.name: {} for balancer in balancers}
     for number in range(repetitions):
         for balancer in balancers:
             try:
@@ -379,12 +417,12 @@ def _report(results: dict[str, Figures], repetitions: int) -> None:
     print(f"\none socket, {RATE} datagrams a second, {repetitions} repetitions: median (lowest to highest)\n")
     print(f"| | {' | '.join(results)} |\n|---|{'---|' * len(results)}")
     for name in next(iter(results.values())):
-        print(f"| {name} | {' | '.join(_cell(one[name]) for one in results.values())} |", flush=True)
+        print(f"| {name} | {' | '.join(_cell(figures[name]) for figures in results.values())} |", flush=True)
 
 
 def _cell(values: list[float]) -> str:
     form = "{:.0f}" if all(value == int(value) for value in values) else "{:.2f}"
-    low, middle, high = (form.format(one) for one in (min(values), statistics.median(values), max(values)))
+    low, middle, high = (form.format(value) for value in (min(values), statistics.median(values), max(values)))
     return middle if low == high else f"{middle} ({low} to {high})"
 
 

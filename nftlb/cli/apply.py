@@ -1,43 +1,86 @@
 """`nftlb apply`."""
 
+from __future__ import annotations
+
 import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
-from nftlb.apply import unknown_nft
-from nftlb.cli.applier import applier, changes
-from nftlb.cli.inputs import examples, file_argument
-from nftlb.cli.output import write, write_error
 from nftlb.config import load
+from nftlb.kernel import LibNftables
+from nftlb.kernel.lock import hold_lock
+from nftlb.swap.applier import Applier
+from nftlb.swap.spellings import unknown_nft
+
+from .arguments import examples, file_argument
+from .output import write_error, write_output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nftlb.swap.applier import Applied
 
 
-@click.command(epilog=examples("nftlb apply pools.yaml", "nftlb diff pools.yaml || nftlb apply --quiet pools.yaml"))
+@click.command(
+    "apply", epilog=examples("nftlb apply pools.yaml", "nftlb diff pools.yaml || nftlb apply --quiet pools.yaml")
+)
 @file_argument
 @click.option(
     "--linger",
     type=click.FloatRange(0, 3600),
     default=5.0,
     metavar="SECONDS",
-    help="How long to stay where answers of former backends may be under way, so that they come from the service. [5]",
+    help="How long to wait for in-flight replies of removed backends, so that their source is still rewritten to the "
+    "address of the service. Only waits where replies may be in flight. [5]",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing when it is done.")
-def apply(file: str, linger: float, quiet: bool) -> None:
-    """Load FILE, or standard input for -, into this network namespace, without losing a packet.
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing on success.")
+def apply_command(file: str, linger: float, quiet: bool) -> None:
+    """Load FILE (- for standard input) into this network namespace without losing a packet.
 
-    Says in a line what was changed. All backends count as up; `nftlb run` is what checks them. Nothing is touched but
-    nftlb's own tables, the connections in its own zones and, for `forward: dsr`, routing rules of its own.
+    Prints the changes in one line. All backends count as up; `nftlb run` checks them. Changes only nftlb's own tables,
+    the connections in its own conntrack zones and, for `forward: dsr`, its own routing rules.
     """
     config = load(file)
-    with applier(config.table) as to_kernel:
-        to_kernel.linger = linger
+    with locked_applier(config.table, linger) as to_kernel:
         applied = to_kernel.load(config)
         try:
             if not quiet:
-                stays = "" if applied.lingers is None else f"; answers under way have {linger:g} s left"
-                write(f"{file}: {changes(applied) or 'nothing to change'}{stays}\n")
+                wait = "" if applied.lingers is None else f"; waiting {linger:g} s for in-flight replies"
+                write_output(f"{file}: {changes_text(applied) or 'nothing to change'}{wait}\n")
             if applied.unrecognised:
                 write_error(f"{file}: warning: {unknown_nft(applied.unrecognised)}\n")
-            # Nothing tells whether an answer is still to come: time is all there is to go by.
+            for line in (*applied.slower, *applied.unhelped):
+                write_error(f"{file}: warning: {line}\n")
+            # Rules without conntrack keep no record of a request, so only time says that its reply can't come any more.
             time.sleep(applied.lingers or 0.0)
         finally:
             to_kernel.tidy(at_once=True)
+
+
+@contextmanager
+def locked_applier(table: str, linger: float = 0.0) -> Iterator[Applier]:
+    """An applier for this network namespace that holds the lock of `table`: no other nftlb changes it meanwhile.
+
+    `linger`: the seconds for which rules of in-flight replies stay.
+    """
+    with hold_lock(table), unlocked_applier(table, linger) as to_kernel:
+        yield to_kernel
+
+
+@contextmanager
+def unlocked_applier(table: str, linger: float = 0.0) -> Iterator[Applier]:
+    """An applier for commands that only read: another nftlb may change the table at the same time."""
+    with LibNftables() as kernel:
+        yield Applier(kernel, table, linger=linger)
+
+
+def changes_text(applied: Applied) -> str:
+    """The changes, counted, in one line without its end; empty if nothing was changed."""
+    counts = (
+        (len(applied.transactions), "transaction", "transactions"),
+        (len(applied.routing), "change of routing", "changes of routing"),
+        (applied.deleted, "conntrack entry deleted", "conntrack entries deleted"),
+    )
+    return ", ".join(f"{count} {singular if count == 1 else many}" for count, singular, many in counts if count)

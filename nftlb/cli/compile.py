@@ -2,11 +2,12 @@
 
 import click
 
-from nftlb.cli.inputs import down_option, examples, file_argument, without
-from nftlb.cli.output import write_file
 from nftlb.compiler import Compiled
 from nftlb.config import load
-from nftlb.ruleset import file_text
+from nftlb.ruleset import file_pieces
+
+from .arguments import down_option, examples, file_argument, membership_without
+from .output import write_file
 
 
 @click.command(
@@ -18,11 +19,12 @@ from nftlb.ruleset import file_text
 )
 @file_argument
 @down_option
-@click.option("-o", "--output", default="-", type=click.Path(), metavar="OUT", help="Replace this file, in one step.")
-def compile_(file: str, down: tuple[tuple[str, str], ...], output: str) -> None:
-    """Compile FILE, or standard input for -, to nft text that `nft -f` loads. The same input gives the same bytes.
+@click.option("-o", "--output", default="-", type=click.Path(), metavar="OUT", help="Replace this file atomically.")
+def compile_command(file: str, down: tuple[tuple[str, str], ...], output: str) -> None:
+    """Compile FILE (- for standard input) to nft text for `nft -f`. The same input always gives the same bytes.
 
-    Needs neither root nor libnftables. For `forward: dsr`, routing rules are needed besides: `nftlb apply` makes them.
+    Needs neither root nor libnftables. `forward: dsr` also needs routing rules, which only `nftlb apply` and
+    `nftlb run` create.
     """
     config = load(file)
-    write_file(output, file_text(Compiled(config).ruleset(without(config, down))))
+    write_file(output, file_pieces(Compiled(config).ruleset(membership_without(config, down))))

@@ -1,13 +1,219 @@
-"""`nftlb demo`."""
+"""`nftlb demo`: a lab in namespaces, one client socket, and a report. Every figure is counted from replies."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from contextlib import ExitStack
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Condition, Event, Thread
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from nftlb.cli.inputs import examples
-from nftlb.cli.output import write
-from nftlb.demo import run
+from nftlb.errors import NftlbError
+from nftlb.lab import VIP4, VIP6, Lab, userns
+
+from .arguments import examples
+from .output import write_output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nftlb.lab import DatagramResult, Host, LabClient
+
+_PORT = 5353
+_FIRST = 12
+_MOMENT = 2000  # datagrams before and after each event
+_AT_A_TIME = 50
 
 
-@click.command(epilog=examples("nftlb demo"))
-def demo() -> None:
-    """Show it at work: a client, a balancer and backends, in namespaces that vanish with the command. Needs no root."""
-    run(lambda line: write(f"{line}\n"))
+@click.command("demo", epilog=examples("nftlb demo"))
+def demo_command() -> None:
+    """Show nftlb at work with a client, a balancer and backends in temporary network namespaces. Needs no root."""
+    userns.ensure()
+    text = (files("nftlb.cli") / "demo.yaml").read_text()
+    with TemporaryDirectory(prefix="nftlb-demo-") as folder, Lab(backends=3) as lab, ExitStack() as stack:
+        _say("A lab in network namespaces, with real packets. Your own network is not touched:\n")
+        _say("    client 198.51.100.2 ---- balancer ---- b1 10.0.1.2   b2 10.0.2.2   b3 10.0.3.2")
+        _say(f"                             {VIP4}, {VIP6}\n")
+        _say("The daemon runs on the balancer with this file:\n")
+        _say("".join(f"    {line}\n" for line in text.splitlines()))
+        b1, b2, b3 = lab.backends
+        stack.enter_context(lab.serve(_PORT, backends=[b1, b3]))
+        server = stack.enter_context(ExitStack())
+        server.enter_context(lab.serve(_PORT, backends=[b2]))
+        daemon = stack.enter_context(DemoDaemon(lab.balancer, folder, text))
+        for vip in (VIP4, VIP6):
+            with lab.client.connect((vip, 53), connected=False) as client:
+                _one_by_one(client)
+
+        _say("The socket sends on without a pause, while the server on b2 is killed and started again:")
+        with _Flow(lab.client.connect((VIP4, 53), connected=False)) as flow:
+            healthy = flow.part(_MOMENT)
+            server.close()
+            daemon.wait("b2", up=False)
+            failing = flow.part()
+            out = flow.part(_MOMENT)
+            server.enter_context(lab.serve(_PORT, backends=[b2]))
+            daemon.wait("b2", up=True)
+            returning = flow.part()
+            back = flow.part(_MOMENT)
+        for title, part in (
+            ("all three live", healthy),
+            ("b2 is killed", failing),
+            ("b2 is out", out),
+            ("b2 is started", returning),
+            ("b2 is back", back),
+        ):
+            _say(f"    {title:<14}  {_shares(part)}")
+        _judge(failing, [*healthy, *out, *returning, *back])
+        _say("The daemon's messages about b2:")
+        _say("".join(f"    {line}\n" for line in daemon.messages("dns/b2:")))
+    _say("The lab is deleted. Nothing remains on this machine.")
+
+
+def _say(line: str) -> None:
+    write_output(f"{line}\n")
+
+
+class _Flow:
+    """Sends and receives over ONE socket in a thread. The caller splits the results into parts."""
+
+    def __init__(self, client: LabClient) -> None:
+        self._client = client
+        self._answers: list[DatagramResult] = []
+        self._taken = 0
+        self._more = Event()
+        self._running = True
+        self._thread = Thread(target=self._send, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running = False
+        self._thread.join()
+        self._client.close()
+
+    def part(self, count: int = 0) -> list[DatagramResult]:
+        """Return the results of the datagrams since the last part, and of at least `count` more."""
+        goal = len(self._answers) + max(count, 1)
+        while len(self._answers) < goal and self._thread.is_alive():
+            self._more.clear()
+            self._more.wait(1)
+        found = self._answers[self._taken :]
+        self._taken += len(found)
+        return found
+
+    def _send(self) -> None:
+        while self._running:
+            self._answers += self._client.exchange(_AT_A_TIME, pipelined=True, timeout=0.2)
+            self._more.set()
+
+
+def _one_by_one(client: LabClient) -> None:
+    """Send a few datagrams over one socket, and print which backend answered each of them."""
+    answers = client.exchange(_FIRST)
+    address, port = client.target
+    _say(f"ONE client socket sends {_FIRST} datagrams to {address} port {port}, answered by:")
+    _say("    " + " ".join(answer.backend or "lost" for answer in answers))
+    _say(f"    replies came from {_sources(answers)}\n")
+
+
+def _judge(failing: list[DatagramResult], others: list[DatagramResult]) -> None:
+    """Print the losses. Raise NftlbError if more was lost than the datagrams sent to the dead server."""
+    in_vain = sum(not answer.copies for answer in failing)
+    lost = sum(not answer.copies for answer in others)
+    twice = sum(answer.copies > 1 for answer in (*failing, *others))
+    _say(f"    lost to the dead server: {in_vain}; otherwise lost: {lost}, answered twice: {twice}")
+    _say(f"    replies came from {_sources((*failing, *others))}\n")
+    if lost or twice or in_vain > len(failing) / 2:
+        raise NftlbError(
+            "the demonstration failed: more replies were lost or doubled than expected: see the figures above"
+        )
+
+
+def _shares(part: Iterable[DatagramResult]) -> str:
+    counts = Counter(answer.backend or "lost" for answer in part)
+    return "  ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+
+
+def _sources(answers: Iterable[DatagramResult]) -> str:
+    sources = sorted({answer.source for answer in answers if answer.copies})
+    return " and ".join(f"{address} port {port}" for (address, port), _ in groupby(sources)) or "nowhere"
+
+
+_PATIENCE = 20.0
+"""Time limit in seconds for steps that take less than a second."""
+
+
+class DemoDaemon:
+    """Runs the daemon inside `with`, from the moment when it is ready. A context manager; follows the daemon's log."""
+
+    def __init__(self, host: Host, folder: str, text: str) -> None:
+        file = Path(folder) / "demo.yaml"
+        file.write_text(f"state_dir: {folder}/state\napi: {{listen: 'unix:{folder}/api.sock'}}\n{text}")
+        self._host = host
+        self._argv = [sys.executable, "-m", "nftlb", "run", str(file), "--log-format", "json"]
+        self._entries: list[dict[str, Any]] = []
+        self._changed = Condition()
+
+    def __enter__(self) -> Self:
+        self._process = self._host.popen(self._argv, stderr=subprocess.PIPE)
+        self._thread = Thread(target=self._listen, daemon=True)
+        self._thread.start()
+        try:
+            self._await(lambda entry: entry["message"].startswith("running"))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(_PATIENCE)
+        self._thread.join()
+
+    def wait(self, backend: str, *, up: bool) -> None:
+        """Wait until the kernel has the rules for the last change of a backend."""
+        kind = "backend_up" if up else "backend_down"
+        seen = self._await(lambda entry: entry.get("event") == kind and entry.get("backend") == backend)
+        self._await(lambda entry: entry["message"].startswith("kernel updated"), after=seen)
+
+    def messages(self, begin: str) -> list[str]:
+        """Return the messages of the log that begin with this text."""
+        return [entry["message"] for entry in self._entries if entry["message"].startswith(begin)]
+
+    def _await(self, fits: Any, after: int = -1) -> int:
+        def found() -> int | None:
+            return next((n for n, entry in enumerate(self._entries) if n > after and fits(entry)), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: found() is not None or not self._thread.is_alive(), _PATIENCE)
+            place = found()
+        if place is None:
+            log = "\n".join(entry["message"] for entry in self._entries)
+            raise NftlbError(f"the daemon did not log the expected event within {_PATIENCE:g} s; its log:\n{log}")
+        return place
+
+    def _listen(self) -> None:
+        assert self._process.stderr is not None  # noqa: S101 - for mypy: it is a pipe
+        with self._process.stderr as lines:
+            for line in lines:
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    entry = {"message": line.rstrip()}  # the daemon failed before it wrote its log as JSON
+                with self._changed:
+                    self._entries.append(entry)
+                    self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()

@@ -1,37 +1,68 @@
 """`nftlb explain`."""
 
+from __future__ import annotations
+
 import json
+from typing import TYPE_CHECKING
 
 import click
 
-from nftlb.cli import endpoints
-from nftlb.cli.inputs import down_option, examples, file_argument, without
-from nftlb.cli.output import write
 from nftlb.config import load
-from nftlb.explain import Question, as_data, as_text
-from nftlb.explain import explain as explanation
-from nftlb.model import Endpoint, Listener
+from nftlb.config.reading import Unfit, read_endpoint, read_listener
+from nftlb.explain import Question, as_data, as_text, explain_packet
+from nftlb.model import Endpoint
+
+from .arguments import down_option, examples, file_argument, membership_without
+from .output import write_output
+
+if TYPE_CHECKING:
+    from nftlb.model import Listener
+
+
+def _client(_: click.Context, __: click.Parameter, value: str) -> Endpoint:
+    """Parse the packet's source, as in `198.51.100.7:40000`."""
+    try:
+        return read_endpoint(value)
+    except Unfit as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _service(_: click.Context, __: click.Parameter, value: str) -> Listener:
+    """Parse the packet's destination, as in `192.0.2.53:53/udp`: a listener with one port."""
+    try:
+        listener = read_listener(value)
+    except Unfit as error:
+        raise click.BadParameter(str(error)) from error
+    if listener.first_port != listener.last_port:
+        raise click.BadParameter(f"{value} is a range of ports; allowed: one port")
+    return listener
 
 
 @click.command(
+    "explain",
     epilog=examples(
         "nftlb explain pools.yaml 198.51.100.7:40000 192.0.2.53:53/udp",
         "nftlb explain pools.yaml '[2001:db8::7]:40000' '[2001:db8::53]:53/udp' --down dns/ns2",
-    )
+    ),
 )
 @file_argument
-@click.argument("client", callback=endpoints.client, metavar="SRC:PORT")
-@click.argument("service", callback=endpoints.service, metavar="DST:PORT/PROTO")
+@click.argument("client", callback=_client, metavar="SRC:PORT")
+@click.argument("service", callback=_service, metavar="DST:PORT/PROTO")
 @down_option
-@click.option("--json", "as_json", is_flag=True, help="For machines.")
-def explain(file: str, client: Endpoint, service: Listener, down: tuple[tuple[str, str], ...], as_json: bool) -> None:
-    """Tell what becomes of a packet from SRC:PORT to DST:PORT/PROTO by FILE, and why.
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def explain_command(
+    file: str, client: Endpoint, service: Listener, down: tuple[tuple[str, str], ...], as_json: bool
+) -> None:
+    """Show what the rules of FILE do with a packet from SRC:PORT to DST:PORT/PROTO, and why.
 
-    Conntrack zones and marks are those of a first load; a kernel that has others already keeps them.
+    The conntrack zones and marks shown are those of a first load. A kernel that already has rules of nftlb may use
+    others, and keeps them.
     """
     if client.family is not service.family:
-        raise click.UsageError(f"{client} and {service} are of two address families; a packet is of one.")
+        raise click.UsageError(
+            f"{client} and {service} belong to two address families; allowed: both IPv4, or both IPv6."
+        )
     config = load(file)
     question = Question(client, Endpoint(service.address, service.first_port), service.protocol)
-    found = explanation(config, question, without(config, down))
-    write(json.dumps(as_data(found), indent=2) + "\n" if as_json else as_text(found))
+    found = explain_packet(config, question, membership_without(config, down))
+    write_output(json.dumps(as_data(found), indent=2) + "\n" if as_json else as_text(found))

@@ -1,56 +1,56 @@
-"""`nftlb` itself: its commands by name, none of which is imported before it is called."""
+"""The command group `nftlb`, and `nftlb completion`. The module of another subcommand is imported when it is called."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import BashComplete, CompletionItem, FishComplete, ZshComplete
 
-from nftlb.cli.names import suggestion
-from nftlb.cli.output import write
+from .arguments import examples, suggestion
+from .output import write_output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-
-class Entry(NamedTuple):
-    """Where a command is, as MODULE:NAME, and what the list of commands says of it."""
-
-    place: str
-    summary: str
-
-
 COMMANDS = {
-    "check": Entry("nftlb.cli.check:check", "Validate a configuration; silent when it is good."),
-    "compile": Entry("nftlb.cli.compile:compile_", "Show the ruleset as nft text; needs no root."),
-    "diff": Entry("nftlb.cli.diff:diff", "Compare the kernel with a configuration."),
-    "apply": Entry("nftlb.cli.apply:apply", "Load a configuration once, atomically."),
-    "run": Entry("nftlb.cli.run:run", "The daemon: balance, check the backends, follow their health."),
-    "restore": Entry("nftlb.cli.restore:restore", "Load what the daemon last had, at boot."),
-    "remove": Entry("nftlb.cli.remove:remove", "Take our tables away."),
-    "status": Entry("nftlb.cli.status:status", "Show what the daemon knows."),
-    "top": Entry("nftlb.cli.top:top", "Show every backend's packets per second, live."),
-    "drain": Entry("nftlb.cli.operate:drain", "Give a backend nothing new."),
-    "enable": Entry("nftlb.cli.operate:enable", "Give a backend packets again."),
-    "maintenance": Entry("nftlb.cli.operate:maintenance", "Take a backend out at once."),
-    "weight": Entry("nftlb.cli.operate:weight", "Set a backend's weight."),
-    "reload": Entry("nftlb.cli.reload:reload", "Have the daemon read its file again."),
-    "explain": Entry("nftlb.cli.explain:explain", "Tell which pool takes a packet, which slots, which rewrite."),
-    "doctor": Entry("nftlb.cli.doctor:doctor", "Tell what on this host would stop it, and the mend."),
-    "import": Entry("nftlb.cli.importing:import_", "Turn keepalived's or LVS's configuration into ours."),
-    "schema": Entry("nftlb.cli.schema:schema", "Show the JSON Schema of the configuration."),
-    "demo": Entry("nftlb.cli.demo:demo", "A whole lab in namespaces, no root needed."),
-    "completion": Entry("nftlb.cli.completion:completion", "Show the script that teaches a shell to complete."),
+    "check": "Validate a configuration; prints nothing if it is valid.",
+    "compile": "Print the ruleset as nft text; needs no root.",
+    "diff": "Compare the kernel's rules with a configuration.",
+    "apply": "Load a configuration once, atomically.",
+    "run": "Run the daemon: balance, check backends, follow their health.",
+    "prepare": "Write the rules that a first start loads at once.",
+    "restore": "Load the daemon's last rules at boot.",
+    "remove": "Delete nftlb's tables, connections and routing rules.",
+    "status": "Show the state of the daemon, pools and backends.",
+    "top": "Show every backend's packets per second, live.",
+    "drain": "Stop new traffic to a backend.",
+    "enable": "End drain or maintenance of a backend.",
+    "maintenance": "Stop all traffic to a backend at once.",
+    "weight": "Set a backend's weight.",
+    "priority": "Set a backend's priority.",
+    "reload": "Make the daemon read its configuration file again.",
+    "explain": "Show the pool, slots and rewrite that a packet gets.",
+    "doctor": "Find problems of this host, and how to fix them.",
+    "import": "Convert a configuration of keepalived, ldirectord or LVS.",
+    "schema": "Print the JSON Schema of the configuration file.",
+    "demo": "Show nftlb at work in namespaces; needs no root.",
+    "completion": "Print a script for shell completion.",
 }
-"""In the order in which the help shows them."""
+"""The commands, in the order of the help, each with its line there."""
+_MODULES = {
+    **dict.fromkeys(("drain", "enable", "maintenance", "weight", "priority"), "operate"),
+    "completion": "group",
+    "import": "importing",
+}
+"""The modules of `nftlb.cli` with the function `NAME_command`, where the module has another name than the command."""
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called; its help and completion need no more than the table."""
+    """A group that imports a command when it is called. Help and completion of command names use only `entries`."""
 
-    def __init__(self, *args: Any, entries: Mapping[str, Entry], **options: Any) -> None:
+    def __init__(self, *args: Any, entries: Mapping[str, str], **options: Any) -> None:
         super().__init__(*args, **options)
         self._entries = entries
 
@@ -60,30 +60,28 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._entries:
             ctx.fail(f"No such command: {cmd_name}{suggestion(cmd_name, self._entries)}")
-        module, _, name = self._entries[cmd_name].place.partition(":")
-        command = getattr(import_module(module), name)
+        module = import_module(f"{__package__}.{_MODULES.get(cmd_name, cmd_name)}")
+        command = getattr(module, f"{cmd_name}_command")
         if not isinstance(command, click.Command):
-            raise TypeError(module)
+            raise TypeError(cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.summary) for name, entry in self._entries.items()])
+            formatter.write_dl(list(self._entries.items()))
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         fitting = [
-            CompletionItem(name, help=entry.summary)
-            for name, entry in self._entries.items()
-            if name.startswith(incomplete)
+            CompletionItem(name, help=line) for name, line in self._entries.items() if name.startswith(incomplete)
         ]
         return fitting + click.Command.shell_complete(self, ctx, incomplete)
 
 
 def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        from importlib.metadata import version  # noqa: PLC0415 - takes longer than all the rest
+        from importlib.metadata import version  # noqa: PLC0415 - the import takes longer than all the rest
 
-        write(f"nftlb {version('nftlb')}\n")
+        write_output(f"nftlb {version('nftlb')}\n")
         ctx.exit()
 
 
@@ -91,10 +89,10 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     cls=LazyGroup,
     entries=COMMANDS,
     help="A UDP-first load balancer for Linux: pools in a YAML file, compiled to nftables.",
-    epilog="""Exit status: 0 done; 1 the input is bad; 2 usage; 3 the kernel or the system refused; 4 the daemon can't
-        be reached. (diff: 0 same, 1 differs, 2 bad input or usage, 3 refused.)
+    epilog="""Exit status: 0 success; 1 the input is bad; 2 wrong usage; 3 the kernel or the system refused; 4 the
+        daemon can't be reached. (diff: 0 no differences, 1 differences, 2 bad input or wrong usage, 3 refused.)
 
-        To begin with: `nftlb demo`, `nftlb doctor`, `nftlb COMMAND --help`.""",
+        To begin: `nftlb demo`, `nftlb doctor`, `nftlb COMMAND --help`.""",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(
@@ -107,3 +105,22 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 )
 def root() -> None:
     pass
+
+
+_SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
+
+
+@click.command(
+    "completion",
+    epilog=examples(
+        "nftlb completion bash > /etc/bash_completion.d/nftlb",
+        'nftlb completion zsh > "${fpath[1]}/_nftlb"',
+        "nftlb completion fish > ~/.config/fish/completions/nftlb.fish",
+    ),
+)
+@click.argument("shell", type=click.Choice(list(_SHELLS)))
+@click.pass_context
+def completion_command(ctx: click.Context, shell: str) -> None:
+    """Print the script that makes a shell complete nftlb's commands, options, files, pools and backends."""
+    # For each completion the script runs nftlb with the variable _NFTLB_COMPLETE, which click handles.
+    write_output(_SHELLS[shell](ctx.find_root().command, {}, "nftlb", "_NFTLB_COMPLETE").source() + "\n")

@@ -1,4 +1,4 @@
-"""Where results go: standard output, or a file that is replaced as a whole."""
+"""The output of a command: results on standard output or in a file, and failures as a message and an exit status."""
 
 from __future__ import annotations
 
@@ -7,68 +7,79 @@ import stat
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from nftlb.printable import printable_lines
+import click
+
+from nftlb.errors import ConfigError, NftlbError
+from nftlb.printable import printable, printable_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 STANDARD_OUTPUT = "-"
 
 
 class ReaderGoneError(Exception):
-    """Nobody reads standard output any more. No OSError: click has an exit status of its own for those."""
+    """The reader of standard output has closed it. Not an OSError, which click would turn into its own exit status."""
 
 
-def write(text: str, *, painted: bool = False) -> None:
-    """Write to standard output, all of it now, while what goes wrong can still be told; to a closed one, nothing.
+def write_output(text: str, *, painted: bool = False) -> None:
+    """Write to standard output and flush it, so that errors are reported here. Does nothing if it is closed.
 
-    `painted`: the text has escape sequences of its own for a terminal; the caller has made the rest harmless.
+    `painted`: the text has escape sequences for a terminal, and the caller has escaped all that is not its own.
+    OSError, or ReaderGoneError.
     """
+    _write_pieces([text if painted else printable_lines(text)])
+
+
+def _write_pieces(pieces: Iterable[str]) -> None:
     if sys.stdout is None:
         return
     try:
-        with _naming("standard output"):
-            sys.stdout.write(text if painted else printable_lines(text))
+        with _errors_named("standard output"):
+            sys.stdout.writelines(pieces)
             sys.stdout.flush()
     except BrokenPipeError as error:
         raise ReaderGoneError from error
 
 
 def write_error(text: str) -> None:
-    """Write to standard error as far as that can be done."""
+    """Write to standard error; errors are ignored, since nothing is left to report them."""
     if sys.stderr is not None:
         with suppress(OSError):
             sys.stderr.write(printable_lines(text))
             sys.stderr.flush()
 
 
-def write_file(target: str, text: str) -> None:
-    """Replace a file, or write to standard output for `-`. Readers see the old text or the new, never a part.
+def write_file(target: str, pieces: Iterable[str]) -> None:
+    """Replace a file, or write to standard output for `-`. Other processes read either the old text or the new.
 
-    A link stays a link, and a file keeps its mode. What is no regular file, a pipe for instance, is written to.
+    `pieces`: the text, cut between lines.
+
+    A link stays a link, and a file keeps its mode. A pipe or device is written to instead. OSError.
     """
     if target == STANDARD_OUTPUT:
-        write(text)
+        _write_pieces(map(printable_lines, pieces))
         return
     path = Path(target)
-    with _naming(target):
+    with _errors_named(target):
         mode = path.stat().st_mode if path.exists() else None
         if mode is None or stat.S_ISREG(mode):
-            _replace(Path(os.path.realpath(path)), text, mode)
+            _replace(Path(os.path.realpath(path)), pieces, mode)
         else:
-            path.write_text(text, encoding="utf-8")
+            with path.open("w", encoding="utf-8") as file:
+                file.writelines(pieces)
 
 
-def _replace(path: Path, text: str, mode: int | None) -> None:
+def _replace(path: Path, pieces: Iterable[str], mode: int | None) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             if mode is not None:
                 os.fchmod(descriptor, stat.S_IMODE(mode))
-            file.write(text)
+            file.writelines(pieces)
             file.flush()
             os.fsync(descriptor)
         temporary.replace(path)
@@ -78,9 +89,84 @@ def _replace(path: Path, text: str, mode: int | None) -> None:
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Have errors name what the user knows, whatever was tried."""
+def _errors_named(name: str) -> Iterator[None]:
+    """Replace the file name in an OSError by the name that the user gave."""
     try:
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, name) from error
+
+
+REFUSED = 3
+INTERRUPTED = 130
+"""128 plus the number of SIGINT, as in shells."""
+PIPE_BROKEN = 141
+"""128 plus the number of SIGPIPE."""
+DEBUG = "NFTLB_DEBUG"
+"""An environment variable: if it is set, faults of nftlb itself print a traceback."""
+
+
+def guarded(run: Callable[[], Any]) -> int:
+    """Call `run` and return the exit status: the number that `run` returns or 0, or the status of its failure."""
+    try:
+        status = run()
+    except BaseException as error:  # noqa: BLE001 - the user gets a message for every failure
+        status, message = _status_and_message(error)
+        if isinstance(error, (OSError, ReaderGoneError)):
+            _forget_output()
+        write_error(message)
+    return status if isinstance(status, int) else 0
+
+
+def _status_and_message(error: BaseException) -> tuple[Any, str]:
+    """The exit status and the message for a failure."""
+    outcome: tuple[Any, str]
+    match error:
+        case click.exceptions.Exit():
+            outcome = error.exit_code, ""
+        case SystemExit():
+            outcome = error.code, ""
+        case click.UsageError():
+            outcome = error.exit_code, _usage(error)
+        case KeyboardInterrupt() | click.Abort():
+            outcome = INTERRUPTED, ""
+        case ConfigError():
+            outcome = error.exit_status, f"{error}\n"  # each line begins with file and line, as those of a compiler
+        case NftlbError():
+            outcome = error.exit_status, f"nftlb: {error}\n"
+        case ReaderGoneError():
+            outcome = PIPE_BROKEN, ""
+        case OSError():
+            where = f"{printable(os.fsdecode(error.filename))}: " if error.filename else ""
+            outcome = REFUSED, f"nftlb: {where}{error.strerror or error}\n"
+        case MemoryError():
+            outcome = REFUSED, "nftlb: out of memory\n"
+        case _:
+            outcome = REFUSED, _bug(error)
+    return outcome
+
+
+def _usage(error: click.UsageError) -> str:
+    message = error.format_message()
+    if error.ctx is None:
+        return f"nftlb: {message}\n"
+    usage = error.ctx.get_usage()
+    if message.startswith(usage):  # no command was given: the message is the whole help
+        return f"{message}\n"
+    return f"{usage}\nnftlb: {message}\nTry `{error.ctx.command_path} --help`.\n"
+
+
+def _bug(error: BaseException) -> str:
+    trace = ""
+    if os.environ.get(DEBUG):
+        import traceback  # noqa: PLC0415 - rarely needed
+
+        trace = "".join(traceback.format_exception(error))
+    error_text = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"{trace}nftlb: a fault of nftlb itself; please report it ({DEBUG}=1 prints a traceback): {error_text}\n"
+
+
+def _forget_output() -> None:
+    """Redirect standard output to /dev/null, so that Python does not write the rest, and fail again, at the exit."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,39 +1,106 @@
-"""`nftlb reload`."""
+"""`nftlb reload`, by a request to the API or by a signal, which needs no token."""
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
 import click
 
-from nftlb.cli.daemon import Daemon, daemon_options
-from nftlb.cli.examples import examples
-from nftlb.client import Address, Client, read_address
-from nftlb.client.signalled import reload_by_signal
+from nftlb.client import Address, DaemonClient, Rejected, Unreachable, read_daemon_address
+from nftlb.errors import NftlbError
+
+from .arguments import examples
+from .daemon import DaemonAccess, daemon_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nftlb.client import ConfigState
+
+_PATIENCE = 90.0
+"""Seconds that a reload may take. The systemd unit allows 120."""
+_SILENCE = 10.0
+"""Seconds that the API may be unreachable during a reload, which may give the API another address."""
+_PAUSES = (0.05, 1.0)
+"""Seconds between two requests for the status, at the beginning and at the end."""
 
 
-@click.command(epilog=examples("nftlb reload", "nftlb check /etc/nftlb/pools.yaml && nftlb reload"))
-@click.option("--pid", type=click.IntRange(1), metavar="PID", help="Tell the daemon by SIGHUP, which needs no token.")
+@click.command("reload", epilog=examples("nftlb reload", "nftlb check /etc/nftlb/pools.yaml && nftlb reload"))
+@click.option(
+    "--pid",
+    type=click.IntRange(1),
+    metavar="PID",
+    help="Send SIGHUP to this process instead of a request; needs no token.",
+)
 @click.option(
     "--file",
     type=click.Path(),
     metavar="FILE",
-    help="With --pid: the daemon is where FILE, or its last good copy, has its API.",
+    help="With --pid: the daemon's configuration file, for the address of its API.",
 )
 @daemon_options
-def reload(daemon: Daemon, pid: int | None, file: str | None) -> None:
-    """Have the daemon read its file again. Silent when it is done.
+def reload_command(daemon: DaemonAccess, pid: int | None, file: str | None) -> None:
+    """Make the daemon read its configuration file again. Prints nothing on success.
 
-    If the file is bad every fault is told with its place, and the configuration before stays in use.
+    If the file is bad, every error is printed with its line, and the previous configuration stays in use.
     """
     if pid is None:
         if file is not None:
-            raise click.UsageError("--file says where the daemon of --pid is; needed: --pid too.")
+            raise click.UsageError("--file is only used with --pid; add --pid, or use --url or --socket.")
         daemon.writer().reload()
     else:
-        reload_by_signal(pid, _readers(file) if file is not None else [daemon.reader()])
+        _reload_by_signal(pid, _readers(file) if file is not None else [daemon.reader()])
 
 
-def _readers(file: str) -> list[Client]:
-    """The API may be where the copy has it until the reload has ended, and from then on where the file has it."""
-    from nftlb.daemon.source import apis_of  # noqa: PLC0415 - takes longer than all the rest, and is hardly ever needed
+def _readers(file: str) -> list[DaemonClient]:
+    """Clients for the addresses of the API in `file` and in its last good copy.
 
-    return [Client(read_address(place)) for place in apis_of(file)] or [Client(Address())]
+    The API is at the address of the copy until the reload has ended, and at that of the file from then on.
+    """
+    from nftlb.daemon.startup import apis_of  # noqa: PLC0415 - the import takes longer than all the rest, and is rarely needed
+
+    return [DaemonClient(read_daemon_address(place)) for place in apis_of(file)] or [DaemonClient(Address())]
+
+
+def _reload_by_signal(pid: int, clients: Sequence[DaemonClient]) -> None:
+    """Make the daemon with this process id read its file again, and wait for the result.
+
+    The result comes from the status, at the first of `clients` that answers. Raises Rejected with all faults of the
+    file, and Unreachable.
+    """
+    began = datetime.now(UTC)
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except OSError as error:
+        raise Unreachable(f"can't signal process {pid} to reload: {error.strerror}; is it the daemon?") from error
+    start = last_reply = time.monotonic()
+    pause, longest = _PAUSES
+    reason = f"no answer in {_PATIENCE:g} s"
+    while (now := time.monotonic()) < min(start + _PATIENCE, last_reply + _SILENCE):
+        for client in clients:
+            try:
+                seen = client.status()
+            except NftlbError as error:
+                reason = str(error)
+                continue
+            if seen.pid != pid:
+                reason = f"the daemon at {client.address} is process {seen.pid}"
+                continue
+            last_reply, reason = now, f"the reload has not ended after {_PATIENCE:g} s"
+            if seen.config.attempted >= began:
+                return _report(seen.config)
+        time.sleep(pause)
+        pause = min(2 * pause, longest)
+    raise Unreachable(
+        f"process {pid} was signalled to reload, but the result is unknown: {reason}; see the daemon's log"
+    )
+
+
+def _report(config: ConfigState) -> None:
+    if not config.success:
+        words = "the file has faults, and the configuration before stays in use:"
+        raise Rejected("\n".join((words, *config.problems)))

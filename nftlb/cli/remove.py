@@ -2,27 +2,28 @@
 
 import click
 
-from nftlb.cli.applier import applier, changes
-from nftlb.cli.inputs import examples, optional_file_argument
-from nftlb.cli.output import write, write_error
 from nftlb.config import load
 from nftlb.model import Config
 
+from .apply import changes_text, locked_applier
+from .arguments import examples, optional_file_argument
+from .output import write_error, write_output
 
-@click.command(epilog=examples("nftlb remove", "nftlb remove pools.yaml"))
+
+@click.command("remove", epilog=examples("nftlb remove", "nftlb remove pools.yaml"))
 @optional_file_argument
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing when it is done.")
-def remove(file: str | None, quiet: bool) -> None:
-    """Take away what `nftlb apply` and `nftlb run` have loaded: tables, connections in our zones, routing rules.
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing on success.")
+def remove_command(file: str | None, quiet: bool) -> None:
+    """Delete what `nftlb apply` and `nftlb run` have loaded: tables, routing rules, connections in nftlb's zones.
 
-    FILE tells the name of the tables, where it is not `nftlb`; and which zones are ours, should somebody have flushed
-    the tables.
+    FILE is needed if its `table` is not `nftlb`, or if another program has flushed the tables: it then tells which
+    conntrack zones belong to nftlb.
     """
     config = None if file is None else load(file)
     table = (config or Config()).table
-    with applier(table) as to_kernel:
+    with locked_applier(table) as to_kernel:
         applied = to_kernel.remove(config)
     for remark in applied.lacking:
         write_error(f"nftlb: warning: {remark}\n")
     if not quiet:
-        write(f"table {table}: {changes(applied) or 'nothing to remove'}\n")
+        write_output(f"table {table}: {changes_text(applied) or 'nothing to remove'}\n")

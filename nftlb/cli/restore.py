@@ -2,35 +2,33 @@
 
 import click
 
-from nftlb.cli.applier import applier, changes
-from nftlb.cli.inputs import examples
-from nftlb.cli.output import write, write_error
-from nftlb.daemon.restore import restore as load
-from nftlb.preload import STATE_DIR, Outcome
+from nftlb.daemon.startup import restore_rules
+from nftlb.model.pool import STATE_DIR
+
+from .apply import changes_text, locked_applier
+from .arguments import examples
+from .output import write_error, write_output
 
 
-@click.command(epilog=examples("nftlb restore /etc/nftlb/nftlb.yaml"))
+@click.command("restore", epilog=examples("nftlb restore /etc/nftlb/nftlb.yaml"))
 @click.argument("file", type=click.Path(), metavar="FILE")
 @click.option(
     "--state-dir",
     default=STATE_DIR,
     show_default=True,
-    help="Where FILE's last good copy is looked for if FILE is bad by now, and does not tell its `state_dir`.",
+    help="The folder with FILE's last good copy, used if FILE is bad and its `state_dir` can't be read.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing when it is done.")
-@click.pass_obj
-def restore(preloaded: Outcome | None, file: str, state_dir: str, quiet: bool) -> None:
-    """Load FILE as the daemon's next start would, and don't stay: for the boot, before there is a network.
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing on success.")
+def restore_command(file: str, state_dir: str, quiet: bool) -> None:
+    """Load the rules of FILE as the daemon would at its start, and exit: at boot, before the network is configured.
 
-    Who was down, drained, added or removed is so again, as the daemon remembers it. Interfaces may be missing yet. If
-    FILE is bad, or refused, the last good copy of it is loaded. If there is no FILE, there is nothing to do.
+    Backends that were down, drained, added or removed are so again, from the daemon's saved state. Interfaces may still
+    be missing. If FILE is bad or refused, its last good copy is loaded. If FILE does not exist, nothing is done.
     """
-    if preloaded is not None and preloaded.wrong:
-        write_error(f"{preloaded.reason}\n")
-    restored = load(file, state_dir, applier)
+    restored = restore_rules(file, state_dir, locked_applier)
     if restored is None:
         return
     for remark in restored.remarks:
         write_error(f"{remark}\n")
     if not quiet:
-        write(f"{restored.file}: {changes(restored.applied) or 'nothing to change'}\n")
+        write_output(f"{restored.file}: {changes_text(restored.applied) or 'nothing to change'}\n")

@@ -4,12 +4,13 @@ import json
 
 import click
 
-from nftlb.cli.inputs import examples
-from nftlb.cli.output import write
-from nftlb.config import schema as describe
+from nftlb.config import json_schema
+
+from .arguments import examples
+from .output import write_output
 
 
-@click.command(epilog=examples("nftlb schema > nftlb.schema.json"))
-def schema() -> None:
-    """Show the JSON Schema of the configuration file, for editors and other tools."""
-    write(json.dumps(describe(), indent=2) + "\n")
+@click.command("schema", epilog=examples("nftlb schema > nftlb.schema.json"))
+def schema_command() -> None:
+    """Print the JSON Schema of the configuration file, for editors and other tools."""
+    write_output(json.dumps(json_schema(), indent=2) + "\n")

@@ -1,41 +1,202 @@
-"""`nftlb status`."""
+"""`nftlb status`: the daemon, its faults, then pool by pool."""
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
 
-from nftlb.cli.daemon import Daemon, complete_pools, daemon_options, unknown_pool
-from nftlb.cli.examples import examples
-from nftlb.cli.looks import looks
-from nftlb.cli.output import write
-from nftlb.cli.overview import overview
+from .arguments import examples
+from .daemon import DaemonAccess, complete_pools, daemon_options, refuse_unknown_pools
+from .output import write_output
+from .terminal import Cell, Colour, Column, TextStyle, age_text, aligned_lines, number_text, output_style, share_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from nftlb.client import BackendView, PoolView, StatusView
 
 
 @click.command(
-    epilog=examples("nftlb status", "nftlb status dns", "nftlb status --json | jq '.pools[] | {name, healthy}'")
+    "status",
+    epilog=examples("nftlb status", "nftlb status dns", "nftlb status --json | jq '.pools[] | {name, healthy}'"),
 )
 @click.argument("pools", metavar="[POOL]...", nargs=-1, shell_complete=complete_pools)
-@click.option("--json", "as_json", is_flag=True, help="For machines: the API's own answer.")
+@click.option("--json", "as_json", is_flag=True, help="Print the JSON of the API.")
 @daemon_options
-def status(daemon: Daemon, pools: tuple[str, ...], as_json: bool) -> None:
-    """Show what the daemon knows: what is wrong first, then every pool, or each POOL, and its backends.
+def status_command(daemon: DaemonAccess, pools: tuple[str, ...], as_json: bool) -> None:
+    """Show the daemon's state: first its faults, then every pool, or each POOL, with its backends.
 
-    Exit status: 0 if the daemon answered, however its backends are; `GET /readyz` is for scripts that ask.
+    Exit status: 0 if the daemon answered, even if backends are down. Scripts that need the readiness use `GET /readyz`.
     """
     client = daemon.reader()
     document = client.document()
-    seen = client.read(document)
-    known = {pool.name: pool for pool in seen.pools}
-    for name in pools:
-        if name not in known:
-            raise unknown_pool(name, name, seen)
+    seen = client.view(document)
+    refuse_unknown_pools(pools, seen)
     if as_json:
         if pools:
             document = {**document, "pools": [pool for pool in document["pools"] if pool["name"] in pools]}
-        write(json.dumps(document, indent=2) + "\n")
+        write_output(json.dumps(document, indent=2) + "\n")
     else:
+        known = {pool.name: pool for pool in seen.pools}
         wanted = [known[name] for name in dict.fromkeys(pools or known)]
-        write(overview(seen, wanted, datetime.now(UTC), looks()), painted=True)
+        write_output(status_text(seen, wanted, datetime.now(UTC), output_style()), painted=True)
+
+
+NAMED = 5
+"""Backends that a line about faults names; further backends are counted."""
+COLUMNS = (
+    Column("BACKEND", least=12),
+    Column("ADDRESS", least=14),
+    Column("STATE"),
+    Column("ADMIN", least=12),
+    Column("WT", right=True),
+    Column("SHARE", right=True),
+    Column("PACKETS", right=True),
+    Column("SINCE", right=True),
+    Column("REASON", least=0),
+)
+_PRIORITY = 5
+"""Where the column of priorities is, in pools whose backends have several."""
+INDENT = "  "
+_LEGIBLE = 20
+"""Columns that the reasons need beside the rest."""
+
+
+def status_text(seen: StatusView, pools: Iterable[PoolView], now: datetime, style: TextStyle) -> str:
+    """The daemon, its faults and `pools`, in complete lines."""
+    lines = [daemon_line(seen, now, style), *fault_lines(seen, now, style)]
+    for pool in pools:
+        lines += ["", *_pool(pool, now, style)]
+    return style.encodable("".join(f"{line}\n" for line in lines))
+
+
+def daemon_line(seen: StatusView, now: datetime, style: TextStyle) -> str:
+    """The daemon's version, readiness, age and process, in one line."""
+    ready = style.paint("ready", Colour.GOOD) if seen.ready else style.paint("not ready", Colour.BAD)
+    return (
+        f"nftlb {seen.version}, {ready}, running for {age_text((now - seen.started).total_seconds())} (pid {seen.pid})"
+    )
+
+
+def fault_lines(seen: StatusView, now: datetime, style: TextStyle) -> Iterator[str]:
+    """Everything that is wrong: one line for each fault."""
+    mark = style.paint("!", Colour.BAD)
+    if not seen.kernel.synced:
+        yield f"{mark} kernel: its rules are not as wanted: {seen.kernel.error or 'the reason is unknown'}"
+    if not seen.config.success:
+        when = age_text((now - seen.config.attempted).total_seconds())
+        yield f"{mark} configuration: refused {when} ago; the previous one stays in use: {seen.config.file}"
+        yield from (f"    {problem}" for problem in seen.config.problems)
+    for fault in seen.faults:
+        yield f"{mark} {fault.what}: {fault.message} (for {age_text((now - fault.since).total_seconds())})"
+    for pool in seen.pools:
+        yield from (f"{mark} pool {pool.name}: not ready: {reason}" for reason in pool.lacking)
+        if not pool.ready and (pool.healthy < pool.quorum or not pool.lacking):
+            yield f"{mark} pool {pool.name}: not ready: {pool.healthy} healthy, {pool.quorum} needed"
+        if pool.mode != "healthy":
+            yield f"{mark} pool {pool.name}: {_MODES.get(pool.mode, pool.mode)}"
+        elif others := other_priorities(pool, now):
+            yield f"{mark} pool {pool.name}: {others}"
+        if down := [backend.name for backend in pool.backends if not backend.up]:
+            more = f" and {len(down) - NAMED} more" if len(down) > NAMED else ""
+            of = f"{len(down)} of {len(pool.backends)} down"
+            yield f"{mark} pool {pool.name}: {of}: {', '.join(down[:NAMED])}{more}"
+
+
+_MODES = {
+    "panic": "panic: too few backends are healthy, so all enabled backends are used",
+    "fallback": "fallback: no backend is healthy, so the fallback is used",
+}
+
+
+def priorities_of(pool: PoolView) -> list[int]:
+    """The priorities of the backends, the lowest first."""
+    return sorted({backend.priority for backend in pool.backends})
+
+
+def other_priorities(pool: PoolView, now: datetime) -> str:
+    """Which backends get the packets if not those of the lowest priority; empty if those do."""
+    first, *others = priorities_of(pool)
+    if not others or pool.priority == first:
+        return ""
+    text = f"priority {pool.priority} serves instead of {first}"
+    if pool.priority is None:
+        text = f"no priority serves alone (min_healthy {pool.min_healthy}), so all healthy backends are used"
+    if pool.preempts_at is None:
+        return text
+    return f"{text}; a lower priority takes over in {age_text((pool.preempts_at - now).total_seconds())}"
+
+
+def health_cell(backend: BackendView, style: TextStyle) -> Cell:
+    """A backend's health, and whether it gets packets if that differs from its health."""
+    if backend.up:
+        if backend.in_rotation:
+            return Cell(style.symbol("✓ up", "+ up"), Colour.GOOD)
+        if backend.standby:
+            return Cell(style.symbol("○ standby", "o standby"))
+        return Cell(style.symbol("○ up, idle", "o up, idle"), Colour.WARNING)
+    if backend.in_rotation:
+        return Cell(style.symbol("✗ down, used", "x down, used"), Colour.BAD)
+    return Cell(style.symbol("✗ down", "x down"), Colour.BAD)
+
+
+def admin_cell(backend: BackendView) -> Cell:
+    """The admin state set by the operator; if that is `enabled`, the state set by the backend's agent."""
+    if backend.admin == "enabled" and backend.agent not in {None, "enabled"}:
+        return Cell(f"{backend.agent} (agent)", Colour.WARNING)
+    return Cell(backend.admin, None if backend.admin == "enabled" else Colour.WARNING)
+
+
+def _pool(pool: PoolView, now: datetime, style: TextStyle) -> Iterator[str]:
+    name = style.paint(pool.name, Colour.BOLD)
+    ready = style.paint("ready", Colour.GOOD) if pool.ready else style.paint("not ready", Colour.BAD)
+    since = age_text((now - pool.since).total_seconds())
+    healthy = f"{pool.healthy}/{len(pool.backends)} healthy (quorum {pool.quorum})"
+    mode = "" if pool.mode == "healthy" else f", {style.paint(pool.mode, Colour.BAD)}"
+    if pool.priority is not None and len(priorities_of(pool)) > 1:
+        mode += f", priority {pool.priority}"
+    yield f"{name}  {ready} for {since}, {healthy}{mode}, {number_text(pool.packets)} packets"
+    yield f"{INDENT}{style.cut(', '.join(pool.listen), style.width - len(INDENT))}"
+    yield from _backends(pool, now, style)
+
+
+def _backends(pool: PoolView, now: datetime, style: TextStyle) -> list[str]:
+    columns: tuple[Column, ...] = COLUMNS
+    rows = [_row(backend, now, style) for backend in pool.backends]
+    if len(priorities_of(pool)) > 1:
+        columns = (*columns[:_PRIORITY], Column("PRIO", right=True), *columns[_PRIORITY:])
+        rows = [
+            [*row[:_PRIORITY], Cell(str(backend.priority)), *row[_PRIORITY:]]
+            for row, backend in zip(rows, pool.backends, strict=True)
+        ]
+    lines = aligned_lines(columns, rows, style, INDENT)
+    reasons = lines[0].find(columns[-1].title)
+    if reasons >= 0 and style.width - reasons >= _LEGIBLE:
+        return lines
+    # Too narrow for a column of reasons: the reasons of backends that are down get separate lines.
+    narrow = aligned_lines(columns[:-1], [row[:-1] for row in rows], style, INDENT)
+    shown = narrow[:1]
+    for line, backend in zip(narrow[1:], pool.backends, strict=True):
+        shown.append(line)
+        if backend.reason and not backend.up:
+            shown.append(
+                f"{INDENT * 2}{style.paint(style.cut(backend.reason, style.width - 2 * len(INDENT)), Colour.BAD)}"
+            )
+    return shown
+
+
+def _row(backend: BackendView, now: datetime, style: TextStyle) -> list[Cell]:
+    return [
+        Cell(backend.name),
+        Cell(backend.endpoint),
+        health_cell(backend, style),
+        admin_cell(backend),
+        Cell(str(backend.weight)),
+        Cell(share_text(backend.share)),
+        Cell(number_text(backend.packets)),
+        Cell(age_text((now - backend.since).total_seconds())),
+        Cell(backend.reason, None if backend.up else Colour.BAD),
+    ]

@@ -1,9 +1,8 @@
-"""Configuration and membership in, ruleset out: pure functions, the same bytes for the same input."""
+"""Compiles a configuration and the states of backends to a ruleset. The same input always gives the same text. Pure."""
 
 from .allocation import Allocation, read_back
-from .answers import Need, left_behind
 from .compiled import Compiled
-from .membership import BackendState, Membership
+from .in_flight import Need, left_behind
 from .routes import Hop, Routes
 
-__all__ = ["Allocation", "BackendState", "Compiled", "Hop", "Membership", "Need", "Routes", "left_behind", "read_back"]
+__all__ = ["Allocation", "Compiled", "Hop", "Need", "Routes", "left_behind", "read_back"]

@@ -1,12 +1,12 @@
-"""Aliases: how answers to this host's own questions are told from requests, without conntrack. Pure.
+"""Aliases: ports that tell replies to requests of this host from requests to a service, without conntrack. Pure.
 
-A service is known by its address and port. A program on this host may send from the same address and port: an NTP
-daemon from port 123, for instance. The answer then comes to the service's address and port, and looks like a request.
-So what this host itself sends from there leaves from another port, the alias, and what comes in for the alias goes to
-the port that it stands for. Packets that are only forwarded are not looked at, and no packet is remembered.
+Rules find a service by its address and port. A program on this host may send from the same address and port, for
+instance an NTP daemon from port 123. The reply then comes to the service's address and port, and looks like a request.
+So packets that this host itself sends from there leave from another port, the alias. Packets that come in for the alias
+go to the original port. The rules ignore packets that are only forwarded, and keep no state.
 
-A client on this host whose packets for the service stay on this host is not balanced. Over the loopback interface, too,
-they would look like any client's. So they go to the alias, and meet this host's own program, or none.
+A client on this host whose packets for the service stay on this host is not balanced. On the loopback interface its
+packets would look like those of any client. So they go to the alias, where this host's own program receives them.
 """
 
 from __future__ import annotations
@@ -17,72 +17,74 @@ from typing import TYPE_CHECKING
 
 from nftlb.model import Forward, Protocol
 
-from .words import write
+from .services import SERVICES, by_fields
+from .words import format_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from nftlb.model import Config, IPAddress, Listener
 
-    from .part import Part
+    from .pool_rules import PoolRules
 
 ANSWERS = "own-answers"
-"""The chain for what comes in for an alias."""
+"""The chain for packets that come in for an alias."""
 
 _PLACES = (range(61000, 65536), range(1024, 32768), range(1, 1024))
-"""Where aliases are looked for. Linux gives sockets ports from 32768 to 60999 by default, and those are never used:
-an answer to such a socket would be taken for one to the alias. Above them hardly any program has a port."""
+"""The ranges in which aliases are searched, in this order. By default Linux gives sockets ports from 32768 to 60999.
+Aliases are never in that range: a reply to a socket would be taken for a reply to the alias. Above it, hardly any
+program has a port."""
 _MOST = 128
-"""The most ports of a listener that get aliases: there are some 4,500 places for an address and a protocol."""
+"""The most ports of a listener that get aliases. The first range has some 4,500 ports for an address and a protocol."""
 
 
 def aliases(config: Config) -> Mapping[Listener, Mapping[int, int]]:
-    """The alias of each port of the listeners that are not `forward: nat`, unless they have too many ports.
+    """Return the alias of each port of each listener, without `forward: nat` and without listeners of many ports.
 
-    It depends on the port, and hardly ever on other listeners: it stays when those change. A port has none only if
-    listeners of its address and protocol take all ports that are looked at.
+    An alias depends on the port, and hardly ever on other listeners, so it stays when other listeners change. A port
+    has no alias only if listeners of its address and protocol take all ports in the ranges.
     """
     single: dict[tuple[IPAddress, Protocol], set[int]] = defaultdict(set)
     ranges: dict[tuple[IPAddress, Protocol], list[range]] = defaultdict(list)
     for pool in config.pools:
-        for one in pool.listen:
-            if one.first_port == one.last_port:
-                single[one.address, one.protocol].add(one.first_port)
+        for listener in pool.listen:
+            if listener.first_port == listener.last_port:
+                single[listener.address, listener.protocol].add(listener.first_port)
             else:
-                ranges[one.address, one.protocol].append(range(one.first_port, one.last_port + 1))
+                ranges[listener.address, listener.protocol].append(range(listener.first_port, listener.last_port + 1))
     found: dict[Listener, dict[int, int]] = {}
     for pool in config.pools:
-        for one in pool.listen if pool.forward is not Forward.NAT else ():
-            for port in range(one.first_port, one.last_port + 1) if not is_wide(one) else ():
-                taken = single[one.address, one.protocol]
-                alias = next(_free(port, taken, ranges[one.address, one.protocol]), None)
+        for listener in pool.listen if pool.forward is not Forward.NAT else ():
+            for port in range(listener.first_port, listener.last_port + 1) if not is_wide(listener) else ():
+                taken = single[listener.address, listener.protocol]
+                alias = next(_free(port, taken, ranges[listener.address, listener.protocol]), None)
                 if alias is not None:
-                    found.setdefault(one, {})[port] = alias
+                    found.setdefault(listener, {})[port] = alias
                     taken.add(alias)
     return found
 
 
 def is_wide(listener: Listener) -> bool:
-    """Whether it has too many ports for aliases."""
+    """Whether a listener has too many ports for aliases."""
     return listener.last_port - listener.first_port >= _MOST
 
 
-def add(part: Part, listener: Listener, found: Mapping[int, int], owner: str) -> None:
-    """Have the aliases of a listener stand for its ports."""
-    address, protocol = write(listener.address), listener.protocol
+def add_aliases(part: PoolRules, listener: Listener, found: Mapping[int, int], owner: str) -> None:
+    """Add the elements that connect the ports of a listener with their aliases; `found`: the alias of each port."""
+    address, protocol = format_address(listener.address), listener.protocol
     for port, alias in found.items():
-        part.add("services", f"{address} . {protocol} . {alias}", f"goto {ANSWERS}", owner)
+        part.add_service(SERVICES, by_fields(listener, ANSWERS, owner, alias))
         part.add(f"aliases-{protocol}", f"{address} . {port}", f"{alias}", owner)
         part.add(f"aliased-{protocol}", f"{address} . {alias}", f"{port}", owner)
 
 
 def answer_rules(ip: str, protocol: Protocol) -> tuple[str, ...]:
-    """The rules of ANSWERS. Before conntrack, so that this host's other rules see the port that the program has."""
+    """Return the rules of `ANSWERS`. They are before conntrack, so that other rules see the original port."""
     return tuple(_set_port("", f"{protocol} dport", f"{ip} daddr . {protocol} dport map @aliased-{protocol}"))
 
 
 def question_rules(ip: str, protocol: Protocol) -> tuple[str, ...]:
-    """The rules for what this host sends; behind conntrack and the host's other rules, for the same reason."""
+    """Return the rules for packets of this host. For the same reason they are after conntrack and other rules."""
     return (
         *_set_port('oif != "lo" ', f"{protocol} sport", f"{ip} saddr . {protocol} sport map @aliases-{protocol}"),
         *_set_port('oif "lo" ', f"{protocol} dport", f"{ip} daddr . {protocol} dport map @aliases-{protocol}"),
@@ -90,7 +92,7 @@ def question_rules(ip: str, protocol: Protocol) -> tuple[str, ...]:
 
 
 def _set_port(match: str, field: str, value: str) -> list[str]:
-    """Rules that set a port. A UDP checksum of zero says that there is none, and has to stay zero."""
+    """Return rules that set a port. A UDP checksum of zero means "no checksum", and has to stay zero."""
     if not field.startswith(Protocol.UDP):
         return [f"{match}{field} set {value} accept"]
     return [
@@ -100,9 +102,9 @@ def _set_port(match: str, field: str, value: str) -> list[str]:
 
 
 def _free(port: int, taken: set[int], ranges: list[range]) -> Iterator[int]:
-    """Ports that are nobody's; the search begins at a place that the port tells."""
+    """Yield the ports without listener or alias. The search begins at a place that depends on the port only."""
     for within in _PLACES:
         first = within.start + port % len(within)
         for candidate in chain(range(first, within.stop), range(within.start, first)):
-            if candidate not in taken and not any(candidate in one for one in ranges):
+            if candidate not in taken and not any(candidate in ports for ports in ranges):
                 yield candidate

@@ -1,23 +1,23 @@
-"""Numbers that must not change hands: conntrack zones and firewall marks, and the ports of new flows. Pure.
+"""Allocates conntrack zones and firewall marks to their owners, and ports to new flows. Pure.
 
-A conntrack entry keeps the NAT it was born with. So a zone, once given to a backend, stays that backend's for as long
-as the kernel knows it; what the kernel holds is read back and passed in here as the previous allocation.
+A conntrack entry keeps the NAT of its first packet. So a zone belongs to the same backend as long as the kernel has our
+tables. The allocation is read back from these tables, and is the previous allocation of the next compilation.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from nftlb.errors import NftlbError
-from nftlb.model import Family, Forward, Per, Protocol, SourceKind
+from nftlb.model import BackendKey, Family, Forward, Per, Protocol, SourceKind
 from nftlb.model.kinds import family as family_of
 from nftlb.model.kinds import is_link_local
 
-from .membership import targets
+from .selection import targets
 from .source_ports import MASQUERADED, SOURCES, read_ports, source_ports
-from .words import WORDS, write
+from .words import WORDS, format_address
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -25,132 +25,157 @@ if TYPE_CHECKING:
     from nftlb.model import Config, Pool
     from nftlb.ruleset import Listing, Set, TableFamily
 
-    from .membership import Target
-    from .source_ports import Ports
+    from .selection import Target
+    from .source_ports import PortRange, Ports
 
 LAST_ZONE = 0xFFFF
 LAST_MARK = 0xFFFFFFFF
 
-# The names of the objects in which an allocation is written down, and from which it is read back.
+# The names of the sets and the chain that record an allocation, and from which it is read back.
 TARGETS, HOSTS, FLOWS = "targets", "hosts", "flows"
 POSTROUTING = "postrouting"
 
-_MARK = re.compile(r'meta mark set 0x([0-9a-f]+) comment "([^"]*)"')
+_Owner = TypeVar("_Owner")
+_MARK = re.compile(r'meta mark set 0x([0-9a-f]+) (?:accept )?comment "([^"]*)"')
+
+
+class BackendZone(NamedTuple):
+    """The owner of a backend's zone. The owner includes all values on which the zone's conntrack entries depend.
+
+    A backend that moves, or that shall see another source, gets another zone: the entries of a client that never pauses
+    would keep the old addresses. `address` and `source` are spelled as nft prints them; `source` may also be `keep` or
+    `masquerade`. `ports` is the range that translated UDP sources get their ports from, if there is one.
+    """
+
+    backend: BackendKey
+    address: str
+    port: int | None
+    source: str
+    ports: PortRange | None
+
+
+class FlowZone(NamedTuple):
+    """The owner of the zone of all flows that a pool balances in one family."""
+
+    pool: str
+    family: Family
+
+
+ZoneOwner: TypeAlias = BackendZone | FlowZone
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """Who has which number.
+    """The numbers of owners: zones by `ZoneOwner`, and marks by the next hop that they route to (`mark_owner()`).
 
-    A zone's owner is one backend at one address and port that sees one source, or the flows of one pool: `zone_owner()`
-    and `flow_owner()` name them. A mark's owner is the next hop that it routes to. `ports` are where new flows leave
-    from, by family.
+    `ports`, by family, are the ranges that new flows get their source ports from.
     """
 
-    zones: Mapping[str, int] = field(default_factory=dict)
+    zones: Mapping[ZoneOwner, int] = field(default_factory=dict)
     marks: Mapping[str, int] = field(default_factory=dict)
     ports: Mapping[Family, Ports] = field(default_factory=dict)
 
     def zone(self, pool: Pool, target: Target) -> int:
-        """The zone of the packets that a pool sends to one of its targets; 0 if it has none."""
-        return self.zones.get(zone_owner(pool, target, self.ports), 0)
+        """Return the zone of the packets that a pool sends to one of its targets; 0 if there is none."""
+        (owner,) = zone_owners(pool, family_of(target.address), self.ports, [target])
+        return self.zones.get(owner, 0)
+
+    def zones_of_targets(self, pool: Pool, family: Family) -> list[tuple[Target, int]]:
+        """Return each target that a pool can have in a family, with the zone of the packets that it gets."""
+        every = targets(pool, family)
+        owners = zone_owners(pool, family, self.ports, every)
+        return [(target, self.zones[owner]) for target, owner in zip(every, owners, strict=True)]
 
 
 @dataclass(frozen=True)
-class Taken:
-    """The numbers of other daemons in the same network namespace, each of which has a table of another name."""
+class ForeignNumbers:
+    """The numbers of other daemons in this network namespace. The tables of each daemon have a different name."""
 
     zones: frozenset[int] = frozenset()
     marks: frozenset[int] = frozenset()
 
     @classmethod
-    def by(cls, others: Iterable[Allocation]) -> Taken:
+    def by(cls, others: Iterable[Allocation]) -> ForeignNumbers:
+        """Collect the numbers of these allocations."""
         found = list(others)
         return cls(
-            frozenset(zone for one in found for zone in one.zones.values()),
-            frozenset(mark for one in found for mark in one.marks.values()),
+            frozenset(zone for allocation in found for zone in allocation.zones.values()),
+            frozenset(mark for allocation in found for mark in allocation.marks.values()),
         )
 
 
-def zone_owner(pool: Pool, target: Target, ports: Mapping[Family, Ports]) -> str:
-    """A backend that sees another source gets another zone: a client that never pauses would keep the old source."""
-    family = family_of(target.address)
-    port = "" if target.port is None else f" {target.port}"
-    return _zone_owner(f"{target.owner} {write(target.address)}{port} {source(pool, family)}", ports.get(family, {}))
+def zone_owners(pool: Pool, family: Family, ports: Mapping[Family, Ports], some: Iterable[Target]) -> list[BackendZone]:
+    """Return the owners of the zones of the packets that a pool sends to some of its targets in a family.
+
+    `ports` as in `Allocation`.
+    """
+    source, udp = source_of(pool, family), ports.get(family, {}).get(Protocol.UDP)
+    return [BackendZone(BackendKey(target.pool, target.name), target.host, target.port, source, udp) for target in some]
 
 
-def _zone_owner(text: str, ports: Ports) -> str:
-    return f"{text}:{ports[Protocol.UDP]}" if Protocol.UDP in ports else text
+def source_of(pool: Pool, family: Family) -> str:
+    """Return the source that a backend of a `nat` pool sees: `keep`, `masquerade` or an address.
 
-
-def source(pool: Pool, family: Family) -> str:
-    """What a backend of a `nat` pool sees as the source: `keep`, `masquerade` or an address.
-
-    Masqueraded also where the file gives no address: for a family that only a sorry server is of.
+    The result is `masquerade` if the file gives no address in that family, which only a sorry server may belong to.
     """
     if pool.source is SourceKind.KEEP:
         return str(SourceKind.KEEP)
     given = pool.source_address(family)
-    return str(SourceKind.MASQUERADE) if given is None else write(given)
-
-
-def flow_owner(pool: Pool, family: Family) -> str:
-    return f"{pool.name} {family}"
-
-
-def is_of_flows(owner: str) -> bool:
-    """Whether a zone's owner is the flows of a pool, whose name has no slash, and not one backend."""
-    return "/" not in owner
+    return str(SourceKind.MASQUERADE) if given is None else format_address(given)
 
 
 def mark_owner(target: Target) -> str:
-    """The next hop; a link-local address is one only together with its interface."""
+    """Return the next hop of a target as text. A link-local address is followed by its interface."""
     hop = target.via or target.address
-    return f"{write(hop)}%{target.device}" if is_link_local(hop) else write(hop)
+    return f"{format_address(hop)}%{target.device}" if is_link_local(hop) else format_address(hop)
 
 
 def has_flows(pool: Pool, family: Family) -> bool:
-    """Whether some listener of that family is balanced by connection."""
+    """Whether the pool balances connections in the family."""
     return bool(flow_protocols(pool, family))
 
 
 def flow_protocols(pool: Pool, family: Family) -> list[Protocol]:
-    """The protocols of that family's listeners that are balanced by connection, each once."""
-    found = [one.protocol for one in pool.listen if one.family == family and is_flow(pool, one.protocol)]
+    """Return the protocols of the family whose connections the pool balances, without duplicates."""
+    found = [
+        listener.protocol for listener in pool.listen if listener.family == family and is_flow(pool, listener.protocol)
+    ]
     return list(dict.fromkeys(found))
 
 
 def has_packets(pool: Pool, family: Family) -> bool:
-    """Whether some listener of that family is balanced packet by packet."""
-    return any(one.family == family and not is_flow(pool, one.protocol) for one in pool.listen)
+    """Whether the pool balances single packets in the family."""
+    return any(listener.family == family and not is_flow(pool, listener.protocol) for listener in pool.listen)
 
 
 def is_flow(pool: Pool, protocol: Protocol) -> bool:
+    """Whether the pool balances connections of the protocol, and not single packets."""
     return pool.forward is Forward.NAT and (protocol is not Protocol.UDP or pool.per is Per.FLOW)
 
 
-def allocate(config: Config, previous: Allocation | None = None, taken: Taken | None = None) -> Allocation:
-    """Number every owner of the configuration; whoever had a number keeps it. NftlbError if there are too few.
+def allocate(config: Config, previous: Allocation | None = None, taken: ForeignNumbers | None = None) -> Allocation:
+    """Give every owner in the configuration a number. Owners keep their previous numbers.
 
-    Numbers that are `taken` are given to nobody: another daemon of this network namespace has them for its own tables.
-    The marks that checks are told to leave with are nobody's: they would be steered to the backend whose mark it is.
+    Numbers that are `taken` are left out: another daemon of this network namespace has them in its tables. So are the
+    marks that checks are configured to leave with: routing rules would send these checks to the backend of that mark.
+    Raises NftlbError if there are too few numbers.
     """
-    previous, taken = previous or Allocation(), taken or Taken()
+    previous, taken = previous or Allocation(), taken or ForeignNumbers()
     ports = source_ports(config)
     of_checks = {health.mark for pool in config.pools for health in pool.health if health.mark is not None}
-    zone_owners: list[str] = []
+    owners: list[ZoneOwner] = []
     mark_owners: list[str] = []
     for pool in config.pools:
         for family in Family:
             if pool.forward is Forward.NAT:
                 if has_packets(pool, family):
-                    zone_owners += [zone_owner(pool, target, ports) for target in targets(pool, family)]
+                    owners += zone_owners(pool, family, ports, targets(pool, family))
                 if has_flows(pool, family):
-                    zone_owners.append(flow_owner(pool, family))
+                    owners.append(FlowZone(pool.name, family))
             elif pool.forward is Forward.DSR:
                 mark_owners += [mark_owner(target) for target in targets(pool, family)]
     return Allocation(
-        _number(zone_owners, previous.zones, range(config.zones.first, LAST_ZONE + 1), "conntrack zones", taken.zones),
+        _number(owners, previous.zones, range(config.zones.first, LAST_ZONE + 1), "conntrack zones", taken.zones),
         _number(
             mark_owners, previous.marks, range(config.marks.first, LAST_MARK + 1), "marks", taken.marks | of_checks
         ),
@@ -159,11 +184,11 @@ def allocate(config: Config, previous: Allocation | None = None, taken: Taken | 
 
 
 def _number(
-    owners: Iterable[str], previous: Mapping[str, int], allowed: range, what: str, others: Collection[int] = ()
-) -> dict[str, int]:
-    """A number for each owner: its previous one, else the lowest one that is free.
+    owners: Iterable[_Owner], previous: Mapping[_Owner, int], allowed: range, what: str, others: Collection[int] = ()
+) -> dict[_Owner, int]:
+    """Return a number for each owner: its previous number, or else the lowest free number.
 
-    If none is free, the first of `previous` whose owner is gone. The numbers in `others` belong to somebody else.
+    If no number is free, owners get the previous numbers of owners that are gone. No owner gets a number in `others`.
     """
     wanted = dict.fromkeys(owners)
     numbers = {owner: had for owner in wanted if (had := previous.get(owner, -1)) in allowed and had not in others}
@@ -175,15 +200,16 @@ def _number(
             number = next(fresh, None) or next(used, None)
             if number is None:
                 raise NftlbError(
-                    f"{len(wanted)} {what} are needed, but {allowed.start} to {allowed.stop - 1} are too few"
+                    f"{len(wanted)} {what} are needed, but {allowed.start} to {allowed.stop - 1} are too few: "
+                    f"use fewer backends, or a lower `first` under `{what.rpartition(' ')[2]}`"
                 )
             numbers[owner] = number
     return {owner: numbers[owner] for owner in wanted}
 
 
 def read_back(listings: Mapping[TableFamily, Listing]) -> Allocation:
-    """The allocation that the kernel's tables were compiled with."""
-    zones: dict[str, int] = {}
+    """Return the allocation that the kernel's tables were compiled with."""
+    zones: dict[ZoneOwner, int] = {}
     marks: dict[str, int] = {}
     ports: dict[Family, Ports] = {}
     for family, words in WORDS.items():
@@ -195,11 +221,17 @@ def read_back(listings: Mapping[TableFamily, Listing]) -> Allocation:
         sources = {zone: address for zone, address, _ in _elements(table.sets.get(SOURCES))}
         sources |= {zone: str(SourceKind.MASQUERADE) for zone, _, _ in _elements(table.sets.get(MASQUERADED))}
         for name in (TARGETS, HOSTS):
-            for zone, address, owner in _elements(table.sets.get(name)):
-                text = f"{owner} {address.replace(' .', '')} {sources.get(zone, SourceKind.KEEP)}"
-                zones[_zone_owner(text, ports.get(family, {}))] = zone
-        for zone, _, pool in _elements(table.sets.get(FLOWS)):
-            zones[f"{pool} {family}"] = zone
+            for zone, endpoint, comment in _elements(table.sets.get(name)):
+                address, _, port = endpoint.partition(" . ")
+                owner = BackendZone(
+                    BackendKey.parse(comment),
+                    address,
+                    int(port) if port else None,
+                    sources.get(zone, str(SourceKind.KEEP)),
+                    ports.get(family, {}).get(Protocol.UDP),
+                )
+                zones[owner] = zone
+        zones |= {FlowZone(pool, family): zone for zone, _, pool in _elements(table.sets.get(FLOWS))}
         for chain in table.chains.values():
             for rule in chain.rules:
                 if mark := _MARK.search(rule):
@@ -207,9 +239,9 @@ def read_back(listings: Mapping[TableFamily, Listing]) -> Allocation:
     return Allocation(zones, marks, ports)
 
 
-def _elements(one: Set | None) -> list[tuple[int, str, str]]:
-    """(zone, data, comment) of each element; the zone is the last part of its key, or all of it."""
-    if one is None:
+def _elements(set_: Set | None) -> list[tuple[int, str, str]]:
+    """Return zone, data and comment of each element. The zone is the last part of the key, or the whole key."""
+    if set_ is None:
         return []
-    keyed = ((element.key.rpartition(" . ")[2], element) for element in one.elements)
+    keyed = ((element.key.rpartition(" . ")[2], element) for element in set_.elements)
     return [(int(zone), element.data, element.comment) for zone, element in keyed if zone.isdecimal()]

@@ -1,4 +1,4 @@
-"""What a valid configuration does not do as its author may expect, since the kernel can't. Pure."""
+"""Cautions: what a user may not expect of a valid configuration, because of limits of the kernel. Pure."""
 
 from __future__ import annotations
 
@@ -7,126 +7,165 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from nftlb.model import Family, Forward, Protocol, SourceKind
+from nftlb.model import (
+    Admin,
+    BackendState,
+    Family,
+    Forward,
+    Protocol,
+    SourceKind,
+    contenders,
+    sufficient,
+)
 from nftlb.model.kinds import Listener, endpoint_text
 
-from .allocation import source
-from .membership import targets
+from .allocation import source_of
+from .selection import targets
 from .source_ports import ENOUGH, gaps
-from .words import write
+from .words import format_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nftlb.model import Config, IPAddress
+    from nftlb.model import Config, IPAddress, PoolState
 
+_NAMES = {Family.IP: "IPv4", Family.IP6: "IPv6"}
 _RELAYS = {Family.IP: ("DHCP", 67, "the address that the request names"), Family.IP6: ("DHCPv6", 547, "port 547")}
 
 
 @dataclass(frozen=True, slots=True)
 class Caution:
-    """`lossy`: some packets are lost; otherwise packets only look different. `mend`: what to change in the file."""
+    """One caution about a pool. `fix`: what to change in the file.
+
+    `warns`: `nftlb check` prints a warning, because packets are lost or an option has no effect.
+    """
 
     pool: str
     message: str
-    mend: str
-    lossy: bool = True
+    fix: str
+    warns: bool = True
 
 
 def cautions(config: Config) -> Iterator[Caution]:
-    """All of them, those that lose packets first."""
+    """Yield all cautions about a configuration; those about lost packets come first."""
     yield from _relays(config)
     yield from _without_room(config)
+    yield from _useless_priorities(config)
     yield from _shared_backends(config)
 
 
 def _relays(config: Config) -> Iterator[Caution]:
-    """DHCP servers don't answer to where a relay's packet came from: conntrack does not know their answers."""
+    """DHCP servers do not send replies to the source of a relay's packet, so conntrack finds no entry for them."""
     for pool in config.pools:
         for listener in pool.listen if pool.forward is Forward.NAT and pool.source is not SourceKind.KEEP else ():
             what, port, where = _RELAYS[listener.family]
             if listener.protocol is Protocol.UDP and listener.first_port <= port <= listener.last_port:
                 yield Caution(
                     pool.name,
-                    f"{what} servers answer relays at {where}, and not where a translated request came from: their "
-                    f"answers to {listener} would not come from the service",
+                    f"{what} servers send replies to {where}, and not to the source of a translated request: their "
+                    f"replies to relays at {listener} would not come from the service",
                     "source: keep",
                 )
 
 
 def _without_room(config: Config) -> Iterator[Caution]:
-    """Replies to a service's address and port take turns, or worse, where new flows can't be kept from its port."""
+    """Replies to a service's address and port are balanced like requests if new flows may have that port."""
     for (family, protocol), gap in gaps(config).items():
         if len(gap) >= ENOUGH:
             continue
-        every = (one for pool in config.pools for one in pool.listen)
-        addresses = {write(one.address) for one in every if (one.family, one.protocol) == (family, protocol)}
+        every = (listener for pool in config.pools for listener in pool.listen)
+        addresses = {
+            format_address(listener.address)
+            for listener in every
+            if (listener.family, listener.protocol) == (family, protocol)
+        }
         for pool in config.pools:
             if pool.forward is Forward.NAT and any(
-                (one.family, one.protocol) == (family, protocol) for one in pool.listen
+                (listener.family, listener.protocol) == (family, protocol) for listener in pool.listen
             ):
-                seen = source(pool, family)
+                seen = source_of(pool, family)
                 if seen == SourceKind.MASQUERADE or seen in addresses:
                     yield Caution(
                         pool.name,
                         f"the listeners for {protocol} leave no {ENOUGH} ports in a row above 1023 free (at most "
-                        f"{len(gap)}): replies to {_seen(seen)} are taken for requests where a client's port is one "
-                        "of a listener's",
-                        "source: an address of this host at which nothing listens, or fewer ports",
+                        f"{len(gap)}): replies to {_seen(seen)} are balanced like requests if a client's port is a "
+                        "listener's port",
+                        "source: an address of this host without a listener, or fewer ports",
                     )
 
 
 def _seen(source_: str) -> str:
     return (
-        "the address that `masquerade` picks, where that is a listener's,"
-        if source_ == SourceKind.MASQUERADE
-        else source_
+        "the address that `masquerade` chooses (if a listener has it)" if source_ == SourceKind.MASQUERADE else source_
     )
 
 
-def _shared_backends(config: Config) -> Iterator[Caution]:
-    """Two services with one backend: conntrack tells the replies to a client's socket apart by the client's port alone.
+def _useless_priorities(config: Config) -> Iterator[Caution]:
+    """A priority with less than `min_healthy` backends never serves alone, even if all its backends are healthy."""
+    for pool in config.pools:
+        enabled: PoolState = frozenset((backend.name, BackendState(admin=Admin.ENABLED)) for backend in pool.backends)
+        for family in Family:
+            all_ = contenders(pool, family, enabled)
+            short = {backend.priority for backend in all_}.difference(sufficient(pool, all_))
+            if len({backend.priority for backend in all_}) == 1:
+                continue
+            for priority in sorted(short):
+                count = sum(backend.healthy for backend in all_ if backend.priority == priority)
+                yield Caution(
+                    pool.name,
+                    f"priority {priority} has {count} backends of {_NAMES[family]} with a weight, and min_healthy is "
+                    f"{pool.min_healthy}: the priority never serves alone, and its backends get packets only while no "
+                    "priority has enough",
+                    "a lower min_healthy, a share such as 50%, or more backends of the priority",
+                )
 
-    So the service that the socket asks second is asked from another port, as the backend sees it.
+
+def _shared_backends(config: Config) -> Iterator[Caution]:
+    """Two services share a backend: for replies to one client, conntrack differs only by the client's port.
+
+    So the backend sees another port of the client for the service that a socket uses second.
     """
-    told = set()
+    reported = set()
     for first, second, server in shared_servers(config):
-        if (first, second) not in told:
-            told.add((first, second))
+        if (first, second) not in reported:
+            reported.add((first, second))
             yield Caution(
                 second.pool,
-                f"{_both(first, second)} lead to one server ({server}): of a client that asks both from one socket, it "
-                "sees another port at one of them (`source: keep` keeps the address)",
-                "a backend port of its own for each listener",
-                lossy=False,
+                f"{_both(first, second)} lead to one server ({server}): if a client sends to both from one socket, the "
+                "server sees another port of the client for one of them (`source: keep` keeps the address)",
+                "a separate backend port for each listener",
+                warns=False,
             )
 
 
-class Service(NamedTuple):
+class PoolListener(NamedTuple):
     """A listener of a pool."""
 
     pool: str
     listener: Listener
 
 
-def shared_servers(config: Config) -> Iterator[tuple[Service, Service, str]]:
-    """Two listeners with `source: keep` and a server that both lead to; twice the same if its ports lead to one."""
-    servers: dict[tuple[IPAddress, Protocol], list[tuple[int, int, Service]]] = defaultdict(list)
+def shared_servers(config: Config) -> Iterator[tuple[PoolListener, PoolListener, str]]:
+    """Yield pairs of listeners with `source: keep`, and a server that both lead to.
+
+    A pair is one listener twice if several of its ports lead to one port of the server.
+    """
+    servers: dict[tuple[IPAddress, Protocol], list[tuple[int, int, PoolListener]]] = defaultdict(list)
     for pool in config.pools:
-        for one in pool.listen if pool.forward is Forward.NAT and pool.source is SourceKind.KEEP else ():
-            for target in targets(pool, one.family):
-                ports = (one.first_port, one.last_port) if target.port is None else (target.port, target.port)
-                servers[target.address, one.protocol].append((*ports, Service(pool.name, one)))
-                if target.port is not None and one.first_port != one.last_port:
-                    yield Service(pool.name, one), Service(pool.name, one), target.owner
+        for listener in pool.listen if pool.forward is Forward.NAT and pool.source is SourceKind.KEEP else ():
+            for target in targets(pool, listener.family):
+                ports = (listener.first_port, listener.last_port) if target.port is None else (target.port, target.port)
+                servers[target.address, listener.protocol].append((*ports, PoolListener(pool.name, listener)))
+                if target.port is not None and listener.first_port != listener.last_port:
+                    yield PoolListener(pool.name, listener), PoolListener(pool.name, listener), target.owner
     for (address, _), found in servers.items():
-        found.sort(key=lambda one: one[:2])
+        found.sort(key=lambda entry: entry[:2])
         for (_, last, before), (first, _, after) in pairwise(found):
             if first <= last:
                 yield before, after, endpoint_text(address, first)
 
 
-def _both(first: Service, second: Service) -> str:
+def _both(first: PoolListener, second: PoolListener) -> str:
     if first == second:
         return f"the ports of {first.listener}"
     if first.pool == second.pool:

@@ -1,11 +1,11 @@
-"""Which conntrack entries must go when one ruleset takes over from another. Pure.
+"""Which conntrack entries have to be deleted when one ruleset replaces another. Pure.
 
-A conntrack entry keeps the NAT it was born with, whatever the rules say now. So these have to go:
+A conntrack entry keeps the NAT of its first packet, whatever the rules say later. So these entries are deleted:
 
-- those that a new owner finds in its zone: the kernel forgets our tables sooner than its connections;
-- TCP's and SCTP's in a zone of flows that nobody owns any more. UDP's stay there, and in a zone that was one backend's:
-  no packet gets there any more, but answers that are still under way need them;
-- in a zone of flows, those that lead to a backend that must not be used any more.
+- entries that are in a zone when a new owner gets it: the kernel may have entries after our tables are gone;
+- entries of TCP and SCTP in a zone of flows that has no owner any more. Entries of UDP stay, also in a zone that was a
+  backend's: no request gets there any more, but in-flight replies need them;
+- entries in a zone of flows that lead to a backend that must not be used any more.
 """
 
 from __future__ import annotations
@@ -14,46 +14,48 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeAlias
 
-from nftlb.model import Admin, Family
+from nftlb.model import Admin, BackendState, Family
 
-from .allocation import flow_owner, has_flows, is_of_flows
-from .membership import BackendState, select, targets
+from .allocation import FlowZone, has_flows
+from .selection import select, targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from nftlb.model import Backend, IPAddress, Pool
+    from nftlb.model import Backend, IPAddress, Membership, Pool, PoolState
 
-    from .allocation import Allocation
-    from .membership import Membership, PoolState
+    from .allocation import Allocation, ZoneOwner
 
 Endpoints: TypeAlias = "frozenset[tuple[IPAddress, int | None]]"
-"""Addresses with a port, or with None for every port of theirs."""
+"""Addresses, each with a port, or with None for all ports."""
 
 
 class Stay(Enum):
-    """What stays of a zone, whatever it leads to."""
+    """Which entries of a zone stay, whatever endpoint they lead to."""
 
     NOTHING = auto()
     DATAGRAMS = auto()
 
 
 Keep: TypeAlias = "Mapping[int, Endpoints | Stay]"
-"""By zone, the endpoints whose entries stay, or what stays otherwise."""
+"""By zone, the endpoints whose entries stay, or which entries stay whatever their endpoint."""
 
 
 @dataclass(frozen=True)
 class Cuts:
-    """What to cut: `before` the rules that need it, and `after` the rules that might still make such entries."""
+    """What stays in each zone at the deletion `before` new rules are loaded, and at that `after` old rules are removed.
+
+    New rules need clean zones. Old rules may make entries until they are removed.
+    """
 
     before: Keep
     after: Keep
 
 
 def flow_endpoints(pools: Iterable[Pool], allocation: Allocation, membership: Membership) -> Mapping[int, Endpoints]:
-    """By the zone of each pool's flows, the endpoints whose connections may stay."""
+    """Return the endpoints whose connections may stay, by the zone of each pool's flows."""
     return {
-        allocation.zones[flow_owner(pool, family)]: _usable(pool, family, membership.of(pool.name))
+        allocation.zones[FlowZone(pool.name, family)]: _usable(pool, family, membership.of(pool.name))
         for pool in pools
         for family in Family
         if has_flows(pool, family)
@@ -61,11 +63,11 @@ def flow_endpoints(pools: Iterable[Pool], allocation: Allocation, membership: Me
 
 
 def cuts(previous: Allocation, allocation: Allocation, flows: Mapping[int, Endpoints]) -> Cuts:
-    """What to cut on the way from one allocation to the next; `flows` as `flow_endpoints()` gives it."""
+    """Return what to delete between one allocation and the next; `flows` is the result of `flow_endpoints()`."""
     had, has = _owners(previous), _owners(allocation)
     kept = {zone for zone, owner in has.items() if had.get(zone) == owner}
-    orphans = {zone for zone, owner in had.items() if zone not in has and is_of_flows(owner)}
-    # A number that changes hands at once has to be cut afterwards: the old rules are still at work.
+    orphans = {zone for zone, owner in had.items() if zone not in has and isinstance(owner, FlowZone)}
+    # If a zone gets a new owner at once, its entries are deleted afterwards: the old rules are in use until then.
     handed = (had.keys() & has.keys()) - kept
     return Cuts(
         before={zone: flows.get(zone, Stay.NOTHING) for zone in has.keys() - had.keys()},
@@ -73,15 +75,17 @@ def cuts(previous: Allocation, allocation: Allocation, flows: Mapping[int, Endpo
     )
 
 
-def _owners(allocation: Allocation) -> dict[int, str]:
+def _owners(allocation: Allocation) -> dict[int, ZoneOwner]:
     return {zone: owner for owner, zone in allocation.zones.items()}
 
 
 def _usable(pool: Pool, family: Family, state: PoolState) -> Endpoints:
-    """The backends that get new connections, and those that may finish the ones they have."""
+    """Return the endpoints that get new connections, and those that may finish their connections."""
     states = dict(state)
     names = {target.name for target, _ in select(pool, family, state).targets}
-    names |= {one.name for one in pool.backends if _may_finish(one, states.get(one.name, BackendState()))}
+    names |= {
+        backend.name for backend in pool.backends if _may_finish(backend, states.get(backend.name, BackendState()))
+    }
     return frozenset((target.address, target.port) for target in targets(pool, family) if target.name in names)
 
 

@@ -1,102 +1,108 @@
 """The fast path: `stateless` and `dsr` at the ingress hook of the interfaces that the pool names.
 
-It runs before the kernel puts fragments together and before routing. So it takes only what it can decide on by itself,
-and leaves the rest to the ordinary chains: fragments, UDP without a checksum, IPv6 with extension headers, and what may
-not be forwarded once more. It needs to know each backend's next hop and interface; a pool is left to the ordinary
-chains while they are not known for all of its targets.
+The ingress hook is before routing, and before the kernel joins fragments. So the fast path forwards only packets for
+which the packet itself is enough. The ordinary chains forward all others: fragments, IPv6 with extension headers,
+packets whose TTL (hop limit) is 1, and with `stateless` also UDP without a checksum. The fast path needs the next hop
+and interface of each backend. While some of them are not known, the ordinary chains forward all packets of the pool.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nftlb.model import Family, Forward, Protocol
+from nftlb.model import Forward
 
-from .membership import targets
-from .part import Part
-from .versions import versions
-from .words import ports, write
+from .pool_rules import PoolRules
+from .selection import targets
+from .services import by_words, guard
+from .versions import version
+from .words import WORDS, format_address
 
 if TYPE_CHECKING:
-    from nftlb.model import Pool
-    from nftlb.ruleset import Chain
+    from nftlb.model import Family, Pool, Protocol
 
-    from .membership import Selection, Target
     from .routes import Routes
-    from .words import Words
+    from .selection import Selection, Target
+    from .versions import Version
 
 
-def entry(pool: Pool, family: Family) -> str:
-    """The chain that a listener's packets go to; both families share the table, so its name tells them apart."""
-    return f"pool/{pool.name}/{family}"
+def ingress_services(family: Family, interface: str) -> str:
+    """Return the name of an interface's services, which is also that of the map that may hold them."""
+    return f"services-{family}-{interface}"
 
 
-def services(family: Family, interface: str, *, ranged: bool) -> str:
-    """The map of an interface's listeners."""
-    return f"{'service-ranges' if ranged else 'services'}-{family}-{interface}"
+def has_fast_path(pool: Pool, family: Family, routes: Routes) -> bool:
+    """Whether the pool asks for the fast path, and the next hop of each of its targets in the family is known."""
+    every = targets(pool, family)
+    return bool(pool.ingress and every) and all(routes.hop(target) for target in every)
 
 
-def possible(pool: Pool, family: Family, routes: Routes) -> bool:
-    """Whether the pool wants the fast path for that family and every target's next hop is known."""
-    everyone = targets(pool, family)
-    return bool(pool.ingress and everyone) and all(routes.hop(target) for target in everyone)
+@dataclass(frozen=True)
+class IngressForwarding:
+    """The fast path of a pool for which `has_fast_path()` is true.
 
+    `many` says whether the configuration has more than `MOST_MAPS` pools.
+    """
 
-def fixed(pool: Pool, family: Family, words: Words, routes: Routes) -> Part:
-    """What does not depend on who is up, for a pool that it is possible for."""
-    part = Part()
-    protocols = _protocols(pool, family)
-    for target in targets(pool, family):
-        hop = routes.hop(target)
-        if hop is None:
-            raise AssertionError(f"no next hop for {target.owner}")
-        forward = f'fwd {words.ip} to {write(hop.via)} device "{hop.device}"'
-        part.chain(f"backend/{target.owner}", *_send(pool, target, words, protocols, forward))
-    first = entry(pool, family)
-    if pool.hairpin:
-        first = f"hairpin/{pool.name}/{family}"
-        # What falls to the backend that sent it needs conntrack. So all that backends send takes the ordinary way: with
-        # a turn here and, for some packets, another one there, backends would not get equal shares.
-        # A rule an address: nft writes a set within a rule in an order of its own, and none at all for one address.
-        asking = dict.fromkeys(write(target.address) for target in targets(pool, family))
-        part.chain(first, *(f"{words.ip} saddr {one} accept" for one in asking), f"goto {entry(pool, family)}")
-    for listener in pool.listen:
-        if listener.family == family:
-            for interface in pool.ingress:
-                part.add(
-                    services(family, interface, ranged=listener.first_port != listener.last_port),
-                    f"{write(listener.address)} . {listener.protocol} . {ports(listener)}",
-                    f"goto {first}",
-                    pool.name,
-                )
-    return part
+    pool: Pool
+    family: Family
+    routes: Routes
+    many: bool
 
+    def entry(self, protocol: Protocol) -> str:  # noqa: ARG002 - one chain for all protocols
+        """Return the name of the entry chain. Both families share the table, so the family is part of the name."""
+        return f"pool/{self.pool.name}/{self.family}"
 
-def current(pool: Pool, family: Family, selection: Selection, *, many: bool) -> dict[str, Chain]:
-    """The chains that say who gets a packet now; without a target the packet goes on to the ordinary chains."""
-    guards = [_guard(family, protocol) for protocol in _protocols(pool, family)]
-    return versions(entry(pool, family), pool, family, selection, many=many, otherwise=["accept"], guards=guards)
+    def fixed_rules(self) -> PoolRules:
+        """Return the chains of backends, and the services whose packets go to the entry chain."""
+        part = PoolRules()
+        pool, family, words = self.pool, self.family, WORDS[self.family]
+        protocols = self._protocols()
+        for target in targets(pool, family):
+            hop = self.routes.hop(target)
+            if hop is None:
+                raise AssertionError(f"no next hop for {target.owner}")
+            forward = f'fwd {words.ip} to {format_address(hop.via)} device "{hop.device}"'
+            part.chain(f"backend/{target.owner}", *self._send(target, protocols, forward))
+        entry = first = self.entry(protocols[0])
+        if pool.hairpin:
+            first = f"hairpin/{pool.name}/{family}"
+            # A packet that a backend sends and then gets itself needs conntrack. So all packets of backends take the
+            # ordinary chains. If some of them took the fast path, two cycles would spread the packets of one backend,
+            # and the shares would not be equal.
+            # There is a rule for each address: nft writes a set within a rule in its own order, and for one address
+            # writes no set.
+            asking = dict.fromkeys(target.host for target in targets(pool, family))
+            part.chain(first, *(f"{words.ip} saddr {address} accept" for address in asking), f"goto {entry}")
+        for listener in pool.listen:
+            if listener.family == family:
+                service = by_words(listener, first, pool.name, rewritten=self._rewrites)
+                for interface in pool.ingress:
+                    part.add_service(ingress_services(family, interface), service)
+        return part
 
+    def version(self, selection: Selection) -> Version:
+        """Return what spreads packets. Without a target, packets go on to the ordinary chains."""
+        protocols = self._protocols()
+        guards = [guard(self.family, protocol, rewritten=self._rewrites) for protocol in protocols]
+        entry = self.entry(protocols[0])
+        return version(entry, self.pool, self.family, selection, many=self.many, otherwise=["accept"], guards=guards)
 
-def _protocols(pool: Pool, family: Family) -> list[Protocol]:
-    return list(dict.fromkeys(one.protocol for one in pool.listen if one.family == family))
+    @property
+    def _rewrites(self) -> bool:
+        return self.pool.forward is not Forward.DSR
 
+    def _protocols(self) -> list[Protocol]:
+        return list(dict.fromkeys(listener.protocol for listener in self.pool.listen if listener.family == self.family))
 
-def _send(pool: Pool, target: Target, words: Words, protocols: list[Protocol], forward: str) -> list[str]:
-    """The rules of a backend's chain."""
-    if pool.forward is Forward.DSR:
-        return [f"counter {forward}"]
-    address = f"counter {words.ip} daddr set {write(target.address)}"
-    if target.port is None:
-        return [f"{address} {forward}"]
-    rewrites = [f"{protocol} dport set {target.port} {forward}" for protocol in protocols]
-    return [f"{address} {rewrites[0]}"] if len(rewrites) == 1 else [address, *rewrites]
-
-
-def _guard(family: Family, protocol: Protocol) -> str:
-    """Matches what may be sent on from here; ends with a space."""
-    checksum = "udp checksum != 0 " if protocol is Protocol.UDP else ""
-    if family is Family.IP6:
-        return f"ip6 nexthdr {protocol} ip6 hoplimit > 1 {checksum}"
-    transport = "" if checksum else f"meta l4proto {protocol} "
-    return f"{transport}ip frag-off & 0x3fff == 0x0 ip ttl > 1 {checksum}"
+    def _send(self, target: Target, protocols: list[Protocol], forward: str) -> list[str]:
+        """Return the rules of a backend's chain."""
+        if not self._rewrites:
+            return [f"counter {forward}"]
+        address = f"counter {WORDS[self.family].ip} daddr set {target.host}"
+        if target.port is None:
+            return [f"{address} {forward}"]
+        carries = WORDS[self.family].carries
+        rewrites = [f"{carries(protocol)}{protocol} dport set {target.port} {forward}" for protocol in protocols]
+        return [f"{address} {rewrites[0]}"] if len(rewrites) == 1 else [address, *rewrites]

@@ -1,4 +1,4 @@
-"""Next hops, as the fast path needs them: what the configuration says, else what the caller looked up. Pure."""
+"""Next hops for the fast path: from the configuration, or else from routes that the caller looked up. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
     from nftlb.model import IPAddress
 
-    from .membership import Target
+    from .selection import Target
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """Where to send a packet: the neighbour's address and the interface it is reached through."""
+    """The neighbour that packets are sent to, and the interface that leads to it."""
 
     via: IPAddress
     device: str
@@ -23,12 +23,12 @@ class Hop:
 
 @dataclass(frozen=True)
 class Routes:
-    """Hops by destination, as the host's routing table has them."""
+    """The next hops of destinations, from the host's routing table."""
 
     hops: Mapping[IPAddress, Hop] = field(default_factory=dict)
 
     def hop(self, target: Target) -> Hop | None:
-        """How to reach a target; the configuration's `device` and `via` come first. None: not known."""
+        """Return the next hop of a target, first by its `device` and `via`; None if it is not known."""
         known = self.hops.get(target.via or target.address)
         if target.device:
             return Hop(target.via or (known.via if known else target.address), target.device)

@@ -1,16 +1,16 @@
-"""The ports that new flows leave this host from: never the port of a service, nor an alias of one. Pure.
+"""The ports that new flows leave this host from: never the port of a service, and never an alias. Pure.
 
-Rules that look for requests see only a packet's destination. Where a service's address is also an address that this
-host sends from, a reply to that address and to the service's port looks like a request: it would take a turn, and might
-go to a backend. So a flow whose source is translated leaves from a port at which no service listens, and so does what
-this host itself asks from a service's address and port.
+Rules find requests only by the destination of a packet. If this host also sends from a service's address, a reply to
+that address and to the service's port looks like a request: it would take a slot, and might go to a backend. So a flow
+whose source is translated leaves from a port at which no service listens. The same is done to flows that this host
+itself begins from a service's address and port.
 
-`stateless` and `dsr` need that only for a wide range which holds ports that Linux gives to sockets by itself: it meets
-this host's own questions at random, health checks and DNS queries among them. For narrower listeners there are aliases
-(`aliases.py`), which need no conntrack.
+`stateless` and `dsr` need this only for a wide range that includes ports which Linux gives to sockets by itself: any
+request of this host may then have a port of the range, also health checks and DNS queries. Narrower listeners have
+aliases (`aliases.py`), which need no conntrack.
 
-Only the first packet of a flow meets these rules. A flow keeps the port that it began with: where the range changes,
-backends get other zones (`allocation.zone_owner`).
+Only the first packet of a flow passes these rules, and a flow keeps its first port. So if the range changes, backends
+get other zones (`allocation.BackendZone`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from nftlb.model import Family, Forward, Protocol
 
 from .aliases import aliases, is_wide
-from .words import BY_ZONE, write
+from .words import BY_ZONE, format_address
 from .words import ports as written
 
 if TYPE_CHECKING:
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 
     from nftlb.model import Config, Endpoint, Listener, Pool
 
-    from .part import Part
+    from .pool_rules import PoolRules
     from .words import Words
 
 FIRST, LAST = 1024, 0xFFFF
 ENOUGH = 4096
-"""A narrower range is not used: a backend could have no more clients' sockets at a time than there are ports."""
+"""The least number of ports of a range, which is also the most clients' sockets of a backend's port at a time."""
 
-# The sets that the rules look up: zones whose flows are translated, zones and backends that are their own clients,
-# and the services that this host may ask from.
+# The sets that the rules look up: zones whose flows are translated, zones with backends that are their own clients, and
+# services that this host itself may send requests from.
 MASQUERADED, SOURCES, HAIRPINS = "masqueraded", "sources", "hairpins"
 OWN = "own-udp"
 OWN_RANGES = {protocol: f"own-{protocol}-ranges" for protocol in Protocol}
 
 EPHEMERAL = range(32768, 61000)
-"""Where Linux picks ports for sockets that name none: the default of net.ipv4.ip_local_port_range."""
+"""The ports that Linux gives to sockets: the default of net.ipv4.ip_local_port_range."""
 
 _RULE = re.compile(r"\b(udp|tcp|sctp)\b.*:(\d+)-(\d+)$")
 
@@ -67,11 +67,11 @@ class PortRange:
 
 
 Ports: TypeAlias = "Mapping[Protocol, PortRange]"
-"""The ranges of one family; none where there is no need of one, or no room for one."""
+"""The ranges of one family. A protocol has no range if it needs none, or if there is no room for a range."""
 
 
 def source_ports(config: Config) -> Mapping[Family, Ports]:
-    """The widest range without a listener, wherever one is needed and wide enough."""
+    """Return the widest range without a listener, if a range is needed and it is wide enough."""
     found: dict[Family, dict[Protocol, PortRange]] = {}
     for (family, protocol), gap in gaps(config).items():
         if len(gap) >= ENOUGH:
@@ -80,49 +80,49 @@ def source_ports(config: Config) -> Mapping[Family, Ports]:
 
 
 def gaps(config: Config) -> Mapping[tuple[Family, Protocol], PortRange]:
-    """The widest range without a listener or an alias, for the families and protocols that need a range."""
+    """Return the widest range without listener or alias, for the families and protocols that need a range."""
     needed = _in_need(config)
     taken: dict[tuple[Family, Protocol], list[tuple[int, int]]] = {pair: [] for pair in needed}
     stand_ins = aliases(config) if needed else {}
-    for one in (one for pool in config.pools for one in pool.listen if (one.family, one.protocol) in needed):
-        of_pair = taken[one.family, one.protocol]
-        of_pair.append((one.first_port, one.last_port))
-        of_pair += ((alias, alias) for alias in stand_ins.get(one, {}).values())
+    for listener in (listener for pool in config.pools for listener in pool.listen):
+        if (pair := (listener.family, listener.protocol)) in needed:
+            taken[pair].append((listener.first_port, listener.last_port))
+            taken[pair] += ((alias, alias) for alias in stand_ins.get(listener, {}).values())
     return {pair: widest_gap(ranges) for pair, ranges in taken.items()}
 
 
 def is_asked_from(pool: Pool, listener: Listener) -> bool:
-    """Whether this host's own questions leave from ports of the listener, and need conntrack for that."""
+    """Whether this host's own requests may leave from ports of the listener, and need conntrack for that."""
     inside = listener.first_port < EPHEMERAL.stop and listener.last_port >= EPHEMERAL.start
     return pool.forward is not Forward.NAT and is_wide(listener) and inside
 
 
 def _in_need(config: Config) -> Collection[tuple[Family, Protocol]]:
-    """The families and protocols whose replies could be taken for requests.
+    """Return the families and protocols in which a reply could look like a request.
 
-    Where all listeners of a protocol balance connections, conntrack finds the connection of a reply first. Over UDP
-    that is not enough: peers ask each other from one and the same port (SIP, IKE), so that both exchanges look alike.
+    If all listeners of a protocol balance connections, conntrack finds the connection of a reply first. For UDP that is
+    not enough: some peers send requests to each other from one port (SIP, IKE), and both flows look the same.
     """
     translated: dict[tuple[Family, Protocol], None] = {}
     untracked: set[tuple[Family, Protocol]] = set()
     asked_from: dict[tuple[Family, Protocol], None] = {}
     for pool in config.pools:
-        for one in pool.listen:
-            pair = (one.family, one.protocol)
+        for listener in pool.listen:
+            pair = (listener.family, listener.protocol)
             if pool.forward is Forward.NAT:
                 translated[pair] = None
             else:
                 untracked.add(pair)
-            if pool.hairpin or is_asked_from(pool, one):
+            if pool.hairpin or is_asked_from(pool, listener):
                 asked_from[pair] = None
     balanced = (pair for pair in translated if pair[1] is Protocol.UDP or pair in untracked)
     return dict.fromkeys((*balanced, *asked_from))
 
 
 def widest_gap(taken: Iterable[tuple[int, int]]) -> PortRange:
-    """The most ports in a row, none of them privileged, that no range takes; the highest such row.
+    """Return the widest range of unprivileged ports outside all ranges in `taken`; of equal ranges, the highest.
 
-    `taken`: the first and the last port of each range.
+    `taken` has the first and last port of each range.
     """
     gaps, free = [], FIRST
     for first, last in [*sorted(taken), (LAST + 1, LAST + 1)]:
@@ -132,34 +132,35 @@ def widest_gap(taken: Iterable[tuple[int, int]]) -> PortRange:
 
 
 def asks_from_service(config: Config, source: Endpoint, protocol: Protocol) -> bool:
-    """Whether the source is a service's address and port of which `own_questions()` takes care."""
+    """Whether the source is a service's address and port for which `own_questions()` adds an element."""
     return protocol is Protocol.UDP and any(
-        (one.address, one.protocol) == (source.address, protocol) and one.first_port <= source.port <= one.last_port
+        (listener.address, listener.protocol) == (source.address, protocol)
+        and listener.first_port <= source.port <= listener.last_port
         for pool in config.pools
         if pool.forward is Forward.NAT
-        for one in pool.listen
+        for listener in pool.listen
     )
 
 
-def own_questions(part: Part, listener: Listener, owner: str) -> None:
-    """Have what this host itself asks from a service's address and port leave from another port.
+def own_questions(part: PoolRules, listener: Listener, owner: str) -> None:
+    """Add the element by which requests of this host from a service's address and port leave from another port.
 
-    Only over UDP: a reply over TCP or SCTP finds its connection, whatever listens at the port that it goes to.
+    UDP alone needs that: a reply over TCP or SCTP finds its connection, whatever listens at its port.
     """
     if listener.protocol is Protocol.UDP:
         if listener.first_port == listener.last_port:
-            part.add(OWN, f"{write(listener.address)} . {written(listener)}", comment=owner)
+            part.add(OWN, f"{format_address(listener.address)} . {written(listener)}", comment=owner)
         else:
             own_range(part, listener, owner)
 
 
-def own_range(part: Part, listener: Listener, owner: str) -> None:
-    """Do the same for a range of ports, whatever its protocol."""
-    part.add(OWN_RANGES[listener.protocol], f"{write(listener.address)} . {written(listener)}", comment=owner)
+def own_range(part: PoolRules, listener: Listener, owner: str) -> None:
+    """Add the same element for a range of ports, of any protocol."""
+    part.add(OWN_RANGES[listener.protocol], f"{format_address(listener.address)} . {written(listener)}", comment=owner)
 
 
 def own_rules(words: Words, ports: Ports) -> list[tuple[str, str]]:
-    """The set of each rule for this host's own questions, and the rule; `iif 0`: not forwarded."""
+    """Return the set and the text of each rule for requests of this host. `iif 0`: not forwarded."""
     named = [(OWN, Protocol.UDP), *((name, protocol) for protocol, name in OWN_RANGES.items())]
     return [
         (name, f"iif 0 {words.ip} saddr . {protocol} sport @{name} snat to :{ports[protocol]}")
@@ -168,8 +169,8 @@ def own_rules(words: Words, ports: Ports) -> list[tuple[str, str]]:
     ]
 
 
-def translations(words: Words, part: Part, ports: Ports) -> Iterator[str]:
-    """The rules that translate sources: one for each protocol with a range, one for all protocols without."""
+def translations(words: Words, part: PoolRules, ports: Ports) -> Iterator[str]:
+    """Yield the rules that translate sources: one for each protocol with a range, one for all other protocols."""
     saddr, daddr = f"{words.ip} saddr", f"{words.ip} daddr"
     kinds = (
         (MASQUERADED, f"{BY_ZONE} @{MASQUERADED} masquerade", " to "),
@@ -186,7 +187,7 @@ def translations(words: Words, part: Part, ports: Ports) -> Iterator[str]:
 
 
 def read_ports(rules: Iterable[str]) -> Ports:
-    """The ranges that these rules give; the first rule of a protocol counts."""
+    """Return the ranges in these rules; the first rule of a protocol counts."""
     found: dict[Protocol, PortRange] = {}
     for rule in rules:
         if match := _RULE.search(rule):

@@ -1,23 +1,24 @@
-"""`forward: stateless` and `forward: dsr`: no conntrack entry, so every packet is decided on by itself.
+"""`forward: stateless` and `forward: dsr`: no conntrack entries, so rules decide about every packet separately.
 
-Each backend has a chain that never changes while the backend doesn't: it counts, and sends the packet on its way. What
-changes with membership is the map that leads there.
+Each backend has a chain that counts and forwards packets. It changes only if the backend's configuration changes. The
+map that leads to these chains changes with the states of backends.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nftlb.model import Family, Forward, Protocol
-from nftlb.ruleset import Chain
 
 from . import hairpin
 from .allocation import mark_owner
-from .answers import Reply
-from .membership import targets
-from .part import Part
-from .versions import refuse, versions
-from .words import ports, write
+from .in_flight import ReplyRewrite
+from .pool_rules import PoolRules, ending
+from .reply_form import late_chain
+from .selection import targets
+from .versions import refuse, version
+from .words import WORDS, format_address, ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,101 +26,125 @@ if TYPE_CHECKING:
     from nftlb.model import IPAddress, Listener, Pool
 
     from .allocation import Allocation
-    from .membership import Selection
+    from .reply_form import ReplyForm
+    from .selection import Selection
+    from .versions import Version
     from .words import Words
 
 
-def entry(pool: Pool) -> str:
-    """The chain that a listener's packets go to."""
-    return f"pool/{pool.name}"
+@dataclass(frozen=True)
+class StatelessForwarding:
+    """`forward: stateless` or `dsr` for one pool and family.
+
+    `many`: there are more than `MOST_MAPS` pools. `replies`: the form of the replies of `stateless`. `early`:
+    prerouting rewrites replies of some pool.
+    """
+
+    pool: Pool
+    family: Family
+    allocation: Allocation
+    many: bool
+    replies: ReplyForm
+    early: bool
+
+    def entry(self, protocol: Protocol) -> str:  # noqa: ARG002 - one chain for all protocols
+        """Return the name of the entry chain."""
+        return f"pool/{self.pool.name}"
+
+    def fixed_rules(self) -> PoolRules:
+        """Return the chains of backends and, for `stateless`, the elements that find their replies."""
+        part = PoolRules()
+        pool, family, words = self.pool, self.family, WORDS[self.family]
+        for target in targets(pool, family):
+            if pool.forward is Forward.DSR:
+                owner = mark_owner(target)
+                part.chain(
+                    f"backend/{target.owner}",
+                    f"counter notrack meta mark set {self.allocation.marks[owner]:#010x}"
+                    f'{ending(early=self.early)} comment "{owner}"',
+                )
+            else:
+                protocols = list(
+                    dict.fromkeys(listener.protocol for listener in pool.listen if listener.family == family)
+                )
+                if pool.hairpin:
+                    hairpin.add_hairpin(part, pool, family, target)
+                part.chain(
+                    f"backend/{target.owner}",
+                    *([hairpin.let_pass(words.ip, target.address)] if pool.hairpin else ()),
+                    *_rewrite(
+                        words,
+                        f"counter notrack {words.ip} daddr set {target.host}",
+                        "dport",
+                        target.port,
+                        protocols,
+                    ),
+                )
+        if pool.forward is Forward.STATELESS:
+            _add_replies(part, pool, family, words, self.replies)
+        elif family is Family.IP:
+            part.redirects += [_no_redirect(listener.address) for listener in pool.listen if listener.family == family]
+        return part
+
+    def version(self, selection: Selection) -> Version:
+        """Return what spreads packets."""
+        otherwise = refuse(selection, {listener.protocol for listener in self.pool.listen})
+        name = f"pool/{self.pool.name}"
+        return version(name, self.pool, self.family, selection, many=self.many, otherwise=otherwise)
 
 
-def fixed(pool: Pool, family: Family, words: Words, allocation: Allocation) -> Part:
-    """What does not depend on who is up."""
-    part = Part()
-    for target in targets(pool, family):
-        if pool.forward is Forward.DSR:
-            owner = mark_owner(target)
-            part.chain(
-                f"backend/{target.owner}",
-                f'counter notrack meta mark set {allocation.marks[owner]:#010x} comment "{owner}"',
-            )
-        else:
-            protocols = list(dict.fromkeys(one.protocol for one in pool.listen if one.family == family))
-            if pool.hairpin:
-                hairpin.add(part, pool, family, target)
-            part.chain(
-                f"backend/{target.owner}",
-                *([hairpin.let_pass(words.ip, target.address)] if pool.hairpin else ()),
-                f"counter notrack {words.ip} daddr set {write(target.address)}",
-                *rewrite_port("dport", target.port, protocols),
-            )
-    if pool.forward is Forward.STATELESS:
-        _add_replies(part, pool, family, words)
-    elif family is Family.IP:
-        part.redirects += [_no_redirect(one.address) for one in pool.listen if one.family == family]
-    return part
+def _rewrite(words: Words, first: str, which: str, port: int | None, protocols: Iterable[Protocol]) -> list[str]:
+    """Return rules that do `first` with each packet, set a port if there is one, and accept the packet.
 
-
-def current(pool: Pool, family: Family, selection: Selection, *, many: bool) -> dict[str, Chain]:
-    """The chains that say who gets a packet now."""
-    otherwise = refuse(selection, {one.protocol for one in pool.listen})
-    return versions(entry(pool), pool, family, selection, many=many, otherwise=otherwise)
-
-
-def rewrite_port(which: str, port: int | None, protocols: Iterable[Protocol], verdict: str = " accept") -> list[str]:
-    """Rules that set a port, if there is one to set, and end with the verdict.
-
-    A UDP checksum of zero says that there is none. The kernel would update it like any other; it must be put back.
+    A UDP checksum of zero means "no checksum". The kernel would update it like any other, so the rules reset it to 0.
     """
     if port is None:
-        return [verdict.strip()] if verdict else []
+        return [f"{first} accept"]
     rules = []
     for protocol in protocols:
+        match = words.carries(protocol)
         if protocol is Protocol.UDP:
             rules += [
-                f"udp checksum != 0 udp {which} set {port}{verdict}",
-                f"udp {which} set {port} udp checksum set 0{verdict}",
+                f"{match}udp checksum != 0 udp {which} set {port} accept",
+                f"{match}udp {which} set {port} udp checksum set 0 accept",
             ]
         else:
-            rules.append(f"{protocol} {which} set {port}{verdict}")
-    return rules
+            rules.append(f"{match}{protocol} {which} set {port} accept")
+    return [f"{first} {rules[0]}", *rules[1:]]
 
 
-def _add_replies(part: Part, pool: Pool, family: Family, words: Words) -> None:
-    """A backend's replies, known by their source, get the listener's address and port.
-
-    They are rewritten in postrouting: in prerouting the listener's address, one of this host's own, would be refused
-    as a martian source.
-    """
+def _add_replies(part: PoolRules, pool: Pool, family: Family, words: Words, form: ReplyForm) -> None:
+    """Add the rules that give a backend's replies the listener's address and port. The source identifies replies."""
     everyone = targets(pool, family)
     translated = any(target.port for target in everyone)
     for listener in pool.listen:
         if listener.family != family:
             continue
         port = listener.first_port if translated else None
-        rules = (
-            f"{words.ip} saddr set {write(listener.address)}",
-            *rewrite_port("sport", port, [listener.protocol]),
-        )
-        chain = Chain(_reply(pool, listener), rules)
+        address = f"{words.ip} saddr set {format_address(listener.address)}"
+        chain = late_chain(_reply(pool, listener), _rewrite(words, address, "sport", port, [listener.protocol]))
         ranged = listener.first_port != listener.last_port
         for target in everyone:
-            key = f"{write(target.address)} . {listener.protocol} . {target.port or ports(listener)}"
-            Reply(words.table, key, ranged, chain, target.owner).add_to(part)
+            key = f"{target.host} . {listener.protocol} . {target.port or ports(listener)}"
+            rewrite = ReplyRewrite(words.table, key, ranged, chain, target.owner)
+            if form.early:
+                rewrite.add_early_to(part)
+            else:
+                rewrite.add_to(part)
+    part.reply_forms.append(form)
 
 
 def _no_redirect(address: IPAddress) -> str:
-    """Keeps the kernel from telling a client in the backends' segment that it may send to one backend straight away.
+    """Return a rule that drops ICMP redirects to clients in the backends' segment.
 
-    The client would believe it, and from then on all its packets would pass us by. The error quotes the packet: its
-    destination stands 16 bytes into the quoted header, which follows the 8 bytes of ICMP. (Linux 6.18 sends no such
-    redirects over IPv6.)
+    A redirect tells the client to send directly to one backend. The client would do so, and none of its packets would
+    pass this host any more. A redirect quotes the packet: the destination is 16 bytes into the quoted header, which
+    follows the 8 bytes of ICMP. (Linux 6.18 sends no such redirects over IPv6.)
     """
     return f"icmp type redirect @th,192,32 {int(address):#x} drop"
 
 
 def _reply(pool: Pool, listener: Listener) -> str:
-    """One chain a listener; IPv6's colons may not stand in a name."""
-    address = write(listener.address).replace(":", "_")
-    return f"reply/{pool.name}/{address}/{listener.protocol}/{ports(listener)}"
+    """Return the listener's part of the name of its reply chain. A name can't contain the colons of IPv6 addresses."""
+    address = format_address(listener.address).replace(":", "_")
+    return f"{pool.name}/{address}/{listener.protocol}/{ports(listener)}"

@@ -1,19 +1,21 @@
-"""Passive detection: a backend's port-unreachable is handed to whoever listens, the daemon, as evidence against it.
+"""Passive detection: rules that log a backend's ICMP port-unreachable for the daemon, as evidence that it is down.
 
-Not every such error is evidence. The rules let pass only one that
+Not every port-unreachable is evidence. The rules log an error only if it
 
-- is about a datagram which we sent to a backend of a pool with `passive: true`: conntrack finds the exchange that the
-  error quotes, addresses and ports, and its zone is one that such a backend's packets go by. What the balancer itself
-  exchanges with backends, its health checks for instance, has no zone;
-- came from that backend: the address it comes from goes with the zone, so no router, and no other backend;
-- goes the way of replies: a client that closed its socket speaks of itself, not of a backend;
-- came in where the backend is: an outsider with the backend's address on his packets stands before another interface.
+- is about a datagram that we sent to a backend of a pool with `passive: true`: conntrack finds the flow whose addresses
+  and ports the error quotes, and the flow's zone belongs to the backend. What the balancer itself exchanges with
+  backends has no zone, for instance health checks;
+- came from that backend: the zone is looked up together with the source of the error, so that errors of routers and of
+  other backends do not count;
+- goes in the direction of replies: if a client closes its socket, the error is about the client;
+- came in on the backend's interface: a forged packet from outside comes in on another interface.
 
-A pool by default has less: a hint. Any port-unreachable from a backend's address, of where the backend is, is told, and
-has the backend checked at once; the check decides. So the rule needs no conntrack, and stands behind the look-ups of
-services in chains that are there anyway: what goes to a service never reaches it, and a reply pays for one comparison.
+By default a pool has less: a hint. Every port-unreachable that comes from a backend's address, on the backend's
+interface, is logged, and the daemon checks the backend at once. The check decides. So the rule needs no conntrack. It
+is behind the look-ups of services in chains that are there anyway: requests never reach it, and a reply costs one more
+comparison.
 
-Whoever reads the log is to check what the log quotes once more, and to know which pool and which port it speaks of.
+The daemon has to check again what an entry of the log quotes, and finds pool and port from it.
 """
 
 from __future__ import annotations
@@ -23,75 +25,74 @@ from zlib import crc32
 
 from nftlb.model import Passive, Protocol
 
-from .allocation import flow_owner, flow_protocols, has_packets
-from .membership import SORRY, targets
-from .words import write
+from .allocation import FlowZone, flow_protocols, has_packets
+from .selection import SORRY, targets
 
 if TYPE_CHECKING:
     from nftlb.model import Family, Pool
 
     from .allocation import Allocation
-    from .part import Part
+    from .pool_rules import PoolRules
     from .words import Words
 
 WATCHED = "watched"
 GROUP = 27746
-"""The NFLOG group of the table `nftlb`: any number that nobody else is likely to use; people use small ones.
+"""The NFLOG group of the table `nftlb`: an unusual number, because other programs use small numbers.
 
-A group has one listener at most, and a network namespace may have a daemon for each of several tables.
+A group has one listener at most, and a network namespace may have several daemons, each with a table.
 """
 _OTHER_GROUPS = range(32768, 65535)
 PREFIX = "refused"
-"""Tells our entries from what others may log to the same group."""
+"""The prefix of our entries. Other programs may log to the same group with other prefixes."""
 HINTING = "hinting"
 HINT = "hint"
-"""The prefix of the hints' entries."""
+"""The prefix of entries that are hints."""
 # Both IP headers with all their options, an ICMP header and a UDP header are 136 bytes; IPv6's may have extensions.
 _QUOTED_BYTES = 160
 
 
-def watch(part: Part, pool: Pool, family: Family, allocation: Allocation) -> None:
-    """Add the zones and addresses from which the backends of a pool with `passive: true` may speak against themselves.
+def watch(part: PoolRules, pool: Pool, family: Family, allocation: Allocation) -> None:
+    """Add the zones and addresses of the backends whose errors are logged, for a pool with `passive: true`.
 
-    By default, add the addresses alone. A sorry server is nobody's to take out.
+    For a pool with the default, add only the addresses. Sorry servers are never taken out, so they are not added.
     """
     backends = [target for target in targets(pool, family) if target.name != SORRY]
     if pool.refusals is Passive.CHECK:
         for target in backends:
-            part.add(HINTING, write(target.address), comment=target.owner)
+            part.add(HINTING, target.host, comment=target.owner)
         return
     if has_packets(pool, family):
-        for target in backends:
-            zone = allocation.zone(pool, target)
-            part.add(WATCHED, f"{zone} . {write(target.address)}", comment=target.owner)
+        for target, zone in allocation.zones_of_targets(pool, family):
+            if target.name != SORRY:
+                part.add(WATCHED, f"{zone} . {target.host}", comment=target.owner)
     if Protocol.UDP in flow_protocols(pool, family):
-        zone = allocation.zones[flow_owner(pool, family)]
+        zone = allocation.zones[FlowZone(pool.name, family)]
         for target in backends:
-            part.add(WATCHED, f"{zone} . {write(target.address)}", comment=target.owner)
+            part.add(WATCHED, f"{zone} . {target.host}", comment=target.owner)
 
 
 def group_of(table: str) -> int:
-    """The NFLOG group in which the daemon of a table listens."""
+    """Return the NFLOG group to which the daemon of a table listens."""
     return GROUP if table == "nftlb" else _OTHER_GROUPS[crc32(table.encode()) % len(_OTHER_GROUPS)]
 
 
 def log_forwarded(table: str, words: Words) -> str:
-    """The rule for errors that come in, before conntrack translates them."""
+    """Return the rule for errors that come in, before conntrack translates them."""
     return f"{_refusal(words)} fib saddr . iif oif exists {_log(PREFIX, table)}"
 
 
 def log_local(table: str, words: Words) -> str:
-    """The rule for errors of this host itself, on which a backend may run too."""
+    """Return the rule for errors of this host itself, because a backend may run on it."""
     return f"{_refusal(words)} {_log(PREFIX, table)}"
 
 
 def hint_forwarded(table: str, words: Words) -> str:
-    """The rule for errors that come in, of backends whose pools take them for hints."""
+    """Return the rule for errors that come in from backends of pools with the default, as hints."""
     return f"{_hint(words)} fib saddr . iif oif exists {_LIMITED} {_log(HINT, table)}"
 
 
 def hint_local(table: str, words: Words) -> str:
-    """The rule for such errors of this host itself."""
+    """Return the rule for hints of this host itself."""
     return f"{_hint(words)} {_LIMITED} {_log(HINT, table)}"
 
 
@@ -99,7 +100,7 @@ def _log(prefix: str, table: str) -> str:
     return f'log prefix "{prefix}" group {group_of(table)} snaplen {_QUOTED_BYTES}'
 
 
-# Hints are believed of anybody in the backends' network: he is not to keep the daemon busy.
+# Every host in the backends' network can send hints. The limit keeps it from overloading the daemon.
 _LIMITED = "limit rate 1000/second burst 1000 packets"
 
 

@@ -1,4 +1,4 @@
-"""The words in which IPv4 and IPv6 rules differ, and how addresses and protocols are written."""
+"""The words of nft that differ between IPv4 and IPv6, and the text of addresses and ports."""
 
 from __future__ import annotations
 
@@ -11,17 +11,29 @@ from nftlb.model import Family
 from nftlb.ruleset import TableFamily
 
 if TYPE_CHECKING:
-    from nftlb.model import IPAddress, Listener
+    from nftlb.model import IPAddress, Listener, Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """`ip` and `icmp` are the headers' names in expressions, `address` the type of addresses."""
+    """The words of one family: `ip` and `icmp` name headers in expressions, `address` is the type of addresses."""
 
     table: TableFamily
     ip: str
     icmp: str
     address: str
+
+    @property
+    def protocol(self) -> str:
+        """The field with the protocol.
+
+        `meta l4proto` finds the protocol behind IPv6 extension headers, but takes the kernel twice as long.
+        """
+        return "ip protocol" if self.table is TableFamily.IP else "meta l4proto"
+
+    def carries(self, protocol: Protocol) -> str:
+        """Return a match for the protocol, for a rule with a port; it ends with a space. nft adds the slower match."""
+        return f"{self.protocol} {protocol} " if self.table is TableFamily.IP else ""
 
     @property
     def service_key(self) -> str:
@@ -35,32 +47,36 @@ WORDS = {
 
 
 BY_ZONE = "ct direction . ct original zone"
-"""The key of what each zone has in sets and maps; `zone_key()` is the key of an element.
+"""The key of sets and maps that are looked up by zone; `zone_key()` returns the key of an element.
 
-nft 1.1.7 loads the elements of a map with the bytes of their keys swapped where the key is a zone alone. And a set
-whose key is a zone alone is a bitmap to the kernel, which walks over all elements to add another.
+If the key is a zone alone, nft 1.1.7 loads the elements of a map with the bytes of their keys in the wrong order. And
+the kernel makes a bitmap of a set whose key is a zone alone; to add an element, it walks over all elements.
 """
 
 
 def zone_key(zone: int) -> str:
-    """The key of a zone's element. All packets that are looked up go in the original direction."""
+    """Return the key of a zone's element. All packets that are looked up go in the original direction."""
     return f"original . {zone}"
 
 
-def write(address: IPAddress) -> str:
-    """An address as nft prints it; for some IPv6 addresses Python writes another form."""
+def format_address(address: IPAddress) -> str:
+    """Return an address as nft prints it. Python prints some IPv6 addresses in another form."""
     return socket.inet_ntop(socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6, address.packed)
 
 
-def endpoint(address: IPAddress, port: int | None) -> str:
-    """An address with or without a port, as the target of a dnat statement."""
+def format_endpoint(address: IPAddress, port: int | None) -> str:
+    """Return an address with or without a port, as a dnat statement has it."""
     if port is None:
-        return write(address)
-    return f"{write(address)}:{port}" if isinstance(address, IPv4Address) else f"[{write(address)}]:{port}"
+        return format_address(address)
+    return (
+        f"{format_address(address)}:{port}"
+        if isinstance(address, IPv4Address)
+        else f"[{format_address(address)}]:{port}"
+    )
 
 
 def ports(listener: Listener) -> str:
-    """A port, or a range of them, as an element's key."""
+    """Return the port or the range of ports of a listener, as an element's key has it."""
     if listener.first_port == listener.last_port:
         return f"{listener.first_port}"
     return f"{listener.first_port}-{listener.last_port}"

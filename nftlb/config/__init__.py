@@ -1,29 +1,37 @@
-"""The configuration file: YAML text to the validated model, or every fault of it with its place."""
+"""The configuration file: reads YAML text as the validated model, or reports all faults with their places."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nftlb.config.amend import amend, read_backend
-from nftlb.config.assemble import assemble
-from nftlb.config.document import read
-from nftlb.config.schema import schema
-from nftlb.config.source import STDIN, read_source
+from .assemble import amend, assemble, read_backend, write_backend
+from .document import STDIN, read_file, read_yaml
+from .written import json_schema, read_check
 
 if TYPE_CHECKING:
     import os
 
     from nftlb.model import Config
 
-__all__ = ["amend", "load", "parse", "read_backend", "read_source", "schema"]
+__all__ = [
+    "STDIN",
+    "amend",
+    "json_schema",
+    "load",
+    "parse_config",
+    "read_backend",
+    "read_check",
+    "read_file",
+    "write_backend",
+]
 
 
 def load(path: str | os.PathLike[str]) -> Config:
-    """Read and validate a file; `-` stands for standard input. `ConfigError` tells all that is wrong."""
+    """Read and validate a file; `-` stands for standard input. `ConfigError` with all faults of the file."""
     name = str(path)
-    return parse(read_source(name), "standard input" if name == STDIN else name)
+    return parse_config(read_file(name), "standard input" if name == STDIN else name)
 
 
-def parse(text: str | bytes, file: str = "-") -> Config:
-    """Make the model of YAML text; `file` is the name that problems show."""
-    return assemble(read(text, file), file)
+def parse_config(text: str | bytes, file: str = "-") -> Config:
+    """Make the model from YAML text. `file` is the name of the file in the problems of a `ConfigError`."""
+    return assemble(read_yaml(text, file), file)

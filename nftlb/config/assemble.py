@@ -1,40 +1,45 @@
-"""A document to the model: defaults merged, each pool validated on its own, then the rules that span places. No I/O."""
+"""Makes the model from a document: merges defaults, validates each pool alone, then applies `rules`. No I/O.
+
+Backends that are added and removed at run time are checked with the same rules.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from nftlb.config import rules
-from nftlb.config.defaults import merge
-from nftlb.config.faults import Faults
-from nftlb.config.parts import Part, Server, Whole, whole
-from nftlb.config.written import WrittenBackend, WrittenConfig, WrittenDefaults, WrittenHealth, WrittenPool
-from nftlb.model.checks import CHECKS, AnyCheck
-from nftlb.model.fields import POOL_NAME
-from nftlb.model.pool import Api, Backend, Config, Health, Hooks, Marks, Pool, Zones
-from nftlb.model.reading import Unfit, read_listener, show
+from nftlb.errors import ConfigError, Problem
+from nftlb.model.checks import CHECKS
+from nftlb.model.constraints import BACKEND_NAME, POOL_NAME
+from nftlb.model.kinds import Forward
+from nftlb.model.pool import Backend, Config, Pool
+from nftlb.printable import show
+
+from . import rules
+from .faults import Entries, ProblemCollector, YamlDocument, path_text
+from .fields import options, without_none, write_value
+from .pool_rules import Destination, ValidParts, ValidPool, valid_pool, without_datagram_flows
+from .reading import Unfit, read_listener, read_text
+from .written import Written, WrittenBackend, WrittenConfig, WrittenDefaults, WrittenPool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
-    from nftlb.config.document import Document
-    from nftlb.config.places import Path
-
-Model = TypeVar("Model", bound=BaseModel)
+    from .faults import Path
 
 
-def assemble(document: Document, file: str) -> Config:
-    """Make the model of a document, or raise `ConfigError` with all that is wrong with it."""
-    faults = Faults(document, file)
+def assemble(document: YamlDocument, file: str) -> Config:
+    """Make the model from a document. `ConfigError` with all faults of the document."""
+    faults = ProblemCollector(document, file)
     root = document.root
     top = _validate(WrittenConfig, {**root, "defaults": {}, "pools": {}}, (), faults)
     defaults = _defaults(root.get("defaults", {}), faults)
     parts = list(_pools(root.get("pools"), defaults, faults))
     for fault in rules.faults(parts, faults.where):
         faults.add(*fault)
-    config = _config(top, tuple(part.pool for part in parts if isinstance(part, Whole)))
+    config = _config(top, tuple(part.pool for part in parts if isinstance(part, ValidPool)))
     for fault in (
         *rules.table_of_others(config),
         *rules.too_many_zones(config),
@@ -45,20 +50,16 @@ def assemble(document: Document, file: str) -> Config:
     return config
 
 
-def _config(top: WrittenConfig | None, pools: tuple[Pool, ...]) -> Config:
-    if top is None:  # at fault: what follows is only looked at for further faults
+def _config(top: Written | None, pools: tuple[Pool, ...]) -> Config:
+    if top is None:  # the top level is at fault, and the rules below look for further faults only
         return Config(pools=pools)
-    return Config(
-        table=top.table,
-        zones=Zones(**vars(top.zones)),
-        marks=Marks(**vars(top.marks)),
-        state_dir=top.state_dir,
-        api=Api(**vars(top.api)),
-        pools=pools,
-    )
+    settings = {key: value for key, value in vars(top).items() if key != "defaults"}
+    return Config(**{**settings, "pools": pools})
 
 
-def _validate(model: type[Model], data: Any, path: Path, faults: Faults, *, partial: bool = False) -> Model | None:
+def _validate(
+    model: type[Written], data: Any, path: Path, faults: ProblemCollector, *, partial: bool = False
+) -> Written | None:
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -66,15 +67,15 @@ def _validate(model: type[Model], data: Any, path: Path, faults: Faults, *, part
     return None
 
 
-def _defaults(data: Any, faults: Faults) -> dict[str, Any]:
-    """Judge the defaults on their own too: no pool may ever use what is wrong in them."""
+def _defaults(data: Any, faults: ProblemCollector) -> dict[str, Any]:
+    """Validate the defaults alone too: no pool may use a setting with a fault, so no pool would report it."""
     _validate(WrittenDefaults, data, ("defaults",), faults, partial=True)
     return {key: data[key] for key in data if key in WrittenDefaults.model_fields} if isinstance(data, dict) else {}
 
 
-def _pools(data: Any, defaults: dict[str, Any], faults: Faults) -> Iterator[Part]:
+def _pools(data: Any, defaults: dict[str, Any], faults: ProblemCollector) -> Iterator[ValidParts]:
     if not data:
-        faults.add(("pools",), "no pools; needed: at least one, each by its name")
+        faults.add(("pools",), "no pools are configured; needed: at least one pool, with its name as the key")
     elif not isinstance(data, dict):
         faults.add(("pools",), f"{show(data)} is not a mapping; allowed: a mapping: the pools, each by its name")
     else:
@@ -82,18 +83,18 @@ def _pools(data: Any, defaults: dict[str, Any], faults: Faults) -> Iterator[Part
             yield _part(name, body, defaults, faults)
 
 
-def _part(name: str, body: Any, defaults: dict[str, Any], faults: Faults) -> Part:
+def _part(name: str, body: Any, defaults: dict[str, Any], faults: ProblemCollector) -> ValidParts:
     path = ("pools", name)
     try:
-        POOL_NAME.read(name)
+        read_text(POOL_NAME, name)
     except Unfit as unfit:
         faults.add(path, str(unfit), key=True)
-    data = merge(defaults, body) if isinstance(body, dict) else body
+    data = merge_defaults(defaults, body) if isinstance(body, dict) else body
     pool = _validate(WrittenPool, data, path, faults)
     names_a_check = [_names_one_check(*check, faults) for check in _checks(data, path)]
     if pool is None or not all(names_a_check):
         return _valid_part(path, data)
-    return whole(_pool(name, pool), pool.model_fields_set, body)
+    return valid_pool(_without_useless_defaults(_pool(name, pool), body), pool.model_fields_set, body)
 
 
 def _checks(data: Any, path: Path) -> Iterator[tuple[dict[str, Any], Path]]:
@@ -103,17 +104,20 @@ def _checks(data: Any, path: Path) -> Iterator[tuple[dict[str, Any], Path]]:
             yield check, (*path, "health", index)
 
 
-def _names_one_check(check: dict[str, Any], path: Path, faults: Faults) -> bool:
+def _names_one_check(check: dict[str, Any], path: Path, faults: ProblemCollector) -> bool:
     kinds = [kind for kind in CHECKS if kind in check]
     if not kinds:
         faults.add(path, f"no check is named; needed: one of {', '.join(CHECKS)}")
     elif len(kinds) > 1:
-        faults.add(path, f"{len(kinds)} checks are named: {', '.join(kinds)}; allowed: one (a list may hold several)")
+        faults.add(
+            path,
+            f"{len(kinds)} checks are named: {', '.join(kinds)}; allowed: one check (for several checks, write a list)",
+        )
     return len(kinds) == 1
 
 
-def _valid_part(path: Path, data: Any) -> Part:
-    """Take what is valid of a pool that is not."""
+def _valid_part(path: Path, data: Any) -> ValidParts:
+    """The valid listeners and backends of a pool that has faults."""
     body = data if isinstance(data, dict) else {}
     listen = body.get("listen")
     backends = body.get("backends")
@@ -126,25 +130,128 @@ def _valid_part(path: Path, data: Any) -> Part:
     servers = []
     for name, written in backends.items() if isinstance(backends, dict) else ():
         try:
-            backend = WrittenBackend.model_validate(written)
+            backend: Backend = WrittenBackend.model_validate(written).value(name=name)
         except ValidationError:
             continue
-        servers.append(Server((*path, "backends", name), backend.address, backend.port, backend.device))
-    return Part(listeners=tuple(listeners), backends=tuple(servers))
+        servers.append(Destination((*path, "backends", name), backend.address, backend.port, backend.device))
+    return ValidParts(listeners=tuple(listeners), backends=tuple(servers))
 
 
-def _pool(name: str, pool: WrittenPool) -> Pool:
-    settings = vars(pool) | {
-        "source": pool.source.kind,
-        "source_addresses": pool.source.addresses,
-        "backends": tuple(Backend(name=key, **vars(backend)) for key, backend in pool.backends.items()),
-        "health": tuple(map(_health, pool.health)),
-        "hooks": Hooks(**vars(pool.hooks)),
+def _pool(name: str, written: Written) -> Pool:
+    settings = dict(vars(written))
+    source = settings["source"]
+    backends = tuple(backend.value(name=key) for key, backend in settings["backends"].items())
+    changed = {"source": source.kind, "source_addresses": source.addresses, "backends": backends}
+    return Pool(name=name, **{**settings, **changed})
+
+
+def _without_useless_defaults(pool: Pool, own: Collection[str]) -> Pool:
+    """Leave out defaults for flows of UDP that the pool does not have. `own` are the keys of the pool itself."""
+    if not without_datagram_flows(pool):
+        return pool
+    return replace(
+        pool,
+        session_timeout=pool.session_timeout if "session_timeout" in own else None,
+        helper=pool.helper if "helper" in own else None,
+    )
+
+
+# --- the settings of `defaults` ---------------------------------------------------------------------------------------
+
+USELESS: dict[object, set[str]] = {
+    Forward.NAT: {"ingress", "hairpin", "replies"},
+    Forward.STATELESS: {"source", "passive", "session_timeout", "helper"},
+    Forward.DSR: {"source", "passive", "hairpin", "replies", "session_timeout", "helper"},
+}
+
+
+def merge_defaults(defaults: dict[str, Any], pool: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a pool, with the defaults that apply to this pool.
+
+    Mappings are merged deeply. Any other value of a pool replaces the default. Two kinds of defaults are left out,
+    because they can't be meant for the pool: options that `forward` of the pool does not have, and a check of another
+    kind than the check of the pool.
+    """
+    forward = pool.get("forward", defaults.get("forward", Forward.NAT))
+    useless = USELESS.get(forward, set()) if isinstance(forward, str) else set()
+    general = {key: value for key, value in defaults.items() if key not in useless}
+    merged = _deep(general, pool)
+    if "health" in general:
+        merged.pop("health")
+        if "health" in pool:
+            merged["health"] = _health(general["health"], pool["health"])
+        elif not isinstance(general["health"], dict) or CHECKS.keys() & general["health"].keys():
+            merged["health"] = general["health"]
+    return merged
+
+
+def _deep(general: dict[str, Any], special: dict[str, Any]) -> dict[str, Any]:
+    merged = {**general, **special}
+    for key in general.keys() & special.keys():
+        if isinstance(general[key], dict) and isinstance(special[key], dict):
+            merged[key] = _deep(general[key], special[key])
+    return merged
+
+
+def _health(general: Any, special: Any) -> Any:
+    if not isinstance(general, dict):
+        return special
+    if isinstance(special, list):
+        return [_check(general, check) for check in special]
+    return _check(general, special)
+
+
+def _check(general: dict[str, Any], special: Any) -> Any:
+    if not isinstance(special, dict):
+        return special
+    named = CHECKS.keys() & special.keys()
+    others = CHECKS.keys() - named if named else set()
+    return _deep({key: value for key, value in general.items() if key not in others}, special)
+
+
+# --- changes at run time ----------------------------------------------------------------------------------------------
+
+
+def read_backend(pool: str, name: str, written: Any) -> Backend:
+    """Read a backend that is written as in a file. ConfigError with all faults."""
+    path = ("pools", pool, "backends", name)
+    faults = ProblemCollector(YamlDocument(Entries(), ()), "request")
+    try:
+        read_text(BACKEND_NAME, name)
+    except Unfit as unfit:
+        faults.add(path, str(unfit))
+    try:
+        backend: Backend = WrittenBackend.model_validate(written).value(name=name)
+    except ValidationError as error:
+        faults.add_errors(error, WrittenBackend, path)
+    faults.raise_any()
+    return backend
+
+
+def write_backend(backend: Backend) -> dict[str, Any]:
+    """Write a backend as a file has it, in values of JSON, without its name and its defaults."""
+    given = {option: getattr(backend, option.name) for option in options(type(backend)) if option.name != "name"}
+    return {
+        option.name: write_value(without_none(option.type), value)
+        for option, value in given.items()
+        if value != option.default
     }
-    return Pool(name=name, **settings)
 
 
-def _health(health: WrittenHealth) -> Health:
-    options = dict(vars(health))
-    checks = [check for check in map(options.pop, CHECKS) if check is not None]
-    return Health(check=cast("AnyCheck", checks[0]), **options)
+def amend(config: Config, pool: str, *, add: Iterable[Backend] = (), remove: Collection[str] = ()) -> Config:
+    """Add backends at the end of a pool and remove others. ConfigError if the result breaks the rules of a file."""
+    changed = config.pool(pool)
+    if changed is not None:
+        kept = (backend for backend in changed.backends if backend.name not in remove)
+        changed = replace(changed, backends=(*kept, *add))
+    pools = tuple(changed if changed and former.name == pool else former for former in config.pools)
+    amended = replace(config, pools=pools)
+    parts = [valid_pool(part, (), ()) for part in pools]
+    found = [
+        *rules.faults(list(parts), path_text),
+        *rules.too_many_zones(amended),
+        *rules.too_many_marks(amended),
+    ]
+    if found:
+        raise ConfigError([Problem("request", 0, 0, path_text(fault.path), fault.message) for fault in found])
+    return amended

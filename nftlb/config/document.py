@@ -1,50 +1,62 @@
-"""YAML text to plain data that knows where it was written.
+"""Reads a file, and its YAML text as plain data with the place of every value.
 
-No I/O. Only what can't surprise is a number: decimal digits. All else that YAML 1.1 takes for one (010 is octal to it,
-10:30 is 630) stays the text that the user sees. The text comes from outside: its depth, its size and what aliases
-expand to are limited, and nothing here recurses.
+Only decimal digits are read as a number. Other forms that YAML 1.1 reads as numbers (010 is octal, 10:30 is 630) stay
+the text that the user sees. The text may be hostile: its depth, its size and the expansion of aliases are limited, and
+no function here is recursive.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import yaml
 
-from nftlb.config.places import START, WHOLE, Entries, Items, Place, path_text
 from nftlb.errors import ConfigError, Problem
-from nftlb.model.reading import show
+from nftlb.files import NotRegularError, read_regular
+from nftlb.printable import show
+
+from .faults import MAX_PROBLEMS, START, WHOLE, Entries, Items, Position, YamlDocument, path_text
 
 if TYPE_CHECKING:
-    from nftlb.config.places import Data, Path
+    from .faults import Data, Path
 
+STDIN = "-"
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 32
 MAX_VALUES = 1_000_000
-_TOO_DEEP = f"nested too deeply; allowed: {MAX_DEPTH} levels"
-MAX_WIDTH = 1 << 16  # nothing that a file can list has more: there are as many ports, and conntrack zones
-MAX_PROBLEMS = 1000  # more help nobody, and 16 MiB of junk would take minutes
+_TOO_DEEP = f"nested too deeply; allowed: at most {MAX_DEPTH} levels"
+MAX_WIDTH = 1 << 16  # there are as many ports and as many conntrack zones, so no valid list is longer
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
-    """The data of a file, the faults that could be stepped over while it was read, and where the data begins."""
+def read_file(path: str) -> bytes:
+    """Read a file, or standard input for `-`: at most one byte more than a file may have."""
+    if path == STDIN:
+        return sys.stdin.buffer.read(MAX_BYTES + 1)
+    try:
+        return read_regular(path, MAX_BYTES + 1)
+    except NotRegularError as error:
+        raise _fault(path, f"{error.strerror}; allowed: a file, or - for standard input") from None
+    except OSError as error:
+        raise _fault(path, f"{error.strerror or error}; allowed: a readable file, or - for standard input") from None
+    except ValueError:  # the message of this error differs between versions of Python
+        raise _fault(path, "the name contains a NUL character; allowed: the name of a file") from None
 
-    root: Entries
-    problems: tuple[Problem, ...]
-    place: Place = WHOLE
+
+def _fault(path: str, message: str) -> ConfigError:
+    return ConfigError([Problem(path, 0, 0, "", message)])
 
 
-def read(text: str | bytes, file: str) -> Document:
-    """Read YAML text; `ConfigError` if it isn't YAML, or no mapping."""
+def read_yaml(text: str | bytes, file: str) -> YamlDocument:
+    """Read YAML text. `ConfigError` if the text is not YAML, or is not a mapping."""
     decoded = _decode(text, file)
     builder = _Builder(file)
     try:
         for event in yaml.parse(decoded, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            builder.take(event)
+            builder.add_event(event)
     except yaml.MarkedYAMLError as error:
         raise ConfigError([_syntax_problem(error, decoded, file)]) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: an escape beyond Unicode, in pure Python
@@ -57,7 +69,7 @@ _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f\ud800
 
 def _decode(text: str | bytes, file: str) -> str:
     if len(text) > MAX_BYTES:
-        raise ConfigError([Problem(file, *START, "", f"larger than {MAX_BYTES >> 20} MiB; allowed: less")])
+        raise ConfigError([Problem(file, *START, "", f"larger than {MAX_BYTES >> 20} MiB; allowed: a smaller file")])
     if isinstance(text, bytes):
         text = _from_utf8(text, file)
     text = text.removeprefix("\ufeff")
@@ -76,17 +88,17 @@ def _from_utf8(text: bytes, file: str) -> str:
         raise ConfigError([Problem(file, *place, "", message)]) from None
 
 
-def _place_after(text: str) -> Place:
-    return Place(text.count("\n") + 1, len(text) - text.rfind("\n"))
+def _place_after(text: str) -> Position:
+    return Position(text.count("\n") + 1, len(text) - text.rfind("\n"))
 
 
 def _syntax_problem(error: yaml.MarkedYAMLError, text: str, file: str) -> Problem:
     mark = error.problem_mark or error.context_mark
     if (
         "nesting depth" in (error.problem or "") and mark is not None
-    ):  # libyaml 0.2.6 reads on to 1,000 levels by itself
+    ):  # libyaml 0.2.6 reads up to 1,000 levels without this check
         return Problem(file, mark.line + 1, mark.column + 1, "", _TOO_DEEP)
-    what = error.problem or error.context or "it can't be read"
+    what = error.problem or error.context or "the text can't be read"
     if error.context and error.context != what:
         what += f" {error.context}"
     if mark is None:
@@ -113,7 +125,7 @@ _WORDS: dict[str, bool | None] = {
     for spelling in (word, word.capitalize(), word.upper())
 }
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
-# What YAML 1.1 takes for numbers and dates besides; a key has to be text to every reader of YAML.
+# Further forms that YAML 1.1 reads as numbers and dates. A key must be a string to every reader of YAML.
 _NO_TEXT = re.compile(
     r"[-+]?(\.?[0-9][0-9_]*([.:][0-9_]*)*(e[-+][0-9]+)?|0b[01_]+|0x[0-9a-f_]+|\.inf|\.nan)|[0-9]{4}-.*", re.IGNORECASE
 )
@@ -121,27 +133,21 @@ _MERGE = "<<"
 _SURROGATE = re.compile("[\ud800-\udfff]")  # libyaml refuses these; the parser written in Python does not
 
 
-def _plain_scalar(text: str) -> Data:
-    if text in _WORDS:
-        return _WORDS[text]
-    return int(text) if _NUMBER.fullmatch(text) else text
-
-
 @dataclass(slots=True)
 class _Open:
-    """A mapping or sequence whose end has not come yet."""
+    """A mapping or sequence whose end event has not arrived yet."""
 
     container: Entries | Items
-    place: Place
+    place: Position
     anchor: str | None
     key: str | None = None
-    key_place: Place = WHOLE
+    key_place: Position = WHOLE
     merged: list[Entries] = field(default_factory=list)
     size: int = 1
 
 
 class _Builder:
-    """Takes the events of a YAML parser, and makes data of them."""
+    """Makes data from the events of a YAML parser."""
 
     def __init__(self, file: str) -> None:
         self._file = file
@@ -152,14 +158,14 @@ class _Builder:
         self._root_place = START
         self._documents = 0
 
-    def document(self) -> Document:
+    def document(self) -> YamlDocument:
         root = Entries() if self._root is None else self._root
         if not isinstance(root, Entries):
             message = f"{show(root)} is not a configuration; allowed: a mapping with the key pools"
             raise ConfigError([Problem(self._file, *self._root_place, "", message)])
-        return Document(root, tuple(self._problems), self._root_place)
+        return YamlDocument(root, tuple(self._problems), self._root_place)
 
-    def take(self, event: yaml.Event) -> None:
+    def add_event(self, event: yaml.Event) -> None:
         match event:
             case yaml.ScalarEvent():
                 self._scalar(event)
@@ -180,12 +186,14 @@ class _Builder:
         place = _place(event)
         plain = event.implicit[0] and event.tag is None
         if not event.value.isascii() and _SURROGATE.search(event.value):
-            raise self._fatal(place, f"{show(event.value)} is no text; allowed: Unicode without surrogates")
+            raise self._fatal(place, f"{show(event.value)} contains a surrogate; allowed: Unicode without surrogates")
         self._refuse_tag(event, place, allowed="tag:yaml.org,2002:str")
         if self._awaits_key():
             self._take_key(event.value, place, plain=plain)
             return
-        value = _plain_scalar(event.value) if plain else event.value
+        value: Data = event.value
+        if plain:
+            value = int(event.value) if _NUMBER.fullmatch(event.value) else _WORDS.get(event.value, event.value)
         if event.anchor is not None:
             self._anchors[event.anchor] = value, 1
         self._add(value, place, 1)
@@ -210,9 +218,13 @@ class _Builder:
     def _alias(self, event: yaml.AliasEvent) -> None:
         place = _place(event)
         if any(level.anchor == event.anchor for level in self._open):
-            raise self._fatal(place, f"*{event.anchor} stands for something that it is a part of; allowed: no circles")
+            raise self._fatal(
+                place, f"the alias *{event.anchor} is a part of its own anchor; allowed: an alias after its value"
+            )
         if event.anchor not in self._anchors:
-            raise self._fatal(place, f"*{event.anchor} stands for nothing; allowed: a name that &{event.anchor} gave")
+            raise self._fatal(
+                place, f"the alias *{event.anchor} has no anchor; allowed: an alias with &{event.anchor} before it"
+            )
         value, size = self._anchors[event.anchor]
         if self._awaits_key():
             raise self._fatal(place, f"*{event.anchor} is not a key; allowed: text")
@@ -221,28 +233,28 @@ class _Builder:
     def _awaits_key(self) -> bool:
         return bool(self._open) and self._open[-1].key is None and isinstance(self._open[-1].container, Entries)
 
-    def _take_key(self, text: str, place: Place, *, plain: bool) -> None:
+    def _take_key(self, text: str, place: Position, *, plain: bool) -> None:
         level = self._open[-1]
         level.key, level.key_place = text, place
         if plain and text != _MERGE and (text in _WORDS or _NO_TEXT.fullmatch(text)):
-            message = f"the key {show(text)} is not text to YAML; allowed: {json.dumps(text)}, in quotes"
+            message = f"the key {show(text)} is not a string in YAML; allowed: {json.dumps(text)}, in quotes"
             self._problems.append(Problem(self._file, *place, path_text(self._path()), message))
         elif text in level.container and isinstance(level.container, Entries):
-            message = f"the key is there twice, first in line {level.container.places[text][0].line}; allowed: once"
+            message = f"the key occurs twice, first in line {level.container.places[text][0].line}; allowed: once"
             self._problems.append(Problem(self._file, *place, path_text(self._path()), message))
 
-    def _add(self, value: Data, place: Place, size: int) -> None:
+    def _add(self, value: Data, place: Position, size: int) -> None:
         if not self._open:
             self._root, self._root_place = value, place
             return
         level = self._open[-1]
         level.size += size
         if level.size > MAX_VALUES:
-            raise self._fatal(place, f"too many values, with aliases written out; allowed: {MAX_VALUES}")
+            raise self._fatal(place, f"too many values, with aliases expanded; allowed: at most {MAX_VALUES}")
         if len(level.container) == MAX_WIDTH:
-            raise self._fatal(place, f"too many values in one place; allowed: {MAX_WIDTH}")
+            raise self._fatal(place, f"too many values in one mapping or list; allowed: at most {MAX_WIDTH}")
         if len(self._problems) == MAX_PROBLEMS:
-            raise self._fatal(place, "too many faults; what follows is not looked at")
+            raise self._fatal(place, "too many faults; the rest of the file is not checked")
         if isinstance(level.container, Items):
             level.container.append(value)
             level.container.places.append(place)
@@ -253,14 +265,14 @@ class _Builder:
         elif key is not None:
             level.container.put(key, value, (level.key_place, place))
 
-    def _to_merge(self, value: Data, place: Place) -> list[Entries]:
+    def _to_merge(self, value: Data, place: Position) -> list[Entries]:
         sources = value if isinstance(value, Items) else [value]
         mappings = [source for source in sources if isinstance(source, Entries)]
         if len(mappings) == len(sources):
             return mappings
         raise self._fatal(place, f"{show(value)} can't be merged by <<; allowed: a mapping, or a list of mappings")
 
-    def _refuse_tag(self, event: yaml.NodeEvent, place: Place, allowed: str | None = None) -> None:
+    def _refuse_tag(self, event: yaml.NodeEvent, place: Position, allowed: str | None = None) -> None:
         tag = getattr(event, "tag", None)
         if tag not in {None, "!", allowed}:
             raise self._fatal(place, f"the tag {show(tag)} is not supported; allowed: no tags")
@@ -271,18 +283,18 @@ class _Builder:
             for level in self._open
         )
 
-    def _fatal(self, place: Place, message: str) -> ConfigError:
+    def _fatal(self, place: Position, message: str) -> ConfigError:
         problem = Problem(self._file, *place, "", message)
         return ConfigError([*self._problems, problem])
 
 
-def _place(event: yaml.Event) -> Place:
+def _place(event: yaml.Event) -> Position:
     mark = event.start_mark
-    return Place(mark.line + 1, mark.column + 1) if mark is not None else WHOLE
+    return Position(mark.line + 1, mark.column + 1) if mark is not None else WHOLE
 
 
 def _merge(own: Entries, sources: list[Entries]) -> Entries:
-    """Fill in what `own` lacks; an earlier source wins over a later one."""
+    """Add to `own` the keys that it lacks. An earlier source has precedence over a later source."""
     merged = Entries()
     for source in [*reversed(sources), own]:
         for key, value in source.items():

@@ -1,14 +1,18 @@
-"""Faults found in a document: collected, with their places, in our words. No I/O."""
+"""Data with the places of its values in the text, and the faults of a document with their places. No I/O.
+
+Data is None, bool, int, str, `Items` (a list) or `Entries` (a dict).
+"""
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from nftlb.config.document import MAX_PROBLEMS
-from nftlb.config.places import WHOLE, locate, path_text
 from nftlb.errors import ConfigError, Problem
-from nftlb.model.reading import show
+from nftlb.printable import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -16,21 +20,114 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
-    from nftlb.config.document import Document
-    from nftlb.config.places import Found, Path
+Path: TypeAlias = tuple[str | int, ...]
+Data: TypeAlias = "bool | int | str | Entries | Items | None"
 
 
-class Faults:
-    """Every fault of one file, each once."""
+class Position(NamedTuple):
+    """A position in the text, counted from 1; 0 stands for the file as a whole."""
 
-    def __init__(self, document: Document, file: str) -> None:
+    line: int
+    column: int
+
+
+WHOLE = Position(0, 0)
+START = Position(1, 1)
+
+
+class Entries(dict[str, Any]):
+    """A mapping; `places` has the position of each key and of its value."""
+
+    __slots__ = ("places",)
+
+    def __init__(self) -> None:
+        self.places: dict[str, tuple[Position, Position]] = {}
+
+    def put(self, key: str, value: Data, places: tuple[Position, Position]) -> None:
+        self[key] = value
+        self.places[key] = places
+
+
+class Items(list[Any]):
+    """A sequence; `places` has the position of each item."""
+
+    __slots__ = ("places",)
+
+    def __init__(self) -> None:
+        self.places: list[Position] = []
+
+
+_SIMPLE_KEY = re.compile(r"[\w.-]{1,60}")
+
+
+def path_text(path: Path) -> str:
+    """Write a path as messages show it: `pools.dns.listen[1]`."""
+    parts = (
+        f"[{part}]" if isinstance(part, int) else f".{part if _SIMPLE_KEY.fullmatch(part) else json.dumps(part)}"
+        for part in path
+    )
+    return "".join(parts).removeprefix(".")
+
+
+class Found(NamedTuple):
+    """The part of a path that exists in the data, with its position, and the missing rest."""
+
+    path: Path
+    key: Position
+    value: Position
+    missing: Path
+
+
+def locate(root: Entries, path: Path) -> Found:
+    """Find the place of a path.
+
+    A path may have parts that the text does not have: an index where a single value is written instead of a list, or a
+    key inside a value that is written in its short form. These parts are left out.
+    """
+    data: Data = root
+    shown: list[str | int] = []
+    key = value = WHOLE
+    for depth, part in enumerate(path):
+        if isinstance(data, Items) and isinstance(part, int) and part < len(data):
+            key = value = data.places[part]
+        elif isinstance(data, Entries) and part in data:
+            key, value = data.places[str(part)]
+        elif isinstance(part, int) or isinstance(data, Items):
+            continue
+        else:
+            return Found(tuple(shown), key, value, path[depth:] if isinstance(data, Entries) else ())
+        data = data[part]  # type: ignore[index]
+        shown.append(part)
+        if data is None or isinstance(data, (Entries, Items)):
+            value = key  # a reader looks for a mapping or a list at its key
+    return Found(tuple(shown), key, value, ())
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+MAX_PROBLEMS = 1000  # more faults help no user, and 16 MiB of random text would take minutes
+
+
+@dataclass(frozen=True, slots=True)
+class YamlDocument:
+    """The data of a file, the faults after which reading could continue, and the place where the data begins."""
+
+    root: Entries
+    problems: tuple[Problem, ...]
+    place: Position = WHOLE
+
+
+class ProblemCollector:
+    """All faults of one file, each of them once."""
+
+    def __init__(self, document: YamlDocument, file: str) -> None:
         self._root = document.root
         self._place = document.place
         self._file = file
         self._problems = set(document.problems)
 
     def add(self, path: Path, message: str, *, key: bool = False) -> None:
-        """Note a fault of the value at `path`, or of its `key`."""
+        """Add a fault of the value at `path`, or of its `key`."""
         found = self._find(path)
         place = found.key if key else found.value
         if place == WHOLE:
@@ -41,7 +138,7 @@ class Faults:
             self.raise_any()
 
     def where(self, path: Path) -> str:
-        """Name another place within a message."""
+        """The name of a further place, for a message."""
         found = self._find(path)
         return f"{path_text(found.path + found.missing)} in line {found.value.line}"
 
@@ -50,18 +147,17 @@ class Faults:
             raise ConfigError(list(self._problems))
 
     def add_errors(self, error: ValidationError, model: type[BaseModel], path: Path, *, partial: bool = False) -> None:
-        """Note what pydantic found in the data at `path`; in `partial` data nothing is missing."""
+        """Add the faults that pydantic found in the data at `path`. Missing keys of `partial` data are not faults."""
         for details in error.errors(include_url=False):
             if partial and _is_incomplete(details):
                 continue
             location = details["loc"]
-            key = location[-1:] == ("[key]",)
-            self.add(
-                path + (location[:-1] if key else location), _message(details, model), key=key or _is_unknown(details)
-            )
+            of_key = location[-1:] == ("[key]",)
+            place = path + (location[:-1] if of_key else location)
+            self.add(place, _message(details, model), key=of_key or details["type"] == "extra_forbidden")
 
     def _find(self, path: Path) -> Found:
-        """Find a place; what a pool does not say itself, `defaults` may say for it."""
+        """Find a place. A setting that a pool does not have may be in `defaults`."""
         found = locate(self._root, path)
         if found.missing and path[:1] == ("pools",):
             general = locate(self._root, ("defaults", *path[2:]))
@@ -71,12 +167,8 @@ class Faults:
 
 
 def _is_incomplete(details: ErrorDetails) -> bool:
-    """Tell what a pool may still complete: a missing key, or keys of one mapping that do not go together."""
+    """Whether a pool may still correct the fault: a missing key, or keys of one mapping that exclude each other."""
     return details["type"] == "missing" or (details["type"] == "value_error" and isinstance(details["input"], dict))
-
-
-def _is_unknown(details: ErrorDetails) -> bool:
-    return details["type"] == "extra_forbidden"
 
 
 def _message(details: ErrorDetails, model: type[BaseModel]) -> str:
@@ -106,7 +198,7 @@ def unknown_key(key: str, allowed: Iterable[str]) -> str:
     return f"unknown key {found}; {hint}allowed: {', '.join(known) or 'no keys'}"
 
 
-# --- what a model allows at a place: its JSON Schema tells ----------------------------------------------------------
+# --- the keys and values that a model allows at a place, from its JSON Schema ---------------------------------------
 
 
 def _keys(model: type[BaseModel], path: Path) -> set[str]:

@@ -1,67 +1,85 @@
-"""The rules that span more than one place of a file. No I/O.
+"""The rules between several places of a file. No I/O.
 
-A rule yields `Fault`s: the path at fault, and what is wrong there. Of two places that exclude each other the later one
-is at fault, and names the earlier.
+A rule yields a `RuleViolation` for each fault. If two places exclude each other, the fault is at the later place, and
+the message names the earlier place.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, TypeAlias
+from bisect import bisect_right
+from collections import defaultdict
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
-from nftlb.config.foreign_tables import program_of
-from nftlb.config.forwarded import unforwarded_addresses
-from nftlb.config.parts import Fault, Part, Where, Whole
-from nftlb.config.ranges import Ranges
-from nftlb.config.replies import ambiguous_replies
 from nftlb.model.kinds import (
-    Balance,
-    Family,
     Forward,
     IPAddress,
     Listener,
-    Per,
     Protocol,
-    SourceKind,
     family,
     is_link_local,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from .pool_rules import RULES, Destination, RuleViolation, ValidParts, ValidPool, Where
 
-    from nftlb.config.places import Path
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from nftlb.model.pool import Config, Pool
 
+    from .faults import Path
+
+Owner = TypeVar("Owner")
 Taken: TypeAlias = "dict[tuple[IPAddress, Protocol], Ranges[tuple[Path, Listener]]]"
 
 LAST_ZONE = 65535
 LAST_MARK = 0xFFFFFFFF
-RESERVED_TABLES = range(253, 256)  # default, main and local: our routes there would take the host off the network
+RESERVED_TABLES = range(253, 256)  # default, main and local: routes of nftlb there would disconnect the host
 
 
-def faults(parts: list[Part], where: Where) -> Iterator[Fault]:
-    """Find what the rules forbid.
+class Ranges(Generic[Owner]):
+    """Ranges of numbers that do not overlap, each with its owner. A look-up takes logarithmic time."""
 
-    What is there twice is looked for in all that is valid. The other rules look at whole pools only: in the rest they
-    would blame what merely could not be read.
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._rest: list[tuple[int, Owner]] = []
+
+    def overlapping(self, first: int, last: int) -> Owner | None:
+        """The owner of a range that overlaps `first` to `last`; None if no range does."""
+        before = bisect_right(self._firsts, last) - 1
+        if before >= 0 and self._rest[before][0] >= first:
+            return self._rest[before][1]
+        return None
+
+    def add(self, first: int, last: int, owner: Owner) -> None:
+        """Add a range, which must not overlap an earlier range."""
+        at = bisect_right(self._firsts, first)
+        self._firsts.insert(at, first)
+        self._rest.insert(at, (last, owner))
+
+
+def faults(parts: list[ValidParts], where: Where) -> Iterator[RuleViolation]:
+    """Find all violations of the rules.
+
+    Duplicates are searched in all valid parts. The other rules check whole pools only: in a pool with faults they would
+    report options that could not be read.
     """
     taken: Taken = defaultdict(Ranges)
     yield from overlapping_listeners(parts, taken, where)
     yield from repeated_backends(parts, where)
-    wholes = [part for part in parts if isinstance(part, Whole)]
-    yield from balanced_again(wholes, taken, where)
-    for part in wholes:
+    pools = [part for part in parts if isinstance(part, ValidPool)]
+    yield from balanced_again(pools, taken, where)
+    for part in pools:
         for rule in RULES:
             yield from rule(part, where)
-    yield from ambiguous_replies(wholes, where)
+    yield from ambiguous_replies(pools, where)
+    yield from shared_helped_backends(pools, where)
 
 
-# --- what is there twice ---------------------------------------------------------------------------------------------
+# --- duplicates ------------------------------------------------------------------------------------------------------
 
 
-def overlapping_listeners(parts: list[Part], taken: Taken, where: Where) -> Iterator[Fault]:
-    """Note in `taken` who listens to what."""
+def overlapping_listeners(parts: list[ValidParts], taken: Taken, where: Where) -> Iterator[RuleViolation]:
+    """Find listeners that overlap, and record all listeners in `taken`."""
     for part in parts:
         for path, listener in part.listeners:
             ranges = taken[listener.address, listener.protocol]
@@ -70,10 +88,10 @@ def overlapping_listeners(parts: list[Part], taken: Taken, where: Where) -> Iter
                 ranges.add(listener.first_port, listener.last_port, (path, listener))
             else:
                 other = f"{earlier[1]} of {where(earlier[0])}"
-                yield Fault(path, f"{listener} overlaps {other}; allowed: each address, port and protocol once")
+                yield RuleViolation(path, f"{listener} overlaps {other}; allowed: each address, port and protocol once")
 
 
-def repeated_backends(parts: list[Part], where: Where) -> Iterator[Fault]:
+def repeated_backends(parts: list[ValidParts], where: Where) -> Iterator[RuleViolation]:
     for part in parts:
         first: dict[tuple[IPAddress, int | None, str | None], Path] = {}
         for server in part.backends:
@@ -82,213 +100,180 @@ def repeated_backends(parts: list[Part], where: Where) -> Iterator[Fault]:
             earlier = first.setdefault((server.address, server.port, device), server.path)
             if earlier != server.path:
                 message = f"{server} is also {where(earlier)}; allowed: each address and port once in a pool"
-                yield Fault(server.path, f"{message} (a weight gives one backend more)")
+                yield RuleViolation(server.path, f"{message} (for a larger share, give a backend a higher weight)")
 
 
-def balanced_again(wholes: list[Whole], taken: Taken, where: Where) -> Iterator[Fault]:
-    """Packets are balanced once, health checks like all that leaves this host: those would find well what gets none."""
-    for part in wholes:
+def balanced_again(pools: list[ValidPool], taken: Taken, where: Where) -> Iterator[RuleViolation]:
+    """Refuse a listener as a server.
+
+    A packet is balanced only once. But health checks leave this host and are balanced as well, so they would succeed
+    for a server that receives no traffic.
+    """
+    for part in pools:
         for server in part.servers:
-            for own in (one for _, one in part.listeners if one.family is family(server.address)):
+            for own in (listener for _, listener in part.listeners if listener.family is family(server.address)):
                 ranges = taken.get((server.address, own.protocol))
                 ports = (own.first_port, own.last_port) if server.port is None else (server.port, server.port)
                 found = ranges and ranges.overlapping(*ports)
                 if found:
                     message = f"{server} is the listener {found[1]} of {where(found[0])}"
-                    yield Fault(server.path, f"{message}, and nothing is balanced twice; allowed: a server")
+                    yield RuleViolation(
+                        server.path, f"{message}, and a packet is balanced only once; allowed: the address of a server"
+                    )
                     break
 
 
-# --- within a pool ---------------------------------------------------------------------------------------------------
+# --- replies ----------------------------------------------------------------------------------------------------------
+#
+# Without conntrack, only the source of a reply (address, port and protocol) says which listener the reply belongs to.
 
 
-def families(part: Whole, _: Where) -> Iterator[Fault]:
-    listening = {listener.family for _, listener in part.listeners}
-    words = " and ".join(name(one) for one in sorted(listening))
+class ReplyRange(NamedTuple):
+    """Replies from a range of ports of a server, and their new source: an address, and a shift of the port."""
+
+    first: int
+    last: int
+    address: IPAddress
+    shift: int
+    server: Destination
+    listening: Path
+
+    def leads_elsewhere(self, other: ReplyRange) -> bool:
+        return (self.address, self.shift) != (other.address, other.shift)
+
+
+Replies: TypeAlias = "dict[tuple[IPAddress, Protocol], Ranges[ReplyRange]]"
+
+
+def ambiguous_replies(pools: list[ValidPool], where: Where) -> Iterator[RuleViolation]:
+    """Find replies that would belong to two listeners, and replies of nat that stateless would rewrite."""
+    replies: Replies = defaultdict(Ranges)
+    for part in pools:
+        if part.pool.forward is Forward.STATELESS:
+            yield from _stateless_replies(part, replies, where)
+    order = {part.path: index for index, part in enumerate(pools)}
+    for part in pools if replies else ():
+        if part.pool.forward is Forward.NAT:
+            yield from _nat_replies(part, replies, order, where)
+
+
+def shared_helped_backends(pools: list[ValidPool], where: Where) -> Iterator[RuleViolation]:
+    """Find servers of two pools with a helper: the server's packets can be looked up for one pool only."""
+    taken: dict[IPAddress, ValidPool] = {}
+    for part in pools:
+        for server in part.servers if part.pool.helper else ():
+            first = taken.setdefault(server.address, part)
+            if first is not part:
+                message = f"{server.address} is a server of {where(first.path)} too, and both pools have a helper"
+                yield RuleViolation(server.path, f"{message}; needed: one pool with the listeners of both")
+
+
+def _stateless_replies(part: ValidPool, replies: Replies, where: Where) -> Iterator[RuleViolation]:
+    for protocol, reply in _replies(part):
+        ranges = replies[reply.server.address, protocol]
+        earlier = ranges.overlapping(reply.first, reply.last)
+        if earlier is None:
+            ranges.add(reply.first, reply.last, reply)
+        elif not reply.leads_elsewhere(earlier):
+            continue
+        elif earlier.server.path == reply.server.path:
+            other = f"have the same source as those of {where(earlier.listening)}: both have the same backends"
+            yield RuleViolation(reply.listening, f"replies {other}; allowed: one of the two with forward: stateless")
+        else:
+            other = f"have the same source as those of {where(earlier.server.path)}"
+            yield RuleViolation(
+                reply.server.path, f"replies {other}; allowed: each server once with forward: stateless"
+            )
+
+
+def _nat_replies(part: ValidPool, replies: Replies, order: dict[Path, int], where: Where) -> Iterator[RuleViolation]:
+    shared = {address for address, _ in replies}.intersection(server.address for server in part.servers)
+    for protocol, reply in _replies(part) if shared else ():
+        ranges = replies.get((reply.server.address, protocol))
+        other = ranges.overlapping(reply.first, reply.last) if ranges is not None else None
+        if other is not None:
+            first, two = sorted((reply.server.path, other.server.path), key=lambda path: order[path[:2]])
+            message = f"is also {where(first)}, and stateless would rewrite the replies of nat"
+            yield RuleViolation(two, f"{message}; allowed: the same forward in all pools of a server")
+
+
+def _replies(part: ValidPool) -> Iterator[tuple[Protocol, ReplyRange]]:
     for server in part.servers:
-        if family(server.address) not in listening:
-            message = f"{server} is {name(family(server.address))}, but the pool listens on {words} only"
-            yield Fault(server.path, f"{message}; allowed: {words}")
-    for backend in part.pool.backends:
-        if backend.via is not None and family(backend.via) != backend.family:
-            message = f"{backend.via} is no next hop to {backend.address}; allowed: an {name(backend.family)} address"
-            yield Fault((*part.path, "backends", backend.name, "via"), message)
+        for path, listener in part.listeners:
+            if listener.family is not family(server.address):
+                continue
+            first, last = listener.first_port, listener.last_port
+            if server.port is not None:
+                first = last = server.port
+            shift = listener.first_port - first
+            yield listener.protocol, ReplyRange(first, last, listener.address, shift, server, path)
 
 
-def per_packet(part: Whole, _: Where) -> Iterator[Fault]:
-    """Refuse `per: packet` where the key has no effect: its author expects packets to be spread one by one."""
-    pool = part.pool
-    if "per" in part.own and pool.per is Per.PACKET and all(one.protocol is not Protocol.UDP for one in pool.listen):
-        message = "per is packet, but the pool has no udp listener, and tcp and sctp are always spread by flow"
-        yield Fault((*part.path, "per"), f"{message}; allowed: per: flow, or a udp listener")
+# --- the names and numbers of nftlb ----------------------------------------------------------------------------------
 
 
-def weights(part: Whole, _: Where) -> Iterator[Fault]:
-    for one in Family:
-        backends = [backend for backend in part.pool.backends if backend.family is one]
-        if backends and not any(backend.weight for backend in backends):
-            message = f"all {name(one)} backends have weight 0; allowed: at least one above 0"
-            yield Fault((*part.path, "backends"), message)
+_IPTABLES = "iptables, ip6tables, arptables and ebtables"
+TABLES = {
+    **dict.fromkeys(("filter", "nat", "mangle", "raw", "security", "broute"), _IPTABLES),
+    **dict.fromkeys(("firewalld", "firewalld_policy_drop"), "firewalld"),
+    **dict.fromkeys(("crowdsec", "crowdsec6"), "crowdsec"),
+    **dict.fromkeys(("keepalived", "keepalived_ipvs"), "keepalived"),
+    "docker-bridges": "Docker",
+    "f2b-table": "fail2ban",
+    "fw4": "OpenWrt's firewall",
+    "kube-proxy": "Kubernetes",
+    "libvirt_network": "libvirt",
+    "miniupnpd": "miniupnpd",
+    "netavark": "Podman",
+    "nixos-fw": "NixOS's firewall",
+    "sshguard": "sshguard",
+}
+"""Names of nftables tables, of any family, and the programs that make them."""
+PREFIXES = {"nm-shared-": "NetworkManager", "wg-quick-": "wg-quick"}
 
 
-def source(part: Whole, _: Where) -> Iterator[Fault]:
-    path = (*part.path, "source")
-    if part.pool.forward is not Forward.NAT:
-        if "source" in part.given:
-            yield Fault(path, f"source is given with forward: {part.pool.forward}; allowed: source with forward: nat")
-    elif part.pool.source is SourceKind.ADDRESS:
-        sources = {family(address) for address in part.pool.source_addresses}
-        backends = {backend.family for backend in part.pool.backends}
-        for one in sorted(sources - backends):
-            yield Fault(path, f"an {name(one)} address is given, but no backend is {name(one)}; allowed: none of them")
-        for one in sorted(backends - sources):
-            yield Fault(path, f"no {name(one)} address is given for {name(one)} backends; allowed: one per family")
+def program_of(table: str) -> str:
+    """The program that makes a table of that name; empty if no known program does."""
+    named = (who for prefix, who in PREFIXES.items() if table.startswith(prefix))
+    return TABLES.get(table) or next(named, "")
 
 
-def ingress(part: Whole, _: Where) -> Iterator[Fault]:
-    path = (*part.path, "ingress")
-    if part.pool.ingress and part.pool.forward is Forward.NAT:
-        yield Fault(path, "interfaces are given with forward: nat; allowed: ingress with forward: stateless or dsr")
-    for interface, times in Counter(part.pool.ingress).items():
-        if times > 1:
-            yield Fault(path, f"{interface} is there {times} times; allowed: each interface once")
-
-
-def hairpin(part: Whole, _: Where) -> Iterator[Fault]:
-    """`nat` needs no telling, and with `dsr` a backend that is a client of the service answers itself."""
-    if part.pool.hairpin and part.pool.forward is not Forward.STATELESS:
-        message = f"hairpin is on with forward: {part.pool.forward}; allowed: hairpin with forward: stateless"
-        yield Fault((*part.path, "hairpin"), message)
-
-
-def destination_ports(part: Whole, where: Where) -> Iterator[Fault]:
-    """Without conntrack nothing remembers the port that a packet had; `dsr` can't even change it."""
-    forward = part.pool.forward
-    if forward is Forward.NAT:
-        return
-    unchangeable = {one: _unchangeable_ports(part, one) for one in Family}
-    for server in part.servers:
-        for path, listener in unchangeable[family(server.address)] if server.port is not None else ():
-            message = f"{server} has a port, but {listener} of {where(path)}"
-            if listener.first_port != listener.last_port:
-                yield Fault(server.path, f"{message} is a range; allowed: no port, with forward: {forward}")
-                break
-            if listener.first_port != server.port:
-                yield Fault(server.path, f"{message} has another, which dsr leaves; allowed: the same port, or none")
-                break
-
-
-def _unchangeable_ports(part: Whole, of: Family) -> list[tuple[Path, Listener]]:
-    """Give a listener for each port or range of ports that reaches the backends as it is: in `dsr` all, else ranges."""
-    found: dict[tuple[int, int], tuple[Path, Listener]] = {}
-    for path, one in part.listeners:
-        if one.family is of and (part.pool.forward is Forward.DSR or one.first_port != one.last_port):
-            found.setdefault((one.first_port, one.last_port), (path, one))
-    return list(found.values())
-
-
-def stateless_balance(part: Whole, where: Where) -> Iterator[Fault]:
-    """Flows that no conntrack entry remembers only stay together if the balance itself keeps them so."""
-    pool = part.pool
-    if pool.forward is Forward.NAT or pool.balance is Balance.HASH:
-        return
-    rest = f"with forward: {pool.forward}, which keeps no record of flows; allowed: balance: hash"
-    path = (*part.path, "balance") if "balance" in part.given else part.path
-    if pool.per is Per.FLOW:
-        yield Fault(path, f"balance is {pool.balance} for per: flow {rest}")
-    for listening, listener in part.listeners:
-        if listener.protocol is not Protocol.UDP:
-            yield Fault(path, f"balance is {pool.balance} for {listener} of {where(listening)} {rest}")
-            return
-
-
-def passive(part: Whole, _: Where) -> Iterator[Fault]:
-    pool = part.pool
-    if not pool.passive:
-        return
-    path = (*part.path, "passive")
-    if pool.forward is not Forward.NAT:
-        yield Fault(path, f"passive is on with forward: {pool.forward}; allowed: passive with forward: nat")
-    if all(listener.protocol is not Protocol.UDP for listener in pool.listen):
-        yield Fault(path, "passive is on, but the pool has no udp listener; allowed: passive with a udp listener")
-    if not pool.health:
-        message = "passive is on, but the pool has no health check that would bring a backend back"
-        yield Fault(path, f"{message}; allowed: passive with a health check")
-
-
-def quorum(part: Whole, _: Where) -> Iterator[Fault]:
-    """Up takes `quorum + hysteresis` healthy backends, down less than `quorum - hysteresis`: both must be possible."""
-    count, wanted, beyond = len(part.pool.backends), part.pool.quorum, part.pool.hysteresis
-    if wanted > count:
-        yield Fault((*part.path, "quorum"), f"{wanted} is more than the pool has backends; allowed: at most {count}")
-    elif beyond > min(wanted - 1, count - wanted):
-        message = f"{beyond} is too much for a quorum of {wanted} and {count} backends"
-        yield Fault((*part.path, "hysteresis"), f"{message}; allowed: at most {min(wanted - 1, count - wanted)}")
-
-
-def health_ports(part: Whole, _: Where) -> Iterator[Fault]:
-    """A backend that keeps the packet's port has one to check only if its listeners agree on it."""
-    clear = {one for one in Family if len(_ports(part, one)) == 1}
-    unclear = [backend.name for backend in part.pool.backends if backend.port is None and backend.family not in clear]
-    for index, health in enumerate(part.pool.health if unclear else ()):
-        if health.check.needs_port and health.port is None:
-            message = f"no port to check: backend {unclear[0]} keeps the packet's, and that may be several"
-            yield Fault((*part.path, "health", index), f"{message}; allowed: a port under health")
-
-
-def _ports(part: Whole, of: Family) -> set[int]:
-    return {port for _, one in part.listeners if one.family is of for port in (one.first_port, one.last_port)}
-
-
-RULES: tuple[Callable[[Whole, Where], Iterator[Fault]], ...] = (
-    families,
-    unforwarded_addresses,
-    per_packet,
-    weights,
-    source,
-    ingress,
-    hairpin,
-    destination_ports,
-    stateless_balance,
-    passive,
-    quorum,
-    health_ports,
-)
-
-
-# --- names and numbers that are ours ---------------------------------------------------------------------------------
-
-
-def table_of_others(config: Config) -> Iterator[Fault]:
-    """Refuse the names of well-known programs: such a table may come at any time, also when ours is there already."""
+def table_of_others(config: Config) -> Iterator[RuleViolation]:
+    """Refuse table names of well-known programs, which may make their table at any time, also after nftlb."""
     if who := program_of(config.table):
-        yield Fault(
-            ("table",), f"{config.table} is the name of a table of {who}; allowed: a name of our own, such as nftlb"
+        yield RuleViolation(
+            ("table",),
+            f"{config.table} is a table of {who}; allowed: a name that no other program uses, such as nftlb",
         )
 
 
-def too_many_zones(config: Config) -> Iterator[Fault]:
-    """Count what the compiler may need for each nat pool: a zone per server, and two more."""
+def too_many_zones(config: Config) -> Iterator[RuleViolation]:
+    """Count the zones that the compiler may need: for each nat pool, one per server and two more."""
     needed = sum(2 + _server_count(pool) for pool in config.pools if pool.forward is Forward.NAT)
     first = config.zones.first
     if first + needed - 1 > LAST_ZONE:
-        message = f"{needed} conntrack zones are needed from {first} on; allowed: up to {LAST_ZONE}"
-        yield Fault(("zones", "first"), message)
+        message = f"{needed} conntrack zones from {first} on are needed, and the last zone is {LAST_ZONE}"
+        message += f"; allowed: {_at_most(LAST_ZONE - needed + 1)}"
+        yield RuleViolation(("zones", "first"), message)
 
 
-def too_many_marks(config: Config) -> Iterator[Fault]:
+def too_many_marks(config: Config) -> Iterator[RuleViolation]:
     needed = sum(_server_count(pool) for pool in config.pools if pool.forward is Forward.DSR)
     first = config.marks.first
     if first + needed - 1 > LAST_MARK:
-        yield Fault(("marks", "first"), f"{needed} marks are needed from {first} on; allowed: up to {LAST_MARK}")
+        yield RuleViolation(
+            ("marks", "first"),
+            f"{needed} marks from {first} on are needed, and the last mark is {LAST_MARK}; "
+            f"allowed: {_at_most(LAST_MARK - needed + 1)}",
+        )
     if first < RESERVED_TABLES.stop and first + needed > RESERVED_TABLES.start:
-        message = f"{needed} routing tables are needed from {first} on, and 253 to 255 are the kernel's"
-        yield Fault(("marks", "first"), f"{message}; allowed: 256 or more")
+        message = f"{needed} routing tables from {first} on are needed, and 253 to 255 belong to the kernel"
+        yield RuleViolation(("marks", "first"), f"{message}; allowed: 256 or more")
+
+
+def _at_most(number: int) -> str:
+    return f"at most {number}" if number > 0 else "fewer backends"
 
 
 def _server_count(pool: Pool) -> int:
     return len(pool.backends) + len(pool.fallback.sorry)
-
-
-def name(one: Family) -> str:
-    return {Family.IP: "IPv4", Family.IP6: "IPv6"}[one]

@@ -1,50 +1,47 @@
-"""The file as pydantic models: what may be written where, with its description.
+"""The file as pydantic models, which `nftlb.config.fields` makes from the dataclasses of `nftlb.model`. No I/O.
 
-Where the core wants another shape (names inside, one check instead of eleven keys), `nftlb.config.assemble` makes it.
+Only what the file writes in another shape than the model has is declared here: short forms, names that are keys, one
+key for each kind of check, and the rules between the options of one check.
 """
 
-from typing import Annotated, Any
+from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
-from pydantic_core import CoreSchema
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
-from nftlb.config.foreign_tables import PREFIXES, TABLES
-from nftlb.model.checks import CHECKS, Agent, Dns, Exec, Http, Icmp, Ntp, Radius, Sip, Snmp, Tcp, Udp
-from nftlb.model.fields import (
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic.json_schema import GenerateJsonSchema
+
+from nftlb.model import checks
+from nftlb.model.checks import CHECKS, Expect
+from nftlb.model.constraints import BackendName, Line, PoolName, TableName
+from nftlb.model.kinds import Source, is_link_local
+from nftlb.model.pool import Api, Backend, Config, Health, Hooks, Marks, Pool, Zones
+
+from .fields import (
     BACKEND_ADDRESS_WRITTEN,
     BACKEND_ENDPOINT_WRITTEN,
-    Address,
-    Addresses,
-    ApiListen,
-    Argv,
-    BackendAddress,
-    BackendName,
-    Boolean,
-    Capabilities,
-    Count,
-    Duration,
-    FallbackText,
-    HostName,
-    Interface,
-    ListenerText,
-    Mark,
     OneOrMany,
-    Path,
-    Percent,
-    PoolName,
-    Port,
-    SourceText,
-    TableName,
-    Timer,
-    Weight,
-    mark,
-    number,
+    OwnForm,
+    Reads,
+    described,
     or_short,
-    word,
-    written,
+    reads,
+    written_fields,
+    written_form,
 )
-from nftlb.model.kinds import Admin, Balance, Forward, Initial, Per, is_link_local
-from nftlb.model.reading import Unfit, digits_or_text, read_address, split_port
+from .reading import Unfit, digits_or_text, read_address, split_port
+from .rules import PREFIXES, TABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from typing import Self
+
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
+    from pydantic_core.core_schema import DictSchema
+
+    from nftlb.model.checks import AnyCheck, Check
 
 
 class Written(BaseModel):
@@ -56,22 +53,46 @@ class Written(BaseModel):
         defer_build=True,
         model_title_generator=lambda model: model.__name__.removeprefix("Written").lower(),
     )
+    declared: ClassVar[type[Any]]
+
+    def value(self, **names: Any) -> Any:
+        """The object of the model; `names` holds fields that stand elsewhere in the file, such as a key."""
+        return self.declared(**vars(self), **names)
 
 
-class WrittenBackend(Written):
-    """A server: address:port, a bare address, or a mapping."""
-
-    address: BackendAddress = Field(description="the address to send to")
-    port: Port | None = Field(None, description="the port to send to; without one, the packet's is kept")
-    weight: Weight = Field(1, description="its share, relative to the other backends; 0 takes nothing")
-    admin: Annotated[Admin, word(Admin, "a state")] = Field(
-        Admin.ENABLED, description="what the operator wants of it, whatever its health"
+def _written(
+    declared: type[Any],
+    base: type[Written] = Written,
+    forms: Mapping[str, OwnForm] | None = None,
+    leave_out: Collection[str] = (),
+    name: str = "",
+    more: Mapping[str, Any] | None = None,
+) -> type[Written]:
+    """Make the written form of a dataclass of the model; `more` holds fields that the dataclass does not have."""
+    made = create_model(
+        f"Written{name or declared.__name__}",
+        __doc__=declared.__doc__,
+        __base__=base,
+        **(more or {}),
+        **written_fields(declared, forms, leave_out),
     )
-    device: Interface | None = Field(
-        None, description="the interface towards it: for the fast path, and for a link-local address"
-    )
-    via: Address | None = Field(None, description="the next hop towards it, for the fast path")
+    made.declared = declared
+    return made
 
+
+def _as_value(form: type[Written]) -> Any:
+    """The type of a field that is written in this form, and whose value is the object of the model."""
+    return Annotated[form, AfterValidator(lambda found: found.value())]
+
+
+def _mapping(declared: type[Any]) -> OwnForm:
+    return OwnForm(_as_value(_written(declared)), shown={})
+
+
+# --- backends --------------------------------------------------------------------------------------------------------
+
+
+class _BackendForms(Written):
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, found: Any) -> Any:
@@ -91,147 +112,204 @@ class WrittenBackend(Written):
 
 
 def _with_device(backend: dict[str, Any]) -> dict[str, Any]:
-    """Take `fe80::1%eth1` for the address fe80::1 and the device eth1."""
+    """Read `fe80::1%eth1` as the address fe80::1 and the device eth1."""
     address = backend.get("address")
     if not isinstance(address, str) or "%" not in address:
         return backend
     plain, _, interface = address.partition("%")
     if not is_link_local(read_address(plain)):
-        raise Unfit(address, "scoped to an interface", "an interface with a link-local address (fe80::/10) only")
+        raise Unfit(address, "scoped to an interface", "an interface after a link-local address (fe80::/10) only")
     if backend.get("device") not in {None, interface}:
-        raise Unfit(address, f"of another interface than the device, {backend['device']}", "the same interface")
+        raise Unfit(address, f"an address of another interface than device: {backend['device']}", "the same interface")
     return {**backend, "address": plain, "device": interface}
 
 
-class WrittenHealth(Written):
-    """A health check: one key that names its kind, and when it is done."""
+WrittenBackend = _written(
+    Backend,
+    _BackendForms,
+    {"address": OwnForm(Annotated[Any, Reads(read_address, BACKEND_ADDRESS_WRITTEN)])},
+    leave_out={"name"},
+)
 
-    dns: Dns | None = Field(None, description="ask a DNS server")
-    udp: Udp | None = Field(None, description="send a datagram, wait for the reply")
-    icmp: Icmp | None = Field(None, description="send an ICMP echo request")
-    tcp: Tcp | None = Field(None, description="open a TCP connection")
-    http: Http | None = Field(None, description="fetch a page")
-    radius: Radius | None = Field(None, description="send a RADIUS Status-Server request")
-    sip: Sip | None = Field(None, description="send a SIP OPTIONS request")
-    ntp: Ntp | None = Field(None, description="ask an NTP server for the time")
-    snmp: Snmp | None = Field(None, description="get an SNMP object")
-    exec: Exec | None = Field(None, description="run a plugin of Nagios or mon")
-    agent: Agent | None = Field(None, description="ask HAProxy's agent")
-    interval: Timer = written("2s", "between the checks of a healthy backend")
-    fast_interval: Timer = written("500ms", "between checks while a change of state is pending")
-    timeout: Timer = written("1s", "how long to wait for an answer")
-    rise: Count = Field(2, description="how many good checks in a row bring a backend up")
-    fall: Count = Field(3, description="how many bad checks in a row take it down")
-    initial: Annotated[Initial, word(Initial, "a state")] = Field(
-        Initial.LAST, description="the state before the first check; last: as remembered, up if it isn't"
-    )
-    port: Port | None = Field(None, description="the port to check; by default the backend's")
-    source: Addresses = Field((), description="where to check from, an address per family; by default the pool's")
-    device: Interface | None = Field(None, description="the interface or VRF to check through; by default as routed")
-    mark: Mark | None = Field(None, description="the firewall mark of the check's packets, which routing may go by")
 
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+class _ExchangeRules(Written):
+    @model_validator(mode="after")
+    def _one_form_each(self) -> Self:
+        for form in ("send", "match"):
+            if getattr(self, form) is not None and getattr(self, f"{form}_hex") is not None:
+                raise ValueError(f"both {form} and {form}_hex are given; allowed: one of them")
+        return self
+
+
+class _UdpRules(_ExchangeRules):
+    @model_validator(mode="after")
+    def _demands_need_reply(self) -> Self:
+        options = cast("checks.Udp", self)
+        demands = self.model_fields_set & {"match", "match_hex", "min_length", "max_length"}
+        given = sorted(key for key in demands if getattr(self, key) is not None)
+        if given and options.expect is Expect.NO_ICMP_ERROR:
+            raise ValueError(
+                f"{given[0]} is given, but expect is no-icmp-error; allowed: {given[0]} with expect: reply"
+            )
+        if options.min_length > options.max_length:
+            raise ValueError(f"min_length is {options.min_length}; allowed: up to max_length, {options.max_length}")
+        return self
+
+
+class _HttpRules(Written):
+    @model_validator(mode="after")
+    def _tls_for_its_options(self) -> Self:
+        tls = cast("checks.Http", self).tls
+        if not tls and (given := sorted(self.model_fields_set & {"verify", "sni", "ca_file"})):
+            raise ValueError(f"{given[0]} is given without tls; allowed: {given[0]} with tls: true")
+        return self
+
+
+class _RadiusRules(Written):
+    @model_validator(mode="after")
+    def _one_secret(self) -> Self:
+        options = cast("checks.Radius", self)
+        if (options.secret is None) == (options.secret_file is None):
+            found = "neither secret nor secret_file is" if options.secret is None else "both secret and secret_file are"
+            raise ValueError(f"{found} given; allowed: one of them")
+        return self
+
+
+class _ExecForms(Written):
+    @model_validator(mode="before")
+    @classmethod
+    def _from_list(cls, found: Any) -> Any:
+        if isinstance(found, list):
+            return {"argv": found}
+        if isinstance(found, dict):
+            return found
+        raise Unfit(found, "not a list of arguments", "a list: the program, and its arguments")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return or_short({"type": "array", "items": reads(Line).written, "minItems": 1}, schema, handler)
+
+
+_RULES: dict[type[Check], type[Written]] = {
+    checks.Udp: _UdpRules,
+    checks.Tcp: _ExchangeRules,
+    checks.Http: _HttpRules,
+    checks.Radius: _RadiusRules,
+    checks.Exec: _ExecForms,
+}
+_ARGUMENTS = OwnForm(Annotated[tuple[written_form(Line), ...], Field(min_length=1)])  # type: ignore[misc]
+WRITTEN_CHECKS = {
+    kind: _written(check, _RULES.get(check, Written), {"argv": _ARGUMENTS}) for kind, check in CHECKS.items()
+}
+
+
+class _HealthForms(Written):
     @model_validator(mode="before")
     @classmethod
     def _without_options(cls, found: Any) -> Any:
-        """Take `icmp:` for `icmp: {}`."""
+        """Read `icmp:` as `icmp: {}`."""
         if not isinstance(found, dict):
             return found
         return {key: {} if value is None and key in CHECKS else value for key, value in found.items()}
 
-
-class WrittenHooks(Written):
-    """Programs to run at transitions: lists of arguments, no shell."""
-
-    backend_up: Argv = Field((), description="run when a backend comes up")
-    backend_down: Argv = Field((), description="run when a backend goes down")
-    quorum_up: Argv = Field((), description="run when a pool gains its quorum")
-    quorum_down: Argv = Field((), description="run when a pool loses its quorum")
-    capabilities: Capabilities = Field((), description="which of nftlb's capabilities they have, one or a list")
+    def value(self, **names: Any) -> Any:
+        """The check with its times; None if not exactly one check is named, which `nftlb.config.assemble` reports."""
+        options = dict(vars(self))
+        named = [check for check in map(options.pop, CHECKS) if check is not None]
+        return self.declared(check=named[0], **options, **names) if len(named) == 1 else None
 
 
-class WrittenDefaults(Written):
-    """What a pool can be told besides its listeners and backends."""
-
-    balance: Annotated[Balance, word(Balance, "a way to balance")] = Field(
-        Balance.ROUND_ROBIN, description="how the next backend is picked"
-    )
-    per: Annotated[Per, word(Per, "a unit to spread")] = Field(
-        Per.PACKET, description="what is spread; tcp and sctp: always flows"
-    )
-    forward: Annotated[Forward, word(Forward, "a way to forward")] = Field(
-        Forward.NAT, description="how packets reach their backend"
-    )
-    source: SourceText = written("masquerade", "nat only: the source address that backends see; keep: the client's")
-    ingress: Annotated[tuple[Interface, ...], OneOrMany()] = Field(
-        (), description="stateless, dsr: interfaces that take the fast path"
-    )
-    hairpin: Boolean = Field(
-        False, description="stateless: a backend may be a client of the pool; conntrack translates what falls to itself"
-    )
-    health: Annotated[tuple[WrittenHealth, ...], OneOrMany()] = Field(
-        (), description="one check, or a list that must all pass"
-    )
-    passive: Boolean | None = Field(
-        None,
-        description="true: a backend's ICMP port-unreachable takes it out at once; false: it is not heeded; not given: "
-        "the backend is checked at once, where checks and traffic leave from one address",
-    )
-    slow_start: Duration = written("0s", "over how long a backend that came up gets its full share")
-    quorum: Annotated[int, number("a quorum", 1, 65535)] = Field(
-        1, description="how many healthy backends the pool needs"
-    )
-    hysteresis: Annotated[int, number("a hysteresis", 0, 65535)] = Field(
-        0, description="how far beyond the quorum a change must go"
-    )
-    panic: Percent = written("0%", "below this share of healthy weight, use all backends")
-    fallback: FallbackText = written("reject", "what becomes of packets when no backend is left")
-    hooks: WrittenHooks = written({}, "programs to run at transitions")
+WrittenHealth = _written(
+    Health,
+    _HealthForms,
+    leave_out={"check"},
+    more={
+        kind: (_as_value(form) | None, described(None, str(form.__doc__), None))
+        for kind, form in WRITTEN_CHECKS.items()
+    },
+)
 
 
-class WrittenPool(WrittenDefaults):
-    """Listeners, and the backends that their packets are spread over."""
+# --- pools and the rest of the file ----------------------------------------------------------------------------------
 
-    listen: Annotated[tuple[ListenerText, ...], OneOrMany(at_least=1)] = Field(
-        description="where packets are taken: ADDRESS:PORT/udp, /tcp or /sctp, one or a list"
-    )
-    backends: dict[BackendName, WrittenBackend] = Field(min_length=1, description="the servers, each by its name")
-
-
-class WrittenZones(Written):
-    """The conntrack zones to use."""
-
-    first: Annotated[int, number("a conntrack zone", 1, 65535)] = Field(1, description="the first of them")
-
-
-class WrittenMarks(Written):
-    """The firewall marks, and routing tables of the same numbers, that dsr uses."""
-
-    first: Annotated[int, mark(0xFFFFFF00)] = Field(60001, description="the first of them")
-
-
-class WrittenApi(Written):
-    """The HTTP API."""
-
-    listen: ApiListen = written("127.0.0.1:9146", "address:port, or unix:/PATH")
-    token_file: Path | None = Field(None, description="a file of tokens; without one, the API only reads")
-    hosts: Annotated[tuple[HostName, ...], OneOrMany()] = Field(
-        (), description="further names by which the API may be asked; addresses and this host's own names always may"
-    )
+WrittenDefaults = _written(
+    Pool,
+    forms={
+        "source": OwnForm(Annotated[Any, reads(Source)], Source(), "masquerade"),
+        "health": OwnForm(Annotated[tuple[_as_value(WrittenHealth), ...], OneOrMany()], shown=[]),  # type: ignore[misc]
+        "hooks": _mapping(Hooks),
+    },
+    leave_out={"name", "listen", "backends", "source_addresses"},
+    name="Defaults",
+)
+WrittenPool = _written(
+    Pool,
+    WrittenDefaults,
+    {
+        "backends": OwnForm(
+            Annotated[dict[written_form(BackendName), WrittenBackend], Field(min_length=1)]  # type: ignore[misc]
+        )
+    },
+    leave_out={"name", "source_addresses", *WrittenDefaults.model_fields},
+)
 
 
-class WrittenConfig(Written):
-    """A configuration of nftlb."""
+def _table() -> OwnForm:
+    """The name of a table, without the names that other programs use."""
+    plain = reads(TableName)
+    others = {"anyOf": [{"enum": list(TABLES)}, {"pattern": f"^({'|'.join(PREFIXES)})"}]}
+    return OwnForm(Annotated[Any, Reads(plain.read, {**plain.written, "not": others})])
 
-    table: TableName = Field(
-        "nftlb",
-        description="the name of the nft tables that are ours",
-        json_schema_extra={"not": {"anyOf": [{"enum": list(TABLES)}, {"pattern": f"^({'|'.join(PREFIXES)})"}]}},
-    )
-    zones: WrittenZones = written({}, "conntrack zones to use")
-    marks: WrittenMarks = written({}, "firewall marks to use")
-    state_dir: Path = Field("/var/lib/nftlb", description="where states are remembered")
-    api: WrittenApi = written({}, "the HTTP API")
-    defaults: WrittenDefaults = written({}, "merged under every pool")
-    pools: dict[PoolName, WrittenPool] = Field(
-        description="the pools, each by its name", json_schema_extra={"minProperties": 1}
-    )
+
+WrittenConfig = _written(
+    Config,
+    forms={
+        "table": _table(),
+        "zones": _mapping(Zones),
+        "marks": _mapping(Marks),
+        "api": _mapping(Api),
+        "pools": OwnForm(
+            Annotated[
+                dict[written_form(PoolName), WrittenPool],  # type: ignore[misc]
+                Field(json_schema_extra={"minProperties": 1}),
+            ],
+            default=...,
+        ),
+    },
+    more={"defaults": (WrittenDefaults, described({}, "settings that every pool has unless it sets them itself", {}))},
+)
+
+
+class _Generator(GenerateJsonSchema):
+    """Leaves out titles, as the key is enough, and allows only names that match their pattern."""
+
+    def dict_schema(self, schema: DictSchema) -> JsonSchemaValue:
+        described = super().dict_schema(schema)
+        return {**described, "additionalProperties": False} if "patternProperties" in described else described
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
+        return False
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the file, in draft 2020-12, for editors and other tools.
+
+    JSON Schema can't describe rules between several places, such as overlapping listeners; `nftlb check` reports those.
+    """
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **WrittenConfig.model_json_schema(schema_generator=_Generator),
+        "title": "nftlb",
+    }
+
+
+def read_check(kind: str, options: Any) -> AnyCheck:
+    """Read a health check that is written as in a file. ValueError with the first fault."""
+    try:
+        check: AnyCheck = WRITTEN_CHECKS[kind].model_validate(options).value()
+    except ValidationError as error:
+        raise ValueError(error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")) from None
+    return check

@@ -1,6 +1,6 @@
-"""The daemon: checks, believes, reconciles, and can be asked and told. `nftlb run`."""
+"""The daemon of `nftlb run`: checks backends, keeps the kernel up to date, and serves the API."""
 
 from .daemon import Daemon
-from .logs import LogFormat, configure
+from .systemd import LogFormat, configure_logging
 
-__all__ = ["Daemon", "LogFormat", "configure"]
+__all__ = ["Daemon", "LogFormat", "configure_logging"]

@@ -1,28 +1,30 @@
-"""The HTTP API of the daemon: where the configuration wants it, and tried again where it can't be yet."""
+"""The HTTP API of the daemon, at the address of the configuration. An address that is not free is tried again."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nftlb.errors import SystemFault
 from nftlb.model import Endpoint
-from nftlb.web import Server, TokenFile, application, names, no_tokens
+from nftlb.web import HttpServer, TokenFile, allowed_hosts, application, no_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nftlb.daemon.faults import Faults
     from nftlb.metrics import Metrics
     from nftlb.model import Api, Config, UnixSocket
     from nftlb.service import Service
 
+    from .events import ActiveFaults
+
 AGAIN = 2.0
-"""Seconds until an address that can't be had is tried again: it may be there only later."""
+"""Seconds until an address that is not available is tried again: it may exist only later."""
 RARELY = 60.0
-"""At most so many where the present address has to be left for the try, which closes all connections: first AGAIN, then
-each time twice as many."""
+"""The most seconds between two tries that have to close the present address and all its connections: the first pause is
+AGAIN, and each is twice the one before."""
 
 _WHAT = "api"
 _TOKENS = "token_file"
@@ -30,33 +32,35 @@ _CROWDED = "api_connections"
 
 
 class ApiServer:
-    """Serves from `run` on; `follow` takes another configuration at any time.
+    """Serves while `run` runs; `follow` may be called at any time.
 
-    It moves to another address as soon as that can be had, and stays until then: who gave a wrong one is told here.
+    The server moves to a new address as soon as that is available, and stays at the old address until then, so that
+    clients can read there what is wrong with the new address.
     """
 
-    def __init__(self, service: Service, metrics: Metrics, faults: Faults) -> None:
+    def __init__(self, service: Service, metrics: Metrics, faults: ActiveFaults) -> None:
         self._service = service
         self._metrics = metrics
         self._faults = faults
         self._wanted: Api | None = None
         self._token_file: str | None = None
         self._tokens: Callable[[], frozenset[bytes] | None] = no_tokens
-        self._names = names()
-        self._server: Server | None = None
+        self._names = allowed_hosts()
+        self._server: HttpServer | None = None
         self._where: Endpoint | UnixSocket | None = None
         self._gap = self._not_before = 0.0
         self._changed = asyncio.Event()
 
     def follow(self, config: Config) -> None:
+        """Use another configuration."""
         if config.api != self._wanted:
             self._wanted = config.api
-            self._names = names(config.api.hosts)
+            self._names = allowed_hosts(config.api.hosts)
             self._gap = self._not_before = 0.0
             self._changed.set()
 
     async def run(self) -> None:
-        """Serve what is wanted, until cancelled."""
+        """Serve until cancelled."""
         try:
             while True:
                 self._changed.clear()
@@ -68,14 +72,14 @@ class ApiServer:
             await self._close()
 
     async def _pause(self) -> None:
-        """Until another configuration comes, or it is time to look again."""
-        # asyncio.wait_for of Python 3.11 loses a cancellation that comes together with what it waits for.
+        """Wait for another configuration, or until it is time for the next try."""
+        # asyncio.wait_for of Python 3.11 loses a cancellation that comes together with the awaited result.
         with suppress(TimeoutError):
             async with asyncio.timeout(AGAIN):
                 await self._changed.wait()
 
     async def _move(self, listen: Endpoint | UnixSocket) -> None:
-        """Serve there if that can be, else still where it was, and that is a fault."""
+        """Serve at this address; if it is not available, stay at the old address and set a fault."""
         before = self._where
         if before is not None and _overlap(before, listen):
             now = asyncio.get_running_loop().time()
@@ -90,9 +94,9 @@ class ApiServer:
             await self._open(before)
 
     async def _open(self, listen: Endpoint | UnixSocket) -> bool:
-        """Serve there, and no longer where it was; if that can't be, it is a fault, and False."""
+        """Serve at this address instead of the old one. Set a fault and return False if it is not available."""
         served = application(self._service, self._metrics, self._digests, allowed=lambda: self._names)
-        server = Server(served, listen, crowded=self._crowd)
+        server = HttpServer(served, listen, crowded=partial(self._faults.set, _CROWDED))
         try:
             await server.start()
         except (SystemFault, OSError) as error:
@@ -108,15 +112,8 @@ class ApiServer:
         if server is not None:
             await server.stop()
 
-    def _crowd(self, why: str) -> None:
-        """Show that no connection can be taken; "": that they can again."""
-        if why:
-            self._faults.set(_CROWDED, why)
-        else:
-            self._faults.clear(_CROWDED)
-
     def _admit(self, token_file: str | None) -> None:
-        """Take the tokens of a file from now on."""
+        """Use the tokens of a file from now on."""
         if token_file != self._token_file:
             self._token_file = token_file
             self._tokens = _WatchedTokens(TokenFile(token_file), self._faults) if token_file else no_tokens
@@ -124,26 +121,26 @@ class ApiServer:
         self._look_at_tokens()
 
     def _digests(self) -> frozenset[bytes] | None:
-        """Those of now, whichever were when the server began."""
+        """The present tokens, also for a server that was started with others."""
         return self._tokens()
 
     def _look_at_tokens(self) -> None:
-        """Show whether they can be used, not only once somebody needs them."""
+        """Set a fault now if the tokens can't be read, and not only when a request needs them."""
         with suppress(SystemFault):
             self._tokens()
 
 
-def _overlap(one: Endpoint | UnixSocket, other: Endpoint | UnixSocket) -> bool:
-    """Whether only one of the two can be had at a time: 127.0.0.1 and 0.0.0.0 with the same port."""
-    if one == other or not isinstance(one, Endpoint) or not isinstance(other, Endpoint):
+def _overlap(first: Endpoint | UnixSocket, second: Endpoint | UnixSocket) -> bool:
+    """Whether only one of the two can be used at a time: 127.0.0.1 and 0.0.0.0 with the same port."""
+    if first == second or not isinstance(first, Endpoint) or not isinstance(second, Endpoint):
         return False
-    return one.port == other.port and (one.address.is_unspecified or other.address.is_unspecified)
+    return first.port == second.port and (first.address.is_unspecified or second.address.is_unspecified)
 
 
 class _WatchedTokens:
-    """Tokens whose file is shown as a fault while it can't be used."""
+    """The tokens of a file. A fault is set while the file can't be used."""
 
-    def __init__(self, tokens: TokenFile, faults: Faults) -> None:
+    def __init__(self, tokens: TokenFile, faults: ActiveFaults) -> None:
         self._tokens = tokens
         self._faults = faults
 

@@ -1,4 +1,4 @@
-"""How the daemon begins: the first load before all else, then the other parts. Also signals, and the way out."""
+"""The start of the daemon: the first load first, then the other parts. Also signals, and the end."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import signal
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from nftlb.errors import NftlbError
 from nftlb.health import Memory
-from nftlb.kernel.links import Links
-from nftlb.kernel.lock import hold
-from nftlb.preload import STATE_DIR
+from nftlb.kernel.lock import hold_lock
+from nftlb.kernel.monitors import LinkMonitor
+from nftlb.model.pool import STATE_DIR
 
-from .clock import now
-from .hands import Hands
-from .runtime import begin
-from .source import first_source
+from .kernel_thread import KernelThread
+from .runtime import initial_state
+from .startup import first_source
 from .store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-    from nftlb.health import Fleet
+    from nftlb.health import PoolStates
     from nftlb.model import Config
 
-    from .hands import FirstLoad
-    from .source import Source
+    from .kernel_thread import FirstLoad
+    from .startup import StartupConfig
 
 _OPERATION = "nftlb.daemon.operation"
 """Imported once the kernel has the rules: importing the API and the metrics takes longer than all that comes before."""
@@ -37,116 +37,115 @@ _OPERATION = "nftlb.daemon.operation"
 
 @dataclass(frozen=True)
 class Begun:
-    """What the daemon goes on with after its first load."""
+    """The objects that the daemon has after its first load."""
 
     file: str
-    source: Source
-    """What the file says, or its last good copy."""
+    source: StartupConfig
+    """The configuration file or its last good copy."""
     config: Config
-    """The same with what was added and removed at run time."""
+    """The same with the backends that were added and removed at run time."""
     store: Store
     memory: Memory
-    fleet: Fleet
-    hands: Hands
-    links: Links | None
-    """Hears since before the first load, if that is possible here."""
+    health: PoolStates
+    kernel_thread: KernelThread
+    links: LinkMonitor | None
+    """Opened before the first load, if this host permits it."""
     first: FirstLoad
     faults: tuple[str, ...]
-    """Why nothing is remembered."""
+    """Why the saved state can't be used."""
     misfits: tuple[str, ...]
-    """What is remembered and does not fit the file."""
+    """A line for each saved backend that does not fit the file."""
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What signals ask for."""
+class SignalRequests:
+    """What signals have requested."""
 
     stopping: asyncio.Event
     reloading: asyncio.Event
 
 
 class Daemon:
-    """One run of it, for the network namespace of the calling thread."""
+    """One run of the daemon, in the network namespace of the calling thread."""
 
     def __init__(self, file: str, *, keep: bool = True, directory: str | None = STATE_DIR) -> None:
-        """`file`: the configuration. `keep`: whether the rules stay when it stops.
+        """`file`: the configuration file. `keep`: whether the rules stay when the daemon stops.
 
-        `directory`: where the last good copy is looked for when the file is bad; None: a bad file is an end.
+        `directory`: the directory to search for the last good copy if the file is bad; None: a bad file ends the start.
         """
         self._file = file
         self._keep = keep
         self._directory = directory
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT. Raises ConfigError and SystemFault if it can't even begin."""
+        """Run until SIGTERM or SIGINT. Raises ConfigError or SystemFault if the start fails."""
         source = first_source(self._file, self._directory)
         _allow_descriptors()
-        wishes = Wishes(asyncio.Event(), asyncio.Event())
-        # From the start: a signal that comes during a first load of seconds must neither be lost nor end all.
-        heeds = {
-            signal.SIGTERM: wishes.stopping.set,
-            signal.SIGINT: wishes.stopping.set,
-            signal.SIGHUP: wishes.reloading.set,
+        requests = SignalRequests(asyncio.Event(), asyncio.Event())
+        # From the start: a signal during a first load of some seconds must neither be lost nor end the process.
+        handlers = {
+            signal.SIGTERM: requests.stopping.set,
+            signal.SIGINT: requests.stopping.set,
+            signal.SIGHUP: requests.reloading.set,
         }
-        with hold(source.config.table), _heeding(heeds):
-            await self._run(source, wishes)
+        with hold_lock(source.config.table), _handling(handlers):
+            await self._run(source, requests)
 
-    async def _run(self, source: Source, wishes: Wishes) -> None:
+    async def _run(self, source: StartupConfig, requests: SignalRequests) -> None:
         base = source.config
         store = Store(base.state_dir, base.table)
         memory, faults = _recall(store)
-        config, fleet, misfits = begin(base, memory.pools, now())
-        hands = Hands(config.table)
-        await hands.open()
+        config, health, misfits = initial_state(base, memory.pools, monotonic())
+        kernel_thread = KernelThread(config.table)
+        await kernel_thread.open()
         links = _links()
         try:
-            # What is there from before keeps working until this has been accepted.
-            first = await hands.first_load(config, fleet.membership(now()))
+            # The rules of an earlier run work until the kernel has accepted these.
+            first = await kernel_thread.first_load(config, health.membership(monotonic()))
             begun = Begun(
                 file=self._file,
                 source=source,
                 config=config,
                 store=store,
                 memory=memory,
-                fleet=fleet,
-                hands=hands,
+                health=health,
+                kernel_thread=kernel_thread,
                 links=links,
                 first=first,
                 faults=tuple(faults),
                 misfits=tuple(misfits),
             )
-            operate: Callable[[Begun, Wishes], Awaitable[Config]] = import_module(_OPERATION).operate
-            config = await operate(begun, wishes)
+            operate: Callable[[Begun, SignalRequests], Awaitable[Config]] = import_module(_OPERATION).operate
+            config = await operate(begun, requests)
         finally:
             try:
                 if not self._keep:
-                    await hands.remove(config)
+                    await kernel_thread.write(lambda applier: applier.remove(config))
             finally:
-                hands.close()
+                kernel_thread.close()
 
 
 @contextmanager
-def _heeding(wishes: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+def _handling(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    for number, heed in wishes.items():
-        loop.add_signal_handler(number, heed)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, wishes)  # those that came since the preload, now that they are heard
+    for number, handle in handlers.items():
+        loop.add_signal_handler(number, handle)
     try:
         yield
     finally:
-        for number in wishes:
+        for number in handlers:
             loop.remove_signal_handler(number)
 
 
-def _links() -> Links | None:
-    """None where that is refused: the watcher tells why, and tries again."""
+def _links() -> LinkMonitor | None:
+    """A monitor of links; None if the kernel refuses: the watcher reports the reason and tries again."""
     with suppress(NftlbError, OSError):
-        return Links()
+        return LinkMonitor()
     return None
 
 
 def _recall(store: Store) -> tuple[Memory, list[str]]:
-    """What is remembered, as far as it can be read, and why it can't: a bad file costs no more than the memory."""
+    """Read the saved state. If it can't be read, return an empty state and the reason: the rest does not need it."""
     try:
         memory, trouble = store.load()
     except OSError as error:
@@ -155,7 +154,7 @@ def _recall(store: Store) -> tuple[Memory, list[str]]:
 
 
 def _allow_descriptors() -> None:
-    """Ten thousand checks may be under way at a time, each with a socket."""
+    """Raise the limit of open files: ten thousand checks may run at a time, each with a socket."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

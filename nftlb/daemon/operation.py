@@ -1,11 +1,11 @@
-"""The daemon's parts put together, once the kernel has the first rules: what runs beside what, until it is stopped."""
+"""Runs the parts of the daemon beside each other, from the first load in the kernel to the end."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-from contextlib import suppress
+import sys
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from nftlb.errors import KernelError, NftlbError
@@ -13,24 +13,26 @@ from nftlb.metrics import Metrics
 from nftlb.programs import STRAYS
 
 from . import systemd
-from .announcer import Announcer
 from .api import ApiServer
-from .bus import Bus
 from .checker import Checker
-from .chronicle import Chronicle
-from .control import Control
-from .faults import Faults
-from .hooks import Hooks
-from .keeper import Keeper
+from .controller import Controller
+from .counters import CounterReader
+from .daemon_service import DaemonService
+from .events import ActiveFaults, Bus
+from .garbage import Garbage
+from .notifier import HookRunner, Notifier
 from .reconciler import Reconciler
+from .state_saver import StateSaver
 from .store import Store
 from .surveyor import Surveyor
+from .swap_recorder import SwapRecorder
+from .wanted_state import WantedState
 from .watcher import Watcher
 
 if TYPE_CHECKING:
     from nftlb.model import Config
 
-    from .daemon import Begun, Wishes
+    from .daemon import Begun, SignalRequests
 
 _log = logging.getLogger(__name__)
 
@@ -38,13 +40,19 @@ WEDGED = 120.0
 """Seconds after which a transaction counts as stuck, and systemd gets no more signs of life. A first load of 10,000
 pools of four takes libnftables some 3 s where a processor is free, and ten times that on a busy host."""
 
+SWITCH = 0.00005
+"""Seconds after which a thread that runs Python gives way to the event loop; Python's own number is 0.005. The loop
+lets the others run at each system call, so while a thread reads counters, each of a check's four system calls took
+5 ms: 18 checks held up `/healthz` for 80 ms (`python bench/floods.py`)."""
 
-async def operate(begun: Begun, wishes: Wishes) -> Config:
-    """Run until it is to stop; return the configuration of then."""
-    config, hands = begun.config, begun.hands
+
+async def operate(begun: Begun, wishes: SignalRequests) -> Config:
+    """Run until the daemon shall stop. Return the last configuration."""
+    sys.setswitchinterval(SWITCH)
+    config, kernel_thread = begun.config, begun.kernel_thread
     metrics, bus = Metrics(), Bus()
     metrics.watch(asyncio.get_running_loop())
-    faults = Faults(bus.publish)
+    faults = ActiveFaults(bus.publish)
     for fault in begun.faults:
         faults.set("memory", fault)
     for misfit in begun.misfits:
@@ -56,45 +64,33 @@ async def operate(begun: Begun, wishes: Wishes) -> Config:
             _log.warning("%s", message)
 
     STRAYS.adopt()
-    hooks = Hooks(hook_ended)
-    chronicle = Chronicle(metrics, bus, faults)
-    control = Control(
-        begun.file,
-        begun.source.config,
-        begun.fleet,
-        config,
-        begun.memory,
-        hands=hands,
-        metrics=metrics,
-        bus=bus,
-        faults=faults,
-        announcer=Announcer(bus, hooks),
-        chronicle=chronicle,
-    )
-    reconciler = Reconciler(
-        hands, control.wanted, chronicle.committed, chronicle.refusal, chronicle.mended, chronicle.lacking
-    )
-    keeper = Keeper(begun.store, control.memory, faults, control.good, control.ready_for)
-    control.reconciler, control.keeper, control.source = reconciler, keeper, begun.source.text
-    if begun.source.copy:
-        control.without_file(begun.source.copy, begun.source.problems)
-    checker = Checker(control.hear, control.unable, metrics.lag)
-    control.hurry = checker.hurry
-    api = ApiServer(control, metrics, faults)
+    hooks = HookRunner(hook_ended)
+    recorder = SwapRecorder(metrics, bus, faults)
+    state = WantedState(begun.file, begun.source, config, begun.health, begun.memory)
+    reconciler = Reconciler(kernel_thread, state.wanted, recorder)
+    saver = StateSaver(begun.store, state, faults, lambda: reconciler.loaded, lambda: kernel_thread.used_zones)
+    notifier = Notifier(bus, hooks)
+    problems = begun.source.problems
+    control = Controller(state, reconciler, saver, notifier, metrics=metrics, bus=bus, faults=faults, problems=problems)
+    counter_reader = CounterReader(kernel_thread)
+    service = DaemonService(control, kernel_thread, counter_reader, recorder=recorder, bus=bus, faults=faults)
+    checker = Checker(control.record_result, control.set_check_fault, metrics.lag)
+    api = ApiServer(service, metrics, faults)
     surveyor = Surveyor(config, control, faults)
-    watcher = Watcher(config, reconciler, control, surveyor, faults, begun.links)
-    control.on_config(checker.configure, api.follow, watcher.follow, surveyor.follow, _Directory(keeper, config).follow)
+    watcher = Watcher(config, reconciler, control, surveyor, checker, faults, begun.links)
+    garbage = Garbage()
+    control.on_config(checker.configure, api.follow, watcher.follow, surveyor.follow)
+    control.on_config(_Directory(saver, config).follow, garbage.follow)
     try:
-        with surveyor, watcher:
+        with surveyor, watcher, closing(garbage):
             with suppress(KernelError):
                 await reconciler.start(begun.first)
             await surveyor.first_look()
-            reconciler.suspect()  # between the load and the watch, somebody may have changed the tables unheard
-            gc.collect()
-            gc.freeze()  # what is there now stays: there is no sense in looking at it again and again
+            reconciler.suspect_tables()  # another program may have changed the tables between the load and the watch
+            garbage.begin(config)
             checker.configure(config)
             api.follow(config)
-            keeper.begin()
+            saver.begin()
             await _serve(control, reconciler, api, wishes)
     finally:
         _log.info("stopping")
@@ -102,12 +98,12 @@ async def operate(begun: Begun, wishes: Wishes) -> Config:
         await checker.close()
         await hooks.close()
         await STRAYS.close()
-        await keeper.close()
-        control.close()
-    return control.config
+        await saver.close()
+        counter_reader.close()
+    return state.config
 
 
-async def _serve(control: Control, reconciler: Reconciler, api: ApiServer, wishes: Wishes) -> None:
+async def _serve(control: Controller, reconciler: Reconciler, api: ApiServer, wishes: SignalRequests) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(reconciler.run()),
@@ -122,8 +118,8 @@ async def _serve(control: Control, reconciler: Reconciler, api: ApiServer, wishe
             task.cancel()
 
 
-async def _reloads(control: Control, wanted: asyncio.Event) -> None:
-    """Reload at every SIGHUP; those that come during a reload make one more."""
+async def _reloads(control: Controller, wanted: asyncio.Event) -> None:
+    """Reload at every SIGHUP. Any number of signals during a reload causes one more reload."""
     while True:
         await wanted.wait()
         wanted.clear()
@@ -136,42 +132,42 @@ async def _reloads(control: Control, wanted: asyncio.Event) -> None:
 
 
 class _Directory:
-    """Moves the memory when `state_dir` is another one."""
+    """Moves the saved state when `state_dir` changes."""
 
-    def __init__(self, keeper: Keeper, config: Config) -> None:
-        self._keeper = keeper
+    def __init__(self, saver: StateSaver, config: Config) -> None:
+        self._saver = saver
         self._directory = config.state_dir
 
     def follow(self, config: Config) -> None:
         if config.state_dir != self._directory:
             self._directory = config.state_dir
-            self._keeper.use(Store(config.state_dir, config.table))
+            self._saver.use(Store(config.state_dir, config.table))
 
 
-async def _sign_of_life(control: Control, reconciler: Reconciler) -> None:
-    """Feed systemd's watchdog while the loop turns and no transaction is stuck; and say how things are."""
+async def _sign_of_life(control: Controller, reconciler: Reconciler) -> None:
+    """Notify systemd's watchdog while the loop runs and no transaction is stuck; and report the status."""
     interval = systemd.watchdog_interval()
-    told = ""
+    text = ""
     while True:
         await asyncio.sleep(interval or 5.0)
         lines = ["WATCHDOG=1"] if interval and reconciler.busy_for() < WEDGED else []
-        if (summary := _summary(control)) != told:
-            told = summary
+        if (summary := _summary(control)) != text:
+            text = summary
             lines.append(f"STATUS={summary}")
         if lines:
             systemd.notify(*lines)
 
 
-def _summary(control: Control) -> str:
-    """How things are, in a line."""
-    pools = control.fleet.pools.values()
-    # What was told last: to judge ten thousand anew would hold up checks for 12 ms.
-    healthy = sum(one.counted for pool in pools for one in pool.backends.values())
+def _summary(control: Controller) -> str:
+    """The status of the daemon in a line."""
+    pools = control.state.health.pools.values()
+    # The values that were reported last: to compute ten thousand backends again would delay checks by 12 ms.
+    healthy = sum(backend.counted for pool in pools for backend in pool.backends.values())
     everyone = sum(len(pool.backends) for pool in pools)
     short = [pool.pool.name for pool in pools if not pool.ready]
     words = f"{len(pools)} pool(s), {healthy} of {everyone} backends healthy"
     if short:
         words += f", without quorum: {', '.join(short[:5])}"
-    if control.copy:
-        words += f"; the file is bad, its last good copy is in use: {control.copy}"
+    if control.state.copy:
+        words += f"; the file is bad, its last good copy is in use: {control.state.copy}"
     return words if control.reconciler.synced else f"{words}; the kernel refuses: see the log"

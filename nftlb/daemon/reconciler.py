@@ -1,7 +1,7 @@
-"""Brings the kernel to what is wanted, by level and not by events: looks at what should be, and makes it so.
+"""Brings the kernel to the wanted configuration and membership: compares states and does not replay events.
 
-Whatever happened since the last look goes into one commit. What the kernel refuses is tried again, ever more slowly;
-the old rules stay meanwhile.
+Everything that happened since the last look goes into one commit. What the kernel refuses is tried again with growing
+delays; the old rules stay until then.
 """
 
 from __future__ import annotations
@@ -11,64 +11,102 @@ import logging
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from nftlb.errors import NftlbError
 from nftlb.service import Unapplied
 
+from .kernel_thread import load_config
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from nftlb.apply import Applied
-    from nftlb.compiler import Membership
-    from nftlb.daemon.hands import FirstLoad, Hands
-    from nftlb.model import Config
+    from nftlb.compiler.reply_form import Obstacles
+    from nftlb.model import Config, Membership
+    from nftlb.swap.applier import Applied
+
+    from .kernel_thread import FirstLoad, KernelThread
 
 _log = logging.getLogger(__name__)
 
 COLLECT = 0.002
-"""Seconds in which transitions are collected. After a commit, at least as long as that commit took."""
+"""Seconds in which changes are collected before a commit. After a commit, at least the duration of that commit."""
 RETRY_FIRST, RETRY_LAST = 0.1, 5.0
-"""Seconds to wait after a refusal: doubled each time, up to the last."""
+"""Seconds to wait after a refusal: doubled with each refusal, from the first value to the last."""
 TIDY_AFTER = 1.0
-"""After so many seconds without a change, what the last one left over is removed. By then that waits for no packet, as
-it would in the way of a change that comes meanwhile."""
+"""Seconds without a change after which leftovers are deleted. By then no packet needs them, so that the deletion waits
+for nothing and delays no change."""
 RESTORE_GAP = 0.2
-"""At least so many seconds lie between two times that somebody else's changes are undone: two may be at odds."""
+"""Seconds, at least, between two restorations of our tables: another program may undo our changes each time."""
+
+
+class Wanted(NamedTuple):
+    """What the kernel should have. `until` is the time at which a timer changes the membership; None: never."""
+
+    config: Config
+    membership: Membership
+    until: float | None = None
 
 
 @dataclass(frozen=True)
 class Commit:
-    """What one commit was: seconds it took, and whether it undid what somebody else had done."""
+    """One change of the kernel: its duration in seconds, and whether it undid changes of other programs."""
 
     applied: Applied
     seconds: float
     restored: bool
 
 
+class SwapObserver(Protocol):
+    """Receives the results of the reconciler."""
+
+    def committed(self, commit: Commit) -> None:
+        """Record a commit that changed something."""
+
+    def refused(self, error: NftlbError) -> None:
+        """Record that the kernel refused a commit."""
+
+    def recovered(self) -> None:
+        """Record that, after refusals, the kernel has what is wanted."""
+
+    def lacking(self, what: tuple[str, ...]) -> None:
+        """Record what the last load left out, a line each; empty if nothing."""
+
+    def slower(self, pools: tuple[str, ...]) -> None:
+        """Record the pools whose replies are not rewritten in prerouting against the file's wish, a line each."""
+
+
 @dataclass
 class Reconciler:
-    """`wanted` says what should be; `done` hears of every commit that changed something, `failed` of every refusal.
+    """The only caller of KernelThread.write() while the daemon runs.
 
-    `mended` is called when all is well after refusals. `lacking` hears what a load had to do without, a line each, and
-    of an empty list when nothing lacks any more.
+    What one look does. The first row whose condition is true decides; the row `tidy` follows `update` and `restore`:
+
+    step      condition                                             does                             ends when
+    load      nothing is loaded; the last load or change_config()   Applier.load                     it is accepted
+              failed; suspect_host(); a load left something out
+              5 s ago
+    update    the wanted membership is not the accepted one         Applier.update                   it is accepted
+    restore   suspect_tables(), and others wrote to our tables      Applier.update, then .tidy       both are accepted
+    tidy      1 s after a commit; or in-flight replies of former    Applier.tidy                     it is accepted
+              backends are over
+    none      nothing of the above                                  nothing                          wake() or a timer
+
+    A refusal leaves all conditions true, and the next look follows after 0.1 s, doubled with each refusal to 5 s.
+    What the kernel has accepted is not remembered here, but read from KernelThread.accepted.
     """
 
-    hands: Hands
-    wanted: Callable[[], tuple[Config, Membership]]
-    done: Callable[[Commit], None]
-    failed: Callable[[NftlbError], None]
-    mended: Callable[[], None]
-    lacking: Callable[[tuple[str, ...]], None]
+    kernel_thread: KernelThread
+    wanted: Callable[[], Wanted]
+    observer: SwapObserver
     synced: bool = False
     error: str = ""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _asked: int = 0
     _waiting: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
-    _foreign: bool = False
-    _thorough: bool = True
-    _believed: Membership | None = None
+    _suspect_tables: bool = False
+    _load_due: bool = True
     _failures: int = 0
     _working_since: float | None = None
     _last_commit: tuple[float, float] = (0.0, 0.0)
@@ -76,104 +114,116 @@ class Reconciler:
     _untidy: bool = False
     _lingers_until: float = inf
     _lacks: bool = False
-    _robbed: bool = False
+    _rules_gone: bool = False
     _last_load: float = 0.0
+    _timer: asyncio.TimerHandle | None = None
 
     @property
     def loaded(self) -> bool:
-        """Whether the kernel has ever had what is wanted."""
-        return self._believed is not None
+        """Whether the kernel has accepted a configuration."""
+        return self._accepted_membership is not None
 
     @property
     def serving(self) -> bool:
-        """Whether the kernel has rules of ours: not while it refuses to have back what somebody else took away.
+        """Whether the kernel has rules of ours that serve.
 
-        What it refuses otherwise leaves the old ones.
+        False after another program deleted rules and the kernel refuses to take them back. Other refusals leave the old
+        rules, which serve.
         """
-        return self.loaded and not self._robbed
+        return self.loaded and not self._rules_gone
 
-    def poke(self) -> None:
-        """Say that something may be wanted that the kernel does not have."""
+    def wake(self) -> None:
+        """Look soon: something may be wanted that the kernel does not have."""
         self._asked += 1
         self._wake.set()
 
-    def suspect(self) -> None:
-        """Say that somebody else may have changed our tables."""
-        self._foreign = True
-        self.poke()
+    def suspect_tables(self) -> None:
+        """Look soon: other programs may have changed our tables."""
+        self._suspect_tables = True
+        self.wake()
 
-    def recheck(self) -> None:
-        """Say that the host's links, routes or routing rules changed: all is looked at, not the tables alone."""
-        self._thorough = True
-        self.poke()
+    def suspect_host(self) -> None:
+        """Load again soon: links, routes or routing rules of this host changed."""
+        self._load_due = True
+        self.wake()
 
-    async def follow(self) -> None:
-        """Poke, and return when the kernel has what is wanted now. Raises Unapplied if it refuses."""
-        self.poke()
+    def compare_obstacles(self, obstacles: Obstacles) -> None:
+        """Load again soon, unless the last load found the same obstacles to replies in prerouting."""
+        accepted = self.kernel_thread.accepted
+        if accepted is not None and accepted.compiled.obstacles != obstacles:
+            self.suspect_host()
+
+    async def wait_until_applied(self) -> None:
+        """Wake, and return when the kernel has what is wanted now. Raises Unapplied if the kernel refuses."""
+        self.wake()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((self._asked, future))
         await future
 
-    async def adopt(self, config: Config, membership: Membership, switch: Callable[[], None]) -> None:
-        """Load another configuration; `switch` is called when the kernel has accepted it, before anything else.
+    async def change_config(self, config: Config, membership: Membership, switch: Callable[[], None]) -> None:
+        """Load another configuration; `switch` is called right after the kernel has accepted it.
 
-        Raises KernelError or SystemFault if it is refused; then everything is as before.
+        Raises KernelError or SystemFault if the kernel refuses; then everything is as before.
         """
         async with self._lock:
             try:
                 with self._working():
                     await self._load(config, membership)
             except BaseException:
-                # Part of it may be there: the next look puts back what belongs to the old configuration.
-                self._thorough = True
-                self.poke()
+                # The kernel may have a part of the new configuration: the next look loads the old one again.
+                self._load_due = True
+                self.wake()
                 raise
             switch()
-        self.poke()
+        self.wake()
 
     async def start(self, first: FirstLoad | None = None) -> None:
-        """Take over from the first load, or do it. Raises what it was refused with; `run` tries again nevertheless."""
+        """Take over the first load, or do it. Raises the refusal, if any; `run` then tries again."""
         async with self._lock:
             if first is None:
                 with self._working():
-                    first = await self.hands.first_load(*self.wanted())
+                    wanted = self.wanted()
+                    first = await self.kernel_thread.first_load(wanted.config, wanted.membership)
             self._last_load = first.began
             if isinstance(first.outcome, NftlbError):
                 self._refused(self._asked, first.outcome)
                 raise first.outcome
-            self._thorough = False
-            self._took(first.outcome, first.membership, first.began, first.ended, restored=False)
+            self._load_due = False
+            self._loaded(first.outcome, first.began, first.ended, restored=False)
             self._accepted(self._asked)
 
     async def run(self) -> None:
-        """Follow for ever."""
-        while True:
-            await self._wait()
-            self._wake.clear()
-            asked = self._asked
-            async with self._lock:
-                try:
-                    with self._working():
-                        await self._attempt()
-                except NftlbError as error:
-                    self._refused(asked, error)
-                except Exception as error:  # noqa: BLE001 - it is in the log, and the old rules stay
-                    _log.exception("a fault of nftlb itself while the ruleset was brought up to date")
-                    self._refused(asked, NftlbError(f"a fault of nftlb itself: {type(error).__name__}: {error}"))
-                else:
-                    self._accepted(asked)
+        """Look whenever something may have changed, until cancelled."""
+        try:
+            while True:
+                await self._wait()
+                self._wake.clear()
+                asked = self._asked
+                async with self._lock:
+                    try:
+                        with self._working():
+                            await self._attempt()
+                    except NftlbError as error:
+                        self._refused(asked, error)
+                    except Exception as error:  # noqa: BLE001 - it is logged, and the old rules stay
+                        _log.exception("a fault of nftlb itself while the ruleset was brought up to date")
+                        self._refused(asked, NftlbError(f"a fault of nftlb itself: {type(error).__name__}: {error}"))
+                    else:
+                        self._accepted(asked)
+        finally:
+            self._wake_at(None)
 
     def busy_for(self) -> float:
-        """Seconds since the work began that is being done now; 0 if none is."""
+        """Seconds since the present work began; 0 if there is none."""
         return 0.0 if self._working_since is None else asyncio.get_running_loop().time() - self._working_since
 
-    # --- when --------------------------------------------------------------------------------------------------------
+    # --- waiting -----------------------------------------------------------------------------------------------------
 
     async def _wait(self) -> None:
-        """Until there is something to do, and for a moment longer, in which more may come."""
+        """Wait until there is something to do, and a moment longer to collect more changes."""
         loop = asyncio.get_running_loop()
         if self._failures:
-            # A refusal is tried again also when nothing happens; and not at once when something does.
+            # A refused commit is tried again even if nothing happens, and not at once if something does.
             pause = min(RETRY_FIRST * 2 ** (self._failures - 1), RETRY_LAST)
             await asyncio.sleep(RETRY_FIRST)
             await self._woken(pause - RETRY_FIRST)
@@ -184,92 +234,105 @@ class Reconciler:
             await asyncio.sleep(max(COLLECT, ended + took - loop.time()))
 
     async def _woken(self, limit: float | None) -> bool:
-        # asyncio.wait_for of Python 3.11 loses a cancellation that comes together with what it waits for.
+        # asyncio.wait_for of Python 3.11 loses a cancellation that comes together with the awaited result.
         with suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 return await self._wake.wait()
         return False
 
-    # --- what --------------------------------------------------------------------------------------------------------
+    # --- one look ----------------------------------------------------------------------------------------------------
 
     async def _attempt(self) -> None:
         try:
-            await self._once()
+            await self._look()
         except NftlbError:
-            if self._foreign:
+            if self._suspect_tables:
                 with suppress(NftlbError):
-                    self._robbed = not await self.hands.hold()
+                    self._rules_gone = not await self.kernel_thread.write(lambda applier: applier.in_force)
             raise
 
-    async def _once(self) -> None:
-        config, membership = self.wanted()
+    async def _look(self) -> None:
+        config, membership, until = self.wanted()
+        self._wake_at(until)
         lacked_long = self._lacks and asyncio.get_running_loop().time() - self._last_load >= RETRY_LAST
-        if self._thorough or self._believed is None or lacked_long:
+        if self._load_due or not self.loaded or lacked_long:
             await self._load(config, membership)
             return
-        foreign, self._foreign = self._foreign, False
+        suspicious, self._suspect_tables = self._suspect_tables, False
         try:
-            if membership != self._believed:
+            if membership != self._accepted_membership:
                 await self._update(membership)
-                self._untidy = self._untidy or foreign  # what somebody added is still there
-            elif foreign and not await self.hands.untouched():  # else it was ourselves who wrote
+                self._untidy = self._untidy or suspicious  # what others added is still there
+            elif suspicious and not await self.kernel_thread.write(lambda applier: applier.unchanged_by_others):
                 await self._restore(membership)
             await self._tidy()
         except BaseException:
-            self._foreign = self._foreign or foreign
+            self._suspect_tables = self._suspect_tables or suspicious
             raise
 
     async def _update(self, membership: Membership) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        applied = await self.hands.update(membership)
-        self._believed = membership
+        applied = await self.kernel_thread.write(lambda applier: applier.update(membership))
         self._committed(applied, began, loop.time(), restored=False)
 
     async def _restore(self, membership: Membership) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(self._last_restore + RESTORE_GAP - loop.time())
         began = self._last_restore = loop.time()
-        applied = await self.hands.update(membership)
-        swept = await self.hands.tidy()  # what somebody added looks like something that we left over
-        transactions = applied.transactions + swept.transactions
-        both = replace(applied, transactions=transactions, unrecognised=swept.unrecognised)
+        applied = await self.kernel_thread.write(lambda applier: applier.update(membership))
+        # What others added looks like our own leftovers.
+        tidied = await self.kernel_thread.write(lambda applier: applier.tidy())
+        transactions = applied.transactions + tidied.transactions
+        both = replace(applied, transactions=transactions, unrecognised=tidied.unrecognised)
         self._committed(both, began, loop.time(), restored=True)
 
     async def _tidy(self) -> None:
         if asyncio.get_running_loop().time() >= self._tidies_at():
-            self._linger(await self.hands.tidy())
+            self._linger(await self.kernel_thread.write(lambda applier: applier.tidy()))
             self._untidy = False
 
     def _tidies_at(self) -> float:
-        """When there is something to clear up; `inf` if there is nothing."""
+        """The time of the next tidying; `inf` if there is nothing to tidy."""
         untidy = self._last_commit[0] + TIDY_AFTER if self._untidy else inf
         return min(untidy, self._lingers_until)
 
     def _linger(self, applied: Applied) -> None:
-        """Note until when what answers need has to stay."""
+        """Record the time until which in-flight replies need rules of former backends."""
         now = asyncio.get_running_loop().time()
         self._lingers_until = inf if applied.lingers is None else now + applied.lingers
 
     async def _load(self, config: Config, membership: Membership) -> None:
         loop = asyncio.get_running_loop()
         began = self._last_load = loop.time()
-        self._thorough, restored = False, self._believed is not None and self._foreign
+        restored = self.loaded and self._suspect_tables
+        self._load_due = False
         try:
-            applied = await self.hands.load(config, membership)
+            applied = await self.kernel_thread.write(lambda applier: load_config(applier, config, membership))
         except BaseException:
-            self._thorough = True
+            self._load_due = True
             raise
-        self._foreign = False
-        self._took(applied, membership, began, loop.time(), restored=restored)
+        self._suspect_tables = False
+        self._loaded(applied, began, loop.time(), restored=restored)
 
-    def _took(self, applied: Applied, membership: Membership, began: float, ended: float, *, restored: bool) -> None:
-        self._believed = membership
+    def _loaded(self, applied: Applied, began: float, ended: float, *, restored: bool) -> None:
         self._committed(applied, began, ended, restored=restored)
-        self._untidy = False  # a load waits until it can clear up behind itself
+        self._untidy = False  # a load waits until it can delete its leftovers
         self._linger(applied)
-        self._lacks = bool(applied.lacking)
-        self.lacking(applied.lacking)
+        self._lacks = bool(applied.lacking or applied.unhelped)  # the survey reports pools without their helper
+        self.observer.lacking(applied.lacking)
+        self.observer.slower(applied.slower)
+
+    @property
+    def _accepted_membership(self) -> Membership | None:
+        accepted = self.kernel_thread.accepted
+        return None if accepted is None else accepted.membership
+
+    def _wake_at(self, moment: float | None) -> None:
+        """Wake at a time, in the place of the time that was set before."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if moment is None else asyncio.get_running_loop().call_at(moment, self.wake)
 
     @contextmanager
     def _working(self) -> Iterator[None]:
@@ -283,28 +346,30 @@ class Reconciler:
         if applied:
             self._untidy = True
             self._last_commit = (ended, ended - began)
-            self.done(Commit(applied, ended - began, restored))
+            self.observer.committed(Commit(applied, ended - began, restored))
 
     def _accepted(self, asked: int) -> None:
         if self._failures:
-            self.mended()
-        self._failures, self._robbed = 0, False
+            self.observer.recovered()
+        self._failures, self._rules_gone = 0, False
         self.synced, self.error = True, ""
         self._answer(asked, None)
 
     def _refused(self, asked: int, error: NftlbError) -> None:
         self._failures += 1
         self.synced, self.error = False, str(error)
-        self.failed(error)
+        self.observer.refused(error)
         self._answer(asked, error)
 
     def _answer(self, asked: int, error: NftlbError | None) -> None:
-        answered = [one for one in self._waiting if one[0] <= asked]
-        self._waiting = [one for one in self._waiting if one[0] > asked]
+        answered = [waiting for waiting in self._waiting if waiting[0] <= asked]
+        self._waiting = [waiting for waiting in self._waiting if waiting[0] > asked]
         for _, future in answered:
             if future.done():
                 continue
             if error is None:
                 future.set_result(None)
             else:
-                future.set_exception(Unapplied(f"noted, but not in the kernel yet, and tried again: {error}"))
+                future.set_exception(
+                    Unapplied(f"saved, but the kernel refuses it for now, and nftlb tries again: {error}")
+                )

@@ -1,8 +1,9 @@
-"""What this host lacks, and whom it can't reach: routes, addresses, interfaces, forwarding, and neighbours.
+"""What this host lacks, and which backends it can't reach: routes, addresses, interfaces, forwarding, neighbours.
 
-All is read anew when the kernel announces a change, and compared with what the configuration needs. Of neighbours, the
-kernel's own verdict counts: FAILED is announced once it has asked three times, and until the neighbour answers it sends
-nothing there. A backend behind such a neighbour, its own or a router, is out; asking goes on until there is an answer.
+When the kernel announces a change, everything is read again and compared with what the configuration needs. For
+neighbours, the kernel's state counts: it announces FAILED after three requests, and sends nothing until the neighbour
+answers. A backend behind a failed neighbour, which may be itself or a router, is unreachable. The neighbour is asked
+until it answers.
 """
 
 from __future__ import annotations
@@ -12,61 +13,64 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
 from nftlb.errors import KernelError
-from nftlb.kernel.neighbours import USABLE, State, ask
-from nftlb.kernel.surroundings import Surroundings, look_around
-from nftlb.requirements import lacking, lookups, path
+from nftlb.kernel import LibNftables
+from nftlb.kernel.helpers import has_helper, missing_helpers
+from nftlb.kernel.neighbours import USABLE, State, ask_neighbours
+from nftlb.kernel.surroundings import Surroundings, read_surroundings
+from nftlb.requirements import backend_path, lacking, lookups
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
-    from nftlb.daemon.faults import Faults
     from nftlb.kernel.neighbours import Neighbour
     from nftlb.model import Config
     from nftlb.requirements import Lack
 
+    from .events import ActiveFaults
+
 _log = logging.getLogger(__name__)
 
 SETTLE = 0.02
-"""Seconds from an announcement to the look: changes come in groups."""
+"""Seconds from an announcement to the survey: changes come in groups."""
 REST = 10
-"""After a look, so many times as much as it took of a processor: with ten thousand backends some tenths of a second."""
+"""The pause after a survey, as a multiple of its processor time: some tenths of a second with ten thousand backends."""
 AGAIN = 5.0
-"""Seconds until what could not be read is tried again."""
+"""Seconds until a failed survey is tried again."""
 ASK_AGAIN = 1.0
-"""Seconds between two questions to a neighbour that does not answer."""
+"""Seconds between two requests to a neighbour that does not answer."""
 OFTEN = 0.2
-"""At most every so many seconds a neighbour is asked, however short the interval of its check is."""
+"""Seconds, at least, between two requests to a neighbour, even if the interval of its check is shorter."""
 
 
 Name: TypeAlias = "tuple[str, str]"
-"""A pool's name, and the name of a backend of it."""
+"""The name of a pool and the name of one of its backends."""
 
 
 _SEARCHED = (State.INCOMPLETE, State.FAILED)
-"""No link-layer address is known, and it was asked for."""
+"""The states in which the kernel has asked for a link-layer address and does not know it."""
 
 
-class Hearer(Protocol):
-    """Who is told; what is not named is well."""
+class HostObserver(Protocol):
+    """Receives the findings. Pools and backends that are not named have no fault."""
 
-    def lacks(self, lacks: Iterable[Lack]) -> None:
-        """Hear what pools need and this host lacks."""
+    def set_lacks(self, lacks: Iterable[Lack]) -> None:
+        """Record what pools need and this host lacks."""
 
-    def reaches(self, unreachable: Mapping[Name, str], doubtful: Mapping[Name, str]) -> None:
-        """Hear which backends can't be reached, and which have not answered yet; by pool and name, with the reason."""
+    def set_reachability(self, unreachable: Mapping[Name, str], unconfirmed: Mapping[Name, str]) -> None:
+        """Record the unreachable backends, and those whose neighbour has not answered yet, each with the reason."""
 
 
 @dataclass(frozen=True)
 class _View:
-    """The host as it was found, and what that means for a configuration.
+    """The result of a survey.
 
-    `troubles`: why backends can't be reached, by pool and name. `behind`: the backends behind each neighbour.
-    `intervals`: how often a neighbour is checked whose silence passes, in seconds.
+    `troubles`: why backends can't be reached. `behind`: the backends behind each neighbour. `intervals`: seconds
+    between requests to neighbours of backends whose checks pass when the backend stays silent.
     """
 
     host: Surroundings = field(default_factory=Surroundings)
@@ -77,26 +81,27 @@ class _View:
 
 
 class Surveyor:
-    """Looks inside `with`, on the running loop, at the network namespace of the loop's thread."""
+    """Surveys the network namespace of the loop's thread, inside `with`, on the running loop."""
 
-    def __init__(self, config: Config, hearer: Hearer, faults: Faults) -> None:
+    def __init__(self, config: Config, observer: HostObserver, faults: ActiveFaults) -> None:
         self._config = config
-        self._hearer = hearer
+        self._observer = observer
         self._faults = faults
         self._view = _View()
         self._failed: set[Neighbour] = set()
         self._states: dict[Neighbour, State] = {}
-        self._heard: set[Neighbour] = set()
+        self._announced: set[Neighbour] = set()
         self._due: dict[Neighbour, float] = {}
         self._thread = ThreadPoolExecutor(1, "surroundings")
         self._changed = asyncio.Event()
-        self._to_ask = asyncio.Event()
-        self._looked = asyncio.Event()
+        self._ask_now = asyncio.Event()
+        self._surveyed = asyncio.Event()
+        self._again: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def __enter__(self) -> Self:
         self._changed.set()
-        self._tasks = [asyncio.create_task(_for_ever(step)) for step in (self._look, self._ask_the_due)]
+        self._tasks = [asyncio.create_task(_for_ever(step)) for step in (self._survey, self._ask_due)]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,30 +110,30 @@ class Surveyor:
         self._thread.shutdown()
 
     async def first_look(self) -> None:
-        """Wait until it has looked, or tried to."""
-        await self._looked.wait()
+        """Wait until the first survey is done or has failed."""
+        await self._surveyed.wait()
 
     def follow(self, config: Config) -> None:
-        """Take another configuration."""
+        """Use another configuration."""
         self._config = config
         self._changed.set()
 
-    def look(self) -> None:
-        """Say that something may have changed."""
+    def suspect(self) -> None:
+        """Survey soon: something may have changed."""
         self._changed.set()
 
-    def hear(self, news: Iterable[tuple[Neighbour, State]]) -> None:
-        """Hear what the kernel announced of neighbours."""
+    def record_neighbours(self, news: Iterable[tuple[Neighbour, State]]) -> None:
+        """Record the states of neighbours that the kernel announced."""
         known = [(neighbour, state) for neighbour, state in news if neighbour in self._view.behind]
-        self._heard.update(neighbour for neighbour, _ in known)
-        self._note(known, announced=True)
+        self._announced.update(neighbour for neighbour, _ in known)
+        self._record(known, announced=True)
 
-    # --- looking -----------------------------------------------------------------------------------------------------
+    # --- surveys -----------------------------------------------------------------------------------------------------
 
-    async def _look(self) -> None:
-        """Look once, when something has changed."""
+    async def _survey(self) -> None:
+        """Survey once, when something has changed."""
         await self._changed.wait()
-        if self._looked.is_set():
+        if self._surveyed.is_set():
             await asyncio.sleep(SETTLE)
         self._changed.clear()
         loop = asyncio.get_running_loop()
@@ -141,85 +146,96 @@ class Surveyor:
             loop.call_later(AGAIN, self._changed.set)
         else:
             self._faults.clear("surroundings")
-            if config is self._config:  # else it looks once more
-                self._take(view)
+            if config is self._config:  # otherwise another survey follows
+                self._use(view)
         finally:
-            self._looked.set()
+            self._surveyed.set()
         await asyncio.sleep(min(AGAIN, REST * seconds))
 
-    def _take(self, view: _View) -> None:
+    def _use(self, view: _View) -> None:
         self._view = view
         self._failed &= view.behind.keys()
-        self._states = {one: state for one, state in self._states.items() if one in view.behind}
-        self._hearer.lacks(view.lacks)
-        self._tell()
-        self._to_ask.set()
+        self._states = {key: state for key, state in self._states.items() if key in view.behind}
+        self._observer.set_lacks(view.lacks)
+        self._report()
+        self._ask_now.set()
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if view.host.missing_helpers:  # the kernel does not announce a new module
+            self._again = asyncio.get_running_loop().call_later(AGAIN, self._changed.set)
 
-    # --- asking ------------------------------------------------------------------------------------------------------
+    # --- neighbours --------------------------------------------------------------------------------------------------
 
-    async def _ask_the_due(self) -> None:
-        """Ask those that are checked for silence alone, each at its check's interval, and those that have failed."""
-        self._to_ask.clear()
+    async def _ask_due(self) -> None:
+        """Ask failed neighbours, and at the interval of the check those whose backends are only checked for silence."""
+        self._ask_now.clear()
         now = asyncio.get_running_loop().time()
-        every = {one: max(OFTEN, interval) for one, interval in self._view.intervals.items()}
+        every = {neighbour: max(OFTEN, interval) for neighbour, interval in self._view.intervals.items()}
         every |= dict.fromkeys(self._failed, ASK_AGAIN)
-        due = {one for one in every if self._due.get(one, now) <= now}
-        self._due = {one: now + seconds if one in due else self._due[one] for one, seconds in every.items()}
+        due = {neighbour for neighbour in every if self._due.get(neighbour, now) <= now}
+        self._due = {
+            neighbour: now + seconds if neighbour in due else self._due[neighbour]
+            for neighbour, seconds in every.items()
+        }
         if due:
             await self._ask(due)
         with suppress(TimeoutError):
             async with asyncio.timeout_at(min(self._due.values(), default=None)):
-                await self._to_ask.wait()
+                await self._ask_now.wait()
 
     async def _ask(self, neighbours: Collection[Neighbour]) -> None:
-        self._heard.clear()
+        self._announced.clear()
         try:
-            asked = await asyncio.get_running_loop().run_in_executor(self._thread, ask, neighbours)
+            asked = await asyncio.get_running_loop().run_in_executor(self._thread, ask_neighbours, neighbours)
         except KernelError as error:
             self._faults.set("neighbours", str(error))
             return
-        if asked.trouble:
-            self._faults.set("neighbours", asked.trouble)
-        else:
-            self._faults.clear("neighbours")
-        # What was announced meanwhile is newer.
-        old = [one for one in neighbours if one in self._view.behind and one not in self._heard]
-        self._note(((one, asked.states.get(one, State.NONE)) for one in old), announced=False)
+        self._faults.set("neighbours", asked.trouble)
+        # A state that was announced meanwhile is newer.
+        old = [
+            neighbour for neighbour in neighbours if neighbour in self._view.behind and neighbour not in self._announced
+        ]
+        self._record(((neighbour, asked.states.get(neighbour, State.NONE)) for neighbour in old), announced=False)
 
-    def _note(self, states: Iterable[tuple[Neighbour, State]], *, announced: bool) -> None:
-        """Take these states for true, and tell if that makes a difference: most merely confirm what was."""
+    def _record(self, states: Iterable[tuple[Neighbour, State]], *, announced: bool) -> None:
+        """Record states, and report if something changed: most announcements only confirm the present state."""
         different = False
-        for one, state in states:
-            before = self._states.get(one, State.NONE)
+        for neighbour, state in states:
+            before = self._states.get(neighbour, State.NONE)
             different |= (before in _SEARCHED) is not (state in _SEARCHED)
-            self._states[one] = state
-            if state & USABLE and one in self._failed:
-                self._failed.remove(one)
+            self._states[neighbour] = state
+            if state & USABLE and neighbour in self._failed:
+                self._failed.remove(neighbour)
                 different = True
-            elif state is State.FAILED and announced and one not in self._failed:
-                # An entry that merely lies there may have failed long ago, when nobody was home.
-                self._failed.add(one)
-                self._to_ask.set()
+            elif state is State.FAILED and announced and neighbour not in self._failed:
+                # An old entry that is only listed may have failed long ago.
+                self._failed.add(neighbour)
+                self._ask_now.set()
                 different = True
         if different:
-            self._tell()
+            self._report()
 
-    # --- telling -----------------------------------------------------------------------------------------------------
+    # --- findings----------------------------------------------------------------------------------------------------
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         unreachable = dict(self._view.troubles)
-        doubtful: dict[Name, str] = {}
-        for one in self._failed:
-            unreachable |= dict.fromkeys(self._view.behind[one], f"no answer to {self._words(one)} failed")
-        for one, state in self._states.items():
-            if one in self._view.intervals and state in _SEARCHED:
-                doubtful |= dict.fromkeys(self._view.behind[one], f"no answer yet to {self._words(one)} is looked for")
-        self._hearer.reaches(unreachable, doubtful)
+        unconfirmed: dict[Name, str] = {}
+        for neighbour in self._failed:
+            unreachable |= dict.fromkeys(self._view.behind[neighbour], f"no answer to {self._words(neighbour)} failed")
+        for neighbour, state in self._states.items():
+            if neighbour in self._view.intervals and state in _SEARCHED:
+                unconfirmed |= dict.fromkeys(
+                    self._view.behind[neighbour], f"no answer yet to {self._words(neighbour)} is looked for"
+                )
+        self._observer.set_reachability(unreachable, unconfirmed)
 
     def _words(self, neighbour: Neighbour) -> str:
-        """Who it is: `ARP: neighbour 10.0.0.12 on eth1`."""
+        """The name of a neighbour in messages: `ARP: neighbour 10.0.0.12 on eth1`."""
         interfaces = self._view.host.interfaces
-        device = next((one.name for one in interfaces if one.index == neighbour.index), "an interface that is gone")
+        device = next(
+            (known.name for known in interfaces if known.index == neighbour.index), "an interface that is gone"
+        )
         protocol = "ARP" if neighbour.address.version == 4 else "neighbour discovery"  # noqa: PLR2004 - the version
         return f"{protocol}: neighbour {neighbour.address} on {device}"
 
@@ -228,27 +244,34 @@ async def _for_ever(step: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await step()
-        except Exception:  # noqa: BLE001 - it is in the log, and the rest goes on
+        except Exception:  # noqa: BLE001 - it is logged, and the rest goes on
             _log.exception("a fault of nftlb itself while it looked at the host")
             await asyncio.sleep(AGAIN)
 
 
 def _timed_view(config: Config) -> tuple[_View, float]:
-    """Give it with the seconds of processor time that it took: waiting for the kernel costs nobody anything."""
+    """Survey, and return the seconds of processor time too: to wait for the kernel costs no processor time."""
     began = time.thread_time()
     return _view(config), time.thread_time() - began
 
 
+def _missing_helpers(config: Config) -> frozenset[str]:
+    if not any(pool.helper for pool in config.pools):
+        return frozenset()
+    with LibNftables() as kernel:
+        return missing_helpers(config, lambda name: has_helper(kernel, name))
+
+
 def _view(config: Config) -> _View:
-    """Look, and draw the conclusions. In a thread: with ten thousand backends this takes some tenths of a second."""
-    host = look_around(lookups(config))
+    """Survey. Runs in a thread: with ten thousand backends this takes some tenths of a second."""
+    host = replace(read_surroundings(lookups(config)), missing_helpers=_missing_helpers(config))
     troubles: dict[Name, str] = {}
     behind: dict[Neighbour, list[Name]] = {}
     intervals: dict[Neighbour, float] = {}
     for pool in config.pools:
         weak = [health.interval / 1000 for health in pool.health if health.check.silence_passes]
         for backend in pool.backends:
-            found = path(pool, backend, host)
+            found = backend_path(pool, backend, host)
             if found.trouble:
                 troubles[pool.name, backend.name] = found.trouble
             elif found.neighbour is not None:

@@ -1,6 +1,76 @@
-"""What on this host would keep a configuration from working, and the mend."""
+"""Finds what on this host would keep nftlb, or a configuration, from working, and says how to fix it."""
 
-from .examination import examine
-from .finding import Finding, Severity
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from nftlb.compiler import Compiled, Routes
+from nftlb.compiler.cautions import cautions
+from nftlb.kernel.policy_routing import find_hops
+from nftlb.kernel.reply_paths import find_obstacles
+from nftlb.ruleset import file_text
+
+from .addresses import (
+    addresses_to_look_up,
+    check_backends,
+    check_dsr_addresses,
+    check_icmp_error_limit,
+    check_ipvs,
+    check_listener_addresses,
+    check_own_ports,
+    check_source_addresses,
+)
+from .features import WHOLE_RULESET, check_nft, feature_texts
+from .finding import Finding, Severity, warning
+from .forwarding import check_conntrack, check_forwarding, check_interfaces, check_marks, check_replies, check_zones
+from .host import HostFacts, read_host
+from .other_tables import check_legacy_tables, check_other_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nftlb.model import Config
 
 __all__ = ["Finding", "Severity", "examine"]
+
+_OWN_TABLE = "nftlb"
+
+
+def examine(config: Config | None) -> list[Finding]:
+    """Examine this host, in the network namespace of this thread. Without a configuration, check only what all need.
+
+    Changes nothing, except that the kernel may load modules. Raises KernelError if the routing tables can't be read,
+    or if the configuration needs more zones or marks than exist.
+    """
+    texts = feature_texts(config)
+    if config is None:
+        host = read_host(texts, _OWN_TABLE, ())
+        return [*check_nft(host.nft), *check_forwarding(None, host), *check_legacy_tables(host)]
+    destinations = list(addresses_to_look_up(config))
+    compiled = Compiled(config, routes=Routes(find_hops(destinations)), obstacles=find_obstacles(config))
+    host = read_host({**texts, WHOLE_RULESET: file_text(compiled.ruleset())}, config.table, destinations)
+    return [*check_nft(host.nft), *check_all(config, compiled, host)]
+
+
+def check_all(config: Config, compiled: Compiled, host: HostFacts) -> Iterator[Finding]:
+    """Run all checks of a configuration on the facts about a host, except those of nftables itself. Pure."""
+    own_zones, own_marks = set(compiled.allocation.zones.values()), set(compiled.allocation.marks.values())
+    return chain(
+        check_forwarding(config, host),
+        check_listener_addresses(config, host),
+        check_ipvs(config, host),
+        check_source_addresses(config, host),
+        check_backends(config, host),
+        check_interfaces(config, host),
+        check_conntrack(config, host),
+        check_zones(own_zones, host),
+        check_marks(own_marks, host),
+        check_icmp_error_limit(config),
+        check_replies(compiled.obstacles),
+        (warning(f"pool {caution.pool}", caution.message, caution.fix) for caution in cautions(config)),
+        check_own_ports(config, host),
+        check_dsr_addresses(config, host),
+        check_other_tables(host.nft, config),
+        check_legacy_tables(host),
+    )

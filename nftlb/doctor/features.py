@@ -1,6 +1,6 @@
-"""What the rules need of libnftables and the kernel: tried out, one by one, in transactions that are never committed.
+"""Checks libnftables and the kernel: each feature that the rules need is tried in a transaction that is not committed.
 
-A list of modules would not tell: what is missing may be built in, or loaded when it is first asked for.
+A list of loaded modules is not enough: a feature may be built in, or the kernel may load its module on first use.
 """
 
 from __future__ import annotations
@@ -8,23 +8,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nftlb.kernel.libnftables import version_warning
 from nftlb.model import Balance, Family, Forward, Passive, Protocol, SourceKind
 
-from .finding import Finding, error, ok
+from .finding import Finding, error, ok, warning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from nftlb.model import Config
 
+    from .host import NftFacts
+
 TABLE = "nftlb-doctor"
+WHOLE_RULESET = "the compiled ruleset"
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """Something to try. `lines` are rules of a chain or, with a colon, what a table holds; `{ip}` is the family.
+    """A feature of nftables. A configuration needs it if it has all of `uses` (see `_used`).
 
-    It is needed where a configuration has all of `uses`; see `_uses`. `module` is what provides it, with its option.
+    `lines` are the rules, and the sets, maps and named objects (`doctor`), to try; `{ip}` is the family. `module` is
+    the kernel's module, with its option.
     """
 
     name: str
@@ -102,7 +107,22 @@ FEATURES = (
         "type nat hook postrouting priority srcnat;",
     ),
     Feature(
-        "telling the daemon of refused packets",
+        "time-outs of flows",
+        "nft_ct (CONFIG_NFT_CT, CONFIG_NF_CONNTRACK_TIMEOUT)",
+        (
+            "ct timeout doctor {{ protocol udp; policy = {{ unreplied : 2, replied : 2 }}; }}",
+            'ct timeout set "doctor"',
+        ),
+        _uses("session_timeout"),
+    ),
+    Feature(
+        "the helper for TFTP",
+        "nf_nat_tftp (CONFIG_NF_CONNTRACK_TFTP, CONFIG_NF_NAT_TFTP)",
+        ('ct helper doctor {{ type "tftp" protocol udp; l3proto {ip}; }}', 'ct helper set "doctor"'),
+        _uses("tftp"),
+    ),
+    Feature(
+        "reporting refused packets to the daemon",
         "nfnetlink_log (CONFIG_NETFILTER_NETLINK_LOG)",
         ('log prefix "hint" group 1 snaplen 160',),
         _uses("passive"),
@@ -151,28 +171,40 @@ FEATURES = (
 )
 
 
-def needed(config: Config | None) -> dict[str, str]:
-    """What to try for a configuration, by name: the text to have checked. Everything, if there is none."""
+def feature_texts(config: Config | None) -> dict[str, str]:
+    """By name, the texts to try for the features that a configuration needs; without one, for all features."""
     used = _used(config)
     texts: dict[str, str] = {}
     for feature in FEATURES:
         for family in Family:
             if config is not None and not feature.uses | {family} <= used:
                 continue
-            # A table of its own: libnftables takes what it has once checked for real, until something is committed.
+            # Each text has its own table: libnftables assumes until the next commit that a checked table exists.
             texts[_subject(feature, family)] = _text(feature, family, f"{TABLE}-{len(texts)}")
     return texts
 
 
-def judge(refused: Mapping[str, str], tried: Mapping[str, str]) -> Iterator[Finding]:
-    """Tell what the kernel or libnftables refused, by name, of what was tried."""
+def check_nft(nft: NftFacts) -> Iterator[Finding]:
+    """Check libnftables, the compiled ruleset as a whole, and each feature that it needs."""
+    if nft.problem:
+        yield error("nftables", nft.problem, nft.fix)
+        return
+    if doubtful := version_warning(nft.version):
+        fix = "after `nftlb apply FILE`, `nftlb diff FILE` should print nothing; try a client of each pool"
+        yield warning("libnftables", doubtful, fix)
+    else:
+        yield ok("libnftables", f"version {nft.version}")
+    if reason := nft.refused.get(WHOLE_RULESET):
+        yield error(WHOLE_RULESET, f"refused: {reason}", "nftlb compile FILE | nft -c -f -")
+    tried = nft.tried.keys() - {WHOLE_RULESET}
+    refused = {name: reason for name, reason in nft.refused.items() if name != WHOLE_RULESET}
     modules = {_subject(feature, family): feature.module for feature in FEATURES for family in Family}
     for subject, message in refused.items():
         module, _, options = modules[subject].partition(" ")
         built = f"; or a kernel with {options.strip('()')}" if options else ""
         yield error(f"nftables, {subject}", f"refused: {message}", f"modprobe {module}{built}, and nft 1.0 or later")
     if tried and not refused:
-        yield ok("nftables", f"all {len(tried)} things that the rules need are there")
+        yield ok("nftables", f"has all {len(tried)} features that the rules need")
 
 
 def _subject(feature: Feature, family: Family) -> str:
@@ -187,7 +219,7 @@ def _text(feature: Feature, family: Family, name: str) -> str:
         "sample": "192.0.2.1" if four else "2001:db8::1",
     }
     lines = [line.format(**words) for line in feature.lines]
-    declared = [line for line in lines if line.startswith(("map ", "set "))]
+    declared = [line for line in lines if line.startswith(("map ", "set ", "ct timeout doctor ", "ct helper doctor "))]
     rules = [line for line in lines if line not in declared]
     hook = [feature.hook] if feature.hook else []
     table = "netdev" if feature.netdev else str(family)
@@ -196,7 +228,7 @@ def _text(feature: Feature, family: Family, name: str) -> str:
 
 
 def _used(config: Config | None) -> frozenset[str]:
-    """The words for what a configuration makes use of."""
+    """The words for what a configuration uses, as in `Feature.uses`."""
     used: set[str] = set()
     for pool in config.pools if config else ():
         used |= {listener.family for listener in pool.listen}
@@ -208,6 +240,10 @@ def _used(config: Config | None) -> frozenset[str]:
             used.add("masquerade" if pool.source is SourceKind.MASQUERADE else "snat")
         if pool.refusals is not Passive.OFF:
             used.add("passive")
+        if pool.helper:
+            used.add(str(pool.helper))
+        if pool.session_timeout:
+            used.add("session_timeout")
         if pool.ingress:
             used.add("ingress")
         if any(listener.first_port != listener.last_port for listener in pool.listen):

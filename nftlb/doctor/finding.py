@@ -1,4 +1,4 @@
-"""What the doctor says. Pure."""
+"""The findings of an examination. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """`ERROR`: some packets will not get where they should; `WARNING`: they may not, or only at some load."""
+    """`ERROR`: some packets are lost or go wrong. `WARNING`: packets may be lost, or are lost under some load only."""
 
     OK = "ok"
     WARNING = "warning"
@@ -16,31 +16,30 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One result of an examination. `mend` is a command to paste or, where there is none, what to change; or empty."""
+    """One result of an examination.
+
+    `fix` is a command to paste or, where no command helps, what to change; empty if there is nothing to fix.
+    """
 
     severity: Severity
     subject: str
     message: str
-    mend: str = ""
+    fix: str = ""
 
 
 def ok(subject: str, message: str) -> Finding:
     return Finding(Severity.OK, subject, message)
 
 
-def warning(subject: str, message: str, mend: str = "") -> Finding:
-    return Finding(Severity.WARNING, subject, message, mend)
+def warning(subject: str, message: str, fix: str = "") -> Finding:
+    return Finding(Severity.WARNING, subject, message, fix)
 
 
-def error(subject: str, message: str, mend: str = "") -> Finding:
-    return Finding(Severity.ERROR, subject, message, mend)
+def error(subject: str, message: str, fix: str = "") -> Finding:
+    return Finding(Severity.ERROR, subject, message, fix)
 
 
-def sysctls(values: dict[str, int]) -> str:
-    """The command that sets these; a name is written with slashes, since an interface's own may have dots."""
-    return "sysctl -w " + " ".join(f"{sysctl_name(name)}={value}" for name, value in values.items())
-
-
-def sysctl_name(name: str) -> str:
-    """The name as people write it, where that is unambiguous."""
-    return name if "." in name else name.replace("/", ".")
+def sysctl_command(values: dict[str, int]) -> str:
+    """The command that sets sysctls. Names are given with slashes, because the name of an interface may have dots."""
+    names = {name: name if "." in name else name.replace("/", ".") for name in values}
+    return "sysctl -w " + " ".join(f"{names[name]}={value}" for name, value in values.items())

@@ -1,29 +1,29 @@
-"""What the checks want to know of this host, read once; and nothing else here does I/O but `nft` and what it calls."""
+"""Reads the facts about this host that the checks need. All I/O of the doctor is here."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nftlb.errors import NftlbError
 from nftlb.kernel import rtnetlink
 from nftlb.kernel.conntrack import shared_zones
-from nftlb.kernel.interfaces import Interface, read_interfaces
+from nftlb.kernel.ethtool import read_joining_offloads
 from nftlb.kernel.netlink import NETLINK_ROUTE, Netlink
-
-from .batching import read_batching
-from .nft import Nft, read_nft
+from nftlb.kernel.surroundings import Interface, Lookup, Surroundings, read_interfaces
+from nftlb.requirements import FORWARDING_SYSCTLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from nftlb.kernel.rtnetlink import IPAddress, Route, Rule
+    from nftlb.kernel.rtnetlink import IPAddress, Route, RoutingRule
 
 _GLOBAL = (
-    "net/ipv4/ip_forward",
-    "net/ipv6/conf/all/forwarding",
+    *FORWARDING_SYSCTLS.values(),
     "net/netfilter/nf_conntrack_checksum",
     "net/netfilter/nf_conntrack_count",
     "net/netfilter/nf_conntrack_max",
@@ -36,61 +36,85 @@ _ROUTER_ADVERTISEMENT = 9  # RTPROT_RA
 
 
 @dataclass(frozen=True)
-class Host:
-    """The host as it was found. Sysctls by name with slashes, such as `net/ipv4/ip_forward`; absent ones left out."""
+class NftFacts:
+    """The answers of libnftables. With a `problem`, the reason why it can't be used, all but `fix` is empty."""
 
-    nft: Nft = field(default_factory=Nft)
+    problem: str = ""
+    fix: str = ""
+    version: str = ""
+    tried: Mapping[str, str] = field(default_factory=dict)
+    """By name, the texts that were checked, and not loaded."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """By name, the first line of the reason why a text was refused."""
+    foreign: tuple[Mapping[str, Any], ...] = ()
+    """All objects of other tables as `nft --json list` has them, without the elements of sets."""
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """The state of the host. Sysctls are by name with slashes, such as `net/ipv4/ip_forward`, if they exist."""
+
+    nft: NftFacts = field(default_factory=NftFacts)
     sysctls: Mapping[str, int] = field(default_factory=dict)
     interfaces: tuple[Interface, ...] = ()
     routes: Mapping[IPAddress, Route | None] = field(default_factory=dict)
-    """How packets to the addresses that were asked for would go; None: nowhere."""
-    rules: tuple[Rule, ...] = ()
+    """The routes of packets to the addresses that were looked up; None for an address without a route."""
+    rules: tuple[RoutingRule, ...] = ()
     advertised: frozenset[str] = frozenset()
     """Interfaces with a default route from router advertisements."""
-    batching: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By interface, receive offloads that join datagrams."""
+    joining_offloads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By interface, the receive offloads that join datagrams."""
     legacy: tuple[str, ...] = ()
     """Tables of the old iptables: `ip nat`, ..."""
     ipvs: frozenset[tuple[str, IPAddress, int]] = frozenset()
-    """IPVS' virtual services: protocol, address, port."""
+    """Virtual services of IPVS: protocol, address, port."""
     shared_zones: Mapping[int, int] | None = None
-    """Conntrack zones of others, and how many entries each has; None: not permitted to look."""
+    """Conntrack zones of other programs, with the number of entries; None without the permission to read them."""
     local_ports: range = range(32768, 61000)
-    """The ports that sockets get which name none, but for the reserved ones."""
+    """The ports from which Linux picks for sockets that name no port, except the reserved ones."""
     reserved_ports: tuple[range, ...] = ()
 
+    @cached_property
+    def surroundings(self) -> Surroundings:
+        """The facts that the requirements of pools are compared with."""
+        return Surroundings(
+            self.interfaces,
+            {Lookup(address): route for address, route in self.routes.items()},
+            {version: self.sysctls.get(name) != 0 for version, name in FORWARDING_SYSCTLS.items()},
+        )
+
     def reserves(self, port: int) -> bool:
-        """Whether no socket gets this port unless it names it."""
-        return any(port in one for one in self.reserved_ports)
+        """Whether Linux gives this port only to sockets that name it."""
+        return any(port in ports for ports in self.reserved_ports)
 
     def interface(self, name: str) -> Interface | None:
-        return next((interface for interface in self.interfaces if interface.name == name), None)
+        return self.surroundings.interface(name)
 
-    def device(self, route: Route) -> Interface | None:
+    def interface_of(self, route: Route) -> Interface | None:
         return next((interface for interface in self.interfaces if interface.index == route.index), None)
 
     def per_interface(self, version: int, setting: str, interface: str) -> int:
-        """A sysctl of an interface; 0 where there is none."""
+        """A sysctl of an interface; 0 if it does not exist."""
         return self.sysctls.get(f"net/ipv{version}/conf/{interface}/{setting}", 0)
 
 
-def read_host(nft_texts: Mapping[str, str], own_table: str, addresses: Iterable[IPAddress]) -> Host:
-    """Read it all, in the network namespace of this thread. `addresses`: whose routes are of interest."""
-    nft = read_nft(nft_texts, own_table)  # first: trying things out loads the modules that the rest shows up with
+def read_host(nft_texts: Mapping[str, str], own_table: str, addresses: Iterable[IPAddress]) -> HostFacts:
+    """Read all facts in the network namespace of this thread. `addresses` are those to look up routes for."""
+    nft = read_nft(nft_texts, own_table)  # first: to check texts loads kernel modules, which the rest depends on
     with Netlink(NETLINK_ROUTE) as netlink:
         interfaces = read_interfaces(netlink)
         routes = {address: rtnetlink.route_to(netlink, address) for address in dict.fromkeys(addresses)}
         rules = tuple(rule for version in rtnetlink.FAMILIES for rule in _rules(netlink, version))
-        advertised = rtnetlink.routes(netlink, 6, _ROUTER_ADVERTISEMENT)
+        advertised = rtnetlink.read_routes(netlink, 6, _ROUTER_ADVERTISEMENT)
     names = [interface.name for interface in interfaces]
-    return Host(
+    return HostFacts(
         nft=nft,
         sysctls=_sysctls(names),
         interfaces=interfaces,
         routes=routes,
         rules=rules,
-        advertised=frozenset(rtnetlink.interface_name(one.index) for one in advertised if not one.prefix_length),
-        batching={name: found for name in names if (found := read_batching(name))},
+        advertised=frozenset(rtnetlink.interface_name(route.index) for route in advertised if not route.prefix_length),
+        joining_offloads={name: found for name in names if (found := read_joining_offloads(name))},
         legacy=tuple(
             f"{family} {table}"
             for family, file in (("ip", "ip_tables_names"), ("ip6", "ip6_tables_names"))
@@ -103,10 +127,10 @@ def read_host(nft_texts: Mapping[str, str], own_table: str, addresses: Iterable[
     )
 
 
-def _rules(netlink: Netlink, version: int) -> list[Rule]:
+def _rules(netlink: Netlink, version: int) -> list[RoutingRule]:
     try:
-        return rtnetlink.rules(netlink, version)
-    except OSError:  # a kernel without them
+        return rtnetlink.read_rules(netlink, version)
+    except OSError:  # a kernel without routing rules
         return []
 
 
@@ -124,7 +148,7 @@ def _sysctls(interfaces: Iterable[str]) -> dict[str, int]:
 
 
 def _sysctl(name: str) -> str:
-    """A sysctl's text; empty where it is absent or forbidden."""
+    """The text of a sysctl; empty if it does not exist or may not be read."""
     try:
         return Path("/proc/sys", name).read_text(encoding="ascii")
     except OSError:
@@ -146,7 +170,10 @@ def _ranges(texts: Iterable[str]) -> Iterator[range]:
 
 
 def _proc_net(file: str) -> list[str]:
-    """The lines of a file; none where it is absent or forbidden. /proc/net itself shows the main thread's namespace."""
+    """The lines of a file; none if it does not exist or may not be read.
+
+    /proc/net would show the namespace of the main thread, not that of this thread.
+    """
     try:
         return Path("/proc/thread-self/net", file).read_text(encoding="ascii").splitlines()
     except OSError:
@@ -168,3 +195,48 @@ def _shared_zones() -> Mapping[int, int] | None:
         return shared_zones()
     except NftlbError:
         return None
+
+
+# --- libnftables ------------------------------------------------------------------------------------------------------
+
+
+def read_nft(tried: Mapping[str, str], own_table: str) -> NftFacts:
+    """Check these texts without loading them, and read all tables but those called `own_table`."""
+    try:
+        import nftables  # noqa: PLC0415 - belongs to the distribution, and its absence is a finding
+    except ImportError as problem:
+        return NftFacts(f"this Python has no binding of libnftables: {problem}", "apt install python3-nftables")
+    nft = nftables.Nftables()
+    nft.set_json_output(True)
+    nft.set_terse_output(True)
+    status, output, message = nft.cmd("list tables")
+    if status:
+        if "not permitted" in message:
+            return NftFacts("not permitted to use nftables", "run nftlb as root, or with CAP_NET_ADMIN")
+        return NftFacts(f"nf_tables can't be used: {_first_line(message)}", "modprobe nf_tables")
+    objects = json.loads(output)["nftables"]
+    tables = [item["table"] for item in objects if "table" in item]
+    foreign: list[Mapping[str, Any]] = []
+    for table in tables:
+        if table["name"] != own_table:
+            status, output, _ = nft.cmd(f"list table {table['family']} {table['name']}")
+            if status == 0:  # the table may have been deleted meanwhile
+                foreign += json.loads(output)["nftables"][1:]
+    version = next((item["metainfo"]["version"] for item in objects if "metainfo" in item), "")
+    return NftFacts("", "", version, tried, _refused(nft, tried), tuple(foreign))
+
+
+def _refused(nft: Any, tried: Mapping[str, str]) -> dict[str, str]:
+    refused = {}
+    nft.set_dry_run(True)
+    for name, text in tried.items():
+        status, _, message = nft.cmd(text)
+        if status:
+            refused[name] = _first_line(message)
+    return refused
+
+
+def _first_line(message: str) -> str:
+    """The reason of an error, without its place and without the echo of the text."""
+    line = next((line for line in message.splitlines() if "rror" in line), message.strip())
+    return line.partition("Error: ")[2] or line

@@ -1,6 +1,6 @@
-"""Whether rules of others meet certain packets, as far as can be told from nft's JSON. Pure.
+"""The packets of a configuration, and whether the rules of other tables match these packets. Pure.
 
-Much can't be told: sets with their elements left out, interfaces, iptables' own matches. `MAYBE` stands for all of it.
+nft's JSON leaves much open: the elements of sets, interfaces, iptables' own matches. The result is `MAYBE` then.
 """
 
 from __future__ import annotations
@@ -11,19 +11,110 @@ from enum import IntEnum
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from nftlb.model import Family
+from nftlb.model import Family, Forward
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from ipaddress import IPv4Address, IPv6Address
 
-    from .traffic import Ports, Traffic
+    from nftlb.model import Config, IPAddress, Pool, Protocol
+
+
+Ports = tuple[int, int]
+# Ports of clients: nearly all leave the choice to their system, which picks a high port.
+_CLIENT: Ports = (1024, 65535)
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Packets of a pool with these addresses and ports; an address of None stands for any client."""
+
+    pool: Pool
+    family: Family
+    protocol: Protocol
+    saddr: IPAddress | None = None
+    sport: Ports = _CLIENT
+    daddr: IPAddress | None = None
+    dport: Ports = _CLIENT
+    reply: bool = False
+
+    @property
+    def tracked(self) -> bool:
+        """Whether conntrack tracks these packets."""
+        return self.pool.forward is Forward.NAT
+
+    def __str__(self) -> str:
+        where = " ".join([*self._side("from", self.saddr, self.sport), *self._side("to", self.daddr, self.dport)])
+        return f"{self.protocol} {where}"
+
+    def nft(self) -> str:
+        """The nft expression that matches these packets."""
+        return " ".join(self._conditions(f"{self.family} {{}}addr {{}}", f"{self.protocol} {{}}port {{}}", "-"))
+
+    def iptables(self) -> str:
+        """The iptables options that match these packets."""
+        return " ".join([f"-p {self.protocol}", *self._conditions("-{} {}", "--{}port {}", ":")])
+
+    def _conditions(self, of_address: str, of_ports: str, dash: str) -> Iterator[str]:
+        """The conditions on addresses and ports; in the forms, {} stands for the way (s or d) and for the value."""
+        for way, address, ports in (("s", self.saddr, self.sport), ("d", self.daddr, self.dport)):
+            if address is not None:
+                yield of_address.format(way, address)
+            if ports != _CLIENT:
+                yield of_ports.format(way, _range(ports, dash))
+
+    @staticmethod
+    def _side(word: str, address: IPAddress | None, ports: Ports) -> Iterator[str]:
+        if address is not None:
+            yield f"{word} {address}" + ("" if ports == _CLIENT else f" port {_range(ports, '-')}")
+
+
+def request_traffic(config: Config) -> Iterator[Traffic]:
+    """The packets that clients send to the listeners."""
+    for pool in config.pools:
+        for listener in pool.listen:
+            ports = (listener.first_port, listener.last_port)
+            yield Traffic(pool, listener.family, listener.protocol, daddr=listener.address, dport=ports)
+
+
+def forwarded_traffic(config: Config) -> Iterator[Traffic]:
+    """The requests as they leave this host for each backend."""
+    for request in request_traffic(config):
+        for address, ports in _backends(request):
+            # With `dsr` the packet is the same for all backends.
+            daddr, dport = (request.daddr, request.dport) if request.pool.forward is Forward.DSR else (address, ports)
+            yield Traffic(request.pool, request.family, request.protocol, daddr=daddr, dport=dport)
+            if request.pool.forward is Forward.DSR:
+                break
+
+
+def reply_traffic(config: Config) -> Iterator[Traffic]:
+    """The replies of backends that pass this host."""
+    for request in request_traffic(config):
+        if request.pool.forward is not Forward.DSR:
+            for address, ports in _backends(request):
+                yield Traffic(request.pool, request.family, request.protocol, saddr=address, sport=ports, reply=True)
+
+
+def _backends(request: Traffic) -> Iterator[tuple[IPAddress, Ports]]:
+    for backend in request.pool.backends:
+        if backend.family == request.family:
+            yield backend.address, (backend.port, backend.port) if backend.port else request.dport
+
+
+def _range(ports: Ports, dash: str) -> str:
+    first, last = ports
+    return f"{first}" if first == last else f"{first}{dash}{last}"
+
 
 Expression: TypeAlias = Mapping[str, Any]
 
 
+# --- rules of other tables --------------------------------------------------------------------------------------------
+
+
 class Match(IntEnum):
-    """Ordered, so that the weakest part of a rule is its minimum."""
+    """Whether packets match. In order: a rule matches as well as the weakest of its conditions."""
 
     NO = 0
     MAYBE = 1
@@ -31,8 +122,8 @@ class Match(IntEnum):
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A rule of somebody else's, by the table, chain and handle that `nft -a list` shows."""
+class ForeignRule:
+    """A rule of another program, with the table, chain and handle that `nft -a list` shows."""
 
     table: str
     chain: str
@@ -43,7 +134,7 @@ class Rule:
         return f"table {self.table}, chain {self.chain}, handle {self.handle}"
 
     def statements(self) -> Iterator[tuple[str, Any]]:
-        """What it does, by name; iptables' targets by theirs."""
+        """The statements of the rule with their names; an iptables target has the target's name."""
         for expression in self.expressions:
             for name, value in expression.items():
                 if name == "xt" and isinstance(value, Mapping):
@@ -54,8 +145,8 @@ class Rule:
 
 
 @dataclass
-class Chain:
-    """A chain; of a base chain also the hook and the rest."""
+class ForeignChain:
+    """A chain. `kind`, `hook`, `priority` and `policy` are those of a base chain."""
 
     table: str
     name: str
@@ -63,7 +154,7 @@ class Chain:
     hook: str = ""
     priority: int = 0
     policy: str = "accept"
-    rules: list[Rule] = field(default_factory=list)
+    rules: list[ForeignRule] = field(default_factory=list)
 
     @property
     def family(self) -> str:
@@ -73,18 +164,18 @@ class Chain:
         return self.family in ("inet", family)
 
 
-Chains: TypeAlias = Mapping[tuple[str, str], Chain]
-"""By table, as `FAMILY NAME`, and name."""
+Chains: TypeAlias = Mapping[tuple[str, str], ForeignChain]
+"""Chains by table, as `FAMILY NAME`, and name."""
 
 
-def read_chains(objects: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Chain]:
-    """The chains with their rules, out of nft's JSON."""
-    chains: dict[tuple[str, str], Chain] = {}
-    for one in objects:
-        if "chain" in one:
-            found = one["chain"]
+def read_chains(objects: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], ForeignChain]:
+    """Read the chains with their rules from nft's JSON."""
+    chains: dict[tuple[str, str], ForeignChain] = {}
+    for item in objects:
+        if "chain" in item:
+            found = item["chain"]
             table = f"{found['family']} {found['table']}"
-            chains[table, found["name"]] = Chain(
+            chains[table, found["name"]] = ForeignChain(
                 table,
                 found["name"],
                 found.get("type", ""),
@@ -92,59 +183,61 @@ def read_chains(objects: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], C
                 found.get("prio", 0),
                 found.get("policy", "accept"),
             )
-    for one in objects:
-        if "rule" in one:
-            found = one["rule"]
+    for item in objects:
+        if "rule" in item:
+            found = item["rule"]
             table, name = f"{found['family']} {found['table']}", found["chain"]
             if (table, name) in chains:
-                rule = Rule(table, name, found.get("handle", 0), tuple(found.get("expr", ())))
+                rule = ForeignRule(table, name, found.get("handle", 0), tuple(found.get("expr", ())))
                 chains[table, name].rules.append(rule)
     return chains
 
 
-# There may be many ways through a set of chains that jump to each other; nobody reads about more rules than that.
+# Chains that jump to each other can have very many paths; more rules than this are not followed.
 _MOST_RULES = 10_000
 
 
 @dataclass
-class Way:
-    """The way of some packets through a base chain: the rules that they may meet, and what may become of them."""
+class ForeignPath:
+    """The path of packets through a base chain: the rules that may match them, and their possible fates."""
 
-    rules: list[tuple[Rule, Match]] = field(default_factory=list)
+    rules: list[tuple[ForeignRule, Match]] = field(default_factory=list)
     fates: set[str] = field(default_factory=set)
-    """`accept`, `drop` or, where it can't be told, both."""
+    """`accept`, `drop`, or both if the result is not certain."""
 
 
-def follow(chains: Chains, base: Chain, traffic: Traffic) -> Way:
-    """Go through a base chain with these packets."""
-    way = Way()
-    if not _walk(chains, base, traffic, Match.YES, way, {base.name}):
-        way.fates.add("drop" if base.policy == "drop" else "accept")
-    return way
+def follow_chain(chains: Chains, base: ForeignChain, traffic: Traffic) -> ForeignPath:
+    """Follow packets through a base chain."""
+    path = ForeignPath()
+    if not _walk(chains, base, traffic, Match.YES, path, {base.name}):
+        path.fates.add("drop" if base.policy == "drop" else "accept")
+    return path
 
 
-def _walk(chains: Chains, chain: Chain, traffic: Traffic, reached: Match, way: Way, passed: set[str]) -> bool:
-    """Go through a chain, which `reached` of the packets get to; tell whether every packet's fate is sealed there."""
+def _walk(
+    chains: Chains, chain: ForeignChain, traffic: Traffic, reached: Match, path: ForeignPath, passed: set[str]
+) -> bool:
+    """Follow packets through a chain, which they reach for certain or maybe. Return whether no packet gets past it."""
     for rule in chain.rules:
         match = matches(rule, traffic)
-        if match is Match.NO or len(way.rules) > _MOST_RULES:
+        if match is Match.NO or len(path.rules) > _MOST_RULES:
             continue
-        way.rules.append((rule, min(reached, match)))
+        path.rules.append((rule, min(reached, match)))
         verdicts, certain = _rule_verdicts(rule)
         certain = certain and match is Match.YES
-        sealed = bool(verdicts)
+        final = bool(verdicts)
         for verdict, target in verdicts:
             if verdict in ("accept", "drop"):
-                way.fates.add(verdict)
+                path.fates.add(verdict)
             elif verdict == "return":
                 if certain:
                     return False
-                sealed = False
+                final = False
             else:
                 following = None if target in passed else chains.get((chain.table, target))
                 here = min(reached, Match.YES if certain else Match.MAYBE)
-                sealed &= following is not None and _walk(chains, following, traffic, here, way, passed | {target})
-        if sealed and certain:
+                final &= following is not None and _walk(chains, following, traffic, here, path, passed | {target})
+        if final and certain:
             return True
     return False
 
@@ -152,8 +245,8 @@ def _walk(chains: Chains, chain: Chain, traffic: Traffic, reached: Match, way: W
 _ENDS = {"reject": "drop", "DROP": "drop", "REJECT": "drop", "ACCEPT": "accept", "RETURN": "return", "queue": "accept"}
 
 
-def _rule_verdicts(rule: Rule) -> tuple[list[tuple[str, str]], bool]:
-    """The verdicts that a rule may come to, with their targets, and whether it surely comes to one of them."""
+def _rule_verdicts(rule: ForeignRule) -> tuple[list[tuple[str, str]], bool]:
+    """The possible verdicts of a rule, with their targets, and whether the rule always has one of them."""
     found: list[tuple[str, str]] = []
     certain = True
     for name, value in rule.statements():
@@ -166,12 +259,12 @@ def _rule_verdicts(rule: Rule) -> tuple[list[tuple[str, str]], bool]:
         elif name == "vmap":
             certain = False
             for verdict in _verdicts(value):
-                found += [(one, verdict[one]["target"] if _leads(one) else "") for one in verdict]
+                found += [(kind, verdict[kind]["target"] if kind in ("jump", "goto") else "") for kind in verdict]
     return found, certain
 
 
-def matches(rule: Rule, traffic: Traffic) -> Match:
-    """Whether a rule's conditions hold for these packets: for all of them, for none, or who knows."""
+def matches(rule: ForeignRule, traffic: Traffic) -> Match:
+    """Whether a rule's conditions hold for all of these packets, for none, or maybe for some."""
     result = Match.YES
     for expression in rule.expressions:
         for name, value in expression.items():
@@ -196,7 +289,7 @@ def _match(value: Mapping[str, Any], traffic: Traffic) -> Match:
     if kind == "payload":
         header = subject.get("protocol", "")
         if header not in ("th", str(traffic.family), str(traffic.protocol)):
-            # A condition on a header that the packet hasn't got fails, also where it says "not".
+            # A condition on a header that the packet does not have fails, even with `!=`.
             return Match.NO if header in _HEADERS else Match.MAYBE
         found = _payload(str(subject.get("field")), _elements(right), traffic)
     elif kind == "meta":
@@ -224,15 +317,12 @@ def _payload(field: str, elements: list[Any] | None, traffic: Traffic) -> Match:
 
 
 def _meta(key: str, elements: list[Any] | None, traffic: Traffic) -> Match:
-    four = traffic.family is Family.IP
-    match key:
-        case "l4proto":
-            return _word({str(traffic.protocol), _NUMBERS[traffic.protocol]}, elements)
-        case "nfproto":
-            return _word({"ipv4" if four else "ipv6"}, elements)
-        case "protocol":
-            return _word({"ip" if four else "ip6"}, elements)
-    return Match.MAYBE
+    words = {
+        "l4proto": {str(traffic.protocol), _NUMBERS[traffic.protocol]},
+        "nfproto": {"ipv4" if traffic.family is Family.IP else "ipv6"},
+        "protocol": {str(traffic.family)},
+    }
+    return _word(words[key], elements) if key in words else Match.MAYBE
 
 
 def _conntrack(key: str, elements: list[Any] | None, traffic: Traffic) -> Match:
@@ -240,7 +330,7 @@ def _conntrack(key: str, elements: list[Any] | None, traffic: Traffic) -> Match:
         return Match.MAYBE
     match key:
         case "state":
-            # Of requests, the first of each client: what stops that one stops all.
+            # The first request of a client: a rule that stops it stops the client.
             own = "untracked" if not traffic.tracked else "established" if traffic.reply else "new"
             return _word({own}, elements)
         case "status":
@@ -258,8 +348,8 @@ def _address(own: IPv4Address | IPv6Address | None, elements: list[Any] | None) 
     if own is None or elements is None:
         return Match.MAYBE
     try:
-        return Match.YES if any(_has_address(one, own) for one in elements) else Match.NO
-    except (ValueError, KeyError, TypeError):  # a way of writing addresses that is not known here
+        return Match.YES if any(_has_address(element, own) for element in elements) else Match.NO
+    except (ValueError, KeyError, TypeError):  # a notation of addresses that is not known here
         return Match.MAYBE
 
 
@@ -290,12 +380,12 @@ def _ports(own: Ports, elements: list[Any] | None) -> Match:
 
 
 def _elements(right: Any) -> list[Any] | None:
-    """What a value may be, one by one; None where that can't be told (a named set)."""
+    """The values that a condition compares with; None if they are not known (a named set)."""
     if isinstance(right, Mapping) and "set" in right:
         right = right["set"]
     found = []
-    for one in right if isinstance(right, list) else [right]:
-        element = one["elem"]["val"] if isinstance(one, Mapping) and "elem" in one else one
+    for value in right if isinstance(right, list) else [right]:
+        element = value["elem"]["val"] if isinstance(value, Mapping) and "elem" in value else value
         if isinstance(element, str) and element.startswith("@"):
             return None
         found.append(element)
@@ -303,11 +393,7 @@ def _elements(right: Any) -> list[Any] | None:
 
 
 def _verdicts(vmap: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The verdicts of a map that stands in its rule."""
+    """The verdicts of an anonymous map."""
     data = vmap.get("data")
     elements = data.get("set", []) if isinstance(data, Mapping) else []
     return [element[1] for element in elements if isinstance(element, list) and isinstance(element[1], Mapping)]
-
-
-def _leads(verdict: str) -> bool:
-    return verdict in ("jump", "goto")

@@ -1,7 +1,16 @@
-"""Which pool takes a packet, which backends it may meet, what is rewritten, and why. Pure."""
+"""Explains a packet: which pool it goes to, which backends may get it, what is rewritten, and why. Pure."""
 
-from .answer import Answer, Candidate, Explanation, Near, Question, Way
-from .explain import explain
-from .text import as_data, as_text
+from .explain import explain_packet
+from .explanation import Candidate, Explanation, NearListener, PacketPath, Question, Treatment, as_data, as_text
 
-__all__ = ["Answer", "Candidate", "Explanation", "Near", "Question", "Way", "as_data", "as_text", "explain"]
+__all__ = [
+    "Candidate",
+    "Explanation",
+    "NearListener",
+    "PacketPath",
+    "Question",
+    "Treatment",
+    "as_data",
+    "as_text",
+    "explain_packet",
+]

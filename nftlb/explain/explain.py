@@ -1,60 +1,119 @@
-"""From a configuration and a packet to the explanation."""
+"""Explains a packet by a configuration and the states of backends."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nftlb.compiler import BackendState, Membership, Routes
+from nftlb.compiler import Routes
 from nftlb.compiler.aliases import aliases
-from nftlb.compiler.allocation import allocate, flow_owner, is_flow, mark_owner
-from nftlb.compiler.membership import select, targets
+from nftlb.compiler.allocation import FlowZone, allocate, is_flow, mark_owner
+from nftlb.compiler.selection import select, targets
 from nftlb.compiler.source_ports import is_asked_from, source_ports
-from nftlb.compiler.versions import HASH_SEED, wheel
-from nftlb.model import Admin, Balance, Forward
+from nftlb.compiler.versions import HASH_SEED, turns
+from nftlb.model import Admin, BackendState, Balance, Forward, Membership
 from nftlb.model.kinds import endpoint_text
 
-from .answer import Answer, Candidate, Explanation
+from .explanation import Candidate, Explanation, NearListener, Treatment
 from .jhash import slot_of
-from .match import near, refusal, taker
-from .remarks import fast_path, remarks
-from .ways import reply, request, sources
+from .packet_paths import reply_path, request_path, sources_of_flows
+from .remarks import remarks, takes_fast_path
 
 if TYPE_CHECKING:
     from nftlb.compiler import Allocation
-    from nftlb.compiler.membership import PoolState, Selection, Target
-    from nftlb.model import Config, Listener, Pool
+    from nftlb.compiler.selection import Selection, Target
+    from nftlb.model import Config, Listener, Pool, PoolState
 
-    from .answer import Question
+    from .explanation import Question
+
+
+_MOST_NEAR = 5
+
+
+def find_listener(config: Config, question: Question) -> tuple[Pool, Listener] | None:
+    """Return the pool and the listener that take the packet; None if no pool does. Listeners don't overlap."""
+    for pool in config.pools:
+        for listener in pool.listen:
+            if not _differences(listener, question):
+                return pool, listener
+    return None
+
+
+def why_none_matches(config: Config, question: Question) -> str:
+    """Return a sentence that says why no pool takes the packet."""
+    service, port = question.service, f"port {question.service.port}/{question.protocol}"
+    for pool in config.pools:
+        for backend in pool.backends:
+            if backend.address == service.address and backend.port in (None, service.port):
+                return f"{service} is backend {pool.name}/{backend.name} itself: what is sent there is not balanced"
+    for listener, found in aliases(config).items():
+        if (listener.address, listener.protocol) == (service.address, question.protocol):
+            for own, alias in found.items():
+                if alias == service.port:
+                    return (
+                        f"{service} stands for port {own} of this host itself: replies to packets that this host sends "
+                        f"from there come in for {port}, and go to its own socket"
+                    )
+    if any(listener.address == service.address for pool in config.pools for listener in pool.listen):
+        return f"{service.address} has listeners, but none of them for {port}"
+    return f"no pool listens on {service.address}"
+
+
+def nearest_listeners(config: Config, question: Question) -> tuple[NearListener, ...]:
+    """Return the listeners that differ least. A different protocol or port is less than a different address."""
+    found = []
+    for pool in config.pools:
+        for listener in pool.listen:
+            differences = _differences(listener, question)
+            if len(differences) == 1 or "address" not in differences:
+                distance = abs(listener.first_port - question.service.port)
+                rank = ("address" in differences, len(differences), distance)
+                found.append((rank, NearListener(listener, pool.name, " and ".join(differences))))
+    found.sort(key=lambda pair: pair[0])
+    return tuple(near for _, near in found[:_MOST_NEAR])
+
+
+def _differences(listener: Listener, question: Question) -> list[str]:
+    differences = []
+    if listener.address != question.service.address:
+        differences.append("address")
+    if not listener.first_port <= question.service.port <= listener.last_port:
+        differences.append("port")
+    if listener.protocol is not question.protocol:
+        differences.append("protocol")
+    return differences
+
+
+# --- the explanation --------------------------------------------------------------------------------------------------
 
 IN = "in"
 
 
-def explain(
+def explain_packet(
     config: Config,
     question: Question,
     membership: Membership | None = None,
-    allocation: Allocation | None = None,
     routes: Routes | None = None,
 ) -> Explanation:
-    """Explain what becomes of a packet; `allocation` and `routes` as the kernel has them, where they are known."""
-    found = taker(config, question)
+    """Explain what happens to a packet. `routes` are the kernel's, if they are known."""
+    found = find_listener(config, question)
     if found is None:
-        return Explanation(question, None, refusal(config, question), near(config, question))
+        return Explanation(question, None, why_none_matches(config, question), nearest_listeners(config, question))
     pool, listener = found
     state = (membership or Membership()).of(pool.name)
     selection = select(pool, listener.family, state)
-    slots = tuple(selection.targets[index][0].name for index in wheel(pool, listener.family, selection))
+    slots = tuple(selection.targets[index][0].name for index in turns(pool, listener.family, selection))
     by_flow = is_flow(pool, listener.protocol)
-    answer = Answer(
+    answer = Treatment(
         pool=pool,
         listener=listener,
         by_flow=by_flow,
-        why=selection.why,
+        mode=selection.mode,
+        priority=selection.priority,
         verdict=None if selection.targets else selection.verdict,
-        candidates=_candidates(config, pool, listener, question, state, selection, slots, allocate(config, allocation)),
+        candidates=_candidates(config, pool, listener, question, state, selection, slots, allocate(config)),
         slots=slots,
         slot=_own_slot(pool, question, slots),
-        fast_path=fast_path(pool, listener.family, routes or Routes()),
+        fast_path=takes_fast_path(pool, listener.family, routes or Routes()),
         remarks=remarks(
             config,
             pool,
@@ -70,7 +129,7 @@ def explain(
 
 
 def _leaves_from(config: Config, pool: Pool, listener: Listener, port: int) -> str:
-    """The port or ports from which this host's own packets leave in place of a listener's; empty if it is the same."""
+    """Return the port or range that this host's own packets leave from; empty if they keep the listener's port."""
     alias = aliases(config).get(listener, {}).get(port)
     if alias is not None:
         return f"{alias}"
@@ -90,8 +149,8 @@ def _candidates(
 ) -> tuple[Candidate, ...]:
     family = listener.family
     weights = dict(selection.targets)
-    flows = allocation.zones.get(flow_owner(pool, family)) if is_flow(pool, listener.protocol) else None
-    source = sources(config, question, allocation.ports.get(family, {}).get(question.protocol))
+    flows = allocation.zones.get(FlowZone(pool.name, family)) if is_flow(pool, listener.protocol) else None
+    source = sources_of_flows(config, question, allocation.ports.get(family, {}).get(question.protocol))
     return tuple(
         Candidate(
             name=target.name,
@@ -101,8 +160,8 @@ def _candidates(
             slots=slots.count(target.name),
             zone=flows or allocation.zone(pool, target) or None,
             mark=allocation.marks.get(mark_owner(target)) if pool.forward is Forward.DSR else None,
-            request=request(pool, target, question, source),
-            reply=reply(pool, target, question, source),
+            request=request_path(pool, target, question, source),
+            reply=reply_path(pool, target, question, source),
         )
         for target in targets(pool, family)
     )
@@ -119,12 +178,14 @@ def _state(pool: Pool, target: Target, states: dict[str, BackendState], *, takin
     if not (backend.weight if state.weight is None else state.weight):
         return "weight 0"
     if state.up:
-        return IN if taking_part else "not needed"
+        priority = backend.priority if state.priority is None else state.priority
+        waiting = f"priority {priority} waits to take over" if state.waiting else f"standby, priority {priority}"
+        return IN if taking_part else waiting
     return f"{IN}, though down" if taking_part else "down"
 
 
 def _own_slot(pool: Pool, question: Question, slots: tuple[str, ...]) -> int | None:
-    """The packet's slot, where its client's address decides."""
+    """Return the packet's slot if the client's address decides about it."""
     if not slots or pool.balance is not Balance.HASH:
         return None
     return slot_of(question.client.address.packed, len(slots), int(HASH_SEED, 16))

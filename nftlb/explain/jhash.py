@@ -1,4 +1,4 @@
-"""The kernel's hash of a client's address, as nft's `jhash` expression computes it: to say who gets a client's packets.
+"""The kernel's hash of a client's address, as nft's `jhash` expression computes it. It gives the client's backend.
 
 The function is Bob Jenkins' lookup3, which the kernel has in include/linux/jhash.h; numbers are 32 bits.
 """
@@ -13,19 +13,19 @@ _START = 0xDEADBEEF
 _BLOCK = 12
 
 
-def slot_of(address: bytes, slots: int, seed: int, byteorder: Literal["little", "big"] = sys.byteorder) -> int:
-    """The slot of a client's address (as on the wire) among so many; the hash is scaled, not divided."""
-    return jhash(address, seed, byteorder) * slots >> 32
+def slot_of(address: bytes, slots: int, seed: int) -> int:
+    """Return the slot of an address (bytes in network order) among `slots`. The kernel scales the hash to the slots."""
+    return jhash(address, seed) * slots >> 32
 
 
 def jhash(key: bytes, seed: int, byteorder: Literal["little", "big"] = sys.byteorder) -> int:
-    """Hash a key that is not empty; the byte order is that of the machine whose kernel does it."""
+    """Return the hash of a key that is not empty, for a machine of this byte order."""
     a = b = c = (_START + len(key) + seed) & _MASK
     while len(key) > _BLOCK:
         words = [int.from_bytes(key[at : at + 4], byteorder) for at in (0, 4, 8)]
         a, b, c = _mix(a + words[0] & _MASK, b + words[1] & _MASK, c + words[2] & _MASK)
         key = key[_BLOCK:]
-    # The kernel puts the last bytes together one by one: the lowest first, whatever the machine's order.
+    # The kernel adds the last bytes one by one, the lowest first, whatever the byte order of the machine.
     tail = key.ljust(_BLOCK, b"\0")
     words = [int.from_bytes(tail[at : at + 4], "little") for at in (0, 4, 8)]
     return _finish(a + words[0] & _MASK, b + words[1] & _MASK, c + words[2] & _MASK)

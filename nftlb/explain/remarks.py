@@ -1,21 +1,22 @@
-"""What an operator should know about a packet's treatment, in sentences."""
+"""Remarks for operators about the treatment of a packet, in sentences."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nftlb.compiler import ingress
 from nftlb.compiler.cautions import cautions
-from nftlb.compiler.membership import Why, targets
+from nftlb.compiler.ingress import has_fast_path
+from nftlb.compiler.reply_form import reply_form
+from nftlb.compiler.selection import targets
 from nftlb.compiler.source_ports import source_ports
-from nftlb.model import Balance, FallbackKind, Forward, Protocol, SourceKind
+from nftlb.model import Balance, FallbackKind, Forward, Protocol, Replies, RotationMode, SourceKind
 
 if TYPE_CHECKING:
     from nftlb.compiler import Routes
-    from nftlb.compiler.membership import Selection
+    from nftlb.compiler.selection import Selection
     from nftlb.model import Backend, Config, Family, Listener, Pool
 
-    from .answer import Question
+    from .explanation import Question
 
 Remarks = tuple[tuple[str, str], ...]
 
@@ -31,39 +32,44 @@ def remarks(
     by_flow: bool,
     leaves_from: str,
 ) -> Remarks:
-    """All of them, each under its heading.
+    """Return all remarks that apply, each with its heading.
 
-    `leaves_from`: the port or ports from which this host's own packets leave, in place of the listener's.
+    `leaves_from` is the port or range that this host's own packets leave from instead of the listener's port.
     """
     datagrams = listener.protocol is Protocol.UDP
     found = {
         "forward": _FORWARD[pool.forward] + (_KEPT if pool.source is SourceKind.KEEP else ""),
         "spread": _spread(pool, question, by_flow=by_flow),
+        "helper": _HELPER.format(pool.helper) if pool.helper and by_flow else "",
         "now": _now(pool, selection),
+        "priority": _priority(pool, selection),
         "fragments": _FRAGMENTS[pool.forward] if datagrams else "",
         "zero checksum": _ZERO_CHECKSUM[pool.forward] if datagrams else "",
         "ICMP": _ICMP[pool.forward].format(service=question.service.address),
+        "replies": _replies(pool, listener.family),
         "fast path": _fast_path(pool, listener.family, routes),
         "source ports": _source_ports(config, pool, listener) if pool.forward is Forward.NAT else "",
         "own client": _own_client(pool, question, selection),
-        "caution": " ".join(f"{one.message}; use {one.mend}." for one in cautions(config) if one.pool == pool.name),
+        "caution": " ".join(
+            f"{caution.message}; use {caution.fix}." for caution in cautions(config) if caution.pool == pool.name
+        ),
         "own packets": "" if pool.forward is Forward.NAT else _own_packets(question, leaves_from),
         "none left": _NONE_LEFT[_fallback(pool, listener.family)],
     }
     return tuple((heading, text) for heading, text in found.items() if text)
 
 
-def fast_path(pool: Pool, family: Family, routes: Routes) -> bool | None:
-    """Whether the ingress hook takes the pool's packets; None where that depends on routes that are not known."""
+def takes_fast_path(pool: Pool, family: Family, routes: Routes) -> bool | None:
+    """Whether the fast path takes the pool's packets; None if that depends on routes that are not known."""
     if not pool.ingress:
         return False
-    return True if ingress.possible(pool, family, routes) else None
+    return True if has_fast_path(pool, family, routes) else None
 
 
 _KEPT = " Backends see the client's own address and must route replies through this host."
 _FORWARD = {
     Forward.NAT: "nat: conntrack rewrites the request, and the reply back; each has an entry in a zone of ours.",
-    Forward.STATELESS: "stateless: every packet is rewritten by itself, without conntrack." + _KEPT,
+    Forward.STATELESS: "stateless: every packet is rewritten separately, without conntrack." + _KEPT,
     Forward.DSR: (
         "dsr: addresses stay as they are. Backends hold the service's address on loopback, and answer clients "
         "directly; replies don't pass this host."
@@ -73,7 +79,7 @@ _FORWARD = {
 
 def _spread(pool: Pool, question: Question, *, by_flow: bool) -> str:
     who = {
-        Balance.ROUND_ROBIN: "takes the next slot of one wheel that all clients of the pool share",
+        Balance.ROUND_ROBIN: "takes the next slot; all clients of the pool share the turns",
         Balance.RANDOM: "draws a slot at random",
         Balance.HASH: f"takes the slot of its client's address, the same for every port of {question.client.address}",
     }[pool.balance]
@@ -81,29 +87,50 @@ def _spread(pool: Pool, question: Question, *, by_flow: bool) -> str:
         return f"per packet: every packet, also of one and the same socket, {who}."
     if question.protocol is not Protocol.UDP:
         return f"per flow: the first packet of a connection {who}; conntrack sends the rest the same way."
+    kernel = "a while (Linux: 30 s, or 120 s once there were several both ways)"
+    pause = f"{pool.session_timeout // 1000} s (`session_timeout`)" if pool.session_timeout else kernel
     return (
         f"per flow: the first datagram {who}. conntrack sends all others of that socket to the same backend, "
-        "until none has come for a while (Linux: 30 s, or 120 s once there were several both ways)."
+        f"until none has come for {pause}."
     )
 
 
+_HELPER = (
+    "{}: the backend answers from a new port. The client gets that answer from the service's address and that port. "
+    "Packets of the client to that port reach the same backend."
+)
+
+
 def _now(pool: Pool, selection: Selection) -> str:
-    if selection.why is Why.PANIC:
+    if selection.mode is RotationMode.PANIC:
         return f"panic: less than {pool.panic}% of the weight is healthy, so all enabled backends are used."
-    if selection.why is Why.HEALTHY:
+    if selection.mode is RotationMode.HEALTHY:
         return ""
     return {
-        FallbackKind.REJECT: "no backend is left: refused with an ICMP error, or a reset for TCP.",
-        FallbackKind.DROP: "no backend is left: dropped without a word.",
+        FallbackKind.REJECT: "no backend is left: packets are rejected with an ICMP error or, for TCP, a reset.",
+        FallbackKind.DROP: "no backend is left: packets are dropped.",
         FallbackKind.ALL: "no backend is healthy, so all enabled ones are used.",
-        FallbackKind.SORRY: "no backend is left: the sorry server gets everything.",
+        FallbackKind.SORRY: "no backend is left: the sorry server gets all packets.",
     }[pool.fallback.kind if selection.targets else selection.verdict]
 
 
+def _priority(pool: Pool, selection: Selection) -> str:
+    """Say which priority serves, if the backends of the family have several."""
+    if len(selection.priorities) <= 1 or selection.mode is not RotationMode.HEALTHY:
+        return ""
+    enough = f"enough healthy backends (min_healthy: {pool.min_healthy})"
+    waits = f"waits for {pool.preempt_delay / 1000:g} s (preempt_delay)"
+    if selection.priority is None:
+        return f"no priority has {enough}, or one that has {waits}, so all healthy backends are used."
+    if selection.priority == min(selection.priorities):
+        return f"priority {selection.priority} serves: it has {enough}, and the lowest number is preferred."
+    return f"priority {selection.priority} serves: no lower number has {enough}, or one that has {waits}."
+
+
 def _fallback(pool: Pool, family: Family) -> FallbackKind:
-    """What happens when no backend of that family is left: without a sorry server of its own, it refuses."""
+    """Return the fallback of a family. A family without its own sorry server rejects packets."""
     kind = pool.fallback.kind
-    no_sorry = kind is FallbackKind.SORRY and all(one.family is not family for one in pool.fallback.sorry)
+    no_sorry = kind is FallbackKind.SORRY and all(endpoint.family is not family for endpoint in pool.fallback.sorry)
     return FallbackKind.REJECT if no_sorry else kind
 
 
@@ -123,30 +150,45 @@ _ICMP = {
         "error from the client's side finds the backend whose packet it is about."
     ),
     Forward.STATELESS: (
-        "not translated: an error about a request quotes an address that the client never sent to, so its socket is "
-        "not told; a path-MTU error about a reply, from beyond this host, is sent to {service} and ends here."
+        "not translated: an error about a request quotes an address that the client never sent to, so its socket "
+        "gets no error; a path-MTU error about a reply, from beyond this host, is sent to {service} and ends here."
     ),
     Forward.DSR: (
         "an error about a request reaches the client, since addresses stay; a path-MTU error about a reply is sent to "
         "{service} and ends at this host, not at the backend."
     ),
 }
+
+
+def _replies(pool: Pool, family: Family) -> str:
+    """Say in which hook replies of `stateless` are rewritten."""
+    if pool.forward is not Forward.STATELESS:
+        return ""
+    form = reply_form(pool, family, {})
+    if not form.early:
+        return f"get the service's address in {form}."
+    return (
+        "get the service's address in prerouting where this host permits it (`nftlb doctor` says whether), else in "
+        "postrouting. In prerouting, this host's own path-MTU errors about replies end here, not at the backend."
+    )
+
+
 _NONE_LEFT = {
-    FallbackKind.REJECT: "reject: the client is told at once, by an ICMP error or, for TCP, a reset.",
-    FallbackKind.DROP: "drop: the client hears nothing.",
+    FallbackKind.REJECT: "reject: the client gets an ICMP error or, for TCP, a reset at once.",
+    FallbackKind.DROP: "drop: the client gets no reply.",
     FallbackKind.ALL: "all: every enabled backend is used, healthy or not.",
-    FallbackKind.SORRY: "sorry server: it gets everything.",
+    FallbackKind.SORRY: "sorry server: it gets all packets.",
 }
 
 
 _MASQUERADED_CLIENT = (
-    "the client is backend {name} itself: what falls to it is masqueraded, since a host takes nothing that comes from "
-    "its own address. Other backends see its address and must answer through this host too."
+    "the client is backend {name} itself: packets that it gets from itself are masqueraded, because a host drops "
+    "packets with its own source address. Other backends see its address and must answer through this host too."
 )
 
 
 def _source_ports(config: Config, pool: Pool, listener: Listener) -> str:
-    """From which ports new flows leave, and why."""
+    """Say which ports new flows leave from, and why."""
     ports = source_ports(config).get(listener.family, {}).get(listener.protocol)
     if ports is None:
         return ""
@@ -157,21 +199,24 @@ def _source_ports(config: Config, pool: Pool, listener: Listener) -> str:
             f"{len(ports)} clients' sockets at a time."
         )
     if listener.protocol is Protocol.UDP:
-        sentences.append(f"what this host itself asks from {listener} leaves from one of {ports}.")
-    sentences.append("Nothing listens there, so no answer looks like a request.")
+        sentences.append(f"requests of this host itself from {listener} leave from one of {ports}.")
+    sentences.append("No service listens there, so no reply looks like a request.")
     return " ".join(sentences)
 
 
 def _serves(pool: Pool, backend: Backend, port: int) -> bool:
-    """Whether a backend gets the pool's packets at that port."""
+    """Whether a backend gets packets of the pool at the port."""
     if backend.port is not None:
         return backend.port == port
-    return any(one.family is backend.family and one.first_port <= port <= one.last_port for one in pool.listen)
+    return any(
+        listener.family is backend.family and listener.first_port <= port <= listener.last_port
+        for listener in pool.listen
+    )
 
 
 def _own_client(pool: Pool, question: Question, selection: Selection) -> str:
-    """What becomes of packets of a client that is a backend of the pool."""
-    own = [one.name for one in pool.backends if one.address == question.client.address]
+    """Say what happens to packets of a client that is also a backend of the pool."""
+    own = [backend.name for backend in pool.backends if backend.address == question.client.address]
     if not own:
         return ""
     name = " and ".join(own)
@@ -186,35 +231,36 @@ def _own_client(pool: Pool, question: Question, selection: Selection) -> str:
 
 
 def _own_client_of_stateless(pool: Pool, question: Question, selection: Selection, own: list[str]) -> str:
-    """The same for a `stateless` pool; `own`: the names under which the client is a backend."""
+    """Say the same for a `stateless` pool. `own`: the backends that are this client."""
     name = " and ".join(own)
-    if any(_serves(pool, one, question.client.port) for one in pool.backends if one.name in own):
+    late = pool.replies is Replies.POSTROUTING
+    if late and any(_serves(pool, backend, question.client.port) for backend in pool.backends if backend.name in own):
         return (
             f"the client is backend {name} itself, and sends from a port at which it serves: its requests look like "
             "replies to the service's clients. Other backends see the service as their client, and answer that. Let it "
-            "send from another port, or use `forward: nat`."
+            "send from another port, or use `replies: prerouting` or `forward: nat`."
         )
     if pool.hairpin:
         return (
-            f"the client is backend {name} itself: conntrack translates what falls to it (`hairpin: true`), and the "
-            "backend sees this host's address as the source."
+            f"the client is backend {name} itself: conntrack translates packets that it gets from itself "
+            "(`hairpin: true`): it sees this host's address as the source."
         )
     if any(target.name in own for target, _ in selection.targets):
         return (
-            f"the client is backend {name} itself: packets that fall to it are lost, since a host takes none that "
-            "come from its own address. With `hairpin: true`, or `forward: nat`, none is."
+            f"the client is backend {name} itself: packets that it gets from itself are lost, because a host "
+            "drops packets with its own source address. Use `hairpin: true` or `forward: nat`."
         )
     return ""
 
 
 def _own_packets(question: Question, leaves_from: str) -> str:
-    not_balanced = "what this host itself sends to the service is not balanced: it would keep the route that it had."
+    not_balanced = "packets of this host itself to the service are not balanced: they would keep their first route."
     if leaves_from:
         return (
             f"{not_balanced} What this host sends from {question.service} to other hosts leaves from port "
-            f"{leaves_from}, so that its answers are not taken for requests."
+            f"{leaves_from}, so that replies are not taken for requests."
         )
-    return f"{not_balanced} Answers to what this host sends from {question.service} are taken for requests."
+    return f"{not_balanced} Replies to packets that this host sends from {question.service} are taken for requests."
 
 
 def _fast_path(pool: Pool, family: Family, routes: Routes) -> str:

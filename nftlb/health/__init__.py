@@ -1,10 +1,19 @@
-"""What is believed of backends, and how results of checks change it. Pure: time is an argument, nothing is sent."""
+"""The health of pools and backends, and how results of checks change it. Pure: the time is an argument, no I/O."""
 
-from .change import Change
-from .fleet import Fleet, TrackedPool
+from .backend_health import BackendHealth
+from .check_health import CheckHealth, CheckResult, CheckState
 from .memory import Memory, PoolMemory
-from .result import Result
-from .tracked import Tracked, TrackedCheck
-from .verdict import Verdict
+from .pool_health import Change, PoolHealth
+from .pool_states import PoolStates
 
-__all__ = ["Change", "Fleet", "Memory", "PoolMemory", "Result", "Tracked", "TrackedCheck", "TrackedPool", "Verdict"]
+__all__ = [
+    "BackendHealth",
+    "Change",
+    "CheckHealth",
+    "CheckResult",
+    "CheckState",
+    "Memory",
+    "PoolHealth",
+    "PoolMemory",
+    "PoolStates",
+]

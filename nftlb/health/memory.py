@@ -1,4 +1,8 @@
-"""What outlives the daemon: the operator's wishes, backends added at run time, and who was up. Pure: text both ways."""
+"""The state that survives a restart of the daemon, and its JSON text. Pure.
+
+It has the wishes of the operator, the backends added and removed at run time, the state of each check, and
+the priorities that serve.
+"""
 
 import json
 from functools import cached_property
@@ -6,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nftlb.compiler.shares import WHOLE
-from nftlb.model.kinds import Admin
+from nftlb.model import WHOLE
+from nftlb.model.kinds import Admin, Family
 
 
 class _Part(BaseModel):
@@ -15,28 +19,33 @@ class _Part(BaseModel):
 
 
 class BackendMemory(_Part):
-    """One backend. What the operator set holds until the file itself says something else than it did then."""
+    """One backend. A wish of the operator stays valid until the value in the file changes."""
 
-    endpoint: str = Field(description="whose health it is that is remembered: address and port")
-    checks: tuple[bool, ...] = Field((), description="the verdicts of its checks, in their order")
+    endpoint: str = Field(description="address and port of the server that this state is about")
+    checks: tuple[bool, ...] = Field((), description="whether each check was up, in the order of the checks")
     admin: Admin | None = None
     weight: Annotated[int, Field(ge=0, le=256)] | None = None
-    file_admin: Admin = Field(Admin.ENABLED, description="what the file said when `admin` was set")
-    file_weight: int = Field(1, description="and when `weight` was")
-    agent_admin: Admin | None = Field(None, description="what its agent wants; null if it never said")
-    agent_percent: Annotated[int, Field(ge=0)] = Field(WHOLE, description="the part of its weight that its agent wants")
+    priority: Annotated[int, Field(ge=0, le=255)] | None = None
+    file_admin: Admin = Field(Admin.ENABLED, description="the value in the file when `admin` was set")
+    file_weight: int = Field(1, description="the value in the file when `weight` was set")
+    file_priority: int = Field(1, description="the value in the file when `priority` was set")
+    agent_admin: Admin | None = Field(None, description="the state that the agent asked for; null: none")
+    agent_percent: Annotated[int, Field(ge=0)] = Field(
+        WHOLE, description="the part of the weight that the agent asked for, in per cent"
+    )
 
 
 class PoolMemory(_Part):
     """One pool."""
 
     backends: dict[str, BackendMemory] = {}
-    added: dict[str, Any] = Field({}, description="backends added at run time, as they were written")
+    added: dict[str, Any] = Field({}, description="backends added at run time, as written in the request")
+    serving: dict[Family, int] = Field({}, description="the priority that served, by address family")
     removed: tuple[str, ...] = Field((), description="backends of the file that were removed at run time")
 
     @cached_property
     def text(self) -> str:
-        """As the file has it. It is asked for again as long as the pool does not change."""
+        """The JSON text of the pool. Cached, because most pools do not change between two saves."""
         return self.model_dump_json(exclude_defaults=True)
 
 
@@ -48,15 +57,15 @@ class Memory(_Part):
     pools: dict[str, PoolMemory] = {}
 
 
-def write(memory: Memory) -> str:
-    """The text of the file, a pool a line. Costs next to nothing where pools did not change since it was last asked."""
+def write_memory(memory: Memory) -> str:
+    """The text of the state file, with one pool per line. Pools that did not change cost almost nothing."""
     head = memory.model_dump_json(exclude_defaults=True, exclude={"pools"}).removesuffix("}")
     pools = ",\n".join(f" {json.dumps(name)}: {pool.text}" for name, pool in memory.pools.items())
     return f'{head},"pools": {{\n{pools}\n}}}}\n'
 
 
-def read(text: str | bytes) -> Memory:
-    """The way back. Raises ValueError for a torn or foreign text, with the first reason in one line."""
+def read_memory(text: str | bytes) -> Memory:
+    """Parse the text of a state file. Raises ValueError with the first reason, in one line, for any other text."""
     try:
         return Memory.model_validate_json(text)
     except ValidationError as error:

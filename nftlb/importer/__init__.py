@@ -1,12 +1,13 @@
-"""Other load balancers' configurations as ours: text to YAML text, and remarks on all that is not the same. No I/O.
+"""Translates configurations of keepalived, ldirectord and LVS (as ipvsadm prints it) to nftlb's YAML. No I/O.
 
-What has no counterpart is named, never dropped in silence: at its place in the YAML, and as a remark with its line.
+The modules keepalived*, ldirectord* and ipvsadm* read the text of their software into drafts (draft.py). Then
+fit_to_pool_rules.py makes a pool of each draft, and write.py writes the YAML. A setting without a counterpart is never
+dropped in silence: it becomes a remark with its line, and a comment at its place in the YAML.
 """
 
-from .imported import Imported
+from .draft import Imported, Remark
 from .ipvsadm import from_ipvsadm
 from .keepalived import from_keepalived
 from .ldirectord import from_ldirectord
-from .remark import Remark
 
 __all__ = ["Imported", "Remark", "from_ipvsadm", "from_keepalived", "from_ldirectord"]

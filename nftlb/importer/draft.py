@@ -1,52 +1,120 @@
-"""A virtual service as it was found, before it is made a pool of ours. No I/O."""
+"""What all importers share: lines, remarks, the result of an import, drafts of virtual services, and values. No I/O."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from .remark import CHANGED, MISSING, Remark, file_of
+from nftlb.config import read_check
+from nftlb.config.reading import Unfit, read_address, read_text
+from nftlb.errors import ConfigError, Problem
+from nftlb.model.constraints import INTERFACE
+from nftlb.printable import printable, show
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nftlb.model import Forward, IPAddress, Protocol
 
+MISSING = "not taken over"
+CHANGED = "not the same"
+SHOWN = 200
+"""The most characters of a statement that a remark shows."""
+
+
+def shorten(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+class Line(int):
+    """The number of a line, counted from 1, with its file, which may be an included file."""
+
+    file: str
+
+    def __new__(cls, number: int, file: str) -> Self:
+        line = super().__new__(cls, number)
+        line.file = file
+        return line
+
+
+@dataclass(frozen=True, order=True)
+class Remark:
+    """A difference between source and result. `message` begins with MISSING or CHANGED; `line` counts from 1."""
+
+    file: str
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return printable(f"{self.file}:{self.line}: {self.message}")
+
+
+def bad_text(line: Line, message: str) -> ConfigError:
+    """Make the error for text that can't be understood."""
+    return ConfigError([Problem(line.file, int(line), 1, "", message)])
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The result of an import. `text` is a configuration of nftlb in YAML; `remarks` are in the order of their lines.
+
+    `origins` has, for lines of `text` (counted from 1), the file and the line that they come from.
+    """
+
+    text: str
+    remarks: tuple[Remark, ...]
+    origins: dict[int, tuple[str, int]] = field(default_factory=dict)
+
+    def origin(self, line: int) -> tuple[str, int] | None:
+        """Return the file and the line that a line of `text` comes from; None if it has no origin."""
+        while line > 0 and line not in self.origins:
+            line -= 1
+        return self.origins.get(line)
+
+
+# --- drafts: virtual services as the source has them, before they fit the rules of a pool -----------------------------
+
 ALL_PORTS = (1, 65535)
+ANOTHER_FORWARD = "forward is the same for the whole pool"
+MARKS = "pools select packets by address and port, not by mark"
+NO_TUNNELS = "nftlb has no tunnels; with dsr backends must be on a link of this host"
 Check = dict[str, Any]
 
 
 @dataclass
 class Notes:
-    """Remarks, each of which also becomes a comment at its place."""
+    """Collects remarks. Each remark also becomes a comment at its place in the YAML."""
 
-    file: str
     remarks: list[Remark] = field(default_factory=list)
 
-    def missing(self, line: int, what: str) -> None:
+    def missing(self, line: Line, what: str) -> None:
         self._add(line, f"{MISSING}: {what}")
 
-    def changed(self, line: int, what: str) -> None:
+    def changed(self, line: Line, what: str) -> None:
         self._add(line, f"{CHANGED}: {what}")
 
-    def _add(self, line: int, message: str) -> None:
-        self.remarks.append(Remark(file_of(line, self.file), int(line), message))
+    def _add(self, line: Line, message: str) -> None:
+        self.remarks.append(Remark(line.file, int(line), message))
 
 
 @dataclass
-class Listening:
-    """An address of the service; `ports` may be all."""
+class DraftListener:
+    """An address and the ports (first, last) that a service listens at."""
 
     address: IPAddress
     ports: tuple[int, int]
-    line: int
+    line: Line
 
 
 @dataclass
-class Server:
-    """A real server; without a port packets keep theirs."""
+class DraftServer:
+    """A real server. Without a port, packets keep their port."""
 
     address: IPAddress
     port: int | None
-    line: int
+    line: Line
     notes: Notes
     weight: int = 1
     checks: list[Check] = field(default_factory=list)
@@ -55,34 +123,105 @@ class Server:
 
 
 @dataclass
-class Sorry:
+class SorryServer:
     address: IPAddress
     port: int | None
-    line: int
+    line: Line
     word: str = "sorry_server"
-    """How the other software names it."""
+    """The name of this setting in the other software."""
 
 
 @dataclass
 class Draft:
-    """`written` is how the service was named, `ops` whether each packet is scheduled on its own.
+    """A virtual service. `written` is its first line in the source; `ops`: each packet is scheduled on its own.
 
-    `program` is the other software's name for a check that runs a program.
+    `program` is the name that the other software has for a check that runs a program.
     """
 
     written: str
-    line: int
+    line: Line
     notes: Notes
     protocol: Protocol
     forward: Forward
     scheduler: str
     name: str = ""
-    listen: list[Listening] = field(default_factory=list)
-    servers: list[Server] = field(default_factory=list)
+    listen: list[DraftListener] = field(default_factory=list)
+    servers: list[DraftServer] = field(default_factory=list)
     ops: bool = False
     persistent: bool = False
     quorum: int = 1
     hysteresis: int = 0
-    sorry: Sorry | None = None
+    sorry: SorryServer | None = None
     hooks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     program: str = "MISC_CHECK"
+
+    def make_persistent(self, line: Line, written: str) -> None:
+        """Send all packets of a client to the same backend, and note that nftlb does so without a time-out."""
+        self.persistent = True
+        self.notes.changed(line, f"{written}: balance: hash keeps a client with its backend, without a time-out")
+
+    def add_server(self, server: DraftServer, forward: Forward, method: str, *, tunnel: bool) -> None:
+        """Add a server. The first server sets `forward`; `method` is the word in the source for `forward`."""
+        if not self.servers:
+            self.forward = forward
+        elif forward is not self.forward:
+            server.notes.missing(server.line, f"{method}: {ANOTHER_FORWARD}")
+        if tunnel:
+            server.notes.changed(server.line, f"{method}: {NO_TUNNELS}")
+        self.servers.append(server)
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+_DIGITS = re.compile(r"[0-9]{1,10}")
+LAST_PORT = 65535
+LAST_MARK = 0xFFFFFFFF
+MOST_WEIGHT = 2**31 - 1
+"""The highest weight of LVS."""
+MAX_RANGE = 1024
+"""The most addresses that a range may have."""
+
+
+def parse_address(text: str, line: Line) -> IPAddress:
+    return _parse(read_address, text, line)
+
+
+def parse_interface(text: str, line: Line) -> str:
+    return _parse(partial(read_text, INTERFACE), text, line)
+
+
+def _parse(read: Callable[[str], T], text: str, line: Line) -> T:
+    """Read a value as nftlb's own configuration does. ConfigError, with the line, for a value that does not fit."""
+    try:
+        return read(text)
+    except Unfit as error:
+        raise bad_text(line, str(error)) from None
+
+
+def parse_number(text: str, line: Line, low: int, high: int) -> int:
+    if not _DIGITS.fullmatch(text) or not low <= int(text) <= high:
+        raise bad_text(line, f"{show(text)} is not a number in the range; allowed: {low} to {high}")
+    return int(text)
+
+
+def parse_port(text: str, line: Line) -> int | None:
+    """Read a port. None for 0, which stands for all ports of a service and for no port of a server."""
+    return parse_number(text, line, 0, LAST_PORT) or None
+
+
+def format_duration(milliseconds: int) -> str:
+    """Write a duration as nftlb's configuration has it."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{milliseconds}ms" if rest else f"{seconds}s"
+
+
+def is_valid_check(check: Check, notes: Notes, line: Line, name: str) -> bool:
+    """Check the options of a health check by nftlb's own rules; a check that breaks a rule becomes a remark."""
+    ((kind, options),) = check.items()
+    try:
+        read_check(kind, options)
+    except ValueError as error:
+        notes.missing(line, f"{name}: {error}")
+        return False
+    return True

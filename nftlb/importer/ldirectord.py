@@ -1,4 +1,4 @@
-"""ldirectord's virtual services to drafts of pools. No I/O.
+"""Reads the virtual services of ldirectord.cf into drafts of pools. No I/O.
 
 Every directive is either taken over or noted.
 """
@@ -11,23 +11,35 @@ from typing import TYPE_CHECKING
 
 from nftlb.model import Forward, IPAddress, Protocol
 from nftlb.model.kinds import endpoint_text
-from nftlb.model.reading import show
+from nftlb.printable import show
 
-from . import read
-from .directives import Block, Directive, Parsed, parse
-from .draft import ALL_PORTS, Draft, Listening, Notes, Server, Sorry
-from .negotiate import Negotiation
-from .options import Options
-from .remark import fault
-from .write import write
+from .draft import (
+    ALL_PORTS,
+    LAST_PORT,
+    MARKS,
+    MAX_RANGE,
+    MOST_WEIGHT,
+    Draft,
+    DraftListener,
+    DraftServer,
+    Line,
+    Notes,
+    SorryServer,
+    bad_text,
+    parse_address,
+    parse_number,
+    parse_port,
+)
+from .ldirectord_checks import VirtualChecks
+from .ldirectord_directives import Directive, Options, ParsedDirectives, VirtualBlock, parse_directives
+from .write import write_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .imported import Imported
+    from .draft import Imported
 
 DEFAULT_SCHEDULER = "wrr"
-MAX_RANGE = 1024
 METHODS = {"masq": Forward.NAT, "gate": Forward.DSR, "ipip": Forward.DSR}
 PORTS = {
     "ftp": 21, "ssh": 22, "telnet": 23, "smtp": 25, "domain": 53, "tftp": 69, "http": 80, "www": 80, "kerberos": 88,
@@ -35,7 +47,7 @@ PORTS = {
     "https": 443, "syslog": 514, "submission": 587, "domain-s": 853, "ldaps": 636, "imaps": 993, "pop3s": 995,
     "radius": 1812, "radius-acct": 1813, "nfs": 2049, "mysql": 3306, "postgresql": 5432, "sip": 5060, "sip-tls": 5061,
 }  # fmt: skip
-"""The names of ports that are known here: an import reads nothing but its file, /etc/services neither."""
+"""The names of ports that the import knows. It reads no other file, so not /etc/services either."""
 
 _AS_HERE = {("cleanstop", "no"), ("autoreload", "no"), ("readdquiescent", "no")}
 _LEFT = {
@@ -43,15 +55,15 @@ _LEFT = {
     "comment": "",
     "database": "no check of nftlb speaks SQL",
     "load": "ldirectord does not use the directive either",
-    "schedflags": "nftlb's ways to balance have no flags",
+    "schedflags": "nftlb's `balance` has no flags",
     "callback": "nftlb has no hook for a changed file",
-    "cleanstop": "the rules stay when nftlb stops; `nftlb run --remove` takes them away",
+    "cleanstop": "the rules stay when nftlb stops; `nftlb run --remove` deletes them",
     "emailalert": "hooks can send mail",
     "execute": "import that configuration too",
     "fork": "nftlb checks all backends side by side",
     "logfile": "nftlb's log goes to standard error, and with systemd to the journal",
     "maintenancedir": "`nftlb maintenance POOL/BACKEND` does this",
-    "monitorfile": "nftlb's log says what checks find",
+    "monitorfile": "nftlb's log has the results of checks",
     "readdquiescent": "nftlb has no backends of weight 0 that are down",
     "supervised": "`nftlb run` always stays in the foreground",
 }
@@ -73,25 +85,25 @@ _REAL_FORM = 'ADDRESS[->ADDRESS][:PORT] gate|masq|ipip [WEIGHT] ["REQUEST", "REC
 
 
 def from_ldirectord(text: str, file: str = "ldirectord.cf") -> Imported:
-    """Make a configuration of ours of ldirectord's; ConfigError tells the line of what can't be understood."""
-    return _File(parse(text, file), file).imported()
+    """Translate a configuration of ldirectord. ConfigError, with its line, for text that can't be understood."""
+    notes = Notes()
+    return write_config(_File(parse_directives(text, file), notes).drafts(), notes, file, "ldirectord", "virtual")
 
 
 class _File:
-    def __init__(self, parsed: Parsed, file: str) -> None:
-        self._file = file
-        self._notes = Notes(file)
+    def __init__(self, parsed: ParsedDirectives, notes: Notes) -> None:
+        self._notes = notes
         self._blocks = parsed.blocks
         self._top = Options(parsed.top, self._notes)
         self._seen: set[tuple[str, str]] = set()
 
-    def imported(self) -> Imported:
+    def drafts(self) -> list[Draft]:
         drafts = [draft for draft in map(self._draft, self._blocks) if draft is not None]
-        for one in self._top.rest():
-            _note_left(one, self._notes, "no virtual needs it")
-        return write(drafts, self._notes, "ldirectord", "virtual")
+        for directive in self._top.unused():
+            _note_unused(directive, self._notes, "no virtual uses it")
+        return drafts
 
-    def _draft(self, block: Block) -> Draft | None:
+    def _draft(self, block: VirtualBlock) -> Draft | None:
         head = block.head
         where = _HEAD.fullmatch(head.value)
         mark = None if where else _MARK.match(head.value)
@@ -99,49 +111,46 @@ class _File:
             self._mark(block, mark[0])
             return None
         if where is None:
-            raise fault(
-                self._file, head.line, f"{show(head.value)} is no service; allowed: ADDRESS:PORT, or a firewall mark"
-            )
-        virtual = _Virtual(block, where[1], where[2], self._top, self._file)
+            raise bad_text(head.line, f"{show(head.value)} is not a service; allowed: ADDRESS:PORT, or a firewall mark")
+        virtual = _Virtual(block, where[1], where[2], self._top)
         if where[3].strip():
-            virtual.draft.notes.missing(
-                head.line, f"{where[3].strip()} of {head}: ldirectord does not read this either"
-            )
-        self._once(virtual.identity, head)
+            virtual.draft.notes.missing(head.line, f"{where[3].strip()} of {head}: ldirectord ignores it too")
+        self._refuse_second(virtual.identity, head)
         if virtual.address is None:
-            what = f"{head}, with its {_servers(block)} real servers: {_named(where[1])}"
+            what = f"{head}, with its {_server_count(block)} real servers: {_not_an_address(where[1])}"
             self._notes.missing(head.line, what)
             return None
         return virtual.read(virtual.address)
 
-    def _mark(self, block: Block, mark: str) -> None:
+    def _mark(self, block: VirtualBlock, mark: str) -> None:
         head = block.head
-        for one in block.inner:
-            if one.key == "protocol" and one.value != "fwm":
-                raise fault(self._file, one.line, f"{one}: the virtual is a firewall mark; allowed: fwm")
-        self._once((head.key, mark), head)
-        taken = "" if head.value == mark else f", which ldirectord takes for the mark {mark}"
-        what = f"{head}{taken}, with its {_servers(block)} real servers"
-        self._notes.missing(head.line, f"{what}: pools take packets by address and port, not by mark")
+        for directive in block.inner:
+            if directive.key == "protocol" and directive.value != "fwm":
+                raise bad_text(directive.line, f"{directive}: the virtual is a firewall mark; allowed: fwm")
+        self._refuse_second((head.key, mark), head)
+        taken = "" if head.value == mark else f", which ldirectord reads as the mark {mark}"
+        what = f"{head}{taken}, with its {_server_count(block)} real servers"
+        self._notes.missing(head.line, f"{what}: {MARKS}")
 
-    def _once(self, identity: tuple[str, str], head: Directive) -> None:
+    def _refuse_second(self, identity: tuple[str, str], head: Directive) -> None:
         if identity in self._seen:
-            raise fault(self._file, head.line, f"{head} is there already; allowed: each virtual once")
+            raise bad_text(head.line, f"{head} is there already; allowed: each virtual once")
         self._seen.add(identity)
 
 
 class _Virtual:
     """Reads one virtual into a draft."""
 
-    def __init__(self, block: Block, host: str, port: str, top: Options, file: str) -> None:
+    def __init__(self, block: VirtualBlock, host: str, port: str, top: Options) -> None:
         head = block.head
-        self._file = file
         self._line = head.line
         self._top = top
         self._six = "6" if head.key == "virtual6" else ""
-        self._reals = [one for one in block.inner if one.key in {"real", "real6"}]
-        notes = Notes(file)
-        self._options = Options((one for one in block.inner if one.key not in {"real", "real6"}), notes)
+        self._reals = [directive for directive in block.inner if directive.key in {"real", "real6"}]
+        notes = Notes()
+        self._options = Options(
+            (directive for directive in block.inner if directive.key not in {"real", "real6"}), notes
+        )
         self.draft = Draft(
             written=str(head),
             line=head.line,
@@ -156,17 +165,17 @@ class _Virtual:
         self.identity = (self.draft.protocol.value, f"{self.address or host} {self._port}")
 
     def _protocol(self, port: str) -> Protocol:
-        given = self._options.take("protocol")
+        given = self._options.use("protocol")
         if given is None:
             return Protocol.UDP if port in {"53", "domain"} else Protocol.TCP
         if given.value == "fwm":
-            raise fault(self._file, given.line, f"{given}: the virtual is no firewall mark; allowed: tcp, udp")
+            raise bad_text(given.line, f"{given}: the virtual is not a firewall mark; allowed: tcp, udp")
         return Protocol(given.value)
 
     def read(self, address: IPAddress) -> Draft:
         draft, options = self.draft, self._options
         ports = ALL_PORTS if self._port is None else (self._port, self._port)
-        draft.listen.append(Listening(address, ports, self._line))
+        draft.listen.append(DraftListener(address, ports, self._line))
         draft.scheduler = options.text("scheduler", DEFAULT_SCHEDULER)
         draft.name = options.text("servicename")
         self._ops()
@@ -174,69 +183,67 @@ class _Virtual:
         self._quiescence()
         self._fallback()
         self._fallback_command(address)
-        negotiation = Negotiation(options, self._top, draft, address, self._port or 0)
-        for one in self._reals:
-            self._real(one, negotiation)
-        for left in options.rest():
-            _note_left(left, draft.notes, negotiation.unread)
+        checks = VirtualChecks(options, self._top, draft, address, self._port or 0)
+        for directive in self._reals:
+            self._real(directive, checks)
+        for left in options.unused():
+            _note_unused(left, draft.notes, checks.reason_unused)
         return draft
 
     # --- options ----------------------------------------------------------------------------------------------------
 
     def _ops(self) -> None:
-        given = self._options.take("ops")
+        given = self._options.use("ops")
         if given is None or given.value == "no":
             return
         if self.draft.protocol is Protocol.UDP:
             self.draft.ops = True
         else:
-            self.draft.notes.missing(given.line, f"{given}: this is for udp alone")
+            self.draft.notes.missing(given.line, f"{given}: only udp has this option")
 
     def _persistence(self) -> None:
         notes = self.draft.notes
-        persistent, netmask = self._options.take("persistent"), self._options.take("netmask")
+        persistent, netmask = self._options.use("persistent"), self._options.use("netmask")
         if persistent is not None and persistent.number:
-            self.draft.persistent = True
-            what = f"{persistent}: balance: hash keeps a client with its backend, without a time-out"
-            notes.changed(persistent.line, what)
+            self.draft.make_persistent(persistent.line, str(persistent))
         elif persistent is not None:
-            notes.missing(persistent.line, f"{persistent}: nothing lasts for 0 seconds")
+            notes.missing(persistent.line, f"{persistent}: a persistence of 0 seconds has no effect")
         if netmask is None:
             return
         dotted = "." in netmask.value
         fits = not dotted and 1 <= int(netmask.value) <= _LONGEST_PREFIX if self._six else dotted
         if not fits:
-            raise fault(self._file, netmask.line, f"{netmask} is no netmask; allowed: 255.255.255.0, for IPv6 1 to 128")
+            raise bad_text(netmask.line, f"{netmask} is not a netmask; allowed: 255.255.255.0, for IPv6 1 to 128")
         if not self.draft.persistent:
             notes.missing(netmask.line, f"{netmask}: without persistent, ldirectord does not use a netmask either")
         elif netmask.value not in {"255.255.255.255", "128"}:
-            notes.missing(netmask.line, f"{netmask}: each address is a client of its own")
+            notes.missing(netmask.line, f"{netmask}: nftlb counts each address as a client")
 
     def _quiescence(self) -> None:
-        given = self._options.take("quiescent") or self._top.take("quiescent")
+        given = self._options.use("quiescent") or self._top.use("quiescent")
         if given is not None and given.value == "yes":
-            what = f"{given}: the connections of a server that is down are ended; `nftlb drain` lets them go on"
+            what = f"{given}: nftlb ends the connections of a server that is down; `nftlb drain` keeps them"
             self.draft.notes.changed(given.line, what)
 
     def _fallback(self) -> None:
-        if wrong := self._options.take("fallback" if self._six else "fallback6"):
-            raise fault(self._file, wrong.line, f"{wrong}: the wrong family; allowed: fallback{self._six}")
-        given = self._options.take(f"fallback{self._six}") or self._top.take(f"fallback{self._six}")
+        if wrong := self._options.use("fallback" if self._six else "fallback6"):
+            raise bad_text(wrong.line, f"{wrong}: the wrong family; allowed: fallback{self._six}")
+        given = self._options.use(f"fallback{self._six}") or self._top.use(f"fallback{self._six}")
         if given is None:
             return
         match = _FALLBACK.fullmatch(given.value)
         if match is None or match[3] not in {None, *METHODS}:
             allowed = "ADDRESS[:PORT] [gate|masq|ipip]"
-            raise fault(self._file, given.line, f"{given} is no fallback; allowed: {allowed}")
+            raise bad_text(given.line, f"{given} is not a fallback; allowed: {allowed}")
         address = self._address(match[1], given.line)
         if address is None:
-            self.draft.notes.missing(given.line, f"{given}: {_named(match[1])}")
+            self.draft.notes.missing(given.line, f"{given}: {_not_an_address(match[1])}")
             return
         port = self._port_number(match[2], given.line) if match[2] else self._port
-        self.draft.sorry = Sorry(address, port, given.line, given.key)
+        self.draft.sorry = SorryServer(address, port, given.line, given.key)
 
     def _fallback_command(self, address: IPAddress) -> None:
-        given = self._options.take("fallbackcommand") or self._top.take("fallbackcommand")
+        given = self._options.use("fallbackcommand") or self._top.use("fallbackcommand")
         if given is None:
             return
         if not given.value.isprintable():
@@ -250,112 +257,102 @@ class _Virtual:
 
     # --- real servers -----------------------------------------------------------------------------------------------
 
-    def _real(self, one: Directive, negotiation: Negotiation) -> None:
-        if one.key != f"real{self._six}":
-            raise fault(self._file, one.line, f"{one}: the wrong family; allowed: real{self._six}")
-        match = _REAL.fullmatch(one.value)
+    def _real(self, directive: Directive, checks: VirtualChecks) -> None:
+        if directive.key != f"real{self._six}":
+            raise bad_text(directive.line, f"{directive}: the wrong family; allowed: real{self._six}")
+        match = _REAL.fullmatch(directive.value)
         flags = _FLAGS.fullmatch(match[4]) if match else None
         if match is None or flags is None or flags[1] not in METHODS:
-            raise fault(self._file, one.line, f"{show(one.value)} is no real server; allowed: {_REAL_FORM}")
-        request, receive, limits = self._pair(flags[3], one)
-        port = self._port_number(match[3], one.line) if match[3] else None
-        notes = Notes(self._file)
+            raise bad_text(directive.line, f"{show(directive.value)} is not a real server; allowed: {_REAL_FORM}")
+        request, receive, limits = self._pair(flags[3], directive)
+        port = self._port_number(match[3], directive.line) if match[3] else None
+        notes = Notes()
         for limit in limits:
-            notes.missing(one.line, f"{limit} of {one.key} = {match[1]}: nftlb limits no connections of a backend")
-        for address in self._addresses(match[1], match[2], one):
-            server = Server(address, port, one.line, notes)
-            server.weight = read.number(flags[2] or "1", self._file, one.line, 0, 2**31 - 1)
-            self._forward(server, flags[1])
-            negotiation.check(server, request, receive)
-            self.draft.servers.append(server)
+            notes.missing(
+                directive.line,
+                f"{limit} of {directive.key} = {match[1]}: nftlb does not limit the connections of a backend",
+            )
+        for address in self._addresses(match[1], match[2], directive):
+            server = DraftServer(address, port, directive.line, notes)
+            server.weight = parse_number(flags[2] or "1", directive.line, 0, MOST_WEIGHT)
+            self.draft.add_server(server, METHODS[flags[1]], flags[1], tunnel=flags[1] == "ipip")
+            checks.add_checks(server, request, receive)
 
-    def _pair(self, text: str, one: Directive) -> tuple[str | None, str | None, list[str]]:
-        """The server's own request and what it has to answer, and its limits of connections."""
+    def _pair(self, text: str, directive: Directive) -> tuple[str | None, str | None, list[str]]:
+        """Read the request and the expected answer of a server, and its limits of connections."""
         request = receive = None
         quotes = [match.start() for match in re.finditer('"', text)]
         if quotes:
-            # As ldirectord has it, the first text goes on as long as a second one still follows.
+            # As ldirectord reads it, the first text is as long as possible while a second text follows.
             ends = [
                 place
                 for place in range(1, len(quotes) - 2)
                 if _BETWEEN.fullmatch(text, quotes[place] + 1, quotes[place + 1])
             ]
             if text[: quotes[0]].strip() or not text[: quotes[0]] or not ends:
-                raise fault(self._file, one.line, f"{show(text.strip())} can't stand here; allowed: {_REAL_FORM}")
+                raise bad_text(directive.line, f"{show(text.strip())} does not fit here; allowed: {_REAL_FORM}")
             end = ends[-1]
             request = text[quotes[0] + 1 : quotes[end]]
             receive = text[quotes[end + 1] + 1 : quotes[-1]]
             text = text[quotes[-1] + 1 :]
         match = _LIMITS.fullmatch(text)
         if match is None:
-            raise fault(self._file, one.line, f"{show(text.strip())} can't stand here; allowed: {_REAL_FORM}")
+            raise bad_text(directive.line, f"{show(text.strip())} does not fit here; allowed: {_REAL_FORM}")
         return request, receive, [f"{name}:{value}" for name, value in zip("lu", match.groups(), strict=True) if value]
 
-    def _addresses(self, first: str, last: str | None, one: Directive) -> Iterator[IPAddress]:
-        """The servers of an entry: one, or a range; none where the entry has names."""
-        ends = [self._address(host, one.line) for host in (first, last) if host is not None]
+    def _addresses(self, first: str, last: str | None, directive: Directive) -> Iterator[IPAddress]:
+        """The addresses of an entry: one, or a range; none, with a remark, where the entry has names."""
+        ends = [self._address(host, directive.line) for host in (first, last) if host is not None]
         if None in ends:
             names = " and ".join(
                 host for host, found in zip((first, last), ends, strict=False) if host and found is None
             )
-            self.draft.notes.missing(one.line, f"{one}: {_named(names)}")
+            self.draft.notes.missing(directive.line, f"{directive}: {_not_an_address(names)}")
             return
         start, end = (int(address) for address in (ends[0], ends[-1]) if address is not None)
         if last is not None and self._six:
-            raise fault(
-                self._file, one.line, f"{show(f'{first}->{last}')} is a range; allowed: a range of IPv4 addresses"
-            )
+            raise bad_text(directive.line, f"{show(f'{first}->{last}')} is a range; allowed: a range of IPv4 addresses")
         if not start <= end < start + MAX_RANGE:
-            what = f"{show(f'{first}->{last}')} is no range"
-            raise fault(self._file, one.line, f"{what}; allowed: at most {MAX_RANGE} addresses, upwards")
+            what = f"{show(f'{first}->{last}')} is not a range"
+            raise bad_text(directive.line, f"{what}; allowed: an upward range of at most {MAX_RANGE} addresses")
         for number in range(start, end + 1):
             yield IPv6Address(number) if self._six else IPv4Address(number)
 
-    def _forward(self, server: Server, method: str) -> None:
-        forward = METHODS[method]
-        if not self.draft.servers:
-            self.draft.forward = forward
-        elif forward is not self.draft.forward:
-            server.notes.missing(server.line, f"{method}: forward is the same for the whole pool")
-        if method == "ipip":
-            what = "ipip: nftlb has no tunnels; with dsr backends must be on a link of this host"
-            server.notes.changed(server.line, what)
-
     # --- values -----------------------------------------------------------------------------------------------------
 
-    def _address(self, host: str, line: int) -> IPAddress | None:
-        """An address of the virtual's family; None for a name."""
+    def _address(self, host: str, line: Line) -> IPAddress | None:
+        """Read an address of the virtual's family. None for a name."""
         numeric = host.startswith("[") or _NUMBERS.fullmatch(host)
         if not numeric:
             if not _NAME.fullmatch(host):
-                raise fault(self._file, line, f"{show(host)} is no address; IPv6 addresses need brackets")
+                raise bad_text(line, f"{show(host)} is not an address; IPv6 addresses need brackets")
             return None
-        found = read.address(host.strip("[]"), self._file, line)
+        found = parse_address(host.strip("[]"), line)
         if found.version != (6 if self._six else 4):
             family = "virtual6, real6 and fallback6" if found.version == 6 else "virtual, real and fallback"  # noqa: PLR2004
-            raise fault(self._file, line, f"{show(host)} is of the wrong family; allowed: with {family}")
+            raise bad_text(line, f"{show(host)} is of the wrong family; allowed: with {family}")
         return found
 
-    def _port_number(self, text: str, line: int) -> int | None:
+    def _port_number(self, text: str, line: Line) -> int | None:
         if text.isdecimal():
-            return read.port(text, self._file, line)
+            return parse_port(text, line)
         if text not in PORTS:
-            raise fault(self._file, line, f"{show(text)} is a name of a port; allowed: a number, 0 to {read.LAST_PORT}")
+            raise bad_text(line, f"{show(text)} is not a known name of a port; allowed: a number from 0 to {LAST_PORT}")
         return PORTS[text]
 
 
-def _servers(block: Block) -> int:
-    return sum(one.key in {"real", "real6"} for one in block.inner)
+def _server_count(block: VirtualBlock) -> int:
+    return sum(directive.key in {"real", "real6"} for directive in block.inner)
 
 
-def _named(name: str) -> str:
-    return f"{name} is no address; `getent ahosts NAME` finds one"
+def _not_an_address(name: str) -> str:
+    return f"{name}: not an address; `getent ahosts NAME` prints the addresses of a name"
 
 
-def _note_left(one: Directive, notes: Notes, otherwise: str) -> None:
-    """Note a directive that nobody has taken, unless nftlb does what it says anyway."""
-    if (one.key, one.value) in _AS_HERE:
+def _note_unused(directive: Directive, notes: Notes, otherwise: str) -> None:
+    """Note a directive that was not used, unless nftlb behaves like this anyway."""
+    if (directive.key, directive.value) in _AS_HERE:
         return
-    key = "emailalert" if one.key.startswith("emailalert") or one.key == "smtp" else one.key
+    key = "emailalert" if directive.key.startswith("emailalert") or directive.key == "smtp" else directive.key
     why = _LEFT.get(key, otherwise)
-    notes.missing(one.line, f"{one}: {why}" if why else str(one))
+    notes.missing(directive.line, f"{directive}: {why}" if why else str(directive))

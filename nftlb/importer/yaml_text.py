@@ -1,4 +1,4 @@
-"""YAML text with comments. Only what can't be misread is written without quotes. No I/O."""
+"""Writes YAML with comments. Only text that YAML can't misread is written without quotes. No I/O."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ _RESERVED = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 _SPECIAL = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
-def flow(value: object) -> str:
-    """A value in one line."""
+def yaml_flow(value: object) -> str:
+    """Write a value in one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key_text(key)}: {flow(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{yaml_key(key)}: {yaml_flow(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(flow, value)) + "]"
+        return "[" + ", ".join(map(yaml_flow, value)) + "]"
     text = str(value)
     if _PLAIN.fullmatch(text) and text.lower() not in _RESERVED:
         return text
     return '"' + "".join(map(_escaped, text)) + '"'
 
 
-def key_text(key: str) -> str:
-    """A key: what begins with a digit might be no text to YAML."""
-    written = flow(key)
+def yaml_key(key: str) -> str:
+    """Write a key. A key that begins with a digit has quotes, because YAML might read a number."""
+    written = yaml_flow(key)
     return f'"{written}"' if written[:1].isdigit() else written
 
 
@@ -51,13 +51,13 @@ def _escaped(character: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"  # noqa: PLR2004
 
 
-def comment(text: str, indent: str = "") -> str:
-    """A line that YAML passes over."""
-    return f"{indent}# {''.join(one if one.isprintable() else ' ' for one in text)}"
+def yaml_comment(text: str, indent: str = "") -> str:
+    """Write a line that YAML ignores."""
+    return f"{indent}# {''.join(letter if letter.isprintable() else ' ' for letter in text)}"
 
 
-def entries(values: Mapping[str, object], indent: str, notes: Mapping[str, str] | None = None) -> Iterable[str]:
-    """`key: value` lines, some with a note behind them."""
+def yaml_entries(values: Mapping[str, object], indent: str, notes: Mapping[str, str] | None = None) -> Iterable[str]:
+    """Write `key: value` lines, with `notes` as comments behind their keys."""
     for key, value in values.items():
         note = (notes or {}).get(key)
-        yield f"{indent}{key_text(key)}: {flow(value)}" + (f"  {comment(note)}" if note else "")
+        yield f"{indent}{yaml_key(key)}: {yaml_flow(value)}" + (f"  {yaml_comment(note)}" if note else "")

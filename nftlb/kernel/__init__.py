@@ -1,25 +1,24 @@
-"""The shell around the kernel: nftables, conntrack, routing rules. Everything here does I/O."""
+"""All access to the kernel: nftables, conntrack, routing rules, monitors. Everything here does I/O.
+
+Three modules import plain values from `nftlb.compiler`, which knows nothing of this package: the next hops of marks
+(`Hop`), the endpoints whose conntrack entries stay (`Keep`), and the NFLOG group of the compiled rules (`GROUP`). The
+compiler decides about them, and the kernel package carries the decision out.
+"""
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # typing takes long to import
-if TYPE_CHECKING:
-    from typing import Any
+from typing import TYPE_CHECKING, Any
 
-    from .libnftables import LibNftables
-    from .protocol import Kernel
+if TYPE_CHECKING:
+    from .libnftables import Kernel, LibNftables
 
 __all__ = ["Kernel", "LibNftables"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what has that name when it is asked for: a start needs the lock and a netlink socket, and no more."""
-    if name == "LibNftables":
-        from .libnftables import LibNftables  # noqa: PLC0415
+    """Import libnftables' binding at the first use of a name: the lab and most commands need only netlink sockets."""
+    if name not in __all__:
+        raise AttributeError(name)
+    from . import libnftables  # noqa: PLC0415
 
-        return LibNftables
-    if name == "Kernel":
-        from .protocol import Kernel  # noqa: PLC0415
-
-        return Kernel
-    raise AttributeError(name)
+    return getattr(libnftables, name)

@@ -1,10 +1,10 @@
-"""Deletes the conntrack entries that would go on sending packets to where they must no longer go.
+"""Deletes conntrack entries that would still send packets to backends that must no longer get them.
 
-A conntrack entry keeps the NAT it was born with, so a zone that changes hands, or a pool that loses a backend, must be
-rid of some. They are read and deleted by netlink: 200,000 of them within seconds.
+A conntrack entry keeps the NAT of its first packet. When a zone gets another backend, or a pool loses a backend, the
+old entries must be deleted. They are read and deleted by netlink: 200,000 entries within seconds.
 
-Ours are zones of the *original direction* (`ct original zone set`), whose number stands inside the original tuple.
-Entries of zones that hold for both directions are somebody else's, and never touched.
+Our zones are zones of the *original direction* (`ct original zone set`), with their number inside the original tuple.
+Entries of zones for both directions belong to other software and are never touched.
 """
 
 from __future__ import annotations
@@ -12,55 +12,54 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from typing import TYPE_CHECKING
+
+from nftlb.errors import KernelError, SystemFault
 
 from .netlink import NETLINK_NETFILTER, NLA_F_NESTED, DumpInterruptedError, Netlink, attribute, attributes
 
-TYPE_CHECKING = False  # typing takes long to import, and so does socket: the first load would wait for both
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from nftlb.compiler.connections import Endpoints, Keep, Stay
-    from nftlb.errors import KernelError, NftlbError
+    from nftlb.errors import NftlbError
 
 # include/uapi/linux/netfilter/nfnetlink_conntrack.h; message types with the subsystem, NFNL_SUBSYS_CTNETLINK
 _GET, _DELETE, _COUNT = 0x101, 0x102, 0x105
 _CTA_STATS_GLOBAL_ENTRIES = 1
-_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_ID, _CTA_ZONE = 1, 2, 12, 18
+_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_STATUS, _CTA_ID, _CTA_ZONE = 1, 2, 3, 12, 18
 _CTA_TUPLE_IP, _CTA_TUPLE_PROTO, _CTA_TUPLE_ZONE = 1, 2, 3
 _CTA_IP_V4_SRC, _CTA_IP_V6_SRC, _CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT = 1, 3, 1, 2
 
 _NFGENMSG = struct.Struct("=BBH")  # address family, version, resource
 _NUMBER = struct.Struct("!H")
+_STATUS = struct.Struct("!I")
+_EXPECTED, _DST_NAT = 1 << 0, 1 << 5  # IPS_EXPECTED, IPS_DST_NAT
 _ANY_FAMILY, _UDP = 0, 17
-_ADDRESSES = (4, 16)
-"""Bytes of an address."""
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _THREE_HEADERS = struct.Struct("=HHHHHH")
 _TYPE_MASK = 0x3FFF
 _REPLY_LAYOUT = (_CTA_TUPLE_REPLY, _CTA_TUPLE_IP, _CTA_TUPLE_PROTO)
 
-# A dump for one zone still walks the whole hash table (9 ms where that is empty, 0.1 s with 200,000 entries), so for
-# many zones, or few entries, one dump of everything is quicker.
+# A dump of one zone still walks the whole hash table (9 ms for an empty table, 0.1 s with 200,000 entries). For many
+# zones, or few entries, one dump of all entries is faster.
 _MOST_FILTERED_DUMPS = 4
 _FEW = 10_000
 _ATTEMPTS = 10
 
 
-def cut(keep: Keep) -> int:
-    """Delete, in the zones that are the keys of `keep`, every entry that leads to none of the endpoints named there.
+def delete_entries(keep: Keep) -> int:
+    """Delete the entries of the zones in `keep` that lead to none of the zone's endpoints. Return their number.
 
-    `Stay.NOTHING`: every entry of the zone; `Stay.DATAGRAMS`: every one that is not of UDP. Returns how many were
-    deleted. Raises SystemFault if this process may not, KernelError if the kernel refuses; what was deleted by then
-    stays so.
+    With `Stay.NOTHING`, every entry of the zone is deleted; with `Stay.DATAGRAMS`, every entry of a protocol other than
+    UDP. Raises SystemFault if this process lacks the permission, KernelError if the kernel refuses; entries that were
+    deleted before stay deleted.
 
-    An entry's endpoint is what its replies come from: the backend that it was translated to or, if it wasn't, its
-    own destination. Entries that packets make while this runs may be missed: the rules have to be right before.
+    The endpoint of an entry is the source of its replies: the backend to which it was translated or, without NAT, its
+    own destination. A flow of UDP that a backend begins, as a helper expects, stays as long as the backend may be used.
+    Entries that are made meanwhile may be missed, so load the new rules before this call.
     """
-    return cut_entries({zone: Kept.of(what) for zone, what in keep.items()})
-
-
-def cut_entries(zones: Mapping[int, Kept]) -> int:
-    """Do what `cut` does."""
+    zones = {zone: Kept.of(what) for zone, what in keep.items()}
     deleted = 0
     for attempt in range(1, _ATTEMPTS + 1):
         try:
@@ -69,10 +68,10 @@ def cut_entries(zones: Mapping[int, Kept]) -> int:
                 for error in netlink.change_all(_DELETE, doomed):
                     if error is None:
                         deleted += 1
-                    elif error.errno != errno.ENOENT:  # that one went by itself
+                    elif error.errno != errno.ENOENT:  # the entry has expired
                         raise error
         except OSError as error:
-            # ENOBUFS: there were more answers than the socket's buffer could take.
+            # ENOBUFS: the socket's buffer was too small for all replies.
             if attempt < _ATTEMPTS and (isinstance(error, DumpInterruptedError) or error.errno == errno.ENOBUFS):
                 continue
             raise _explained(error) from error
@@ -82,9 +81,9 @@ def cut_entries(zones: Mapping[int, Kept]) -> int:
 
 
 def shared_zones() -> dict[int, int]:
-    """Zones that hold for both directions, or for replies: others', hence; and how many entries each has.
+    """Return the zones for both directions or for replies, with their numbers of entries. They are not nftlb's.
 
-    Raises SystemFault if this process may not look, KernelError if the kernel refuses.
+    Raises SystemFault if this process lacks the permission, KernelError if the kernel refuses.
     """
     counts: dict[int, int] = {}
     try:
@@ -93,16 +92,16 @@ def shared_zones() -> dict[int, int]:
                 if not _original_zone(entry) and (zone := _shared_zone(entry)):
                     counts[zone] = counts.get(zone, 0) + 1
     except DumpInterruptedError:
-        pass  # a census of a moving crowd is not exact anyway
+        pass  # the counts change all the time and need not be exact
     except OSError as error:
         raise _explained(error) from error
     return counts
 
 
 class Kept:
-    """What stays of a zone, as the kernel writes it: addresses with the port behind them, and those with any port."""
+    """The entries of a zone that stay: endpoints (address and port), and addresses with any port, in bytes."""
 
-    __slots__ = ("addresses", "datagrams", "endpoints")
+    __slots__ = ("addresses", "datagrams", "endpoints", "senders")
 
     def __init__(
         self,
@@ -112,6 +111,7 @@ class Kept:
         datagrams: bool = False,
     ) -> None:
         self.endpoints, self.addresses, self.datagrams = endpoints, addresses, datagrams
+        self.senders = addresses | {endpoint[: -_NUMBER.size] for endpoint in endpoints}
 
     @classmethod
     def of(cls, what: Endpoints | Stay) -> Kept:
@@ -122,31 +122,22 @@ class Kept:
             frozenset(address.packed for address, port in what if port is None),
         )
 
-    @classmethod
-    def read(cls, text: Iterable[bytes]) -> Kept:
-        """Of the words of `text()`."""
-        found = frozenset(bytes.fromhex(one.decode()) for one in text)
-        addresses = frozenset(one for one in found if len(one) in _ADDRESSES)
-        return cls(found - addresses, addresses)
-
-    def text(self) -> bytes:
-        """The endpoints as words; there are none for datagrams."""
-        return b" ".join(sorted(one.hex().encode() for one in self.endpoints | self.addresses))
-
     def keeps(self, entry: bytes) -> bool:
         if not (self.endpoints or self.addresses or self.datagrams):
             return False
         protocol, address, port = _reply_source(entry)
         if self.datagrams:
             return protocol == _UDP
-        return address + port in self.endpoints or address in self.addresses
+        if address + port in self.endpoints or address in self.addresses:
+            return True
+        return protocol == _UDP and _original_sender(entry) in self.senders and _is_begun_by_sender(entry)
 
 
 def _doomed(netlink: Netlink, zones: Mapping[int, Kept]) -> list[bytes]:
-    """Return the bodies of the requests that delete what is not to be kept.
+    """Return the bodies of the requests that delete the entries which are not kept.
 
-    Each has a tuple: a request without one deletes everything. And the entry's id, so that an entry which has taken
-    its place meanwhile is left alone, as long as it has not got the very same memory.
+    Each has a tuple, because a request without a tuple deletes all entries. The id protects an entry with the same
+    tuple that was made meanwhile, unless it got the same memory.
     """
     doomed = []
     for zone, entry in _entries(netlink, zones):
@@ -158,9 +149,9 @@ def _doomed(netlink: Netlink, zones: Mapping[int, Kept]) -> list[bytes]:
 
 
 def _count(netlink: Netlink) -> int:
-    """How many entries there are in the network namespace."""
-    told = attributes(netlink.ask(_COUNT, _NFGENMSG.pack(_ANY_FAMILY, 0, 0)), _NFGENMSG.size)
-    return int.from_bytes(told[_CTA_STATS_GLOBAL_ENTRIES], "big")
+    """Return the number of entries in the network namespace."""
+    counts = attributes(netlink.ask(_COUNT, _NFGENMSG.pack(_ANY_FAMILY, 0, 0)), _NFGENMSG.size)
+    return int.from_bytes(counts[_CTA_STATS_GLOBAL_ENTRIES], "big")
 
 
 def _entries(netlink: Netlink, zones: Collection[int]) -> Iterator[tuple[int, bytes]]:
@@ -180,17 +171,17 @@ def _entries(netlink: Netlink, zones: Collection[int]) -> Iterator[tuple[int, by
             if zone in remaining:
                 yield zone, entry
             filtered = filtered and zone in (0, asked)
-        if not filtered:  # Linux before 6.8: that was everything there is
+        if not filtered:  # Linux before 6.8 ignores the filter: these were all entries
             return
         remaining.remove(asked)
 
 
-# The next two look at every entry there is, so they walk to what they need instead of taking everything apart. The
-# order of attributes has not changed since conntrack speaks netlink, and is checked.
+# The next two functions run for every entry, so they decode only the attributes that they need. The order of these
+# attributes has been the same since conntrack has had netlink, and is checked.
 
 
 def _original_zone(entry: bytes) -> int:
-    """Return the zone of the original direction; 0 where there is none, or one for both directions."""
+    """Return the zone of the original direction; 0 if the entry has none, or a zone for both directions."""
     length, kind = _ATTRIBUTE.unpack_from(entry, _NFGENMSG.size)
     if kind & _TYPE_MASK != _CTA_TUPLE_ORIG:
         raise _unknown_layout()
@@ -205,14 +196,29 @@ def _original_zone(entry: bytes) -> int:
 
 
 def _shared_zone(entry: bytes) -> int:
-    """Return the zone of an entry that has none of the original direction; 0 where there is none at all."""
+    """Return the zone of an entry that has no zone of the original direction; 0 if it has no zone."""
     found = attributes(entry, _NFGENMSG.size)
     zone = found.get(_CTA_ZONE) or attributes(found[_CTA_TUPLE_REPLY]).get(_CTA_TUPLE_ZONE, b"\0\0")
     return int(_NUMBER.unpack(zone)[0])
 
 
+def _original_sender(entry: bytes) -> bytes:
+    """Return the address that the first packet came from, as on the wire."""
+    *_, address_length, kind = _THREE_HEADERS.unpack_from(entry, _NFGENMSG.size)
+    if kind not in (_CTA_IP_V4_SRC, _CTA_IP_V6_SRC):
+        raise _unknown_layout()
+    start = _NFGENMSG.size + _THREE_HEADERS.size
+    return entry[start : start + address_length - _ATTRIBUTE.size]
+
+
+def _is_begun_by_sender(entry: bytes) -> bool:
+    """Whether no rule of ours chose the destination: a helper expected the flow, or the destination is unchanged."""
+    status = int(_STATUS.unpack(attributes(entry, _NFGENMSG.size)[_CTA_STATUS])[0])
+    return bool(status & _EXPECTED) or not status & _DST_NAT
+
+
 def _reply_source(entry: bytes) -> tuple[int, bytes, bytes]:
-    """Return where replies come from: protocol, and, as on the wire, address and port; where there is none, empty."""
+    """Return the protocol, and address and port that replies come from, as on the wire. No port: empty."""
     length, _ = _ATTRIBUTE.unpack_from(entry, _NFGENMSG.size)
     at = _NFGENMSG.size + length
     _, reply, network_length, network, address_length, address = _THREE_HEADERS.unpack_from(entry, at)
@@ -227,7 +233,7 @@ def _reply_source(entry: bytes) -> tuple[int, bytes, bytes]:
     if kind != _CTA_PROTO_NUM:
         raise _unknown_layout()
     protocol = entry[after_network + 2 * _ATTRIBUTE.size]
-    # Behind the protocol's number (eight bytes with its header) come the ports, where the protocol has some.
+    # The protocol's number (eight bytes with its header) is followed by the ports, if the protocol has ports.
     after_number = after_network + _ATTRIBUTE.size + 8
     if after_number < after_network + transport_length:
         _, kind = _ATTRIBUTE.unpack_from(entry, after_number)
@@ -237,17 +243,15 @@ def _reply_source(entry: bytes) -> tuple[int, bytes, bytes]:
 
 
 def _unknown_layout() -> KernelError:
-    from nftlb.errors import KernelError  # noqa: PLC0415 - hardly ever needed
-
-    return KernelError(f"Linux {os.uname().release} lays conntrack entries out in a way that nftlb does not know")
+    return KernelError(
+        f"Linux {os.uname().release} has a layout of conntrack entries that nftlb does not know: use an older kernel"
+    )
 
 
 def _explained(error: OSError) -> NftlbError:
-    """Say what to do about it."""
-    from nftlb.errors import KernelError, SystemFault  # noqa: PLC0415 - hardly ever needed
-
+    """Return the error with its fix."""
     if error.errno == errno.EPERM:
-        return SystemFault("not permitted to look into conntrack: run nftlb as root, or with CAP_NET_ADMIN")
+        return SystemFault("not permitted to read conntrack: run nftlb as root, or with CAP_NET_ADMIN")
     if error.errno in (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL):
         return SystemFault(f"can't reach conntrack: {error.strerror}: modprobe nf_conntrack_netlink")
     return KernelError(f"conntrack refused: {error.strerror}")

@@ -1,14 +1,14 @@
 # ruff: noqa: PLR2004 - the numbers of attributes, in the order of include/uapi/linux/netfilter/nf_tables.h
-"""A rule's expressions, as the kernel holds them, as nft text. Pure.
+"""Turns the expressions of a rule, as the kernel stores them, into nft text. No I/O but names of interfaces.
 
-The kernel's expressions load values into registers and do something with them; nft text says both at once. Every nft
-makes about the same expressions of the same text, but each lists them in words of its own. What is read here is
-therefore worded here, in the words that the compiler uses.
+The kernel's expressions load values into registers and then use the registers; nft text says both at once. All versions
+of nft make about the same expressions from the same text, but each version lists them in different words. This module
+always uses the words of the compiler.
 
-The numbers of attributes are those of the kernel's nf_tables.h: of `payload`, for instance, NFTA_PAYLOAD_*.
+The numbers of attributes are those of the kernel's nf_tables.h: for `payload`, for instance, NFTA_PAYLOAD_*.
 
-Only what nftlb writes needs words. A rule with something else in it gets a text that begins with `UNREADABLE`: nothing
-that was compiled looks like it, and nft would refuse it.
+Only the expressions that nftlb writes are known here. A rule with other expressions gets a text that begins with
+`UNREADABLE`: no compiled rule looks like that, and nft would refuse it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Protocol
 
 from nftlb.ruleset import UNREADABLE, TableFamily
 
+from .named_objects import REFERRING
 from .netlink import attributes, members
 from .values import (
     CT,
     FIELDS,
     META,
-    Part,
+    KeyPart,
     UnknownError,
-    interface,
-    number,
-    value,
+    format_value,
+    interface_word,
+    read_integer,
     verdict,
 )
 
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
 _U32 = struct.Struct("!I")
 _U16 = struct.Struct("!H")
 _REGISTERS, _FIRST_SLOT = 4, 8
-"""Registers 1 to 4 have 16 bytes each; 8 to 23 are the same room in pieces of four."""
+"""Registers 1 to 4 have 16 bytes each; registers 8 to 23 are the same memory in pieces of four bytes."""
 _OPERATORS = {0: "", 1: "!= ", 2: "< ", 3: "<= ", 4: "> ", 5: ">= "}
+_AT_MOST = 3
 _LINK, _NETWORK, _TRANSPORT = 0, 1, 2
 _BASES = {_LINK: "ll", _NETWORK: "nh", _TRANSPORT: "th"}
 _HEADER_OF = {"ipv6-icmp": "icmpv6"}
@@ -47,7 +49,7 @@ _HEADER_OF = {"ipv6-icmp": "icmpv6"}
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """What a register holds: its text, the kind of its bytes and their number; `data`: the bytes, if they are known."""
+    """The content of a register: its text, the kind and number of its bytes, and the bytes if known (`data`)."""
 
     text: str
     kind: str = "big"
@@ -60,30 +62,30 @@ class _Loaded:
 
 
 class Sets(Protocol):
-    """What rules need to know of the sets of their table; the methods raise KeyError for a set that is not there."""
+    """The sets of a table, as its rules need them. The methods raise KeyError for an unknown set."""
 
     def sizes(self, name: str) -> tuple[int, int]:
-        """The bytes of a key, and those of the data."""
+        """Return the bytes of a key, and the bytes of the data."""
 
-    def content(self, name: str, keys: Sequence[Part]) -> str | None:
-        """The text of a set that has no name of its own, its keys being of these kinds; None if it has one."""
+    def content(self, name: str, keys: Sequence[KeyPart]) -> str | None:
+        """Return the text of an anonymous set with keys of these kinds; None if the set has a name."""
 
 
 def rule_text(family: TableFamily, sets: Sets, expressions: bytes, comment: str) -> str:
-    """What stands for a rule between the braces of its chain, without counts."""
+    """Return the text of a rule, as it stands between the braces of its chain, without counts."""
     rule = _Rule(family, sets)
     try:
         for expression in members(expressions):
             parts = attributes(expression)
-            rule.read(parts[1].rstrip(b"\0").decode(), attributes(parts.get(2, b"")))
+            rule.add_expression(parts[1].rstrip(b"\0").decode(), attributes(parts.get(2, b"")))
     except (UnknownError, KeyError, IndexError, struct.error, ValueError) as error:
         return f"{UNREADABLE} {error!r} {expressions.hex()}"
-    said = [one for one in rule.said if one]
+    said = [text for text in rule.said if text]
     return " ".join([*said, f'comment "{comment}"'] if comment else said)
 
 
 class _Rule:
-    """The state of reading one rule."""
+    """The state while one rule is translated."""
 
     def __init__(self, family: TableFamily, sets: Sets) -> None:
         self.said: list[str] = []
@@ -92,22 +94,22 @@ class _Rule:
         self._network = {TableFamily.IP: "ip", TableFamily.IP6: "ip6"}.get(family, "")
         self._transport = ""
         self._implied: dict[int, int] = {}
-        """Where in `said` a match stands that the name of a header's field says too, by the header's layer."""
+        """The index in `said` of a match that a later field name makes superfluous, by the header's layer."""
 
-    def read(self, name: str, of: Mapping[int, bytes]) -> None:
+    def add_expression(self, name: str, of: Mapping[int, bytes]) -> None:
         step = _STEPS.get(name)
         if step is None:
             raise UnknownError(name)
         step(self, of)
 
-    # --- what loads a register
+    # --- expressions that load a register
 
     def payload(self, of: Mapping[int, bytes]) -> None:
         base, offset, size = (_int(of, kind) for kind in (2, 3, 4))
-        if 5 in of:  # NFTA_PAYLOAD_SREG: it is written
+        if 5 in of:  # NFTA_PAYLOAD_SREG: the expression writes the field
             source = self._at(_int(of, 5))
             for field, part, data in self._split(base, offset, size, source.data):
-                self.said.append(f"{field} set {source.text if data is None else value(part.kind, data)}")
+                self.said.append(f"{field} set {source.text if data is None else format_value(part.kind, data)}")
             return
         field, part = self._field(base, offset, size)
         self._put(_int(of, 1), _Loaded(field, part.kind, size, payload=(base, offset)))
@@ -138,7 +140,7 @@ class _Rule:
         if _int(of, 7, 0):
             self._put(_int(of, 2), _Loaded(f"symhash mod {modulus}{_offset(of, 6)}", "host"))
             return
-        key = " . ".join(one.text for one in self._row(_int(of, 1), _int(of, 3)))
+        key = " . ".join(key_part.text for key_part in self._row(_int(of, 1), _int(of, 3)))
         seed = f" seed {_int(of, 5):#x}" if 5 in of else ""
         self._put(_int(of, 2), _Loaded(f"jhash {key} mod {modulus}{seed}{_offset(of, 6)}", "host"))
 
@@ -167,45 +169,50 @@ class _Rule:
         if source.flags:
             self._put(_int(of, 2), replace(source, data=mask))
             return
-        text = f"{source.text} & {number(source.kind, mask):#x}"
+        text = f"{source.text} & {read_integer(source.kind, mask):#x}"
         self._put(_int(of, 2), _Loaded(text, source.kind, source.size, masked=True))
 
     def byteorder(self, of: Mapping[int, bytes]) -> None:
-        if _int(of, 4) != 1:  # a single byte has no order: nft 1.0.6 asks for that in keys of ranges
+        if _int(of, 4) != 1:  # a single byte has no order; nft 1.0.6 converts single bytes in keys of ranges
             raise UnknownError("byteorder")
 
-    # --- what asks
+    # --- expressions that compare
 
     def cmp(self, of: Mapping[int, bytes]) -> None:
         source, operator, data = self._at(_int(of, 1)), _int(of, 2), attributes(of[3])[1]
         if source.flags:
             if operator != 1 or any(data) or source.data is None:
                 raise UnknownError("flags")
-            self.said.append(f"{source.text} {value(source.kind, source.data)}")
+            self.said.append(f"{source.text} {format_value(source.kind, source.data)}")
             return
         if source.masked:
-            self.said.append(f"{source.text} {_OPERATORS[operator] or '== '}{value(source.kind, data)}")
+            self.said.append(f"{source.text} {_OPERATORS[operator] or '== '}{format_value(source.kind, data)}")
             return
         if source.payload is not None and not operator:
             for field, part, piece in self._split(*source.payload, len(data), data):
                 self._match(field, part.kind, piece or b"")
             return
         if operator:
-            self.said.append(f"{source.text} {_OPERATORS[operator]}{value(source.kind, data)}")
+            text, value = f"{source.text} {_OPERATORS[operator]}", format_value(source.kind, data)
+            if operator == _AT_MOST and self.said and self.said[-1].startswith(f"{source.text} >= "):
+                # nft compares twice for a range.
+                self.said[-1] = f"{self.said[-1].replace('>= ', '', 1)}-{value}"
+            else:
+                self.said.append(f"{text}{value}")
         else:
             self._match(source.text, source.kind, data)
 
     def range(self, of: Mapping[int, bytes]) -> None:
         source = self._at(_int(of, 1))
-        first, last = (value(source.kind, attributes(of[kind])[1]) for kind in (3, 4))
+        first, last = (format_value(source.kind, attributes(of[kind])[1]) for kind in (3, 4))
         self.said.append(f"{source.text} {_OPERATORS[_int(of, 2)]}{first}-{last}")
 
     def lookup(self, of: Mapping[int, bytes]) -> None:
         name = of[1].rstrip(b"\0").decode()
         key_size, data_size = self._sets.sizes(name)
         keys = self._row(_int(of, 2), key_size)
-        text = " . ".join(one.text for one in keys)
-        content = self._sets.content(name, [Part(one.kind, one.size) for one in keys]) or f"@{name}"
+        text = " . ".join(key.text for key in keys)
+        content = self._sets.content(name, [KeyPart(key.kind, key.size) for key in keys]) or f"@{name}"
         if 3 not in of:  # NFTA_LOOKUP_DREG
             inverse = "!= " if _int(of, 5, 0) & 1 else ""
             self.said.append(f"{text} {inverse}{content}")
@@ -214,7 +221,7 @@ class _Rule:
         else:
             self._put(_int(of, 3), _Loaded(f"{text} map {content}", size=data_size))
 
-    # --- what does something
+    # --- statements
 
     def nat(self, of: Mapping[int, bytes]) -> None:
         text = {0: "snat", 1: "dnat"}[_int(of, 1)]
@@ -241,13 +248,13 @@ class _Rule:
         self.said.append(f"masquerade{port}")
 
     def _ports(self, of: Mapping[int, bytes], low: int, high: int) -> str | None:
-        """Ports to choose from; None where they come with the address, from the same map."""
+        """Return the ports to choose from; None if they come with the address from the same map."""
         first = self._slots.get(_slot(_int(of, low)))
         if first is None or first.data is None:
             return None if first is None else first.text
         last = self._at(_int(of, high, _int(of, low)))
-        one, other = (value("inet_service", each.data or b"") for each in (first, last))
-        return one if one == other else f"{one}-{other}"
+        lowest, highest = (format_value("inet_service", limit.data or b"") for limit in (first, last))
+        return lowest if lowest == highest else f"{lowest}-{highest}"
 
     def reject(self, of: Mapping[int, bytes]) -> None:
         kind, code = _int(of, 1), of.get(2, b"\0")[0]
@@ -301,7 +308,13 @@ class _Rule:
     def _device(self, source: _Loaded) -> str:
         if source.data is None:
             return source.text
-        return f'"{interface(number("iface_index", source.data))}"'
+        return f'"{interface_word(read_integer("iface_index", source.data))}"'
+
+    def refer(self, of: Mapping[int, bytes]) -> None:
+        if 1 not in of:  # a map of names
+            raise UnknownError("a reference by a map")
+        name = of[2].rstrip(b"\0").decode()
+        self.said.append(f'{REFERRING[_int(of, 1)]} set "{name}"')
 
     # --- registers and fields
 
@@ -315,7 +328,7 @@ class _Rule:
         return self._slots[_slot(register)]
 
     def _row(self, register: int, size: int) -> list[_Loaded]:
-        """What lies side by side from a register on, in so many bytes."""
+        """Return the adjacent values from a register on, `size` bytes in total."""
         slot, found = _slot(register), []
         end = slot + (size + 3) // 4
         while slot < end:
@@ -324,8 +337,8 @@ class _Rule:
             slot += (loaded.size + 3) // 4
         return found
 
-    def _field(self, base: int, offset: int, size: int) -> tuple[str, Part]:
-        """The name of a field of a packet, which says of what protocol the packet is."""
+    def _field(self, base: int, offset: int, size: int) -> tuple[str, KeyPart]:
+        """Return the name of a packet's field. It implies the protocol, so the match on the protocol is removed."""
         header = ""
         if base == _NETWORK:
             header = self._network
@@ -333,17 +346,17 @@ class _Rule:
             header = _HEADER_OF.get(self._transport, self._transport) or "th"
         found = FIELDS.get(header, {}).get((offset, size))
         if found is None:
-            return f"@{_BASES[base]},{offset * 8},{size * 8}", Part("big", size)
+            return f"@{_BASES[base]},{offset * 8},{size * 8}", KeyPart("big", size)
         if (place := self._implied.pop(base, None)) is not None:
             self.said[place] = ""
-        return f"{header} {found[0]}", Part(found[1], size)
+        return f"{header} {found[0]}", KeyPart(found[1], size)
 
-    def _split(self, base: int, offset: int, size: int, data: bytes | None) -> list[tuple[str, Part, bytes | None]]:
-        """The fields in a part of a packet, each with its bytes: nft joins what lies side by side."""
+    def _split(self, base: int, offset: int, size: int, data: bytes | None) -> list[tuple[str, KeyPart, bytes | None]]:
+        """Return the fields in a part of a packet, each with its bytes: nft joins comparisons of adjacent fields."""
         whole = [(*self._field(base, offset, size), data if data is None else data[:size])]
         if data is None or not whole[0][0].startswith("@"):
             return whole
-        found: list[tuple[str, Part, bytes | None]] = []
+        found: list[tuple[str, KeyPart, bytes | None]] = []
         start = 0
         while start < size:
             for step in (1, 2, 4, 16):
@@ -357,7 +370,7 @@ class _Rule:
         return found
 
     def _match(self, field: str, kind: str, data: bytes) -> None:
-        text = value(kind, data)
+        text = format_value(kind, data)
         if field == "meta l4proto":
             self._transport, self._implied[_TRANSPORT] = text, len(self.said)
         elif field in ("ip protocol", "ip6 nexthdr"):
@@ -372,8 +385,8 @@ def _slot(register: int) -> int:
 
 
 def _said(source: _Loaded, kind: str) -> str:
-    """The value of a register, as one of that kind."""
-    return source.text if source.data is None else value(kind, source.data)
+    """Return the text of a register's value as a value of that kind."""
+    return source.text if source.data is None else format_value(kind, source.data)
 
 
 def _int(of: Mapping[int, bytes], kind: int, default: int | None = None) -> int:
@@ -408,6 +421,7 @@ _STEPS: Mapping[str, Callable[[_Rule, Mapping[int, bytes]], None]] = {
     "tproxy": _Rule.tproxy,
     "fwd": _Rule.forward,
     "dup": _Rule.duplicate,
+    "objref": _Rule.refer,
     "counter": lambda rule, _: rule.said.append("counter"),
     "notrack": lambda rule, _: rule.said.append("notrack"),
 }

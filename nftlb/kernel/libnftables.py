@@ -1,27 +1,54 @@
-"""The kernel behind the distribution's own binding of libnftables."""
+"""nftables of one network namespace: the interface `Kernel`, and its implementation with libnftables and netlink."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+import os
+import re
+import shutil
+import subprocess
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from nftlb.errors import KernelError, SystemFault
 
-from .counts import counts
 from .generation import Generation
-from .nft_version import crashes_on_newer, read_version
-from .reading import TablesReader, siblings
+from .reading import TablesReader, read_counts, read_siblings
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from nftlb.ruleset import Count, Listing, TableFamily
-    from nftlb.swap import Transaction
+    from nftlb.ruleset import Count, Listing, TableFamily, Transaction
 
 _SHOWN_LINES = 6
+_VERSION = re.compile(r"v([0-9.]+)")
+OLDEST, NEWEST = (1, 0, 6), (1, 1, 7)
+"""The oldest and newest version of nft with which the tests ran: 1.0.6, 1.1.3 and 1.1.7."""
+
+
+class Kernel(Protocol):
+    """nftables of one network namespace. A method that is refused raises KernelError and has changed nothing."""
+
+    def check(self, text: str) -> None:
+        """Check nft text with libnftables and the kernel, without loading it."""
+
+    def apply(self, transaction: Transaction) -> None:
+        """Carry out all operations of the transaction, or none."""
+
+    def list(self, table: str) -> Mapping[TableFamily, Listing]:
+        """Return the tables of that name as they are now, by family. A family without the table is left out."""
+
+    def siblings(self, table: str) -> Collection[str]:
+        """Return the names of the other tables that nftlb has made, for other configurations."""
+
+    def counters(self, table: str) -> Mapping[str, Count]:
+        """Return the packets and bytes sent to each backend, by `POOL/BACKEND`, over all tables of that name."""
+
+    def generation(self) -> int:
+        """Return a number that grows by one with every transaction of any process in this namespace."""
 
 
 class LibNftables:
-    """libnftables of one network namespace: to be made, and called, by threads that are in it."""
+    """libnftables of one network namespace. Only threads in that namespace may make and call it."""
 
     def __init__(self) -> None:
         self._nft = _context()
@@ -35,20 +62,25 @@ class LibNftables:
         self.close()
 
     def close(self) -> None:
-        """Let go of the sockets; the tables stay."""
+        """Close the sockets. The tables stay loaded."""
         self._nft = None
         self._generation.close()
 
     def check(self, text: str) -> None:
-        # In a context of its own: libnftables 1.0.6 takes what it only checked for real, and refuses what comes next.
+        # In a separate context: libnftables 1.0.6 remembers checked objects as if they were loaded, and then refuses
+        # the next transaction.
         context = _context()
         context.set_dry_run(True)
         _run(context, text)
 
     def apply(self, transaction: Transaction) -> None:
-        if any(one.newer for one in self._readers.values()) and (mine := read_version()) and crashes_on_newer(mine):
+        if (
+            any(reader.newer for reader in self._readers.values())
+            and (version := read_version())
+            and crashes_on_newer(version)
+        ):
             raise KernelError(
-                f"our tables were made by nft 1.1.2 or later, and libnftables {mine} would crash on them: "
+                f"our tables were made by nft 1.1.2 or later, and libnftables {version} would crash on them: "
                 "use the newer nft again to change or to delete them, or reboot"
             )
         _run(self._nft, transaction.text)
@@ -59,10 +91,10 @@ class LibNftables:
         return self._readers[table].read(table)
 
     def siblings(self, table: str) -> Collection[str]:
-        return siblings(table)
+        return read_siblings(table)
 
     def counters(self, table: str) -> Mapping[str, Count]:
-        return counts(table)
+        return read_counts(table)
 
     def generation(self) -> int:
         return self._generation.read()
@@ -86,7 +118,43 @@ def _run(context: Any, text: str) -> str:
 
 
 def _summary(error: str) -> str:
-    """The first lines of libnftables' message, without the echo of a rule of thousands of characters."""
+    """Return the first lines of libnftables' message, without its copy of a rule of thousands of characters."""
     lines = [line[:200] for line in error.splitlines() if line.strip() and not set(line) <= set(" \t^~")]
     more = len(lines) - _SHOWN_LINES
     return "\n".join(lines[:_SHOWN_LINES] + ([f"... and {more} more lines"] if more > 0 else []))
+
+
+def version_warning(version: str) -> str:
+    """Return a warning about a version that the tests never ran with; empty for the tested versions."""
+    number = _number(version)
+    if not number or OLDEST <= number <= NEWEST:
+        return ""
+    how = "older than" if number < OLDEST else "newer than"
+    known = " to ".join(".".join(map(str, version)) for version in (OLDEST, NEWEST))
+    return f"version {version} is {how} those that nftlb is tested with ({known})"
+
+
+def crashes_on_newer(version: str) -> bool:
+    """Whether this version crashes on tables made by nft 1.1.2 or later, which store more data beside a set."""
+    return _number(version) < (1, 1, 2)
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
+
+
+def read_version() -> str:
+    """Return the version of nft; empty if it can't be found out. libnftables has the same version.
+
+    The program is asked, because libnftables gives its version only together with tables, on which it may crash.
+    """
+    found = None
+    with suppress(OSError, subprocess.SubprocessError):
+        path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+        program = shutil.which("nft", path=path)
+        if program is not None:
+            printed = subprocess.run(  # noqa: S603 - the host's own nft
+                [program, "--version"], capture_output=True, text=True, timeout=5, check=False
+            )
+            found = _VERSION.search(printed.stdout)
+    return found[1] if found else ""

@@ -1,11 +1,11 @@
-"""Only one nftlb writes a table at a time: it holds a file in /run/nftlb, one for each network namespace and table.
+"""A lock that lets only one nftlb write a table: a file in /run/nftlb for each network namespace and table.
 
-Who can write to that folder can take the lock: root, and the user that root gave the folder to. The lock is a record
-lock (fcntl(2)): the kernel tells which process holds the lock, gives the lock back however that process ends, and hands
-the lock to no child.
+Every user who can write to that folder can take the lock: root, and the user to whom root gave the folder. The lock is
+a record lock (fcntl(2)): the kernel knows which process holds the lock, releases the lock however that process ends,
+and passes the lock to no child.
 
-A user namespace without a folder of its own has a network that no other user can enter. There the lock is an abstract
-socket of the network namespace, as in versions before this one.
+A user namespace without its own folder has a network that no other user can enter. There the lock is an abstract
+socket of the network namespace, as in earlier versions.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shlex
+import socket
 import stat
 import struct
 import sys
 import time
 from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-# The first load waits for all that is imported here: nftlb/preload.py.
-TYPE_CHECKING = False
+from nftlb.errors import SystemFault
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from socket import socket
-    from typing import Self
-
-    from nftlb.errors import SystemFault
 
 FOLDER: str | os.PathLike[str] = "/run/nftlb"
 _FOR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -34,34 +34,17 @@ _NOT_FOR_THE_OWNER = stat.S_IRWXG | stat.S_IRWXO
 _FLOCK = struct.Struct("hhqqi0q")
 """struct flock of fcntl(2): type, whence, start, length, process."""
 _NOTE_BYTES = 400
-_PLAIN = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 @%+=:,./-_")
-"""What needs no quotes for a shell; a word with a blank inside is read as two words, which is good enough here."""
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
 _held: set[tuple[int, str]] = set()
-"""By this process, whose number is part of it: a child that was forked holds none. To the kernel a second lock of one
-process is no other."""
+"""The locks of this process, as (process id, file): a forked child holds none. This set is needed because the kernel
+grants a second lock on the same file to the same process."""
 
 
-class Lock:
-    """A lock that is held until `close()`, or the end of the process; a context manager."""
+def hold_lock(table: str) -> ExitStack:
+    """Take the lock for writing a table in this network namespace, until `close()` or the end of the process.
 
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._stack.close()
-
-
-def hold(table: str) -> Lock:
-    """Be the only one to write that table in this network namespace.
-
-    Raises SystemFault if another process is, and names that process; or if this user can't have the lock.
+    Raises SystemFault if another process holds the lock, with the name of that process, or if this user may not take
+    the lock.
     """
     name = _name(table)
     with ExitStack() as stack:
@@ -71,7 +54,7 @@ def hold(table: str) -> Lock:
             if error.errno not in _UNUSABLE or not _in_user_namespace():
                 raise _unusable(name, error) from error
             stack.enter_context(_abstract_socket(table))
-        return Lock(stack.pop_all())
+        return stack.pop_all()
 
 
 def _hold(name: str, table: str, stack: ExitStack) -> None:
@@ -81,7 +64,7 @@ def _hold(name: str, table: str, stack: ExitStack) -> None:
     if key in _held:
         raise _taken(table, f"process {os.getpid()} (this one)")
     for file in _opened(folder, name):
-        # To close a file gives back every lock of this process on the file: not so here, since there is none.
+        # Closing a file releases every lock of this process on the file. At this point it has none.
         kept = ExitStack()
         kept.callback(os.close, file)
         with kept:
@@ -92,25 +75,26 @@ def _hold(name: str, table: str, stack: ExitStack) -> None:
                     raise
                 raise _taken(table, _holder(file)) from None
             if not _is_still(folder, name, file):
-                continue  # who held it has just removed the file, and the next process would make another
+                continue  # its holder has just deleted the file; the next process would make a new file
             stack.push(kept.pop_all())
         break
     _held.add(key)
     stack.callback(_held.discard, key)
     stack.callback(_remove, folder, name)
-    with suppress(OSError):  # no space left: the lock holds without a note
+    _mark(folder, table)
+    with suppress(OSError):  # no space left: the lock works without the note
         os.ftruncate(file, 0)
         os.pwrite(file, _note().encode(), 0)
 
 
 def _name(table: str) -> str:
-    """Name the file: namespaces share the folder. When the number of a dead one comes again, its lock is free."""
-    namespace = os.stat("/proc/thread-self/ns/net")  # noqa: PTH116 - pathlib takes long to import
+    """Return the name of the file: namespaces share the folder. A reused namespace number has a free lock."""
+    namespace = Path("/proc/thread-self/ns/net").stat()
     return f"{table}.{namespace.st_dev}-{namespace.st_ino}.lock"
 
 
 def _folder() -> int:
-    """Open the folder, or make it. SystemFault if a stranger could take the lock, or keep others from it."""
+    """Open the folder, or make it. Raises SystemFault if other users could take or block the lock."""
     with suppress(FileExistsError):
         os.mkdir(FOLDER)  # noqa: PTH102
         os.chmod(FOLDER, 0o755)  # noqa: PTH101, S103 - whatever the umask: the daemon's socket may be there
@@ -119,11 +103,13 @@ def _folder() -> int:
     except OSError as error:
         if error.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise
-        raise _fault(f"{FOLDER} is no folder; needed: a folder for locks: remove what is there") from None
+        raise SystemFault(
+            f"{FOLDER} is not a folder; needed: a folder for locks: remove the file that is there"
+        ) from None
     status = os.fstat(folder)
     if status.st_mode & _FOR_OTHERS:
         os.close(folder)
-        raise _fault(
+        raise SystemFault(
             f"{FOLDER} can be written by others than its owner (mode {stat.S_IMODE(status.st_mode):04o}), who could "
             f"keep nftlb from starting; allowed: 0755 or less: chmod go-w {FOLDER}"
         )
@@ -131,7 +117,7 @@ def _folder() -> int:
 
 
 def _opened(folder: int, name: str) -> Iterator[int]:
-    """Open the file of the lock, or make it; again and again, as long as the caller finds it to be another by then."""
+    """Open the lock's file, or make it. The caller takes the next if the file was replaced after it was opened."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     while True:
         try:
@@ -142,15 +128,15 @@ def _opened(folder: int, name: str) -> Iterator[int]:
         status, owner = os.fstat(file), os.fstat(folder).st_uid
         if not stat.S_ISREG(status.st_mode) or status.st_uid != owner or status.st_mode & _NOT_FOR_THE_OWNER:
             os.close(file)
-            raise _fault(
-                f"{FOLDER}/{name} is not a lock of nftlb's (mode {stat.filemode(status.st_mode)}, owner "
+            raise SystemFault(
+                f"{FOLDER}/{name} is not a lock of nftlb (mode {stat.filemode(status.st_mode)}, owner "
                 f"{status.st_uid}); needed: a file with mode 0600 of user {owner}, as the folder: remove what is there"
             )
         yield file
 
 
 def _make(folder: int, name: str) -> None:
-    """Make the file, at once as the folder's owner's: where root makes the file, the daemon's user has to open it."""
+    """Make the file, with the folder's owner from the start: the daemon's user must be able to open root's file."""
     new = f"{name}.{os.urandom(4).hex()}"
     file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
@@ -172,70 +158,62 @@ def _is_still(folder: int, name: str, file: int) -> bool:
 
 
 def _remove(folder: int, name: str) -> None:
-    """Leave no file behind for each namespace there ever was."""
+    """Delete the file, so that old namespaces leave no files."""
     with suppress(OSError):
         os.unlink(name, dir_fd=folder)
 
 
-def _note() -> str:
-    """What the next process says of this one: the command, and since when."""
-    words = [sys.argv[0].rpartition("/")[2], *sys.argv[1:]]
-    command = " ".join(words)
-    if not all(words) or set(command) - _PLAIN:
-        import shlex  # noqa: PLC0415 - hardly ever needed
+def _mark(folder: int, table: str) -> None:
+    """Leave an empty file for each table that was written since the boot: nftlb/preload.sh looks for other tables."""
+    with suppress(FileExistsError):
+        os.close(os.open(f"{table}.used", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder))
 
-        command = shlex.join(words)
+
+def _note() -> str:
+    """Return the note about this process for the message of the next: the command and its start."""
+    command = shlex.join([sys.argv[0].rpartition("/")[2], *sys.argv[1:]])
     return f"`{command[:_NOTE_BYTES]}`, since {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}"
 
 
 def _holder(file: int) -> str:
-    """Who holds the lock: the process by the kernel's word, the rest by the process's own note."""
+    """Return who holds the lock: the process id from the kernel, the rest from that process's note."""
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     kind, *_, process = _FLOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, asked))
     if kind == fcntl.F_UNLCK:
         return "a process that has just ended"
     who = f"process {process}" if process > 0 else "a process of another PID namespace"
     note = os.pread(file, 4 * _NOTE_BYTES, 0).decode(errors="replace")
-    told = "".join(one if one.isprintable() else "?" for one in note)
-    return f"{who} ({told})" if told else who
+    text = "".join(letter if letter.isprintable() else "?" for letter in note)
+    return f"{who} ({text})" if text else who
 
 
 def _taken(table: str, who: str) -> SystemFault:
-    return _fault(
-        f"another nftlb runs for the table {table} in this network namespace: {who}: stop it, have it `nftlb reload`, "
-        "or set `table:`"
+    return SystemFault(
+        f"another nftlb runs for the table {table} in this network namespace: {who}: stop it, use `nftlb reload`, or "
+        "set another `table:`"
     )
 
 
 def _unusable(name: str, error: OSError) -> SystemFault:
     why = error.strerror or str(error)
     if error.errno not in _UNUSABLE:
-        return _fault(f"the lock {FOLDER}/{name} can't be had: {why}")
-    return _fault(
-        f"the lock {FOLDER}/{name} can't be had: {why}; needed: a folder that this user may write to: run nftlb as "
-        f"root, or have root do `install -d -m 755 -o USER {FOLDER}` for the user that nftlb runs as; in a container "
+        return SystemFault(f"the lock {FOLDER}/{name} can't be taken: {why}")
+    return SystemFault(
+        f"the lock {FOLDER}/{name} can't be taken: {why}; needed: a folder that this user may write to: run nftlb as "
+        f"root, or run as root `install -d -m 755 -o USER {FOLDER}` for the user that nftlb runs as; in a container "
         "with a read-only root, mount a tmpfs on /run"
     )
 
 
 def _in_user_namespace() -> bool:
-    """Whether this process is in another than the first user namespace, and so has a network that others can't enter.
+    """Whether this process is in a separate user namespace, with a network that other users can't enter.
 
-    Or it has no power over the network, and gets no further than here.
+    If it shares the host's network instead, it may not change that network, and fails later.
     """
-    with open("/proc/self/uid_map", encoding="ascii") as file:  # noqa: PTH123 - see above
-        return file.read().split() != ["0", "0", "4294967295"]
+    return Path("/proc/self/uid_map").read_text(encoding="ascii").split() != ["0", "0", "4294967295"]
 
 
-def _fault(message: str) -> SystemFault:
-    from nftlb.errors import SystemFault  # noqa: PLC0415 - see above
-
-    return SystemFault(message)
-
-
-def _abstract_socket(table: str) -> socket:
-    import socket  # noqa: PLC0415 - see above
-
+def _abstract_socket(table: str) -> socket.socket:
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         lock.bind(f"\0nftlb/{table}")

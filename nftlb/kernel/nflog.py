@@ -1,7 +1,7 @@
-"""Listens to the log of refusals (`nftlb.compiler.watched`): whose server is gone, as its own host says.
+"""Receives the logged port-unreachable errors (`nftlb.compiler.watched`): a host says that its server is gone.
 
-What is logged has passed the rules' guards; what it quotes is checked here once more, since anybody on this host may
-log to a group, and everything beyond the headers that conntrack looked at is whatever was sent.
+The logged packets have passed the checks of the rules. The packet quoted in the error is checked here again: every
+process with privileges on this host may log to the group, and conntrack has checked only the headers.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from nftlb.compiler.watched import GROUP, HINT, PREFIX
 from nftlb.errors import KernelError, SystemFault
 
-from .generation import generation
-from .listener import Ear, Listener
+from .generation import read_generation
+from .monitors import KernelMonitor
 from .netlink import NETLINK_NETFILTER, Netlink, attribute, attributes
 
 if TYPE_CHECKING:
@@ -34,19 +34,19 @@ _IPV4_SIZE, _IPV6_SIZE, _ICMP_SIZE, _UDP_SIZE = 20, 40, 8, 8
 _UDP = socket.IPPROTO_UDP
 _PORT_UNREACHABLE = {4: (socket.IPPROTO_ICMP, 3, 3), 6: (socket.IPPROTO_ICMPV6, 1, 4)}
 _FRAGMENT = socket.IPPROTO_FRAGMENT
-_MOST_EXTENSIONS = 8  # RFC 8200 has each once, but for one of them; a longer chain would be read in quadratic time
-_EXTENSION_SIZE = 8  # at least, and counted in as many bytes
+_MOST_EXTENSIONS = 8  # RFC 8200 allows each once, one twice; reading a longer chain would take quadratic time
+_EXTENSION_SIZE = 8  # bytes; the smallest size, and the unit of the length field
 _EXTENSIONS = {socket.IPPROTO_HOPOPTS, socket.IPPROTO_ROUTING, _FRAGMENT, socket.IPPROTO_DSTOPTS}
 
-# Datagrams read at a time: a flood of refusals says the same again and again.
+# Datagrams to read at a time: a flood of refusals repeats the same message.
 _AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """The address and the port that a datagram was sent on to, and whose host says that nobody listens there.
+class PortUnreachable:
+    """The address and port of a forwarded datagram whose host replied that no server listens there.
 
-    A hint is nothing but what some packet says; for anything else the rules have seen that we sent the datagram.
+    `hint`: only the packet says so. Otherwise the rules have verified that this balancer sent the datagram.
     """
 
     address: IPAddress
@@ -54,32 +54,29 @@ class Refused:
     hint: bool = False
 
 
-class Refusals(Ear):
-    """Hears of them in the network namespace of the thread that makes it.
+class RefusalMonitor(KernelMonitor):
+    """Receives refusals in the network namespace of the thread that makes it.
 
-    A group has one listener at most: the first.
+    A group has at most one listener: the first.
     """
 
     def __init__(self, group: int = GROUP) -> None:
-        """SystemFault if somebody else listens to the group, if the kernel can't log, or if this process may not."""
-        try:
-            super().__init__(Listener(NETLINK_NETFILTER))
-        except OSError as error:
-            raise KernelError(f"the kernel has no netfilter: {error.strerror}") from error
+        """Raises SystemFault if another process listens, if the kernel can't log, or without permission."""
+        super().__init__("logged packets", NETLINK_NETFILTER)
         try:
             self._bind(group)
         except BaseException:
             self.close()
             raise
 
-    def read(self) -> list[Refused]:
-        """Return the refusals that are there, each address and port once; waits for nothing.
+    def read(self) -> list[PortUnreachable]:
+        """Return the waiting refusals, each address and port once. Never waits.
 
-        What does not fit into the socket's buffer is lost: a server that is gone refuses again.
+        Refusals that do not fit into the socket's buffer are lost: a server that is gone refuses again.
         """
-        messages, _ = self._listener.hear(_AT_ONCE)
+        messages, _ = self._announcements.receive(_AT_ONCE)
         found = (_read_entry(body) for kind, body in messages if kind == _PACKET)
-        return list(dict.fromkeys(one for one in found if one is not None))
+        return list(dict.fromkeys(value for value in found if value is not None))
 
     def _bind(self, group: int) -> None:
         body = b"".join(
@@ -87,17 +84,17 @@ class Refusals(Ear):
                 _NFGENMSG.pack(socket.AF_UNSPEC, 0, group),
                 attribute(_CFG_CMD, bytes([_CMD_BIND])),
                 attribute(_CFG_MODE, struct.pack("!IBx", _WHOLE, _COPY_PACKET)),
-                # One entry comes at once; by default the kernel gathers a hundred, or waits for a second.
+                # Send each entry at once. By default the kernel collects a hundred entries, or waits for a second.
                 attribute(_CFG_QTHRESH, struct.pack("!I", 1)),
             )
         )
         try:
-            self._listener.change(_CONFIG, body)
+            self._announcements.change(_CONFIG, body)
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise SystemFault("the kernel can't log packets to this process: modprobe nfnetlink_log") from error
             if error.errno in (errno.EPERM, errno.EBUSY):
-                generation()  # which fails for the same reason if this process may do nothing at all here
+                read_generation()  # raises if the cause is that this process lacks all permissions
                 raise SystemFault(
                     f"another process listens to NFLOG group {group} in this network namespace: "
                     "stop it; /proc/net/netfilter/nfnetlink_log has its port number, most often its process id"
@@ -106,8 +103,8 @@ class Refusals(Ear):
 
 
 def can_log() -> bool:
-    """Whether the kernel can log packets to a process: if not, it refuses every rule that asks for it."""
-    # The command does nothing, and needs no rights but those over this network namespace.
+    """Whether the kernel can log packets to a process. If not, it refuses every rule that logs to a group."""
+    # This command changes nothing. It needs privileges in this network namespace only.
     body = _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0) + attribute(_CFG_CMD, bytes([_CMD_FAMILY_UNBIND]))
     try:
         with Netlink(NETLINK_NETFILTER) as netlink:
@@ -117,7 +114,7 @@ def can_log() -> bool:
     return True
 
 
-def _read_entry(body: bytes) -> Refused | None:
+def _read_entry(body: bytes) -> PortUnreachable | None:
     found = attributes(body, _NFGENMSG.size)
     prefix = found.get(_NFULA_PREFIX, b"").rstrip(b"\0").decode("ascii", "replace")
     if prefix not in (PREFIX, HINT):
@@ -126,10 +123,10 @@ def _read_entry(body: bytes) -> Refused | None:
     return refused and replace(refused, hint=prefix == HINT)
 
 
-def read_refusal(packet: bytes) -> Refused | None:
-    """What a packet, of which the end may be missing, refuses; None if it is anything else than a refusal.
+def read_refusal(packet: bytes) -> PortUnreachable | None:
+    """Return the refusal in a packet; None if the packet is not a refusal. The packet's end may be missing.
 
-    That is a port-unreachable from the host that a UDP datagram was sent to, with the datagram that it is about.
+    A refusal is a port-unreachable error from the host to which a UDP datagram was sent. It quotes the datagram.
     """
     outer = _read_header(packet)
     if outer is None or len(outer.content) < _ICMP_SIZE:
@@ -142,12 +139,12 @@ def read_refusal(packet: bytes) -> Refused | None:
     if inner.destination != outer.source:
         return None
     port = int.from_bytes(inner.content[2:4])
-    return Refused(inner.destination, port) if port else None
+    return PortUnreachable(inner.destination, port) if port else None
 
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """An IP header, with what comes after it and its extensions."""
+    """An IP header, and the content that follows the header and its extensions."""
 
     source: IPAddress
     destination: IPAddress
@@ -156,7 +153,7 @@ class _Header:
 
 
 def _read_header(data: bytes) -> _Header | None:
-    """None where it is no header, where its end is missing, and for any fragment but the first."""
+    """Return the header; None if it is invalid or incomplete, or belongs to a fragment other than the first."""
     match data[0] >> 4 if data else 0:
         case 4 if len(data) >= _IPV4_SIZE:
             size = (data[0] & 0xF) * 4

@@ -1,4 +1,4 @@
-"""Routing rules and routes as values, and their netlink messages both ways. Knows nothing of pools."""
+"""Routing rules and routes as values, and the encoding and decoding of their netlink messages."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
-from .netlink import (
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    NLM_F_REPLACE,
-    Netlink,
-    attribute,
-    attributes,
-)
+from .netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Netlink, attribute, attributes
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 
@@ -27,7 +20,15 @@ WHOLE_MASK = 0xFFFFFFFF
 UNICAST, LOCAL = 1, 2
 """Types of routes: RTN_UNICAST, RTN_LOCAL."""
 
-# include/uapi/linux/rtnetlink.h
+# include/uapi/linux/rtnetlink.h, if_link.h, if_addr.h: the messages about links and addresses
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_GETADDR = 16, 17, 18, 22
+IFINFOMSG = struct.Struct("=BxHiII")  # family, type, index, flags, mask of changed flags
+IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+IFLA_IFNAME, IFLA_MTU = 3, 4
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
+IFF_UP, IFF_RUNNING = 0x1, 0x40
+
+# include/uapi/linux/rtnetlink.h, fib_rules.h: the messages about routes and routing rules
 _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
 _RTM_NEWRULE, _RTM_DELRULE, _RTM_GETRULE = 32, 33, 34
 # fib_rule_hdr: family, dst_len, src_len, tos, table, -, -, action, flags;
@@ -50,16 +51,16 @@ _PLAIN_ATTRIBUTES = {
 }
 _FR_ACT_TO_TBL = 1
 _NO_SUPPRESSION = 0xFFFFFFFF
-# What the kernel says of an address that there is no way to: no route, an `unreachable`, a `prohibit`, a `blackhole`
-# route; no IPv6 at all.
+# The kernel's errors for an address that can't be reached: no route, an `unreachable`, `prohibit` or `blackhole` route,
+# no IPv6.
 _NO_WAY = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EAFNOSUPPORT}
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """`ip rule`: where packets with a mark look for their route; without a mark, all packets.
+class RoutingRule:
+    """A rule of `ip rule`: the routing table for packets with a mark or, without a mark, for all packets.
 
-    `selective`: it has conditions or effects besides, which are not told here.
+    `selective`: the rule has other conditions or effects, which are not stored here.
     """
 
     version: int
@@ -71,7 +72,7 @@ class Rule:
     selective: bool = False
 
     def command(self, verb: str) -> str:
-        """What one would type to `add` or `delete` it."""
+        """Return the iproute2 command for the verb `add` or `delete`."""
         what = f"fwmark {self.mark:#x}" if self.mark else "from all"
         if self.mark and self.mask != WHOLE_MASK:
             what += f"/{self.mask:#x}"
@@ -81,69 +82,69 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`ip route`: the default route of a table, or what the kernel answers for an address."""
+    """A route of `ip route`: the default route of a table, or the kernel's result for an address."""
 
     version: int
     table: int
     gateway: IPAddress | None = None
     index: int = 0
-    """Of the output interface; 0: as the kernel finds."""
+    """Index of the output interface; 0 lets the kernel find the interface."""
     protocol: int = 0
     kind: int = UNICAST
     prefix_length: int = 0
     metric: int = 0
     source: IPAddress | None = None
-    """The address that this host's own packets leave with; only in an answer of `route_to`, and not always there."""
+    """The source address of this host's own packets. Only `route_to` sets it, and not always."""
     several: bool = False
-    """Packets are spread over several next hops, and this answer of `route_to` shows only one of them."""
+    """Packets are spread over several next hops, of which `route_to` shows only one."""
 
     def command(self, verb: str) -> str:
-        """What one would type to `add`, `replace` or `delete` it."""
+        """Return the iproute2 command for the verb `add`, `replace` or `delete`."""
         device = f" dev {interface_name(self.index)}" if self.index else ""
         return f"ip -{self.version} route {verb} default via {self.gateway}{device} table {self.table}"
 
 
 def interface_name(index: int) -> str:
-    """Return the name of an interface in this thread's namespace; `if7` when it has gone."""
+    """Return the name of an interface in this thread's namespace; `if7` if the interface no longer exists."""
     try:
         return socket.if_indextoname(index)
     except OSError:
         return f"if{index}"
 
 
-def rules(netlink: Netlink, version: int) -> list[Rule]:
-    """Return all rules of a family, in the order in which they are looked at."""
+def read_rules(netlink: Netlink, version: int) -> list[RoutingRule]:
+    """Return all rules of an IP version, in the order in which they apply."""
     request = _HEADER.pack(FAMILIES[version], 0, 0, 0, 0, 0, 0, 0, 0)
     found = (_read_rule(body) for body in netlink.dump_all(_RTM_GETRULE, request))
-    # Where there is no IPv6, the kernel answers with everybody's rules.
+    # A kernel without IPv6 returns the rules of all families.
     return [rule for rule in found if rule.version == version]
 
 
-def add_rule(netlink: Netlink, rule: Rule) -> None:
-    """Add a rule behind those of the same priority, even if there is one like it."""
+def add_rule(netlink: Netlink, rule: RoutingRule) -> None:
+    """Add a rule behind the rules of equal priority, even if an equal rule exists."""
     netlink.change(_RTM_NEWRULE, _rule_body(rule), NLM_F_CREATE)
 
 
-def delete_rule(netlink: Netlink, rule: Rule) -> None:
-    """Delete the first rule that is like this one, or more selective than it."""
+def delete_rule(netlink: Netlink, rule: RoutingRule) -> None:
+    """Delete the first rule that equals this rule or is more selective than this rule."""
     netlink.change(_RTM_DELRULE, _rule_body(rule))
 
 
-def routes(netlink: Netlink, version: int, protocol: int) -> list[Route]:
-    """Return all routes of a family and of a protocol (who made them), of all tables."""
-    # Since Linux 4.20 the kernel itself leaves out the rest, a million of routes perhaps.
+def read_routes(netlink: Netlink, version: int, protocol: int) -> list[Route]:
+    """Return the routes of an IP version and a protocol (the number of the software that made them), of all tables."""
+    # Since Linux 4.20 the kernel filters: there may be a million other routes.
     request = _HEADER.pack(FAMILIES[version], 0, 0, 0, 0, protocol, 0, 0, 0)
     found = (_read_route(body) for body in netlink.dump_all(_RTM_GETROUTE, request))
     return [route for route in found if route.version == version and route.protocol == protocol]
 
 
 def add_route(netlink: Netlink, route: Route) -> None:
-    """Add a default route; FileExistsError when the table has one of that metric."""
+    """Add a default route. Raises FileExistsError if the table has a default route of that metric."""
     netlink.change(_RTM_NEWROUTE, _route_body(route), NLM_F_CREATE | NLM_F_EXCL)
 
 
 def replace_route(netlink: Netlink, route: Route) -> None:
-    """Put a default route in the place of the one of that table and metric, without a gap."""
+    """Replace the default route of that table and metric, without a gap."""
     netlink.change(_RTM_NEWROUTE, _route_body(route), NLM_F_CREATE | NLM_F_REPLACE)
 
 
@@ -152,9 +153,9 @@ def delete_route(netlink: Netlink, route: Route) -> None:
 
 
 def route_to(netlink: Netlink, address: IPAddress, index: int = 0, mark: int = 0) -> Route | None:
-    """Ask for the route that a packet to this address would take; None: there is none.
+    """Return the route that a packet to this address would take; None if the address can't be reached.
 
-    `index`: the interface or VRF that the packet has to leave by, 0 for any. `mark`: its firewall mark.
+    `index`: the interface or VRF that the packet has to use, 0 for any. `mark`: the packet's firewall mark.
     """
     request = attribute(_RTA_DST, address.packed)
     if index:
@@ -165,7 +166,7 @@ def route_to(netlink: Netlink, address: IPAddress, index: int = 0, mark: int = 0
         route = _read_route(_ask_for_route(netlink, address, request))
         if route.gateway is None:
             return route
-        # The plain answer names one next hop. The entry of the table itself tells whether there are more (Linux 4.18).
+        # The plain reply has one next hop. The entry of the routing table shows whether there are more (Linux 4.18).
         entry = attributes(_ask_for_route(netlink, address, request, _RTM_F_FIB_MATCH), _HEADER.size)
         return replace(route, several=_RTA_MULTIPATH in entry)
     except OSError as error:
@@ -179,7 +180,7 @@ def _ask_for_route(netlink: Netlink, address: IPAddress, request: bytes, flags: 
     return netlink.ask(_RTM_GETROUTE, header + request)
 
 
-def _rule_body(rule: Rule) -> bytes:
+def _rule_body(rule: RoutingRule) -> bytes:
     body = _HEADER.pack(FAMILIES[rule.version], 0, 0, 0, 0, 0, 0, _FR_ACT_TO_TBL, 0)
     body += attribute(_FRA_PRIORITY, _NUMBER.pack(rule.priority)) + attribute(_FRA_TABLE, _NUMBER.pack(rule.table))
     if rule.mark:
@@ -187,7 +188,7 @@ def _rule_body(rule: Rule) -> bytes:
     return body + attribute(_FRA_PROTOCOL, bytes([rule.protocol]))
 
 
-def _read_rule(body: bytes) -> Rule:
+def _read_rule(body: bytes) -> RoutingRule:
     family, destination, source, tos, table, _, _, action, flags = _HEADER.unpack_from(body)
     found = attributes(body, _HEADER.size)
 
@@ -195,7 +196,7 @@ def _read_rule(body: bytes) -> Rule:
         return int(_NUMBER.unpack(found[kind])[0]) if kind in found else default
 
     conditions = destination or source or tos or flags or action != _FR_ACT_TO_TBL
-    return Rule(
+    return RoutingRule(
         version=_version(family),
         table=number(_FRA_TABLE, table),
         priority=number(_FRA_PRIORITY, 0),

@@ -1,19 +1,20 @@
-"""What of the host around them the rules depend on: interfaces, addresses, routes, forwarding; and when it changes.
+"""The host's interfaces, addresses, routes and forwarding, on which the rules depend, and a monitor of their changes.
 
-Read by netlink alone: the daemon's unit hides /proc/sys from it.
+All is read by netlink, because the daemon's systemd unit hides /proc/sys.
 """
 
 from __future__ import annotations
 
+import socket
 import struct
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.errors import KernelError
 
 from . import rtnetlink
-from .interfaces import Interface, read_interfaces
-from .listener import Ear, Listener
+from .monitors import KernelMonitor
 from .netlink import NETLINK_ROUTE, Netlink, attributes
 
 if TYPE_CHECKING:
@@ -21,20 +22,34 @@ if TYPE_CHECKING:
 
     from .rtnetlink import IPAddress, Route
 
-# include/uapi/linux/rtnetlink.h, netconf.h: links, then of IPv4 and IPv6 addresses, routes, rules and settings
+# include/uapi/linux/rtnetlink.h, netconf.h: links; then addresses, routes, rules and settings of IPv4 and IPv6
 _GROUPS = (1, 5, 9, 7, 11, 8, 19, 24, 25)
+_NUMBER = struct.Struct("=I")
+_IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x08, 0x40
 _RTM_GETNETCONF = 82
 _NETCONFMSG = struct.Struct("=Bxxx")
 _NETCONFA_IFINDEX, _NETCONFA_FORWARDING, _NETCONFA_FORCE_FORWARDING = 1, 2, 9
 _ALL_INTERFACES = -1
 _INDEX = struct.Struct("=i")
-# A router may lose a million routes at a time. More than one announcement says no more than the first: what is to be
-# known is read, and not put together from announcements.
+# Bytes of waiting announcements. A router may lose a million routes at a time, but one announcement is enough: the
+# state is then read again, and not put together from announcements.
 _BUFFER = 64 << 10
 
 
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One network interface. `unusable`: its addresses that the kernel does not use (yet), because of DAD."""
+
+    index: int
+    name: str
+    mtu: int = 1500
+    up: bool = True
+    unusable: frozenset[IPv4Address | IPv6Address] = frozenset()
+    addresses: frozenset[IPv4Address | IPv6Address] = frozenset()
+
+
 class Lookup(NamedTuple):
-    """A question to the routing table: how packets to an address go, by an interface and with a mark if given."""
+    """A query to the routing tables for the route to an address, through `device` and with `mark` if given."""
 
     address: IPAddress
     device: str = ""
@@ -43,59 +58,90 @@ class Lookup(NamedTuple):
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The host as it was found. `forwards`: whether packets are passed on, by IP version."""
+    """The state of the host. `forwards`: whether it forwards packets, by IP version.
+
+    `missing_helpers`: the helpers of conntrack that pools need and the kernel lacks.
+    """
 
     interfaces: tuple[Interface, ...] = ()
     routes: Mapping[Lookup, Route | None] = field(default_factory=dict)
     forwards: Mapping[int, bool] = field(default_factory=dict)
+    missing_helpers: frozenset[str] = frozenset()
 
     def interface(self, name: str) -> Interface | None:
-        return next((one for one in self.interfaces if one.name == name), None)
+        return next((interface for interface in self.interfaces if interface.name == name), None)
 
     def has(self, address: IPAddress) -> bool:
-        """Whether packets can leave with it: an interface, of a VRF too, has it, or a route says that it is local."""
+        """Whether packets can leave from this address: an interface (also of a VRF) has it, or a route is local."""
         route = self.routes.get(Lookup(address))
         local = route is not None and route.kind == rtnetlink.LOCAL
-        return local or any(one.up and address in one.addresses for one in self.interfaces)
+        return local or any(interface.up and address in interface.addresses for interface in self.interfaces)
 
 
-class Changes(Ear):
-    """Becomes readable when something changed, in the network namespace of the thread that makes it."""
+class SurroundingsMonitor(KernelMonitor):
+    """Receives the changes of Surroundings in the network namespace of the thread that makes it."""
 
     def __init__(self) -> None:
-        """KernelError if the kernel won't tell."""
-        try:
-            super().__init__(Listener(NETLINK_ROUTE, *_GROUPS, buffer=_BUFFER))
-        except OSError as error:
-            raise KernelError(f"addresses and routes can't be watched: {error.strerror}") from error
+        """Raises KernelError if the kernel refuses the subscription."""
+        super().__init__("addresses and routes", NETLINK_ROUTE, *_GROUPS, buffer=_BUFFER)
 
     def read(self) -> None:
-        """Forget what was announced; waits for nothing."""
-        self._listener.drain()
+        """Discard the announcements: the state has to be read again. Never waits."""
+        self._announcements.discard()
 
 
-def look_around(lookups: Iterable[Lookup]) -> Surroundings:
-    """Read it all, in the network namespace of this thread. Raises KernelError if the kernel won't tell."""
+def read_surroundings(lookups: Iterable[Lookup]) -> Surroundings:
+    """Read the state of the network namespace of this thread. Raises KernelError if the kernel refuses."""
     try:
         with Netlink(NETLINK_ROUTE) as netlink:
             interfaces = read_interfaces(netlink)
-            indices = {one.name: one.index for one in interfaces}
+            indices = {interface.name: interface.index for interface in interfaces}
             routes: dict[Lookup, Route | None] = {}
-            for one in dict.fromkeys(lookups):
-                index = indices.get(one.device, 0)
-                missing = one.device and not index
-                routes[one] = None if missing else rtnetlink.route_to(netlink, one.address, index, one.mark)
+            for lookup in dict.fromkeys(lookups):
+                index = indices.get(lookup.device, 0)
+                missing = lookup.device and not index
+                routes[lookup] = None if missing else rtnetlink.route_to(netlink, lookup.address, index, lookup.mark)
             forwards = {version: _forwards(netlink, version) for version in rtnetlink.FAMILIES}
             return Surroundings(interfaces, routes, forwards)
     except OSError as error:
         raise KernelError(f"addresses and routes can't be read: {error.strerror}") from error
 
 
+def read_interfaces(netlink: Netlink) -> tuple[Interface, ...]:
+    """Return all interfaces of the network namespace, in the order of their index."""
+    unusable: dict[int, set[IPv4Address | IPv6Address]] = {}
+    addresses: dict[int, set[IPv4Address | IPv6Address]] = {}
+    for body in netlink.dump_all(rtnetlink.RTM_GETADDR, rtnetlink.IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+        _, _, flags, _, index = rtnetlink.IFADDRMSG.unpack_from(body)
+        found = attributes(body, rtnetlink.IFADDRMSG.size)
+        if rtnetlink.IFA_FLAGS in found:
+            flags = _NUMBER.unpack(found[rtnetlink.IFA_FLAGS])[0]
+        address = ip_address(found.get(rtnetlink.IFA_LOCAL) or found[rtnetlink.IFA_ADDRESS])
+        addresses.setdefault(index, set()).add(address)
+        if flags & (_IFA_F_DADFAILED | _IFA_F_TENTATIVE):
+            unusable.setdefault(index, set()).add(address)
+    interfaces = []
+    for body in netlink.dump_all(rtnetlink.RTM_GETLINK, rtnetlink.IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+        _, _, index, flags, _ = rtnetlink.IFINFOMSG.unpack_from(body)
+        found = attributes(body, rtnetlink.IFINFOMSG.size)
+        interfaces.append(
+            Interface(
+                index,
+                found[rtnetlink.IFLA_IFNAME].rstrip(b"\0").decode(),
+                _NUMBER.unpack(found[rtnetlink.IFLA_MTU])[0],
+                bool(flags & rtnetlink.IFF_UP),
+                frozenset(unusable.get(index, ())),
+                frozenset(addresses.get(index, ())),
+            )
+        )
+    return tuple(sorted(interfaces, key=lambda interface: interface.index))
+
+
 def _forwards(netlink: Netlink, version: int) -> bool:
-    """Whether packets of that version are passed on: in general or, for IPv6 (Linux 6.17), from some interface."""
+    """Whether packets of an IP version are forwarded: in general or, for IPv6 (Linux 6.17), from some interface."""
     try:
         settings = netlink.dump_all(_RTM_GETNETCONF, _NETCONFMSG.pack(rtnetlink.FAMILIES[version]))
-    except OSError:  # a kernel that does not tell (before Linux 3.8) must not count as one that does not forward
+    except OSError:  # before Linux 3.8 the state is unknown, which must not count as "does not forward"
         return True
     everywhere = forced = False
     for body in settings:

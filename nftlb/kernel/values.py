@@ -1,7 +1,7 @@
-"""Bytes of the kernel's registers, keys and data as nft text, and what sets say of their keys. Pure.
+"""Formats bytes of the kernel's registers, keys and data as nft text, and reads the declared types of sets.
 
-The kernel keeps bytes, without types. What they are is known from the expression that loads them, from the types that
-a set declares, or, for `typeof`, from what nft left in a set's userdata.
+The kernel stores bytes without types. The type follows from the expression that loads the bytes, from the types that a
+set declares or, for `typeof`, from nft's data in the set's userdata.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FIELDS: Mapping[str, Mapping[tuple[int, int], tuple[str, str]]] = {
     "icmp": {(0, 1): ("type", "icmp_type"), (1, 1): ("code", "icmp_code")},
     "icmpv6": {(0, 1): ("type", "icmpv6_type"), (1, 1): ("code", "icmpv6_code")},
 }
-"""Fields of headers by offset and length (bytes): the name, and the kind of value."""
+"""Fields of headers by offset and length in bytes: the name, and the kind of value."""
 
 META = {
     0: ("meta length", "host"),
@@ -76,7 +76,7 @@ CT = {
     21: ("ip6 saddr", "ipv6_addr"),
     22: ("ip6 daddr", "ipv6_addr"),
 }
-"""Keys of `meta` and `ct` (include/uapi/linux/netfilter/nf_tables.h): what nft calls them, and the kind of value."""
+"""Keys of `meta` and `ct` (include/uapi/linux/netfilter/nf_tables.h): nft's name, and the kind of value."""
 
 _DIRECTIONS = {0: "original", 1: "reply"}
 
@@ -111,7 +111,7 @@ _FLAGS: Mapping[str, Mapping[int, str]] = {
     "ct_state": {1: "invalid", 2: "established", 4: "related", 8: "new", 64: "untracked"},
 }
 _OF_THE_HOST = {"host", "mark", "ct_state", "fib_addrtype", "iface_index", "boolean"}
-"""Kinds whose numbers have this machine's byte order."""
+"""Kinds of numbers in this machine's byte order."""
 _TYPES = {
     4: ("integer", "host"),
     7: ("ipv4_addr", "ipv4_addr"),
@@ -140,11 +140,12 @@ _VERDICTS = {0: "drop", 1: "accept", -1: "continue", -2: "break", -3: "jump", -4
 _CODE = struct.Struct("!i")
 _WORD = struct.Struct("=I")
 
-# Of a set's userdata (libnftables: NFTNL_UDATA_SET_*), and of an expression in it.
+# Types in a set's userdata (libnftables: NFTNL_UDATA_SET_*), and in an expression there.
 _KEY_TYPEOF, _DATA_TYPEOF = 3, 4
 _EXPRESSION, _EXPRESSION_DATA = 0, 1
-_VALUE, _PAYLOAD, _META, _CT, _CONCATENATION = 4, 7, 9, 12, 13
+_VALUE, _PAYLOAD, _META, _CT, _CONCATENATION, _NUMGEN = 4, 7, 9, 12, 13, 23
 _VALUE_EXPRESSION = bytes((_EXPRESSION, _WORD.size)) + _WORD.pack(_VALUE)
+_BASES = {2: "nh", 3: "th"}
 _DIRECTION_NONE = 0xFFFFFFFF
 _HEADERS = {4: "icmp", 6: "udp", 8: "tcp", 10: "sctp", 11: "th", 12: "ip", 13: "ip6", 14: "icmpv6"}
 _TEMPLATES = {
@@ -159,37 +160,37 @@ _TEMPLATES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One of the values that a key or data is made of: what kind it is, and how many bytes it has."""
+class KeyPart:
+    """One of the values in a key or data: its kind, and its number of bytes."""
 
     kind: str
     size: int
 
     @property
     def room(self) -> int:
-        """The bytes that it takes in a key: whole registers."""
+        """The bytes that the value takes in a key: whole registers."""
         return self.size + 3 & ~3
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What a set says of its keys or data: the words of its declaration, and the parts. No parts: a verdict."""
+    """The declared type of a set's keys or data: its text, and its parts. A verdict has no parts."""
 
     text: str
-    parts: tuple[Part, ...] = ()
+    parts: tuple[KeyPart, ...] = ()
 
 
 class UnknownError(Exception):
-    """The kernel holds something for which there are no words here."""
+    """The kernel has an expression or value that nftlb never writes, so it has no text here."""
 
 
-def number(kind: str, data: bytes) -> int:
-    """The number that the bytes are."""
+def read_integer(kind: str, data: bytes) -> int:
+    """Return the number that the bytes encode."""
     return int.from_bytes(data, sys.byteorder if kind in _OF_THE_HOST else "big")
 
 
-def value(kind: str, data: bytes) -> str:  # noqa: PLR0911 - a table
-    """The bytes of one value as nft writes it."""
+def format_value(kind: str, data: bytes) -> str:  # noqa: PLR0911 - a table
+    """Return the text of one value, as nft writes it."""
     match kind:
         case "ipv4_addr" if len(data) == 4:  # noqa: PLR2004
             return socket.inet_ntop(socket.AF_INET, data)
@@ -198,22 +199,22 @@ def value(kind: str, data: bytes) -> str:  # noqa: PLR0911 - a table
         case "ifname":
             return f'"{_text(data)}"'
         case "iface_index":
-            return f'"{interface(number(kind, data))}"'
+            return f'"{interface_word(read_integer(kind, data))}"'
         case "mark":
-            return f"{number(kind, data):#010x}"
+            return f"{read_integer(kind, data):#010x}"
         case "ct_state":
-            return _flags(kind, number(kind, data))
-    found = number(kind, data)
+            return _flags(kind, read_integer(kind, data))
+    found = read_integer(kind, data)
     return _NAMED.get(kind, {}).get(found) or f"{found}"
 
 
-def concatenated(parts: Sequence[Part], data: bytes) -> str:
-    """A key or data of several values."""
-    return " . ".join(value(part.kind, piece) for part, piece in zip(parts, pieces(parts, data), strict=True))
+def concatenated(parts: Sequence[KeyPart], data: bytes) -> str:
+    """Return the text of a key or data of several values."""
+    return " . ".join(format_value(part.kind, piece) for part, piece in zip(parts, pieces(parts, data), strict=True))
 
 
-def pieces(parts: Sequence[Part], data: bytes) -> list[bytes]:
-    """The bytes of each part."""
+def pieces(parts: Sequence[KeyPart], data: bytes) -> list[bytes]:
+    """Return the bytes of each part."""
     if len(parts) == 1:
         return [data]
     found, start = [], 0
@@ -223,8 +224,8 @@ def pieces(parts: Sequence[Part], data: bytes) -> list[bytes]:
     return found
 
 
-def interface(index: int) -> str:
-    """The name of an interface of this thread's namespace; its number, if it is gone."""
+def interface_word(index: int) -> str:
+    """Return the name of an interface in this thread's namespace; its number if it no longer exists."""
     try:
         return socket.if_indextoname(index)
     except OSError:
@@ -232,7 +233,7 @@ def interface(index: int) -> str:
 
 
 def verdict(data: bytes) -> str:
-    """The text of a verdict (the content of NFTA_DATA_VERDICT)."""
+    """Return the text of a verdict (the content of NFTA_DATA_VERDICT)."""
     parts = attributes(data)
     (code,) = _CODE.unpack(parts[1])
     word = _VERDICTS.get(code)
@@ -241,23 +242,23 @@ def verdict(data: bytes) -> str:
     return f"{word} {_text(parts[2])}" if 2 in parts else word  # noqa: PLR2004 - NFTA_VERDICT_CHAIN
 
 
-def comment(userdata: bytes) -> str:
-    """The comment in the userdata of a rule or an element; empty if there is none."""
+def read_comment(userdata: bytes) -> str:
+    """Return the comment in the userdata of a rule or an element; empty without a comment."""
     return _text(tlv(userdata).get(0, b"")) if userdata else ""
 
 
 def of_newer_nft(userdata: bytes) -> bool:
-    """Whether the userdata of a set has what nft 1.1.2 and later leave there, and earlier ones crash on."""
+    """Whether the userdata of a set has the data of nft 1.1.2 and later, on which earlier versions crash."""
     return _VALUE_EXPRESSION in tlv(userdata).get(_KEY_TYPEOF, b"")
 
 
 def key_spec(type_number: int, length: int, userdata: bytes) -> Spec:
-    """What the keys of a set are."""
+    """Return the declared type of a set's keys."""
     return _spec(type_number, length, tlv(userdata).get(_KEY_TYPEOF, b""))
 
 
 def data_spec(type_number: int, length: int, userdata: bytes) -> Spec:
-    """What the data of a map is."""
+    """Return the declared type of a map's data."""
     if type_number == _VERDICT_TYPE:
         return Spec("verdict")
     found = _spec(type_number, length, tlv(userdata).get(_DATA_TYPEOF, b""))
@@ -265,7 +266,7 @@ def data_spec(type_number: int, length: int, userdata: bytes) -> Spec:
 
 
 def tlv(data: bytes) -> dict[int, bytes]:
-    """Userdata by type: a byte for the type, another for the length."""
+    """Decode userdata by type. Each entry has a byte for the type, a byte for the length, and the data."""
     found, start = {}, 0
     while start + 2 <= len(data):
         kind, length = data[start], data[start + 1]
@@ -282,47 +283,56 @@ def _spec(type_number: int, length: int, typeof: bytes) -> Spec:
     if words:
         if len(words) == 1:
             (text, part) = words[0]
-            return Spec(f"typeof {text}", (Part(part.kind, length),))
+            return Spec(f"typeof {text}", (KeyPart(part.kind, length),))
         return Spec("typeof " + " . ".join(text for text, _ in words), tuple(part for _, part in words))
     numbers: list[int] = []
     while type_number:
         numbers.insert(0, type_number & _TYPE_MASK)
         type_number >>= _TYPE_BITS
-    if not all(one in _TYPES for one in numbers):
-        return Spec(f"type ? {numbers} {typeof.hex()}", (Part("big", length),))
-    kinds = [_TYPES[one] for one in numbers]
+    if not all(number in _TYPES for number in numbers):
+        return Spec(f"type ? {numbers} {typeof.hex()}", (KeyPart("big", length),))
+    kinds = [_TYPES[number] for number in numbers]
     text = "type " + " . ".join(name for name, _ in kinds)
     if len(kinds) == 1:
-        return Spec(text, (Part(kinds[0][1], length),))
-    return Spec(text, tuple(Part(kind, _SIZES.get(kind, 4)) for _, kind in kinds))
+        return Spec(text, (KeyPart(kinds[0][1], length),))
+    return Spec(text, tuple(KeyPart(kind, _SIZES.get(kind, 4)) for _, kind in kinds))
 
 
-def _typeof(expression: Mapping[int, bytes]) -> list[tuple[str, Part]] | None:
-    """The text and kind of each part of a `typeof`; None where nft says nothing (the type is enough)."""
+def _typeof(expression: Mapping[int, bytes]) -> list[tuple[str, KeyPart]] | None:
+    """Return the text and kind of each part of a `typeof`; None if nft stored none, because the type is enough."""
     (kind,) = _WORD.unpack(expression[_EXPRESSION])
     data = tlv(expression.get(_EXPRESSION_DATA, b""))
-    if kind == _VALUE:  # nft 1.1.2 and later leave this, or something unreadable, where a type was declared
+    if kind == _VALUE:  # nft 1.1.2 and later store this, or unreadable data, for a declared type
         return None
     if kind == _CONCATENATION:
         parts = [_typeof(tlv(data[index])) for index in sorted(data)]
-        return None if None in parts else [one for part in parts if part for one in part]
+        return None if None in parts else [piece for part in parts if part for piece in part]
     words = [_WORD.unpack(data[index])[0] for index in sorted(data)]
     match kind:
         case _ if kind == _CT:
             name, of = CT[words[0]]
             way = "" if words[1:] in ([], [_DIRECTION_NONE]) else f"{_DIRECTIONS[words[1]]} "
             size = 2 if name == "zone" else _SIZES.get(of, 4)
-            return [(f"ct {way}{name}", Part(of, size))]
+            return [(f"ct {way}{name}", KeyPart(of, size))]
         case _ if kind == _META:
             text, of = META[words[0]]
-            return [(text, Part(of, _SIZES.get(of, 4)))]
+            return [(text, KeyPart(of, _SIZES.get(of, 4)))]
+        case _ if kind == _NUMGEN and words[0] == 0:
+            return [(f"numgen inc mod {words[1]}", KeyPart("host", 4))]
         case _ if kind == _PAYLOAD:
-            header = _HEADERS[words[0]]
-            field = _TEMPLATES[header][words[1]]
-            for (_, size), (name, of) in FIELDS[header].items():
-                if name == field:
-                    return [(f"{header} {field}", Part(of, size))]
+            return [_typeof_payload(*words)]
     raise KeyError(kind)
+
+
+def _typeof_payload(header: int, field: int, base: int = 0, offset: int = 0, length: int = 0) -> tuple[str, KeyPart]:
+    """Return the text and kind of a field of a packet; without a header, of bits by their place."""
+    if not header:
+        return f"@{_BASES[base]},{offset},{length}", KeyPart("big", length // 8)
+    name = _TEMPLATES[_HEADERS[header]][field]
+    for (_, size), (known, of) in FIELDS[_HEADERS[header]].items():
+        if known == name:
+            return f"{_HEADERS[header]} {name}", KeyPart(of, size)
+    raise KeyError(field)
 
 
 def _flags(kind: str, found: int) -> str:

@@ -1,4 +1,4 @@
-"""The payload of the lab's datagrams: who, which one, how long, and proof that it is whole. No I/O here."""
+"""The payload of the lab's datagrams: sender, number, size, and a digest of all bytes. No I/O here."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ _DIGEST_SIZE = 8
 _HEADER = struct.Struct(f"!4sBBHQII{_DIGEST_SIZE}s")
 
 SMALLEST = _HEADER.size
-"""Bytes of payload below which a datagram can't carry its header."""
+"""The smallest payload in bytes: the header of a lab datagram."""
 LARGEST = 65507
-"""Bytes of payload in the largest UDP datagram of IPv4."""
+"""The payload of the largest UDP datagram of IPv4, in bytes."""
 SAME = 0xFFFFFFFF
-"""As `reply_size`: a reply as long as the request."""
+"""A `reply_size` that asks for a reply as long as the request."""
 
 _PATTERN = bytes(range(251)) * (LARGEST // 251 + 2)
 
 
-class Kind(IntEnum):
-    """What a datagram is for."""
+class DatagramKind(IntEnum):
+    """The purpose of a datagram."""
 
     REQUEST = 0
     REPLY = 1
     FENCE = 2
-    """Sent past the rules to see that everything before it has arrived; answered, but not counted."""
+    """Bypasses the rules and shows that all earlier datagrams have arrived. Answered, but not counted."""
 
 
 @dataclass(frozen=True)
 class Datagram:
-    """One datagram. `name` is the host that sent it; `reply_size` asks for an answer that long (0: for none)."""
+    """One datagram. `name`: the host that sent it. `reply_size`: the wanted size of the reply in bytes; 0: no reply."""
 
-    kind: Kind
+    kind: DatagramKind
     sequence: int
     name: str
     size: int
@@ -54,21 +54,21 @@ class Datagram:
         return _HEADER.pack(_MAGIC, *numbers, _digest(numbers, body)) + body
 
     def reply(self, name: str) -> Datagram:
-        """Return what the backend `name` answers."""
+        """Return the reply of the backend `name`."""
         size = self.size if self.reply_size == SAME else self.reply_size
-        kind = Kind.FENCE if self.kind is Kind.FENCE else Kind.REPLY
+        kind = DatagramKind.FENCE if self.kind is DatagramKind.FENCE else DatagramKind.REPLY
         return Datagram(kind, self.sequence, name, size, 0)
 
 
-def decode(payload: bytes) -> tuple[Datagram, bool] | None:
-    """Return the datagram and whether it is whole, every byte of it; None when it is not one of ours."""
+def decode_datagram(payload: bytes) -> tuple[Datagram, bool] | None:
+    """Return the datagram and whether all its bytes are right; None if it is not a datagram of the lab."""
     if len(payload) < SMALLEST or not payload.startswith(_MAGIC):
         return None
     _, *numbers, digest = _HEADER.unpack_from(payload)
     kind, name_length, _, sequence, size, reply_size = numbers
     body = payload[SMALLEST:]
     try:
-        datagram = Datagram(Kind(kind), sequence, body[:name_length].decode(), len(payload), reply_size)
+        datagram = Datagram(DatagramKind(kind), sequence, body[:name_length].decode(), len(payload), reply_size)
     except ValueError:
         return None
     return datagram, size == len(payload) and digest == _digest(numbers, body)

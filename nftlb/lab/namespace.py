@@ -1,10 +1,10 @@
-"""A network namespace without a name: it lives as long as this process holds its file descriptor.
+"""A network namespace without a name: it exists as long as this process holds its file descriptor.
 
-Nothing is written to /run and nothing has to be cleaned up: when the descriptor is closed, or the process dies however
-it dies, the kernel takes the namespace away together with its interfaces, rules and routes.
+Nothing is written to /run and nothing has to be cleaned up. When the descriptor is closed, or the process ends in any
+way, the kernel deletes the namespace together with its interfaces, rules and routes.
 
-The namespace belongs to a *thread* in Linux, so everything here is done by threads that were moved into it: what such a
-thread makes (a socket, a child process, a libnftables context) stays in the namespace after the thread has ended.
+In Linux each *thread* has its network namespace. So all work is done by threads that enter the namespace: a socket,
+child process or libnftables context that such a thread makes stays in the namespace after the thread has ended.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
 COMMAND_TIMEOUT = 30.0
-"""Seconds that `Namespace.run` gives a command unless told otherwise."""
+"""The default time limit of a command in `Namespace.run`, in seconds."""
 
 # `os.unshare` and `os.setns` came with Python 3.12; use_errno keeps one errno per thread.
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Namespace:
-    """One network namespace, made empty (not even `lo` is up) and kept by an open file descriptor."""
+    """One network namespace, empty at first (even `lo` is down), held by an open file descriptor."""
 
     def __init__(self, name: str) -> None:
-        """Make the namespace. `name` is for people and exists only in this process.
+        """Make the namespace. `name` appears in messages only.
 
-        Raises SystemFault when the process may not make namespaces (see `nftlb.lab.userns`).
+        Raises SystemFault if the process may not make namespaces (see `nftlb.lab.userns`).
         """
         self.name = name
         self._fd = _in_thread(_unshare_network, f"{name}-unshare")
@@ -55,13 +55,13 @@ class Namespace:
         self.close()
 
     def close(self) -> None:
-        """Let go of the namespace. It ends when the sockets and processes in it have ended too."""
+        """Close the descriptor. The namespace ends when the sockets and processes in it have ended too."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def fileno(self) -> int:
-        """Return the descriptor that holds the namespace: what netlink calls `net_ns_fd`."""
+        """Return the descriptor that holds the namespace (IFLA_NET_NS_FD of netlink)."""
         return self._fd
 
     def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -78,19 +78,19 @@ class Namespace:
         return self.call(lambda: subprocess.Popen(argv, **{"text": True, **options}))  # noqa: S603 - no shell, and the lab's own
 
     def run(self, argv: Sequence[str], **options: Any) -> str:
-        """Run a command inside the namespace to its end; return its standard output.
+        """Run a command inside the namespace, wait for its end, and return its standard output.
 
-        Raises subprocess.CalledProcessError when it fails, and TimeoutExpired after COMMAND_TIMEOUT seconds.
+        Raises subprocess.CalledProcessError if the command fails, and TimeoutExpired after COMMAND_TIMEOUT seconds.
         """
         defaults: dict[str, Any] = {"text": True, "check": True, "capture_output": True, "timeout": COMMAND_TIMEOUT}
         done = self.call(lambda: subprocess.run(argv, **{**defaults, **options}))  # noqa: PLW1510, S603 - see defaults
         return str(done.stdout)
 
     def sysctl(self, name: str, value: int | str | None = None) -> str:
-        """Return a sysctl of the namespace, such as `net.ipv4.ip_forward`, having set it to `value` if there is one.
+        """Set a sysctl of the namespace, such as `net.ipv4.ip_forward`, if `value` is given, and return its value.
 
-        /proc/sys/net shows the namespace of the thread that opens it. Written with slashes, a name may hold an
-        interface whose own name has dots: `net/ipv4/conf/eth0.7/rp_filter`.
+        /proc/sys/net shows the namespace of the thread that opens it. A name may be written with slashes, for
+        interfaces with dots in their names: `net/ipv4/conf/eth0.7/rp_filter`.
         """
         path = Path("/proc/sys", name if "/" in name else name.replace(".", "/"))
 
@@ -104,19 +104,19 @@ class Namespace:
     def proc_net(self, name: str) -> str:
         """Return the text of /proc/net/`name` of the namespace.
 
-        /proc/net itself leads to the main thread's namespace, hence thread-self.
+        /proc/net shows the main thread's namespace, so /proc/thread-self/net is read.
         """
         return self.call(Path("/proc/thread-self/net", name).read_text, encoding="ascii")
 
 
 def _in_thread(function: Callable[[], T], name: str) -> T:
-    """Run `function` in a thread of its own, so that this thread's namespace is never touched."""
+    """Run `function` in a separate thread, so that this thread stays in its namespace."""
     future: Future[T] = Future()
 
     def work() -> None:
         try:
             future.set_result(function())
-        except BaseException as problem:  # noqa: BLE001 - it is the caller's, and raised there
+        except BaseException as problem:  # noqa: BLE001 - raised again in the calling thread
             future.set_exception(problem)
 
     thread = Thread(target=work, name=name, daemon=True)
@@ -129,10 +129,10 @@ def _unshare_network() -> int:
     if _libc.unshare(CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
         if number == errno.ENOSPC:
-            mend = "sysctl user.max_net_namespaces allows no more"
+            fix = "raise sysctl user.max_net_namespaces"
         else:
-            mend = "be root, or call nftlb.lab.userns.ensure() first; in a container grant CAP_SYS_ADMIN"
-        raise SystemFault(f"can't make a network namespace: {os.strerror(number)}: {mend}")
+            fix = "run it as root, or call nftlb.lab.userns.ensure() first; in a container grant CAP_SYS_ADMIN"
+        raise SystemFault(f"can't make a network namespace: {os.strerror(number)}: {fix}")
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 

@@ -1,4 +1,4 @@
-"""Socket options that Python's socket module does not name, and the ancillary data that go with them."""
+"""Socket options that are missing in Python's socket module, and their ancillary data."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ SO_RCVBUFFORCE = 33
 SO_TIMESTAMPNS = 35
 IP_PKTINFO = 8
 IP_MTU_DISCOVER = 10
-IP_RECVERR = 11
 IPV6_MTU_DISCOVER = 23
-IPV6_RECVERR = 25
 PMTUDISC_DO = 2
 UDP_NO_CHECK6_TX = 101
 UDP_NO_CHECK6_RX = 102
 
 ANCILLARY_SIZE = 512
-"""Room for all ancillary data that the options here can bring."""
+"""Bytes for all ancillary data of the options here."""
 RECEIVE_BUFFER = 32 << 20
 
 _NO_WAY_OUT = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL}
@@ -47,16 +45,16 @@ def version_of(address: str) -> int:
     return ipaddress.ip_address(address).version
 
 
-def grow_receive_buffer(sock: socket.socket, size: int = RECEIVE_BUFFER) -> None:
-    """Ask for a large receive buffer: past the system's limit when we are root outside, else up to it."""
+def grow_receive_buffer(sock: socket.socket) -> None:
+    """Set a large receive buffer: beyond the system's limit if this process is root on the host."""
     try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
     except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
 
 def omit_checksum(sock: socket.socket) -> None:
-    """Send UDP without a checksum (the field is zero) and, over IPv6, accept such datagrams too."""
+    """Send UDP without a checksum (the field is zero). Over IPv6, also accept datagrams without a checksum."""
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
     else:
@@ -65,23 +63,15 @@ def omit_checksum(sock: socket.socket) -> None:
 
 
 def forbid_fragments(sock: socket.socket) -> None:
-    """Set DF, and refuse (EMSGSIZE) what is longer than the path is known to take."""
+    """Set DF, and refuse datagrams that are larger than the known path MTU (EMSGSIZE)."""
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DO)
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DO)
 
 
-def keep_errors(sock: socket.socket) -> None:
-    """Queue ICMP errors with all that is known about them (IP_RECVERR)."""
-    if sock.family == socket.AF_INET:
-        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
-    else:
-        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
-
-
-def tell_destination(sock: socket.socket) -> None:
-    """Have the destination address and the time of arrival come with each datagram."""
+def receive_destination(sock: socket.socket) -> None:
+    """Receive the destination address and the time of arrival with each datagram."""
     sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
@@ -100,7 +90,7 @@ def destination_of(ancillary: Iterable[Ancillary]) -> str:
 
 
 def arrival_of(ancillary: Iterable[Ancillary]) -> int:
-    """Return the nanosecond (CLOCK_REALTIME) in which the kernel took a datagram from its interface."""
+    """Return the time at which the kernel received a datagram, in nanoseconds of CLOCK_REALTIME."""
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
             seconds, nanoseconds = _TIMESPEC.unpack(data)
@@ -108,10 +98,10 @@ def arrival_of(ancillary: Iterable[Ancillary]) -> int:
     return 0
 
 
-def answer(sock: socket.socket, payload: bytes, source: str, peer: tuple[str, int]) -> None:
-    """Send an answer from the address that was asked. Nothing is sent where the host has lost its link or the address.
+def send_reply(sock: socket.socket, payload: bytes, source: str, peer: tuple[str, int]) -> None:
+    """Send a reply from `source`. Nothing is sent if the host has lost its link or the address.
 
-    A test that takes a link away expects that answers are missing; any other error is raised.
+    Tests take links away and expect missing replies. All other errors are raised.
     """
     try:
         sock.sendmsg([payload], from_address(source), 0, peer)
@@ -121,7 +111,7 @@ def answer(sock: socket.socket, payload: bytes, source: str, peer: tuple[str, in
 
 
 def from_address(address: str) -> list[Ancillary]:
-    """Return the ancillary data that send a datagram from this address, whatever the route prefers."""
+    """Return the ancillary data for sending a datagram from this address instead of the route's preferred source."""
     parsed = ipaddress.ip_address(address)
     if parsed.version == 4:  # noqa: PLR2004 - the version's name is its number
         return [(socket.IPPROTO_IP, IP_PKTINFO, _PKTINFO4.pack(0, parsed.packed, bytes(4)))]

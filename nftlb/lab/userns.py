@@ -1,6 +1,6 @@
 """The lab without root: a user namespace in which this process may make network namespaces.
 
-Inside it nft, veth and every hook work as they do for root, and nothing outside can be touched.
+Inside, nft, veth and all hooks work as for root, and nothing outside can be changed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from pathlib import Path
 
 from nftlb.errors import SystemFault
 
+from .namespace import CLONE_NEWNET
+
 CLONE_NEWUSER = 0x10000000
-CLONE_NEWNET = 0x40000000
 _CAP_NET_ADMIN = 12
 _CAP_SYS_ADMIN = 21
 _NEEDED = 1 << _CAP_NET_ADMIN | 1 << _CAP_SYS_ADMIN
@@ -22,20 +23,20 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def permitted() -> bool:
-    """Tell whether this process may already make network namespaces and set them up."""
+    """Return whether this process may make network namespaces and configure them."""
     status = Path("/proc/thread-self/status").read_text(encoding="ascii")
     effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
     return int(effective, 16) & _NEEDED == _NEEDED
 
 
 def ensure() -> None:
-    """Make sure that this process may build a lab: when it may not, move it into a user namespace as its root.
+    """Make sure that this process may build a lab. If it may not, move it into a new user namespace as root.
 
-    Call it before the first thread is started, because the kernel moves only processes of one thread. The process goes
-    on where it was; it is uid 0 in the new namespace and still the same user to everybody outside. It also leaves the
-    host's network: afterwards it sees an empty one, and `lo` is down.
+    Call this before the first thread is started: the kernel moves only processes with a single thread. The process has
+    uid 0 in the new namespace, and is still the same user outside. It also leaves the host's network for an empty
+    network, in which `lo` is down.
 
-    Raises SystemFault, with the mend, when this system does not permit user namespaces.
+    Raises SystemFault, with the fix, if this system does not permit user namespaces.
     """
     if permitted():
         return
@@ -43,8 +44,8 @@ def ensure() -> None:
     if _libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
         raise _refusal(ctypes.get_errno())
     try:
-        # Without `deny` the kernel lets nobody but a privileged user map groups: else a process could drop a group that
-        # a file's mode shuts out.
+        # Without `deny`, only a privileged user may map groups. Otherwise a process could drop a group to which
+        # a file's mode denies access.
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"0 {uid} 1")
         _write("/proc/self/gid_map", f"0 {gid} 1")
@@ -53,7 +54,7 @@ def ensure() -> None:
 
 
 def _write(path: str, text: str) -> None:
-    """Write in one system call, as the map files demand."""
+    """Write the text in one system call, which the map files require."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode("ascii"))
@@ -62,10 +63,10 @@ def _write(path: str, text: str) -> None:
 
 
 def _refusal(number: int) -> SystemFault:
-    """Find out which of the known locks is shut, and name its key."""
+    """Return the error, with the sysctls that forbid user namespaces and how to set them."""
     if number == errno.EINVAL:
         return SystemFault("can't enter a user namespace: this process has more than one thread; run it as root")
-    locks = (
+    switches = (
         ("user.max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=10000"),
         ("kernel.unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
         (
@@ -74,9 +75,9 @@ def _refusal(number: int) -> SystemFault:
             "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
         ),
     )
-    mends = [mend for name, shut, mend in locks if _sysctl(name) == shut]
-    mend = " or ".join(["run it as root", *mends]) if mends else "run it as root; in a container, allow user namespaces"
-    return SystemFault(f"can't enter a user namespace: {os.strerror(number)}: {mend}")
+    fixes = [fix for name, forbids, fix in switches if _sysctl(name) == forbids]
+    fix = " or ".join(["run it as root", *fixes]) if fixes else "run it as root; in a container, allow user namespaces"
+    return SystemFault(f"can't enter a user namespace: {os.strerror(number)}: {fix}")
 
 
 def _sysctl(name: str) -> str:

@@ -1,38 +1,33 @@
-"""The health checks: what each kind can be told. The models are what a file says, and what a probe is given.
+"""The health checks: the options of each kind, with their defaults. No I/O.
 
-No I/O: probes, elsewhere, carry them out. `kind` is the word of the file.
+Each option is declared only here. `nftlb.config` makes the written form of a check from these dataclasses: how the file
+writes an option, its JSON Schema and the rules between options. A probe (`nftlb.probes`) receives the dataclass and
+needs no knowledge of files. `kind` is the key of the check in the file.
+
+An annotation holds the type of an option and its description. This module has no `from __future__ import annotations`,
+because `nftlb.config` reads the annotations.
 """
 
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Self, TypeAlias
+from typing import Annotated, ClassVar, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
-from pydantic_core import CoreSchema
-
-from nftlb.model.fields import (
-    TEXT,
+from .constraints import (
     Argv,
-    Boolean,
-    Capabilities,
     Digest,
     DnsName,
-    Hex,
     Length,
+    Line,
     Lines,
     Oid,
-    OneOrMany,
     Path,
     Port,
     Regex,
-    Statuses,
+    StatusRange,
     Stratum,
-    Text,
     UrlPath,
-    or_short,
-    word,
-    written,
 )
-from nftlb.model.reading import Unfit
+from .kinds import Capability
 
 
 class RecordType(StrEnum):
@@ -56,7 +51,7 @@ class RecordType(StrEnum):
 
 
 class Rcode(StrEnum):
-    """What a DNS server can answer with."""
+    """The response codes of a DNS server."""
 
     NOERROR = "noerror"
     FORMERR = "formerr"
@@ -73,7 +68,10 @@ class Transport(StrEnum):
 
 
 class Expect(StrEnum):
-    """What a UDP check counts as alive; `NO_ICMP_ERROR` is weak: a host that is off sends no error either."""
+    """The result of a UDP check that counts as healthy.
+
+    `NO_ICMP_ERROR` is weak: a host that is off sends no ICMP error either.
+    """
 
     REPLY = "reply"
     NO_ICMP_ERROR = "no-icmp-error"
@@ -90,82 +88,63 @@ class SnmpVersion(StrEnum):
     V2C = "2c"
 
 
-class Check(BaseModel):
-    """What all kinds of checks share."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """The base class of all kinds of checks."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     kind: ClassVar[str]
     needs_port: ClassVar[bool] = True
 
     @property
     def silence_passes(self) -> bool:
-        """Whether it passes without a sign of life from the backend."""
+        """Whether the check passes without any packet from the backend."""
         return False
 
 
-class _Exchange(Check):
-    """A check that may send bytes and look at the bytes that come back."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange(Check):
+    """A check that may send bytes and may compare the bytes of the reply."""
 
-    send: Lines | None = Field(None, description="text to send")
-    send_hex: Hex | None = Field(None, description="bytes to send, in hexadecimal")
-    match: Regex | None = Field(None, description="regular expression (RE2 syntax) that must occur in the reply")
-    match_hex: Hex | None = Field(None, description="bytes that must occur in the reply, in hexadecimal")
-
-    @model_validator(mode="after")
-    def _one_form_each(self) -> Self:
-        for form in ("send", "match"):
-            if getattr(self, form) is not None and getattr(self, f"{form}_hex") is not None:
-                raise ValueError(f"both {form} and {form}_hex are given; allowed: one of them")
-        return self
+    send: Annotated[Lines | None, "text to send"] = None
+    send_hex: Annotated[bytes | None, "bytes to send, in hexadecimal"] = None
+    match: Annotated[Regex | None, "regular expression (RE2 syntax) that must occur in the reply"] = None
+    match_hex: Annotated[bytes | None, "bytes that must occur in the reply, in hexadecimal"] = None
 
     @property
     def payload(self) -> bytes:
-        """The bytes to send; empty if none are given."""
+        """The bytes to send; empty if neither `send` nor `send_hex` is given."""
         return self.send_hex if self.send_hex is not None else (self.send or "").encode()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dns(Check):
-    """Ask a DNS server; any answer with one of the rcodes will do."""
+    """Send a DNS query; a reply with one of the rcodes passes."""
 
     kind = "dns"
-    name: DnsName = Field(".", description="the name to ask for")
-    type: Annotated[RecordType, word(RecordType, "a record type")] = Field(
-        RecordType.A, description="the type to ask for"
-    )
-    rcode: Annotated[tuple[Annotated[Rcode, word(Rcode, "an rcode")], ...], OneOrMany(at_least=1)] = Field(
-        (Rcode.NOERROR,), description="the answers that count as healthy, one or a list"
-    )
-    transport: Annotated[Transport, word(Transport, "a transport")] = Field(Transport.UDP, description="how to ask")
-    recursion: Boolean = Field(True, description="set the recursion desired bit")
+    name: Annotated[DnsName, "the name in the query"] = "."
+    type: Annotated[RecordType, "the record type in the query"] = RecordType.A
+    rcode: Annotated[tuple[Rcode, ...], "the response codes that count as healthy: one, or a list"] = (Rcode.NOERROR,)
+    transport: Annotated[Transport, "the transport of the query"] = Transport.UDP
+    recursion: Annotated[bool, "whether to set the recursion desired bit"] = True
 
 
-class Udp(_Exchange):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Udp(Exchange):
     """Send a datagram and wait for the reply."""
 
     kind = "udp"
-    expect: Annotated[Expect, word(Expect, "an outcome")] = Field(
-        Expect.REPLY, description="reply, or the weak no-icmp-error: up as long as nothing says otherwise"
-    )
-    min_length: Length = Field(0, description="bytes that the reply must have at least")
-    max_length: Length = Field(65535, description="bytes that the reply may have at most")
+    expect: Annotated[
+        Expect, "reply, or the weak no-icmp-error: the backend is up as long as no ICMP error arrives"
+    ] = Expect.REPLY
+    min_length: Annotated[Length, "the least number of bytes in the reply"] = 0
+    max_length: Annotated[Length, "the largest number of bytes in the reply"] = 65535
 
     @property
     def silence_passes(self) -> bool:
         return self.expect is Expect.NO_ICMP_ERROR
 
-    @model_validator(mode="after")
-    def _demands_need_reply(self) -> Self:
-        demands = self.model_fields_set & {"match", "match_hex", "min_length", "max_length"}
-        given = sorted(key for key in demands if getattr(self, key) is not None)
-        if given and self.expect is Expect.NO_ICMP_ERROR:
-            raise ValueError(
-                f"{given[0]} is given, but expect is no-icmp-error; allowed: {given[0]} with expect: reply"
-            )
-        if self.min_length > self.max_length:
-            raise ValueError(f"min_length is {self.min_length}; allowed: up to max_length, {self.max_length}")
-        return self
 
-
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Icmp(Check):
     """Send an ICMP echo request."""
 
@@ -173,113 +152,96 @@ class Icmp(Check):
     needs_port = False
 
 
-class Tcp(_Exchange):
-    """Open a TCP connection; what to send and to match is optional."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tcp(Exchange):
+    """Open a TCP connection, and optionally send bytes and compare the reply."""
 
     kind = "tcp"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Http(Check):
-    """Fetch a page."""
+    """Send an HTTP request."""
 
     kind = "http"
-    method: Annotated[Method, word(Method, "a method")] = Field(Method.GET, description="how to ask")
-    path: UrlPath = Field("/", description="what to ask for, with its query")
-    host: Text | None = Field(None, description="the Host header; by default the backend's address")
-    status: Statuses = written("200-299", "codes and ranges that count as healthy, one or a list")
-    body: Regex | None = Field(
-        None, description="regular expression (RE2 syntax) that must occur in the first 64 KiB of the body"
+    method: Annotated[Method, "the method of the request"] = Method.GET
+    path: Annotated[UrlPath, "the path of the request, with its query"] = "/"
+    host: Annotated[Line | None, "the Host header; by default the address of the backend"] = None
+    status: Annotated[
+        tuple[StatusRange, ...], "status codes and ranges of them that count as healthy: one, or a list"
+    ] = ((200, 299),)
+    body: Annotated[Regex | None, "regular expression (RE2 syntax) that must occur in the first 64 KiB of the body"] = (
+        None
     )
-    body_not: Regex | None = Field(
-        None, description="regular expression (RE2 syntax) that must not occur in the first 64 KiB of the body"
-    )
-    digest: Digest | None = Field(
-        None, description="MD5 of the whole body, which has at most a mebibyte, in hexadecimal"
-    )
-    tls: Boolean = Field(False, description="speak HTTPS")
-    verify: Boolean = Field(True, description="with tls: check the certificate")
-    sni: Text | None = Field(None, description="with tls: the server name to ask for; by default the host")
-    ca_file: Path | None = Field(None, description="with tls: the authorities to trust (PEM)")
-
-    @model_validator(mode="after")
-    def _tls_for_its_options(self) -> Self:
-        if not self.tls and (given := sorted(self.model_fields_set & {"verify", "sni", "ca_file"})):
-            raise ValueError(f"{given[0]} is given without tls; allowed: {given[0]} with tls: true")
-        return self
+    body_not: Annotated[
+        Regex | None, "regular expression (RE2 syntax) that must not occur in the first 64 KiB of the body"
+    ] = None
+    digest: Annotated[Digest | None, "MD5 of the whole body, in hexadecimal; the body may have at most 1 MiB"] = None
+    tls: Annotated[bool, "whether to use HTTPS"] = False
+    verify: Annotated[bool, "with tls: whether to verify the certificate"] = True
+    sni: Annotated[Line | None, "with tls: the server name to send (SNI); by default the host"] = None
+    ca_file: Annotated[Path | None, "with tls: a file of the certificate authorities to trust (PEM)"] = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Radius(Check):
     """Send a RADIUS Status-Server request (RFC 5997)."""
 
     kind = "radius"
-    secret: Text | None = Field(None, description="the shared secret", repr=False)
-    secret_file: Path | None = Field(None, description="a file that holds the shared secret")
-
-    @model_validator(mode="after")
-    def _one_secret(self) -> Self:
-        if (self.secret is None) == (self.secret_file is None):
-            found = "neither secret nor secret_file is" if self.secret is None else "both secret and secret_file are"
-            raise ValueError(f"{found} given; allowed: one of them")
-        return self
+    secret: Annotated[Line | None, "the shared secret"] = field(default=None, repr=False)
+    secret_file: Annotated[Path | None, "a file that holds the shared secret"] = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sip(Check):
     """Send a SIP OPTIONS request."""
 
     kind = "sip"
-    uri: Text | None = Field(None, description="the request URI; by default sip: and the backend's address")
-    transport: Annotated[Transport, word(Transport, "a transport")] = Field(Transport.UDP, description="how to ask")
-    status: Statuses = written("200-299", "codes and ranges that count as healthy, one or a list")
+    uri: Annotated[Line | None, "the request URI; by default sip: and the address of the backend"] = None
+    transport: Annotated[Transport, "the transport of the request"] = Transport.UDP
+    status: Annotated[
+        tuple[StatusRange, ...], "status codes and ranges of them that count as healthy: one, or a list"
+    ] = ((200, 299),)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ntp(Check):
-    """Ask an NTP server for the time; one that is not synchronised is down."""
+    """Ask an NTP server for the time; a server that is not synchronised is down."""
 
     kind = "ntp"
-    max_stratum: Stratum = Field(15, description="the highest stratum that counts as healthy")
+    max_stratum: Annotated[Stratum, "the highest stratum that counts as healthy"] = 15
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snmp(Check):
     """Get one SNMP object."""
 
     kind = "snmp"
-    community: Text = Field("public", description="the community", repr=False)
-    version: Annotated[SnmpVersion, word(SnmpVersion, "a version")] = Field(
-        SnmpVersion.V2C, description="the protocol's version"
-    )
-    oid: Oid = Field("1.3.6.1.2.1.1.3.0", description="the object; by default sysUpTime")
+    community: Annotated[Line, "the community"] = field(default="public", repr=False)
+    version: Annotated[SnmpVersion, "the version of the protocol"] = SnmpVersion.V2C
+    oid: Annotated[Oid, "the object identifier; by default sysUpTime"] = "1.3.6.1.2.1.1.3.0"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Exec(Check):
-    """Run a Nagios or mon plugin: exit 0 is ok, 1 a warning, all else down; its output is the reason."""
+    """Run a plugin of Nagios or mon: exit status 0 is ok, 1 a warning, any other is down. Its output is the reason."""
 
     kind = "exec"
     needs_port = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_list(cls, found: Any) -> Any:
-        if isinstance(found, list):
-            return {"argv": found}
-        if isinstance(found, dict):
-            return found
-        raise Unfit(found, "not a list of arguments", "a list: the program, and its arguments")
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return or_short({"type": "array", "items": TEXT.written, "minItems": 1}, schema, handler)
-
-    argv: Argv = Field(description="the program and its arguments, without a shell", min_length=1)
-    capabilities: Capabilities = Field((), description="which of nftlb's capabilities it has, one or a list")
+    argv: Annotated[Argv, "the program and its arguments, without a shell"]
+    capabilities: Annotated[
+        tuple[Capability, ...], "the capabilities of nftlb that the program receives: one, or a list"
+    ] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Agent(Check):
-    """Ask HAProxy's agent: `up`, `down#reason`, `drain`, `maint`, `ready`, `75%`."""
+    """Ask an agent of HAProxy's agent-check: `up`, `down#reason`, `drain`, `maint`, `ready`, `75%`."""
 
     kind = "agent"
     needs_port = False
-    port: Port = Field(description="the agent's TCP port")
-    send: Text | None = Field(None, description="text to send before reading")
+    port: Annotated[Port, "the TCP port of the agent"]
+    send: Annotated[Line | None, "text to send before the reply is read"] = None
 
 
 AnyCheck: TypeAlias = Dns | Udp | Icmp | Tcp | Http | Radius | Sip | Ntp | Snmp | Exec | Agent
@@ -289,6 +251,6 @@ CHECKS: dict[str, type[Check]] = {
 
 
 def asks_over_udp(check: AnyCheck) -> bool:
-    """Whether an ICMP error is all that a check hears of a server that is gone."""
+    """Whether the check uses UDP: then an ICMP error is the only reply from a host without the service."""
     over_udp = isinstance(check, Dns | Udp | Radius | Sip | Ntp | Snmp)
     return over_udp and getattr(check, "transport", Transport.UDP) is Transport.UDP

@@ -1,4 +1,4 @@
-"""The small things that pools are made of; no I/O, and nothing about files."""
+"""The words and values of the options of pools: enumerations, addresses, listeners. No I/O, and no syntax of files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Protocol(StrEnum):
 
 
 class Balance(StrEnum):
-    """How the next backend is picked; `HASH` is of the client's address."""
+    """How the next backend is chosen; `HASH` uses the address of the client."""
 
     ROUND_ROBIN = "round-robin"
     RANDOM = "random"
@@ -33,7 +33,7 @@ class Balance(StrEnum):
 
 
 class Per(StrEnum):
-    """What is spread: every packet on its own, or flows. TCP and SCTP are spread by flow whatever this says."""
+    """The unit of balancing: each packet, or each flow. TCP and SCTP are always balanced by flow."""
 
     PACKET = "packet"
     FLOW = "flow"
@@ -45,8 +45,18 @@ class Forward(StrEnum):
     DSR = "dsr"
 
 
+class Replies(StrEnum):
+    """The hook in which replies of `stateless` get the source address of the service.
+
+    `POSTROUTING` works on every host. `PREROUTING` costs packets less, but needs settings of the host.
+    """
+
+    POSTROUTING = "postrouting"
+    PREROUTING = "prerouting"
+
+
 class Admin(StrEnum):
-    """What the operator wants of a backend, whatever its health."""
+    """The state that the operator wants for a backend, whatever its health."""
 
     ENABLED = "enabled"
     DRAIN = "drain"
@@ -54,7 +64,7 @@ class Admin(StrEnum):
 
 
 class SourceKind(StrEnum):
-    """Which source address a backend sees in `nat`."""
+    """The source address that a backend sees with `nat`."""
 
     MASQUERADE = "masquerade"
     KEEP = "keep"
@@ -62,9 +72,9 @@ class SourceKind(StrEnum):
 
 
 class Passive(StrEnum):
-    """What follows when a backend's host refuses balanced traffic with an ICMP port-unreachable.
+    """The effect of an ICMP port-unreachable with which the host of a backend refuses balanced traffic.
 
-    `OFF`: nothing. `CHECK`: the backend is checked at once, and is out if that check fails. `OUT`: the backend is out.
+    `OFF`: none. `CHECK`: the backend is checked at once, and is down if this check fails. `OUT`: the backend is down.
     """
 
     OFF = "off"
@@ -72,15 +82,21 @@ class Passive(StrEnum):
     OUT = "out"
 
 
+class Helper(StrEnum):
+    """A protocol whose servers answer from a new port, which conntrack reads from the request."""
+
+    TFTP = "tftp"
+
+
 class Capability(StrEnum):
-    """What of nftlb's own power a program of the operator's may have: see capabilities(7)."""
+    """A capability of nftlb that a program of the operator may receive; see capabilities(7)."""
 
     NET_ADMIN = "net_admin"
     NET_RAW = "net_raw"
 
 
 class FallbackKind(StrEnum):
-    """What becomes of packets when no backend is left."""
+    """The treatment of packets when no backend is left."""
 
     REJECT = "reject"
     DROP = "drop"
@@ -89,27 +105,46 @@ class FallbackKind(StrEnum):
 
 
 class Initial(StrEnum):
-    """A backend's state before its first check; `LAST` is what the state directory remembers, else up."""
+    """The state of a backend before its first check. `LAST`: the state in the state directory, or up without one."""
 
     LAST = "last"
     UP = "up"
     DOWN = "down"
 
 
+class EventKind(StrEnum):
+    """What an event of the daemon is about. Health reports changes of backends, quorums and priorities."""
+
+    BACKEND_UP = "backend_up"
+    BACKEND_DOWN = "backend_down"
+    BACKEND_CHANGED = "backend_changed"
+    """The operator or the backend's agent changed its admin state or weight, or the backend was added or removed."""
+    QUORUM_UP = "quorum_up"
+    QUORUM_DOWN = "quorum_down"
+    PRIORITY_CHANGED = "priority_changed"
+    """Another priority serves, or no priority has enough healthy backends any more."""
+    SWAP = "swap"
+    SWAP_FAILED = "swap_failed"
+    RELOAD = "reload"
+    RELOAD_FAILED = "reload_failed"
+    FAULT = "fault"
+    FAULT_GONE = "fault_gone"
+
+
 def family(address: IPAddress) -> Family:
-    return Family.IP if address.version == 4 else Family.IP6  # noqa: PLR2004
+    return Family.IP if isinstance(address, IPv4Address) else Family.IP6
 
 
 def is_link_local(address: IPAddress) -> bool:
-    """Tell whether an address is valid on one interface only, as those of fe80::/10 are.
+    """Whether an address is valid on one interface only: an address of fe80::/10.
 
-    The link-local addresses of IPv4 (169.254.0.0/16) are not meant: Linux routes them like all others.
+    This excludes the link-local addresses of IPv4 (169.254.0.0/16), which Linux routes like all other addresses.
     """
     return address.version == 6 and address.is_link_local  # noqa: PLR2004
 
 
 def unforwarded(address: IPAddress) -> str:
-    """Tell why the kernel forwards no packets from or to an address; empty if the kernel does."""
+    """The reason why the kernel forwards no packets from or to an address; empty if the kernel forwards them."""
     if address.is_loopback:
         return "a loopback address, which only this host itself can reach"
     if is_link_local(address):
@@ -123,7 +158,7 @@ def endpoint_text(address: IPAddress, port: int | str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Where a pool takes packets: an address, a range of ports (often of one) and a protocol."""
+    """A place where packets of a pool arrive: an address, a range of ports (often one port) and a protocol."""
 
     address: IPAddress
     first_port: int
@@ -166,15 +201,26 @@ class UnixSocket:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The source address that backends see in `nat`; `addresses` holds at most one per family."""
+    """The source address that backends see with `nat`; `addresses` has at most one address per family."""
 
     kind: SourceKind = SourceKind.MASQUERADE
     addresses: tuple[IPAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
+class MinHealthy:
+    """How much of a priority must be healthy: a number of backends or, with `percent`, a share of their weight."""
+
+    amount: int = 1
+    percent: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.amount}%" if self.percent else f"{self.amount}"
+
+
+@dataclass(frozen=True, slots=True)
 class Fallback:
-    """What becomes of packets when no backend is left; `sorry` holds at most one endpoint per family."""
+    """The treatment of packets when no backend is left; `sorry` has at most one endpoint per family."""
 
     kind: FallbackKind = FallbackKind.REJECT
     sorry: tuple[Endpoint, ...] = ()

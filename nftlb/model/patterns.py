@@ -1,8 +1,8 @@
-"""The regular expressions of a configuration: RE2's, whose search takes linear time whatever it is given.
+"""The regular expressions of a configuration, in the syntax of RE2, which searches any text in linear time.
 
-Python's own can take years for a reply of a mebibyte, which the one who replies may choose. Nor may the expression
-itself be too large: where RE2 has to fall back on its slowest way, a search takes some 6 ns for each byte and each
-instruction of the compiled expression.
+The regular expressions of Python can take years for a reply of 1 MiB, and the backend chooses the reply. The size of an
+expression is limited too: with the slowest method of RE2, a search takes about 6 ns for each byte and each instruction
+of the compiled expression.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from functools import lru_cache
 from typing import Protocol
 
 LARGEST = 1000
-"""So many instructions may an expression have."""
-_MEMORY = 256 * 1024  # for the compiled expression and what its searches remember; RE2's own default is 8 MiB
+"""The largest number of instructions of a compiled expression."""
+_MEMORY = 256 * 1024  # bytes for the compiled expression and the cache of its searches; the default of RE2 is 8 MiB
 
-# What Python's and PCRE's expressions have and RE2 refuses, by the beginning of RE2's message.
+# Syntax that Python and PCRE have and RE2 refuses, by the beginning of RE2's message.
 _REFUSED = (
     ("invalid perl operator: (?=", "no look-ahead: write a check for each of the conditions"),
     ("invalid perl operator: (?!", "no look-ahead: an http check has body_not for what must not occur"),
@@ -23,33 +23,33 @@ _REFUSED = (
     ("invalid perl operator: (?>", "no atomic groups: write (?:"),
     ("invalid perl operator: (?#", "no comments: leave the comment out"),
     ("invalid perl operator: (?(", "no conditions: write both cases as alternatives, with |"),
-    ("invalid perl operator: (?P", "no references to groups: write the text once more"),
+    ("invalid perl operator: (?P", "no references to groups: write the text again"),
     ("invalid perl operator: (?", "no such flags or groups: there are the flags i, m and s, and (?:"),
     ("invalid escape sequence: \\Z", r"\z is the end of the text"),
     ("invalid escape sequence: \\u", r"a character by its number is \x{20ac}"),
     ("invalid escape sequence: \\U", r"a character by its number is \x{1f600}"),
-    *((f"invalid escape sequence: \\{n}", "no references to groups: write the text once more") for n in range(1, 10)),
+    *((f"invalid escape sequence: \\{n}", "no references to groups: write the text again") for n in range(1, 10)),
     ("invalid repetition size", "1000 repetitions at most, also of one repetition within another"),
     ("pattern too large", "write smaller numbers of repetitions, or fewer alternatives and classes"),
 )
 _POSSESSIVE = re.compile(r"bad repetition operator: .*\+")
-# Taken for these very characters by RE2, for {0,5} by Python.
+# RE2 reads `{,5}` as these characters, Python as `{0,5}`.
 _NO_MINIMUM = re.compile(r"(?<!\\)\{,([0-9]{1,9})\}")
 
 
 class Pattern(Protocol):
-    """An expression, compiled."""
+    """A compiled expression."""
 
     @property
     def programsize(self) -> int:
-        """How many instructions there are."""
+        """The number of instructions."""
 
     def search(self, text: bytes) -> object | None:
-        """Return something if it occurs, else None."""
+        """Return a match, or None if the expression does not occur in the text."""
 
 
-class BadPattern(ValueError):  # noqa: N818 - it is raised for what a user wrote, not for a fault of ours
-    """A text is no expression of RE2's; says why, and where possible what to write instead."""
+class BadPattern(ValueError):  # noqa: N818 - raised for the input of a user, not for an error of nftlb
+    """A text is not an expression of RE2. The message has the reason and, where possible, what to write instead."""
 
 
 @lru_cache(maxsize=1024)

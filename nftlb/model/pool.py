@@ -1,16 +1,41 @@
-"""A validated configuration: what the core works on. Frozen, hashable, in the order of the file; no I/O.
+"""A validated configuration, which the core works on: frozen, hashable, in the order of the file. No I/O.
 
-The constructors check nothing. `nftlb.config` does, and is the usual source of these objects.
+Each option of the configuration is declared here once: its name, type, default and description. From these dataclasses
+`nftlb.config` makes the forms of the file and of the HTTP API, their JSON Schema and their messages. The constructors
+check nothing; `nftlb.config` does, and is the usual source of these objects.
+
+An annotation holds the type of an option and its description. This module has no `from __future__ import annotations`,
+because `nftlb.config` reads the annotations.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cached_property
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-from nftlb.model.kinds import (
+from .checks import AnyCheck
+from .constraints import (
+    Argv,
+    BackendName,
+    Count,
+    Duration,
+    FirstMark,
+    HostName,
+    Hysteresis,
+    Interface,
+    Mark,
+    Path,
+    Percent,
+    Port,
+    Priority,
+    Quorum,
+    SessionTime,
+    TableName,
+    Timer,
+    Weight,
+    Zone,
+)
+from .kinds import (
     Admin,
     Balance,
     Capability,
@@ -18,37 +43,42 @@ from nftlb.model.kinds import (
     Fallback,
     Family,
     Forward,
+    Helper,
     Initial,
     IPAddress,
     Listener,
-    Milliseconds,
+    MinHealthy,
     Passive,
     Per,
     Protocol,
+    Replies,
     SourceKind,
     UnixSocket,
     family,
 )
 
-if TYPE_CHECKING:
-    from nftlb.model.checks import AnyCheck
-
-
 REJECT = Fallback()
+ONE_HEALTHY = MinHealthy()
 API_LISTEN = Endpoint(IPv4Address("127.0.0.1"), 9146)
+STATE_DIR = "/var/lib/nftlb"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """A server behind a pool; without a port it gets packets at the port they were sent to."""
+    """A server behind a pool."""
 
-    name: str
-    address: IPAddress
-    port: int | None = None
-    weight: int = 1
-    admin: Admin = Admin.ENABLED
-    device: str | None = None
-    via: IPAddress | None = None
+    name: Annotated[BackendName, "the name of the backend, unique in its pool"]
+    address: Annotated[IPAddress, "the address to send to"]
+    port: Annotated[Port | None, "the port to send to; without it, a packet keeps its port"] = None
+    weight: Annotated[Weight, "the share of the traffic, relative to the other backends; 0 receives nothing"] = 1
+    priority: Annotated[
+        Priority, "backends of the lowest number with enough healthy backends get the packets; the others stand by"
+    ] = 1
+    admin: Annotated[Admin, "the state that the operator wants, whatever the health of the backend"] = Admin.ENABLED
+    device: Annotated[
+        Interface | None, "the interface towards the backend: for the fast path, and for a link-local address"
+    ] = None
+    via: Annotated[IPAddress | None, "the next hop towards the backend, for the fast path"] = None
 
     @property
     def family(self) -> Family:
@@ -57,73 +87,108 @@ class Backend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """One check of every backend of a pool, and when it is done. Without a port the backend's is checked.
-
-    `source`: where it leaves from, an address a family at most. `device`, `mark`: through which interface, and with
-    which firewall mark; None for none in particular.
-    """
+    """A health check of every backend of a pool: one key that names the kind of check, and its times."""
 
     check: AnyCheck
-    interval: Milliseconds = 2000
-    fast_interval: Milliseconds = 500
-    timeout: Milliseconds = 1000
-    rise: int = 2
-    fall: int = 3
-    initial: Initial = Initial.LAST
-    port: int | None = None
-    source: tuple[IPAddress, ...] = ()
-    device: str | None = None
-    mark: int | None = None
+    interval: Annotated[Timer, "the time between two checks of a healthy backend"] = 2000
+    fast_interval: Annotated[Timer, "the time between two checks while a change of state is pending"] = 500
+    timeout: Annotated[Timer, "how long to wait for a reply"] = 1000
+    rise: Annotated[Count, "how many successful checks in a row bring a backend up"] = 2
+    fall: Annotated[Count, "how many failed checks in a row take a backend down"] = 3
+    initial: Annotated[
+        Initial, "the state before the first check; last: the state that state_dir holds, or up if there is none"
+    ] = Initial.LAST
+    port: Annotated[Port | None, "the port to check; by default the port of the backend"] = None
+    source: Annotated[
+        tuple[IPAddress, ...], "the source address of the check, one per family; by default the source of the pool"
+    ] = ()
+    device: Annotated[Interface | None, "the interface or VRF to check through; by default as the host routes"] = None
+    mark: Annotated[Mark | None, "the firewall mark of the check's packets, which routing rules may use"] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
-    """Programs to run at transitions, each with its arguments; empty for none."""
+    """Programs to run at transitions, each a list of arguments without a shell; an empty list runs nothing."""
 
-    backend_up: tuple[str, ...] = ()
-    backend_down: tuple[str, ...] = ()
-    quorum_up: tuple[str, ...] = ()
-    quorum_down: tuple[str, ...] = ()
-    capabilities: tuple[Capability, ...] = ()
+    backend_up: Annotated[Argv, "run when a backend comes up"] = ()
+    backend_down: Annotated[Argv, "run when a backend goes down"] = ()
+    quorum_up: Annotated[Argv, "run when a pool gains its quorum"] = ()
+    quorum_down: Annotated[Argv, "run when a pool loses its quorum"] = ()
+    priority_changed: Annotated[Argv, "run when another priority of a pool serves"] = ()
+    capabilities: Annotated[
+        tuple[Capability, ...], "the capabilities of nftlb that the programs receive: one, or a list"
+    ] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Listeners, and the backends that their packets are spread over. `panic` is in per cent."""
+    """A service: its listeners, and the backends that receive the packets."""
 
     name: str
-    listen: tuple[Listener, ...]
-    backends: tuple[Backend, ...]
-    balance: Balance = Balance.ROUND_ROBIN
-    per: Per = Per.PACKET
-    forward: Forward = Forward.NAT
-    source: SourceKind = SourceKind.MASQUERADE
+    listen: Annotated[
+        tuple[Listener, ...], "where packets arrive: ADDRESS:PORT/udp, /tcp or /sctp; one listener, or a list"
+    ]
+    backends: Annotated[tuple[Backend, ...], "the servers, each by its name"]
+    balance: Annotated[Balance, "how the next backend is chosen"] = Balance.ROUND_ROBIN
+    per: Annotated[Per, "whether each packet or each flow is balanced; tcp and sctp: always flows"] = Per.PACKET
+    session_timeout: Annotated[
+        SessionTime | None,
+        "per: flow, udp: a flow ends when no packet has come for so long; without it, as the kernel is set",
+    ] = None
+    helper: Annotated[
+        Helper | None, "per: flow, udp: the protocol of servers that answer a request from another port"
+    ] = None
+    forward: Annotated[Forward, "how packets reach their backend"] = Forward.NAT
+    source: Annotated[SourceKind, "nat only: the source address that backends see; keep: the address of the client"] = (
+        SourceKind.MASQUERADE
+    )
     source_addresses: tuple[IPAddress, ...] = ()
-    ingress: tuple[str, ...] = ()
-    hairpin: bool = False
-    health: tuple[Health, ...] = ()
-    passive: bool | None = None
-    slow_start: Milliseconds = 0
-    quorum: int = 1
-    hysteresis: int = 0
-    panic: int = 0
-    fallback: Fallback = REJECT
-    hooks: Hooks = Hooks()
+    ingress: Annotated[
+        tuple[Interface, ...], "stateless, dsr: the interfaces whose packets take the fast path: one, or a list"
+    ] = ()
+    hairpin: Annotated[
+        bool, "stateless: backends may be clients of the pool; conntrack translates packets from a backend to itself"
+    ] = False
+    replies: Annotated[
+        Replies,
+        "stateless: the hook in which replies get the address of the service. prerouting costs packets less, and needs "
+        "accept_local=1 and no strict rp_filter on the interfaces to the backends",
+    ] = Replies.POSTROUTING
+    health: Annotated[tuple[Health, ...], "one check, or a list of checks that must all pass"] = ()
+    passive: Annotated[
+        bool | None,
+        "the effect of an ICMP port-unreachable from a backend. true: the backend is down at once; false: none; "
+        "not given: the backend is checked at once, where checks and traffic have the same source address",
+    ] = None
+    slow_start: Annotated[Duration, "how long it takes until a backend that came up has its full share"] = 0
+    quorum: Annotated[Quorum, "how many healthy backends the pool needs"] = 1
+    hysteresis: Annotated[Hysteresis, "how far beyond the quorum a change must go"] = 0
+    min_healthy: Annotated[
+        MinHealthy,
+        "how much of a priority must be healthy to get the packets: a number of backends, or a share of the weight",
+    ] = ONE_HEALTHY
+    preempt_delay: Annotated[
+        Duration, "how long a lower priority must have enough healthy backends before it takes the packets back"
+    ] = 10_000
+    panic: Annotated[Percent, "below this share of healthy weight, use all backends"] = 0
+    fallback: Annotated[Fallback, "what happens to packets when no backend is left"] = REJECT
+    hooks: Annotated[Hooks, "programs to run at transitions"] = Hooks()
 
     def __hash__(self) -> int:
         return self._hash
 
     @cached_property
     def _hash(self) -> int:
-        # Pools key the compiler's caches; hashing every address anew would cost more than a look-up saves.
+        # Pools are keys of the compiler's caches. Hashing every address again would cost more than a look-up saves.
         return hash(tuple(getattr(self, item.name) for item in fields(self)))
 
     @property
     def refusals(self) -> Passive:
-        """What follows when a backend's host refuses traffic: as `passive` says, or as is best here.
+        """The effect of an ICMP port-unreachable from a backend: `passive`, or else the best for this pool.
 
-        A host limits its ICMP errors by destination. Where backends see the balancer's address, traffic keeps refusals
-        from the checks; where they see the client's, checks have a limit to themselves.
+        A host limits the ICMP errors that it sends to one destination. If backends see the address of the
+        balancer, errors for traffic use up the limit, and checks may receive none. If backends see the address of the
+        client, checks have their own limit.
         """
         if self.passive is not None:
             return Passive.OUT if self.passive else Passive.OFF
@@ -132,8 +197,8 @@ class Pool:
         return Passive.CHECK if shared and by_udp and self.health else Passive.OFF
 
     def source_address(self, of: Family) -> IPAddress | None:
-        """The address that backends of a family see, if one is given."""
-        return next((one for one in self.source_addresses if family(one) is of), None)
+        """The source address that backends of a family see; None if the pool has no such address."""
+        return next((address for address in self.source_addresses if family(address) is of), None)
 
     def backend(self, name: str) -> Backend | None:
         return next((backend for backend in self.backends if backend.name == name), None)
@@ -141,37 +206,40 @@ class Pool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Zones:
-    """Which conntrack zones are ours: from `first` on."""
+    """The conntrack zones of nftlb."""
 
-    first: int = 1
+    first: Annotated[Zone, "the first zone; further zones follow it"] = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marks:
-    """Which firewall marks, and routing tables of the same numbers, are ours: from `first` on."""
+    """The firewall marks that dsr uses, and the routing tables with the same numbers."""
 
-    first: int = 60001
+    first: Annotated[FirstMark, "the first mark; further marks follow it"] = 60001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Api:
-    """Where the HTTP API listens; without a file of tokens it only reads."""
+    """The HTTP API."""
 
-    listen: Endpoint | UnixSocket = API_LISTEN
-    token_file: str | None = None
-    hosts: tuple[str, ...] = ()
+    listen: Annotated[Endpoint | UnixSocket, "address:port, or unix:/PATH"] = API_LISTEN
+    token_file: Annotated[Path | None, "a file of bearer tokens; without it, the API is read-only"] = None
+    hosts: Annotated[
+        tuple[HostName, ...],
+        "further host names that requests may use; addresses and the names of this host are always allowed",
+    ] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole file, with its pools in their order."""
+    """A configuration of nftlb."""
 
-    table: str = "nftlb"
-    zones: Zones = Zones()
-    marks: Marks = Marks()
-    state_dir: str = "/var/lib/nftlb"
-    api: Api = Api()
-    pools: tuple[Pool, ...] = ()
+    table: Annotated[TableName, "the name of the nft tables of nftlb"] = "nftlb"
+    zones: Annotated[Zones, "the conntrack zones to use"] = Zones()
+    marks: Annotated[Marks, "the firewall marks to use"] = Marks()
+    state_dir: Annotated[Path, "the directory where states are stored"] = STATE_DIR
+    api: Annotated[Api, "the HTTP API"] = Api()
+    pools: Annotated[tuple[Pool, ...], "the pools, each by its name"] = ()
 
     def pool(self, name: str) -> Pool | None:
         return self._by_name.get(name)

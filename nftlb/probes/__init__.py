@@ -1,27 +1,26 @@
-"""Health checks carried out: one file a kind. They never raise for a sick backend."""
+"""The probes that carry out health checks: one module for each kind. A failed backend never raises an exception."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .probe import Answer, Failed, Probe, run
-from .subject import Subject
+from .probe import Failed, Probe, Subject, Success, run_probe
 
 if TYPE_CHECKING:
     from nftlb.model import AnyCheck
 
-__all__ = ["Answer", "Failed", "Probe", "Subject", "probe_for", "run"]
+__all__ = ["Failed", "Probe", "Subject", "Success", "probe_for", "run_probe"]
 
-# Imported when first needed: aiohttp alone takes longer than all the rest of nftlb.
+# The modules are imported when first needed: their libraries take longer to import than the rest of nftlb.
 _MAKERS = {
-    "dns": "probe_of",
+    "dns": "dns_probe",
     "udp": "UdpProbe",
     "icmp": "IcmpProbe",
     "tcp": "TcpProbe",
     "http": "HttpProbe",
     "radius": "RadiusProbe",
-    "sip": "probe_of",
+    "sip": "sip_probe",
     "ntp": "NtpProbe",
     "snmp": "SnmpProbe",
     "exec": "ExecProbe",
@@ -30,6 +29,6 @@ _MAKERS = {
 
 
 def probe_for(check: AnyCheck) -> Probe:
-    """Make the probe of a check; it serves all backends, at the same time."""
+    """Make the probe of a check. One probe serves all backends, also at the same time."""
     probe: Probe = getattr(import_module(f".{check.kind}", __name__), _MAKERS[check.kind])(check)
     return probe

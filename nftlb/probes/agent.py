@@ -1,4 +1,4 @@
-"""Asks HAProxy's agent: what it says is a line of words (HAProxy's manual, `agent-check`)."""
+"""Probes with an agent of HAProxy, which replies with a line of words (HAProxy's manual, `agent-check`)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 from typing import TYPE_CHECKING
 
 from nftlb.model import Admin
+from nftlb.printable import one_line, quoted
 
-from .line import one_line, shown
-from .probe import Answer, Failed, Probe
-from .stream import connection
+from .probe import Failed, Probe, Success
+from .stream import open_stream
 
 if TYPE_CHECKING:
     from nftlb.model import Agent
 
-    from .subject import Subject
+    from .probe import Subject
 
 _LIMIT = 4096
 _END = re.compile(rb"[\r\n\0]")
@@ -30,19 +30,19 @@ class AgentProbe(Probe):
         self._port = check.port
         self._send = (check.send or "").encode()
 
-    async def probe(self, subject: Subject) -> Answer:
-        async with connection(subject, self._port) as stream:
+    async def probe(self, subject: Subject) -> Success:
+        async with open_stream(subject, self._port) as stream:
             if self._send:
                 await stream.send(self._send)
             while _END.search(stream.received) is None and await stream.more(_LIMIT):
                 pass
-        return read(stream.received)
+        return read_agent_reply(stream.received)
 
 
-def read(said: bytes) -> Answer:
-    """Understand what an agent said; of words of a sort the last counts. Raises Failed.
+def read_agent_reply(said: bytes) -> Success:
+    """Parse an agent's reply. Of several words for the same thing the last counts. Raises Failed.
 
-    An agent that says nothing we know is no agent, and hence fails.
+    A reply without any known word fails the check.
     """
     line = _END.split(said, maxsplit=1)[0].decode(errors="replace")
     words, _, description = line.partition("#")
@@ -58,7 +58,7 @@ def read(said: bytes) -> Answer:
         else:
             unknown.append(word)
     if (weight, admin, state) == (None, None, None):
-        raise Failed(f"the agent said {shown(line)}" if line.strip() else "the agent said nothing")
+        raise Failed(f"the agent said {quoted(line)}" if line.strip() else "the agent said nothing")
     reason = " ".join(filter(None, _SEPARATORS.split(words.lower())))
     if text := one_line(description):
         reason = f"{reason}: {text}"
@@ -66,4 +66,4 @@ def read(said: bytes) -> Answer:
         reason += f" (not understood: {one_line(' '.join(unknown), 60)})"
     if state in _DOWN:
         raise Failed(reason, weight, admin)
-    return Answer(reason, weight, admin)
+    return Success(reason, weight, admin)

@@ -1,4 +1,4 @@
-"""Asks a DNS server. Only the header and the question of its answer are read: what it knows is not our business."""
+"""Probes a DNS server. Only the header and the question of its reply are read: the records do not matter."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import dns.rcode
 from nftlb.model import Rcode, Transport
 
 from .exchange import NotOurs, connected, exchange
-from .probe import Answer, Failed, Probe
-from .stream import answer, connection
+from .probe import Failed, Probe, Success
+from .stream import first_message, open_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nftlb.model import Dns
 
+    from .probe import Subject
     from .stream import Stream
-    from .subject import Subject
 
 _HEADER = struct.Struct("!HHH")  # id, flags, number of questions
 _HEADER_SIZE = 12
@@ -33,35 +33,34 @@ _RCODE = 0x000F
 
 
 class _Query:
-    """The question of a check, ready but for its id."""
+    """The prepared query of a check, without its id."""
 
     def __init__(self, check: Dns) -> None:
         query = dns.message.make_query(check.name, check.type.value, flags=dns.flags.RD if check.recursion else 0)
         wire = query.to_wire()
         self._rest = wire[2:]
         self._question = wire[_HEADER_SIZE:].lower()
-        self._healthy = frozenset(int(dns.rcode.from_text(rcode.value)) for rcode in check.rcode)
         self._wanted = " or ".join(rcode.value for rcode in check.rcode)
         self._answers = {
-            int(dns.rcode.from_text(rcode.value)): Answer(rcode.value) for rcode in Rcode if rcode in check.rcode
+            int(dns.rcode.from_text(rcode.value)): Success(rcode.value) for rcode in Rcode if rcode in check.rcode
         }
 
-    def ask(self) -> tuple[bytes, Callable[[bytes], Answer]]:
-        """Return a query with an id of its own, and what reads its answer."""
+    def new(self) -> tuple[bytes, Callable[[bytes], Success]]:
+        """Return a query with a new id, and the function that reads its reply."""
         number = secrets.token_bytes(2)
-        return number + self._rest, lambda reply: self._read(number, reply)
+        return number + self._rest, lambda reply: self._judge(number, reply)
 
-    def _read(self, number: bytes, reply: bytes) -> Answer:
-        """Raise NotOurs if it answers something else. A truncated answer is one as well: the server is there."""
+    def _judge(self, number: bytes, reply: bytes) -> Success:
+        """Judge a reply. Raises Failed, and NotOurs for other messages. A truncated reply counts: the server works."""
         if len(reply) < _HEADER_SIZE:
-            raise NotOurs("what came was not DNS")
+            raise NotOurs("the reply was not DNS")
         _, flags, questions = _HEADER.unpack_from(reply)
         if reply[:2] != number or not flags & _QR or flags & _OPCODE:
-            raise NotOurs("what came was not the answer to our query")
+            raise NotOurs("the reply was not for our query")
         rcode = flags & _RCODE
-        # A server that can't read or won't serve a query may leave its question out (RFC 9619 allows none as well).
+        # A server that can't read or refuses a query may leave out the question (RFC 9619 also allows no question).
         if not (questions == 0 and rcode) and not (questions == 1 and self._is_ours(reply)):
-            raise NotOurs("what came was the answer to another question")
+            raise NotOurs("the reply was for another question")
         answer = self._answers.get(rcode)
         if answer is None:
             raise Failed(f"rcode {dns.rcode.to_text(dns.rcode.Rcode(rcode)).lower()}, not {self._wanted}")
@@ -69,7 +68,7 @@ class _Query:
 
     def _is_ours(self, reply: bytes) -> bool:
         end = _HEADER_SIZE + len(self._question)
-        # Lengths of labels are below 64 and hence no letters: the case of everything may be dropped.
+        # Lengths of labels are below 64 and so are not letters: all bytes may be converted to lower case.
         return reply[_HEADER_SIZE:end].lower() == self._question
 
 
@@ -79,8 +78,8 @@ class DnsOverUdp(Probe):
     def __init__(self, check: Dns) -> None:
         self._query = _Query(check)
 
-    async def probe(self, subject: Subject) -> Answer:
-        query, read = self._query.ask()
+    async def probe(self, subject: Subject) -> Success:
+        query, read = self._query.new()
         return await exchange(connected(subject, subject.required_port), query, read, subject.timeout)
 
 
@@ -88,17 +87,17 @@ class DnsOverTcp(Probe):
     def __init__(self, check: Dns) -> None:
         self._query = _Query(check)
 
-    async def probe(self, subject: Subject) -> Answer:
-        query, read = self._query.ask()
-        async with connection(subject, subject.required_port) as stream:
+    async def probe(self, subject: Subject) -> Success:
+        query, read = self._query.new()
+        async with open_stream(subject, subject.required_port) as stream:
             await stream.send(_LENGTH.pack(len(query)) + query)
-            return await answer(lambda: _message(stream), read)
+            return await first_message(lambda: _message(stream), read)
 
 
 async def _message(stream: Stream) -> bytes:
-    (size,) = _LENGTH.unpack(await stream.take(_LENGTH.size))
-    return await stream.take(size)
+    (size,) = _LENGTH.unpack(await stream.receive_exactly(_LENGTH.size))
+    return await stream.receive_exactly(size)
 
 
-def probe_of(check: Dns) -> Probe:
+def dns_probe(check: Dns) -> Probe:
     return DnsOverTcp(check) if check.transport is Transport.TCP else DnsOverUdp(check)

@@ -1,4 +1,4 @@
-"""Runs a Nagios or mon plugin."""
+"""Probes by running a plugin of Nagios or mon."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import signal
 from typing import TYPE_CHECKING
 
 from nftlb.errors import SystemFault
+from nftlb.printable import one_line
 from nftlb.programs import Process
 
-from .faults import reason_of
-from .line import one_line
-from .probe import Answer, Failed, Probe, noting
+from .probe import Failed, Probe, Success, noting, reason_of
 
 if TYPE_CHECKING:
     from nftlb.model import Exec
 
-    from .subject import Subject
+    from .probe import Subject
 
 _OK, _WARNING = 0, 1
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -28,22 +27,24 @@ class ExecProbe(Probe):
         self._argv = check.argv
         self._capabilities = check.capabilities
 
-    async def probe(self, subject: Subject) -> Answer:
+    async def probe(self, subject: Subject) -> Success:
         try:
             plugin = Process(self._argv, _environment(subject), self._capabilities)
         except OSError as error:
-            mend = "put the plugin there, executable for nftlb's user"
+            fix = "put the plugin there, executable for nftlb's user"
             if error.errno == errno.EPERM:
-                mend += "; if it needs a capability (getcap), name that under `capabilities`, and let nftlb have it"
+                fix += "; if it needs a capability (getcap), name that under `capabilities`, and give it to nftlb"
             else:
-                reason_of(error)  # for want of memory, files or processes it raises; EPERM is about packets there
-            raise SystemFault(f"can't run {self._argv[0]}: {error.strerror}: {mend}") from error
+                reason_of(
+                    error
+                )  # raises if memory, files or processes are exhausted; its text for EPERM is about packets
+            raise SystemFault(f"can't run {self._argv[0]}: {error.strerror}: {fix}") from error
         try:
-            with noting(lambda: _first_line(plugin.said())):
+            with noting(lambda: _first_line(plugin.output())):
                 status = await plugin.wait()
         finally:
             await plugin.end()
-        return _judge(status, _first_line(plugin.said()))
+        return _judge(status, _first_line(plugin.output()))
 
 
 def _environment(subject: Subject) -> dict[str, str]:
@@ -56,19 +57,21 @@ def _environment(subject: Subject) -> dict[str, str]:
         "NFTLB_SOURCE": "" if subject.source is None else str(subject.source),
         "NFTLB_DEVICE": subject.device or "",
         "NFTLB_MARK": "" if subject.mark is None else str(subject.mark),
-        **{name: os.environ[name] for name in ("TMPDIR",) if name in os.environ},  # confined, there is no other place
+        **{
+            name: os.environ[name] for name in ("TMPDIR",) if name in os.environ
+        },  # the systemd unit permits no other directory
     }
 
 
 def _first_line(said: bytes) -> str:
-    """Return the first line that says something, without Nagios' performance data."""
+    """Return the first non-blank line, without Nagios' performance data."""
     line = said.strip().partition(b"\n")[0]
     return one_line(line.partition(b"|")[0])
 
 
-def _judge(status: int, said: str) -> Answer:
+def _judge(status: int, said: str) -> Success:
     if status in {_OK, _WARNING}:
-        return Answer(said or ("ok" if status == _OK else "warning"))
+        return Success(said or ("ok" if status == _OK else "warning"))
     ended = f"exit status {status}" if status > 0 else f"killed by {_signal(-status)}"
     raise Failed(f"{ended}: {said}" if said else ended)
 
@@ -76,5 +79,5 @@ def _judge(status: int, said: str) -> Answer:
 def _signal(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # the real-time ones have no names
+    except ValueError:  # real-time signals have no names
         return f"signal {number}"

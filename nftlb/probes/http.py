@@ -1,6 +1,6 @@
-"""Fetches a page over HTTP or HTTPS.
+"""Probes by fetching a page over HTTP or HTTPS.
 
-On our own connection, with h11 to read what comes: how much is read, and into how many pieces it may fall, is bounded.
+The connection is nftlb's own, and h11 parses the reply, so that the size and the number of pieces are limited.
 """
 
 from __future__ import annotations
@@ -17,26 +17,25 @@ from typing import TYPE_CHECKING
 import h11
 
 from nftlb.errors import SystemFault
+from nftlb.printable import one_line, quoted
 
-from .faults import stamp, unreadable
-from .line import one_line, shown
 from .matching import Searched
-from .probe import Answer, Failed, Probe
-from .stream import connection
+from .probe import Failed, Probe, Success, stamp, unreadable
+from .stream import open_stream
 
 if TYPE_CHECKING:
     from nftlb.model import Http
 
+    from .probe import Subject
     from .stream import Stream
-    from .subject import Subject
 
 _SEARCHED = 64 * 1024
 _DIGESTED = 1024 * 1024
-_HEAD = 16 * 1024  # of status line and headers, and of what stands before a chunk
-_PIECES = 1000  # that a body may come in: a page of 64 KiB in single bytes would take h11 a tenth of a second
-_TURN = 100  # pieces between which others have their turn
-_PROVISIONAL = 10  # answers before the one that counts
-# Nothing compressed: a small body could become a large one.
+_HEAD = 16 * 1024  # bytes of status line and headers, and of a chunk's header
+_PIECES = 1000  # of a body, at most: h11 would take a tenth of a second for 64 KiB in single bytes
+_TURN = 100  # pieces after which other tasks run
+_PROVISIONAL = 10  # provisional (1xx) responses before the final response
+# No compression: a small body could become a large one.
 _HEADERS = (("User-Agent", "nftlb"), ("Accept", "*/*"), ("Accept-Encoding", "identity"), ("Connection", "close"))
 _PORT_BEHIND = re.compile(r":[0-9]*$")
 _PORTS = {False: 80, True: 443}
@@ -49,18 +48,18 @@ class HttpProbe(Probe):
         self._unwanted = None if check.body_not is None else Searched.of(check.body_not)
         self._name = check.sni or (None if check.host is None else _PORT_BEHIND.sub("", check.host).strip("[]"))
 
-    async def probe(self, subject: Subject) -> Answer:
+    async def probe(self, subject: Subject) -> Success:
         tls = (self._context(), self._name or str(subject.address).partition("%")[0]) if self._check.tls else None
         try:
-            async with connection(subject, subject.required_port, tls) as stream:
+            async with open_stream(subject, subject.required_port, tls) as stream:
                 return await self._fetch(_Conversation(stream), subject)
         except ssl.SSLError as error:
             raise Failed(_reason(error)) from error
         except h11.RemoteProtocolError as error:
-            raise Failed(f"what came was not HTTP: {one_line(str(error), 100)}") from error
+            raise Failed(f"the reply was not HTTP: {one_line(str(error), 100)}") from error
 
     def _context(self) -> ssl.SSLContext:
-        """Raise SystemFault if there are no authorities to trust, Failed if nobody can have such a name."""
+        """Return the TLS context. Raises SystemFault for an unusable ca_file, Failed for an invalid server name."""
         path = self._check.ca_file
         if path is None or not self._check.verify:
             context = _make_context(None, None, self._check.verify)
@@ -70,10 +69,10 @@ class HttpProbe(Probe):
             try:
                 context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=self._name)
             except ValueError as error:
-                raise Failed(f"can't ask for {shown(self._name)}: {error}") from error
+                raise Failed(f"can't ask for {quoted(self._name)}: {error}") from error
         return context
 
-    async def _fetch(self, conversation: _Conversation, subject: Subject) -> Answer:
+    async def _fetch(self, conversation: _Conversation, subject: Subject) -> Success:
         port = subject.required_port
         host = subject.host if port == _PORTS[self._check.tls] else f"{subject.host}:{port}"
         response = await conversation.ask(self._check.method.value, self._check.path, self._check.host or host)
@@ -82,19 +81,19 @@ class HttpProbe(Probe):
             raise Failed(f"answered {said}")
         if misfit := await self._misfit(conversation):
             raise Failed(f"answered {said}, but the body {misfit}")
-        return Answer(said)
+        return Success(said)
 
     async def _misfit(self, conversation: _Conversation) -> str:
-        """Say what the body is not, or nothing."""
+        """Return how the body differs from the wanted one; empty if it fits."""
         if (self._wanted, self._unwanted, self._check.digest) == (None, None, None):
             return ""
         body = await conversation.body(_SEARCHED if self._check.digest is None else _DIGESTED)
         searched = body.begin[:_SEARCHED]
         part = "" if body.whole and len(body.begin) <= _SEARCHED else f" in its first {len(searched)} bytes"
         if self._wanted is not None and not await self._wanted.occurs(searched):
-            return f"does not match {shown(self._wanted.text)}{part}"
+            return f"does not match {quoted(self._wanted.text)}{part}"
         if self._unwanted is not None and await self._unwanted.occurs(searched):
-            return f"matches {shown(self._unwanted.text)}"
+            return f"matches {quoted(self._unwanted.text)}"
         if self._check.digest is not None:
             if not body.whole:
                 return f"is longer than {_DIGESTED} bytes or comes in more than {_PIECES} pieces"
@@ -106,14 +105,14 @@ class HttpProbe(Probe):
 
 @dataclass(frozen=True, slots=True)
 class _Body:
-    """A body, or as much of it as is read."""
+    """The beginning of a body, and whether that is the whole body."""
 
     begin: bytes
     whole: bool
 
 
 class _Conversation:
-    """One request and its answer."""
+    """One request and its response."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -126,7 +125,7 @@ class _Conversation:
             event = await self._next()
             if isinstance(event, h11.Response):
                 return event
-        raise Failed(f"{_PROVISIONAL} provisional answers came, and no other")
+        raise Failed(f"{_PROVISIONAL} provisional responses came, and no final one")
 
     async def body(self, limit: int) -> _Body:
         body = bytearray()
@@ -149,7 +148,7 @@ class _Conversation:
             except ConnectionResetError:
                 if not begun:
                     raise
-                chunk = b""  # so ends what a server sends that does not read what it is asked
+                chunk = b""  # a server that does not read the request resets the connection after its response
             self._state.receive_data(chunk)
             if not chunk:
                 try:
@@ -161,7 +160,7 @@ class _Conversation:
 
 @lru_cache(maxsize=64)
 def _make_context(path: str | None, _stamp: tuple[int, int, int] | None, verify: bool) -> ssl.SSLContext:
-    """Make a context, once for each version of a file of authorities; without one, the system's are trusted."""
+    """Make a context, once for each version of a ca_file. Without a path, the system's authorities are trusted."""
     if not verify:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
@@ -178,5 +177,5 @@ def _make_context(path: str | None, _stamp: tuple[int, int, int] | None, verify:
 def _reason(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate: {error.verify_message or error}"
-    # Its numbers are OpenSSL's, not the system's.
+    # The error's numbers are OpenSSL's, not the system's.
     return f"TLS: {error.reason.lower().replace('_', ' ') if error.reason else error}"

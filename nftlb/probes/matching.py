@@ -1,4 +1,4 @@
-"""What a reply has to contain: bytes, or text that fits a regular expression."""
+"""The wanted content of a reply: bytes, or text that matches a regular expression."""
 
 from __future__ import annotations
 
@@ -8,46 +8,48 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nftlb.model.patterns import compiled
+from nftlb.printable import quoted
 
-from .line import shown
 from .probe import Failed
 
 if TYPE_CHECKING:
     from nftlb.model import Tcp, Udp
     from nftlb.model.patterns import Pattern
 
-# Instructions times bytes: at 6 ns for each at worst, a search of less keeps the loop for no longer than 6 ms. Most
-# take a tenth of that or less, and then a thread would cost more than the search.
+# Instructions times bytes, of 6 ns each in the worst case: a smaller search blocks the loop for 6 ms at most. Most
+# searches take a tenth of that or less, and a thread would cost more than the search.
 _LARGE = 1 << 20
-_SECONDS = 1.0  # in which all searches that are waiting before it must be over too
-# RE2 searches without Python's lock. There is one thread, so that checks leave processors to everything else.
+_SECONDS = 1.0  # including the wait for earlier searches
+# RE2 searches without Python's lock. One thread leaves the other processors to other work.
 _SEARCHER = ThreadPoolExecutor(1, "search")
 
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """A regular expression to look for; made once of a check."""
+    """The compiled regular expression of a check."""
 
     text: str
     _pattern: Pattern
+    _size: int  # the pattern computes its size each time
 
     @classmethod
     def of(cls, text: str) -> Searched:
-        return cls(text, compiled(text))
+        pattern = compiled(text)
+        return cls(text, pattern, pattern.programsize)
 
     async def occurs(self, reply: bytes) -> bool:
-        """Search a reply as text, as far as it is UTF-8; a line break at its end may follow `$`. May raise Failed."""
+        """Search a reply, decoded as UTF-8. `$` matches before a final line break, too. Raises Failed after 1 s."""
         text = reply.decode(errors="replace").encode()
-        if self._pattern.programsize * len(text) < _LARGE:
+        if self._size * len(text) < _LARGE:
             return self._search(text)
         try:
             async with asyncio.timeout(_SECONDS):
                 return await asyncio.get_running_loop().run_in_executor(_SEARCHER, self._search, text)
         except TimeoutError:
-            raise Failed(f"the search for {shown(self.text)} took more than {_SECONDS:g}s: simplify it") from None
+            raise Failed(f"the search for {quoted(self.text)} took more than {_SECONDS:g}s: simplify it") from None
 
     def _search(self, text: bytes) -> bool:
-        # `$` without the flag m is the very end to RE2, while Python and PCRE let a line break follow.
+        # Without the flag m, `$` is only the end to RE2. In Python and PCRE a final line break may follow.
         return self._pattern.search(text) is not None or (
             text.endswith(b"\n") and self._pattern.search(text[:-1]) is not None
         )
@@ -55,7 +57,7 @@ class Searched:
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """Made once of a check; with neither, everything fits."""
+    """The wanted content of a check. Without an expression and bytes, every reply fits."""
 
     searched: Searched | None = None
     part: bytes | None = None
@@ -73,7 +75,7 @@ class Matching:
         return self.part is None or self.part in reply
 
     def misfit(self, reply: bytes) -> str:
-        """Say that a reply doesn't fit."""
+        """Return the reason why a reply does not fit."""
         if self.searched is not None:
-            return f"{shown(reply)} does not match {shown(self.searched.text)}"
-        return f"{shown(reply.hex())} does not contain {shown((self.part or b'').hex())}"
+            return f"{quoted(reply)} does not match {quoted(self.searched.text)}"
+        return f"{quoted(reply.hex())} does not contain {quoted((self.part or b'').hex())}"

@@ -1,4 +1,4 @@
-"""Sends a RADIUS Status-Server request (RFC 5997)."""
+"""Probes with a RADIUS Status-Server request (RFC 5997)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from nftlb.errors import SystemFault
 from nftlb.files import read_regular
 
 from .exchange import NotOurs, connected, exchange
-from .faults import MOST_BYTES, stamp, unreadable
-from .probe import Answer, Failed, Probe
+from .probe import MOST_BYTES, Failed, Probe, Success, stamp, unreadable
 
 if TYPE_CHECKING:
     from nftlb.model import Radius
 
-    from .subject import Subject
+    from .probe import Subject
 
 _NAMES = {
     AccessAccept: "access-accept",
@@ -27,9 +26,9 @@ _NAMES = {
     AccountingResponse: "accounting-response",
     AccessChallenge: "access-challenge",
 }
-_HEALTHY = (AccessAccept, AccountingResponse)  # which, depends on what the port is for
+_HEALTHY = (AccessAccept, AccountingResponse)  # for authentication and accounting ports
 _HEADER_SIZE, _LARGEST = 20, 4096  # RFC 2865, 3
-_NO_NAMES = Dictionary()  # attributes are known by their numbers
+_NO_NAMES = Dictionary()  # no names: attributes are used by their numbers
 
 
 class RadiusProbe(Probe):
@@ -39,16 +38,16 @@ class RadiusProbe(Probe):
         self._secret = None if check.secret is None else check.secret.encode()
         self._file = SecretFile(Path(check.secret_file)) if check.secret_file is not None else None
 
-    async def probe(self, subject: Subject) -> Answer:
+    async def probe(self, subject: Subject) -> Success:
         request = _request(self._secret if self._file is None else self._file.read())
-        # Made before there is a socket to close.
+        # Encoded before the socket is opened, so that an error leaves no socket open.
         wire = request.RequestPacket()
         opened = connected(subject, subject.required_port)
-        return await exchange(opened, wire, lambda reply: read(request, reply), subject.timeout)
+        return await exchange(opened, wire, lambda reply: read_radius_reply(request, reply), subject.timeout)
 
 
 class SecretFile:
-    """A file with a secret, read again when it has changed."""
+    """A file with a secret. It is read again when it has changed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -56,7 +55,7 @@ class SecretFile:
         self._secret = b""
 
     def read(self) -> bytes:
-        """Return the secret without what is blank around it; raises SystemFault if there is none."""
+        """Return the secret without blanks around it. Raises SystemFault if the file is missing or empty."""
         found = stamp(self._path, "secret_file")
         if found != self._stamp:
             try:
@@ -81,24 +80,24 @@ def _request(secret: bytes | None) -> AuthPacket:
     return request
 
 
-def read(request: AuthPacket, wire: bytes) -> Answer:
-    """Judge an answer to a request; raises Failed and NotOurs."""
+def read_radius_reply(request: AuthPacket, wire: bytes) -> Success:
+    """Judge the reply to a request. Raises Failed and NotOurs."""
     if not _HEADER_SIZE <= int.from_bytes(wire[2:4]) <= min(len(wire), _LARGEST):
-        raise NotOurs("what came was not RADIUS")
+        raise NotOurs("the reply was not RADIUS")
     if wire[1] != request.id:
-        raise NotOurs("what came was not the answer to our request")
-    # With an empty reply beside it, only the bytes are verified. Reading all attributes takes a hundred times longer,
-    # and is not done for strangers.
+        raise NotOurs("the reply was not for our request")
+    # With an empty reply object, only the bytes are verified. Parsing all attributes takes a hundred times longer, and
+    # is done only for signed replies.
     if not request.VerifyReply(request.CreateReply(), wire):
-        raise NotOurs("what came was not signed with our secret")
+        raise NotOurs("the reply was not signed with our secret")
     try:
         reply = request.CreateReply(packet=wire)
         verified = request.VerifyReply(reply, wire)
-    except Exception as error:  # pyrad says nothing about what it raises for bytes that are no RADIUS
-        raise Failed("what came was not RADIUS") from error
+    except Exception as error:  # pyrad does not document its exceptions for malformed bytes
+        raise Failed("the reply was not RADIUS") from error
     if not verified:
-        raise NotOurs("what came was not signed with our secret")
+        raise NotOurs("the reply was not signed with our secret")
     name = _NAMES.get(reply.code, f"code {reply.code}")
     if reply.code not in _HEALTHY:
         raise Failed(f"answered with {name}")
-    return Answer(name)
+    return Success(name)

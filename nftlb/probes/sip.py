@@ -1,4 +1,4 @@
-"""Sends a SIP OPTIONS request (RFC 3261)."""
+"""Probes with a SIP OPTIONS request (RFC 3261)."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nftlb.model import Transport
+from nftlb.printable import one_line
 
 from .exchange import NotOurs, connected, exchange
-from .line import one_line
-from .probe import Answer, Failed, Probe
-from .stream import answer, connection
+from .probe import Failed, Probe, Success
+from .stream import first_message, open_stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nftlb.model import Sip
 
+    from .probe import Subject
     from .stream import Stream
-    from .subject import Subject
 
 _PORT = 5060
 _LIMIT = 64 * 1024
-_HEAD, _LINES = 16 * 1024, 256  # what is looked at of a message's headers
+_HEAD, _LINES = 16 * 1024, 256  # bytes and lines of a message's headers that are read
 _PROVISIONAL = range(100, 200)
 _FIRST_LINE = re.compile(rb"SIP/2\.0 ([1-9][0-9]{2})(?: ([^\r\n]*))?")
 _LINE = re.compile(rb"\r?\n")
@@ -34,36 +34,36 @@ _DIGITS = re.compile(rb"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
-class _Judge:
-    """What is wanted of the answer to one request."""
+class _ResponseJudge:
+    """Judges the responses to one request."""
 
     call_id: bytes
     branch: bytes
     healthy: tuple[tuple[int, int], ...]
 
-    def read(self, reply: bytes) -> Answer:
-        """Judge an answer; raises Failed, and NotOurs for a provisional one too."""
+    def judge(self, reply: bytes) -> Success:
+        """Judge a response. Raises Failed, and NotOurs for foreign and provisional responses."""
         first, headers = _split(reply)
         found = _FIRST_LINE.fullmatch(first)
         if found is None:
-            raise NotOurs("what came was not an answer of SIP")
+            raise NotOurs("the reply was not a SIP response")
         if headers.get(b"call-id") != self.call_id or self.branch not in headers.get(b"via", b""):
-            raise NotOurs("what came was not the answer to our request")
+            raise NotOurs("the reply was not for our request")
         status = int(found[1])
         said = f"{status} {one_line(found[2] or b'')}".rstrip()
         if status in _PROVISIONAL:
             raise NotOurs(f"only {said} came")
         if not any(low <= status <= high for low, high in self.healthy):
             raise Failed(f"answered {said}")
-        return Answer(said)
+        return Success(said)
 
 
 def _split(reply: bytes) -> tuple[bytes, Mapping[bytes, bytes]]:
-    """Return the first line and the headers, by their long names in lower case; of equal ones the first."""
+    """Return the first line, and the headers by their long names in lower case. Of equal headers the first counts."""
     head = _END.split(reply[:_HEAD], maxsplit=1)[0]
     lines: list[bytes] = []
     for line in _LINE.split(head, maxsplit=_LINES)[:_LINES]:
-        if lines and line[:1] in (b" ", b"\t"):  # the line before goes on
+        if lines and line[:1] in (b" ", b"\t"):  # continuation of the line before
             lines[-1] += b" " + line.lstrip()
         else:
             lines.append(line)
@@ -76,15 +76,15 @@ def _split(reply: bytes) -> tuple[bytes, Mapping[bytes, bytes]]:
 
 
 class _Request:
-    """The requests of a check, for both transports."""
+    """Makes the requests of a check, for both transports."""
 
     def __init__(self, check: Sip) -> None:
         self._uri = check.uri
         self._transport = check.transport.value.upper()
         self._healthy = check.status
 
-    def to(self, subject: Subject, local: tuple[str, int]) -> tuple[bytes, _Judge]:
-        """Return a request from the own address and port `local`, and what reads its answer."""
+    def to(self, subject: Subject, local: tuple[str, int]) -> tuple[bytes, _ResponseJudge]:
+        """Return a request from the local address and port `local`, and the judge of its responses."""
         port = subject.required_port
         uri = self._uri or f"sip:{subject.host}" + (f":{port}" if port != _PORT else "")
         host = f"[{local[0]}]" if ":" in local[0] else local[0]
@@ -103,7 +103,7 @@ class _Request:
             "Content-Length: 0",
         )
         text = "\r\n".join(lines) + "\r\n\r\n"
-        return text.encode(), _Judge(f"{call}@nftlb".encode(), branch.encode(), self._healthy)
+        return text.encode(), _ResponseJudge(f"{call}@nftlb".encode(), branch.encode(), self._healthy)
 
 
 class SipOverUdp(Probe):
@@ -112,37 +112,37 @@ class SipOverUdp(Probe):
     def __init__(self, check: Sip) -> None:
         self._request = _Request(check)
 
-    async def probe(self, subject: Subject) -> Answer:
+    async def probe(self, subject: Subject) -> Success:
         opened = connected(subject, subject.required_port)
         address, port = opened.getsockname()[:2]
         request, judge = self._request.to(subject, (address, port))
-        return await exchange(opened, request, judge.read, subject.timeout)
+        return await exchange(opened, request, judge.judge, subject.timeout)
 
 
 class SipOverTcp(Probe):
     def __init__(self, check: Sip) -> None:
         self._request = _Request(check)
 
-    async def probe(self, subject: Subject) -> Answer:
-        async with connection(subject, subject.required_port) as stream:
+    async def probe(self, subject: Subject) -> Success:
+        async with open_stream(subject, subject.required_port) as stream:
             request, judge = self._request.to(subject, stream.local)
             await stream.send(request)
-            return await answer(lambda: _message(stream), judge.read)
+            return await first_message(lambda: _message(stream), judge.judge)
 
 
 async def _message(stream: Stream) -> bytes:
-    """Take one message off a connection: up to an empty line, and then what Content-Length announces."""
-    stream.received = stream.received.lstrip(b"\r\n")  # that is what keeps a connection alive
+    """Read one message from a connection: up to an empty line, and then the bytes of its Content-Length."""
+    stream.received = stream.received.lstrip(b"\r\n")  # empty lines keep a connection alive
     while (end := _END.search(stream.received)) is None:
         if not await stream.more(_LIMIT):
             raise Failed("closed before its answer was complete")
         stream.received = stream.received.lstrip(b"\r\n")
-    head = await stream.take(end.end())
+    head = await stream.receive_exactly(end.end())
     length = _split(head)[1].get(b"content-length", b"0")
     if not _DIGITS.fullmatch(length) or int(length) > _LIMIT:
-        raise Failed("what came was not an answer of SIP")
-    return head + await stream.take(int(length))
+        raise Failed("the reply was not a SIP response")
+    return head + await stream.receive_exactly(int(length))
 
 
-def probe_of(check: Sip) -> Probe:
+def sip_probe(check: Sip) -> Probe:
     return SipOverTcp(check) if check.transport is Transport.TCP else SipOverUdp(check)

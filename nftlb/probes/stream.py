@@ -1,7 +1,7 @@
-"""A TCP connection of one check, without transports: when it is closed, it is closed.
+"""A TCP connection of one check, without asyncio's transports, so that closing it takes effect at once.
 
-The other side may send as fast, as slowly and as much as it likes: what a check reads is bounded, and so is how often
-the check looks.
+The number of bytes that a check reads, and the number of its reads, are limited, however fast, slowly and much the
+server sends.
 """
 
 from __future__ import annotations
@@ -13,28 +13,27 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from .exchange import NotOurs
-from .faults import open_socket
-from .probe import Failed, noting
+from .probe import Failed, noting, open_socket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from .subject import Subject
+    from .probe import Subject
 
 T = TypeVar("T")
 
 _CHUNK = 64 * 1024
 MOST = 2 * 1024 * 1024
-"""So many bytes are read for a check, whatever they are: those of TLS, and messages that answer others, too."""
-# After so many reads of little, the waits before the next become longer and longer: a server that sends single bytes
-# costs no more than ten reads a second in the end.
+"""Bytes that a check reads at most, including TLS and messages that are not the reply."""
+# After this many small reads, the pauses before the next reads become longer: a server that sends single bytes costs at
+# most ten reads a second in the end.
 _LITTLE, _AT_ONCE = 4096, 8
 _LONGER, _LONGEST = 0.01, 0.1
 _OTHERS = 100
 
 
 class Stream:
-    """Bytes there and back; `received` holds what has come and was not taken yet."""
+    """Sends and receives bytes. `received`: the bytes that were received and not yet taken."""
 
     def __init__(self, opened: socket.socket) -> None:
         self._socket = opened
@@ -44,7 +43,7 @@ class Stream:
 
     @property
     def local(self) -> tuple[str, int]:
-        """The own address and port."""
+        """The local address and port."""
         address, port = self._socket.getsockname()[:2]
         return address, port
 
@@ -52,15 +51,15 @@ class Stream:
         await self._loop.sock_sendall(self._socket, data)
 
     async def more(self, limit: int) -> bool:
-        """Wait for more bytes; False at the end. Raises Failed when `limit` bytes are there and not taken."""
+        """Wait for more bytes. Return False at the end. Raises Failed if `limit` bytes were received and not taken."""
         if len(self.received) >= limit:
             raise Failed(f"more than {limit} bytes without an end")
         chunk = await self.read(limit - len(self.received))
         self.received += chunk
         return bool(chunk)
 
-    async def take(self, size: int) -> bytes:
-        """Wait for so many bytes, and take them. Raises Failed if the other side closes before."""
+    async def receive_exactly(self, size: int) -> bytes:
+        """Wait for `size` bytes, and remove them from `received`. Raises Failed if the server closes before."""
         while len(self.received) < size:
             if not await self.more(size):
                 raise Failed("closed before its answer was complete")
@@ -68,14 +67,14 @@ class Stream:
         return taken
 
     async def read(self, size: int) -> bytes:
-        """Wait for up to so many bytes, which `received` will not hold; none at the end. Raises Failed beyond MOST."""
+        """Return up to `size` bytes without adding them to `received`; empty at the end. Raises Failed beyond MOST."""
         return await self._raw(size)
 
     async def _raw(self, size: int) -> bytes:
         if self._bytes >= MOST:
             raise Failed(f"more than {MOST} bytes without an answer")
         if self._bytes:
-            # Bytes that are there already are read without waiting: a flood would have the loop for itself.
+            # Waiting bytes are read without a switch of tasks, so that a flood would block the loop.
             await asyncio.sleep(min(_LONGEST, _LONGER * max(0, self._little - _AT_ONCE)))
         chunk = await self._loop.sock_recv(self._socket, min(_CHUNK, size, MOST - self._bytes))
         self._bytes += len(chunk)
@@ -84,16 +83,16 @@ class Stream:
 
 
 class TlsStream(Stream):
-    """The same, over TLS. The end of TLS is not waited for: a server that stalls would never come to it."""
+    """A Stream over TLS. It does not wait for the end of TLS, which a stalled server would never send."""
 
     def __init__(self, opened: socket.socket, context: ssl.SSLContext, name: str) -> None:
-        """Raise ValueError if nobody can have such a name."""
+        """Raises ValueError if the server's name is invalid."""
         super().__init__(opened)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
 
     async def handshake(self) -> None:
-        """Raise ssl.SSLError."""
+        """Do the TLS handshake. Raises ssl.SSLError."""
         await self._step(self._tls.do_handshake)
 
     async def send(self, data: bytes) -> None:
@@ -123,12 +122,12 @@ class TlsStream(Stream):
 
 
 @asynccontextmanager
-async def connection(
+async def open_stream(
     subject: Subject, port: int, tls: tuple[ssl.SSLContext, str] | None = None
 ) -> AsyncIterator[Stream]:
-    """Connect to the subject; at the end the connection is closed. `tls`: with it, a context and the server's name.
+    """Connect to the subject. At the end of `with` the connection is closed. `tls`: a context and the server's name.
 
-    Raises OSError, of which ssl.SSLError is one, and SystemFault; ValueError if nobody can have such a name.
+    Raises OSError (ssl.SSLError is an OSError), SystemFault, and ValueError if the server's name is invalid.
     """
     with open_socket(subject, socket.SOCK_STREAM) as opened:
         stream = Stream(opened) if tls is None else TlsStream(opened, *tls)
@@ -139,8 +138,11 @@ async def connection(
         yield stream
 
 
-async def answer(message: Callable[[], Awaitable[bytes]], read: Callable[[bytes], T]) -> T:
-    """Return what `read` makes of the first message for which it does not raise NotOurs. Raises Failed after many."""
+async def first_message(message: Callable[[], Awaitable[bytes]], read: Callable[[bytes], T]) -> T:
+    """Return the result of `read` for the first message that it accepts. Raises Failed after many messages.
+
+    `read` raises NotOurs for messages that are not the reply.
+    """
     ignored = ""
     with noting(lambda: ignored):
         for _ in range(_OTHERS):
@@ -148,4 +150,4 @@ async def answer(message: Callable[[], Awaitable[bytes]], read: Callable[[bytes]
                 return read(await message())
             except NotOurs as other:
                 ignored = str(other)
-    raise Failed(f"{_OTHERS} messages came, and none was the answer: {ignored}")
+    raise Failed(f"{_OTHERS} messages came, and none was the reply: {ignored}")

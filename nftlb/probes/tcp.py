@@ -1,18 +1,19 @@
-"""Opens a TCP connection; sends and matches where it is told to."""
+"""Probes by opening a TCP connection; may also send a payload and match the reply."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .line import shown
+from nftlb.printable import quoted
+
 from .matching import Matching
-from .probe import Answer, Failed, Probe, noting
-from .stream import connection
+from .probe import Failed, Probe, Success, noting
+from .stream import open_stream
 
 if TYPE_CHECKING:
     from nftlb.model import Tcp
 
-    from .subject import Subject
+    from .probe import Subject
 
 _LIMIT = 64 * 1024
 
@@ -22,14 +23,14 @@ class TcpProbe(Probe):
         self._payload = check.payload
         self._matching = Matching.of(check)
 
-    async def probe(self, subject: Subject) -> Answer:
-        async with connection(subject, subject.required_port) as stream:
+    async def probe(self, subject: Subject) -> Success:
+        async with open_stream(subject, subject.required_port) as stream:
             if self._payload:
                 await stream.send(self._payload)
             if not self._matching:
-                return Answer("connected")
-            with noting(lambda: f"{shown(stream.received)} is all that came" if stream.received else ""):
+                return Success("connected")
+            with noting(lambda: f"{quoted(stream.received)} is all that came" if stream.received else ""):
                 while not await self._matching.fits(stream.received):
                     if not await stream.more(_LIMIT):
                         raise Failed(f"closed, and {self._matching.misfit(stream.received)}")
-            return Answer("answered")
+            return Success("answered")

@@ -1,4 +1,4 @@
-"""Sends a datagram and looks at the reply, or waits whether an ICMP error comes."""
+"""Probes with a datagram: judges the reply or, if silence passes, waits for an ICMP error."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from .exchange import Silence, connected, exchange
 from .matching import Matching
-from .probe import Answer, Failed, Probe
+from .probe import Failed, Probe, Success
 
 if TYPE_CHECKING:
     from nftlb.model import Udp
 
-    from .subject import Subject
+    from .probe import Subject
 
-_ANSWERED = Answer("answered")
+_ANSWERED = Success("answered")
 
 
 class UdpProbe(Probe):
@@ -25,14 +25,14 @@ class UdpProbe(Probe):
         self._shortest, self._longest = check.min_length, check.max_length
         self._silence_passes = check.silence_passes
 
-    async def probe(self, subject: Subject) -> Answer:
+    async def probe(self, subject: Subject) -> Success:
         opened = connected(subject, subject.required_port)
         try:
             reply = await exchange(opened, self._payload, bytes, subject.timeout)
         except Silence:
             if not self._silence_passes:
                 raise
-            return Answer(f"no ICMP error within {subject.timeout:g}s: silence counted as success")
+            return Success(f"no ICMP error within {subject.timeout:g}s: silence counted as success")
         if not self._shortest <= len(reply) <= self._longest:
             raise Failed(f"reply is {len(reply)} bytes long, not {self._shortest} to {self._longest}")
         if not await self._matching.fits(reply):

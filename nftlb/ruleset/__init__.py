@@ -1,29 +1,39 @@
-"""nftables objects as values, their text, and the way back from a listing."""
+"""nftables objects and transactions as values, with their nft text."""
 
-from .layers import Layers, layers
-from .listing import UNREADABLE, Count, Listing, canonical_rule, parse_table
-from .objects import Chain, Element, Ruleset, Set, Table, TableFamily
+from .listing import PROTOCOLS, UNREADABLE, Count, Listing, canonical_rule
+from .objects import Chain, Element, Hook, NamedObject, Ruleset, Set, Table, TableFamily
 from .ownership import MARK, is_empty, is_ours
-from .text import element_text, file_text, set_body
+from .shared_mapping import SharedMapping
+from .text import element_text, file_lines, file_pieces, file_text, set_body
+from .transaction import Elements, Object, Operation, Rules, Transaction, Verb
 
 __all__ = [
     "MARK",
+    "PROTOCOLS",
     "UNREADABLE",
     "Chain",
     "Count",
     "Element",
-    "Layers",
+    "Elements",
+    "Hook",
     "Listing",
+    "NamedObject",
+    "Object",
+    "Operation",
+    "Rules",
     "Ruleset",
     "Set",
+    "SharedMapping",
     "Table",
     "TableFamily",
+    "Transaction",
+    "Verb",
     "canonical_rule",
     "element_text",
+    "file_lines",
+    "file_pieces",
     "file_text",
     "is_empty",
     "is_ours",
-    "layers",
-    "parse_table",
     "set_body",
 ]

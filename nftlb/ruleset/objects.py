@@ -1,7 +1,7 @@
-"""The nftables objects that nftlb makes, as values; nothing here knows what a pool is.
+"""The nftables objects that nftlb makes, as values. This package knows nothing about pools.
 
-Words and spelling are nft's own. A rule is one line of nft text, written exactly as `nft -s list` prints it, so that
-what was compiled and what the kernel holds can be compared.
+Names and spelling are those of nft. A rule is one line of nft text, exactly as `nft -s list` prints it, so that
+compiled rules can be compared with the kernel's rules.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class TableFamily(StrEnum):
-    """The kinds of tables that nftlb makes."""
+    """The families of tables that nftlb makes."""
 
     IP = "ip"
     IP6 = "ip6"
@@ -24,7 +24,7 @@ class TableFamily(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """An element of a set (no data) or of a map. The comment names whom it belongs to."""
+    """An element of a set (without data) or of a map. The comment names its owner, a pool or a backend."""
 
     key: str
     data: str = ""
@@ -33,11 +33,14 @@ class Element:
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """A named set, or a map where `data_type` is not empty; `key_type` is nft's whole `type ...` or `typeof ...`.
+    """A named set, or a map if `data_type` is not empty. `key_type` is nft's whole `type ...` or `typeof ...`.
 
-    `counter` gives each element a counter that a lookup advances (Linux 5.7 and later): ten thousand counted backends
-    are then one object, where ten thousand named counters would make every transaction several times as slow, because
-    libnftables asks the kernel for all of them.
+    `size` is the number of elements that the set has room for; 0 means no limit. With a size, the kernel finds a key
+    faster, because its hash table does not have to grow.
+
+    `counter` gives each element a counter that look-ups advance (Linux 5.7 and later). Ten thousand counted backends
+    are then one object. Ten thousand named counters would make every transaction several times as slow, because
+    libnftables reads all of them from the kernel.
     """
 
     name: str
@@ -45,47 +48,96 @@ class Set:
     data_type: str = ""
     interval: bool = False
     counter: bool = False
-    elements: tuple[Element, ...] = ()
+    elements: Sequence[Element] = ()
+    size: int = 0
 
     @property
     def keyword(self) -> str:
+        """`set` or `map`, as nft declares it."""
         return "map" if self.data_type else "set"
 
     def same_kind(self, other: Set) -> bool:
-        """Whether the two differ in their elements at most."""
-        return (self.key_type, self.data_type, self.interval, self.counter) == (
+        """Whether two sets have the same properties; their elements may differ."""
+        return (self.key_type, self.data_type, self.interval, self.counter, self.size) == (
             other.key_type,
             other.data_type,
             other.interval,
             other.counter,
+            other.size,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
-    """A chain; a base chain where `hook` is not empty (the whole `type ...; policy ...;` line).
+class Hook:
+    """Where a base chain is attached, and what happens to packets at its end.
 
-    It has no comment of its own, since the kernel can't change that without deleting the chain: rules carry them.
+    `name` is the hook (`prerouting`, `ingress`), `priority` is spelled as nft prints it (`raw`, `dstnat + 10`, `-100`).
+    `devices` names the interfaces of an ingress hook.
+    """
+
+    type: str
+    name: str
+    priority: str
+    devices: tuple[str, ...] = ()
+    policy: str = "accept"
+
+    def __str__(self) -> str:
+        devices = "".join(f' device "{device}"' for device in self.devices)
+        return f"type {self.type} hook {self.name}{devices} priority {self.priority}; policy {self.policy};"
+
+    @property
+    def is_first(self) -> bool:
+        """Whether packets come here before any other hook that nftlb uses."""
+        return self.name == "ingress" or (self.priority == "raw" and self.name != "postrouting")
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain; a base chain if it has a hook.
+
+    A chain has no comment, because the kernel can't change the comment without deleting the chain. The rules have
+    comments instead.
     """
 
     name: str
     rules: tuple[str, ...] = ()
-    hook: str = ""
+    hook: Hook | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NamedObject:
+    """An object that rules refer to by kind and name: a conntrack time-out or helper, or what another program made.
+
+    `kind` is nft's keyword (`ct timeout`, `ct helper`, `counter`), `properties` are the lines between the braces.
+
+    The kernel changes neither a time-out nor a helper in place. So nftlb puts the properties into the name:
+    another time-out is an object with another name.
+    """
+
+    kind: str
+    name: str
+    properties: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Kind and name: the kernel has separate names for each kind."""
+        return f"{self.kind} {self.name}"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its sets and chains by name."""
+    """A table with its sets and chains, by name, and its other objects, by kind and name (`NamedObject.key`)."""
 
     family: TableFamily
     name: str
     sets: Mapping[str, Set] = field(default_factory=dict)
     chains: Mapping[str, Chain] = field(default_factory=dict)
+    objects: Mapping[str, NamedObject] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Ruleset:
-    """All tables of one name: what nftlb owns in a network namespace. An absent family is an absent table."""
+    """All tables of one name in a network namespace, by family. They all belong to nftlb."""
 
     name: str
     tables: Mapping[TableFamily, Table] = field(default_factory=dict)

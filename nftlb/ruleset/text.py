@@ -1,45 +1,62 @@
-"""Objects as nft text: the file that `nft -f` loads, laid out as `nft -s list ruleset` lays it out."""
+"""Objects as nft text: a file for `nft -f`, in the layout of `nft -s list ruleset`."""
 
 from __future__ import annotations
 
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from .objects import TableFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from .objects import Chain, Element, Ruleset, Set, Table
+    from .objects import Chain, Element, NamedObject, Ruleset, Set, Table
 
-# Columns: `elements = { ` after two tabs of eight, as nft aligns what follows the first line.
+# nft aligns elements with the first one, which follows two tabs of 8 columns and `elements = { `.
 _ELEMENT_INDENT = "\t\t\t     "
+_ELEMENTS_WIDTH = 90
+_PIECE_LINES = 4096
 
 
 def file_text(ruleset: Ruleset) -> str:
-    """The ruleset as a file that replaces, in one transaction, whatever tables of its name were there before.
+    """Return the ruleset as a file that replaces all tables of its name in one transaction."""
+    return "".join(file_pieces(ruleset))
 
-    Adding a table before deleting it makes the deletion succeed whether or not the table was there.
+
+def file_pieces(ruleset: Ruleset) -> Iterator[str]:
+    """Yield `file_text` in pieces of some thousand lines: the whole text may take more memory than the ruleset."""
+    lines = file_lines(ruleset)
+    while piece := list(islice(lines, _PIECE_LINES)):
+        yield "\n".join((*piece, ""))
+
+
+def file_lines(ruleset: Ruleset) -> Iterator[str]:
+    """Yield the lines of `file_text`.
+
+    Each table is added before it is deleted, so that the deletion succeeds also if there was no table.
     """
-    lines = [
-        "#!/usr/sbin/nft -f",
-        "# Compiled by nftlb. Load it with `nft -f`; `nftlb apply` loads it without a gap.",
-        "",
-    ]
+    yield "#!/usr/sbin/nft -f"
+    yield "# Compiled by nftlb. Load it with `nft -f`; `nftlb apply` loads it without a gap."
+    yield ""
     for family in TableFamily:
-        lines += [f"table {family} {ruleset.name}", f"delete table {family} {ruleset.name}"]
+        yield f"table {family} {ruleset.name}"
+        yield f"delete table {family} {ruleset.name}"
     for family in TableFamily:
         if family in ruleset.tables:
-            lines += ["", *table_lines(ruleset.tables[family])]
-    return "\n".join(lines) + "\n"
+            yield ""
+            yield from table_lines(ruleset.tables[family])
 
 
 def table_lines(table: Table) -> Iterator[str]:
-    """The block of one table: sets, then chains; a chain follows the one whose name its own begins with."""
+    """Yield the lines of one table: named objects, sets, then chains."""
     yield f"table {table.family} {table.name} {{"
-    places = {name: place for place, name in enumerate(table.chains)}
-    chains = sorted(table.chains.values(), key=lambda one: places.get(one.name.rpartition("/")[0], places[one.name]))
-    blocks = [*map(_set_lines, table.sets.values()), *map(_chain_lines, chains)]
-    for number, block in enumerate(blocks):
+    for number, block in enumerate(
+        chain(
+            map(_object_lines, table.objects.values()),
+            map(_set_lines, table.sets.values()),
+            map(_chain_lines, table.chains.values()),
+        )
+    ):
         if number:
             yield ""
         yield from block
@@ -47,30 +64,60 @@ def table_lines(table: Table) -> Iterator[str]:
 
 
 def element_text(element: Element) -> str:
+    """Return an element as nft text."""
     comment = f' comment "{element.comment}"' if element.comment else ""
     data = f" : {element.data}" if element.data else ""
     return f"{element.key}{comment}{data}"
 
 
-def set_body(one: Set) -> list[str]:
-    """What stands between the braces of a set's declaration, without its elements."""
-    lines = [f"{one.key_type} : {one.data_type}" if one.data_type else one.key_type]
-    if one.interval:
+def set_body(set_: Set) -> list[str]:
+    """Return the lines between the braces of a set's declaration, without elements."""
+    lines = [f"{set_.key_type} : {set_.data_type}" if set_.data_type else set_.key_type]
+    if set_.size:
+        lines.append(f"size {set_.size}")
+    if set_.interval:
         lines.append("flags interval")
-    if one.counter:
+    if set_.counter:
         lines.append("counter")
     return lines
 
 
-def _set_lines(one: Set) -> Iterator[str]:
-    yield f"\t{one.keyword} {one.name} {{"
-    yield from (f"\t\t{line}" for line in set_body(one))
-    if one.elements:
-        first, *others = map(element_text, one.elements)
-        texts = [f"\t\telements = {{ {first}", *(_ELEMENT_INDENT + text for text in others)]
-        yield from (f"{text}," for text in texts[:-1])
-        yield f"{texts[-1]} }}"
+def _object_lines(named_object: NamedObject) -> Iterator[str]:
+    yield f"\t{named_object.key} {{"
+    yield from (f"\t\t{line}" for line in named_object.properties)
     yield "\t}"
+
+
+def _set_lines(set_: Set) -> Iterator[str]:
+    yield f"\t{set_.keyword} {set_.name} {{"
+    yield from (f"\t\t{line}" for line in set_body(set_))
+    if set_.elements:
+        # Line by line: a set may have 40,000 elements, and the daemon writes texts in slices.
+        filled = _filled_lines(set_.elements)
+        line = f"\t\telements = {{ {next(filled)}"
+        for text in filled:
+            yield f"{line},"
+            line = _ELEMENT_INDENT + text
+        yield f"{line} }}"
+    yield "\t}"
+
+
+def _filled_lines(elements: Iterable[Element]) -> Iterator[str]:
+    """Yield lines: an element with a comment has a separate line; as many other elements as fit share a line."""
+    line = ""
+    for element in elements:
+        text = element_text(element)
+        if line and not element.comment and len(line) + len(text) <= _ELEMENTS_WIDTH:
+            line += f", {text}"
+        else:
+            if line:
+                yield line
+            line = text
+        if element.comment:
+            yield line
+            line = ""
+    if line:
+        yield line
 
 
 def _chain_lines(chain: Chain) -> Iterator[str]:

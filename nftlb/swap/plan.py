@@ -1,180 +1,206 @@
-"""From what the kernel has to what it should have, so that no packet notices. Pure.
+"""The steps from the kernel's ruleset to the wanted ruleset, in an order that loses no packet. Pure.
 
-A packet takes the rules of the generation in which it comes to a hook, but looks elements up in the generation of the
-moment; and it may come to the next hook a generation later. Hence:
+A packet uses the rules of the generation in which it enters a hook, but looks up elements in the present generation;
+and it may enter the next hook one generation later. Therefore:
 
-1. *make*: whatever is new is added, and rules without maps of their own are replaced. A rule is only ever led to
-   something new; what packets that are under way still need is left in place, the rules of later hooks among it.
-2. *break*: when they are through, what is left over is removed: first the elements by which packets come in
-   (`entries()`), and when those packets are through, the rest.
+1. *make*: everything new is added, and rules are replaced. A rule only ever starts to use something new. What packets
+   in the hooks may still need stays in place, and so do the rules of later hooks.
+2. *break*: when these packets have left the hooks, leftovers are deleted: first the elements by which packets enter
+   (`entry_leftovers()`), and after another wait the rest.
 
-An element that must change its data has to be away for a moment. Its map is therefore first rebuilt under another
-name and the rules led there; when nothing looks at the map proper any more, it is put right and the rules are led
-back: `waypoints()` says whether that is needed.
+The data of an element can't be changed in place: the element is missing for a moment. Its map is therefore first built
+under another name, and the rules use that map. When no rule uses the first map any more, it is corrected, and the rules
+use it again. `waypoints()` tells whether this detour is needed.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeVar
 
-from nftlb.ruleset import UNREADABLE, Chain, Element, Ruleset, Set, Table, TableFamily, canonical_rule, is_empty, layers
-
-from .operations import (
-    AddChain,
-    AddElements,
-    AddRules,
-    AddSet,
-    AddTable,
-    DeleteChain,
-    DeleteElements,
-    DeleteSet,
-    DeleteTable,
-    FlushChain,
+from nftlb.ruleset import (
+    UNREADABLE,
+    Chain,
+    Element,
+    Elements,
     Operation,
+    Rules,
+    Ruleset,
+    Set,
+    SharedMapping,
+    Table,
+    TableFamily,
     Transaction,
+    Verb,
+    canonical_rule,
+    is_empty,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-# Two, because a swap may find the rules on a detour that another did not live to end.
+# Two names, because a swap may find the rules on the detour of another swap that did not end.
 _DETOURS = ("-next", "-other")
+_REFERENCE = re.compile(r'\b(ct (?:timeout|helper)) set "?([^\s"]+)')
 _Named = TypeVar("_Named")
 
 
-class Kind(Enum):
-    """What can be left over."""
+class LeftoverKind(Enum):
+    """The kinds of objects that can be left over."""
 
     TABLE = auto()
     SET = auto()
     ELEMENT = auto()
+    OBJECT = auto()
     CHAIN = auto()
     RULE = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """Something that the kernel has and the target has not; `item` is an element's key, or a rule, of `name`."""
+    """An object that the kernel has and the target lacks. `item` is the key of an element, or a rule, of `name`.
 
-    kind: Kind
+    For an object other than tables, chains and sets, `name` is its key.
+    """
+
+    kind: LeftoverKind
     family: TableFamily
     name: str = ""
     item: str = ""
 
 
 def same_rules(left: Chain, right: Chain) -> bool:
-    """Whether two chains do the same, whichever of them was read from the kernel."""
+    """Whether two chains have the same rules, written or as the kernel lists them."""
     if left is right or left.rules == right.rules:
         return True
     return len(left.rules) == len(right.rules) and all(
-        canonical_rule(one) == canonical_rule(other) for one, other in zip(left.rules, right.rules, strict=True)
+        canonical_rule(left_rule) == canonical_rule(right_rule)
+        for left_rule, right_rule in zip(left.rules, right.rules, strict=True)
     )
 
 
 def make(kernel: Ruleset, target: Ruleset, removed: Collection[Leftover] = ()) -> Transaction:
-    """Everything but removals: after it, the kernel does what the target says. Rules among `removed` are not kept."""
+    """All additions and replacements. With these, the kernel does what the target says. Drops the `removed` rules."""
     chains: list[Operation] = []
+    objects: list[Operation] = []
     sets: list[Operation] = []
     elements: list[Operation] = []
     rules: list[Operation] = []
     for family, wanted in target.tables.items():
         present = kernel.tables.get(family)
         if present is None:
-            chains.append(AddTable(family))
+            chains.append(Operation(Verb.CREATE, family))
             present = Table(family, target.name)
         if wanted is present:
             continue
+        present = _make_objects(present, wanted, objects)
         for chain in _differing(present.chains, wanted.chains):
             before = present.chains.get(chain.name)
             _make_chain(family, before, _with_kept_rules(family, before, chain, removed), chains, rules)
-        for one in _differing(present.sets, wanted.sets):
-            _make_set(family, present.sets.get(one.name), one, sets, elements)
-    rules += (FlushChain(family, name) for family, present in kernel.tables.items() for name in _shut(present, target))
-    return Transaction(target.name, (*chains, *sets, *elements, *rules))
+        for set_ in _differing(present.sets, wanted.sets):
+            _make_set(family, present.sets.get(set_.name), set_, sets, elements)
+    rules += (
+        Operation(Verb.FLUSH, family, Chain(name))
+        for family, present in kernel.tables.items()
+        for name in _shut(present, target)
+    )
+    return Transaction(target.name, (*chains, *objects, *sets, *elements, *rules))
 
 
 def leftovers(kernel: Ruleset, target: Ruleset) -> Iterator[Leftover]:
-    """What stays behind when `make` is done."""
+    """Yield the objects that are left over after `make`."""
     for family, present in kernel.tables.items():
         wanted = target.tables.get(family)
         if wanted is None:
-            if not is_empty(present):  # ours never are: somebody is about to fill this table
-                yield Leftover(Kind.TABLE, family)
+            if not is_empty(present):  # our tables are never empty: another program is about to fill this table
+                yield Leftover(LeftoverKind.TABLE, family)
             continue
         if wanted is present:
             continue
         for chain in _differing(wanted.chains, present.chains):
             successor = wanted.chains.get(chain.name)
             if successor is None:
-                yield Leftover(Kind.CHAIN, family, chain.name)
+                yield Leftover(LeftoverKind.CHAIN, family, chain.name)
             else:
-                yield from (Leftover(Kind.RULE, family, chain.name, rule) for rule in _kept_rules(chain, successor))
-        for one in _differing(wanted.sets, present.sets):
-            name, other = one.name, wanted.sets.get(one.name)
-            if other is None:
-                yield Leftover(Kind.SET, family, name)
-            yield from (Leftover(Kind.ELEMENT, family, name, element.key) for element in _left_in(one, other))
+                yield from (
+                    Leftover(LeftoverKind.RULE, family, chain.name, rule) for rule in _kept_rules(chain, successor)
+                )
+        for present_set in _differing(wanted.sets, present.sets):
+            name, wanted_set = present_set.name, wanted.sets.get(present_set.name)
+            if wanted_set is None:
+                yield Leftover(LeftoverKind.SET, family, name)
+            yield from (
+                Leftover(LeftoverKind.ELEMENT, family, name, element.key)
+                for element in _left_in(present_set, wanted_set)
+            )
+        yield from (Leftover(LeftoverKind.OBJECT, family, key) for key in present.objects if key not in wanted.objects)
 
 
-def entries(target: Ruleset, left: Iterable[Leftover]) -> list[Leftover]:
-    """Those leftovers that still let packets in, to what else is left over; they have to go before it."""
-    elements = [item for item in left if item.kind is Kind.ELEMENT]
+def entry_leftovers(target: Ruleset, left: Iterable[Leftover]) -> list[Leftover]:
+    """The leftovers by which packets still enter other leftovers. They have to be deleted first."""
+    elements = [
+        item
+        for item in left
+        # The target looks up no set that it does not have, for instance the map of an earlier version.
+        if item.kind is LeftoverKind.ELEMENT and item.name in target.tables[item.family].sets
+    ]
     if not elements:
         return []
-    found = {
-        (family, name)
-        for family, table in target.tables.items()
-        for chain in table.chains.values()
-        if _is_first(chain)
-        for name in _looked_up(chain)
-    }
+    found = {(family, name) for family, table in target.tables.items() for name in _entry_sets(table)}
     return [item for item in elements if (item.family, item.name) in found]
 
 
 def removable(kernel: Ruleset, target: Ruleset, left: Collection[Leftover]) -> list[Leftover]:
-    """Those leftovers that nothing else refers to when they are gone; of a part of all leftovers, that may be fewer."""
-    if all(item.kind is not Kind.SET for item in left):
-        return list(left)  # and no need to look at ten thousand chains
-    rest = after(kernel, target, [item for item in left if item.kind is not Kind.SET])
+    """The leftovers that can be deleted, because no object that stays refers to them."""
+    referred = (LeftoverKind.SET, LeftoverKind.OBJECT)
+    if all(item.kind not in referred for item in left):
+        return list(left)
+    rest = after(kernel, target, [item for item in left if item.kind not in referred])
     used = {
         (family, name)
         for family, table in rest.tables.items()
-        for chain in table.chains.values()
-        for name in _looked_up(chain)
+        # The chains of the target refer to no leftover, and a table may have ten thousand of them.
+        for chain in _differing(target.tables[family].chains if family in target.tables else {}, table.chains)
+        for name in (*_looked_up(chain), *_referred(chain))
     }
-    return [item for item in left if item.kind is not Kind.SET or (item.family, item.name) not in used]
+    return [item for item in left if item.kind not in referred or (item.family, item.name) not in used]
 
 
-def remove(kernel: Ruleset, left: Collection[Leftover]) -> Transaction:
-    """The *break*: removes what is left over, in an order in which nothing still refers to what goes.
+def plan_removal(kernel: Ruleset, left: Collection[Leftover]) -> Transaction:
+    """The *break*: deletes leftovers in an order in which no object refers to a deleted object.
 
-    Rules are not removed here: `make` leaves them out.
+    Rules are not deleted here: `make` leaves them out.
     """
     flushes: list[Operation] = []
     elements: dict[tuple[TableFamily, str], list[Element]] = {}
     sets: list[Operation] = []
+    objects: list[Operation] = []
     chains: list[Operation] = []
     tables: list[Operation] = []
-    whole = {(item.family, item.name) for item in left if item.kind is Kind.SET}
+    whole = {(item.family, item.name) for item in left if item.kind is LeftoverKind.SET}
     for item in sorted(left, key=lambda item: (item.family, item.name, item.item)):
         match item.kind:
-            case Kind.TABLE:
-                tables.append(DeleteTable(item.family))
-            case Kind.CHAIN:
-                flushes.append(FlushChain(item.family, item.name))
-                chains.append(DeleteChain(item.family, item.name))
-            case Kind.SET:
-                sets.append(DeleteSet(item.family, kernel.tables[item.family].sets[item.name]))
-            case Kind.ELEMENT if (item.family, item.name) not in whole:
+            case LeftoverKind.TABLE:
+                tables.append(Operation(Verb.DELETE, item.family))
+            case LeftoverKind.CHAIN:
+                flushes.append(Operation(Verb.FLUSH, item.family, Chain(item.name)))
+                chains.append(Operation(Verb.DELETE, item.family, Chain(item.name)))
+            case LeftoverKind.SET:
+                sets.append(Operation(Verb.DELETE, item.family, kernel.tables[item.family].sets[item.name]))
+            case LeftoverKind.OBJECT:
+                objects.append(Operation(Verb.DELETE, item.family, kernel.tables[item.family].objects[item.name]))
+            case LeftoverKind.ELEMENT if (item.family, item.name) not in whole:
                 elements.setdefault((item.family, item.name), []).append(Element(item.item))
-    deletions = [DeleteElements(family, name, tuple(keys)) for (family, name), keys in elements.items()]
-    return Transaction(kernel.name, (*flushes, *deletions, *sets, *chains, *tables))
+    deletions = [
+        Operation(Verb.DELETE, family, Elements(name, tuple(keys))) for (family, name), keys in elements.items()
+    ]
+    return Transaction(kernel.name, (*flushes, *deletions, *sets, *objects, *chains, *tables))
 
 
 def after(kernel: Ruleset, target: Ruleset, removed: Collection[Leftover] = ()) -> Ruleset:
-    """What the kernel has after `make` towards the target and the removal of these leftovers."""
+    """The ruleset in the kernel after `make` for the target and after the deletion of these leftovers."""
     gone = set(removed)
     tables = {}
     for family in TableFamily:
@@ -183,14 +209,14 @@ def after(kernel: Ruleset, target: Ruleset, removed: Collection[Leftover] = ()) 
         if present is not None and present is not wanted:
             table = _union(present, wanted, gone) if wanted is not None else present
             table = _emptied(table, _shut(present, target))
-        if table is None or Leftover(Kind.TABLE, family) in gone:
+        if table is None or Leftover(LeftoverKind.TABLE, family) in gone:
             continue
         tables[family] = _without(table, [item for item in gone if item.family is family]) if gone else table
     return Ruleset(target.name, tables)
 
 
 def waypoints(kernel: Ruleset, target: Ruleset) -> list[Ruleset]:
-    """The rulesets to make one after the other, with nothing left over in between; the last is the target."""
+    """The rulesets to make, in order; the leftovers of each are deleted before the next. The last is the target."""
     around = {}
     for family, wanted in target.tables.items():
         present = kernel.tables.get(family)
@@ -200,34 +226,44 @@ def waypoints(kernel: Ruleset, target: Ruleset) -> list[Ruleset]:
 
 
 def _differing(present: Mapping[str, _Named], wanted: Mapping[str, _Named]) -> list[_Named]:
-    """What is wanted and not there as it is. A swap touches few of many thousand objects: the others are the same."""
-    return layers(present).differing(layers(wanted))
+    """The wanted objects that differ from the present objects. In a swap, most of many thousand are identical."""
+    return SharedMapping.of(present).new_values(SharedMapping.of(wanted))
 
 
 def _is_first(chain: Chain) -> bool:
-    """Whether packets meet the chain before any other of ours, so that nothing was done to them yet."""
-    return " hook ingress " in chain.hook or (" priority raw;" in chain.hook and " hook postrouting " not in chain.hook)
+    """Whether the chain is the first of our chains that packets meet."""
+    return chain.hook is not None and chain.hook.is_first
+
+
+def _entry_sets(table: Table) -> set[str]:
+    """The sets that the first chains look up, and the chains that packets jump to from there or by these sets."""
+    first = [chain for chain in table.chains.values() if _is_first(chain)]
+    found = set[str]().union(*map(_looked_up, first))
+    jumps = {rule.partition(" jump ")[2].partition(" ")[0] for chain in first for rule in chain.rules}
+    for name in found & table.sets.keys():
+        jumps |= {element.data.partition("jump ")[2] for element in table.sets[name].elements}
+    return found.union(*(_looked_up(table.chains[name]) for name in jumps & table.chains.keys()))
 
 
 def _kept_rules(present: Chain, wanted: Chain) -> list[str]:
-    """The rules that a later hook keeps for packets that were treated according to them in an earlier one."""
+    """The rules that a later hook keeps for packets that passed an earlier hook under the old rules."""
     if not present.hook or _is_first(present) or present.hook != wanted.hook or same_rules(present, wanted):
         return []
     again = set(map(canonical_rule, wanted.rules))
     rules = (
         rule for rule in present.rules if not rule.startswith(UNREADABLE)
-    )  # somebody else's, and not to be written
+    )  # rules of other programs, which we don't write
     return [rule for rule in rules if canonical_rule(rule) not in again]
 
 
 def _with_kept_rules(family: TableFamily, present: Chain | None, chain: Chain, removed: Collection[Leftover]) -> Chain:
     kept = [] if present is None else _kept_rules(present, chain)
-    kept = [rule for rule in kept if Leftover(Kind.RULE, family, chain.name, rule) not in removed]
+    kept = [rule for rule in kept if Leftover(LeftoverKind.RULE, family, chain.name, rule) not in removed]
     return replace(chain, rules=(*chain.rules, *kept)) if kept else chain
 
 
 def _shut(present: Table, target: Ruleset) -> list[str]:
-    """The first chains that are left over, as long as they have rules: no packet may come in by them any more."""
+    """The first chains that are left over and still have rules: no packet may enter by them any more."""
     wanted = target.tables.get(present.family)
     if wanted is present:
         return []
@@ -237,67 +273,98 @@ def _shut(present: Table, target: Ruleset) -> list[str]:
 
 
 def _looked_up(chain: Chain) -> set[str]:
-    """The names of the sets that its rules refer to."""
+    """The names of the sets to which the rules of a chain refer."""
     return {_set_name(word) for rule in chain.rules if "@" in rule for word in rule.split(" ") if word[:1] == "@"}
 
 
+def _referred(chain: Chain) -> set[str]:
+    """The keys of the named objects to which the rules of a chain refer."""
+    return {f"{found[1]} {found[2]}" for rule in chain.rules for found in _REFERENCE.finditer(rule)}
+
+
+def _may_refer(chain: Chain, keys: Collection[str]) -> bool:
+    """Whether a rule refers to one of these objects, or can't be read."""
+    return not _referred(chain).isdisjoint(keys) or any(rule.startswith(UNREADABLE) for rule in chain.rules)
+
+
 def _set_name(word: str) -> str:
-    """The name in a word that refers to a set; ports may stand behind it: `snat to ... map @sources:1024-2047`."""
+    """The name in a word that refers to a set. Ports may follow the name: `snat to ... map @sources:1024-2047`."""
     return word[1:].partition(":")[0]
+
+
+def _make_objects(present: Table, wanted: Table, objects: list[Operation]) -> Table:
+    """Add and replace named objects. Returns the table with the chains that are empty by then.
+
+    Only another program can have made an object with one of nftlb's names and other properties. The kernel deletes no
+    object that a rule refers to, so the rules of these chains are deleted first, and written again in the same
+    transaction.
+    """
+    new = [
+        named_object
+        for named_object in wanted.objects.values()
+        if present.objects.get(named_object.key) != named_object
+    ]
+    stale = [present.objects[named_object.key] for named_object in new if named_object.key in present.objects]
+    keys = {named_object.key for named_object in stale}
+    emptied = [name for name, chain in present.chains.items() if _may_refer(chain, keys)] if keys else []
+    objects += (Operation(Verb.FLUSH, present.family, Chain(name)) for name in emptied)
+    objects += (Operation(Verb.DELETE, present.family, named_object) for named_object in stale)
+    objects += (Operation(Verb.ADD, present.family, named_object) for named_object in new)
+    return _emptied(present, emptied)
 
 
 def _make_chain(
     family: TableFamily, present: Chain | None, chain: Chain, chains: list[Operation], rules: list[Operation]
 ) -> None:
     if present is not None and present.hook != chain.hook:
-        chains += [FlushChain(family, chain.name), DeleteChain(family, chain.name)]
+        chains += [Operation(Verb.FLUSH, family, chain), Operation(Verb.DELETE, family, chain)]
         present = None
     if present is None:
-        chains.append(AddChain(family, chain))
+        chains.append(Operation(Verb.ADD, family, chain))
     elif same_rules(present, chain):
         return
     elif present.rules:
-        rules.append(FlushChain(family, chain.name))
+        rules.append(Operation(Verb.FLUSH, family, chain))
     if chain.rules:
-        rules.append(AddRules(family, chain))
+        rules.append(Operation(Verb.ADD, family, Rules(chain.name, chain.rules)))
 
 
 def _make_set(
-    family: TableFamily, present: Set | None, one: Set, sets: list[Operation], elements: list[Operation]
+    family: TableFamily, present: Set | None, wanted: Set, sets: list[Operation], elements: list[Operation]
 ) -> None:
-    if present is not None and not present.same_kind(one):
-        sets.append(DeleteSet(family, present))
+    if present is not None and not present.same_kind(wanted):
+        sets.append(Operation(Verb.DELETE, family, present))
         present = None
     if present is None:
-        sets.append(AddSet(family, one))
-        present = Set(one.name, one.key_type)
-    stale = _in_the_way(present, one)
+        sets.append(Operation(Verb.ADD, family, wanted))
+        present = Set(wanted.name, wanted.key_type)
+    stale = _in_the_way(present, wanted)
     if stale:
-        elements.append(DeleteElements(family, one.name, stale))
+        elements.append(Operation(Verb.DELETE, family, Elements(wanted.name, stale)))
     there = {element.key for element in present.elements} - {element.key for element in stale}
-    added = tuple(element for element in one.elements if element.key not in there)
+    added = tuple(element for element in wanted.elements if element.key not in there)
     if added:
-        elements.append(AddElements(family, one.name, added))
+        elements.append(Operation(Verb.ADD, family, Elements(wanted.name, added)))
 
 
-def _in_the_way(present: Set, one: Set) -> tuple[Element, ...]:
+def _in_the_way(present: Set, wanted: Set) -> tuple[Element, ...]:
     """The elements that have to go before others can come."""
-    if present.elements is one.elements:
+    if present.elements is wanted.elements:
         return ()
-    wanted = {element.key: element for element in one.elements}
+    new_elements = {element.key: element for element in wanted.elements}
     # Intervals may overlap under different keys.
-    every = one.interval and not wanted.keys() <= {element.key for element in present.elements}
+    every = wanted.interval and not new_elements.keys() <= {element.key for element in present.elements}
     return tuple(
         element
         for element in present.elements
-        if (element.key in wanted or every) and wanted.get(element.key) != element
+        if (element.key in new_elements or every) and new_elements.get(element.key) != element
     )
 
 
 def _left_in(present: Set, wanted: Set | None) -> tuple[Element, ...]:
-    """The elements that are still there when the set is as it is wanted, or isn't wanted and left alone."""
+    """The elements that stay after the set has its wanted elements, or that stay in a set that is not wanted."""
     if wanted is None:
-        return present.elements
+        return tuple(present.elements)
     if not present.same_kind(wanted) or present.elements is wanted.elements:
         return ()
     keys = {element.key for element in (*wanted.elements, *_in_the_way(present, wanted))}
@@ -305,33 +372,47 @@ def _left_in(present: Set, wanted: Set | None) -> tuple[Element, ...]:
 
 
 def _conflicts(present: Table, wanted: Table) -> dict[str, Set]:
-    """The sets that rules look up, and that can't get to what is wanted without being empty-handed for a moment."""
+    """The sets that rules look up, and whose change to the wanted elements would miss elements for a moment."""
     found = {
-        one.name: one
-        for one in _differing(wanted.sets, present.sets)
-        if (other := wanted.sets.get(one.name)) is not None and (not one.same_kind(other) or _in_the_way(one, other))
+        present_set.name: present_set
+        for present_set in _differing(wanted.sets, present.sets)
+        if (wanted_set := wanted.sets.get(present_set.name)) is not None
+        and (
+            not present_set.same_kind(wanted_set)
+            or _in_the_way(present_set, wanted_set)
+            or _too_many(present_set, wanted_set)
+        )
     }
     used = set().union(*map(_looked_up, present.chains.values())) if found else set()
-    return {name: one for name, one in found.items() if name in used}
+    return {name: set_ for name, set_ in found.items() if name in used}
+
+
+def _too_many(present: Set, wanted: Set) -> bool:
+    """Whether the set has no room for the wanted elements beside the present elements, which are deleted later."""
+    if not wanted.size:
+        return False
+    return len({element.key for element in (*present.elements, *wanted.elements)}) > wanted.size
 
 
 def _detour(present: Table, wanted: Table, conflicts: Mapping[str, Set]) -> Table:
-    """The wanted table with its rules led to stand-ins of some sets; of those themselves, what may stay as it is."""
+    """The wanted table, whose rules use substitutes of some sets; and these sets with the elements that may stay."""
     used = set().union(*map(_looked_up, present.chains.values()))
     free = next(detour for detour in _DETOURS if not used & {name + detour for name in conflicts})
     sets = dict(wanted.sets)
-    for name, one in conflicts.items():
-        other = sets.pop(name)
-        sets[name + free] = replace(other, name=name + free)
-        if one.same_kind(other):
-            again = set(other.elements)
-            sets[name] = replace(one, elements=tuple(element for element in one.elements if element in again))
+    for name, present_set in conflicts.items():
+        wanted_set = sets.pop(name)
+        sets[name + free] = replace(wanted_set, name=name + free)
+        if present_set.same_kind(wanted_set):
+            again = set(wanted_set.elements)
+            sets[name] = replace(
+                present_set, elements=tuple(element for element in present_set.elements if element in again)
+            )
     led = {}
     for name, chain in wanted.chains.items():
         rules = tuple(_led_around(rule, conflicts, free) for rule in chain.rules)
         if rules != chain.rules:
             led[name] = replace(chain, rules=rules)
-    return Table(wanted.family, wanted.name, sets, layers(wanted.chains).changed(led))
+    return replace(wanted, sets=sets, chains=SharedMapping.of(wanted.chains).with_changes(led))
 
 
 def _led_around(rule: str, names: Collection[str], detour: str) -> str:
@@ -346,38 +427,51 @@ def _led_around(rule: str, names: Collection[str], detour: str) -> str:
 
 def _union(present: Table, wanted: Table, gone: Collection[Leftover]) -> Table:
     sets = {}
-    for one in _differing(wanted.sets, present.sets):
-        other = wanted.sets.get(one.name)
-        left = _left_in(one, other)
-        if other is None:
-            sets[one.name] = one
+    for present_set in _differing(wanted.sets, present.sets):
+        wanted_set = wanted.sets.get(present_set.name)
+        left = _left_in(present_set, wanted_set)
+        if wanted_set is None:
+            sets[present_set.name] = present_set
         elif left:
-            sets[one.name] = replace(other, elements=other.elements + left)
+            sets[present_set.name] = replace(wanted_set, elements=(*wanted_set.elements, *left))
     kept = {}
     for chain in _differing(wanted.chains, present.chains):
         successor = wanted.chains.get(chain.name)
         kept[chain.name] = _with_kept_rules(wanted.family, chain, successor, gone) if successor else chain
-    return replace(wanted, sets=layers(wanted.sets).changed(sets), chains=layers(wanted.chains).changed(kept))
+    return replace(
+        wanted,
+        objects={**present.objects, **wanted.objects},
+        sets=SharedMapping.of(wanted.sets).with_changes(sets),
+        chains=SharedMapping.of(wanted.chains).with_changes(kept),
+    )
 
 
 def _emptied(table: Table, names: Collection[str]) -> Table:
     chains = {name: replace(table.chains[name], rules=()) for name in names}
-    return replace(table, chains=layers(table.chains).changed(chains)) if names else table
+    return replace(table, chains=SharedMapping.of(table.chains).with_changes(chains)) if names else table
 
 
 def _without(table: Table, gone: Iterable[Leftover]) -> Table:
     chains: dict[str, Chain | None] = {}
     sets: dict[str, Set | None] = {}
     elements: dict[str, set[str]] = {}
+    objects = dict(table.objects)
     for item in gone:
-        if item.kind is Kind.CHAIN:
+        if item.kind is LeftoverKind.CHAIN:
             chains[item.name] = None
-        elif item.kind is Kind.SET:
+        elif item.kind is LeftoverKind.SET:
             sets[item.name] = None
-        elif item.kind is Kind.ELEMENT:
+        elif item.kind is LeftoverKind.OBJECT:
+            objects.pop(item.name)
+        elif item.kind is LeftoverKind.ELEMENT:
             elements.setdefault(item.name, set()).add(item.item)
     for name, keys in elements.items():
         if name not in sets:
             left = tuple(element for element in table.sets[name].elements if element.key not in keys)
             sets[name] = replace(table.sets[name], elements=left)
-    return replace(table, sets=layers(table.sets).changed(sets), chains=layers(table.chains).changed(chains))
+    return replace(
+        table,
+        sets=SharedMapping.of(table.sets).with_changes(sets),
+        chains=SharedMapping.of(table.chains).with_changes(chains),
+        objects=objects,
+    )

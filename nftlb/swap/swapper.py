@@ -1,4 +1,4 @@
-"""Carries plans out: the only writer of our tables, resident or for one call."""
+"""Carries out plans: the only code that writes to our tables."""
 
 from __future__ import annotations
 
@@ -7,26 +7,32 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nftlb.errors import KernelError
-from nftlb.ruleset import Ruleset, is_ours
+from nftlb.ruleset import Ruleset, TableFamily, is_ours
 
-from .plan import Leftover, after, entries, leftovers, make, removable, remove, waypoints
+from .plan import Leftover, after, entry_leftovers, leftovers, make, plan_removal, removable, waypoints
 from .spellings import Spellings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from nftlb.kernel import Kernel
-    from nftlb.ruleset import Table, TableFamily
+    from nftlb.ruleset import Table
 
-# A leftover of that age is needed by no packet, and goes along with the next swap. A packet is through the hooks in
-# microseconds; an RCU grace period, which is what bounds it, takes tens of milliseconds on a busy machine.
+# No packet needs a leftover of this age, so the next swap deletes it too. A packet passes the hooks in microseconds; an
+# RCU grace period, which is the upper bound, takes tens of milliseconds on a busy machine.
 _GRACE_SECONDS = 0.5
 _SHOWN = 3
 
 
+def no_monitor(since: int, now: int) -> bool:
+    """Vouch for nothing: our tables are listed again whenever another program has written."""
+    del since, now
+    return False
+
+
 @dataclass(frozen=True)
 class Swap:
-    """What a swap did: the transactions' texts, none if nothing differed."""
+    """The texts of the transactions of a swap; empty if nothing differed."""
 
     transactions: tuple[str, ...] = ()
 
@@ -36,119 +42,128 @@ class Swap:
 
 @dataclass
 class Swapper:
-    """Brings the kernel's tables to a target without losing a packet.
+    """Brings our tables in the kernel to a target without losing a packet.
 
-    A table of our name that somebody else has made is no part of what the kernel has, and is never touched: a target
-    with such a table is refused.
+    A table of our name that another program made is never read as ours and never touched: a target with this table is
+    refused.
 
-    What the kernel has is remembered only while its generation number says that nobody else has written; otherwise
-    it is read anew. `wait` returns when no packet is left on the way that was there when it was called. `vouches` says
-    whether whatever moved the number from one to the other left our tables alone: `Monitor.vouches`, if there is one.
+    The content of our tables is remembered as long as the kernel's generation number proves that no other program has
+    written; otherwise it is listed again. `wait` returns when all packets that were in the hooks at the call have left
+    them. `vouches(since, now)` tells whether the transactions between two generation numbers left our tables alone
+    (`RulesetMonitor.vouches`).
     """
 
     kernel: Kernel
     table: str
     wait: Callable[[], None]
     clock: Callable[[], float] = time.monotonic
-    vouches: Callable[[int, int], bool] = lambda _since, _now: False
+    vouches: Callable[[int, int], bool] = no_monitor
     seconds: float = 0.0
-    """What all transactions together took libnftables and the kernel, so far."""
-    strangers: Mapping[TableFamily, str] = field(default_factory=dict)
-    """Tables of our name that somebody else has made, each with what is in it, as last read."""
+    """The time that libnftables and the kernel took for all transactions until now."""
+    foreign_tables: Mapping[TableFamily, str] = field(default_factory=dict)
+    """Tables of our name that other programs made, each with a summary of its content, from the last listing."""
     _known: Ruleset | None = None
     _generation: int = -1
-    spellings: Spellings = field(default_factory=Spellings)
+    _spellings: Spellings = field(default_factory=Spellings)
     _strayed: bool = False
-    _unproved: bool = False
+    _unverified: bool = False
     _retired: dict[Leftover, float] = field(default_factory=dict)
 
     def present(self) -> Ruleset:
-        """What the kernel has of ours now, leftovers included."""
+        """The present content of our tables, leftovers included."""
         generation = self.kernel.generation()
         if self._known is None or (generation != self._generation and not self.vouches(self._generation, generation)):
-            self._known = self.spellings.as_written(self._listed())
+            self._known = self._spellings.as_written(self._listed())
             self._retired = {}
             self._strayed = True
         self._generation = generation
         return self._known
 
-    def untouched(self) -> bool:
-        """Whether nobody else has written to our tables since the last swap; a look in between hides nothing."""
+    def unchanged_by_others(self) -> bool:
+        """Whether no other program has written to our tables since our last swap, even if they were listed since."""
         if self._known is None or self._strayed:
             return False
         generation = self.kernel.generation()
         return generation == self._generation or self.vouches(self._generation, generation)
 
-    def refuse_strangers(self, target: Ruleset) -> None:
-        """Raise KernelError if the target has a table in the place of which somebody else's is."""
-        self.present()
-        taken = [
+    @property
+    def unrecognised(self) -> tuple[str, ...]:
+        """The objects that the kernel lists in another form than they were written."""
+        return self._spellings.unrecognised
+
+    def foreign_remarks(self, families: Collection[TableFamily] = tuple(TableFamily)) -> list[str]:
+        """A line for each table of our name that another program made, in these families."""
+        return [
             f"table {family} {self.table} ({content}) was not made by nftlb, and stays as it is"
-            for family, content in self.strangers.items()
-            if family in target.tables
+            for family, content in self.foreign_tables.items()
+            if family in families
         ]
-        if taken:
+
+    def refuse_foreign_tables(self, target: Ruleset) -> None:
+        """Raise KernelError if another program has made a table that the target needs."""
+        self.present()
+        if taken := self.foreign_remarks(target.tables):
             raise KernelError(
                 f"{'; '.join(taken)}; needed: a name that no other program uses: set `table:` to another name, or "
-                "delete that table if nobody needs it"
+                "delete that table if no other program needs it"
             )
 
-    def does(self, target: Ruleset) -> bool:
-        """Whether the kernel does what the target says; what is left over beside that does not count."""
+    def matches(self, target: Ruleset) -> bool:
+        """Whether the kernel does what the target says. Leftovers don't count."""
         return not make(self.present(), target)
 
     def swap(self, target: Ruleset) -> Swap:
-        """Make the kernel do what the target says. What is left over waits for a later swap, or for `sweep()`."""
+        """Make the kernel do what the target says. Leftovers stay for a later swap or for `remove_leftovers()`."""
         texts: list[str] = []
-        self.refuse_strangers(target)
+        self.refuse_foreign_tables(target)
         *detour, target = waypoints(self.present(), target)
         if detour and self._retired:
-            self.wait()  # packets may still be on the way of an earlier detour
+            self.wait()  # packets may still be on an earlier detour
         for step in detour:
-            texts += [*self._commit(step), *self.sweep(step).transactions]
+            texts += [*self._commit(step), *self.remove_leftovers(step).transactions]
         texts += self._commit(target, self._expired(target))
         self._strayed = False
         self._retire(target)
         return Swap(tuple(texts))
 
-    def sweep(self, target: Ruleset) -> Swap:
-        """Remove what is left over, when no packet needs it any more: waits for that unless it is long since."""
+    def remove_leftovers(self, target: Ruleset) -> Swap:
+        """Delete leftovers; waits until no packet needs them, unless they are old enough."""
         texts: list[str] = []
         while left := list(leftovers(self.present(), target)):
-            going = entries(target, left) or left
+            going = entry_leftovers(target, left) or left
             if not self._old() >= set(going):
                 self.wait()
             texts += self._commit(target, going)
         self._retired = {}
-        self._prove()
+        self._learn_spellings()
         return Swap(tuple(texts))
 
     def _listed(self) -> Ruleset:
         tables = {family: listing.table for family, listing in self.kernel.list(self.table).items()}
-        self.strangers = {family: _content(table) for family, table in tables.items() if not is_ours(table)}
+        self.foreign_tables = {family: _content(table) for family, table in tables.items() if not is_ours(table)}
         return Ruleset(self.table, {family: table for family, table in tables.items() if is_ours(table)})
 
-    def _prove(self) -> None:
-        """Read back what was written because a listing differed: it may differ still, for the listing's own sake.
+    def _learn_spellings(self) -> None:
+        """List again what was written because a listing differed: this kernel may list it in another form.
 
-        Nothing is concluded from what anybody else may have written since.
+        Nothing is recorded if another program may have written since.
         """
-        if not self._unproved or self._known is None or self.kernel.generation() != self._generation:
+        if not self._unverified or self._known is None or self.kernel.generation() != self._generation:
             return
         listed = self._listed()
         if self.kernel.generation() == self._generation:
-            self._unproved = False
-            self.spellings.learn(listed, self._known)
+            self._unverified = False
+            self._spellings.learn(listed, self._known)
 
     def _commit(self, target: Ruleset, removed: Collection[Leftover] = ()) -> list[str]:
         known, removed = self.present(), frozenset(removed)
         transaction = make(known, target, removed)
-        removal = remove(known, removed)
+        removal = plan_removal(known, removed)
         whole = type(transaction)(self.table, transaction.operations + removal.operations)
         if not whole:
             self._known = after(known, target)
             return []
-        self._unproved = self._unproved or (self._strayed and bool(known.tables))
+        self._unverified = self._unverified or (self._strayed and bool(known.tables))
         self._known = None  # until the kernel has accepted
         before = self._generation
         begin = self.clock()
@@ -167,23 +182,23 @@ class Swapper:
         return removable(self.present(), target, expired)
 
     def _old(self) -> set[Leftover]:
-        """What packets have been able to do without for long enough."""
+        """The leftovers that no packet can need any more."""
         now = self.clock()
         return {item for item, since in self._retired.items() if now - since >= _GRACE_SECONDS}
 
     def _retire(self, target: Ruleset) -> None:
-        """Note since when packets can do without what is left over. While some still let packets in, only for those."""
+        """Record since when packets don't need each leftover. While entry leftovers exist, only those are recorded."""
         now = self.clock()
         left = list(leftovers(self.present(), target))
-        self._retired = {item: self._retired.get(item, now) for item in entries(target, left) or left}
+        self._retired = {item: self._retired.get(item, now) for item in entry_leftovers(target, left) or left}
 
 
 def _following(generation: int) -> int:
-    """The kernel counts in 32 bits and leaves out zero."""
+    """The next generation number: the kernel counts in 32 bits and leaves out zero."""
     return (generation + 1) & 0xFFFFFFFF or 1
 
 
 def _content(table: Table) -> str:
-    """A table in a few words, by which its owner may be known."""
-    names = [f"chain {name}" for name in table.chains] + [f"set {name}" for name in table.sets]
+    """A short summary of a table, by which a user may recognise its owner."""
+    names = [f"chain {name}" for name in table.chains] + [f"set {name}" for name in table.sets] + [*table.objects]
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

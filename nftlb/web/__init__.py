@@ -1,9 +1,8 @@
-"""The daemon over HTTP: what it shows, what it can be told, and the page. Written against `nftlb.service.Service`."""
+"""The daemon's HTTP server: state, changes, metrics and the status page. Uses only `nftlb.service.Service`."""
 
+from .admission import TokenFile, allowed_hosts, no_tokens
 from .application import application
-from .hosts import names
-from .limits import Limits
-from .server import Server
-from .tokens import TokenFile, no_tokens
+from .connection import Limits
+from .server import HttpServer
 
-__all__ = ["Limits", "Server", "TokenFile", "application", "names", "no_tokens"]
+__all__ = ["HttpServer", "Limits", "TokenFile", "allowed_hosts", "application", "no_tokens"]

@@ -1,4 +1,4 @@
-"""`/api/v1`: the state, and changes of it."""
+"""The handlers of requests: the state, changes to it, and monitoring. `nftlb.web.routes` has their paths."""
 
 from __future__ import annotations
 
@@ -10,49 +10,50 @@ from urllib.parse import quote
 
 from aiohttp import web
 
+from nftlb.metrics import CONTENT_TYPE
+from nftlb.model import Backend
+
 from .bodies import BackendChange, NewBackend, read_body
-from .large import Large
-from .tokens import Admission
+from .errors import RequestError
+from .routes import BACKEND
+from .shared import LargeBody
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from aiohttp.typedefs import Handler
     from pydantic import BaseModel
 
+    from nftlb.metrics import Metrics
     from nftlb.service import Service
 
-    from .limits import Limits
-    from .shared import Shared
-    from .tokens import Tokens
+    from .connection import Limits
+    from .shared import SharedResponses
+
 
 T = TypeVar("T")
 
-POOL = "/api/v1/pools/{pool}"
-BACKENDS = POOL + "/backends"
-BACKEND = BACKENDS + "/{backend}"
 
+class ApiRoutes:
+    """The handlers that ask the service. A handler that changes something runs only for a request with a token."""
 
-class Api:
-    """Reading is free; what changes something needs a token."""
-
-    def __init__(self, service: Service, tokens: Tokens, limits: Limits, shared: Shared) -> None:
+    def __init__(self, service: Service, limits: Limits, shared: SharedResponses) -> None:
         self._service = service
         self._shared = shared
-        self._admission = Admission(tokens)
         self._limits = limits
         self._changes: set[asyncio.Task[object]] = set()
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/api/v1/status", self.status),
-            web.get("/api/v1/pools", self.pools),
-            web.get(POOL, self.pool),
-            web.get("/api/v1/ruleset", self.ruleset),
-            web.post("/api/v1/reload", self.reload),
-            web.post(BACKENDS, self.add),
-            web.patch(BACKEND, self.change),
-            web.delete(BACKEND, self.remove),
-        ]
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "status": self.status,
+            "pools": self.pools,
+            "pool": self.pool,
+            "ruleset": self.ruleset,
+            "reload": self.reload,
+            "addBackend": self.add,
+            "changeBackend": self.change,
+            "removeBackend": self.remove,
+        }
 
     async def status(self, _: web.Request) -> web.Response:
         return _large(await self._shared.get("status", self._status))
@@ -67,28 +68,23 @@ class Api:
     async def ruleset(self, _: web.Request) -> web.Response:
         return _large(await self._shared.get("ruleset", self._ruleset), "text/plain; charset=utf-8")
 
-    async def reload(self, request: web.Request) -> web.Response:
-        self._admission.admit(request)
+    async def reload(self, _: web.Request) -> web.Response:
         await self._whole(self._service.reload())
         return _text(json.dumps({"reloaded": True}) + "\n")
 
     async def add(self, request: web.Request) -> web.Response:
-        self._admission.admit(request)
-        body, written = await read_body(request, NewBackend, self._limits)
+        backend = Backend(**await read_body(request, NewBackend, self._limits))
         pool = request.match_info["pool"]
-        described = {key: value for key, value in written.items() if key != "name"}
-        added = await self._whole(self._service.add(pool, body.name, described))
+        added = await self._whole(self._service.add(pool, backend))
         place = BACKEND.format(pool=quote(pool, safe=""), backend=quote(added.name, safe=""))
         return _json(added, status=201, headers={"Location": place})
 
     async def change(self, request: web.Request) -> web.Response:
-        self._admission.admit(request)
-        body, _ = await read_body(request, BackendChange, self._limits)
+        wanted = await read_body(request, BackendChange, self._limits)
         pool, backend = request.match_info["pool"], request.match_info["backend"]
-        return _json(await self._whole(self._service.change(pool, backend, admin=body.admin, weight=body.weight)))
+        return _json(await self._whole(self._service.change(pool, backend, **wanted)))
 
     async def remove(self, request: web.Request) -> web.Response:
-        self._admission.admit(request)
         await self._whole(self._service.remove(request.match_info["pool"], request.match_info["backend"]))
         return web.Response(status=204)
 
@@ -108,7 +104,7 @@ class Api:
         return (await self._service.ruleset()).encode()
 
     async def _whole(self, change: Coroutine[None, None, T]) -> T:
-        """Carry a change through, whatever becomes of the request for it."""
+        """Finish a change even if its request is cancelled."""
         task = asyncio.ensure_future(change)
         self._changes.add(task)
         task.add_done_callback(self._end)
@@ -117,11 +113,11 @@ class Api:
     def _end(self, change: asyncio.Task[object]) -> None:
         self._changes.discard(change)
         if not change.cancelled():
-            change.exception()  # seen: there may be nobody left to tell
+            change.exception()  # retrieved: the client may have gone, and asyncio would log the exception
 
 
 def _large(body: bytes, content_type: str = "application/json; charset=utf-8") -> web.Response:
-    return web.Response(body=Large(body, content_type))
+    return web.Response(body=LargeBody(body, content_type))
 
 
 def _json(model: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -130,3 +126,56 @@ def _json(model: BaseModel, status: int = 200, headers: dict[str, str] | None = 
 
 def _text(json_: str, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     return web.Response(status=status, text=json_, content_type="application/json", headers=headers)
+
+
+# --- monitoring -------------------------------------------------------------------------------------------------------
+
+
+class MonitoringRoutes:
+    """The handlers of `/healthz`, `/readyz` and `/metrics`. Only `/metrics` is expensive to make."""
+
+    def __init__(self, service: Service, metrics: Metrics, shared: SharedResponses) -> None:
+        self._service = service
+        self._metrics = metrics
+        self._shared = shared
+
+    def handlers(self) -> dict[str, Handler]:
+        return {"health": self.health, "readiness": self.readiness, "metrics": self.figures}
+
+    async def health(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readiness(self, request: web.Request) -> web.Response:
+        """Status 200 if every pool, or the pool of the query, is ready; else 503 with the reasons for each pool."""
+        pool = _only_pool(request)
+        if self._service.ready(pool):
+            return web.Response(text="ready\n")
+        lines = []
+        for status in self._service.short():
+            if pool in {None, status.pool}:
+                lines += [f"{status.pool}: {what}" for what in status.lacking]
+                if status.healthy < status.quorum or not status.lacking:
+                    lines.append(
+                        f"{status.pool}: {status.healthy} of {status.quorum} backends that make its quorum are healthy"
+                    )
+        return web.Response(status=503, text="\n".join(["not ready", *lines, ""]))
+
+    async def figures(self, _: web.Request) -> web.Response:
+        """All metrics in Prometheus' text format."""
+        return _large(await self._shared.get("metrics", self._figures), CONTENT_TYPE)
+
+    async def _figures(self) -> bytes:
+        page = self._metrics.page()
+        async for pool in self._service.pools():
+            page.add(pool)
+        return page.finish(await self._service.overview())
+
+
+def _only_pool(request: web.Request) -> str | None:
+    """The pool of the query, or None. RequestError 400 for other parameters: a typing error must not mean all pools."""
+    if unknown := set(request.query) - {"pool"}:
+        raise RequestError(400, f"unknown in the query: {', '.join(sorted(unknown))}; allowed: pool")
+    pools = request.query.getall("pool", [])
+    if len(pools) > 1:
+        raise RequestError(400, "pool is given more than once; allowed: once")
+    return pools[0] if pools else None

@@ -1,30 +1,70 @@
-"""The web application: its parts, put together."""
+"""The web application: routes, middlewares, headers, and the status page, one file that loads nothing else."""
 
 from __future__ import annotations
 
+import hashlib
+import re
+from base64 import b64encode
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from .api import Api
-from .connection import begin
-from .errors import answer_errors
-from .events import Events
-from .headers import add_headers
-from .hosts import guard, no_further_names
-from .limits import Limits
+from .admission import Admission, check_hosts, no_tokens, only_own_hosts
+from .api import ApiRoutes, MonitoringRoutes
+from .connection import Limits, request_started
+from .errors import add_headers, answer_errors
+from .events import EventStreams
 from .openapi import Description
-from .page import Page
-from .probes import Probes
-from .shared import Shared
-from .tokens import no_tokens
+from .routes import bind
+from .shared import SharedResponses
 
 if TYPE_CHECKING:
+    from aiohttp.typedefs import Handler
+
     from nftlb.metrics import Metrics
     from nftlb.service import Service
 
-    from .hosts import Allowed
-    from .tokens import Tokens
+    from .admission import Allowed, Tokens
+
+
+class StatusPage:
+    """The route of the status page."""
+
+    def __init__(self) -> None:
+        self._html = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+        self._headers = {"Content-Security-Policy": content_security_policy(self._html), "Cache-Control": "no-cache"}
+
+    def handlers(self) -> dict[str, Handler]:
+        return {"page": self.page}
+
+    async def page(self, _: web.Request) -> web.Response:
+        return web.Response(text=self._html, content_type="text/html", headers=self._headers)
+
+
+def content_security_policy(html: str) -> str:
+    """A policy that allows only the scripts and styles of this page, by digest, and requests to its own origin."""
+    allowed = {tag: " ".join(_digests(html, tag)) for tag in ("script", "style")}
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src {allowed['script']}",
+            f"style-src {allowed['style']}",
+            "connect-src 'self'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    )
+
+
+def _digests(html: str, tag: str) -> list[str]:
+    found = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+    return [f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in found]
+
+
+# --- the application --------------------------------------------------------------------------------------------------
 
 DEFAULT_LIMITS = Limits()
 
@@ -34,20 +74,22 @@ def application(
     metrics: Metrics,
     tokens: Tokens = no_tokens,
     limits: Limits = DEFAULT_LIMITS,
-    allowed: Allowed = no_further_names,
+    allowed: Allowed = only_own_hosts,
 ) -> web.Application:
-    """Make an application, for one `Server` that has the same limits."""
-    app = web.Application(middlewares=[begin, answer_errors, guard(allowed)], client_max_size=limits.body)
-    events, shared = Events(service, limits), Shared(limits.readers)
+    """Return an application for one `HttpServer` with the same limits."""
+    app = web.Application(
+        middlewares=[request_started, answer_errors, check_hosts(allowed)], client_max_size=limits.body
+    )
+    events, shared = EventStreams(service, limits), SharedResponses(limits.readers)
     parts = (
-        Probes(service, metrics, shared),
-        Api(service, tokens, limits, shared),
+        MonitoringRoutes(service, metrics, shared),
+        ApiRoutes(service, limits, shared),
         events,
         Description(shared),
-        Page(),
+        StatusPage(),
     )
-    for part in parts:
-        app.add_routes(part.routes())
+    handlers = {operation: handler for part in parts for operation, handler in part.handlers().items()}
+    app.add_routes(bind(handlers, Admission(tokens)))
     app.on_response_prepare.append(_add_headers)
     app.on_shutdown.append(events.stop)
     return app

@@ -1,34 +1,46 @@
-"""What may be in a request's body, and how it is read."""
+"""The bodies of requests: their fields, which come from `nftlb.model.Backend`, and how a body is read."""
+
+from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import MISSING
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from nftlb.model import Admin, IPAddress
-from nftlb.model.fields import BACKEND_NAME, Interface, Port, Reads, Weight, word
-from nftlb.model.reading import Unfit, read_address, show
+from nftlb.config.fields import Reads, options, reads, without_none, written_form
+from nftlb.config.reading import Unfit, read_address
+from nftlb.model import Backend
+from nftlb.model.constraints import TextPattern
+from nftlb.printable import show
 
-from .errors import Refused
-from .limits import Limits
+from .errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pydantic_core import ErrorDetails
+
+    from .connection import Limits
 
 
-def _read_string(reads: Reads, found: object) -> object:
-    """Read what is written in quotes. Without them YAML means it as well; in JSON it is a number."""
+def _read_string(form: Reads, found: object) -> object:
+    """Read a value that must be a string. In YAML a number without quotes is also text; in JSON it is a number."""
     if isinstance(found, str):
-        return reads.read(found)
+        return form.read(found)
     raise Unfit(found, "not a string", "a string, in quotes")
 
 
-def _string(reads: Reads) -> Reads:
-    return Reads(partial(_read_string, reads), {**reads.written, "type": "string"})
+def _string(annotation: Any) -> Any:
+    form = reads(annotation)
+    return Annotated[Any, Reads(partial(_read_string, form), {**form.written, "type": "string"})]
 
 
-# As close as a schema comes to what can be sent to: what isn't unspecified, broadcast, multicast or a mapped address.
+# JSON Schema can't describe unicast addresses exactly. This schema excludes unspecified, broadcast, multicast and
+# IPv4-mapped addresses.
 _UNICAST = {
     "anyOf": [
         {
@@ -39,118 +51,124 @@ _UNICAST = {
         {"type": "string", "format": "ipv6", "not": {"pattern": "^(?:[fF]{2}|[0:]*$|[0:]*:[fF]{4}:|.*%)"}},
     ]
 }
-
-State = Annotated[Admin, word(Admin, "a state")]
-Name = Annotated[str, _string(BACKEND_NAME)]
-Device = Annotated[str, _string(Interface.__metadata__[0])]
-Unicast = Annotated[IPAddress, Reads(read_address, _UNICAST)]
+_FORMS = {
+    "address": Annotated[Any, Reads(read_address, _UNICAST)],
+    "via": Annotated[Any, Reads(read_address, _UNICAST)],
+}
 
 
 def _without_default(schema: dict[str, Any]) -> None:
-    """Leave out a default that may not be written."""
+    """Leave the default out of the schema: it is None, and null is not allowed."""
     schema.pop("default", None)
 
 
-def _unset(description: str) -> Any:
-    return Field(None, description=description, json_schema_extra=_without_default)
+def _body(name: str, doc: str, only: Iterable[str], **schema: Any) -> type[BaseModel]:
+    """Make the model of a body from options of `nftlb.model.Backend`. An option that is not given stays unset."""
+    made: dict[str, Any] = {}
+    declared = {option.name: option for option in options(Backend)}
+    for option in map(declared.__getitem__, only):
+        annotation = without_none(option.type)
+        form = _FORMS.get(option.name) or (_string(annotation) if _is_text(annotation) else written_form(annotation))
+        field = Field(description=option.description)
+        if option.default is not MISSING:
+            field = Field(None, description=option.description, json_schema_extra=_without_default)
+        made[option.name] = (form, field)
+    config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=schema)
+    return cast("type[BaseModel]", create_model(name, __doc__=doc, __config__=config, **made))
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+def _is_text(annotation: Any) -> bool:
+    return any(isinstance(arm, TextPattern) for arm in get_args(annotation))
 
 
-class BackendChange(_Body):
-    """What to set of a backend; at least one of the two."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"minProperties": 1, "examples": [{"admin": "drain"}, {"admin": "enabled", "weight": 3}]}
-    )
-
-    admin: State = _unset("what the operator wants of it, whatever its health")
-    weight: Weight = _unset("its share, relative to the other backends; 0 takes nothing")
-
-
-class NewBackend(_Body):
-    """A backend to add: what a file says of one, and its name."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "ns9", "address": "10.0.0.19", "port": 5353, "weight": 2}]}
-    )
-
-    name: Name = Field(description="a letter or digit, then letters, digits and _ . -, at most 48 in all")
-    address: Unicast = Field(description="the address to send to")
-    port: Port = _unset("the port to send to; without one, the packet's is kept")
-    weight: Weight = _unset("its share, relative to the other backends; 1 by default")
-    admin: State = _unset("what the operator wants of it; enabled by default")
-    device: Device = _unset("the interface towards it, for the fast path")
-    via: Unicast = _unset("the next hop towards it, for the fast path")
+BackendChange = _body(
+    "BackendChange",
+    "What to change of a backend: at least one value.",
+    ("admin", "weight", "priority"),
+    minProperties=1,
+    examples=[{"admin": "drain"}, {"admin": "enabled", "weight": 3}],
+)
+NewBackend = _body(
+    "NewBackend",
+    "A backend to add: its name, and the options that a file has for a backend.",
+    [option.name for option in options(Backend)],
+    examples=[{"name": "ns9", "address": "10.0.0.19", "port": 5353, "weight": 2}],
+)
 
 
-Body = TypeVar("Body", bound=_Body)
+async def read_body(request: web.Request, model: type[BaseModel], limits: Limits) -> dict[str, Any]:
+    """Read a body of this model, and return the options that it gives.
 
-
-async def read_body(request: web.Request, model: type[Body], limits: Limits) -> tuple[Body, dict[str, Any]]:
-    """Read what the model describes, and give it as it was written too.
-
-    Refused: 400 for what is no JSON, 408, 413, 415, and 422 with all faults, each with its place.
+    RequestError: 400 for a body that is not JSON; 408, 413, 415; 422 with all faults, each with its place.
     """
     data = _parse(await _receive(request, limits))
     if not isinstance(data, dict):
-        raise Refused(
-            422, "the body is bad", [f"{show(data)} is not an object; allowed: {', '.join(model.model_fields)}"]
+        raise RequestError(
+            422, "the body is not valid", [f"{show(data)} is not an object; allowed: {', '.join(model.model_fields)}"]
         )
     if not data:
-        raise Refused(422, "the body is bad", [f"nothing is in it; allowed: {', '.join(model.model_fields)}"])
+        raise RequestError(
+            422, "the body is not valid", [f"the body is empty; allowed: {', '.join(model.model_fields)}"]
+        )
     try:
-        return model.model_validate(data), data
+        body = model.model_validate(data)
     except ValidationError as error:
         problems = [_problem(details, model) for details in error.errors(include_url=False)]
-        raise Refused(422, "the body is bad", problems) from None
+        raise RequestError(422, "the body is not valid", problems) from None
+    return {key: getattr(body, key) for key in body.model_fields_set}
 
 
 async def _receive(request: web.Request, limits: Limits) -> bytes:
     if request.content_type != "application/json":
-        raise Refused(415, "the content type is not application/json", headers={"Accept": "application/json"})
+        raise RequestError(
+            415,
+            f"the content type is {show(request.content_type)}; allowed: application/json",
+            headers={"Accept": "application/json"},
+        )
     if request.headers.get("Content-Encoding", "identity") != "identity":
-        raise Refused(415, "the body is encoded; send it as it is", headers={"Accept-Encoding": "identity"})
+        raise RequestError(
+            415, "the body has a content encoding; allowed: no encoding", headers={"Accept-Encoding": "identity"}
+        )
     if (request.content_length or 0) > limits.body:
         raise _too_large(limits)
     try:
         async with asyncio.timeout(limits.body_seconds):
             return await request.read()
     except TimeoutError:
-        message = f"the body did not come within {limits.body_seconds:g} s"
-        raise Refused(408, message, headers={"Connection": "close"}) from None
+        message = f"the body is incomplete after {limits.body_seconds:g} s; allowed: less time"
+        raise RequestError(408, message, headers={"Connection": "close"}) from None
     except web.HTTPRequestEntityTooLarge:
         raise _too_large(limits) from None
 
 
-def _too_large(limits: Limits) -> Refused:
-    return Refused(413, f"the body is larger than {limits.body >> 10} KiB", headers={"Connection": "close"})
+def _too_large(limits: Limits) -> RequestError:
+    return RequestError(
+        413, f"the body is too large; allowed: {limits.body >> 10} KiB", headers={"Connection": "close"}
+    )
 
 
 def _parse(body: bytes) -> Any:
     try:
         return json.loads(body.decode(), object_pairs_hook=_once, parse_float=_number, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise Refused(400, f"the body is not JSON: {error}") from None
+        raise RequestError(400, f"the body is not JSON: {error}") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) < len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice; allowed: each key once")
     return keys
 
 
 def _number(digits: str) -> int | float:
-    """Read 2.0 and 2e0 as what they are to JSON: 2."""
+    """Read 2.0 and 2e0 as 2: JSON does not distinguish them."""
     number = float(digits)
     return int(number) if number.is_integer() else number
 
 
 def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is not a number")
+    raise ValueError(f"{word} is not a number of JSON; allowed: digits")
 
 
 def _problem(details: ErrorDetails, model: type[BaseModel]) -> str:

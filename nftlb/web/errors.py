@@ -1,4 +1,4 @@
-"""Every way to say no: one shape of answer, `{"error": ..., "problems": [...]}`, for all of them."""
+"""Error responses, all of the form `{"error": ..., "problems": [...]}`, and the headers of every response."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from nftlb.errors import ConfigError, NftlbError
-from nftlb.model.reading import show
+from nftlb.printable import show
 from nftlb.service import Conflict, UnknownBackend, UnknownPool
 
 if TYPE_CHECKING:
@@ -19,17 +19,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 _STATUS: tuple[tuple[type[NftlbError], int], ...] = (
     (UnknownPool, 404),
     (UnknownBackend, 404),
     (Conflict, 409),
     (ConfigError, 422),
-    (NftlbError, 503),  # Unapplied, KernelError, SystemFault: the world, not the request
+    (NftlbError, 503),  # Unapplied, KernelError, SystemFault: caused by the host, not by the request
 )
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not a fault of ours
-    """The request gets no more than this answer; `problems` are its faults, one line each."""
+class RequestError(Exception):
+    """Ends a request with an error response; `problems` are the faults of the request, one line each."""
 
     def __init__(
         self, status: int, message: str, problems: Sequence[str] = (), headers: Mapping[str, str] | None = None
@@ -41,7 +48,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault of ours
         self.headers = headers
 
 
-def answer(
+def error_response(
     status: int, message: str, problems: Sequence[str] = (), headers: Mapping[str, str] | None = None
 ) -> web.Response:
     body: dict[str, object] = {"error": message}
@@ -53,36 +60,45 @@ def answer(
 
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn what a handler raises into an answer. Only what is a fault of ours comes out as 500, and in the log."""
+    """Turn exceptions of a handler into error responses. Only a bug of nftlb gives status 500, and a log entry."""
     try:
         return await handler(request)
-    except Refused as refused:
-        return answer(refused.status, refused.message, refused.problems, refused.headers)
+    except RequestError as refused:
+        return error_response(refused.status, refused.message, refused.problems, refused.headers)
     except NftlbError as error:
-        return _answer_known(error)
+        return _known_error_response(error)
     except web.HTTPException as error:
-        return _answer_http(request, error)
+        return _http_error_response(request, error)
     except web.RequestPayloadError:
-        return answer(400, "the body is not what its headers say")
+        return error_response(400, "the body does not match the headers that describe it")
     except Exception:
         if request.transport is None:
-            raise  # nobody is left to answer
+            raise  # the client has left
         log.exception("a fault of nftlb itself: %s %s", request.method, show(request.path))
-        return answer(500, "a fault of nftlb itself; its log says more")
+        return error_response(500, "a fault of nftlb itself; its log says more")
 
 
-def _answer_known(error: NftlbError) -> web.Response:
+def _known_error_response(error: NftlbError) -> web.Response:
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
     if isinstance(error, ConfigError):
-        return answer(status, "the configuration is bad", [str(problem) for problem in error.problems])
-    return answer(status, str(error))
+        return error_response(status, "the configuration is bad", [str(problem) for problem in error.problems])
+    return error_response(status, str(error))
 
 
-def _answer_http(request: web.Request, error: web.HTTPException) -> web.Response:
+def _http_error_response(request: web.Request, error: web.HTTPException) -> web.Response:
     match error:
         case web.HTTPNotFound():
-            return answer(404, "there is no such page; /api/v1/openapi.json lists them")
+            return error_response(404, "no such path; /api/v1/openapi.json lists all paths")
         case web.HTTPMethodNotAllowed():
             allowed = ", ".join(sorted(error.allowed_methods))
-            return answer(405, f"{request.method} can't be done here; allowed: {allowed}", headers={"Allow": allowed})
-    return answer(error.status, error.reason)
+            return error_response(
+                405, f"{request.method} can't be done here; allowed: {allowed}", headers={"Allow": allowed}
+            )
+    return error_response(error.status, error.reason)
+
+
+def add_headers(response: web.StreamResponse) -> None:
+    """Add the headers of every response: no use by other sites, no caching, no guessing of content types."""
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers["Server"] = "nftlb"  # without versions, which would tell an attacker which bugs to try

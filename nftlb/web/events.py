@@ -1,4 +1,4 @@
-"""`GET /api/v1/events`: what happens, as server-sent events."""
+"""`GET /api/v1/events`: transitions and changes as server-sent events."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from .connection import Connection
-from .errors import Refused
+from .errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from aiohttp.typedefs import Handler
+
     from nftlb.service import Event, Service
 
-    from .limits import Limits
+    from .connection import Limits
 
 log = logging.getLogger(__name__)
 
 
-class Events:
-    """The listeners; `stop` ends them all."""
+class EventStreams:
+    """The responses to clients that receive events; `stop` ends them all."""
 
     def __init__(self, service: Service, limits: Limits) -> None:
         self._service = service
@@ -31,29 +33,31 @@ class Events:
         self._listeners = 0
         self._stopping = asyncio.Event()
 
-    def routes(self) -> list[web.RouteDef]:
-        return [web.get("/api/v1/events", self.listen, allow_head=False)]
+    def handlers(self) -> dict[str, Handler]:
+        return {"events": self.listen}
 
     async def stop(self, _: web.Application) -> None:
         self._stopping.set()
 
     async def listen(self, request: web.Request) -> web.StreamResponse:
-        """Tell a client of events until it leaves, or the server stops."""
+        """Send events to a client until it leaves or the server stops. RequestError 503 if too many clients do this."""
         if self._listeners >= self._limits.listeners:
-            message = f"{self._limits.listeners} listen already; allowed: no more"
-            raise Refused(503, message, headers={"Retry-After": "5"})
+            most = self._limits.listeners
+            message = f"{most} clients receive events already; allowed: {most}; try again later"
+            raise RequestError(503, message, headers={"Retry-After": "5"})
         self._listeners += 1
         try:
-            return await self._tell(request)
+            return await self._send_events(request)
         finally:
             self._listeners -= 1
 
-    async def _tell(self, request: web.Request) -> web.StreamResponse:
+    async def _send_events(self, request: web.Request) -> web.StreamResponse:
         events = self._service.events()
         coming = asyncio.ensure_future(_next(events))
-        await asyncio.sleep(0)  # an async generator listens from its first step on, and the client from our headers
+        # The generator subscribes in its first step: events after the headers must not be missed.
+        await asyncio.sleep(0)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-        ends = [asyncio.ensure_future(self._stopping.wait()), asyncio.ensure_future(_left(request))]
+        ends = [asyncio.ensure_future(self._stopping.wait()), asyncio.ensure_future(_client_left(request))]
         try:
             await response.prepare(request)
             await self._write(request, response, b": nftlb\nretry: 2000\n\n")
@@ -72,8 +76,8 @@ class Events:
                 coming = asyncio.ensure_future(_next(events))
                 await self._write(request, response, _text(event))
         except ConnectionError:
-            pass  # it left
-        except Exception:  # the response has begun: there can't be another one
+            pass  # the client left
+        except Exception:  # the response has begun: an error response is not possible any more
             log.exception("a fault of nftlb itself: the events end")
         finally:
             for task in (coming, *ends):
@@ -97,9 +101,9 @@ async def _next(events: AsyncIterator[Event]) -> Event | None:
     return await anext(events, None)
 
 
-async def _left(request: web.Request) -> None:
-    """Return when the client is gone; aiohttp alone would find that out at the next write."""
-    assert isinstance(request.protocol, Connection)  # noqa: S101 - for mypy: `Server` makes no others
+async def _client_left(request: web.Request) -> None:
+    """Return when the client has left. aiohttp alone would notice this at the next write."""
+    assert isinstance(request.protocol, Connection)  # noqa: S101 - for mypy: HttpServer makes only these
     await request.protocol.lost.wait()
 
 

@@ -1,36 +1,258 @@
-"""The HTTP server: a socket, and the connections that come in."""
+"""The HTTP server: a listening socket, and the connections that it accepts.
+
+Connections are accepted a few at a time, with a pause if no file descriptor is left. asyncio's own server tries as many
+times as its backlog is long, and logs each failure with a traceback. A socket file of another process is never deleted.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import resource
+import select
+import socket
+import stat
+from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from aiohttp import web
 
-from .accepting import Accepting, affordable
-from .connection import Connection, Room
-from .limits import Limits
-from .listening import Listening
+from nftlb.errors import SystemFault
+from nftlb.model import Endpoint, Family, UnixSocket
+
+from .connection import Connection, Limits, OpenConnections
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from logging import Logger
 
-    from nftlb.model import Endpoint, UnixSocket
 
-    from .accepting import Crowded
+# --- the listening socket ---------------------------------------------------------------------------------------------
+
+_BACKLOG = 512
+_MODE = 0o660
+_UNSENT = 256 << 10
+"""Send buffer for each client in bytes; the kernel's default grows to 4 MiB for a client that does not read."""
+
+
+class ListeningSocket:
+    """A socket that listens from the constructor until `close`. SystemFault if it can't."""
+
+    def __init__(self, listen: Endpoint | UnixSocket) -> None:
+        try:
+            self.socket = _tcp(listen) if isinstance(listen, Endpoint) else _unix(Path(listen.path))
+        except OSError as error:
+            raise SystemFault(f"the API can't listen on {listen}: {error.strerror or error}") from error
+        self._file = Path(listen.path) if isinstance(listen, UnixSocket) else None
+        self._identity = _identity(self._file) if self._file else None
+        # With the port that the kernel chose, if `listen` has port 0.
+        self.bound = listen if isinstance(listen, UnixSocket) else _endpoint(self.socket)
+
+    def close(self) -> None:
+        """Close the socket, and delete its file unless another process has replaced it."""
+        self.socket.close()
+        with suppress(OSError):
+            if self._file and _identity(self._file) == self._identity:
+                self._file.unlink()
+
+
+def _endpoint(bound: socket.socket) -> Endpoint:
+    address, port = bound.getsockname()[:2]
+    return Endpoint(ip_address(address), port)
+
+
+def _tcp(listen: Endpoint) -> socket.socket:
+    family = socket.AF_INET if listen.family is Family.IP else socket.AF_INET6
+    listening = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNSENT)
+        if (
+            family == socket.AF_INET6
+        ):  # `::` means every address of this machine, with any value of the sysctl bindv6only
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listening.bind((str(listen.address), listen.port))
+        listening.listen(_BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def _unix(path: Path) -> socket.socket:
+    _remove_stale(path)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        listening.bind(str(path))
+        path.chmod(_MODE)  # no client can connect before listen()
+        listening.listen(_BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def _remove_stale(path: Path) -> None:
+    """Delete the socket file of a process that has ended; SystemFault for any other file."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise SystemFault(
+                f"the API can't listen on unix:{path}: this file is not a socket; remove it, or use another path"
+            )
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except BlockingIOError:
+            pass  # its queue is full: a process listens
+    raise SystemFault(
+        f"the API can't listen on unix:{path}: another process listens there; end it, or use another path"
+    )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+Crowded: TypeAlias = "Callable[[str], None]"
+"""Receives the reason why no connection can be accepted now, and "" when connections are accepted again."""
+
+
+# --- new connections --------------------------------------------------------------------------------------------------
+
+AT_ONCE = 16
+"""Connections that begin in one turn of the loop: checks and other clients run in between."""
+LOOKS = 64
+"""Connections accepted in one turn of the loop, including those that their clients have closed already. To close such a
+connection takes a twentieth of the time that its request would take."""
+_METHOD = 5  # bytes of the longest method that only reads, with the space behind it
+PAUSE = 0.2
+"""Seconds until the next attempt after a failure: a client that uses up descriptors must not use up the processor."""
+SHARE = 4
+"""Connections may use one in SHARE file descriptors; the others are for checks, netlink and the state file."""
+FEWEST = 8
+
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+def affordable(connections: int) -> int:
+    """The limit of connections, reduced to the process's share of file descriptors if that is smaller."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return connections if soft == resource.RLIM_INFINITY else max(FEWEST, min(connections, soft // SHARE))
+
+
+class Accepting:
+    """Accepts connections from `start` until `stop`; `connect` returns the protocol of each."""
+
+    def __init__(self, listening: socket.socket, connect: Callable[[], asyncio.Protocol], crowded: Crowded) -> None:
+        self._listening = listening
+        self._connect = connect
+        self._crowded = crowded
+        self._failing = False
+        self._pause: asyncio.TimerHandle | None = None
+        self._arriving: set[asyncio.Task[object]] = set()
+
+    def start(self) -> None:
+        asyncio.get_running_loop().add_reader(self._listening, self._accept)
+
+    def stop(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._listening)
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        for arriving in self._arriving:
+            arriving.cancel()
+
+    def _accept(self) -> None:
+        begun = 0
+        for _ in range(LOOKS):
+            try:
+                connection, _ = self._listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._rest(error)
+                return
+            if self._failing:
+                self._failing = False
+                self._crowded("")
+            connection.setblocking(False)
+            if _is_abandoned(connection):
+                connection.close()
+                continue
+            self._begin(connection)
+            begun += 1
+            if begun == AT_ONCE:
+                return
+
+    def _begin(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        arriving = loop.create_task(loop.connect_accepted_socket(self._connect, connection))
+        self._arriving.add(arriving)
+        arriving.add_done_callback(partial(self._arrived, connection))
+
+    def _arrived(self, connection: socket.socket, arriving: asyncio.Task[object]) -> None:
+        self._arriving.discard(arriving)
+        if arriving.cancelled():
+            connection.close()
+        elif error := arriving.exception():
+            connection.close()
+            if not isinstance(error, OSError):  # an OSError only means that the client has left
+                raise error
+
+    def _rest(self, error: OSError) -> None:
+        """Leave further connections in the kernel's queue for PAUSE seconds. Report only the first failure in a row."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listening)
+        self._pause = loop.call_later(PAUSE, self.start)
+        if not self._failing:
+            self._failing = True
+            what = "no descriptor or memory is left" if error.errno in _EXHAUSTED else "the system refuses"
+            self._crowded(
+                f"no connection can be accepted: {what}: {error.strerror or error}; tried again every {PAUSE:g} s"
+            )
+
+
+def _is_abandoned(connection: socket.socket) -> bool:
+    """Whether the client has closed or reset the connection, or closed its own side, and has requested no change.
+
+    A request that only reads would get no response. A change is carried out, as if the client had closed later.
+    """
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    if not poll.poll(0):
+        return False
+    try:
+        begin = connection.recv(_METHOD, socket.MSG_PEEK)
+    except OSError:  # reset
+        return True
+    return not begin or begin.startswith((b"GET ", b"HEAD "))
+
+
+# --- the server -------------------------------------------------------------------------------------------------------
 
 DEFAULT_LIMITS = Limits()
 
 
-def _untold(_: str) -> None:
-    """Hear of a lack of descriptors where nobody is to be told."""
+def _ignore(_: str) -> None:
+    """Ignore a lack of file descriptors."""
 
 
-class Server:
+class HttpServer:
     """Serves an application, once, from `start` until `stop`.
 
-    `access_log` gets a line for each request; `crowded` hears why no connection can be taken now, and "" once they can.
+    `access_log` gets a line for each request. `crowded` receives the reason why no connection can be accepted now, and
+    "" when connections are accepted again.
     """
 
     def __init__(
@@ -39,26 +261,28 @@ class Server:
         listen: Endpoint | UnixSocket,
         limits: Limits = DEFAULT_LIMITS,
         access_log: Logger | None = None,
-        crowded: Crowded = _untold,
+        crowded: Crowded = _ignore,
     ) -> None:
         self._listen = listen
         self._limits = replace(limits, connections=affordable(limits.connections))
         self._access_log = access_log
         self._crowded = crowded
-        self._room = Room(self._limits)
-        # Nobody works for a client that is gone. What changes something is shielded from that.
-        self._runner = web.AppRunner(application, shutdown_timeout=limits.stop_seconds, handler_cancellation=True)
-        self._listening: Listening | None = None
+        self._connections = OpenConnections(self._limits)
+        # Handlers are cancelled when the client has left. Changes are shielded from that. `stop` closes all connections
+        # before this time-out, which would otherwise count twice: aiohttp waits for a handler, and then for its task.
+        timeout = 2 * limits.stop_seconds
+        self._runner = web.AppRunner(application, shutdown_timeout=timeout, handler_cancellation=True)
+        self._listening: ListeningSocket | None = None
         self._accepting: Accepting | None = None
 
     @property
     def bound(self) -> Endpoint | UnixSocket:
-        """Where it listens; before `start`, where it will."""
+        """The address or path on which it listens, or will listen after `start`."""
         return self._listening.bound if self._listening else self._listen
 
     async def start(self) -> None:
-        """Listen from now on. Raises SystemFault if that can't be."""
-        self._listening = listening = Listening(self._listen)
+        """Listen from now on. SystemFault if the address or path can't be used."""
+        self._listening = listening = ListeningSocket(self._listen)
         try:
             await self._runner.setup()
             accepting = Accepting(listening.socket, self._connect, self._crowded)
@@ -70,22 +294,26 @@ class Server:
         self._accepting = accepting
 
     async def stop(self) -> None:
-        """Take no more requests, end those of listeners, and wait a little for the others."""
+        """Accept no more requests, end the streams of events, and wait at most `stop_seconds` for the others."""
         if self._accepting is None or self._listening is None:
             return
         accepting, self._accepting = self._accepting, None
         accepting.stop()
         self._listening.close()
-        await self._runner.cleanup()
-        self._room.clear()
+        abort = asyncio.get_running_loop().call_later(self._limits.stop_seconds, self._connections.clear)
+        try:
+            await self._runner.cleanup()
+        finally:
+            abort.cancel()
+            self._connections.clear()
 
     def _connect(self) -> Connection:
         manager = self._runner.server
-        assert manager is not None  # noqa: S101 - for mypy: it is there from setup() on
+        assert manager is not None  # noqa: S101 - for mypy: set by setup()
         return Connection(
             manager,
             loop=asyncio.get_running_loop(),
             limits=self._limits,
-            room=self._room,
+            connections=self._connections,
             access_log=self._access_log,
         )

@@ -1,6 +1,6 @@
-"""Answers that take work: one is made at a time, for all who have asked by then, and with rests in between.
+"""Large responses: made one at a time for all clients that wait, with pauses in between, and sent in pieces.
 
-However many ask, and however often, the daemon works no more for them than for a few; checks and commits go first.
+Any number of clients costs the daemon no more than a few clients do. Checks and transactions have priority.
 """
 
 from __future__ import annotations
@@ -10,30 +10,35 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .errors import Refused
+from aiohttp.payload import Payload
+
+from .errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from aiohttp.abc import AbstractStreamWriter
+
+
 REST = 4
-"""After an answer was made, so many times as long as that took: a fifth of the loop's time, at most, is for readers."""
+"""The pause after a response, as a multiple of the time that it took: reads use at most a fifth of the loop's time."""
 LONGEST_REST = 2.0
-"""Seconds: those who wait for the next answer must get that in time too."""
+"""Maximum pause in seconds: clients that wait for the next response must get it in time."""
 RETRY_AFTER = "2"
 
 
 @dataclass(eq=False)
 class _Round:
-    """One answer, to be made or in the making, and how many wait for it."""
+    """A response that is scheduled or being made, and the number of clients that wait for it."""
 
     task: asyncio.Task[bytes]
     waiting: int = 0
 
 
-class Shared:
-    """Makes answers for up to `most` who wait at the same time.
+class SharedResponses:
+    """Makes responses for up to `most` waiting clients.
 
-    Who asks gets an answer whose making began after that: what was changed before the question is in it.
+    Making a response begins after the request, so the response contains all changes before the request.
     """
 
     def __init__(self, most: int) -> None:
@@ -44,9 +49,9 @@ class Shared:
         self._not_before = 0.0
 
     async def get(self, what: str, make: Callable[[], Awaitable[bytes]]) -> bytes:
-        """Give the answer of that name; whoever asks for the same before the making begins waits for the same bytes.
+        """Return the response `what`. Requests for the same response before `make` begins share the same bytes.
 
-        Refused with 503 where too many wait already. Raises what `make` raises.
+        RequestError 503 if too many clients wait already. Raises the errors of `make`.
         """
         with self._place():
             round_ = self._next.get(what)
@@ -57,17 +62,15 @@ class Shared:
                 return await asyncio.shield(round_.task)
             finally:
                 round_.waiting -= 1
-                if not round_.waiting and not round_.task.done():  # everybody left: the work has no use
+                if not round_.waiting and not round_.task.done():  # all clients have left
                     round_.task.cancel()
                     self._begin(what, round_.task)
 
     @contextmanager
     def _place(self) -> Iterator[None]:
         if self._waiting >= self._most:
-            message = (
-                f"{self._most} requests wait for an answer of this size already; allowed: no more; ask again later"
-            )
-            raise Refused(503, message, headers={"Retry-After": RETRY_AFTER})
+            message = f"{self._most} requests wait for a large response already; allowed: {self._most}; try again later"
+            raise RequestError(503, message, headers={"Retry-After": RETRY_AFTER})
         self._waiting += 1
         try:
             yield
@@ -87,6 +90,36 @@ class Shared:
                 self._not_before = ended + min(LONGEST_REST, REST * (ended - began))
 
     def _begin(self, what: str, task: asyncio.Task[bytes] | None) -> None:
-        """Let nobody else wait for this one."""
+        """Let no further request wait for this task: it may miss the latest changes."""
         if what in self._next and self._next[what].task is task:
             del self._next[what]
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
+
+PIECE = 64 << 10
+"""Bytes given to the transport at a time. Python 3.11 copies unread bytes, so this limits the copy of each client."""
+
+
+class LargeBody(Payload):
+    """A response body that may be shared with other connections."""
+
+    _value: bytes
+    _autoclose = True
+
+    def __init__(self, value: bytes, content_type: str) -> None:
+        super().__init__(value, content_type=content_type)
+        self._size = len(value)
+
+    @property
+    def value(self) -> bytes:
+        return self._value
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        whole = memoryview(self._value)
+        for begin in range(0, len(whole), PIECE):
+            await writer.write(whole[begin : begin + PIECE])
+            await writer.drain()
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._value.decode(encoding, errors)

@@ -1,16 +1,16 @@
-"""A Debian 12 or 13 that really boots, with systemd as its first process: what nftlb is installed on.
+"""A machine for installation tests: a Debian 12 or 13 that really boots, with systemd as its first process.
 
     with Network() as network, Machine(network) as machine:
         machine.push("/etc/nftlb/nftlb.yaml", text)
         machine.run(["apt-get", "install", "-y", "/root/nftlb.deb"])
         machine.reboot()
 
-It is a systemd-nspawn container in network namespaces of its own (`Network`), begun anew from the image that
-`tools/image.sh` makes. Needs root. Any number may run at a time, in one process or in several. Nothing is left of it
-when it is closed, nor when this process is killed: the kernel ends nspawn with the thread that started it (so start it
-from a thread that lives on: the main one), and a janitor takes its files away.
+The machine is a systemd-nspawn container in separate network namespaces (`Network`), made from the image of
+`tools/image.sh` each time. It needs root. Any number of machines may run at a time, in one process or in several.
+Nothing is left when the machine is closed or this process is killed: the kernel ends nspawn with the thread that
+started it (therefore start it from the main thread), and a janitor process deletes its files.
 
-The machine has apt, with the packages that nftlb depends on in its cache, and no way to an archive.
+The machine has apt, whose cache has the packages on which nftlb depends, and no connection to an archive.
 """
 
 from __future__ import annotations
@@ -39,18 +39,20 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 RELEASES = ("bookworm", "trixie")
-"""What there are packages for, the oldest first."""
+"""The Debian releases with packages, the oldest first."""
 PATIENCE = 60.0
-"""Seconds for what must come: booting takes one, but machines are busy."""
+"""Seconds to wait for expected events: a boot takes a second, but machines are busy."""
 REBOOTED = 133
-"""nspawn's exit status when the container has asked to be started again."""
+"""nspawn's exit status when the container demands to be started again."""
 
 _OWN_NETWORK = {"SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"}
-"""With a namespace that is given to it, nspawn 252 neither lets the container write /proc/sys/net nor have the
-capability for it, both of which it has with one that nspawn makes."""
+"""With a given namespace, nspawn 252 denies the container the writing of /proc/sys/net, and the capability for it.
+
+With a namespace that nspawn makes, the container has both.
+"""
 
 _ONE_HIERARCHY = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
-"""Since version 256 systemd refuses to boot with control groups of version 1, which hosts may have besides."""
+"""Since version 256, systemd refuses to boot with control groups of version 1, which hosts may have too."""
 
 _ENTER_CGROUPS = """
 for group in $1; do mkdir -p "$group" && echo $$ >"$group/cgroup.procs"; done
@@ -58,7 +60,7 @@ shift
 exec "$@"
 """
 _JANITOR = """
-cat >/dev/null # ends when nobody holds the other end any more
+cat >/dev/null # ends when no process holds the other end any more
 for group in $2; do
 	while pids=$(find "$group" -name cgroup.procs -exec cat {} + | grep -vx 0); do
 		kill -KILL $pids
@@ -75,18 +77,18 @@ rm -rf "$1"
 class Machine:
     """A context manager: booted inside `with`.
 
-    name: a name of its own among all that run on this host.
-    root: its root directory as this host sees it; good for files, while what it has mounted (/run, /tmp) is not in it.
+    name: a name that no other machine on this host has.
+    root: the machine's root directory on this host, without its mounts (/run, /tmp).
     key, known_hosts: for ssh as root from `network.admin` to MACHINE, port 22; see `ssh` and `inventory`.
     """
 
     def __init__(
         self, network: Network, *, release: str = RELEASES[0], forwarding: bool = True, services: bool = True
     ) -> None:
-        """Choose which Debian it is, by its codename, and its network.
+        """Choose the Debian release, by its codename, and the network.
 
-        `forwarding`: whether its sysctl.d lets it forward packets, as a balancer must; Debian's does not.
-        `services`: whether systemd-networkd gives `lo` the addresses of services. On a backend it leaves `lo` alone.
+        `forwarding`: whether its sysctl.d enables forwarding, as a balancer needs; Debian's own does not.
+        `services`: whether systemd-networkd adds the addresses of services to `lo`. On a backend, it does not.
         """
         self.network = network
         self.release = release
@@ -125,11 +127,11 @@ class Machine:
 
     @property
     def console(self) -> str:
-        """What it wrote to its console, of all boots."""
+        """The output on the machine's console, of all boots."""
         return (self._directory / "console").read_text(errors="replace")
 
     def boot(self) -> None:
-        """Switch it on; returns when systemd has started all that it shall start."""
+        """Switch the machine on. Return when systemd has started all units."""
         assert self._process is None, "it is running"
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
@@ -150,9 +152,9 @@ class Machine:
             self._await_ready(notified)
 
     def reboot(self, *, before_boot: Callable[[], object] = lambda: None) -> None:
-        """`systemctl reboot`: it stops its services, and begins with a new kernel's empty network; waits for the end.
+        """Reboot with `systemctl reboot`: services stop, and the network is empty, as after a boot. Wait for the end.
 
-        `before_boot` is called while it is off.
+        `before_boot` is called while the machine is off.
         """
         self.run(["systemctl", "--no-block", "reboot"])
         status = self._wait()
@@ -160,8 +162,8 @@ class Machine:
         self._restart(before_boot)
 
     def cut_power(self, *, before_boot: Callable[[], object] = lambda: None) -> None:
-        """Like `reboot`, but nothing in it gets the time to stop."""
-        # Not systemd-nspawn: with that the links would go, and processes live on for long enough to notice.
+        """Like `reboot`, but processes of the machine are killed at once."""
+        # Not systemd-nspawn itself: its end deletes the links, and processes would live long enough to notice.
         os.kill(self._leader, signal.SIGKILL)
         self._wait()
         self._restart(before_boot)
@@ -169,9 +171,9 @@ class Machine:
     def run(
         self, argv: Sequence[str], *, check: bool = True, timeout: float = PATIENCE, stdin: str | bytes | None = None
     ) -> str:
-        """Run a command in it as root; return what it wrote to standard output, as text.
+        """Run a command in the machine as root. Return its standard output as text.
 
-        Raises AssertionError with all that it wrote when it fails (unless `check` is false).
+        Raises AssertionError with the whole output if the command fails, unless `check` is false.
         """
         done = self.complete(argv, timeout=timeout, stdin=stdin)
         assert not check or 0 == done.returncode, (
@@ -182,7 +184,7 @@ class Machine:
     def complete(
         self, argv: Sequence[str], *, timeout: float = PATIENCE, stdin: str | bytes | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in it as root, and return its exit status, output and errors."""
+        """Run a command in the machine as root, and return its exit status, output and errors."""
         content = stdin.encode() if isinstance(stdin, str) else stdin
         done = subprocess.run(
             self._inside(argv), input=content or b"", capture_output=True, timeout=timeout, check=False
@@ -192,20 +194,20 @@ class Machine:
         )
 
     def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-        """Start a command in it as root; end it, or read it to its end, before the machine is closed."""
+        """Start a command in the machine as root. End it, or read its whole output, before the machine is closed."""
         return subprocess.Popen(self._inside(argv), **{"text": True, **options})
 
     def ssh(self, command: str, *, timeout: float = PATIENCE) -> str:
-        """Run a shell command in it as root, by ssh from `network.admin`; raises CalledProcessError when it fails."""
+        """Run a shell command in the machine as root, by ssh from `network.admin`. Raises CalledProcessError."""
         return self.network.admin.run([*self.ssh_argv, command], timeout=timeout)
 
     @property
     def ssh_argv(self) -> list[str]:
-        """The words of an ssh command to it, which must be run on `network.admin`."""
+        """The words of an ssh command to the machine, which must run on `network.admin`."""
         return ["ssh", "-F", "none", *self._ssh_options, f"root@{MACHINE}"]
 
     def inventory(self, name: str = "balancer") -> str:
-        """Return a line of an Ansible inventory for it; run ansible-playbook on `network.admin`."""
+        """The line of an Ansible inventory for the machine, for ansible-playbook on `network.admin`."""
         known = shlex.join(["-F", "none", "-o", f"UserKnownHostsFile={self.known_hosts}"])
         return (
             f"{name} ansible_host={MACHINE} ansible_port=22 ansible_user=root "
@@ -214,9 +216,9 @@ class Machine:
         )
 
     def push(self, path: str, content: str | bytes | Path, *, mode: int = 0o644) -> None:
-        """Write a file in it, replaced as a whole: a text, bytes, or what a file of this host has.
+        """Write a file in the machine, replaced as a whole: a text, bytes, or the content of a file of this host.
 
-        Directories are made. Works for what it has mounted too.
+        Missing directories are made. The file may be in a mount of the machine.
         """
         if isinstance(content, Path):
             content = content.read_bytes()
@@ -224,17 +226,17 @@ class Machine:
         self.run(["sh", "-c", script, "push", path, f"{mode:o}"], stdin=content or b"")
 
     def pull(self, path: str) -> str:
-        """Read a file of it."""
+        """Read a file of the machine."""
         return self.run(["cat", path])
 
     def show(self, unit: str, *properties: str) -> dict[str, str]:
-        """Return properties of a unit: {"ActiveState": "active", ...}; of an unknown unit too."""
-        words = [f"--property={one}" for one in properties or ("LoadState", "ActiveState", "SubState", "MainPID")]
+        """Properties of a unit, also of an unknown unit: {"ActiveState": "active", ...}."""
+        words = [f"--property={name}" for name in properties or ("LoadState", "ActiveState", "SubState", "MainPID")]
         lines = self.run(["systemctl", "show", unit, *words]).splitlines()
         return dict(line.split("=", 1) for line in lines)
 
     def wait_for_unit(self, unit: str, state: str = "active") -> dict[str, str]:
-        """Wait until a unit is in a state; fails at once when it has failed."""
+        """Wait until a unit is in a state. Fails at once when the unit has failed."""
 
         def there() -> dict[str, str] | None:
             shown = self.show(unit)
@@ -246,7 +248,7 @@ class Machine:
         return found
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
-        """Wait until a condition holds, for what there is no event of; return what it gave."""
+        """Wait until a condition is true, for changes without an event. Return its value."""
         deadline = time.monotonic() + PATIENCE
         while not (found := condition()):
             assert time.monotonic() < deadline, f"{what} did not come:\n{self.journal()[-4000:]}"
@@ -254,10 +256,10 @@ class Machine:
         return found
 
     def await_network(self) -> None:
-        """Wait for its addresses: systemd-networkd adds them after the boot, and links' own need a second."""
+        """Wait for addresses: systemd-networkd adds them after the boot, and link-local addresses need a second."""
 
         def settled() -> bool:
-            links = self.run(["ip", "-oneline", "link", "show", "up"]).count("\n") - 1  # lo has none of its own
+            links = self.run(["ip", "-oneline", "link", "show", "up"]).count("\n") - 1  # lo has no link-local address
             own = self.run(["ip", "-oneline", "-6", "address", "show", "scope", "link", "-tentative"])
             shared = self.run(["ip", "address", "show", "lo"])
             held = not self._services or (f"inet {VIP4}/" in shared and f"inet6 {VIP6}/" in shared)
@@ -266,7 +268,7 @@ class Machine:
         self.wait_for(settled, "the network's addresses")
 
     def journal(self, unit: str = "") -> str:
-        """Return its journal since it was booted, of a unit or of all."""
+        """The journal since the boot, of a unit or of all units."""
         return self.run(["journalctl", "--boot", "--no-pager", *(["--unit", unit] if unit else [])])
 
     @property
@@ -275,7 +277,7 @@ class Machine:
 
     @property
     def _cgroups(self) -> list[Path]:
-        """Control groups of its own, where no systemd of this host makes them: else all machines would share one."""
+        """Make a control group, if no systemd of this host does: otherwise all machines would share a group."""
         if Path("/run/systemd/system").is_dir():
             return []
         mounts = [line.split(" ") for line in Path("/proc/self/mounts").read_text().splitlines()]
@@ -314,7 +316,7 @@ class Machine:
         return ["nsenter", f"--target={self._leader}", "--all", "--", *clean, *argv]
 
     def _employ_janitor(self, stack: ExitStack) -> None:
-        """Start who cleans up after us, whatever becomes of this process."""
+        """Start the janitor, which cleans up also if this process is killed."""
         groups = " ".join(map(str, self._cgroups))
         janitor = subprocess.Popen(
             ["sh", "-c", _JANITOR, "sh", str(self._directory), groups, self.name],
@@ -326,7 +328,7 @@ class Machine:
         stack.callback(_close, janitor.stdin)
 
     def _lay(self) -> None:
-        """Make its root directory, and write into it what tells it from others."""
+        """Make the root directory, and write the files that differ between machines."""
         make = [str(ROOT / "tools/image.sh"), "machine", self.release]
         image = subprocess.run(make, check=True, capture_output=True, text=True).stdout.strip()
         for name in ("root", "upper", "work"):
@@ -334,7 +336,7 @@ class Machine:
         layers = f"lowerdir={image},upperdir={self._directory}/upper,workdir={self._directory}/work"
         mount = ["mount", "-t", "overlay", "-o", layers, self.name, str(self.root)]
         if subprocess.run(mount, capture_output=True, check=False).returncode:
-            # Not every file system can be the upper one: in a container it often is an overlay itself.
+            # Some file systems can't be the upper one: in a container, it often is an overlay itself.
             subprocess.run(["cp", "-a", "--reflink=auto", f"{image}/.", self.root], check=True)
         (self.root / "etc/machine-id").write_text(secrets.token_hex(16) + "\n")
         self.network.write_configuration(self.root, services=self._services)

@@ -1,4 +1,4 @@
-"""The package for a Debian, built once a test run: as it is, and as the next version.
+"""The package for a Debian release, built once in a test run: in its own version, and as the next version.
 
 A test module asks for it with `pytest_plugins = ("packages",)`.
 """
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 NEXT = "9.9.9"
-"""A version that is later than any."""
+"""A version that is later than any other."""
 
 
 @pytest.fixture(scope="session")
 def packages(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Packages:
-    """Return a function: the .deb of this tree for a release, and a .deb that differs in its version, NEXT, alone.
+    """A function that returns the .deb of this tree for a release, and a .deb that differs only in its version, NEXT.
 
     Processes that test side by side share the packages: the first process that needs a release builds for all of them.
     """

@@ -1,4 +1,4 @@
-"""ansible-playbook from `network.admin` against a machine, and what it says that it did, task by task."""
+"""ansible-playbook from `network.admin` against a machine, and its report of each task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 ROLES = ROOT / "deploy/ansible/roles"
 TIMEOUT = 300.0
 HOSTS = {"current": "trixie", "bookworm": "bookworm"}
-"""For each Ansible of tools/ansible.sh the Debian of the hosts: Debian 12's does not know the Python of Debian 13."""
+"""The Debian of the hosts, by Ansible of tools/ansible.sh. Debian 12's does not support the Python of Debian 13."""
 
 _HEADING = re.compile(r"^(?:TASK|RUNNING HANDLER) \[(.*)\] \**$", re.MULTILINE)
 _DIFF = re.compile(r"^[-+](?![-+]{2} (?:before|after)).*$", re.MULTILINE)
@@ -28,10 +28,10 @@ _DIFF = re.compile(r"^[-+](?![-+]{2} (?:before|after)).*$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Played:
-    """What a run came to.
+    """The result of a run.
 
-    changed: the names of the tasks and handlers that changed something, or would, in order.
-    diffs: what `--diff` showed of each task that changed something: the lines that go and come.
+    changed: the names of the tasks and handlers that changed something, or would change something, in order.
+    diffs: the output of `--diff` for each such task: the deleted and added lines.
     """
 
     status: int
@@ -39,11 +39,11 @@ class Played:
 
     @property
     def changed(self) -> list[str]:
-        return [name for name, told in self._tasks() if re.search(r"^changed: \[", told, re.MULTILINE)]
+        return [name for name, output in self._tasks() if re.search(r"^changed: \[", output, re.MULTILINE)]
 
     @property
     def diffs(self) -> dict[str, list[str]]:
-        return {name: found for name, told in self._tasks() if (found := _DIFF.findall(told))}
+        return {name: found for name, output in self._tasks() if (found := _DIFF.findall(output))}
 
     def _tasks(self) -> list[tuple[str, str]]:
         parts = _HEADING.split(self.text.partition("PLAY RECAP")[0])[1:]
@@ -51,7 +51,7 @@ class Played:
 
 
 class Playbook:
-    """A context manager: a role on a machine, with the ansible of a virtual environment; `ansible` is its name."""
+    """A context manager: a role on a machine. `ansible` is the name of the virtual environment with Ansible."""
 
     def __init__(self, machine: Machine, directory: Path, ansible: Path, role: str = "nftlb") -> None:
         self._machine = machine
@@ -65,20 +65,20 @@ class Playbook:
         (directory / "play.yml").write_text(yaml.safe_dump([play]))
 
     def __enter__(self) -> Self:
-        self._sockets = Path(tempfile.mkdtemp(prefix="ssh-"))  # the directory's own path may be too long for a socket
+        self._sockets = Path(tempfile.mkdtemp(prefix="ssh-"))  # the path of `directory` may be too long for a socket
         return self
 
     def __exit__(self, *_: object) -> None:
-        for one in self._sockets.iterdir():
+        for path in self._sockets.iterdir():
             subprocess.run(
-                ["ssh", "-F", "none", "-o", f"ControlPath={one}", "-O", "exit", "machine"],
+                ["ssh", "-F", "none", "-o", f"ControlPath={path}", "-O", "exit", "machine"],
                 check=True,
                 capture_output=True,
             )
-        shutil.rmtree(self._sockets, ignore_errors=True)  # each ssh takes its own socket away, perhaps only now
+        shutil.rmtree(self._sockets, ignore_errors=True)  # each ssh deletes its own socket, perhaps only now
 
     def play(self, variables: dict[str, Any], *options: str) -> Played:
-        """Run it; whether that fails is for the caller to see. Variables beat all others, as those of -e do."""
+        """Run the playbook, and leave the check of failures to the caller. Variables are given as by -e."""
         (self._directory / "variables.yml").write_text(yaml.safe_dump(variables, sort_keys=False))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
         with self._machine.network.admin.popen(

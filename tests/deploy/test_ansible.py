@@ -1,4 +1,4 @@
-"""The roles, by real ansible-core over ssh on machines that boot, with ONE client socket sending where it matters."""
+"""The roles, with real ansible-core over ssh on machines that boot, under traffic of ONE client socket."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from flowing import Flow, Sent, lost, sources, twice
 from machine import RELEASES, Machine
 from network import Network
 from playbook import HOSTS, ROOT, Playbook, Played
+from steady_traffic import Flow, Sent, lost, sources, twice
 
 from nftlb.lab import VIP4, VIP6
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from packages import Packages
 
 PORT = 5353
-TOKEN = "a-token-that-nobody-shows"  # noqa: S105 - it opens nothing
-SECRET = "a-secret-that-nobody-shows"  # noqa: S105 - nor does it
+TOKEN = "a-token-that-is-never-shown"  # noqa: S105 - it opens nothing
+SECRET = "a-secret-that-is-never-shown"  # noqa: S105 - nor does it
 BACKENDS = {"b1": f"10.0.1.2:{PORT}", "b2": f"10.0.2.2:{PORT}", "b3": f"10.0.3.2:{PORT}"}
 FRESH = [
     "nftlb : Install nftlb",
-    "nftlb : Have conntrack there at boot, before its parameters are set",
-    "nftlb : Write the kernel's parameters",
+    "nftlb : Load conntrack at boot, before its parameters are set",
+    "nftlb : Write the kernel parameters",
     "nftlb : Write the token",
     "nftlb : Write the secrets of health checks",
     "nftlb : Write the configuration",
@@ -38,7 +38,7 @@ FRESH = [
 FOLLOWED = ["nftlb : Write the configuration", "nftlb : Reload the daemon"]
 
 CURRENT = pytest.mark.parametrize("installed", ["current"], indirect=True)
-"""What has nothing to do with the version of Ansible."""
+"""Tests whose subject does not depend on the version of Ansible."""
 
 
 def variables(deb: Path, backends: dict[str, Any] | None = None, **pool: Any) -> dict[str, Any]:
@@ -63,14 +63,14 @@ def variables(deb: Path, backends: dict[str, Any] | None = None, **pool: Any) ->
 
 
 def changed(before: dict[str, Any], **backends: Any) -> dict[str, Any]:
-    """The same, with other backends of the pool."""
+    """The same configuration, with other backends of the pool."""
     after = copy.deepcopy(before)
     after["nftlb"]["pools"]["dns"]["backends"] = backends
     return after
 
 
 def snapshot(machine: Machine) -> str:
-    """What is installed and configured: every file with its size and moments, and dpkg's list."""
+    """The state of a host: all installed and configured files, with sizes and times, and dpkg's list."""
     script = "find /etc /usr /var/lib -xdev -path /var/lib/systemd -prune -o -printf '%p %s %T@ %C@\\n'; dpkg -l"
     return machine.run(["sh", "-c", script])
 
@@ -86,19 +86,22 @@ def ready(machine: Machine) -> str:
 
 
 def shares(sent: list[Sent]) -> dict[str, int]:
-    """How many datagrams each backend got."""
-    return {name: sum(one.backend == name for one in sent) for name in sorted({one.backend for one in sent})}
+    """The number of datagrams by backend."""
+    return {
+        name: sum(datagram.backend == name for datagram in sent)
+        for name in sorted({datagram.backend for datagram in sent})
+    }
 
 
 def _ratio(sent: list[Sent]) -> tuple[int, ...]:
-    """The backends' shares by their names, in units of the smallest."""
+    """The shares of the backends by name, as multiples of the smallest share."""
     counts = shares(sent)
     return tuple(round(count / min(counts.values())) for count in counts.values())
 
 
 @dataclass
 class Installed:
-    """A machine from its first boot on, with all that was done to it, in that order."""
+    """A machine from its first boot on, with the results of all runs in order."""
 
     machine: Machine
     playbook: Playbook
@@ -117,7 +120,7 @@ class Installed:
 def installed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, packages: Packages
 ) -> Iterator[Installed]:
-    """What a fresh machine says to bad variables, to a check and to a first run."""
+    """A fresh machine, with the results of a run with bad variables, of a run in check mode, and of a first run."""
     directory = tmp_path_factory.mktemp("ansible")
     release = HOSTS[request.param]
     deb, _ = packages(release)
@@ -131,7 +134,7 @@ def installed(
         Playbook(machine, directory, ansible) as playbook,
         network.serve(PORT),
     ):
-        machine.run(["touch", "/var/lib/apt/lists"])  # it has no way to an archive, nor needs one
+        machine.run(["touch", "/var/lib/apt/lists"])  # the machine has no connection to an archive, and needs none
         untouched = snapshot(machine)
         refusals: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             "by the controller": (bad, ()),
@@ -141,7 +144,7 @@ def installed(
             refusals["by the controller, in check mode"] = (bad, ("--check",))
             refusals["by the package"] = (alone, ())
         refused = {who: playbook.play(given, *options) for who, (given, options) in refusals.items()}
-        others, _ = packages(next(one for one in RELEASES if one != release))
+        others, _ = packages(next(candidate for candidate in RELEASES if candidate != release))
         foreign = playbook.play({**good, "nftlb_package": str(others), "nftlb_controller_command": ""})
         after_refusals = snapshot(machine)
         checked = playbook.play(good, "--check", "--diff")
@@ -153,7 +156,7 @@ def installed(
 
 
 def test_bad_variables_do_not_touch_a_fresh_host(installed: Installed) -> None:
-    """With nftlb on the controller and without, the play fails with `nftlb check`'s words; nothing is written."""
+    """With or without nftlb on the controller, the play fails with the message of `nftlb check`; nothing is written."""
     for who, played in installed.refused.items():
         assert 2 == played.status, f"{who}: {played.text}"
         assert "pools.dns.backends.b2: 77777 is not a port; allowed: 1 to 65535" in played.text, who
@@ -163,15 +166,15 @@ def test_bad_variables_do_not_touch_a_fresh_host(installed: Installed) -> None:
 
 
 def test_the_package_of_another_debian_is_refused(installed: Installed) -> None:
-    """Before anything is written, in words that say why."""
+    """Such a package is refused before anything is written, with the reason."""
     assert 2 == installed.foreign.status
     assert "is for another Debian: this one has Python 3." in installed.foreign.text
     assert [] == installed.foreign.changed
     assert installed.untouched == installed.after_refusals
 
 
-def test_check_of_a_fresh_host_says_what_the_run_does(installed: Installed) -> None:
-    """`--check --diff` needs no package, changes nothing, and names the tasks that then change something."""
+def test_check_mode_on_a_new_host_names_the_changes(installed: Installed) -> None:
+    """`--check --diff` needs no package, changes nothing, and names the tasks that a run changes."""
     assert (0, 0) == (installed.checked.status, installed.ran.status), installed.checked.text + installed.ran.text
     assert FRESH == installed.checked.changed
     assert FRESH == installed.ran.changed
@@ -179,7 +182,7 @@ def test_check_of_a_fresh_host_says_what_the_run_does(installed: Installed) -> N
 
 
 def test_a_fresh_host_balances(installed: Installed) -> None:
-    """After one run, one socket's datagrams reach the backends in strict turns, and /readyz is up."""
+    """After one run, datagrams of one socket reach the backends in strict turn, and /readyz is up."""
     network = installed.machine.network
     with Flow(network.client, (VIP4, 53), rate=500) as flow:
         flow.wait(600)
@@ -189,7 +192,7 @@ def test_a_fresh_host_balances(installed: Installed) -> None:
     assert [] == lost(sent)
     assert {(VIP4, 53)} == sources(sent)
     turns = {"b1": "b2", "b2": "b3", "b3": "b1"}
-    assert [] == [two.number for one, two in pairwise(sent) if turns[one.backend] != two.backend]
+    assert [] == [after.number for before, after in pairwise(sent) if turns[before.backend] != after.backend]
     with Flow(network.client, (VIP6, 53), rate=500) as flow:
         flow.wait(50)
         sent = flow.stop()
@@ -197,7 +200,7 @@ def test_a_fresh_host_balances(installed: Installed) -> None:
 
 
 def test_the_host_is_prepared(installed: Installed) -> None:
-    """It forwards both families, and again after a boot; files belong to root, and only the daemon reads them."""
+    """The host forwards both families, also after a boot; files belong to root, and only the daemon can read them."""
     machine = installed.machine
 
     assert "1\n1\n" == machine.run(["sysctl", "-n", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"])
@@ -213,7 +216,7 @@ def test_the_host_is_prepared(installed: Installed) -> None:
 
 
 def test_the_token_opens(installed: Installed) -> None:
-    """What changes over the API works with the token, and not without."""
+    """Changes over the API need the token."""
     machine = installed.machine
 
     assert 0 == machine.complete(["nftlb", "--version"]).returncode
@@ -221,7 +224,7 @@ def test_the_token_opens(installed: Installed) -> None:
     machine.run(["nftlb", "weight", "dns/b1", "1", "--token-file", "/etc/nftlb/token"])
 
 
-def test_secrets_are_not_told(installed: Installed) -> None:
+def test_secrets_are_not_shown(installed: Installed) -> None:
     """Neither a diff nor -vvv shows the token or a secret file; a configuration that holds a secret is not shown."""
     inline = copy.deepcopy(installed.variables)
     inline["nftlb"]["pools"]["dns"]["health"] = {"radius": {"secret": SECRET}}
@@ -234,7 +237,7 @@ def test_secrets_are_not_told(installed: Installed) -> None:
 
 
 def test_a_second_run_changes_nothing(installed: Installed) -> None:
-    """Nothing is changed, the daemon is the same and is not told to reload; not in check mode either."""
+    """Nothing is changed, and the daemon is neither restarted nor reloaded; the same holds in check mode."""
     before, running = snapshot(installed.machine), pid(installed.machine)
 
     for options in ((), ("--check", "--diff")):
@@ -247,7 +250,7 @@ def test_a_second_run_changes_nothing(installed: Installed) -> None:
 
 
 def test_bad_variables_do_not_touch_a_host_in_use(installed: Installed) -> None:
-    """The installed nftlb refuses them where the controller has none; file, daemon and traffic stay."""
+    """Without nftlb on the controller, the installed nftlb refuses them; file, daemon and traffic stay."""
     bad = changed(installed.variables, b1="10.0.1.2:77777")
     before, running = snapshot(installed.machine), pid(installed.machine)
 
@@ -261,9 +264,9 @@ def test_bad_variables_do_not_touch_a_host_in_use(installed: Installed) -> None:
 
 
 def test_changes_lose_nothing(installed: Installed) -> None:
-    """A weight, one backend less, one more: a reload each, as the check has said; no datagram lost, the PID stays.
+    """Each change (a weight, a backend less, a backend more) is a reload: no datagram is lost, and the PID stays.
 
-    Plays take long: the older Ansible changes the weight only.
+    Plays take long, so the older Ansible changes only the weight.
     """
     machine = installed.machine
     heavy = {"address": "10.0.2.2", "port": PORT, "weight": 2}
@@ -275,7 +278,7 @@ def test_changes_lose_nothing(installed: Installed) -> None:
     starts = []
     with Flow(machine.network.client, (VIP4, 53), rate=1000) as flow:
         for backends, _ in steps:
-            # A pool may have its families apart: the listener of IPv6 has its own backend.
+            # The listener of IPv6 has a backend of its own family.
             after = changed(installed.variables, **backends, six=f"[fd00:1::2]:{PORT}")
             checked = installed.playbook.play(after, "--check", "--diff")
             ran = installed.playbook.play(after, "--diff")
@@ -288,7 +291,7 @@ def test_changes_lose_nothing(installed: Installed) -> None:
             flow.wait(1200)
         sent = flow.stop()
 
-    assert [] == [one.number for one in lost(sent)]
+    assert [] == [datagram.number for datagram in lost(sent)]
     assert [] == twice(sent)
     assert {(VIP4, 53)} == sources(sent)
     assert [ratio for _, ratio in steps] == [_ratio(sent[start : start + 1200]) for start in starts]
@@ -297,8 +300,8 @@ def test_changes_lose_nothing(installed: Installed) -> None:
 
 
 @CURRENT
-def test_another_table_takes_a_restart(installed: Installed) -> None:
-    """The name of the tables changes by a restart; those of the old name are gone, and hardly a datagram."""
+def test_another_name_of_the_tables_restarts_the_daemon(installed: Installed) -> None:
+    """The name of the tables changes by a restart: the old tables are deleted, and almost no datagram is lost."""
     machine = installed.machine
     renamed = copy.deepcopy(installed.variables)
     renamed["nftlb"]["table"] = "lb"
@@ -318,14 +321,14 @@ def test_another_table_takes_a_restart(installed: Installed) -> None:
     assert running != pid(machine)
     assert {"ip lb", "ip6 lb"} <= {line.removeprefix("table ") for line in tables.splitlines()}
     assert "nftlb" not in tables
-    # Both ways; what is lost is of the moment when there are two tables.
+    # Datagrams may be lost in the moment with two tables, in both changes.
     assert len(lost(sent)) <= 0.01 * len(sent)
     assert [] == twice(sent)
 
 
 @CURRENT
 def test_the_api_is_guarded(installed: Installed) -> None:
-    """Who is not in the list does not reach the API; a boot keeps it; without it, nothing of the guard is left."""
+    """Only clients in the list reach the API, also after a boot. Without the list, no trace of the firewall is left."""
     machine, admin = installed.machine, installed.machine.network.admin
     open_to_all = copy.deepcopy(installed.variables)
     open_to_all["nftlb"]["api"]["listen"] = "0.0.0.0:9146"
@@ -349,7 +352,7 @@ def test_the_api_is_guarded(installed: Installed) -> None:
     assert (True, False) == (reaches(admin), reaches(machine.network.client))
     machine.run(["systemctl", "restart", "nftables.service"])
     assert (True, False) == (reaches(admin), reaches(machine.network.client))
-    assert ["nftlb : Write who may reach the API", "nftlb : Renew the guard of the API"] == play(
+    assert ["nftlb : Write the rules of the API's firewall", "nftlb : Restart the API's firewall"] == play(
         nftlb_api_firewall=True, nftlb_api_sources=["198.51.100.0/24"]
     )
     assert (False, True) == (reaches(admin), reaches(machine.network.client))
@@ -360,7 +363,7 @@ def test_the_api_is_guarded(installed: Installed) -> None:
 
 @CURRENT
 def test_an_upgrade_loses_nothing(installed: Installed, packages: Packages) -> None:
-    """The next version takes over under traffic, and the one before again; no datagram is lost."""
+    """An upgrade under traffic, and a return to the former version, lose no datagram."""
     machine = installed.machine
     _, newer = packages(machine.release)
     installed.playbook.play(installed.variables)
@@ -374,5 +377,5 @@ def test_an_upgrade_loses_nothing(installed: Installed, packages: Packages) -> N
         flow.wait(500)
         sent = flow.stop()
 
-    assert [] == [one.number for one in lost(sent)]
+    assert [] == [datagram.number for datagram in lost(sent)]
     assert [] == twice(sent)

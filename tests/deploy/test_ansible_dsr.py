@@ -1,4 +1,4 @@
-"""The role for DSR backends: it holds the services' addresses, silently, and at every boot."""
+"""The role for DSR backends: they have the services' addresses at every boot, and do not answer ARP for them."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def playbook(ansible: str, machine: Machine, tmp_path_factory: pytest.TempPathFa
 
 def on_lo(machine: Machine) -> set[str]:
     shown = json.loads(machine.run(["ip", "-json", "address", "show", "lo"]))
-    return {one["local"] for one in shown[0]["addr_info"]}
+    return {entry["local"] for entry in shown[0]["addr_info"]}
 
 
 def answers_arp(machine: Machine, address: str) -> bool:
-    """Whether a neighbour that asks who has the address is told."""
+    """Whether the machine replies to ARP requests for an address."""
     admin = machine.network.admin
     admin.run(["ip", "route", "replace", f"{address}/32", "dev", "eth0"])
     try:
@@ -79,7 +79,7 @@ def answers_arp(machine: Machine, address: str) -> bool:
 
 
 def play(playbook: Playbook, addresses: list[str]) -> list[str]:
-    """Play it in check mode, and then; both say the same. Return what changed."""
+    """Run the playbook in check mode and then really. Both report the same. Return the changed tasks."""
     variables = {"nftlb_dsr_backend_addresses": addresses}
     checked, ran = playbook.play(variables, "--check", "--diff"), playbook.play(variables, "--diff")
     assert (0, 0) == (checked.status, ran.status), checked.text + ran.text
@@ -89,17 +89,17 @@ def play(playbook: Playbook, addresses: list[str]) -> list[str]:
 
 
 def play_again(playbook: Playbook, addresses: list[str]) -> list[str]:
-    """Play it where that may have been done before; return what changed."""
+    """Run the playbook, perhaps not for the first time. Return the changed tasks."""
     ran = playbook.play({"nftlb_dsr_backend_addresses": addresses})
     assert 0 == ran.status, ran.text
     return ran.changed
 
 
-def test_it_holds_addresses_silently(machine: Machine, playbook: Playbook) -> None:
-    """It answers from them when a balancer sends to its hardware address, does not answer ARP, and keeps to it."""
+def test_addresses_without_arp(machine: Machine, playbook: Playbook) -> None:
+    """The backend replies from these addresses to packets of a balancer, and does not answer ARP, also after a boot."""
     before = on_lo(machine)
     machine.run(["ip", "address", "add", "192.0.2.60/32", "dev", "lo"])
-    assert answers_arp(machine, "192.0.2.60")  # or the same question below would prove nothing
+    assert answers_arp(machine, "192.0.2.60")  # otherwise, the same request below would prove nothing
     machine.run(["ip", "address", "del", "192.0.2.60/32", "dev", "lo"])
 
     assert play(playbook, ADDRESSES)
@@ -121,8 +121,8 @@ def test_it_holds_addresses_silently(machine: Machine, playbook: Playbook) -> No
     assert [] == play_again(playbook, ADDRESSES)
 
 
-def test_it_follows_the_list(machine: Machine, playbook: Playbook) -> None:
-    """An address goes and one comes, the third is not touched; with an empty list nothing of the role is left."""
+def test_changes_of_the_list(machine: Machine, playbook: Playbook) -> None:
+    """An address is removed, another is added, a third stays; with an empty list, no trace of the role is left."""
     play_again(playbook, ADDRESSES)
     kept = machine.run(["ip", "address", "show", "lo"])
     before = on_lo(machine) - set(ADDRESSES)
@@ -132,7 +132,7 @@ def test_it_follows_the_list(machine: Machine, playbook: Playbook) -> None:
         changed = play(playbook, ["192.0.2.61", "2001:db8::60"])
         seen, _ = monitor.communicate("\n")
 
-    assert ["nftlb_dsr_backend : Write the addresses", "nftlb_dsr_backend : Change the addresses"] == changed
+    assert ["nftlb_dsr_backend : Write the list of addresses", "nftlb_dsr_backend : Change the addresses"] == changed
     assert {*before, "192.0.2.61", "2001:db8::60"} == on_lo(machine)
     assert "Deleted 1: lo    inet 192.0.2.60/32" in seen
     assert "Deleted 1: lo    inet6" not in seen
@@ -144,7 +144,7 @@ def test_it_follows_the_list(machine: Machine, playbook: Playbook) -> None:
 
 
 def test_a_prefix_length_is_refused(playbook: Playbook, machine: Machine) -> None:
-    """What is no address is named, and nothing is written."""
+    """The message names the wrong address, and nothing is written."""
     played = playbook.play({"nftlb_dsr_backend_addresses": ["192.0.2.60/32"]})
 
     assert 2 == played.status

@@ -1,4 +1,4 @@
-"""tools/inside.sh: what a command finds on another Debian, and that nothing is left of what it did."""
+"""tools/inside.sh: a command runs on another Debian, and leaves no trace."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def inside(script: str) -> subprocess.CompletedProcess[str]:
 
 
 def traces(token: str) -> list[str]:
-    """What is to be seen from outside: mounts, and processes that have a word in their command lines.
+    """Traces outside: mounts, and processes with a word in their command lines.
 
-    Machines that other tests boot have mounts of images elsewhere.
+    Machines of other tests have mounts of images elsewhere.
     """
     places = [line.split(" ")[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     mounts = [place for place in places if "nftlb-images" in place]
@@ -31,7 +31,7 @@ def traces(token: str) -> list[str]:
 
 
 def test_another_debian() -> None:
-    """Debian's own release, Python and nft; the command's status and output are those of the whole."""
+    """A command finds Debian's own release, Python and nft. Its exit status and output are those of the script."""
     done = inside("echo $(. /etc/os-release; echo $VERSION_ID); .venv/bin/python -V; exit 7")
 
     assert (7, ["13", "Python 3.13"]) == (
@@ -52,14 +52,14 @@ def test_another_debian() -> None:
         pytest.param("test ! -e .git && test -e Makefile && test $(pwd) = /usr/src/nftlb", id="a copy of the checkout"),
     ],
 )
-def test_what_tests_need_is_there(script: str) -> None:
+def test_the_programs_of_the_tests_are_installed(script: str) -> None:
     done = inside(script)
 
     assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
 
 
-def test_nothing_lasts() -> None:
-    """What is written into the checkout, its environment, /etc and /tmp is not there the next time, nor outside."""
+def test_changes_inside_are_not_kept() -> None:
+    """Files in the checkout, its environment, /etc and /tmp vanish: the next command and this host do not find them."""
     places = ["new", ".venv/new", "/etc/new", "/tmp/new", "/run/new", "/dev/shm/new"]  # noqa: S108 - of another root
     looks = "; ".join(f"test ! -e {place} && touch {place}" for place in places)
 
@@ -68,8 +68,8 @@ def test_nothing_lasts() -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_is_left_when_it_is_ended(how: signal.Signals) -> None:
-    """By ^C, of which the terminal tells all of them, or by a signal to the first alone: processes and mounts go."""
+def test_nothing_is_left_after_a_signal(how: signal.Signals) -> None:
+    """After ^C to all processes, or a signal to the first process, no processes and mounts are left."""
     command = "trap 'exit 130' INT; echo ready; (sleep 600 & sleep 600 & wait)"
     token = secrets.token_hex(8)
     with subprocess.Popen(
@@ -86,7 +86,7 @@ def test_nothing_is_left_when_it_is_ended(how: signal.Signals) -> None:
             subprocess.run(["kill", "-INT", "--", f"-{process.pid}"], check=True)
         else:
             process.send_signal(how)
-        assert "" == process.stdout.read()  # every process held it open
+        assert "" == process.stdout.read()  # the pipe was open in every process
         assert 0 != process.wait(30)
 
     assert [] == traces(token)

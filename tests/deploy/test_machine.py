@@ -1,4 +1,4 @@
-"""The machine that the other tests here boot: it boots, it keeps what a machine keeps, and leaves nothing behind."""
+"""The machine of the other tests here: it boots, keeps its files, and leaves no trace on this host."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def machine() -> Iterator[Machine]:
         yield booted
 
 
-def test_it_boots_like_a_machine(machine: Machine) -> None:
-    """All units are up, its network is configured, it forwards, and ssh lets the administrator in."""
+def test_boot(machine: Machine) -> None:
+    """All units are up, the network is configured, forwarding is on, and ssh works."""
     assert "running\n" == machine.run(["systemctl", "is-system-running", "--wait"])
     assert "1\n" == machine.run(["sysctl", "-n", "net.ipv4.ip_forward"])
     assert "balancer\n" == machine.ssh("hostname")
@@ -43,8 +43,8 @@ def test_it_boots_like_a_machine(machine: Machine) -> None:
     assert f"inet {VIP4}/32" in machine.run(["ip", "address", "show", "lo"])
 
 
-def test_files_go_in_and_out(machine: Machine) -> None:
-    """What is pushed is there as a whole, with its mode, below /run too; what fails is told."""
+def test_files_are_written_and_read(machine: Machine) -> None:
+    """A pushed file is complete, with its mode, also below /run; errors are reported."""
     machine.push("/run/some/where", "a\nb\n", mode=0o600)
 
     assert "a\nb\n" == machine.pull("/run/some/where")
@@ -53,8 +53,8 @@ def test_files_go_in_and_out(machine: Machine) -> None:
         machine.pull("/nothing")
 
 
-def test_a_reboot_forgets_what_a_kernel_forgets(machine: Machine) -> None:
-    """Files stay; rules of the kernel go, addresses are those of the configuration, processes are others."""
+def test_a_reboot_clears_the_state_of_the_kernel(machine: Machine) -> None:
+    """Files stay; rules of the kernel are gone, addresses are those of the configuration, processes are new."""
     machine.push("/etc/kept", "yes")
     machine.run(["ip", "address", "add", "192.0.2.99/32", "dev", "lo"])
     machine.run(["ip", "rule", "add", "fwmark", "7", "lookup", "99"])
@@ -71,7 +71,7 @@ def test_a_reboot_forgets_what_a_kernel_forgets(machine: Machine) -> None:
 
 
 def test_a_power_cut_is_survived(machine: Machine) -> None:
-    """It boots again when nothing in it had the time to stop."""
+    """The machine boots again after all its processes were killed at once."""
     machine.cut_power()
 
     assert "running\n" == machine.run(["systemctl", "is-system-running", "--wait"])
@@ -79,7 +79,7 @@ def test_a_power_cut_is_survived(machine: Machine) -> None:
 
 
 def test_nothing_is_left_when_the_process_is_killed() -> None:
-    """Its processes, files and control groups go even when there is nobody left to close it."""
+    """Processes, files and control groups of a machine vanish even if its own process can't close it."""
     abandoned = subprocess.Popen(
         [sys.executable, "-c", ABANDONED],
         stdin=subprocess.PIPE,
@@ -95,13 +95,13 @@ def test_nothing_is_left_when_the_process_is_killed() -> None:
 
         abandoned.send_signal(signal.SIGKILL)
         abandoned.wait()
-        assert "" == abandoned.stdout.read()  # the janitor holds it open until it is done
+        assert "" == abandoned.stdout.read()  # the janitor keeps the pipe open until its work is done
 
     assert [] == traces(name)
 
 
 def traces(name: str) -> list[str]:
-    """What of a machine is to be found on this host."""
+    """The traces of a machine on this host."""
     processes = [
         entry.parent.name for entry in Path("/proc").glob("[0-9]*/cmdline") if name.encode() in (read(entry) or b"")
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections import Counter
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from flowing import Flow, Sent, longest_run, lost, sources, twice
 from machine import RELEASES, Machine
 from network import Network
+from steady_traffic import Flow, Sent, longest_run, lost, sources, twice
 
 from nftlb.lab import VIP4
 
@@ -28,13 +29,14 @@ pytest_plugins = ("packages",)
 pytestmark = pytest.mark.timeout(600)
 
 FILE = "/etc/nftlb/nftlb.yaml"
+PREPARED = "/var/lib/nftlb/nftlb.prepared.nft"
 PORT = 5353
 RATE = 500
 CHECK = {"icmp": {}, "interval": "200ms", "fast_interval": "50ms", "timeout": "2s"}
 INSTALL = ["apt-get", "install", "-q", "-y", "--no-install-recommends", "--allow-downgrades"]
-MEND = "systemctl enable nftlb"
+FIX = "systemctl enable nftlb"
 LOOK = """#!/bin/sh
-# A plugin: what can somebody in here do?
+# A plugin: it reports its own rights.
 {
 	cat /etc/shadow || echo "no shadow"
 	find / -writable \\( -type d -o -type f \\) -not -path "/proc/*" -not -path "/sys/*"
@@ -65,20 +67,20 @@ def pid(machine: Machine) -> str:
 
 
 def assert_whole(sent: Sequence[Sent]) -> None:
-    """Every datagram was answered once, by the service's own address."""
-    assert [] == [one.number for one in lost(sent)]
+    """Check that every datagram has exactly one reply, from the service's own address."""
+    assert [] == [datagram.number for datagram in lost(sent)]
     assert [] == twice(sent)
     assert {(VIP4, 53)} == sources(sent)
 
 
 def await_answers(machine: Machine, flow: Flow) -> None:
-    """Wait until the way is free again in both directions, and for what the last assertions look at."""
-    machine.wait_for(lambda: any(one.backends for one in flow.sent[-RATE:]), "an answer")
+    """Wait until packets pass in both directions again, and for the state that the last assertions check."""
+    machine.wait_for(lambda: any(datagram.backends for datagram in flow.sent[-RATE:]), "an answer")
     flow.wait(4 * RATE)
 
 
 def unbalanced(machine: Machine) -> int:
-    """How many datagrams have come to the machine itself since it was booted, where nobody listens."""
+    """The number of datagrams that the machine itself has received since its boot, without a listener."""
     names, values = (line.split() for line in machine.network.plugged.proc_net("snmp").splitlines() if "Udp:" in line)
     return int(dict(zip(names, values, strict=True))["NoPorts"])
 
@@ -92,7 +94,7 @@ def bare(release: str) -> Iterator[tuple[Machine, Servers]]:
 
 @pytest.fixture(scope="module", params=RELEASES)
 def release(request: pytest.FixtureRequest) -> str:
-    """Each Debian that there is a package for."""
+    """Each Debian release that has a package."""
     name: str = request.param
     return name
 
@@ -107,18 +109,18 @@ def balancer(release: str, packages: Packages) -> Iterator[Machine]:
 
 @pytest.fixture
 def machine(balancer: Machine) -> Machine:
-    """The same, running with three backends."""
+    """The machine with a running service and three backends."""
     configure(balancer, pools(balancer.network))
     balancer.run(["systemctl", "reset-failed", "nftlb"], check=False)
     balancer.run(["systemctl", "restart", "nftlb"])
     return balancer
 
 
-# --- its life --------------------------------------------------------------------------------------------------------
+# --- installation and removal ------------------------------------------------------------------------------------
 
 
 def test_installed_and_purged(release: str, packages: Packages) -> None:
-    """Idle with a clear status until it is configured; its user, files, units, rules and routes are gone at the end."""
+    """Until it is configured, the package does nothing, and says why. After its purge, no trace is left."""
     with bare(release) as (machine, _):
         machine.run([*INSTALL, "nftables", "python3-nftables"])
         machine.await_network()
@@ -150,12 +152,12 @@ def test_installed_and_purged(release: str, packages: Packages) -> None:
         after = everything(machine)
         assert before.keys() == after.keys()
         for what in before:
-            assert {} == {one: text for one, text in after[what].items() if before[what].get(one) != text}
+            assert {} == {name: text for name, text in after[what].items() if before[what].get(name) != text}
             assert [] == sorted(before[what].keys() - after[what].keys())
 
 
 def test_upgraded_and_downgraded_under_traffic(release: str, packages: Packages) -> None:
-    """To the next version and back: a new process each time, not one datagram lost, and the turns go on."""
+    """To the next version and back: a new process each time, no datagram is lost, and turns continue."""
     old, new = packages(release)
     with bare(release) as (machine, _):
         install(machine, old)
@@ -181,7 +183,7 @@ def test_upgraded_and_downgraded_under_traffic(release: str, packages: Packages)
 
 
 def test_a_stopped_daemon_stays_stopped_by_an_upgrade(machine: Machine, release: str, packages: Packages) -> None:
-    """Who has stopped it, or never configured it, finds it so after an upgrade."""
+    """A stopped or unconfigured service stays stopped after an upgrade."""
     machine.run(["systemctl", "stop", "nftlb"])
 
     install(machine, packages(release)[1])
@@ -190,32 +192,32 @@ def test_a_stopped_daemon_stays_stopped_by_an_upgrade(machine: Machine, release:
     install(machine, packages(release)[0])
 
 
-def test_the_other_program_of_that_name(release: str, packages: Packages) -> None:
-    """Debian's own nftlb, in C, makes room for ours and never replaces it; what its purge does to ours is told."""
+def test_debians_program_of_the_same_name_is_replaced(release: str, packages: Packages) -> None:
+    """Ours replaces Debian's own nftlb, in C, and never the reverse; the installation prints the fix for its purge."""
     with bare(release) as (machine, _):
         machine.run([*INSTALL, "nftlb"])
         assert version(machine, "nftlb").startswith("1.0.7-1")
 
-        told = install(machine, packages(release)[0])
+        output = install(machine, packages(release)[0])
         assert "" == version(machine, "nftlb")
         assert "enabled\n" == machine.run(["systemctl", "is-enabled", "nftlb"])
         assert "/usr/bin/nftlb" == machine.run(["sh", "-c", "command -v nftlb"]).strip()
 
-        assert MEND in told
+        assert FIX in output
         machine.run(["dpkg", "--purge", "nftlb"])
-        machine.run(MEND.split())
+        machine.run(FIX.split())
         assert "enabled\n" == machine.run(["systemctl", "is-enabled", "nftlb"])
         assert "nftlb-daemon" not in machine.run(["apt-get", "upgrade", "-q", "-y"])
 
 
 def version(machine: Machine, package: str) -> str:
-    """What version of a package is installed; empty if none is."""
+    """The installed version of a package; empty if it is not installed."""
     shown = machine.run(["dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Version}", package], check=False)
     return shown.removeprefix("ii").strip() if shown.startswith("ii") else ""
 
 
 def everything(machine: Machine) -> dict[str, dict[str, str]]:
-    """What is on the machine, but for logs, caches and dpkg's own records: things by their names."""
+    """Everything on the machine except logs, caches and dpkg's own records, by name."""
     skipped = " -o ".join(
         f"-path {path}"
         for path in (
@@ -243,9 +245,9 @@ def everything(machine: Machine) -> dict[str, dict[str, str]]:
 
 
 def test_rebooted_under_traffic(machine: Machine) -> None:
-    """Once its interfaces answer, each datagram is balanced, in turn, and none ever comes to the machine itself.
+    """As soon as interfaces are up, each datagram is balanced in turn, and none reaches the machine itself.
 
-    Until then some are lost on the way: to a carrier that is not noticed yet, or to an unanswered ARP.
+    Before that, some are lost: while a carrier is not noticed yet, or an ARP request has no reply.
     """
     with Flow(machine.network.client, (VIP4, 53), rate=RATE) as flow:
         flow.wait(RATE)
@@ -256,16 +258,40 @@ def test_rebooted_under_traffic(machine: Machine) -> None:
     sent = flow.stop()
 
     assert 0 == unbalanced(machine)
-    again = [one for one in sent[off[0] :] if one.backends]
-    counts = Counter(one.backend for one in again)
+    assert f"nftlb-preload: loaded {PREPARED}" in machine.journal("nftlb-restore")
+    again = [datagram for datagram in sent[off[0] :] if datagram.backends]
+    counts = Counter(datagram.backend for datagram in again)
     assert {"b1", "b2", "b3"} == counts.keys()
     assert max(counts.values()) - min(counts.values()) <= len(again) // 20
     assert_whole(sent[-2 * RATE :])
     assert 1 == longest_run(sent[-2 * RATE :])
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_started_with_nothing_in_the_kernel(machine: Machine, first: bool) -> None:
+    """The unit loads prepared rules before the daemon starts, and the daemon changes nothing, also at a first start."""
+    machine.wait_for(lambda: machine.run(["ls", PREPARED], check=False), "prepared rules")
+    machine.run(["systemctl", "stop", "nftlb"])
+    machine.run(["nft", "flush", "ruleset"])
+    if first:
+        machine.run(["rm", "-r", "/var/lib/nftlb"])
+        assert "" == machine.run(["nftlb", "prepare", FILE])
+
+    machine.run(["systemctl", "start", "nftlb"])
+
+    journal = machine.journal("nftlb")
+    assert f"nftlb-preload: loaded {PREPARED}" in journal[journal.rindex("Starting nftlb") :]
+    assert 0 == json.loads(machine.run(["nftlb", "status", "--json"]))["kernel"]["swaps"]
+    # The daemon may just be renaming a file that it has written.
+    owners = machine.run(["find", "/var/lib/nftlb", "-ignore_readdir_race", "-printf", "%u\n"])
+    assert {"nftlb"} == set(owners.split())
+    with Flow(machine.network.client, (VIP4, 53), rate=RATE) as flow:
+        flow.wait(RATE)
+    assert_whole(flow.stop())
+
+
 def test_datagrams_that_are_not_balanced_are_seen(machine: Machine) -> None:
-    """Without its units, datagrams come to the machine itself: the test above would see one that does."""
+    """Without the units, datagrams reach the machine itself, so the test above would notice such datagrams."""
     machine.run(["systemctl", "disable", "nftlb", "nftlb-restore"])
     try:
         with Flow(machine.network.client, (VIP4, 53), rate=RATE):
@@ -275,8 +301,8 @@ def test_datagrams_that_are_not_balanced_are_seen(machine: Machine) -> None:
         machine.run(["systemctl", "enable", "nftlb", "nftlb-restore"])
 
 
-def test_power_cut_with_a_file_that_is_bad_by_now(machine: Machine) -> None:
-    """The last good rules carry the traffic until somebody mends the file; who was drained stays so."""
+def test_after_a_power_cut_a_bad_file_keeps_the_last_good_rules(machine: Machine) -> None:
+    """The last good rules are in force until the file is fixed; drained backends stay drained."""
     machine.push("/etc/nftlb/token", "secret\n", mode=0o640)
     machine.run(["chgrp", "nftlb", "/etc/nftlb/token"])
     there = {"api": {"token_file": "/etc/nftlb/token"}, "pools": pools(machine.network)}
@@ -295,7 +321,7 @@ def test_power_cut_with_a_file_that_is_bad_by_now(machine: Machine) -> None:
     sent = flow.stop()
     assert 0 == unbalanced(machine)
     assert_whole(sent[-2 * RATE :])
-    assert {"b1", "b2"} == {one.backend for one in sent if one.backends}
+    assert {"b1", "b2"} == {datagram.backend for datagram in sent if datagram.backends}
     assert 1 == longest_run(sent[-2 * RATE :])
     assert f"{FILE} can't be used, its last good copy is:" in machine.journal("nftlb-restore")
     machine.wait_for_unit("nftlb.service")
@@ -308,7 +334,7 @@ def test_power_cut_with_a_file_that_is_bad_by_now(machine: Machine) -> None:
 
 
 def test_reload(machine: Machine) -> None:
-    """`systemctl reload` takes another file over: the same process, nothing lost."""
+    """`systemctl reload` loads another file in the same process, and loses no datagram."""
     before = pid(machine)
     with Flow(machine.network.client, (VIP4, 53), rate=RATE) as flow:
         flow.wait(RATE)
@@ -322,26 +348,26 @@ def test_reload(machine: Machine) -> None:
 
     assert_whole(sent)
     assert before == pid(machine)
-    assert {"b1", "b3"} == {one.backend for one in sent[-RATE // 2 :]}
+    assert {"b1", "b3"} == {datagram.backend for datagram in sent[-RATE // 2 :]}
 
 
 def test_reload_of_a_bad_file(machine: Machine) -> None:
-    """`systemctl reload` fails, the journal has the words of `check`, and the daemon goes on."""
+    """`systemctl reload` fails, the journal has the output of `check`, and the daemon continues."""
     before = pid(machine)
     machine.push(FILE, "pools: {dns: {listen: nowhere}}\n")
     words = machine.complete(["nftlb", "check", FILE]).stderr.splitlines()
 
     assert 0 != machine.complete(["systemctl", "reload", "nftlb"]).returncode
 
-    told = machine.journal("nftlb")
-    assert [] == [line for line in words if line not in told]
+    output = machine.journal("nftlb")
+    assert [] == [line for line in words if line not in output]
     assert (before, "active") == (pid(machine), machine.show("nftlb.service")["ActiveState"])
     configure(machine, pools(machine.network))
     machine.run(["systemctl", "reload", "nftlb"])
 
 
 def test_watchdog(machine: Machine) -> None:
-    """A daemon that hangs is ended and started anew by systemd; traffic goes on by the rules meanwhile."""
+    """A daemon that hangs is restarted by systemd; the rules balance traffic meanwhile."""
     machine.push("/etc/systemd/system/nftlb.service.d/impatient.conf", "[Service]\nWatchdogSec=2s\n")
     machine.run(["systemctl", "daemon-reload"])
     machine.run(["systemctl", "restart", "nftlb"])
@@ -359,8 +385,8 @@ def test_watchdog(machine: Machine) -> None:
         machine.run(["systemctl", "daemon-reload"])
 
 
-def test_what_its_user_can_do(machine: Machine) -> None:
-    """A plugin writes to `state_dir` and the run directory alone, can't read /etc/shadow, and has no capabilities."""
+def test_plugins_have_the_rights_of_the_daemons_user_only(machine: Machine) -> None:
+    """A plugin can only write to `state_dir` and the run directory, can't read /etc/shadow, and has no capabilities."""
     machine.push("/usr/local/bin/look", LOOK, mode=0o755)
     check = {"exec": ["/usr/local/bin/look"], "timeout": "50s", "interval": "60s"}
     configure(machine, pools(machine.network, health=check, backends={"b1": "10.0.1.2:5353"}))
@@ -376,9 +402,9 @@ def test_what_its_user_can_do(machine: Machine) -> None:
 
 @pytest.mark.parametrize("unit", ["nftlb.service", "nftlb-restore.service"])
 def test_exposure(machine: Machine, unit: str) -> None:
-    """`systemd-analyze security` gives 2.0 or better, of the unit as it runs."""
-    told = machine.run(["systemd-analyze", "security", "--no-pager", unit], check=False)
-    score = re.search(rf"Overall exposure level for {unit}: (\S+)", told)
+    """`systemd-analyze security` gives 2.0 or better for the running unit."""
+    output = machine.run(["systemd-analyze", "security", "--no-pager", unit], check=False)
+    score = re.search(rf"Overall exposure level for {unit}: (\S+)", output)
     assert score is not None
 
     assert float(score[1]) <= 2.0
@@ -396,7 +422,7 @@ def test_exposure(machine: Machine, unit: str) -> None:
     ids=["icmp", "tcp", "udp", "exec", "capability"],
 )
 def test_checks_work_in_the_confinement(machine: Machine, check: dict[str, Any]) -> None:
-    """Those that need a capability, a socket or a process find a live backend up, and all of them run."""
+    """Checks that need a capability, a socket or a process find a live backend up; all kinds can run."""
     with machine.network.backends[0].call(tcp_server, 7):
         there = pools(machine.network, health={**check, "interval": "200ms"}, backends={"b1": "10.0.1.2:5353"})
         there["dns"]["health"]["initial"] = "down"
@@ -406,11 +432,11 @@ def test_checks_work_in_the_confinement(machine: Machine, check: dict[str, Any])
         machine.wait_for(lambda: "1/1 healthy" in machine.run(["nftlb", "status"]), "the backend up")
 
 
-def test_a_refusal_is_heard_in_the_confinement(balancer: Machine) -> None:
-    """`passive`: the kernel's word of a port-unreachable gets through to the daemon's user."""
+def test_the_confined_daemon_receives_port_unreachables(balancer: Machine) -> None:
+    """`passive`: the daemon's user receives the kernel's report of a port-unreachable."""
     network = balancer.network
     there = pools(network, passive=True, health={"icmp": {}, "interval": "60s"})
-    there["dns"]["backends"]["b2"] = "10.0.2.2:5999"  # nobody listens
+    there["dns"]["backends"]["b2"] = "10.0.2.2:5999"  # without a listener
     configure(balancer, there)
     balancer.run(["systemctl", "restart", "nftlb"])
     with Flow(network.client, (VIP4, 53), rate=RATE):
@@ -424,7 +450,7 @@ def tcp_server(port: int) -> Any:
 
 
 def test_manual(balancer: Machine) -> None:
-    """The page that the units name is there, and names every command."""
+    """The manual page in the units exists, and names every command."""
     page = balancer.root / "usr/share/man/man8/nftlb.8.gz"
     text = subprocess.run(["gzip", "-dc", page], check=True, capture_output=True, text=True).stdout
 

@@ -1,4 +1,4 @@
-"""The wheel in an environment of its own, away from this tree."""
+"""The wheel in a separate environment, outside of this tree."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CONTENT = """
 from importlib.resources import files
-for name in ("web/page.html", "demo/demo.yaml", "py.typed"):
+for name in ("web/page.html", "cli/demo.yaml", "py.typed"):
     assert (files("nftlb") / name).stat().st_size >= 0, name
 assert "/site-packages/" in str(files("nftlb"))
 """
 
 
 @pytest.mark.timeout(600)
-def test_it_installs_and_runs(tmp_path: Path) -> None:
-    """`make wheel` makes one; pip installs it into a clean environment, where the command runs, data files and all."""
+def test_the_wheel_installs_and_runs(tmp_path: Path) -> None:
+    """The wheel of `make wheel` works in a clean environment, with the command and its data files."""
 
     def pip(python: Path | str, *words: str | Path) -> None:
         done = subprocess.run(
@@ -43,4 +43,13 @@ def test_it_installs_and_runs(tmp_path: Path) -> None:
 
     assert wheel.name.split("-")[1] == run(environment / "bin/nftlb", "--version").split()[1]
     run(environment / "bin/python", "-I", "-c", CONTENT)
+    assert (
+        "nothing is prepared"
+        in subprocess.run(
+            [environment / "bin/nftlb-preload", "/etc/nftlb/nftlb.yaml", tmp_path],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stderr
+    )
     assert "table ip nftlb" in run(environment / "bin/nftlb", "compile", ROOT / "rules/dns.yaml")

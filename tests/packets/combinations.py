@@ -1,4 +1,4 @@
-"""Which combinations of mode, service address, ports and client there are, and what can't be right. No I/O here.
+"""The combinations of mode, service address, ports and client, and their known limits. No I/O here.
 
 `test_combinations.py` tries each with packets; "What works where" in docs/packets.md is written from the same values.
 """
@@ -17,7 +17,7 @@ VERSIONS = (4, 6)
 
 
 class Way(StrEnum):
-    """A mode with the options that matter here, as docs/packets.md writes it."""
+    """A mode with the relevant options, as in docs/packets.md."""
 
     MASQUERADE = "nat"
     ADDRESS = "nat, source: ADDRESS"
@@ -27,6 +27,9 @@ class Way(StrEnum):
     STATELESS_INGRESS = "stateless, ingress"
     STATELESS_HAIRPIN = "stateless, hairpin: true"
     STATELESS_INGRESS_HAIRPIN = "stateless, ingress, hairpin: true"
+    STATELESS_EARLY = "stateless, replies: prerouting"
+    STATELESS_INGRESS_EARLY = "stateless, ingress, replies: prerouting"
+    STATELESS_HAIRPIN_EARLY = "stateless, hairpin: true, replies: prerouting"
     DSR = "dsr"
     DSR_INGRESS = "dsr, ingress"
 
@@ -36,20 +39,27 @@ class Way(StrEnum):
 
     @property
     def ingress(self) -> bool:
-        return self in (Way.STATELESS_INGRESS, Way.STATELESS_INGRESS_HAIRPIN, Way.DSR_INGRESS)
+        return "ingress" in self.value
 
     @property
     def hairpin(self) -> bool:
-        return self in (Way.STATELESS_HAIRPIN, Way.STATELESS_INGRESS_HAIRPIN)
+        return "hairpin" in self.value
+
+    @property
+    def early(self) -> bool:
+        """Whether replies are rewritten in prerouting."""
+        return "replies" in self.value
 
 
 STATELESS = frozenset(way for way in Way if way.forward == "stateless")
+EARLY = frozenset(way for way in Way if way.early)
+HAIRPIN = frozenset(way for way in Way if way.hairpin)
 DSR = frozenset(way for way in Way if way.forward == "dsr")
 SOURCE_CHANGES = frozenset({Way.MASQUERADE, Way.ADDRESS, Way.FLOW})
 
 
 class Place(StrEnum):
-    """Where the service's address is."""
+    """The place of the service's address."""
 
     LOOPBACK = "loopback"
     FRONT = "the interface to clients"
@@ -59,7 +69,7 @@ class Place(StrEnum):
 
 
 class Ports(StrEnum):
-    """What the service listens at."""
+    """The ports at which the service listens."""
 
     ONE = "one port"
     TRANSLATED = "one port, another at the backends"
@@ -72,7 +82,7 @@ class Ports(StrEnum):
 
     @property
     def asked(self) -> int:
-        """The port at which the service is asked here. A wide range covers most of the ephemeral range, too."""
+        """The port of requests to the service. A wide range also covers most of the ephemeral range."""
         return {Ports.NARROW: 33000, Ports.WIDE: 20000}.get(self, 123)
 
     @property
@@ -81,28 +91,28 @@ class Ports(StrEnum):
 
     @property
     def other(self) -> int:
-        """A client's port that is not the one asked. The ranges have it."""
+        """A client's port that differs from the requested port. The ranges include it."""
         return 33050
 
     @property
     def everywhere(self) -> bool:
-        """Whether this is tried with the service's address in each place; else in two."""
+        """Whether this is tried with the service's address in all places; otherwise in two."""
         return self in (Ports.ONE, Ports.WIDE)
 
 
 class Who(StrEnum):
-    """Whose datagrams they are."""
+    """The sender of the datagrams."""
 
     ELSEWHERE = "client elsewhere"
     BALANCER = "client on the balancer"
     BACKEND = "client on a backend"
-    ASKED = "client that the balancer has just asked"
-    QUESTION = "the balancer's own questions"
+    ASKED = "client to which the balancer has just sent a request"
+    OWN = "the balancer's own requests"
     CHECK = "health checks"
 
 
 class From(StrEnum):
-    """The port that they are sent from."""
+    """The source port of the datagrams."""
 
     SAME = "the service's port"
     OTHER = "another port"
@@ -110,7 +120,7 @@ class From(StrEnum):
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination."""
+    """One combination of mode, service address, ports and client."""
 
     way: Way
     place: Place
@@ -131,7 +141,7 @@ class Cell:
 
     @property
     def serves_there(self) -> bool:
-        """Whether the backends serve at the port that the datagrams are sent from."""
+        """Whether the backends serve at the source port of the datagrams."""
         match self.ports:
             case Ports.TRANSLATED:
                 return False
@@ -143,7 +153,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Limit:
-    """Cells that can't be right, why not, and which command says so: in `explain` or `doctor`, with these words."""
+    """Cells that can't work, why, and the command (`explain` or `doctor`) that reports it with these words."""
 
     reason: str
     ways: Collection[Way]
@@ -151,9 +161,9 @@ class Limit:
     places: Collection[Place] = tuple(Place)
     versions: Collection[int] = VERSIONS
     serving: bool = False
-    """Only datagrams that are sent from a port at which the backends serve."""
+    """Only datagrams whose source port is a port of the backends."""
     storm: bool = False
-    """Servers that answer whatever comes, answers too, answer each other for ever."""
+    """Servers that reply to all datagrams, replies too, reply to each other without end."""
     explain: str = ""
     doctor: str = ""
 
@@ -169,46 +179,48 @@ class Limit:
 
 LIMITS = (
     Limit(
-        "What the balancer itself sends is not balanced in `stateless` and `dsr`: it would keep the route that it had "
-        "before.",
+        "Packets of the balancer itself are not balanced in `stateless` and `dsr`, because they would keep their "
+        "former route.",
         ways=STATELESS | DSR,
         who={Who.BALANCER},
         explain="not balanced",
     ),
     Limit(
-        "A backend of a `stateless` pool that asks the service from a port at which it serves: without conntrack, "
-        "nothing tells its requests from its replies. Other backends see the service as their client, and answer that; "
-        "servers that answer whatever comes then answer each other for ever. Let it ask from another port.",
-        ways=STATELESS,
+        "A backend of a `stateless` pool sends requests to the service from the port at which it serves. Without "
+        "conntrack, rules can't distinguish its requests from its replies. The other backends see the service as their "
+        "client, and reply to the service. Servers that reply to every datagram then reply to each other without end. "
+        "Send such requests from another port, or use `replies: prerouting`.",
+        ways=STATELESS - EARLY,
         who={Who.BACKEND},
         serving=True,
         storm=True,
         explain="sends from a port at which it serves",
     ),
     Limit(
-        "A packet that falls to the backend that sent it comes back with the backend's own address as its source, and "
-        "is lost. `hairpin: true` makes it right.",
-        ways=STATELESS - {Way.STATELESS_HAIRPIN, Way.STATELESS_INGRESS_HAIRPIN},
+        "If the turn of a packet is the backend that sent the packet, the packet returns with the backend's own "
+        "address as the source, and is lost. `hairpin: true` solves this.",
+        ways=STATELESS - HAIRPIN,
         who={Who.BACKEND},
         storm=True,
-        explain="With `hairpin: true`",
+        explain="Use `hairpin: true`",
     ),
     Limit(
-        "With `dsr` every backend holds the service's address, so a backend that asks the service answers itself.",
+        "With `dsr`, each backend has the service's address, so a backend that sends a request to the service replies "
+        "to itself.",
         ways=DSR,
         who={Who.BACKEND},
         explain="answers itself",
     ),
     Limit(
-        "With `dsr` the backends hold the service's address. When the balancer has no other address towards them, they "
-        "don't answer its questions for their hardware address (ARP).",
+        "With `dsr`, the backends have the service's address. If the balancer has no other address in the network of "
+        "the backends, they don't reply to its ARP requests.",
         ways=DSR,
         places={Place.BACK},
         versions={4},
         doctor="which backends of `forward: dsr` hold themselves",
     ),
     Limit(
-        "With `dsr`, checks that leave from the service's address are answered to the backend itself.",
+        "With `dsr`, a backend sends replies to checks from the service's address to itself.",
         ways=DSR,
         who={Who.CHECK},
         places={Place.BACK},
@@ -218,12 +230,12 @@ LIMITS = (
 
 
 def limit_of(cell: Cell) -> Limit | None:
-    """The first limit that holds for a cell."""
-    return next((one for one in LIMITS if one.holds(cell)), None)
+    """The first limit that applies to a cell."""
+    return next((limit for limit in LIMITS if limit.holds(cell)), None)
 
 
 def cells() -> list[Cell]:
-    """All of them, those of one lab and one ruleset next to each other."""
+    """All cells, ordered by lab and ruleset."""
     return [
         Cell(way, place, ports, who, source, version, offload)
         for of_lab in (SOURCE_CHANGES | {Way.KEEP} | STATELESS, DSR)
@@ -258,7 +270,7 @@ def _sources(who: Who) -> tuple[From, ...]:
             return tuple(From)
 
 
-# --- what the documents say -------------------------------------------------------------------------------------------
+# --- the table in the documents ---------------------------------------------------------------------------------------
 
 
 def document() -> str:
@@ -269,24 +281,25 @@ def document() -> str:
     ]
     tried = cells()
     for way in Way:
-        for place in dict.fromkeys(one.place for one in tried if one.way is way):
+        for place in dict.fromkeys(cell.place for cell in tried if cell.way is way):
             words = [
-                _outcome([one for one in tried if (one.way, one.place, one.who) == (way, place, who)]) for who in Who
+                _outcome([cell for cell in tried if (cell.way, cell.place, cell.who) == (way, place, who)])
+                for who in Who
             ]
             lines.append(f"| `{way}` | {place} | {' | '.join(words)} |")
     lines.append("")
-    for number, one in enumerate(LIMITS, 1):
-        command = "doctor" if one.doctor else "explain"
-        lines += wrap(f"{number}. {one.reason} `nftlb {command}` says so.", 118, subsequent_indent="   ")
+    for number, limit in enumerate(LIMITS, 1):
+        command = "doctor" if limit.doctor else "explain"
+        lines += wrap(f"{number}. {limit.reason} `nftlb {command}` shows this.", 130, subsequent_indent="   ")
     return "".join(f"{line}\n" for line in lines)
 
 
-def _outcome(of: list[Cell]) -> str:
-    """What a person reads in one field of the table: `yes`, or what works and the numbers of the notes on it."""
-    found = [(one, limit_of(one)) for one in of]
+def _outcome(field: list[Cell]) -> str:
+    """The text of one field: `yes`, or the working cases and the numbers of the notes."""
+    found = [(cell, limit_of(cell)) for cell in field]
     notes = sorted({LIMITS.index(limit) + 1 for _, limit in found if limit})
     if not notes:
         return "yes"
-    works = [version for version in VERSIONS if any(one.version == version and not limit for one, limit in found)]
+    works = [version for version in VERSIONS if any(cell.version == version and not limit for cell, limit in found)]
     answer = {0: "no", 1: "IPv6 only", 2: "in part"}[len(works)]
     return f"{answer} ({', '.join(map(str, notes))})"

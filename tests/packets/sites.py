@@ -1,9 +1,9 @@
-"""The hosts in which combinations of mode, service address, client and ports are tried (`combinations.py`).
+"""The hosts for the combinations of mode, service address, client and ports (`combinations.py`).
 
-Three layouts, each with two backends (`b1`, `b2`), a client (`client1`), and a server that is no backend (`client2`):
+Three layouts, each with two backends (`b1`, `b2`), a client (`client1`), and a server outside the pool (`client2`):
 
-    routed    the balancer has an interface towards each of the others, and everything passes the balancer
-    one-armed one segment, in which every host has one address, the balancer too; for modes that change the source
+    routed    the balancer has an interface to each of the other hosts, and all packets pass the balancer
+    one-armed one segment, in which each host has one address, the balancer too; for modes that change the source
     direct    for dsr: the clients' segment, and a second one between balancer and backends; backends answer clients
               on the clients' segment, and hold the service's address on loopback
 """
@@ -14,28 +14,28 @@ import json
 import socket
 from typing import TYPE_CHECKING, Any, Self
 
-from packets.combinations import VERSIONS, Place, Ports, Way, Who
-from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
+from combinations import VERSIONS, Place, Ports, Way, Who
 
-from nftlb.apply import Applier
-from nftlb.config import parse
+from nftlb.config import parse_config
 from nftlb.kernel import LibNftables
-from nftlb.lab import VIP4, VIP6, Client, Lab, Servers, links
-from nftlb.lab.datagram import Datagram, Kind
-from nftlb.lab.links import Interface, Route, Veth
+from nftlb.kernel.netlink import NETLINK_NETFILTER, Netlink
+from nftlb.lab import VIP4, VIP6, Lab, LabClient, Servers, links
+from nftlb.lab.datagram import Datagram, DatagramKind
+from nftlb.lab.links import InterfacePlan, RoutePlan, Veth
 from nftlb.lab.plan import HostPlan, Plan
+from nftlb.swap.applier import Applier
 
 if TYPE_CHECKING:
     from nftlb.lab import Host
     from nftlb.model import Config
 
-PORTS = sorted({one.at_backends for one in Ports} | {one.asked for one in Ports})
-"""What the servers listen at."""
+PORTS = sorted({ports.at_backends for ports in Ports} | {ports.asked for ports in Ports})
+"""The ports of the servers."""
 STORM = 300
-"""Answers that the servers give for one cell before they fall silent: a loop of answers to answers then ends."""
+"""The most replies of the servers for one cell: a loop of replies to replies then ends."""
 
 _SEGMENT = {4: "198.51.100.{}", 6: "2001:db8:1::{}"}
-"""The clients' network, where there is a segment."""
+"""The clients' network in layouts with a segment."""
 _BEHIND = {4: "10.0.0.{}", 6: "fd00::{}"}
 """The network between balancer and backends, for dsr."""
 _FRONT = {4: "198.51.100.1", 6: "2001:db8:1::1"}
@@ -54,8 +54,8 @@ def _service(place: Place, *, dsr: bool) -> dict[int, str]:
     return _SERVICE[place]
 
 
-class _SharedPort(Client):
-    """A client at a port that a server of its host is bound to as well, as NTP servers ask each other."""
+class _SharedPort(LabClient):
+    """A client at a port to which a server of its host is also bound, as in requests between NTP servers."""
 
     def _prepare(self, source: tuple[str, int], *, zero_checksum: bool, dont_fragment: bool) -> None:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -63,7 +63,7 @@ class _SharedPort(Client):
 
 
 class _Echo(Servers):
-    """Answers whatever comes, also what is an answer itself, until that gets too much: see STORM."""
+    """Replies to all datagrams, replies too, up to STORM times."""
 
     def _open(self, version: int, port: int) -> socket.socket:
         sock = super()._open(version, port)
@@ -71,7 +71,7 @@ class _Echo(Servers):
         return sock
 
     def _reply(self, name: str, payload: bytes, decoded: tuple[Datagram, bool] | None) -> bytes:
-        if decoded and decoded[0].kind is Kind.FENCE:
+        if decoded and decoded[0].kind is DatagramKind.FENCE:
             return decoded[0].reply(name).encode()
         with self._changed:
             if len(self._records) > STORM:
@@ -82,7 +82,7 @@ class _Echo(Servers):
 
 
 class Site:
-    """A context manager: the hosts for one place of the service's address, with servers, and no rules yet."""
+    """A context manager: the hosts for one place of the service's address, with servers, at first without rules."""
 
     def __init__(self, place: Place, *, dsr: bool, offload: bool = True) -> None:
         self.place = place
@@ -114,11 +114,11 @@ class Site:
 
     @property
     def outside(self) -> Host:
-        """The server that is no backend."""
+        """The server that is not a backend."""
         return self.lab.clients[1]
 
     def host(self, who: Who) -> Host:
-        """Where the client is."""
+        """The client's host."""
         return {
             Who.ELSEWHERE: self.lab.client,
             Who.BALANCER: self.lab.balancer,
@@ -126,10 +126,10 @@ class Site:
             Who.ASKED: self.outside,
         }[who]
 
-    def client(self, host: Host, target: tuple[str, int], port: int, source: str = "") -> Client:
-        """Open ONE socket that sends from this port, also where a server of that host has the port already.
+    def client(self, host: Host, target: tuple[str, int], port: int, source: str = "") -> LabClient:
+        """Open ONE socket that sends from this port, even if a server of that host uses the port.
 
-        Next to that server, the socket takes nothing but what comes from the target; else what comes from anywhere.
+        Beside such a server, the socket receives only datagrams from the target; otherwise from any host.
         """
         return _SharedPort(
             host,
@@ -138,15 +138,17 @@ class Site:
             source=(source, port),
             zero_checksum=False,
             dont_fragment=False,
-            error_queue=False,
         )
 
     def load(self, way: Way, ports: Ports) -> Config:
-        """Have the rules in the kernel, and no conntrack entries; returns the configuration."""
-        config = parse(self.config(way, ports))
+        """Load the rules, delete all conntrack entries, and return the configuration."""
+        config = parse_config(self.config(way, ports))
         if self._loaded != (way, ports):
             self._loaded = None
-            self.lab.balancer.call(self.applier.load, config)
+            for host in self.lab.backends if way.forward == "stateless" else ():
+                self.lab.balancer.sysctl(f"net.ipv4.conf.{host.name}.accept_local", int(way.early))
+            applied = self.lab.balancer.call(self.applier.load, config)
+            assert () == applied.slower
             self.lab.balancer.call(self.applier.tidy, at_once=True)
             self._loaded = way, ports
         self.lab.balancer.call(_flush_conntrack)
@@ -154,14 +156,14 @@ class Site:
         return config
 
     def address(self, host: Host, version: int) -> str:
-        """The address under which the pool knows a backend."""
+        """The address of a backend in the pool."""
         return _BEHIND[version].format(_last(host.name, version)) if self.dsr else host.address(version)
 
     def _backend(self, host: Host, version: int, port: int | None) -> dict[str, Any]:
         return {"address": self.address(host, version), **({"port": port} if port else {})}
 
     def config(self, way: Way, ports: Ports) -> str:
-        """The file: YAML, in JSON's form."""
+        """The configuration file, as JSON."""
         pool: dict[str, Any] = {
             "listen": [f"{self.service[4]}:{ports.listened}/udp", f"[{self.service[6]}]:{ports.listened}/udp"],
             "forward": way.forward,
@@ -174,47 +176,51 @@ class Site:
         if way is Way.KEEP:
             pool["source"] = "keep"
         elif way is Way.ADDRESS:
-            # The worst choice that there is: the service's own address. One that is not on the host would not do.
+            # The worst choice: the service's own address. An address that is not on the host does not work.
             pool["source"] = list(({4: VIP4, 6: VIP6} if self.place is Place.ABSENT else self.service).values())
         elif way is Way.FLOW:
             pool["per"] = "flow"
         if way.hairpin:
             pool["hairpin"] = True
+        if way.early:
+            pool["replies"] = "prerouting"
         if way.ingress:
-            pool["ingress"] = [one.name for one in self.lab.balancer.plan.interfaces if one.name != "lo"]
+            pool["ingress"] = [
+                interface.name for interface in self.lab.balancer.plan.interfaces if interface.name != "lo"
+            ]
             if self.dsr:
                 pool["ingress"].append("eth1")
         return json.dumps({"pools": {"service": pool}}, indent=1)
 
     def _segment(self) -> Plan:
-        """One segment: every host has one address in it."""
+        """A layout with one segment, in which every host has one address."""
         held = tuple(f"{address}/{_HOST_PREFIX[version]}" for version, address in self.service.items())
         hosts = [_on_segment("balancer", held if self.place is Place.LOOPBACK else ())]
         hosts += [_on_segment(name) for name in ("client1", "client2")]
         hosts += [_on_segment(name, held if self.dsr else ()) for name in ("b1", "b2")]
-        ports = tuple(Interface(host.name, bridge="br0") for host in hosts)
-        switch = HostPlan("switch", "", "", (Interface("lo"), Interface("br0"), *ports))
+        ports = tuple(InterfacePlan(host.name, bridge="br0") for host in hosts)
+        switch = HostPlan("switch", "", "", (InterfacePlan("lo"), InterfacePlan("br0"), *ports))
         return Plan((switch, *hosts), "switch", "br0")
 
     def _add_segment(self) -> None:
         """Make the second segment, between balancer and backends: the interfaces `eth1`."""
         hosts = [self.lab.balancer, *self.lab.backends]
         switch = self.lab.hosts["switch"]
-        ports = [Interface("br1"), *(Interface(f"{host.name}-1", bridge="br1") for host in hosts)]
+        ports = [InterfacePlan("br1"), *(InterfacePlan(f"{host.name}-1", bridge="br1") for host in hosts)]
         switch.call(links.make_veths, [Veth(f"{host.name}-1", "eth1", host.fileno()) for host in hosts], "br1")
         for host in hosts:
-            eth1 = Interface("eth1", _addresses(_BEHIND, host.name))
-            host.call(links.configure, [eth1], [], checksum_offload=self.lab.offload)
-        switch.call(links.configure, ports, [], checksum_offload=self.lab.offload)
+            eth1 = InterfacePlan("eth1", _addresses(_BEHIND, host.name))
+            host.call(links.configure_interfaces, [eth1], [], checksum_offload=self.lab.offload)
+        switch.call(links.configure_interfaces, ports, [], checksum_offload=self.lab.offload)
         for host in hosts:
             host.call(links.await_running, ["eth1"])
-        switch.call(links.await_running, [one.name for one in ports])
+        switch.call(links.await_running, [port.name for port in ports])
 
     def _add_way_out(self) -> None:
-        """Give the balancer a default route: what it sends to an address that is not there must leave somehow."""
+        """Give the balancer a default route, so that packets to absent addresses can leave."""
         device = "eth0" if "switch" in self.lab.hosts else "client2"
-        routes = [Route("0.0.0.0/0", device, self.outside.ipv4), Route("::/0", device, self.outside.ipv6)]
-        self.lab.balancer.call(links.configure, [], routes, checksum_offload=self.lab.offload)
+        routes = [RoutePlan("0.0.0.0/0", device, self.outside.ipv4), RoutePlan("::/0", device, self.outside.ipv6)]
+        self.lab.balancer.call(links.configure_interfaces, [], routes, checksum_offload=self.lab.offload)
 
 
 _HOST_PREFIX = {4: 32, 6: 128}
@@ -222,15 +228,15 @@ _HOST_PREFIX = {4: 32, 6: 128}
 
 def _on_segment(name: str, held: tuple[str, ...] = ()) -> HostPlan:
     """A host of the clients' network; it has other addresses on loopback, which it answers no ARP for as a backend."""
-    routes: tuple[Route, ...] = ()
+    routes: tuple[RoutePlan, ...] = ()
     if name.startswith("client"):
-        routes = (Route("0.0.0.0/0", "eth0", _FRONT[4]), Route("::/0", "eth0", _FRONT[6]))
+        routes = (RoutePlan("0.0.0.0/0", "eth0", _FRONT[4]), RoutePlan("::/0", "eth0", _FRONT[6]))
     balancer = name == "balancer"
     return HostPlan(
         name,
         _SEGMENT[4].format(_last(name, 4)),
         _SEGMENT[6].format(_last(name, 6)),
-        (Interface("lo", held), Interface("eth0", _addresses(_SEGMENT, name))),
+        (InterfacePlan("lo", held), InterfacePlan("eth0", _addresses(_SEGMENT, name))),
         routes,
         forwards=balancer,
         silent_vips=not balancer,
@@ -251,5 +257,6 @@ def _last(name: str, version: int) -> str:
 
 
 def _flush_conntrack() -> None:
-    with NFCTSocket() as conntrack:
-        conntrack.flush()
+    with Netlink(NETLINK_NETFILTER) as netlink:
+        # IPCTNL_MSG_CT_DELETE; a request without a tuple deletes all entries of the network namespace.
+        netlink.change(0x102, bytes(4))

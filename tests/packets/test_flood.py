@@ -7,8 +7,8 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from flowing import Flow, lost, sources, twice
-from running import PORT, VIP, Running, dns
+from daemon_process import PORT, VIP, Running, dns
+from steady_traffic import Flow, lost, sources, twice
 
 from nftlb.lab import Lab
 
@@ -27,11 +27,11 @@ LENGTH = struct.calcsize("!HHHHQ")
 IGNORED = (
     f"table ip flood {{ chain ignored {{ type filter hook prerouting priority raw; udp length {LENGTH} drop; }}; }}"
 )
-"""Servers that read the flood, and answer, would be short of processor time for the client."""
+"""Without replies to the flood, the servers have processor time for the client."""
 
 
 def flood(host: Host, address: str, count: int) -> None:
-    """Send so many datagrams, each from an address and port of its own."""
+    """Send `count` datagrams, each from another address and port."""
     target = socket.inet_aton(address)
     with host.call(socket.socket, socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
         for number in range(count):
@@ -42,7 +42,7 @@ def flood(host: Host, address: str, count: int) -> None:
 
 
 def entries(host: Host) -> tuple[int, int]:
-    """How many conntrack entries a host has, and how many it may have."""
+    """The number of conntrack entries of a host, and the limit."""
     names = ("nf_conntrack_count", "nf_conntrack_max")
     count, most = (int(host.run(["cat", f"/proc/sys/net/netfilter/{name}"])) for name in names)
     return count, most
@@ -50,7 +50,7 @@ def entries(host: Host) -> tuple[int, int]:
 
 @pytest.mark.alone
 def test_conntrack_table_is_full(tmp_path: Path) -> None:
-    """Old clients and new ones are answered, and no backend is taken out for it."""
+    """Old and new clients get replies, and no backend is removed."""
     with Lab(backends=3) as lab, lab.serve(PORT, versions=[4]):
         for backend in lab.backends:
             backend.run(["nft", IGNORED])
@@ -65,11 +65,11 @@ def test_conntrack_table_is_full(tmp_path: Path) -> None:
             with Flow(lab.client, (VIP[4], 53), rate=200) as new:
                 new.wait(100)
             old.wait(100)
-            checks = [one["checks"][0]["passed"] for one in daemon.client.document()["pools"][0]["backends"]]
+            checks = [shown["checks"][0]["passed"] for shown in daemon.client.document()["pools"][0]["backends"]]
 
     assert count > most * 0.95
     assert ([], []) == (lost(old.sent), lost(new.sent))
     assert ([], []) == (twice(old.sent), twice(new.sent))
     assert {(VIP[4], 53)} == sources(old.sent) | sources(new.sent)
     assert [True] * 3 == checks
-    assert not [one for one in daemon.events if one.kind == "backend_down"]
+    assert not [event for event in daemon.events if event.kind == "backend_down"]

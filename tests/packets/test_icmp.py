@@ -1,4 +1,4 @@
-"""ICMP errors: in `nat` they reach the right end; what `stateless` and `dsr` do with them is what the documents say."""
+"""ICMP errors: in `nat` they reach the right host; in `stateless` and `dsr` they behave as documented."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import errno
 import socket
 
 import pytest
-from packets.world import BACKEND_PORT, DSR, DSR_INGRESS, NAT, PORT, STATELESS, STATELESS_INGRESS, Mode, World, vip
+from error_queue import ErrorQueueClient
+from packet_tap import Tap
+from pool_lab import BACKEND_PORT, DSR, DSR_INGRESS, NAT, PORT, STATELESS, STATELESS_INGRESS, Mode, PoolLab, vip
 
 VERSIONS = (4, 6)
 NARROW = 1300
@@ -18,10 +20,10 @@ STATELESSES = [STATELESS, STATELESS_INGRESS]
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("mode", [NAT, *DSRS], ids=str)
 def test_port_unreachable_reaches_the_client(mode: Mode, version: int) -> None:
-    """A dead backend process: the client's connected socket is told at once, as if by the VIP."""
+    """After a backend process dies, the client's connected socket gets the error at once, as if from the VIP."""
     with (
-        World(mode, serve=False) as world,
-        world.lab.client.connect((vip(version), PORT), error_queue=True) as client,
+        PoolLab(mode, serve=False) as pool_lab,
+        ErrorQueueClient(pool_lab.lab.client, (vip(version), PORT)) as client,
     ):
         answers = client.exchange(3)
         errors = client.icmp_errors()
@@ -32,25 +34,25 @@ def test_port_unreachable_reaches_the_client(mode: Mode, version: int) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("mode", STATELESSES, ids=str)
 def test_stateless_keeps_port_unreachable_from_the_client(mode: Mode, version: int) -> None:
-    """In `stateless` the error quotes the rewritten datagram, which the client's socket never sent: it isn't told."""
+    """In `stateless` the error quotes the rewritten datagram, so the client's socket gets no error."""
     with (
-        World(mode, serve=False) as world,
-        world.lab.client.connect((vip(version), PORT)) as client,
-        world.lab.client.tap() as tap,
+        PoolLab(mode, serve=False) as pool_lab,
+        pool_lab.lab.client.connect((vip(version), PORT)) as client,
+        Tap(pool_lab.lab.client) as tap,
     ):
         answers = client.exchange(3, timeout=0.2)
         arrived = tap.packets()
     assert [None] * 3 == [answer.error for answer in answers]
-    assert arrived  # what came was not nothing: the errors did pass
+    assert arrived  # the errors did reach the client's host
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("offload", [True, False], ids=["offload", "no-offload"])
 def test_path_mtu_of_requests(version: int, offload: bool) -> None:
-    """`nat`: a client that forbids fragments is told of a narrow way to a backend, and then fits."""
+    """`nat`: a client that forbids fragments learns the smaller MTU to a backend; then its datagrams fit."""
     with (
-        World(NAT, mtu={"b1": NARROW, "b2": NARROW, "b3": NARROW}, offload=offload) as world,
-        world.lab.client.connect((vip(version), PORT), connected=False, dont_fragment=True, error_queue=True) as client,
+        PoolLab(NAT, mtu={"b1": NARROW, "b2": NARROW, "b3": NARROW}, offload=offload) as pool_lab,
+        ErrorQueueClient(pool_lab.lab.client, (vip(version), PORT), connected=False, dont_fragment=True) as client,
     ):
         first = client.exchange(1, size=1400)
         assert [errno.EMSGSIZE] == [answer.error.errno if answer.error else 0 for answer in first]
@@ -63,10 +65,10 @@ def test_path_mtu_of_requests(version: int, offload: bool) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("mode", [NAT, STATELESS, STATELESS_INGRESS], ids=str)
 def test_path_mtu_of_replies(mode: Mode, version: int) -> None:
-    """A narrow way to the client: each backend loses one reply at most, learns, and then fits."""
+    """With a smaller MTU to the client, each backend loses at most one reply; then it knows the MTU."""
     with (
-        World(mode, mtu={"client1": NARROW}) as world,
-        world.lab.client.connect((vip(version), PORT), connected=False) as client,
+        PoolLab(mode, mtu={"client1": NARROW}) as pool_lab,
+        pool_lab.lab.client.connect((vip(version), PORT), connected=False) as client,
     ):
         client.exchange(3, size=200, reply_size=1400, timeout=0.2)
         answers = client.exchange(9, size=200, reply_size=1400)
@@ -77,16 +79,16 @@ def test_path_mtu_of_replies(mode: Mode, version: int) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("mode", STATELESSES, ids=str)
-def test_stateless_narrow_way_to_backends(mode: Mode, version: int) -> None:
-    """In `stateless` a narrow way to the backends is not found out: the error quotes an address never sent to.
+def test_stateless_smaller_mtu_to_backends(mode: Mode, version: int) -> None:
+    """In `stateless`, clients do not discover a smaller MTU to backends: the error quotes an unknown address.
 
-    A connected socket that forbids fragments gets nothing through and isn't told why; others are served.
+    Datagrams of a connected socket that forbids fragments are lost without an error. Other clients are served.
     """
     narrow = {"b1": NARROW, "b2": NARROW, "b3": NARROW}
     with (
-        World(mode, mtu=narrow) as world,
-        world.lab.client.connect((vip(version), PORT), dont_fragment=True, error_queue=True) as strict,
-        world.lab.client.connect((vip(version), PORT), connected=False) as lenient,
+        PoolLab(mode, mtu=narrow) as pool_lab,
+        ErrorQueueClient(pool_lab.lab.client, (vip(version), PORT), dont_fragment=True) as strict,
+        pool_lab.lab.client.connect((vip(version), PORT), connected=False) as lenient,
     ):
         answers = strict.exchange(3, size=1400, timeout=0.2)
         assert [(0, None)] * 3 == [(answer.copies, answer.error) for answer in answers]
@@ -94,23 +96,23 @@ def test_stateless_narrow_way_to_backends(mode: Mode, version: int) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_client_that_has_gone(version: int) -> None:
-    """`nat`: that a client has closed its socket is told to the balancer; the backend that answered late isn't told.
+def test_client_that_has_closed_its_socket(version: int) -> None:
+    """`nat`: the error of a closed client socket ends at the balancer, and does not reach the late backend.
 
-    The error quotes the service and the client alone, and every backend's zone knows such an exchange.
+    The error quotes only the service and the client, and the zone of each backend has an entry for this exchange.
     """
     family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
     icmp = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}[version]
-    with World(NAT, backends=1, weights=(1,), serve=False) as world:
-        client_host, backend_host = world.lab.client, world.lab.backends[0]
+    with PoolLab(NAT, backends=1, weights=(1,), serve=False) as pool_lab:
+        client_host, backend_host = pool_lab.lab.client, pool_lab.lab.backends[0]
         with backend_host.call(socket.socket, family, socket.SOCK_DGRAM) as backend:
             backend.settimeout(2)
             backend.bind(("", BACKEND_PORT))
             with client_host.call(socket.socket, family, socket.SOCK_DGRAM) as client:
                 client.sendto(b"?", (vip(version), PORT))
                 _, peer = backend.recvfrom(100)
-            with client_host.tap() as at_client, backend_host.tap() as at_backend:
+            with Tap(client_host) as at_client, Tap(backend_host) as at_backend:
                 backend.sendto(b"late", peer)
-                # On one machine the reply, the error and what becomes of it are all done when sendto() returns.
+                # On one machine, the reply and the error have been handled when sendto() returns.
                 assert icmp in [packet.protocol for packet in at_client.packets() if packet.outgoing]
                 assert icmp not in [packet.protocol for packet in at_backend.packets() if not packet.outgoing]

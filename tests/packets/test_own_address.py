@@ -1,6 +1,6 @@
-"""What is sent to a service's address is not always a request: replies take no turns, own questions are answered.
+"""Packets to a service's address that are not requests: replies take no turns, own requests get replies.
 
-A client's port is the service's here, as NTP, SIP, IKE, DHCP relays and many others have it. ONE socket a client.
+Clients send from the service's port here, like NTP, SIP, IKE, DHCP relays and many others, each with ONE socket.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
-from packets.world import NAT, World, vip
+from error_queue import ErrorQueueClient
+from pool_lab import NAT, PoolLab, vip
+from tcp_connections import TcpConnection, TcpServers
 
 from nftlb.compiler.cautions import cautions
-from nftlb.kernel.nft_version import read_version
+from nftlb.kernel.libnftables import read_version
 from nftlb.lab import Lab
 from nftlb.model import Backend, Config, Forward, Listener, Per, Pool, Protocol, SourceKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nftlb.lab import Answer, Host
+    from nftlb.lab import DatagramResult, Host
 
 PORT = 123
 VERSION = pytest.mark.parametrize("version", [4, 6])
@@ -33,11 +35,11 @@ OFFLOAD = pytest.mark.parametrize("offload", [True, False], ids=["offload", "no-
 
 
 class Place(Enum):
-    """Where the service's address is."""
+    """The place of the service's address."""
 
     TOWARDS = "on the interface towards the first backend, so that `masquerade` picks it"
     NAMED = "on the loopback interface, and `source` names it"
-    ONLY = "on the only interface, in one segment with everybody"
+    ONLY = "on the only interface, in one segment with all other hosts"
 
     def __str__(self) -> str:
         return self.name.lower()
@@ -53,8 +55,8 @@ class Place(Enum):
 PLACE = pytest.mark.parametrize("place", Place, ids=str)
 
 
-class Site(World):
-    """A lab without servers, in which clients, the service and two backends use one and the same port."""
+class Site(PoolLab):
+    """A lab without servers, in which clients, the service and two backends use the same port."""
 
     def __init__(self, place: Place, version: int, port: int = PORT, *, offload: bool = True) -> None:
         super().__init__(NAT, serve=False)
@@ -77,20 +79,20 @@ class Site(World):
         )
 
     def keep(self) -> Pool:
-        """The pool whose backends see the clients' own addresses."""
+        """The pool with `source: keep`, whose backends see the clients' own addresses."""
         return replace(self.pool(), source=SourceKind.KEEP, source_addresses=())
 
     def listener(self, first: int, last: int = 0, protocol: Protocol = Protocol.UDP) -> Listener:
         return Listener(ip_address(self.service[0]), first, last or first, protocol)
 
     def ask(self, host: Host, count: int, *, port: int | None = None, address: str = "") -> list[str]:
-        """Who answers one socket of a host, datagram by datagram; answers count only if they are from the service."""
+        """The backends that reply to one socket of a host, datagram by datagram; empty if not from the service."""
         number = self.number if port is None else port
         with host.connect(self.service, source_port=number, source_address=address, connected=False) as client:
             return answered_by(client.exchange(count), self.service)
 
     def ask_others(self, host: Host, count: int, *, port: int | None = None) -> list[str]:
-        """Who answers the balancer itself when it asks a server on another host, from the service's address."""
+        """The servers that reply to requests of the balancer itself, from the service's address to another host."""
         target, number = (host.address(self.version), self.number), self.number if port is None else port
         with (
             self.lab.serve(self.number, backends=[host]),
@@ -101,7 +103,7 @@ class Site(World):
             return answered_by(client.exchange(count), target)
 
 
-def answered_by(answers: Sequence[Answer], source: tuple[str, int]) -> list[str]:
+def answered_by(answers: Sequence[DatagramResult], source: tuple[str, int]) -> list[str]:
     return [answer.backend if answer.source == source else f"{answer.backend} as {answer.source}" for answer in answers]
 
 
@@ -110,19 +112,19 @@ def answered_by(answers: Sequence[Answer], source: tuple[str, int]) -> list[str]
 @PLACE
 @pytest.mark.parametrize("port", [123, 5060])
 def test_replies_take_no_turns(place: Place, version: int, port: int, offload: bool) -> None:
-    """A client whose port is the service's meets the backends in strict turn, and is answered by the service."""
+    """A client whose port is the service's port reaches the backends in strict turn, with replies from the service."""
     with Site(place, version, port, offload=offload) as site, site.lab.serve(port):
         assert ["b1", "b2"] * 15 == site.ask(site.lab.client, 30)
 
 
 @VERSION
 @PLACE
-def test_replies_take_no_turns_of_a_weighted_wheel(place: Place, version: int) -> None:
+def test_replies_take_no_turns_of_a_weighted_pool(place: Place, version: int) -> None:
     """Weights of 3 to 1 are kept, and slots interleaved."""
     with Site(place, version) as site, site.lab.serve(PORT):
         pool = site.pool()
-        one, other = pool.backends
-        site.load(replace(pool, backends=(replace(one, weight=3), other)))
+        first, other = pool.backends
+        site.load(replace(pool, backends=(replace(first, weight=3), other)))
         found = site.ask(site.lab.client, 48)
     assert [found[:4]] * 12 == [found[at : at + 4] for at in range(0, 48, 4)]
     assert ["b1", "b1", "b1", "b2"] == sorted(found[:4])
@@ -131,7 +133,7 @@ def test_replies_take_no_turns_of_a_weighted_wheel(place: Place, version: int) -
 @VERSION
 @PLACE
 def test_replies_take_no_turns_of_another_pool(place: Place, version: int) -> None:
-    """Neither those of a pool that a client's port belongs to by chance, nor do connections of `per: flow` take any."""
+    """This holds for a pool that by chance has a client's port, and for connections of `per: flow`."""
     with Site(place, version) as site, site.lab.serve([PORT, 514]):
         flows = replace(site.pool(), name="flows", listen=(site.listener(514),), per=Per.FLOW)
         site.load(site.pool(), flows)
@@ -144,7 +146,7 @@ def test_replies_take_no_turns_of_another_pool(place: Place, version: int) -> No
 @VERSION
 @PLACE
 def test_many_clients_with_a_privileged_port(place: Place, version: int) -> None:
-    """More clients than there are privileged ports: by itself, conntrack would look for a port below 512 for each."""
+    """There are more clients than privileged ports. By default, conntrack would use a port below 512 for each."""
     clients, net = 700, {4: "10.99.{}.{}", 6: "2001:db8:99::{:x}:{:x}"}[version]
     addresses = [net.format(number // 250, number % 250 + 1) for number in range(clients)]
     with Site(place, version) as site, site.lab.serve(PORT), ExitStack() as stack:
@@ -166,10 +168,10 @@ def test_many_clients_with_a_privileged_port(place: Place, version: int) -> None
 @OFFLOAD
 @PLACE
 def test_errors_reach_the_client(place: Place, version: int, offload: bool) -> None:
-    """A dead server: the client's connected socket is told at once, by the service."""
+    """After a server dies, the client's connected socket gets the error at once, from the service."""
     with (
         Site(place, version, offload=offload) as site,
-        site.lab.client.connect(site.service, source_port=PORT, error_queue=True) as client,
+        ErrorQueueClient(site.lab.client, site.service, source_port=PORT) as client,
     ):
         answers = client.exchange(4)
         assert [errno.ECONNREFUSED] * 4 == [answer.error.errno if answer.error else 0 for answer in answers]
@@ -179,10 +181,10 @@ def test_errors_reach_the_client(place: Place, version: int, offload: bool) -> N
 @VERSION
 @OFFLOAD
 @PLACE
-def test_own_questions_are_answered(place: Place, version: int, offload: bool) -> None:
-    """The balancer asks a server outside from the service's address and port, before and after that host is a client.
+def test_own_requests_get_replies(place: Place, version: int, offload: bool) -> None:
+    """The balancer sends requests from the service's address and port to a host, before and after it is a client.
 
-    What the other host asks goes to the backends all the while, and what it answers takes no turns.
+    All requests of that host go to the backends, and its replies take no turns.
     """
     with Site(place, version, offload=offload) as site:
         peer = site.lab.clients[1]
@@ -197,8 +199,8 @@ def test_own_questions_are_answered(place: Place, version: int, offload: bool) -
 @VERSION
 @PLACE
 @pytest.mark.parametrize("per", Per)
-def test_own_questions_to_peers(place: Place, version: int, per: Per) -> None:
-    """Peers that ask each other from one and the same port each get their own answers, in pools by flow too."""
+def test_own_requests_to_peers(place: Place, version: int, per: Per) -> None:
+    """Peers that send requests to each other from the same port get their own replies, also in pools by flow."""
     with Site(place, version) as site:
         site.load(replace(site.pool(), per=per))
         peer = site.lab.clients[1]
@@ -213,24 +215,24 @@ def test_own_questions_to_peers(place: Place, version: int, per: Per) -> None:
 @VERSION
 @PLACE
 @pytest.mark.parametrize("source", [SourceKind.MASQUERADE, SourceKind.KEEP])
-def test_own_questions_from_a_range(place: Place, version: int, source: SourceKind) -> None:
-    """The balancer's ephemeral ports are the service's: its questions, health checks for instance, take no turns."""
+def test_own_requests_from_a_range(place: Place, version: int, source: SourceKind) -> None:
+    """The service has the balancer's ephemeral ports: its own requests, such as health checks, take no turns."""
     with Site(place, version, 40000) as site, site.lab.serve(40000):
         site.load(
             replace(
                 site.pool() if source is SourceKind.MASQUERADE else site.keep(), listen=(site.listener(32768, 60999),)
             )
         )
-        masked = place is Place.ONLY and source is SourceKind.KEEP  # those in one segment answer past the balancer
-        count = 4 if source is SourceKind.MASQUERADE else 5  # so that turns taken by answers would show
+        masked = place is Place.ONLY and source is SourceKind.KEEP  # backends in one segment reply past the balancer
+        count = 4 if source is SourceKind.MASQUERADE else 5  # so that turns taken by replies would show
         if not masked:
             assert ["b1"] == site.ask(site.lab.client, 1, port=0)
         assert ["client2"] * count == site.ask_others(site.lab.clients[1], count, port=0)
         if not masked:
             assert ["b2"] == site.ask(site.lab.client, 1, port=0)
-        one = site.lab.backends[0]
+        backend = site.lab.backends[0]
         with site.lab.balancer.connect(
-            (one.address(version), 40000), source_address=site.service[0], source_port=50000
+            (backend.address(version), 40000), source_address=site.service[0], source_port=50000
         ) as check:
             assert ["b1"] * 3 == [answer.backend for answer in check.exchange(3)]
         if not masked:
@@ -241,7 +243,7 @@ def test_own_questions_from_a_range(place: Place, version: int, source: SourceKi
 @PLACE
 @pytest.mark.parametrize("source", [SourceKind.MASQUERADE, SourceKind.KEEP])
 def test_client_on_the_balancer(place: Place, version: int, source: SourceKind) -> None:
-    """A socket on the balancer whose address and port are the service's asks that service, and takes strict turns."""
+    """A socket on the balancer with the service's own address and port is a client, and takes strict turns."""
     with Site(place, version) as site, site.lab.serve(PORT):
         site.load(site.pool() if source is SourceKind.MASQUERADE else site.keep())
         assert ["b1", "b2"] * 6 == site.ask(site.lab.balancer, 12, address=site.service[0])
@@ -251,7 +253,7 @@ def test_client_on_the_balancer(place: Place, version: int, source: SourceKind) 
 @OFFLOAD
 @PLACE
 def test_client_on_a_backend(place: Place, version: int, offload: bool) -> None:
-    """A backend asks the service that it belongs to, from the service's port."""
+    """A backend may be a client of its own service, from the service's port."""
     with Site(place, version, offload=offload) as site, site.lab.serve(PORT, backends=site.lab.backends[1:]):
         site.load(replace(site.pool(), backends=site.pool().backends[1:]))
         assert ["b2"] * 6 == site.ask(site.lab.backends[0], 6)
@@ -267,51 +269,51 @@ def test_client_on_a_backend(place: Place, version: int, offload: bool) -> None:
 def test_a_backend_that_is_its_own_client(
     place: Place, version: int, offload: bool, per: Per, translated: bool
 ) -> None:
-    """`source: keep`: it is answered by the service at its own turns too, and only there it sees another address."""
+    """`source: keep`: its own turns get replies from the service too, and only these have another source address."""
     server = 5353 if translated else PORT
     with Site(place, version, offload=offload) as site, site.lab.serve(server) as servers:
         site.load(replace(site.pool(server if translated else 0), per=per, source=SourceKind.KEEP, source_addresses=()))
-        one = site.lab.backends[0]
+        backend = site.lab.backends[0]
         if per is Per.PACKET:
-            assert ["b1", "b2"] * 4 == site.ask(one, 8, port=0)
+            assert ["b1", "b2"] * 4 == site.ask(backend, 8, port=0)
         else:
-            assert ["b1", "b2"] * 2 == [site.ask(one, 1, port=0)[0] for _ in range(4)]
+            assert ["b1", "b2"] * 2 == [site.ask(backend, 1, port=0)[0] for _ in range(4)]
         seen = {record.backend: record.source[0] for record in servers.received}
-    assert seen["b2"] == one.address(version)
-    assert seen["b1"] != one.address(version)
+    assert seen["b2"] == backend.address(version)
+    assert seen["b1"] != backend.address(version)
 
 
 @VERSION
 @pytest.mark.parametrize("place", [Place.TOWARDS, Place.NAMED], ids=str)
 def test_a_backend_that_is_its_own_client_over_tcp(place: Place, version: int) -> None:
-    """`source: keep`: connections that a backend opens to its own service, and gets itself, are answered."""
-    with Site(place, version) as site, site.lab.serve_tcp(PORT):
+    """`source: keep`: a backend can open connections to its own service, also if it gets them itself."""
+    with Site(place, version) as site, TcpServers(site.lab.backends, PORT):
         site.load(replace(site.keep(), listen=(site.listener(PORT, protocol=Protocol.TCP),)))
         for expected in ("b1", "b2", "b1"):
-            with site.lab.backends[0].dial(site.service) as flow:
+            with TcpConnection(site.lab.backends[0], site.service) as flow:
                 assert (expected, b"echo") == (flow.backend, flow.echo(b"echo"))
 
 
 @VERSION
 @PLACE
 def test_tcp_from_the_services_port(place: Place, version: int) -> None:
-    """Connections go by themselves: from a client at the service's port, and of the balancer from there to a server."""
-    with Site(place, version) as site, site.lab.serve_tcp(PORT), site.lab.serve_tcp(80, backends=site.lab.clients[1:]):
+    """TCP works from a client at the service's port, and from the balancer at this port to a server."""
+    with Site(place, version) as site, TcpServers(site.lab.backends, PORT), TcpServers(site.lab.clients[1:], 80):
         site.load(replace(site.pool(), listen=(site.listener(PORT, protocol=Protocol.TCP),)))
-        with site.lab.client.dial(site.service, source_port=PORT) as flow:
+        with TcpConnection(site.lab.client, site.service, source_port=PORT) as flow:
             assert ("b1", b"echo") == (flow.backend, flow.echo(b"echo"))
         target = (site.lab.clients[1].address(version), 80)
         with site.lab.balancer.call(socket.create_connection, target, 2, site.service) as own:
             assert b"client2" in own.recv(100)
-        with site.lab.clients[1].dial(site.service, source_port=PORT) as flow:
+        with TcpConnection(site.lab.clients[1], site.service, source_port=PORT) as flow:
             assert ("b2", b"echo") == (flow.backend, flow.echo(b"echo"))
 
 
 @VERSION
 @pytest.mark.parametrize("place", [Place.TOWARDS, Place.NAMED], ids=str)
 def test_tcp_beside_a_stateless_pool(place: Place, version: int) -> None:
-    """Replies of a `nat` pool's connections don't go to a `stateless` pool at whose port the client happens to be."""
-    with Site(place, version) as site, site.lab.serve_tcp(80):
+    """Replies of a `nat` pool don't go to a `stateless` pool that by chance has the client's port."""
+    with Site(place, version) as site, TcpServers(site.lab.backends, 80):
         pools = [
             replace(site.pool(), name="web", listen=(site.listener(80, protocol=Protocol.TCP),)),
             replace(
@@ -325,7 +327,7 @@ def test_tcp_beside_a_stateless_pool(place: Place, version: int) -> None:
         ]
         site.load(*pools)
         for client, expected in zip(site.lab.clients, ("b1", "b2"), strict=True):
-            with client.dial((site.service[0], 80), source_port=PORT) as flow:
+            with TcpConnection(client, (site.service[0], 80), source_port=PORT) as flow:
                 assert (expected, b"echo") == (flow.backend, flow.echo(b"echo"))
 
 
@@ -357,7 +359,7 @@ table {ip} nftlb {{
     chain pool/own/4b0170b4 {{ numgen inc mod 2 vmap {{ 0 : goto backend/own/b1, 1 : goto backend/own/b2 }}; }}
 }}
 """
-"""What was written before sources had a range of ports."""
+"""The rules of versions without a range of source ports."""
 POSTROUTING = "chain postrouting {{{{ type nat hook postrouting priority srcnat; {rule}; }}}}"
 BEFORE = {
     SourceKind.MASQUERADE: (
@@ -376,11 +378,11 @@ BEFORE = {
 
 
 SWAPS_NO_KEYS = (1, 1, 3)
-"""The latest nft that is known to load maps by zone as they are written."""
+"""The latest nft that is known to load maps by zone unchanged."""
 
 
 def earlier(site: Site, source: SourceKind) -> str:
-    """The rules that an earlier version had for the site's pool."""
+    """An earlier version's rules for the site's pool."""
     b1, b2 = (host.address(site.version) for host in site.lab.backends)
     words = {"ip": {4: "ip", 6: "ip6"}[site.version], "address": f"ipv{site.version}_addr", "service": site.service[0]}
     sources, postrouting = (text.format(**words) for text in BEFORE[source])
@@ -395,8 +397,8 @@ def earlier(site: Site, source: SourceKind) -> str:
 
 @VERSION
 @PLACE
-def test_upgrade_under_way(place: Place, version: int) -> None:
-    """A socket that goes on through an upgrade gets strict turns at once, and the answers to what it asked before."""
+def test_upgrade_with_requests_in_flight(place: Place, version: int) -> None:
+    """After an upgrade a socket gets strict turns at once, and the replies to its earlier requests."""
     with Site(place, version) as site, ExitStack() as stack:
         pool = site.pool()
         site.applier.remove()
@@ -421,7 +423,7 @@ def test_upgrade_under_way(place: Place, version: int) -> None:
             server.close()
         with site.lab.serve(PORT):
             found = answered_by(client.exchange(12), site.service)
-        # What was asked before goes to the service's port, so each answer to that may take a last turn.
+        # Replies to earlier requests go to the service's port, so each of them may take a last turn.
         assert found in (["b1", "b2"] * 6, ["b2", "b1"] * 6)
         assert not site.lab.balancer.call(site.applier.diff, Config(pools=(pool,)))
 
@@ -429,7 +431,7 @@ def test_upgrade_under_way(place: Place, version: int) -> None:
 @VERSION
 @PLACE
 def test_a_new_listener_inside_the_range(place: Place, version: int) -> None:
-    """A reload takes a port from the range that a socket leaves from: its replies take no turns of the new pool."""
+    """A reload takes the source port of a socket out of the range: its replies take no turns of the new pool."""
     with Site(place, version) as site, site.lab.serve(PORT), ExitStack() as stack:
         client = stack.enter_context(site.lab.client.connect(site.service, source_port=50000, connected=False))
         assert ["b1", "b2"] == answered_by(client.exchange(2), site.service)
@@ -446,9 +448,9 @@ def test_a_new_listener_inside_the_range(place: Place, version: int) -> None:
 @VERSION
 @pytest.mark.parametrize("source", [SourceKind.MASQUERADE, SourceKind.KEEP])
 def test_dhcp_servers_answer_the_relay(version: int, source: SourceKind) -> None:
-    """A DHCP server answers at the address of the relay. With `keep` that is from the service, otherwise it is not.
+    """A DHCP server replies to the relay's address. Only with `keep` the reply comes from the service.
 
-    `check` warns of the latter.
+    Otherwise, `check` warns.
     """
     with Site(Place.TOWARDS, version, 67) as site, ExitStack() as stack:
         site.load(site.keep() if source is SourceKind.KEEP else site.pool())
@@ -469,8 +471,8 @@ def test_dhcp_servers_answer_the_relay(version: int, source: SourceKind) -> None
 
 
 @VERSION
-def test_one_socket_at_two_services_with_one_server(version: int) -> None:
-    """`source: keep`: answers are right, but the server sees another port at the second service, as `doctor` says."""
+def test_a_socket_that_uses_two_services_with_the_same_server(version: int) -> None:
+    """`source: keep`: replies are right, but the server sees another port at the second service; `doctor` warns."""
     with Site(Place.NAMED, version) as site, site.lab.serve(PORT) as servers:
         kept = replace(site.keep(), backends=site.pool(PORT).backends[:1])
         other = replace(kept, name="other", listen=(site.listener(514),))

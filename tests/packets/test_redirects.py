@@ -1,20 +1,20 @@
-"""`dsr` in one segment: the balancer must not tell clients to pass it by."""
+"""`dsr` in one segment: the balancer must not redirect clients past itself."""
 
 from __future__ import annotations
 
 import pytest
-from packets.world import DSR, PORT, World, vip
+from pool_lab import DSR, PORT, PoolLab, vip
 
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_client_is_not_redirected(version: int) -> None:
-    """A client in the backends' segment whose router is the balancer goes on being balanced, packet by packet.
+    """The packets of a client in the backends' segment, whose router is the balancer, stay balanced one by one.
 
-    Without a rule against it the kernel sends an ICMP redirect for nearly every packet, and the client then sends all
-    of them to one backend.
+    Without a rule against redirects, the kernel sends an ICMP redirect for nearly every packet, and the client then
+    sends all packets to the same backend.
     """
-    with World(DSR) as world:
-        lab = world.lab
+    with PoolLab(DSR) as pool_lab:
+        lab = pool_lab.lab
         lab.client.sysctl("net.ipv4.conf.eth0.accept_redirects", 1)
         lab.client.sysctl("net.ipv6.conf.eth0.accept_redirects", 1)
         router = {4: "198.51.100.1", 6: "2001:db8:1::1"}[version]

@@ -1,62 +1,90 @@
-"""Three thousand swaps under a blast: nothing is lost, doubled, sent outside its set, or answered from elsewhere."""
+"""Three thousand swaps under full load: no datagram is lost, doubled, or outside its set; replies are the service's.
+
+In the modes on the ingress hook, a packet that the rules there miss would still reach a backend by the ordinary chains.
+So a rule of the test drops such packets, and they count as lost.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from lab.blaster import Membership as Members
-from packets.world import DSR_INGRESS, MODES, NAT, PORT, STATELESS, World, down, vip
+from blaster import Membership as Members
+from nft_listing import parse_table
+from pool_lab import DSR_INGRESS, FORMS, MODES, NAT, PORT, STATELESS, STATELESS_EARLY, PoolLab, down, vip
 
 from nftlb.model import Config
+from nftlb.ruleset import Chain, Operation, Rules, Ruleset, TableFamily, Transaction, Verb
 
 if TYPE_CHECKING:
-    from lab.blaster import Blaster, Sender
-    from packets.world import Mode
+    from blaster import Blaster, Sender
+    from pool_lab import Mode
 
-pytest_plugins = ("lab.fixtures",)
+    from nftlb.ruleset import Table
+
+pytest_plugins = ("lab_fixtures",)
 pytestmark = pytest.mark.alone
 
 EVERYONE = ("b1", "b2", "b3")
 SETS = (EVERYONE, ("b1", "b2"), EVERYONE, ("b2", "b3"), EVERYONE, ("b1", "b3"), ("b2",), ("b3", "b1"))
 SWAPS = 3000
 PACE = 0.002  # seconds from one swap to the next
-# The sender's processor does the balancing too, so it has one of its own: twice as many datagrams a second.
+# The sender's processor does the balancing too, so the sender has a processor for itself: twice as many datagrams.
 SENDER, OTHERS = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
-CASES = [*((mode, 4) for mode in MODES), (NAT, 6), (STATELESS, 6), (DSR_INGRESS, 6)]
+CASES = [*((mode, 4) for mode in MODES), (NAT, 6), (STATELESS, 6), (STATELESS_EARLY, 6), (DSR_INGRESS, 6)]
 
 
-def swap_while(world: World, sender: Sender) -> list[Members]:
-    """Swap from set to set until the sender is through; return when which set was in force."""
-    os.sched_setaffinity(0, {OTHERS})  # of this thread, which ends with the experiment
+TRAP = f"""
+table inet trap {{
+    chain prerouting {{
+        type filter hook prerouting priority -450
+        ip daddr {vip(4)} udp dport {PORT} drop
+        ip6 daddr {vip(6)} udp dport {PORT} drop
+    }}
+}}
+"""
+
+
+def close_slow_path(pool_lab: PoolLab) -> None:
+    """Drop the packets that pass by the rules on the ingress hook, if the mode has such rules."""
+    if pool_lab.mode.ingress:
+        pool_lab.lab.nft(TRAP)
+
+
+def swap_while(pool_lab: PoolLab, sender: Sender) -> list[Members]:
+    """Swap from set to set until the sender has ended. Return the sets, each with its time."""
+    os.sched_setaffinity(0, {OTHERS})  # for this thread only, which ends with the experiment
     history = [Members(0, 0, frozenset(EVERYONE))]
     while sender.running and len(history) <= SWAPS:
         names = SETS[len(history) % len(SETS)]
         begin = time.monotonic_ns()
-        world.applier.update(down(*(set(EVERYONE) - set(names))))
+        pool_lab.applier.update(down(*(set(EVERYONE) - set(names))))
         history.append(Members(begin, end := time.monotonic_ns(), frozenset(names)))
-        time.sleep(max(0.0, PACE - (end - begin) / 1e9))  # the pace of the experiment, not a wait for anything
+        time.sleep(max(0.0, PACE - (end - begin) / 1e9))  # the pace of the experiment, not a wait for an event
     return history
 
 
 @pytest.mark.parametrize(("mode", "version"), CASES, ids=lambda value: f"{value}")
 @pytest.mark.parametrize("echo", [False, True], ids=["one-way", "replies"])
 def test_swaps_under_fire(blaster: Blaster, mode: Mode, version: int, echo: bool) -> None:
-    """Of a blast from one socket, while the set changes every two milliseconds, all arrive once, in their moment's set.
+    """All datagrams of a full load from one socket arrive once, in the set of their moment. It changes every 2 ms.
 
-    With replies, all are answered, and from the VIP alone.
+    With replies, each datagram gets a reply, and all replies come from the VIP.
     """
     count = 200_000 if echo else 1_000_000 if version == 4 else 300_000
-    with World(mode, serve=False) as world:
+    with PoolLab(mode, serve=False) as pool_lab:
+        close_slow_path(pool_lab)
         bind = vip(version) if mode.dsr else ""
         with blaster.sinks(
-            world.lab.backends, port=mode.port, version=version, address=bind, echo=echo, log=count, cpu=OTHERS
+            pool_lab.lab.backends, port=mode.port, version=version, address=bind, echo=echo, log=count, cpu=OTHERS
         ) as sinks:
-            sender = sinks.start(world.lab.client, (vip(version), PORT), count=count, replies=echo, cpu=SENDER)
-            history = world.lab.balancer.call(swap_while, world, sender)
+            sender = sinks.start(pool_lab.lab.client, (vip(version), PORT), count=count, replies=echo, cpu=SENDER)
+            history = pool_lab.lab.balancer.call(swap_while, pool_lab, sender)
             sent = sender.report()
         ledger = sinks.ledger(count)
     print(f"{mode} IPv{version}: {len(history) - 1} swaps, {sent.rate:.0f} datagrams/s, {ledger.counts}")  # noqa: T201
@@ -66,48 +94,160 @@ def test_swaps_under_fire(blaster: Blaster, mode: Mode, version: int, echo: bool
     if echo:
         own = f"{vip(4)}:{PORT}" if version == 4 else f"[{vip(6)}]:{PORT}"
         assert ({own: count}, count, 0) == (sent.sources, sent.replies, sent.duplicates)
-    assert len(history) > 100  # else nothing was shown
+    assert len(history) > 100  # with fewer swaps, the test would prove nothing
 
 
-def reload_while(world: World, sender: Sender) -> int:
-    """Take ports away from the range for new flows and give them back until the sender is through; return how often."""
+@pytest.mark.parametrize(
+    ("mode", "version", "form"),
+    [
+        *((mode, 4, form) for mode in MODES for form in FORMS),
+        *((mode, 6, "many addresses, a few ports") for mode in (NAT, STATELESS, DSR_INGRESS)),
+    ],
+    ids=lambda value: f"{value}",
+)
+def test_swaps_beside_other_services(blaster: Blaster, mode: Mode, version: int, form: str) -> None:
+    """Nothing is lost either if the rules find the service by its address, or by its port behind the address."""
+    count = 100_000
+    with PoolLab(mode, serve=False) as pool_lab:
+        pool_lab.load_with(FORMS[form])
+        close_slow_path(pool_lab)
+        bind = vip(version) if mode.dsr else ""
+        with blaster.sinks(
+            pool_lab.lab.backends, port=mode.port, version=version, address=bind, log=count, cpu=OTHERS
+        ) as sinks:
+            sender = sinks.start(pool_lab.lab.client, (vip(version), PORT), count=count, cpu=SENDER)
+            history = pool_lab.lab.balancer.call(swap_while, pool_lab, sender)
+            sent = sender.report()
+        ledger = sinks.ledger(count)
+    print(f"{mode} IPv{version} {form}: {len(history) - 1} swaps, {sent.rate:.0f}/s, {ledger.counts}")  # noqa: T201
+    assert (count, [], []) == (sent.sent, ledger.missing, ledger.twice)
+    assert [] == ledger.outside(history)
+    assert len(history) > 10  # with fewer swaps, the test would prove nothing
+
+
+def replace_while(pool_lab: PoolLab, sender: Sender, table: Table, chain: str) -> int:
+    """Replace the rule that chooses backends by the same rule with a map inside. Return the number of times."""
+    os.sched_setaffinity(0, {OTHERS})  # for this thread only, which ends with the experiment
+    slots = {
+        found.name: ", ".join(f"{slot.key} : {slot.data}" for slot in found.elements) for found in table.sets.values()
+    }
+    rules = [
+        re.sub(r"vmap @(\S+)", lambda found: f"vmap {{ {slots[found[1]]} }}", rule)
+        for rule in table.chains[chain].rules
+    ]
+    assert any("vmap {" in rule for rule in rules)
+    operations = (
+        Operation(Verb.FLUSH, table.family, Chain(chain)),
+        Operation(Verb.ADD, table.family, Rules(chain, tuple(rules))),
+    )
+    replaced = 0
+    while sender.running:
+        pool_lab.kernel.apply(Transaction(table.name, operations))
+        replaced += 1
+        time.sleep(PACE)  # the pace of the experiment, not a wait for anything
+    return replaced
+
+
+@pytest.mark.parametrize("mode", [NAT, DSR_INGRESS], ids=str)
+def test_a_map_inside_the_rule_loses_datagrams(blaster: Blaster, mode: Mode) -> None:
+    """If the map is inside the rule that is replaced, some of the datagrams are lost, and the ledger shows it."""
+    count = 1_000_000
+    with PoolLab(mode, serve=False) as pool_lab:
+        close_slow_path(pool_lab)
+        assert pool_lab.applier.accepted is not None
+        tables = pool_lab.applier.accepted.ruleset.tables
+        family, chain = (TableFamily.NETDEV, "pool/dns/ip") if mode.ingress else (TableFamily.IP, "prerouting-raw")
+        bind = vip(4) if mode.dsr else ""
+        with blaster.sinks(pool_lab.lab.backends, port=mode.port, address=bind, log=count, cpu=OTHERS) as sinks:
+            sender = sinks.start(pool_lab.lab.client, (vip(4), PORT), count=count, cpu=SENDER)
+            replaced = pool_lab.lab.balancer.call(replace_while, pool_lab, sender, tables[family], chain)
+            sent = sender.report()
+        missing = sinks.ledger(count).missing
+    print(f"{mode}: {replaced} times, {sent.rate:.0f} datagrams/s, {len(missing)} lost")  # noqa: T201
+    assert missing
+
+
+def reload_while(pool_lab: PoolLab, sender: Sender) -> int:
+    """Make the range of source ports smaller and larger until the sender has ended. Return the number of reloads."""
     os.sched_setaffinity(0, {OTHERS})
-    pool = world.pool()
-    listen = tuple(replace(one, first_port=40000, last_port=50000) for one in pool.listen)
+    pool = pool_lab.pool()
+    listen = tuple(replace(listener, first_port=40000, last_port=50000) for listener in pool.listen)
     more = replace(pool, name="more", listen=listen)
     reloads = 0
     while sender.running:
-        world.applier.load(Config(pools=(pool,) if reloads % 2 else (pool, more)))
+        pool_lab.applier.load(Config(pools=(pool,) if reloads % 2 else (pool, more)))
         reloads += 1
     return reloads
 
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_reloads_that_move_source_ports(blaster: Blaster, version: int) -> None:
-    """Each reload gives every backend another zone; all of a blast from one socket arrive once and are answered."""
+    """Each reload gives all backends other zones; all datagrams of one socket arrive once and get replies."""
     count = 200_000
-    with World(NAT, serve=False) as world:
+    with PoolLab(NAT, serve=False) as pool_lab:
         with blaster.sinks(
-            world.lab.backends, port=NAT.port, version=version, address="", echo=True, log=count, cpu=OTHERS
+            pool_lab.lab.backends, port=NAT.port, version=version, address="", echo=True, log=count, cpu=OTHERS
         ) as sinks:
-            sender = sinks.start(world.lab.client, (vip(version), PORT), count=count, replies=True, cpu=SENDER)
-            reloads = world.lab.balancer.call(reload_while, world, sender)
+            sender = sinks.start(pool_lab.lab.client, (vip(version), PORT), count=count, replies=True, cpu=SENDER)
+            reloads = pool_lab.lab.balancer.call(reload_while, pool_lab, sender)
             sent = sender.report()
         ledger = sinks.ledger(count)
     print(f"IPv{version}: {reloads} reloads, {sent.rate:.0f} datagrams/s, {ledger.counts}")  # noqa: T201
     assert (count, [], []) == (sent.sent, ledger.missing, ledger.twice)
     own = f"{vip(4)}:{PORT}" if version == 4 else f"[{vip(6)}]:{PORT}"
     assert ({own: count}, count, 0) == (sent.sources, sent.replies, sent.duplicates)
-    assert reloads > 5  # else nothing was shown
+    assert reloads > 5  # with fewer reloads, the test would prove nothing
+
+
+FORMER = Path(__file__).with_name("former_layouts")
+"""What earlier versions wrote in each mode: before maps of versions had names, for the pool of this lab; and with one
+look-up for all services, for this pool and the services of "many addresses, a few ports"."""
+LAYOUTS = {"before-named-maps": (), "one-look-up": FORMS["many addresses, a few ports"]}
+
+
+def upgrade_while(pool_lab: PoolLab, sender: Sender, former: Ruleset) -> int:
+    """Change between the former layout of the rules and the present one until the sender is through."""
+    os.sched_setaffinity(0, {OTHERS})  # of this thread, which ends with the experiment
+    assert pool_lab.applier.accepted is not None
+    present, swapper = pool_lab.applier.accepted.ruleset, pool_lab.applier.swapper
+    changes = 0
+    while sender.running:
+        target = present if changes % 2 else former
+        swapper.swap(target)
+        swapper.remove_leftovers(target)
+        changes += 1
+    return changes
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("mode", [mode for mode in MODES if not mode.early], ids=str)
+def test_upgrade_from_a_former_layout(blaster: Blaster, mode: Mode, layout: str) -> None:
+    """Of a blast from one socket, all arrive once while the rules change from the former layout and back."""
+    count = 500_000
+    text = (FORMER / layout / f"{mode}.nft").read_text()
+    blocks = re.findall(r"^table \S+ \S+ \{$.*?^\}$", text, re.DOTALL | re.MULTILINE)
+    former = Ruleset("nftlb", {one.family: one for one in (parse_table(block).table for block in blocks)})
+    with PoolLab(mode, serve=False) as pool_lab:
+        pool_lab.load_with(LAYOUTS[layout])
+        close_slow_path(pool_lab)
+        bind = vip(4) if mode.dsr else ""
+        with blaster.sinks(pool_lab.lab.backends, port=mode.port, address=bind, log=count, cpu=OTHERS) as sinks:
+            sender = sinks.start(pool_lab.lab.client, (vip(4), PORT), count=count, cpu=SENDER)
+            changes = pool_lab.lab.balancer.call(upgrade_while, pool_lab, sender, former)
+            sent = sender.report()
+        ledger = sinks.ledger(count)
+    print(f"{mode}: {changes} changes, {sent.rate:.0f} datagrams/s, {ledger.counts}")  # noqa: T201
+    assert (count, [], []) == (sent.sent, ledger.missing, ledger.twice)
+    assert changes > 3  # else nothing was shown
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_removed_backend_gets_nothing_after_the_commit(mode: Mode) -> None:
-    """Once `update` has returned, an old client's socket no longer reaches the backend; when it is back, it does."""
-    with World(mode) as world, world.lab.client.connect((vip(4), PORT)) as client:
+    """After `update`, the socket of an old client no longer reaches the backend; after its return, the socket does."""
+    with PoolLab(mode) as pool_lab, pool_lab.lab.client.connect((vip(4), PORT)) as client:
         assert ["b1", "b2", "b3"] * 2 == [answer.backend for answer in client.exchange(6)]
         for _ in range(20):
-            world.update(down("b2"))
+            pool_lab.update(down("b2"))
             assert ["b1", "b3"] * 2 == [answer.backend for answer in client.exchange(4)]
-            world.update(down())
+            pool_lab.update(down())
             assert ["b1", "b2", "b3"] == [answer.backend for answer in client.exchange(3)]

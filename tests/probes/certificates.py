@@ -1,4 +1,4 @@
-"""Certificates of every sort, made by openssl."""
+"""Certificates of different kinds, made by openssl."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ EARLY = ("20980101000000Z", "20991231000000Z")
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate authority in a directory of its own."""
+    """A certificate authority in a separate directory."""
 
     directory: Path
 
@@ -62,7 +62,7 @@ class Authority:
         return str(self.directory / "ca.pem")
 
     def server(self, name: str, alternatives: str, dates: tuple[str, str] = _ALWAYS) -> ssl.SSLContext:
-        """Return what a server has that is known by these names, such as `DNS:a.example,IP:::1`."""
+        """Return a server's certificate and key for these names, such as `DNS:a.example,IP:::1`."""
         self._openssl(
             *("req", "-config", "config", "-subj", f"/CN={name}", "-addext", f"subjectAltName={alternatives}"),
             *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),

@@ -1,4 +1,4 @@
-"""Small servers, and checks of them: every one is watched for what it leaves behind."""
+"""Small servers, and checks against them. Each check must leave no open files."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from nftlb.probes import Subject, probe_for, run
+from nftlb.probes import Subject, probe_for, run_probe
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-    from nftlb.health import Result
+    from nftlb.health import CheckResult
     from nftlb.model import AnyCheck
     from nftlb.probes import Probe
 
-# What is there for good need not be looked at again each time that files are counted.
+# Objects that stay need not be searched again each time that files are counted.
 gc.collect()
 gc.freeze()
 
 V4, V6 = "127.0.0.1", "::1"
 BOTH = (V4, V6)
 
-# A datagram server is what it answers to a request; a stream server is told of each connection.
+# A datagram server is a function from a request to replies; a stream server is called for each connection.
 Datagrams: TypeAlias = "Callable[[bytes], Iterable[bytes]]"
 Streams: TypeAlias = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]"
 
@@ -47,12 +47,12 @@ def subject(
 
 
 def open_files() -> int:
-    gc.collect()  # what loops of other tests left
+    gc.collect()  # leftovers of the loops of other tests
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - only their number matters
 
 
 def closed_port(kind: int = socket.SOCK_STREAM, host: str = V4) -> int:
-    """Return a port that nobody listens on."""
+    """A closed port."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as there:
         there.bind((host, 0))
         port: int = there.getsockname()[1]
@@ -61,7 +61,7 @@ def closed_port(kind: int = socket.SOCK_STREAM, host: str = V4) -> int:
 
 @asynccontextmanager
 async def datagrams(answer: Datagrams, host: str = V4, clients: list[str] | None = None) -> AsyncIterator[int]:
-    """Serve at the port that is yielded; `clients` gets the address of each."""
+    """Serve datagrams at the yielded port. `clients` gets the address of each client."""
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind((host, 0))
@@ -83,7 +83,7 @@ async def datagrams(answer: Datagrams, host: str = V4, clients: list[str] | None
 
 @asynccontextmanager
 async def streams(serve: Streams, host: str = V4, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Serve at the port that is yielded; connections are closed when `serve` returns."""
+    """Serve connections at the yielded port. A connection is closed when `serve` returns."""
     tasks = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -93,7 +93,7 @@ async def streams(serve: Streams, host: str = V4, tls: ssl.SSLContext | None = N
         try:
             await serve(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # a check need not wait for the end
+            pass  # a check may close the connection first
         finally:
             tasks.discard(task)
             writer.transport.abort() if tls is not None else writer.close()
@@ -111,7 +111,7 @@ async def streams(serve: Streams, host: str = V4, tls: ssl.SSLContext | None = N
 
 
 async def settle() -> None:
-    """Let transports close what they were told to close."""
+    """Let asyncio's transports finish closing."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -125,13 +125,13 @@ async def serving(stack: AsyncExitStack, server: Datagrams | Streams | None, kin
 
 def check_datagrams(
     check: AnyCheck, answer: Datagrams | None, host: str = V4, *, seconds: float = 5, count: bool = True
-) -> Result:
-    """Check a datagram server once; None: there is none. `count`: see what stays open."""
+) -> CheckResult:
+    """Check a datagram server once; None: a closed port. `count`: verify that no file stays open."""
 
-    async def main() -> Result:
+    async def main() -> CheckResult:
         async with AsyncExitStack() as stack:
             port = await serving(stack, answer, "datagrams", host)
-            check_once = clean if count else run
+            check_once = clean if count else run_probe
             return await check_once(probe_for(check), subject(host, port, seconds=seconds))
 
     return asyncio.run(main())
@@ -139,24 +139,24 @@ def check_datagrams(
 
 def check_streams(
     check: AnyCheck, serve: Streams | None, host: str = V4, *, seconds: float = 5, count: bool = True
-) -> Result:
-    """Check a stream server once; None: there is none. `count`: see what stays open."""
+) -> CheckResult:
+    """Check a stream server once; None: a closed port. `count`: verify that no file stays open."""
 
-    async def main() -> Result:
+    async def main() -> CheckResult:
         async with AsyncExitStack() as stack:
             port = await serving(stack, serve, "streams", host)
-            check_once = clean if count else run
+            check_once = clean if count else run_probe
             return await check_once(probe_for(check), subject(host, port, seconds=seconds))
 
     return asyncio.run(main())
 
 
-async def clean(probe: Probe, whom: Subject) -> Result:
-    """Check, and see that no file stays open; the first check of a loop opens what all later ones use."""
-    await run(probe, whom)
+async def clean(probe: Probe, whom: Subject) -> CheckResult:
+    """Check, and verify that no file stays open. The first check of a loop opens the files that later checks share."""
+    await run_probe(probe, whom)
     await _only(0)
     before = open_files()
-    result = await run(probe, whom)
+    result = await run_probe(probe, whom)
     await _only(before)
     return result
 
@@ -169,11 +169,11 @@ async def _only(before: int) -> None:
 
 
 async def cancelled(probe: Probe, whom: Subject, begun: asyncio.Event) -> None:
-    """Cancel a check once the server has seen it, and see that nothing stays open."""
-    for _ in range(2):  # the first time opens what all later ones use
+    """Cancel a check when the server has received it, and verify that no file stays open."""
+    for _ in range(2):  # the first check opens files that all later checks share
         begun.clear()
         before = open_files()
-        task = asyncio.create_task(run(probe, whom))
+        task = asyncio.create_task(run_probe(probe, whom))
         await begun.wait()
         task.cancel()
         await asyncio.wait([task])
@@ -182,7 +182,7 @@ async def cancelled(probe: Probe, whom: Subject, begun: asyncio.Event) -> None:
 
 
 def cancel_datagrams(check: AnyCheck, host: str = V4) -> None:
-    """Cancel a check of a server that is silent."""
+    """Cancel a check of a silent datagram server."""
 
     async def main() -> None:
         begun = asyncio.Event()
@@ -198,7 +198,7 @@ def cancel_datagrams(check: AnyCheck, host: str = V4) -> None:
 
 
 def cancel_streams(check: AnyCheck, host: str = V4) -> None:
-    """Cancel a check of a server that takes a connection and says nothing."""
+    """Cancel a check of a silent stream server."""
 
     async def main() -> None:
         begun = asyncio.Event()
@@ -214,17 +214,17 @@ def cancel_streams(check: AnyCheck, host: str = V4) -> None:
 
 
 def says(*replies: bytes) -> Datagrams:
-    """Make a datagram server that answers everything with these."""
+    """Make a datagram server that sends these replies to every request."""
     return lambda _: replies
 
 
 def silent(_: bytes) -> list[bytes]:
-    """Answer nothing."""
+    """Send no reply."""
     return []
 
 
 def sends(reply: bytes) -> Streams:
-    """Make a stream server that sends this and closes."""
+    """Make a stream server that sends these bytes and closes."""
 
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(reply)
@@ -234,13 +234,13 @@ def sends(reply: bytes) -> Streams:
 
 
 async def mute(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-    """Serve a stream by saying nothing until the client goes."""
+    """Serve a stream silently until the client closes it."""
     while await reader.read(4096):
         pass
 
 
 def no_files(directory: Path) -> list[tuple[Path, str]]:
-    """What can stand in the place of a file that a check needs, and what is said of it."""
+    """Unusable objects in the place of a check's file, and their messages."""
     fifo, large = directory / "fifo", directory / "large"
     os.mkfifo(fifo)
     with large.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Backends that answer to do harm: no answer costs a check more than so much, nor keeps others waiting."""
+"""Harmful replies of backends: no reply costs much time, or makes other tasks wait."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ import resource
 import socket
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from probing import subject
 
-from nftlb.model import Agent, Dns, Exec, Http, Radius, Sip, Snmp, Tcp, Transport, Udp
-from nftlb.probes import probe_for, run
+from nftlb.config import read_check
+from nftlb.model import Agent, AnyCheck, Dns, Exec, Radius, Sip, Snmp, Tcp, Transport, Udp
+from nftlb.probes import probe_for, run_probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nftlb.health import Result
+    from nftlb.health import CheckResult
     from nftlb.model import AnyCheck
 
 MEBIBYTE = 1024 * 1024
@@ -32,7 +34,7 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 @contextmanager
 def flood(first: bytes, again: bytes, pause: float = 0.0) -> Iterator[int]:
-    """A server that sends `first` to whoever connects, and then `again` for as long as the connection lasts."""
+    """A server that sends `first` to each client, and then `again` until the connection ends."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -51,7 +53,7 @@ def flood(first: bytes, again: bytes, pause: float = 0.0) -> Iterator[int]:
                     connection.recv(1 << 16)
                     while connection.recv(1 << 16):
                         pass
-                except OSError:  # it was enough
+                except OSError:  # the client closed the connection
                     pass
 
     thread = Thread(target=serve, daemon=True)
@@ -66,7 +68,7 @@ def flood(first: bytes, again: bytes, pause: float = 0.0) -> Iterator[int]:
 
 @contextmanager
 def echoes(reply: bytes, times: int) -> Iterator[int]:
-    """A server that answers a datagram with so many that hold this and then what it was asked."""
+    """A server that replies to a datagram `times` times, with `reply` and the request."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
 
@@ -89,10 +91,10 @@ def echoes(reply: bytes, times: int) -> Iterator[int]:
             thread.join()
 
 
-def check(wanted: AnyCheck, port: int, seconds: float = 1.0) -> tuple[Result, float, float, float]:
-    """Return the result of a check, the longest wait of another task meanwhile, and this thread's processor time."""
+def check(wanted: AnyCheck, port: int, seconds: float = 1.0) -> tuple[CheckResult, float, float, float]:
+    """The result of a check, the longest wait of another task meanwhile, and this thread's processor time."""
 
-    async def main() -> tuple[Result, float, float, float]:
+    async def main() -> tuple[CheckResult, float, float, float]:
         longest = 0.0
 
         async def other() -> None:
@@ -106,7 +108,7 @@ def check(wanted: AnyCheck, port: int, seconds: float = 1.0) -> tuple[Result, fl
         task = asyncio.create_task(other())
         await asyncio.sleep(0)
         before, began = time.thread_time(), time.monotonic()
-        result = await run(probe, subject(port=port, seconds=seconds))
+        result = await run_probe(probe, subject(port=port, seconds=seconds))
         took, elapsed = time.thread_time() - before, time.monotonic() - began
         await asyncio.sleep(0)
         task.cancel()
@@ -115,11 +117,11 @@ def check(wanted: AnyCheck, port: int, seconds: float = 1.0) -> tuple[Result, fl
     return asyncio.run(main())
 
 
-def http(**options: Any) -> Http:
-    return Http.model_validate(options)
+def http(**options: Any) -> AnyCheck:
+    return read_check("http", options)
 
 
-HEAD_TOO_LONG = "what came was not HTTP: Receive buffer too long"
+HEAD_TOO_LONG = "the reply was not HTTP: Receive buffer too long"
 SEARCHED = f'does not match "{EVIL_PATTERN}"'
 FLOODS: dict[str, tuple[AnyCheck, bytes, bytes, str]] = {
     "http-body": (http(body=EVIL_PATTERN), OK + b"Content-Length: 1048576\r\n\r\n" + EVIL, b"", SEARCHED),
@@ -131,18 +133,18 @@ FLOODS: dict[str, tuple[AnyCheck, bytes, bytes, str]] = {
     "http-status": (http(), b"HTTP/1.1 200 ", b"a" * 60000, HEAD_TOO_LONG),
     "http-headers": (http(), OK, b"a: b\r\n" * 10000, HEAD_TOO_LONG),
     "http-folded": (http(), OK + b"a: b\r\n", b" \r\n" * 20000, HEAD_TOO_LONG),
-    "http-provisional": (http(), b"", b"HTTP/1.1 100 Go on\r\n\r\n" * 3000, "10 provisional answers came"),
+    "http-provisional": (http(), b"", b"HTTP/1.1 100 Go on\r\n\r\n" * 3000, "10 provisional responses came"),
     "http-redirect": (http(), b"HTTP/1.1 302 No\r\nLocation: /\r\n\r\n", b"HTTP/1.1 302 No\r\n\r\n", "answered 302 No"),
     "https-records": (http(tls=True, verify=False), b"", b"\x16\x03\x03\x40\x00" * 10000, "TLS: "),
     "https-alerts": (http(tls=True, verify=False), b"", b"\x15\x03\x03\x00\x02\x01\x5a" * 9000, "TLS: "),
     "tcp-match": (Tcp(match=EVIL_PATTERN), b"", EVIL[:60000], "more than 65536 bytes without an end"),
     "tcp-slow-pattern": (Tcp(match="(a|b)*a(a|b){200}c"), b"", b"abbaab" * 10000, ""),
-    "dns-others": (Dns(transport=Transport.TCP), b"", b"\0\0" * 30000, "no answer within 1s; what came was not DNS"),
+    "dns-others": (Dns(transport=Transport.TCP), b"", b"\0\0" * 30000, "no answer within 1s; the reply was not DNS"),
     "dns-half": (
         Dns(transport=Transport.TCP),
         b"",
         b"\xff\xff" + b"x" * 65535,
-        "no answer within 1s; what came was not",
+        "no answer within 1s; the reply was not",
     ),
     "sip-others": (Sip(transport=Transport.TCP), b"", b"SIP/2.0 100 Trying\r\n\r\n" * 3000, "100 messages came"),
     "sip-alive": (Sip(transport=Transport.TCP), b"", b"\r\n" * 30000, "more than 2097152 bytes without an answer"),
@@ -151,25 +153,25 @@ FLOODS: dict[str, tuple[AnyCheck, bytes, bytes, str]] = {
 }
 
 
-def calm(wanted: AnyCheck, port: int, most: float) -> Result:
-    """Check, and see that nobody had to wait for it for long, and that the whole did not cost much."""
+def calm(wanted: AnyCheck, port: int, most: float) -> CheckResult:
+    """Check, and verify that no other task waited for long, and that the check cost little processor time."""
     for _ in range(3):
         result, longest, took, elapsed = check(wanted, port)
         if longest < most and took < 2 * most:
             break
     assert longest < most
     assert took < 2 * most
-    assert elapsed < 5  # it has a time-out of 1 s
+    assert elapsed < 5  # the time-out is 1 s
     return result
 
 
 @pytest.mark.parametrize("what", FLOODS)
 def test_floods(what: str) -> None:
-    """Whatever is sent without an end, the check ends soon, with a reason, and others have their turn."""
+    """For endless replies the check ends soon, with a reason, and other tasks run meanwhile."""
     wanted, first, again, reason = FLOODS[what]
 
     with flood(first, again) as port:
-        probed = wanted.model_copy(update={"port": port}) if isinstance(wanted, Agent) else wanted
+        probed = replace(wanted, port=port) if isinstance(wanted, Agent) else wanted
         result = calm(probed, port, 0.2)
 
     assert not result.passed
@@ -190,7 +192,7 @@ def test_floods(what: str) -> None:
     ids=["http-head", "http-body", "http-chunk", "https", "tcp", "sip", "dns"],
 )
 def test_single_bytes(wanted: AnyCheck, first: bytes) -> None:
-    """A server that sends a byte at a time, thousands in a second, is read a few times and is down at the time-out."""
+    """A server that sends thousands of single bytes per second is read only a few times, and fails at the time-out."""
     with flood(first, b"x", 0.0002) as port:
         result, _, took, _ = check(wanted, port)
 
@@ -200,7 +202,7 @@ def test_single_bytes(wanted: AnyCheck, first: bytes) -> None:
 
 
 def test_single_bytes_are_searched_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes in many pieces is not searched again for each."""
+    """A reply in many pieces is not searched again for each piece."""
     searches = 0
 
     async def fits(_: object, __: bytes) -> bool:
@@ -223,12 +225,12 @@ def test_single_bytes_are_searched_a_few_times(monkeypatch: pytest.MonkeyPatch) 
         (Sip(), b"SIP/2.0 200 OK\r\nCall-ID: x\r\n" + b" \r\n" * 6000),
         (Snmp(), b"\x30\x82\x05\x00" + b"\x30\x00" * 600),
         (Snmp(), b""),
-        (Radius.model_validate({"secret": "x"}), b"\x02\x01\x10\x00" + b"\x1a\x02" * 2046),
+        (Radius(secret="x"), b"\x02\x01\x10\x00" + b"\x1a\x02" * 2046),  # noqa: S106
     ],
     ids=["dns", "sip-headers", "sip-folded", "snmp", "snmp-request", "radius"],
 )
 def test_datagrams_that_are_no_answer(wanted: AnyCheck, reply: bytes) -> None:
-    """Thousands of them are looked at a few at a time; the check ends in its time."""
+    """Thousands of datagrams are read a few at a time; the check ends in time."""
     with echoes(reply, 2000) as port:
         result = calm(wanted, port, 0.2)
 
@@ -237,7 +239,7 @@ def test_datagrams_that_are_no_answer(wanted: AnyCheck, reply: bytes) -> None:
 
 
 def test_an_answer_behind_others_counts() -> None:
-    """A flood of some hundred datagrams does not hide the answer."""
+    """A flood of some hundred datagrams does not hide the reply."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
 
@@ -265,8 +267,8 @@ def test_a_datagram_that_is_searched(reply: bytes) -> None:
     assert SEARCHED in result.reason
 
 
-def test_the_slowest_pattern_keeps_nobody_waiting() -> None:
-    """RE2's slowest way is gone in another thread, without Python's lock."""
+def test_the_slowest_pattern_does_not_block_the_loop() -> None:
+    """The slowest searches of RE2 run in another thread, without Python's lock."""
     with echoes(b"abbaab" * 10000, 1) as port:
         result = calm(Udp(send="x", match="(a|b)*a(a|b){200}c"), port, 0.2)
 
@@ -274,23 +276,23 @@ def test_the_slowest_pattern_keeps_nobody_waiting() -> None:
 
 
 @pytest.mark.parametrize("script", ["yes", "while :; do printf x; done", "yes >&2"])
-def test_a_plugin_that_never_stops_talking(script: str) -> None:
-    """Its output is read now and then; the check ends at the time-out."""
+def test_endless_output_of_a_plugin_ends_at_the_time_out(script: str) -> None:
+    """Endless output is read with pauses; the check ends at the time-out."""
     result = calm(Exec(argv=("/bin/sh", "-c", script)), 1, 0.2)
 
     assert not result.passed
     assert result.reason.startswith("no answer within 1s")
 
 
-def test_a_plugin_that_says_much() -> None:
-    """What is too much is left out; the plugin can end nevertheless."""
+def test_excess_output_of_a_plugin_is_discarded() -> None:
+    """Excess output is discarded; the plugin can end nevertheless."""
     result, *_ = check(Exec(argv=("/bin/sh", "-c", "echo fine; yes | head -c 500000")), 1, 10.0)
 
     assert (True, "fine") == (result.passed, result.reason)
 
 
 def test_memory() -> None:
-    """Floods of a gigabyte each, were they kept, leave nothing behind."""
+    """Floods, each of which would fill a gigabyte if kept, leave no memory behind."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for what in ("http-endless", "http-digest", "http-headers", "sip-alive", "dns-half", "tcp-match"):
         wanted, first, again, _ = FLOODS[what]
@@ -302,7 +304,7 @@ def test_memory() -> None:
 
 
 def test_python_would_not_end() -> None:
-    """The attack is one: Python's own expressions take quadratic time for it."""
+    """This reply is an attack indeed: Python's own expressions take quadratic time for it."""
     before = time.thread_time()
     re.search(EVIL_PATTERN.encode(), EVIL[:12000])
     small = time.thread_time()

@@ -1,4 +1,4 @@
-"""The check that asks HAProxy's agent."""
+"""Agent checks."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from hypothesis import strategies as st
 from probing import BOTH, V4, cancelled, check_streams, clean, closed_port, mute, sends, streams, subject
 
 from nftlb.model import Admin, Agent
-from nftlb.probes import Answer, Failed, probe_for, run
-from nftlb.probes.agent import read
+from nftlb.probes import Failed, Success, probe_for, run_probe
+from nftlb.probes.agent import read_agent_reply
 
 if TYPE_CHECKING:
-    from nftlb.health import Result
+    from nftlb.health import CheckResult
 
 HEALTHY = [
-    (b"up", Answer("up")),
-    (b"up\n", Answer("up")),
-    (b"UP\r\n", Answer("up")),
-    (b"ready", Answer("ready", None, Admin.ENABLED)),
-    (b"drain", Answer("drain", None, Admin.DRAIN)),
-    (b"maint\n", Answer("maint", None, Admin.MAINTENANCE)),
-    (b"75%", Answer("75%", 75)),
-    (b"0%", Answer("0%", 0)),
-    (b"256%", Answer("256%", 256)),
-    (b"999999%", Answer("999999%", 25600)),
-    (b"up ready 50%\n", Answer("up ready 50%", 50, Admin.ENABLED)),
-    (b"\tup,drain ,75%", Answer("up drain 75%", 75, Admin.DRAIN)),
-    (b"ready maint 10% 20%", Answer("ready maint 10% 20%", 20, Admin.MAINTENANCE)),
-    (b"up#all is well, 3% load", Answer("up: all is well, 3% load")),
-    (b"up\ndown", Answer("up")),
-    (b"up\0down", Answer("up")),
-    (b"down up", Answer("down up")),
-    (b"up maxconn:30 \xff\n", Answer("up maxconn:30 \ufffd (not understood: maxconn:30 \ufffd)")),
+    (b"up", Success("up")),
+    (b"up\n", Success("up")),
+    (b"UP\r\n", Success("up")),
+    (b"ready", Success("ready", None, Admin.ENABLED)),
+    (b"drain", Success("drain", None, Admin.DRAIN)),
+    (b"maint\n", Success("maint", None, Admin.MAINTENANCE)),
+    (b"75%", Success("75%", 75)),
+    (b"0%", Success("0%", 0)),
+    (b"256%", Success("256%", 256)),
+    (b"999999%", Success("999999%", 25600)),
+    (b"up ready 50%\n", Success("up ready 50%", 50, Admin.ENABLED)),
+    (b"\tup,drain ,75%", Success("up drain 75%", 75, Admin.DRAIN)),
+    (b"ready maint 10% 20%", Success("ready maint 10% 20%", 20, Admin.MAINTENANCE)),
+    (b"up#all is well, 3% load", Success("up: all is well, 3% load")),
+    (b"up\ndown", Success("up")),
+    (b"up\0down", Success("up")),
+    (b"down up", Success("down up")),
+    (b"up maxconn:30 \xff\n", Success("up maxconn:30 \ufffd (not understood: maxconn:30 \ufffd)")),
 ]
 UNHEALTHY = [
     (b"down", "down", None, None),
@@ -55,16 +55,16 @@ UNHEALTHY = [
 
 
 @pytest.mark.parametrize(("said", "answer"), HEALTHY)
-def test_healthy(said: bytes, answer: Answer) -> None:
-    """Words change weight and admin state; the state, if any, is the last one named."""
-    assert answer == read(said)
+def test_healthy(said: bytes, answer: Success) -> None:
+    """Words change weight and admin state; the last state in the reply counts."""
+    assert answer == read_agent_reply(said)
 
 
 @pytest.mark.parametrize(("said", "reason", "weight", "admin"), UNHEALTHY)
 def test_unhealthy(said: bytes, reason: str, weight: int | None, admin: Admin | None) -> None:
-    """An agent that says down, or nothing that is known, fails; weight and admin state count nevertheless."""
+    """An agent that sends `down`, or no known word, fails; weight and admin state count nevertheless."""
     with pytest.raises(Failed) as failure:
-        read(said)
+        read_agent_reply(said)
 
     assert (reason, weight, admin) == (failure.value.reason, failure.value.weight, failure.value.admin)
 
@@ -72,15 +72,15 @@ def test_unhealthy(said: bytes, reason: str, weight: int | None, admin: Admin | 
 @pytest.mark.parametrize("host", BOTH)
 @pytest.mark.parametrize("said", [b"up 75% drain\n", b"down 75% drain"])
 def test_over_the_wire(host: str, said: bytes) -> None:
-    """What the agent wants is in the result, whether it is up or down."""
+    """The result has the agent's weight and admin state, whether the agent is up or down."""
     result = _check(said, host)
 
     assert (said.startswith(b"up"), said.strip().decode()) == (result.passed, result.reason)
     assert (75, Admin.DRAIN) == (result.weight, result.admin)
 
 
-def _check(said: bytes, host: str = V4) -> Result:
-    async def main() -> Result:
+def _check(said: bytes, host: str = V4) -> CheckResult:
+    async def main() -> CheckResult:
         async with streams(sends(said), host) as port:
             return await clean(probe_for(Agent(port=port)), subject(host))
 
@@ -88,13 +88,13 @@ def _check(said: bytes, host: str = V4) -> Result:
 
 
 def test_a_line_is_enough() -> None:
-    """An agent need not close; what it says may come in pieces, and is asked for where it waits for that."""
+    """An agent need not close the connection, may send its reply in pieces, and may wait for a request."""
     seen = []
 
     async def agent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen.append(await reader.readexactly(len("héy!!".encode())))
-        for each in b"drain\n":
-            writer.write(bytes([each]))
+        for byte in b"drain\n":
+            writer.write(bytes([byte]))
             await writer.drain()
             await asyncio.sleep(0)
         await reader.read()
@@ -109,14 +109,14 @@ def test_a_line_is_enough() -> None:
 
 
 def test_unreachable() -> None:
-    """An agent that can't be asked fails, and changes neither weight nor admin state."""
-    result = asyncio.run(run(probe_for(Agent(port=closed_port())), subject()))
+    """An agent that can't be reached fails, and changes neither weight nor admin state."""
+    result = asyncio.run(run_probe(probe_for(Agent(port=closed_port())), subject()))
 
     assert (False, "connection refused", None, None) == (result.passed, result.reason, result.weight, result.admin)
 
 
 def test_silent() -> None:
-    """An agent that says nothing is down."""
+    """A silent agent fails the check."""
 
     async def main() -> str:
         async with streams(mute) as port:
@@ -126,14 +126,14 @@ def test_silent() -> None:
 
 
 def test_too_much() -> None:
-    """A line without an end is given up."""
+    """An endless line fails the check."""
     result = _check(b"up " * 2000)
 
     assert (False, "more than 4096 bytes without an end") == (result.passed, result.reason)
 
 
 def test_cancelled() -> None:
-    """A check that is cancelled leaves no socket."""
+    """A cancelled check leaves no socket."""
 
     async def main() -> None:
         begun = asyncio.Event()
@@ -151,14 +151,14 @@ def test_cancelled() -> None:
 @settings(max_examples=300)
 @given(st.binary(max_size=300), st.lists(st.sampled_from([b"up", b"down", b"%", b"9%", b"#", b" ", b"maint"])))
 def test_any_bytes(noise: bytes, words: list[bytes]) -> None:
-    """Whatever comes, it is understood or it is not."""
+    """Arbitrary bytes give a result, and no other exception."""
     try:
-        answer = read(b"".join(words) + noise)
+        answer = read_agent_reply(b"".join(words) + noise)
     except Failed as failure:
-        answer = Answer(failure.reason, failure.weight)
+        answer = Success(failure.reason, failure.weight)
     assert answer.weight is None or 0 <= answer.weight <= 25600
 
 
-def test_the_backends_port_is_not_asked() -> None:
-    """An agent has its own port: that of the backend is not asked."""
+def test_an_agent_check_does_not_use_the_backends_port() -> None:
+    """An agent has its own port: the check does not use the backend's port."""
     assert not check_streams(Agent(port=closed_port()), sends(b"up")).passed

@@ -1,4 +1,4 @@
-"""The check that asks a DNS server."""
+"""DNS checks."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from probing import (
 )
 
 from nftlb.model import Dns, Rcode, RecordType, Transport
-from nftlb.probes import probe_for, run
+from nftlb.probes import probe_for, run_probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from probing import Datagrams
 
-    from nftlb.health import Result
+    from nftlb.health import CheckResult
 
 
 def answering(change: Callable[[dns.message.Message], object] = lambda _: None) -> Callable[[bytes], list[bytes]]:
-    """Answer every query correctly, but for what `change` does to the answer."""
+    """A server with right replies, except for the changes that `change` makes."""
 
     def serve(request: bytes) -> list[bytes]:
         response = dns.message.make_response(dns.message.from_wire(request))
@@ -53,7 +53,7 @@ def with_rcode(rcode: Rcode) -> Datagrams:
     return answering(lambda response: response.set_rcode(dns.rcode.from_text(rcode.value)))
 
 
-def over_tcp(serve: Datagrams, host: str = BOTH[0], check: Dns | None = None, seconds: float = 5) -> Result:
+def over_tcp(serve: Datagrams, host: str = BOTH[0], check: Dns | None = None, seconds: float = 5) -> CheckResult:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         size = int.from_bytes(await reader.readexactly(2), "big")
         for reply in serve(await reader.readexactly(size)):
@@ -66,7 +66,7 @@ def over_tcp(serve: Datagrams, host: str = BOTH[0], check: Dns | None = None, se
 
 @pytest.mark.parametrize("host", BOTH)
 def test_healthy(host: str) -> None:
-    """A server that answers is well."""
+    """A server that replies passes the check."""
     result = check_datagrams(Dns(name="example.com"), answering(), host)
 
     assert (True, "noerror") == (result.passed, result.reason)
@@ -74,7 +74,7 @@ def test_healthy(host: str) -> None:
 
 @pytest.mark.parametrize("host", BOTH)
 def test_healthy_over_tcp(host: str) -> None:
-    """The same over TCP."""
+    """A server that replies over TCP passes the check."""
     result = over_tcp(answering(), host)
 
     assert (True, "noerror") == (result.passed, result.reason)
@@ -83,7 +83,7 @@ def test_healthy_over_tcp(host: str) -> None:
 @pytest.mark.parametrize("kind", list(RecordType))
 @pytest.mark.parametrize("recursion", [True, False])
 def test_the_query(kind: RecordType, recursion: bool) -> None:
-    """Name, type and recursion are asked for as the check says, each time with an id of its own."""
+    """A query has the name, type and recursion of the check, and each query has another id."""
     seen = []
 
     def serve(request: bytes) -> list[bytes]:
@@ -92,12 +92,12 @@ def test_the_query(kind: RecordType, recursion: bool) -> None:
 
     assert check_datagrams(Dns(name="a_b.Example.com", type=kind, recursion=recursion), serve).passed
     query = dns.message.from_wire(seen[0])
-    assert [f"a_b.Example.com. IN {kind}"] == [str(each) for each in query.question]
+    assert [f"a_b.Example.com. IN {kind}"] == [str(question) for question in query.question]
     assert recursion == bool(query.flags & dns.flags.RD)
 
 
 def test_ids_differ() -> None:
-    """A query's id can't be foretold."""
+    """The ids of queries are unpredictable."""
     seen = set()
 
     async def main() -> None:
@@ -107,7 +107,7 @@ def test_ids_differ() -> None:
 
         async with datagrams(serve) as port:
             for _ in range(20):
-                await run(probe_for(Dns()), subject(port=port))
+                await run_probe(probe_for(Dns()), subject(port=port))
 
     asyncio.run(main())
     assert len(seen) > 10
@@ -115,7 +115,7 @@ def test_ids_differ() -> None:
 
 @pytest.mark.parametrize("answered", list(Rcode))
 def test_rcode(answered: Rcode) -> None:
-    """Only rcodes that the check names are healthy; the others are told."""
+    """Only the configured rcodes pass; the reason names other rcodes."""
     result = check_datagrams(Dns(name="example.com", rcode=(Rcode.NOERROR, Rcode.NXDOMAIN)), with_rcode(answered))
 
     healthy = answered in {Rcode.NOERROR, Rcode.NXDOMAIN}
@@ -124,14 +124,14 @@ def test_rcode(answered: Rcode) -> None:
 
 
 def test_other_rcode() -> None:
-    """An rcode without a name is told by its number."""
+    """The reason has the number of an rcode without a name."""
     result = check_datagrams(Dns(), answering(lambda response: response.set_rcode(dns.rcode.Rcode(13))))
 
     assert (False, "rcode 13, not noerror") == (result.passed, result.reason)
 
 
 def test_truncated() -> None:
-    """A truncated answer is an answer."""
+    """A truncated reply passes the check."""
 
     def truncate(response: dns.message.Message) -> None:
         response.flags |= dns.flags.TC
@@ -160,25 +160,25 @@ def _no_question(response: dns.message.Message) -> None:
 
 
 NOT_OURS = [
-    (_wrong_id, "what came was not the answer to our query"),
-    (_query, "what came was not the answer to our query"),
-    (_update, "what came was not the answer to our query"),
-    (_other_question, "what came was the answer to another question"),
-    (_no_question, "what came was the answer to another question"),
+    (_wrong_id, "the reply was not for our query"),
+    (_query, "the reply was not for our query"),
+    (_update, "the reply was not for our query"),
+    (_other_question, "the reply was for another question"),
+    (_no_question, "the reply was for another question"),
 ]
 
 
 @pytest.mark.parametrize(("change", "note"), NOT_OURS)
-def test_not_ours(change: Callable[[dns.message.Message], object], note: str) -> None:
-    """What does not answer our query is left aside; if nothing else comes, that is told."""
+def test_foreign_messages_are_ignored_and_named(change: Callable[[dns.message.Message], object], note: str) -> None:
+    """Messages that are not the reply are ignored, and named at the time-out."""
     result = check_datagrams(Dns(name="example.com"), answering(change), seconds=0.05)
 
     assert (False, f"no answer within 0.05s; {note}") == (result.passed, result.reason)
 
 
 @pytest.mark.parametrize("change", [change for change, _ in NOT_OURS])
-def test_not_ours_and_then_ours(change: Callable[[dns.message.Message], object]) -> None:
-    """The answer counts, whatever came before it."""
+def test_foreign_messages_before_the_reply_are_ignored(change: Callable[[dns.message.Message], object]) -> None:
+    """The reply counts, after any other datagrams."""
 
     def serve(request: bytes) -> list[bytes]:
         return [b"", b"short", *answering(change)(request), *answering()(request)]
@@ -188,15 +188,15 @@ def test_not_ours_and_then_ours(change: Callable[[dns.message.Message], object])
     assert tcp.passed
 
 
-def test_not_ours_over_tcp() -> None:
-    """TCP tells too what came in the answer's place."""
+def test_foreign_messages_over_tcp_are_named() -> None:
+    """Over TCP, too, the reason names other messages."""
     result = over_tcp(answering(_wrong_id), seconds=0.05)
 
-    assert "no answer within 0.05s; what came was not the answer to our query" == result.reason
+    assert "no answer within 0.05s; the reply was not for our query" == result.reason
 
 
 def test_refusal_without_the_question() -> None:
-    """A server that answers an error may leave the question out."""
+    """An error reply may lack the question."""
 
     def refuse(response: dns.message.Message) -> None:
         response.set_rcode(dns.rcode.REFUSED)
@@ -218,7 +218,7 @@ def test_case_of_the_question() -> None:
 
 @pytest.mark.parametrize("host", BOTH)
 def test_refused(host: str) -> None:
-    """Where nobody listens, the check fails at once."""
+    """At a closed port the check fails at once."""
     tcp = check_streams(Dns(transport=Transport.TCP), None, host)
     udp = check_datagrams(Dns(), None, host)
 
@@ -227,7 +227,7 @@ def test_refused(host: str) -> None:
 
 
 def test_silent() -> None:
-    """A server that says nothing is down."""
+    """A silent server fails the check."""
     udp = check_datagrams(Dns(), silent, seconds=0.05)
     tcp = check_streams(Dns(transport=Transport.TCP), mute, seconds=0.05)
 
@@ -236,7 +236,7 @@ def test_silent() -> None:
 
 @pytest.mark.parametrize("reply", [b"", b"\x00", b"\x00\x20short"])
 def test_closed_early(reply: bytes) -> None:
-    """A connection that ends within an answer fails at once."""
+    """A connection that is closed within a reply fails the check at once."""
     result = check_streams(Dns(transport=Transport.TCP), sends(reply))
 
     assert not result.passed
@@ -244,7 +244,7 @@ def test_closed_early(reply: bytes) -> None:
 
 
 def test_cancelled() -> None:
-    """A check that is cancelled leaves no socket."""
+    """A cancelled check leaves no socket."""
     cancel_datagrams(Dns())
     cancel_streams(Dns(transport=Transport.TCP))
 
@@ -252,14 +252,14 @@ def test_cancelled() -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=600), st.booleans())
 def test_any_bytes(noise: bytes, keep: bool) -> None:
-    """Whatever bytes come, also behind our id, there is a result."""
+    """Arbitrary bytes, also after our id, give a result."""
 
     async def main() -> None:
         def serve(request: bytes) -> list[bytes]:
             return [request[:2] + noise if keep else noise]
 
         async with datagrams(serve) as port:
-            result = await run(probe_for(Dns(name="example.com")), subject(port=port, seconds=0.01))
+            result = await run_probe(probe_for(Dns(name="example.com")), subject(port=port, seconds=0.01))
         assert result.reason.isprintable()
 
     asyncio.run(main())
@@ -268,13 +268,13 @@ def test_any_bytes(noise: bytes, keep: bool) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=100))
 def test_any_bytes_over_tcp(noise: bytes) -> None:
-    """The same over TCP."""
+    """Arbitrary bytes over TCP give a result."""
     result = check_streams(Dns(transport=Transport.TCP), sends(noise), seconds=1, count=False)
 
     assert not result.passed
 
 
-def test_nothing_else_is_read() -> None:
-    """Nonsense behind the question is no matter: the server is there."""
+def test_malformed_data_after_the_question_does_not_matter() -> None:
+    """Malformed data behind the question does not matter: the server works."""
     assert check_datagrams(Dns(), lambda request: [answering()(request)[0] + b"\xff" * 9]).passed
     assert not check_datagrams(Dns(), says(b"\xff" * 40), seconds=0.02).passed

@@ -1,4 +1,4 @@
-"""The check that runs a plugin."""
+"""Exec checks, which run a plugin."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import re
-import select
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,21 +14,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from probing import clean, open_files, subject
+from process_end import ends
 
 from nftlb.errors import SystemFault
 from nftlb.model import Exec
-from nftlb.probes import probe_for, run
+from nftlb.probes import probe_for, run_probe
 
 if TYPE_CHECKING:
-    from nftlb.health import Result
+    from nftlb.health import CheckResult
 
 
 def shell(script: str, *arguments: str) -> Exec:
     return Exec(argv=("/bin/sh", "-c", script, "sh", *arguments))
 
 
-def check(script: str, *arguments: str, seconds: float = 5, port: int | None = 53, **way: Any) -> Result:
-    async def main() -> Result:
+def check(script: str, *arguments: str, seconds: float = 5, port: int | None = 53, **way: Any) -> CheckResult:
+    async def main() -> CheckResult:
         whom = subject("2001:db8::1", port, seconds=seconds, **way)
         return await clean(probe_for(shell(script, *arguments)), whom)
 
@@ -62,7 +62,7 @@ def test_outcome(script: str, passed: bool, reason: str) -> None:
 
 
 def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plugin is told whom to check, and gets nothing else but PATH."""
+    """A plugin gets PATH, and variables with the backend to check, and no other variables."""
     monkeypatch.setenv("SECRET", "of ours")
     monkeypatch.setenv("PATH", "/bin:/usr/bin")
     script = 'echo "$NFTLB_POOL $NFTLB_BACKEND $NFTLB_ADDRESS $NFTLB_PORT ${SECRET-none} $PATH"'
@@ -74,17 +74,17 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_arguments_are_no_shell() -> None:
-    """Arguments reach the plugin as they are."""
+    """Arguments reach the plugin unchanged."""
     assert "$HOME;ls *" == check('[ "$2" = "a  b" ] && echo "$1"', "$HOME;ls *", "a  b").reason
 
 
 def test_no_input() -> None:
-    """A plugin that reads finds the end."""
+    """The plugin's standard input is empty."""
     assert check("cat; echo done").reason == "done"
 
 
 def test_much_output() -> None:
-    """A plugin that says a lot is not held up, and only its first line counts."""
+    """A plugin with much output does not block, and only its first line counts."""
     assert "yes" == check("yes yes | head -c 1000000").reason
     assert "exit status 2: yes" == check("yes yes | head -c 1000000 >&2; exit 2").reason
 
@@ -97,19 +97,6 @@ def test_one_long_line() -> None:
     assert "x" * 197 + "..." == result.reason
 
 
-def ends(pid: int) -> bool:
-    """Whether it is gone within a few seconds: who is killed needs a moment."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        ready, _, _ = select.select([descriptor], [], [], 5)
-    finally:
-        os.close(descriptor)
-    return bool(ready)
-
-
 def children() -> list[str]:
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 
@@ -118,12 +105,12 @@ def wait_for(file: Path) -> list[int]:
     return [int(pid) for pid in file.read_text().split()]
 
 
-# A plugin that starts another process, tells the numbers of both, and hangs: it does not even end when asked to.
+# A plugin that starts another process, writes the ids of both, and hangs, also after SIGTERM.
 HANGING = "trap '' TERM HUP INT; sleep 1000 & echo $$ $! > $1.new; mv $1.new $1; echo so far; wait; sleep 1000"
 
 
 def test_time_out_kills_all(tmp_path: Path) -> None:
-    """At the time-out the plugin and what it started are killed and reaped."""
+    """At the time-out, the plugin and its child processes are killed and reaped."""
     file = tmp_path / "pids"
 
     result = check(HANGING, str(file), seconds=0.5)
@@ -135,12 +122,12 @@ def test_time_out_kills_all(tmp_path: Path) -> None:
 
 
 def test_cancelled(tmp_path: Path) -> None:
-    """A check that is cancelled leaves no process and no pipe."""
+    """A cancelled check leaves no process and no pipe."""
     file = tmp_path / "pids"
 
     async def main() -> None:
         before = open_files()
-        task = asyncio.create_task(run(probe_for(shell(HANGING, str(file))), subject(seconds=50)))
+        task = asyncio.create_task(run_probe(probe_for(shell(HANGING, str(file))), subject(seconds=50)))
         while not file.exists():  # noqa: ASYNC110 - the plugin can't set an event
             await asyncio.sleep(0.001)
         task.cancel()
@@ -153,8 +140,8 @@ def test_cancelled(tmp_path: Path) -> None:
     assert [] == children()
 
 
-def test_what_is_left_behind_is_killed(tmp_path: Path) -> None:
-    """A plugin that ends does not leave others, and need not close what they write to."""
+def test_child_processes_of_an_ended_plugin_are_killed(tmp_path: Path) -> None:
+    """When a plugin ends, its child processes are killed, also if they keep its output open."""
     file = tmp_path / "pids"
 
     result = check("sleep 1000 & echo $! > $1; echo fine", str(file))
@@ -169,7 +156,7 @@ def test_many_at_once() -> None:
 
     async def main() -> None:
         probe = probe_for(shell("echo $NFTLB_ADDRESS"))
-        results = await asyncio.gather(*(run(probe, subject(f"192.0.2.{last}")) for last in range(1, 21)))
+        results = await asyncio.gather(*(run_probe(probe, subject(f"192.0.2.{last}")) for last in range(1, 21)))
         assert [f"192.0.2.{last}" for last in range(1, 21)] == [result.reason for result in results]
 
     asyncio.run(main())
@@ -186,29 +173,29 @@ def test_many_at_once() -> None:
     ],
 )
 def test_no_plugin(tmp_path: Path, name: str, content: str | None, mode: int, error: str) -> None:
-    """A plugin that can't be run says nothing about the backend."""
+    """If a plugin can't be run, the state of the backend does not change."""
     plugin = tmp_path / name
     if content is not None:
         plugin.write_text(content)
         plugin.chmod(mode)
 
     with pytest.raises(SystemFault, match=f"can't run {re.escape(str(plugin))}: {error}: put the plugin there"):
-        asyncio.run(run(probe_for(Exec(argv=(str(plugin),))), subject()))
+        asyncio.run(run_probe(probe_for(Exec(argv=(str(plugin),))), subject()))
 
 
 def test_a_plugin_that_must_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would speak of a firewall for a packet does not for a program."""
+    """EPERM suggests a firewall for a packet, but not for a program."""
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
     with pytest.raises(SystemFault, match="can't run /bin/true: Operation not permitted: put the plugin there"):
-        asyncio.run(run(probe_for(Exec(argv=("/bin/true",))), subject()))
+        asyncio.run(run_probe(probe_for(Exec(argv=("/bin/true",))), subject()))
 
 
 def test_no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no process can be started, what to mend is said."""
+    """If no process can be started, the message names the fix."""
 
     def refuse(*_: object, **__: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
@@ -216,11 +203,11 @@ def test_no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", refuse)
 
     with pytest.raises(SystemFault, match="raise TasksMax="):
-        asyncio.run(run(probe_for(shell("exit 0")), subject()))
+        asyncio.run(run_probe(probe_for(shell("exit 0")), subject()))
 
 
 def test_no_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a process can't be watched, it is not left running."""
+    """A process that can't be watched is not left running."""
 
     def refuse(_: int) -> int:
         raise OSError(24, "Too many open files")
@@ -229,7 +216,7 @@ def test_no_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
     before = open_files()
 
     with pytest.raises(SystemFault, match="too many files open"):
-        asyncio.run(run(probe_for(shell("sleep 1000")), subject()))
+        asyncio.run(run_probe(probe_for(shell("sleep 1000")), subject()))
 
     assert [] == children()
     assert before == open_files()
@@ -238,10 +225,10 @@ def test_no_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.binary(min_size=1, max_size=200))
 def test_any_bytes(said: bytes) -> None:
-    """Whatever a plugin says, there is a result, of one line."""
-    written = "".join(f"\\{each:03o}" for each in said)
+    """Any output of a plugin gives a result of one line."""
+    written = "".join(f"\\{byte:03o}" for byte in said)
 
-    result = asyncio.run(run(probe_for(shell('printf "$1"; printf "$1" >&2', written)), subject()))
+    result = asyncio.run(run_probe(probe_for(shell('printf "$1"; printf "$1" >&2', written)), subject()))
 
     assert result.passed
     assert result.reason.isprintable()

@@ -1,4 +1,4 @@
-"""The check that fetches a page."""
+"""HTTP checks."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from probing import BOTH, V4, V6, cancel_streams, check_streams, clean, mute, no_files, sends, streams, subject
 
+from nftlb.config import read_check
 from nftlb.errors import SystemFault
-from nftlb.model import Http
-from nftlb.probes import probe_for, run
+from nftlb.probes import probe_for, run_probe
 
 if TYPE_CHECKING:
     from probing import Streams
 
-    from nftlb.health import Result
+    from nftlb.health import CheckResult
+    from nftlb.model import AnyCheck
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
 
-def http(**options: Any) -> Http:
-    return Http.model_validate(options)
+def http(**options: Any) -> AnyCheck:
+    return read_check("http", options)
 
 
 def answering(reply: bytes = OK, seen: list[str] | None = None) -> Streams:
-    """Answer each request with the same bytes, and leave the connection open."""
+    """A server that replies to each request with the same bytes, and leaves the connection open."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = await reader.readuntil(b"\r\n\r\n")
@@ -53,7 +54,7 @@ def headers(seen: list[str]) -> dict[str, str]:
 
 @pytest.mark.parametrize("host", BOTH)
 def test_healthy(host: str) -> None:
-    """A server that answers with 200 is well."""
+    """A response with 200 passes the check."""
     result = check_streams(http(), answering(), host)
 
     assert (True, "200 OK") == (result.passed, result.reason)
@@ -61,8 +62,8 @@ def test_healthy(host: str) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
 @pytest.mark.parametrize("path", ["/", "/a%20b/../c?d=%2F&e=[f]", "//x"])
-def test_what_is_asked_for(method: str, path: str) -> None:
-    """Method and path are those of the check, to the letter."""
+def test_method_and_path_are_those_of_the_check(method: str, path: str) -> None:
+    """Method and path are exactly those of the check."""
     seen: list[str] = []
 
     reply = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -85,7 +86,7 @@ def test_the_host_is_the_address(host: str) -> None:
 
 
 def test_host() -> None:
-    """A Host that is given is sent, whatever the address; nothing is looked up."""
+    """A configured Host is sent, whatever the address; no name is looked up."""
     seen: list[str] = []
 
     assert check_streams(http(host="www.example.com:8080"), answering(seen=seen)).passed
@@ -104,7 +105,7 @@ def test_host() -> None:
     ],
 )
 def test_status(status: object, line: str, reason: str) -> None:
-    """Only statuses that the check names are healthy; no redirect is followed."""
+    """Only the configured statuses pass; no redirect is followed."""
     options = {} if status is None else {"status": status}
     reply = f"HTTP/1.1 {line}\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n".encode()
 
@@ -132,7 +133,7 @@ def test_body(pattern: str, passed: bool, reply: bytes) -> None:
 
 @pytest.mark.parametrize("framed", [{}, {"body": "hello"}], ids=["alone", "and-body"])
 def test_digest(framed: dict[str, str]) -> None:
-    """The MD5 of the whole body has to be that, in digits of any case."""
+    """The MD5 of the whole body must be the configured digest, in digits of any case."""
     right = check_streams(http(digest="5D41402ABC4B2A76B9719D911017C592", **framed), answering(OK))  # md5sum of hello
     wrong = check_streams(http(digest="0" * 31 + "a", **framed), answering(OK))
 
@@ -142,7 +143,7 @@ def test_digest(framed: dict[str, str]) -> None:
 
 
 def test_an_endless_body() -> None:
-    """Of a body without an end, 64 KiB are looked at, and the reason says so."""
+    """Only 64 KiB of an endless body are searched, and the reason says so."""
 
     async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -158,12 +159,12 @@ def test_an_endless_body() -> None:
 
 
 def test_the_body_is_not_waited_for() -> None:
-    """A status is enough where no body is asked for."""
+    """Without a configured body, the status is enough."""
     assert check_streams(http(), answering(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n")).passed
 
 
 def test_a_broken_body() -> None:
-    """A body that ends early fails."""
+    """An incomplete body fails the check."""
     result = check_streams(http(body="x"), sends(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nxyz"))
 
     assert not result.passed
@@ -171,7 +172,7 @@ def test_a_broken_body() -> None:
 
 
 def test_compressed() -> None:
-    """Nothing is unpacked: a small answer stays small."""
+    """Compressed bodies are not unpacked."""
     reply = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nxyz\n"
 
     assert check_streams(http(body="^xyz$"), answering(reply)).passed
@@ -179,7 +180,7 @@ def test_compressed() -> None:
 
 @pytest.mark.parametrize("host", BOTH)
 def test_refused(host: str) -> None:
-    """Where nobody listens, the check fails at once."""
+    """At a closed port the check fails at once."""
     result = check_streams(http(), None, host)
 
     assert (False, "connection refused") == (result.passed, result.reason)
@@ -187,14 +188,14 @@ def test_refused(host: str) -> None:
 
 @pytest.mark.parametrize("tls", [False, True])
 def test_silent(tls: bool) -> None:
-    """A server that says nothing is down."""
+    """A silent server fails the check."""
     result = check_streams(http(tls=tls), mute, seconds=0.1)
 
     assert (False, "no answer within 0.1s") == (result.passed, result.reason)
 
 
 def test_closed_early() -> None:
-    """A connection that ends before the answer fails at once."""
+    """A connection that is closed before the reply fails the check at once."""
 
     async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -206,16 +207,16 @@ def test_closed_early() -> None:
 
 @pytest.mark.parametrize("reply", [b"220 mail.example ESMTP\r\n\r\n", b"\x00\xff\r\n\r\n", b"HTTP/1.1 x OK\r\n\r\n"])
 def test_not_http(reply: bytes) -> None:
-    """What is no HTTP is told so."""
+    """The reason says that a reply was not HTTP."""
     result = check_streams(http(), answering(reply))
 
     assert not result.passed
-    assert result.reason.startswith("what came was not HTTP: ")
+    assert result.reason.startswith("the reply was not HTTP: ")
     assert result.reason.isprintable()
 
 
 def test_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy of the environment is not used: it is the backend that is checked."""
+    """A proxy in the environment is not used."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
 
@@ -223,7 +224,7 @@ def test_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_source_is_used() -> None:
-    """A check with a source comes from there."""
+    """A check with a source address uses it."""
 
     async def main() -> list[str]:
         clients = []
@@ -233,14 +234,14 @@ def test_the_source_is_used() -> None:
             await answering()(reader, writer)
 
         async with streams(serve) as port:
-            assert (await run(probe_for(http()), subject(port=port, source="127.0.0.77"))).passed
+            assert (await run_probe(probe_for(http()), subject(port=port, source="127.0.0.77"))).passed
         return clients
 
     assert ["127.0.0.77"] == asyncio.run(main())
 
 
 def test_cancelled() -> None:
-    """A check that is cancelled leaves no socket, also within a handshake."""
+    """A cancelled check leaves no socket, also during a handshake."""
     cancel_streams(http())
     cancel_streams(http(), V6)
     cancel_streams(http(tls=True))
@@ -252,13 +253,13 @@ def test_cancelled() -> None:
     st.binary(max_size=300),
 )
 def test_any_bytes(start: bytes, noise: bytes) -> None:
-    """Whatever comes, there is a result, of one line."""
+    """Arbitrary bytes give a result of one line, and no exception."""
     result = check_streams(http(body="^x$"), sends(start + noise), seconds=1, count=False)
 
     assert result.reason.isprintable()
 
 
-# What follows is spoken over TLS.
+# The tests below use TLS.
 
 
 @pytest.fixture(scope="module")
@@ -271,8 +272,8 @@ def server(authority: Authority) -> ssl.SSLContext:
     return authority.server("web", "DNS:web.example,IP:127.0.0.1,IP:::1")
 
 
-def check_tls(check: Http, context: ssl.SSLContext, host: str = V4) -> Result:
-    async def main() -> Result:
+def check_tls(check: AnyCheck, context: ssl.SSLContext, host: str = V4) -> CheckResult:
+    async def main() -> CheckResult:
         async with streams(answering(), host, context) as port:
             return await clean(probe_for(check), subject(host, port))
 
@@ -282,7 +283,7 @@ def check_tls(check: Http, context: ssl.SSLContext, host: str = V4) -> Result:
 @pytest.mark.parametrize("host", BOTH)
 @pytest.mark.parametrize("options", [{}, {"host": "web.example:8443"}, {"sni": "web.example", "host": "other"}])
 def test_tls(authority: Authority, server: ssl.SSLContext, host: str, options: dict[str, str]) -> None:
-    """A certificate of an authority that is trusted is fine for its addresses and its names."""
+    """A certificate of a trusted authority passes for its addresses and names."""
     result = check_tls(http(tls=True, ca_file=authority.file, **options), server, host)
 
     assert (True, "200 OK") == (result.passed, result.reason)
@@ -300,7 +301,7 @@ def test_tls(authority: Authority, server: ssl.SSLContext, host: str, options: d
     ],
 )
 def test_sni(authority: Authority, options: dict[str, str], asked: str | None) -> None:
-    """The name asked for is sni, or else the host without its port; an address is never asked for."""
+    """The server name in TLS is `sni`, or else the host without its port; it is never an address."""
     seen = []
     context = authority.server("sni", "DNS:c.example")
     context.sni_callback = lambda _, name, __: seen.append(name)
@@ -317,14 +318,14 @@ def test_sni(authority: Authority, options: dict[str, str], asked: str | None) -
     ],
 )
 def test_wrong_name(authority: Authority, server: ssl.SSLContext, options: dict[str, str], reason: str) -> None:
-    """A certificate for another name fails the check, which tells for which."""
+    """A certificate for another name fails the check, and the reason names it."""
     result = check_tls(http(tls=True, ca_file=authority.file, **options), server)
 
     assert (False, reason) == (result.passed, result.reason)
 
 
 def test_wrong_address(authority: Authority) -> None:
-    """A certificate for another address too."""
+    """A certificate for another address fails the check."""
     context = authority.server("elsewhere", "IP:192.0.2.1")
 
     result = check_tls(http(tls=True, ca_file=authority.file), context)
@@ -338,7 +339,7 @@ def test_wrong_address(authority: Authority) -> None:
     [(EXPIRED, "certificate: certificate has expired"), (EARLY, "certificate: certificate is not yet valid")],
 )
 def test_dates(authority: Authority, dates: tuple[str, str], reason: str) -> None:
-    """A certificate out of its time fails the check, unless it is not looked at."""
+    """An expired certificate fails the check, unless certificates are not verified."""
     context = authority.server("dated", "IP:127.0.0.1", dates)
 
     result = check_tls(http(tls=True, ca_file=authority.file), context)
@@ -348,7 +349,7 @@ def test_dates(authority: Authority, dates: tuple[str, str], reason: str) -> Non
 
 
 def test_an_unknown_authority(server: ssl.SSLContext, tmp_path: Path) -> None:
-    """Without ca_file the system's authorities are trusted, with it only those in it."""
+    """Without ca_file, the system's authorities are trusted; with ca_file, only the authorities in it."""
     other = Authority.make(tmp_path / "other")
 
     of_system = check_tls(http(tls=True), server)
@@ -361,7 +362,7 @@ def test_an_unknown_authority(server: ssl.SSLContext, tmp_path: Path) -> None:
 
 
 def test_self_signed(authority: Authority) -> None:
-    """A certificate that vouches for itself is told as such, and fine where it is trusted."""
+    """The reason names a self-signed certificate, which passes if it is trusted."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.file, authority.directory / "ca.key")
 
@@ -371,7 +372,7 @@ def test_self_signed(authority: Authority) -> None:
 
 
 def test_ca_file_is_read_again(authority: Authority, server: ssl.SSLContext, tmp_path: Path) -> None:
-    """New authorities count at the next check."""
+    """New authorities are used at the next check."""
     file = tmp_path / "ca.pem"
     file.write_bytes(Path(Authority.make(tmp_path / "old").file).read_bytes())
     new = Path(authority.file).read_bytes()
@@ -379,19 +380,19 @@ def test_ca_file_is_read_again(authority: Authority, server: ssl.SSLContext, tmp
     async def main() -> list[bool]:
         probe = probe_for(http(tls=True, ca_file=str(file)))
         async with streams(answering(), tls=server) as port:
-            first = await run(probe, subject(port=port))
+            first = await run_probe(probe, subject(port=port))
             file.write_bytes(new)
-            second = await run(probe, subject(port=port))
+            second = await run_probe(probe, subject(port=port))
         return [first.passed, second.passed]
 
     assert [False, True] == asyncio.run(main())
 
 
 def test_no_file_to_read_authorities_from(tmp_path: Path) -> None:
-    """Neither a FIFO that nobody writes to nor a device nor a file of gigabytes holds up the daemon."""
+    """A FIFO without a writer, a device, or a file of gigabytes does not block the daemon."""
     for path, what in no_files(tmp_path):
         with pytest.raises(SystemFault, match=f"ca_file {path} {what}"):
-            asyncio.run(run(probe_for(http(tls=True, ca_file=str(path))), subject(port=1)))
+            asyncio.run(run_probe(probe_for(http(tls=True, ca_file=str(path))), subject(port=1)))
 
 
 @pytest.mark.parametrize(
@@ -399,20 +400,20 @@ def test_no_file_to_read_authorities_from(tmp_path: Path) -> None:
     [(None, "can't be read: No such file or directory"), ("nonsense", "holds no certificates")],
 )
 def test_no_ca_file(tmp_path: Path, content: str | None, what: str) -> None:
-    """Without authorities nothing is said about the backend, but what to mend."""
+    """Without authorities, SystemFault names the fix, and the state of the backend does not change."""
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_text(content)
 
     with pytest.raises(SystemFault, match=f"ca_file {file} {what}"):
-        asyncio.run(run(probe_for(http(tls=True, ca_file=str(file))), subject(port=1)))
+        asyncio.run(run_probe(probe_for(http(tls=True, ca_file=str(file))), subject(port=1)))
 
 
 TOO_LONG = 'the body does not match "hello" in its first 65536 bytes'
 
 
 def stalling(context: ssl.SSLContext, sent: bytes = b"") -> Streams:
-    """Complete the handshake, send this, and then not even end TLS when the client does."""
+    """A server that completes the handshake, sends `sent`, and does not end TLS when the client does."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -442,14 +443,14 @@ def stalling(context: ssl.SSLContext, sent: bytes = b"") -> Streams:
     ],
 )
 def test_a_server_that_stalls(server: ssl.SSLContext, sent: bytes, reason: str) -> None:
-    """Nothing stays open until a server ends TLS, which it may never do."""
+    """The connection does not stay open until the server ends TLS, which it may never do."""
     result = check_streams(http(tls=True, verify=False, body="hello"), stalling(server, sent), seconds=0.5)
 
     assert reason == result.reason
 
 
 def test_no_tls_there() -> None:
-    """A server that speaks plain HTTP where TLS is asked for is down."""
+    """Plain HTTP instead of TLS fails the check."""
     result = check_streams(http(tls=True, verify=False), sends(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
 
     assert not result.passed
@@ -457,7 +458,7 @@ def test_no_tls_there() -> None:
 
 
 def test_an_impossible_name(server: ssl.SSLContext) -> None:
-    """A name that TLS can't ask for fails the check, and is told."""
+    """An invalid TLS server name fails the check, and the reason names it."""
     result = check_tls(http(tls=True, verify=False, sni=".example"), server)
 
     assert not result.passed
@@ -467,7 +468,7 @@ def test_an_impossible_name(server: ssl.SSLContext) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_for_a_handshake(noise: bytes) -> None:
-    """Whatever comes in place of a handshake, there is a result."""
+    """Arbitrary bytes instead of a handshake give a result."""
     result = check_streams(http(tls=True), sends(b"\x16\x03\x03" + noise), seconds=1, count=False)
 
     assert not result.passed

@@ -1,4 +1,4 @@
-"""The check that sends an echo request; the kernel of this host answers."""
+"""ICMP checks; the kernel of this host replies."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from unprivileged import unprivileged
 from nftlb.errors import SystemFault
 from nftlb.lab import Namespace
 from nftlb.model import Icmp
-from nftlb.probes import probe_for, run
+from nftlb.probes import probe_for, run_probe
 from nftlb.probes.exchange import NotOurs
-from nftlb.probes.icmp import echo_request, read_4, read_6
+from nftlb.probes.icmp import echo_request, read_echo_reply_4, read_echo_reply_6
 
 OURS = bytes(range(28))
 HEADER = b"\x45" + bytes(19)
@@ -24,24 +24,24 @@ HEADER = b"\x45" + bytes(19)
 
 @pytest.mark.parametrize("host", BOTH)
 def test_healthy(host: str) -> None:
-    """A host that answers is well."""
+    """A host that replies passes the check."""
     result = asyncio.run(clean(probe_for(Icmp()), subject(host)))
 
     assert (True, "answered") == (result.passed, result.reason)
 
 
 def test_the_source_is_used() -> None:
-    """A check with a source gets its answer there."""
-    assert asyncio.run(run(probe_for(Icmp()), subject(source="127.0.0.77"))).passed
+    """A check with a source address uses it, and gets its reply there."""
+    assert asyncio.run(run_probe(probe_for(Icmp()), subject(source="127.0.0.77"))).passed
 
 
 @pytest.mark.parametrize("host", BOTH)
 def test_many_at_once(host: str) -> None:
-    """Checks of one host, all of which get the answers of all, find their own."""
+    """Concurrent checks of a host, which all receive all replies, find their own replies."""
 
     async def main() -> None:
         probe = probe_for(Icmp())
-        results = await asyncio.gather(*(run(probe, subject(host)) for _ in range(50)))
+        results = await asyncio.gather(*(run_probe(probe, subject(host)) for _ in range(50)))
         assert {(True, "answered")} == {(result.passed, result.reason) for result in results}
 
     asyncio.run(main())
@@ -59,13 +59,13 @@ def _without_echoes(family: str, host: str) -> tuple[bool, str]:
     ("family", "host"), [("ipv4.icmp_echo_ignore_all", BOTH[0]), ("ipv6.icmp.echo_ignore_all", BOTH[1])]
 )
 def test_silent(family: str, host: str) -> None:
-    """A host that does not answer is down."""
+    """A silent host fails the check."""
     assert (False, "no answer within 0.05s") == _without_echoes(family, host)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
 def test_no_route(host: str) -> None:
-    """A backend without a route to it is down, for its users have none either."""
+    """A backend without a route fails the check, because its users have no route either."""
     with Namespace("icmp") as namespace:
         namespace.run(["ip", "link", "set", "lo", "up"])
         result = namespace.call(lambda: asyncio.run(clean(probe_for(Icmp()), subject(host))))
@@ -74,23 +74,23 @@ def test_no_route(host: str) -> None:
 
 
 def test_not_permitted() -> None:
-    """Without CAP_NET_RAW nothing is said about the backend, but what this host lacks."""
+    """Without CAP_NET_RAW SystemFault names the missing capability."""
 
     def check() -> None:
         with pytest.raises(SystemFault, match="not permitted to open a socket: run nftlb as root, or with CAP_NET_RAW"):
-            asyncio.run(run(probe_for(Icmp()), subject(V4)))
+            asyncio.run(run_probe(probe_for(Icmp()), subject(V4)))
 
     with Namespace("icmp") as namespace:
         unprivileged(namespace, check)
 
 
 def test_cancelled() -> None:
-    """A check that is cancelled leaves no socket."""
+    """A cancelled check leaves no socket."""
 
     async def main() -> None:
-        assert (await run(probe_for(Icmp()), subject())).passed
+        assert (await run_probe(probe_for(Icmp()), subject())).passed
         before = open_files()
-        task = asyncio.create_task(run(probe_for(Icmp()), subject()))
+        task = asyncio.create_task(run_probe(probe_for(Icmp()), subject()))
         await asyncio.sleep(0)
         assert before + 1 == open_files()
         task.cancel()
@@ -102,7 +102,7 @@ def test_cancelled() -> None:
 
 
 def test_the_checksum() -> None:
-    """The words of a request sum up to 0xffff, as RFC 1071 has it."""
+    """The words of a request sum up to 0xffff, as RFC 1071 demands."""
     for ours in (OURS, bytes(28), b"\xff" * 28):
         message = echo_request(ours)
         total = sum(int.from_bytes(message[at : at + 2], "big") for at in range(0, len(message), 2))
@@ -111,11 +111,11 @@ def test_the_checksum() -> None:
         assert 0xFFFF == total
 
 
-def test_what_is_ours() -> None:
-    """Only an echo reply with all of our bytes is the answer."""
-    assert "answered" == read_4(OURS, HEADER + bytes(4) + OURS).reason
-    assert "answered" == read_4(OURS, b"\x46" + bytes(23) + bytes(4) + OURS).reason  # with an option
-    assert "answered" == read_6(OURS, b"\x81\x00\x12\x34" + OURS).reason
+def test_an_echo_reply_with_our_bytes_counts() -> None:
+    """Only an echo reply with all of our bytes counts."""
+    assert "answered" == read_echo_reply_4(OURS, HEADER + bytes(4) + OURS).reason
+    assert "answered" == read_echo_reply_4(OURS, b"\x46" + bytes(23) + bytes(4) + OURS).reason  # with an option
+    assert "answered" == read_echo_reply_6(OURS, b"\x81\x00\x12\x34" + OURS).reason
     for packet in (
         b"",
         HEADER,
@@ -126,21 +126,21 @@ def test_what_is_ours() -> None:
         HEADER + bytes(4) + OURS[::-1],
     ):
         with pytest.raises(NotOurs):
-            read_4(OURS, packet)
+            read_echo_reply_4(OURS, packet)
         with pytest.raises(NotOurs):
-            read_6(OURS, packet[20:])
+            read_echo_reply_6(OURS, packet[20:])
 
 
 @given(st.binary(max_size=100))
 def test_any_bytes(packet: bytes) -> None:
-    """Whatever comes, it is not ours."""
-    for read in (read_4, read_6):
+    """Arbitrary bytes are not the reply."""
+    for read in (read_echo_reply_4, read_echo_reply_6):
         with pytest.raises(NotOurs):
             read(OURS, packet)
 
 
 @pytest.mark.parametrize("host", BOTH)
-def test_other_types_are_kept_out(host: str) -> None:
+def test_other_icmp_types_are_filtered(host: str) -> None:
     """The kernel filters: this host's own requests, and port-unreachables, don't wake a check."""
     from nftlb.probes import icmp  # noqa: PLC0415
 
@@ -154,4 +154,4 @@ def test_other_types_are_kept_out(host: str) -> None:
         raw.send(icmp._HEADER.pack(128, 0, 0) + OURS if six else echo_request(OURS))
         first = raw.recv(2048)
 
-    assert (read_6 if six else read_4)(OURS, first).reason == "answered"
+    assert (read_echo_reply_6 if six else read_echo_reply_4)(OURS, first).reason == "answered"

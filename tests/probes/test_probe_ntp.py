@@ -1,4 +1,4 @@
-"""The check that asks an NTP server for the time."""
+"""NTP checks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probing import BOTH, cancel_datagrams, check_datagrams, says, silent
 from nftlb.model import Ntp
 from nftlb.probes import Failed
 from nftlb.probes.exchange import NotOurs
-from nftlb.probes.ntp import read
+from nftlb.probes.ntp import read_ntp_reply
 
 if TYPE_CHECKING:
     from probing import Datagrams
@@ -30,14 +30,14 @@ def answering(**fields: object) -> Datagrams:
 
 @pytest.mark.parametrize("host", BOTH)
 def test_healthy(host: str) -> None:
-    """A server that is synchronised is well."""
+    """A synchronised server passes the check."""
     result = check_datagrams(Ntp(), answering(), host)
 
     assert (True, "stratum 2") == (result.passed, result.reason)
 
 
 def test_the_request() -> None:
-    """It is that of a client of version 4, with nothing but random bits for a time."""
+    """The request is that of a client of version 4, with random bits in place of a time."""
     seen = []
 
     def serve(request: bytes) -> list[bytes]:
@@ -62,7 +62,7 @@ def test_the_request() -> None:
     ],
 )
 def test_unhealthy(fields: dict[str, object], reason: str) -> None:
-    """A server that is not synchronised, or does not want us, is down."""
+    """A server that is not synchronised, or refuses clients, is down."""
     result = check_datagrams(Ntp(), answering(**fields))
 
     assert (False, reason) == (result.passed, result.reason)
@@ -70,7 +70,7 @@ def test_unhealthy(fields: dict[str, object], reason: str) -> None:
 
 @pytest.mark.parametrize("stratum", [1, 3, 4, 15])
 def test_max_stratum(stratum: int) -> None:
-    """A server too far from a clock is down."""
+    """A server with a too high stratum fails the check."""
     result = check_datagrams(Ntp(max_stratum=3), answering(stratum=stratum))
 
     assert (stratum <= 3) == result.passed
@@ -78,7 +78,7 @@ def test_max_stratum(stratum: int) -> None:
 
 
 def test_leap_seconds_are_fine() -> None:
-    """A leap second that is announced is no fault."""
+    """An announced leap second does not matter."""
     assert check_datagrams(Ntp(), answering(leap=1)).passed
     assert check_datagrams(Ntp(), answering(leap=2)).passed
 
@@ -88,50 +88,50 @@ def test_leap_seconds_are_fine() -> None:
     [
         (answering(mode=3), "not NTP"),
         (answering(mode=5), "not NTP"),
-        (says(reply(STAMP)), "not the answer to our request"),
+        (says(reply(STAMP)), "not for our request"),
         (lambda request: [reply(request[40:48])[:47]], "not NTP"),
         (says(b""), "not NTP"),
     ],
 )
-def test_not_ours(serve: Datagrams, note: str) -> None:
-    """What does not answer our request is left aside, and told."""
+def test_foreign_messages_are_ignored_and_named(serve: Datagrams, note: str) -> None:
+    """Datagrams that are not the reply are ignored, and named at the time-out."""
     result = check_datagrams(Ntp(), serve, seconds=0.05)
 
-    assert (False, f"no answer within 0.05s; what came was {note}") == (result.passed, result.reason)
+    assert (False, f"no answer within 0.05s; the reply was {note}") == (result.passed, result.reason)
 
 
-def test_not_ours_and_then_ours() -> None:
-    """The answer counts, whatever came before it."""
+def test_foreign_messages_before_the_reply_are_ignored() -> None:
+    """The reply counts, after any other datagrams."""
     assert check_datagrams(Ntp(), lambda request: [b"", reply(STAMP), reply(request[40:48])]).passed
 
 
 def test_silent_and_refused() -> None:
-    """A server that does not answer is down; where there is none, at once."""
+    """A silent server fails the check after the time-out, a closed port at once."""
     assert "no answer within 0.05s" == check_datagrams(Ntp(), silent, seconds=0.05).reason
     assert "connection refused" == check_datagrams(Ntp(), None).reason
 
 
 def test_cancelled() -> None:
-    """A check that is cancelled leaves no socket."""
+    """A cancelled check leaves no socket."""
     cancel_datagrams(Ntp())
 
 
 @given(st.binary(max_size=100))
 def test_any_bytes(noise: bytes) -> None:
-    """Whatever comes is not ours."""
+    """Arbitrary bytes are not the reply."""
     with pytest.raises(NotOurs):
-        read(STAMP, 15, noise)
+        read_ntp_reply(STAMP, 15, noise)
 
 
 @given(st.binary(min_size=24, max_size=24), st.binary(min_size=16, max_size=100))
 def test_any_bytes_with_our_stamp(before: bytes, after: bytes) -> None:
-    """Whatever comes around our stamp, it is understood or it is not."""
+    """Arbitrary bytes around our timestamp give a result, and no other exception."""
     try:
-        assert read(STAMP, 15, before + STAMP + after).reason.startswith("stratum ")
+        assert read_ntp_reply(STAMP, 15, before + STAMP + after).reason.startswith("stratum ")
     except (NotOurs, Failed) as outcome:
         assert str(outcome).isprintable()  # noqa: PT017 - either is right
 
 
-def test_the_time_it_took() -> None:
-    """A result tells how long the check took, in seconds."""
+def test_the_duration_is_reported() -> None:
+    """The result has the duration of the check in seconds."""
     assert 0 < check_datagrams(Ntp(), answering()).seconds < 2

@@ -1,4 +1,4 @@
-"""The check that sends a Status-Server request."""
+"""RADIUS checks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pyrad.packet import AuthPacket
 
 from nftlb.errors import SystemFault
 from nftlb.model import Radius
-from nftlb.probes import Failed, probe_for, run
+from nftlb.probes import Failed, probe_for, run_probe
 from nftlb.probes.exchange import NotOurs
-from nftlb.probes.radius import read
+from nftlb.probes.radius import read_radius_reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,14 +49,14 @@ def answering(
 @pytest.mark.parametrize(("code", "reason"), [(ACCEPT, "access-accept"), (ACCOUNTING, "accounting-response")])
 @pytest.mark.parametrize("signed", [True, False])
 def test_healthy(host: str, code: int, reason: str, signed: bool) -> None:
-    """A server that answers as its port is for is well, with a Message-Authenticator or without."""
+    """A server with the right reply for its port passes, with or without a Message-Authenticator."""
     result = check_datagrams(CHECK, answering(code, signed=signed), host)
 
     assert (True, reason) == (result.passed, result.reason)
 
 
 def test_the_request() -> None:
-    """It is a Status-Server with nothing but a Message-Authenticator, which verifies."""
+    """The request is a Status-Server with only a Message-Authenticator, which is valid."""
     seen = []
 
     def serve(wire: bytes) -> list[bytes]:
@@ -76,7 +76,7 @@ def test_the_request() -> None:
     [(REJECT, "access-reject"), (CHALLENGE, "access-challenge"), (42, "code 42")],
 )
 def test_unhealthy(code: int, reason: str) -> None:
-    """Any other answer is none of a server that is well."""
+    """All other replies fail the check."""
     result = check_datagrams(CHECK, answering(code), seconds=1)
 
     assert (False, f"answered with {reason}") == (result.passed, result.reason)
@@ -86,21 +86,21 @@ def test_unhealthy(code: int, reason: str) -> None:
     ("serve", "note"),
     [
         (answering(secret=b"other"), "not signed with our secret"),
-        (answering(number=1), "not the answer to our request"),
+        (answering(number=1), "not for our request"),
         (says(b"\x02"), "not RADIUS"),
         (says(b"\x02\x00\x00\x14" + bytes(16)), "not "),
     ],
 )
-def test_not_ours(serve: Datagrams, note: str) -> None:
-    """What does not answer our request is left aside, and told."""
+def test_foreign_messages_are_ignored_and_named(serve: Datagrams, note: str) -> None:
+    """Datagrams that are not the reply are ignored, and named at the time-out."""
     result = check_datagrams(CHECK, serve, seconds=0.05)
 
     assert not result.passed
-    assert result.reason.startswith(f"no answer within 0.05s; what came was {note}")
+    assert result.reason.startswith(f"no answer within 0.05s; the reply was {note}")
 
 
 def test_a_broken_signature() -> None:
-    """A Message-Authenticator is verified, although the Response Authenticator is right."""
+    """A Message-Authenticator is verified even if the Response Authenticator is right."""
 
     def serve(wire: bytes) -> list[bytes]:
         request = request_of(wire)
@@ -110,11 +110,11 @@ def test_a_broken_signature() -> None:
 
     result = check_datagrams(CHECK, serve, seconds=0.05)
 
-    assert "no answer within 0.05s; what came was not signed with our secret" == result.reason
+    assert "no answer within 0.05s; the reply was not signed with our secret" == result.reason
 
 
-def test_not_ours_and_then_ours() -> None:
-    """The answer counts, whatever came before it."""
+def test_foreign_messages_before_the_reply_are_ignored() -> None:
+    """The reply counts, after any other datagrams."""
     result = check_datagrams(
         CHECK,
         lambda wire: [b"", *answering(secret=b"other")(wire), *answering(number=1)(wire), *answering()(wire)],
@@ -124,16 +124,16 @@ def test_not_ours_and_then_ours() -> None:
 
 
 def test_secret_file(tmp_path: Path) -> None:
-    """The secret is read from a file, without the line's end, and again when the file has changed."""
+    """The secret is read from a file, without the end of the line, and again after a change of the file."""
     file = tmp_path / "secret"
     file.write_text("wrong\n")
 
     async def main() -> list[bool]:
         probe = probe_for(Radius(secret_file=str(file)))
         async with datagrams(answering()) as port:
-            first = await run(probe, subject(port=port, seconds=0.05))
+            first = await run_probe(probe, subject(port=port, seconds=0.05))
             file.write_text(" testing123\n")
-            second = await run(probe, subject(port=port))
+            second = await run_probe(probe, subject(port=port))
         return [first.passed, second.passed]
 
     assert [False, True] == asyncio.run(main())
@@ -141,7 +141,7 @@ def test_secret_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, "", " \n"])
 def test_no_secret(tmp_path: Path, content: str | None) -> None:
-    """Without a secret nothing is said about the backend, but what to mend."""
+    """Without a secret SystemFault names the fix."""
     file = tmp_path / "secret"
     if content is not None:
         file.write_text(content)
@@ -152,26 +152,26 @@ def test_no_secret(tmp_path: Path, content: str | None) -> None:
 
 
 def test_a_directory_for_a_secret(tmp_path: Path) -> None:
-    """The same for a file that is there but can't be read."""
+    """The same holds for a file that exists but can't be read."""
     with pytest.raises(SystemFault, match=r"is not a regular file"):
         check_datagrams(Radius(secret_file=str(tmp_path)), answering())
 
 
 def test_no_file_to_read_a_secret_from(tmp_path: Path) -> None:
-    """Neither a FIFO that nobody writes to nor a device nor a file of gigabytes holds up the daemon."""
+    """A FIFO without a writer, a device, or a file of gigabytes does not block the daemon."""
     for path, what in no_files(tmp_path):
         with pytest.raises(SystemFault, match=f"secret_file {path} {what}"):
             check_datagrams(Radius(secret_file=str(path)), answering())
 
 
 def test_silent_and_refused() -> None:
-    """A server that does not answer is down; where there is none, at once."""
+    """A silent server fails the check after the time-out, a closed port at once."""
     assert "no answer within 0.05s" == check_datagrams(CHECK, silent, seconds=0.05).reason
     assert "connection refused" == check_datagrams(CHECK, None).reason
 
 
 def test_cancelled() -> None:
-    """A check that is cancelled leaves no socket."""
+    """A cancelled check leaves no socket."""
     cancel_datagrams(CHECK)
 
 
@@ -185,12 +185,12 @@ def _request() -> tuple[AuthPacket, bytes]:
 
 @given(st.binary(max_size=200), st.integers(0, 40), st.integers(0, 255))
 def test_any_bytes(noise: bytes, at: int, value: int) -> None:
-    """Whatever comes, and whatever bit of an answer was changed, it is understood or it is not."""
+    """Arbitrary bytes, and replies with a changed bit, give a result, and no other exception."""
     request, reply = _request()
     changed = bytearray(reply)
     changed[at % len(changed)] = value
     for wire in (noise, reply[:20] + noise, reply[:2] + noise, bytes(changed), reply + noise):
         try:
-            assert "access-accept" == read(request, wire).reason
+            assert "access-accept" == read_radius_reply(request, wire).reason
         except (NotOurs, Failed) as outcome:
             assert str(outcome).isprintable()  # noqa: PT017 - either is right

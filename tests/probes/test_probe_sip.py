@@ -1,4 +1,4 @@
-"""The check that sends a SIP OPTIONS request."""
+"""SIP checks."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from probing import (
     subject,
 )
 
+from nftlb.config import read_check
 from nftlb.model import Sip, Transport
-from nftlb.probes import Failed, probe_for, run
+from nftlb.probes import Failed, probe_for, run_probe
 from nftlb.probes.exchange import NotOurs
-from nftlb.probes.sip import _Judge
+from nftlb.probes.sip import _ResponseJudge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from probing import Datagrams, Streams
 
-    from nftlb.health import Result
+    from nftlb.health import CheckResult
 
 
 def answer(request: bytes, first: bytes = b"SIP/2.0 200 OK", body: bytes = b"") -> bytes:
-    """Answer as RFC 3261 has it: Via, From, To, Call-ID and CSeq come back."""
+    """A reply as RFC 3261 demands, with the request's Via, From, To, Call-ID and CSeq."""
     lines = request.split(b"\r\n")
     kept = [line for line in lines if line.split(b":")[0] in {b"Via", b"From", b"To", b"Call-ID", b"CSeq"}]
     length = b"Content-Length: %d" % len(body)
@@ -57,8 +58,8 @@ def over_tcp(answers: Datagrams) -> Streams:
     return handle
 
 
-def ask(transport: Transport, answers: Datagrams, host: str = BOTH[0], **options: object) -> Result:
-    check = Sip.model_validate({"transport": transport, **options})
+def ask(transport: Transport, answers: Datagrams, host: str = BOTH[0], **options: object) -> CheckResult:
+    check = read_check("sip", {"transport": transport, **options})
     if transport is Transport.UDP:
         return check_datagrams(check, answers, host, seconds=0.3)
     return check_streams(check, over_tcp(answers), host, seconds=0.3)
@@ -70,7 +71,7 @@ both_transports = pytest.mark.parametrize("transport", list(Transport))
 @pytest.mark.parametrize("host", BOTH)
 @both_transports
 def test_healthy(host: str, transport: Transport) -> None:
-    """A server that answers with 200 is well."""
+    """A response with 200 passes the check."""
     result = ask(transport, lambda request: [answer(request)], host)
 
     assert (True, "200 OK") == (result.passed, result.reason)
@@ -80,7 +81,7 @@ def test_healthy(host: str, transport: Transport) -> None:
 @both_transports
 @pytest.mark.parametrize("uri", [None, "sip:ping@example.com;transport=udp"])
 def test_the_request(host: str, transport: Transport, uri: str | None) -> None:
-    """It has all headers that RFC 3261 asks for, the own address in Via, and new tokens each time."""
+    """A request has all headers of RFC 3261, the own address in Via, and new tokens each time."""
     seen = []
 
     def answers(request: bytes) -> list[bytes]:
@@ -105,7 +106,7 @@ def test_the_request(host: str, transport: Transport, uri: str | None) -> None:
 
 
 def test_the_default_port_is_left_out() -> None:
-    """A URI names a port only where it is not 5060."""
+    """A URI has a port only if the port is not 5060."""
     from nftlb.probes.sip import _Request  # noqa: PLC0415
 
     text, _ = _Request(Sip()).to(subject("2001:db8::1", 5060), ("2001:db8::2", 40000))
@@ -124,7 +125,7 @@ def test_the_default_port_is_left_out() -> None:
     ],
 )
 def test_status(transport: Transport, status: object, first: bytes, reason: str) -> None:
-    """Only statuses that the check names are healthy."""
+    """Only the configured statuses pass."""
     options: dict[str, Any] = {} if status is None else {"status": status}
     result = ask(transport, lambda request: [answer(request, first)], **options)
 
@@ -133,7 +134,7 @@ def test_status(transport: Transport, status: object, first: bytes, reason: str)
 
 @both_transports
 def test_provisional_answers(transport: Transport) -> None:
-    """A provisional answer is waited over."""
+    """After a provisional response the check waits for the final response."""
     trying = b"SIP/2.0 100 Trying"
     then = ask(transport, lambda request: [answer(request, trying), answer(request, body=b"v=0\r\n\r\n")])
     alone = ask(transport, lambda request: [answer(request, trying, b"body")])
@@ -150,14 +151,16 @@ def _other_branch(reply: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        (lambda reply: reply.replace(b"Call-ID: ", b"Call-ID: x"), "not the answer to our request"),
-        (_other_branch, "not the answer to our request"),
-        (lambda reply: reply.replace(b"SIP/2.0 200 OK", b"HTTP/1.1 200 OK"), "not an answer of SIP"),
-        (lambda reply: reply.replace(b"Via: ", b"Xia: "), "not the answer to our request"),
+        (lambda reply: reply.replace(b"Call-ID: ", b"Call-ID: x"), "not for our request"),
+        (_other_branch, "not for our request"),
+        (lambda reply: reply.replace(b"SIP/2.0 200 OK", b"HTTP/1.1 200 OK"), "not a SIP response"),
+        (lambda reply: reply.replace(b"Via: ", b"Xia: "), "not for our request"),
     ],
 )
-def test_not_ours(transport: Transport, change: Callable[[bytes], bytes], note: str) -> None:
-    """What does not answer our request is left aside, and told; the answer counts, whatever came before it."""
+def test_foreign_messages_are_ignored_and_named(
+    transport: Transport, change: Callable[[bytes], bytes], note: str
+) -> None:
+    """Messages that are not the reply are ignored, and named at the time-out; a later reply counts."""
 
     def wrong(request: bytes) -> bytes:
         return change(answer(request))
@@ -165,7 +168,7 @@ def test_not_ours(transport: Transport, change: Callable[[bytes], bytes], note: 
     alone = ask(transport, lambda request: [wrong(request)])
     then = ask(transport, lambda request: [wrong(request), answer(request)])
 
-    assert (False, f"no answer within 0.3s; what came was {note}") == (alone.passed, alone.reason)
+    assert (False, f"no answer within 0.3s; the reply was {note}") == (alone.passed, alone.reason)
     assert then.passed
 
 
@@ -185,14 +188,14 @@ def _compact(reply: bytes) -> bytes:
     ],
 )
 def test_other_spellings(transport: Transport, change: Callable[[bytes], bytes]) -> None:
-    """Headers may be short, folded, in any case, and with bare line feeds."""
+    """Headers may have short names, be folded, in any case, and with bare line feeds."""
     result = ask(transport, lambda request: [change(answer(request))])
 
     assert (True, "200 OK") == (result.passed, result.reason)
 
 
 def test_keep_alives_are_left_out() -> None:
-    """On a connection, empty lines may come before an answer."""
+    """On a connection, empty lines may come before a reply."""
     result = ask(Transport.TCP, lambda request: [b"\r\n\r\n", answer(request)])
 
     assert (True, "200 OK") == (result.passed, result.reason)
@@ -200,36 +203,36 @@ def test_keep_alives_are_left_out() -> None:
 
 @pytest.mark.parametrize("host", BOTH)
 def test_refused(host: str) -> None:
-    """Where nobody listens, the check fails at once."""
+    """At a closed port the check fails at once."""
     assert "connection refused" == check_datagrams(Sip(), None, host).reason
     assert "connection refused" == check_streams(Sip(transport=Transport.TCP), None, host).reason
 
 
 def test_silent() -> None:
-    """A server that says nothing is down."""
+    """A silent server fails the check."""
     assert "no answer within 0.05s" == check_datagrams(Sip(), silent, seconds=0.05).reason
     assert "no answer within 0.05s" == check_streams(Sip(transport=Transport.TCP), mute, seconds=0.05).reason
 
 
 @pytest.mark.parametrize("length", [b"x", b"-1", b"99999999999", b"70000", b"\xff"])
 def test_a_wrong_length(length: bytes) -> None:
-    """A length that is none ends the check."""
+    """An invalid Content-Length fails the check."""
     result = check_streams(
         Sip(transport=Transport.TCP), over_tcp(lambda _: [b"SIP/2.0 200 OK\r\nl: " + length + b"\r\n\r\n"])
     )
 
-    assert (False, "what came was not an answer of SIP") == (result.passed, result.reason)
+    assert (False, "the reply was not a SIP response") == (result.passed, result.reason)
 
 
 def test_too_much() -> None:
-    """A head without an end is given up."""
+    """Endless headers fail the check."""
     result = check_streams(Sip(transport=Transport.TCP), over_tcp(lambda _: [b"x" * 70000]))
 
     assert (False, "more than 65536 bytes without an end") == (result.passed, result.reason)
 
 
 def test_closed_early() -> None:
-    """A connection that ends before its answer fails at once."""
+    """A connection that is closed before the reply fails the check at once."""
     for reply in (b"", b"SIP/2.0 200", b"SIP/2.0 200 OK\r\nl: 5\r\n\r\n1234"):
         result = check_streams(Sip(transport=Transport.TCP), sends(reply))
         assert not result.passed
@@ -237,18 +240,18 @@ def test_closed_early() -> None:
 
 
 def test_cancelled() -> None:
-    """A check that is cancelled leaves no socket."""
+    """A cancelled check leaves no socket."""
     cancel_datagrams(Sip())
     cancel_streams(Sip(transport=Transport.TCP))
 
 
 @given(st.binary(max_size=300), st.lists(st.sampled_from([b"\r\n", b":", b" ", b"SIP/2.0 200", b"Via", b"call"])))
 def test_any_bytes(noise: bytes, words: list[bytes]) -> None:
-    """Whatever comes, it is understood or it is not."""
-    judge = _Judge(b"call", b"branch", ((200, 299),))
+    """Arbitrary bytes give a result, and no other exception."""
+    judge = _ResponseJudge(b"call", b"branch", ((200, 299),))
     for wire in (noise, b"".join(words) + noise, b"SIP/2.0 200 " + noise + b"\r\nVia: branch\r\nCall-ID: call\r\n"):
         try:
-            assert judge.read(wire).reason.isprintable()
+            assert judge.judge(wire).reason.isprintable()
         except (NotOurs, Failed) as outcome:
             assert str(outcome).isprintable()  # noqa: PT017 - either is right
 
@@ -256,11 +259,11 @@ def test_any_bytes(noise: bytes, words: list[bytes]) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_over_the_wire(noise: bytes) -> None:
-    """The same over both transports."""
+    """Arbitrary bytes give a result over both transports."""
 
     async def main() -> None:
         async with datagrams(says(noise)) as port:
-            assert not (await run(probe_for(Sip()), subject(port=port, seconds=0.01))).passed
+            assert not (await run_probe(probe_for(Sip()), subject(port=port, seconds=0.01))).passed
 
     asyncio.run(main())
     assert not check_streams(Sip(transport=Transport.TCP), sends(noise), seconds=1, count=False).passed

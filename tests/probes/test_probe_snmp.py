@@ -1,4 +1,4 @@
-"""The check that gets an SNMP object."""
+"""SNMP checks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UPTIME = "1.3.6.1.2.1.1.3.0"
 
 
 def answer(wire: bytes, version: SnmpVersion, change: Callable[[Any, Any], object] | None = None) -> bytes:
-    """Answer a request as an agent does, with 42 for every object, but for what `change` does to the response."""
+    """An agent's reply, with 42 for every object, except for the changes that `change` makes."""
     module = MODULES[version]
     request, _ = decoder.decode(wire, asn1Spec=module.Message())
     response = module.apiMessage.get_response(request)
@@ -46,14 +46,14 @@ def answering(change: Callable[[Any, Any], object] | None = None, version: SnmpV
 @pytest.mark.parametrize("host", BOTH)
 @pytest.mark.parametrize("version", list(SnmpVersion))
 def test_healthy(host: str, version: SnmpVersion) -> None:
-    """An agent that has the object is well; what it has is told."""
+    """An agent that has the object passes, and the reason has the value."""
     result = check_datagrams(Snmp(version=version), answering(version=version), host)
 
     assert (True, f'{UPTIME} is "42"') == (result.passed, result.reason)
 
 
 def test_the_request() -> None:
-    """Community and object are those of the check, the request's id is a new one each time."""
+    """Community and object are those of the check; each request has another id."""
     seen = []
 
     def serve(wire: bytes) -> list[bytes]:
@@ -99,14 +99,14 @@ def _no_object(module: Any, pdu: Any) -> None:
     ],
 )
 def test_unhealthy(change: Callable[[Any, Any], object], reason: str) -> None:
-    """An agent without the object is down, whichever way it says so."""
+    """An agent without the object fails the check, in every form of the reply."""
     result = check_datagrams(Snmp(), answering(change), seconds=1)
 
     assert (False, reason) == (result.passed, result.reason)
 
 
 def test_error_of_version_1() -> None:
-    """Version 1 knows only the error."""
+    """Version 1 has only the error."""
     result = check_datagrams(Snmp(version=SnmpVersion.V1), answering(_error, SnmpVersion.V1), seconds=1)
 
     assert (False, "error noSuchName") == (result.passed, result.reason)
@@ -119,49 +119,49 @@ def _other_id(module: Any, pdu: Any) -> None:
 @pytest.mark.parametrize(
     ("serve", "note"),
     [
-        (answering(_other_id), "not the answer to our request"),
+        (answering(_other_id), "not for our request"),
         (says(b""), "not SNMP of our version"),
         (says(b"\x30\x80"), "not SNMP of our version"),
         (lambda wire: [wire], "not SNMP of our version"),
         (lambda wire: [answer(wire, SnmpVersion.V2C).replace(b"\x02\x01\x01", b"\x02\x01\x00", 1)], "not SNMP"),
     ],
 )
-def test_not_ours(serve: Datagrams, note: str) -> None:
-    """What does not answer our request is left aside, and told; our request coming back is no answer either."""
+def test_foreign_messages_are_ignored_and_named(serve: Datagrams, note: str) -> None:
+    """Datagrams that are not the reply, such as our own request, are ignored, and named at the time-out."""
     result = check_datagrams(Snmp(), serve, seconds=0.1)
 
     assert not result.passed
-    assert result.reason.startswith(f"no answer within 0.1s; what came was {note}")
+    assert result.reason.startswith(f"no answer within 0.1s; the reply was {note}")
 
 
-def test_not_ours_and_then_ours() -> None:
-    """The answer counts, whatever came before it."""
+def test_foreign_messages_before_the_reply_are_ignored() -> None:
+    """The reply counts, after any other datagrams."""
     result = check_datagrams(Snmp(), lambda wire: [b"", *answering(_other_id)(wire), answer(wire, SnmpVersion.V2C)])
 
     assert result.passed
 
 
 def test_silent_and_refused() -> None:
-    """An agent that does not answer is down; where there is none, at once."""
+    """A silent agent fails the check after the time-out, a closed port at once."""
     assert "no answer within 0.05s" == check_datagrams(Snmp(), silent, seconds=0.05).reason
     assert "connection refused" == check_datagrams(Snmp(), None).reason
 
 
 def test_cancelled() -> None:
-    """A check that is cancelled leaves no socket."""
+    """A cancelled check leaves no socket."""
     cancel_datagrams(Snmp())
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=100), st.integers(0, 100), st.integers(0, 255))
 def test_any_bytes(noise: bytes, at: int, value: int) -> None:
-    """Whatever comes, and whatever byte of an answer was changed, it is understood or it is not."""
+    """Arbitrary bytes, and replies with a changed byte, give a result, and no other exception."""
     probe = SnmpProbe(Snmp())
     reply = answer(probe.request(7), SnmpVersion.V2C)
     changed = bytearray(reply)
     changed[at % len(changed)] = value
     for wire in (noise, reply[: at % len(reply)] + noise, bytes(changed)):
         try:
-            assert probe.read(7, wire).reason.startswith(UPTIME)
+            assert probe.read_reply(7, wire).reason.startswith(UPTIME)
         except (NotOurs, Failed) as outcome:
             assert len(str(outcome)) < 500  # noqa: PT017 - either is right

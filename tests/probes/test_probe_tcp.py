@@ -1,4 +1,4 @@
-"""The check that opens a TCP connection."""
+"""TCP checks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from probing import BOTH, V6, cancel_streams, check_streams, mute, sends, streams, subject
 
 from nftlb.model import Tcp
-from nftlb.probes import probe_for, run
-from nftlb.probes.faults import open_socket
+from nftlb.probes import probe_for, run_probe
+from nftlb.probes.probe import open_socket
 
 
 @pytest.mark.parametrize("host", BOTH)
 def test_connecting_is_enough(host: str) -> None:
-    """With nothing to match, a backend that takes the connection is well."""
+    """Without a match, a backend that accepts the connection passes."""
     result = check_streams(Tcp(), mute, host)
 
     assert (True, "connected") == (result.passed, result.reason)
@@ -25,7 +25,7 @@ def test_connecting_is_enough(host: str) -> None:
 
 @pytest.mark.parametrize("host", BOTH)
 def test_refused(host: str) -> None:
-    """Where nobody listens, the check fails at once."""
+    """At a closed port the check fails at once."""
     result = check_streams(Tcp(), None, host)
 
     assert (False, "connection refused") == (result.passed, result.reason)
@@ -33,8 +33,8 @@ def test_refused(host: str) -> None:
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while said := await reader.read(4096):
-        for each in said:  # in as many pieces as can be
-            writer.write(bytes([each]))
+        for byte in said:  # in as many pieces as possible
+            writer.write(bytes([byte]))
             await writer.drain()
             await asyncio.sleep(0)
 
@@ -43,12 +43,12 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     "check",
     [
         Tcp(send="hello\n", match="^hel+o\n$"),
-        Tcp.model_validate({"send_hex": "00ff00", "match_hex": "ff00"}),
+        Tcp(send_hex=b"\x00\xff\x00", match_hex=b"\xff\x00"),
         Tcp(send="x"),
     ],
 )
 def test_send_and_match(check: Tcp) -> None:
-    """What is sent comes back in pieces, and matches as a whole."""
+    """A reply may come in pieces, and matches as a whole."""
     result = check_streams(check, echo)
 
     assert (True, "answered" if check.match or check.match_hex else "connected") == (result.passed, result.reason)
@@ -65,21 +65,21 @@ def test_a_banner() -> None:
 
 
 def test_a_misfit() -> None:
-    """Something else that comes, and then the end, fails at once."""
+    """A reply that does not match, followed by the end of the connection, fails at once."""
     result = check_streams(Tcp(match="^220 "), sends(b"421 too\tbusy\r\n"))
 
     assert (False, 'closed, and "421 too busy" does not match "^220"') == (result.passed, result.reason)
 
 
 def test_a_misfit_in_hexadecimal() -> None:
-    """Bytes are told as bytes."""
-    result = check_streams(Tcp.model_validate({"match_hex": "ff"}), sends(b"\x00\x01"))
+    """The reason shows bytes in hexadecimal."""
+    result = check_streams(Tcp(match_hex=b"\xff"), sends(b"\x00\x01"))
 
     assert 'closed, and "0001" does not contain "ff"' == result.reason
 
 
 def test_no_end() -> None:
-    """A backend that goes on saying something else is told at the time-out."""
+    """At the time-out, the reason has the reply that did not match."""
 
     async def banner(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"421 too busy\r\n")
@@ -91,14 +91,14 @@ def test_no_end() -> None:
 
 
 def test_silent() -> None:
-    """A backend that says nothing is down, where it ought to."""
+    """A silent backend fails the check, if a reply is expected."""
     result = check_streams(Tcp(match="x"), mute, seconds=0.05)
 
     assert (False, "no answer within 0.05s") == (result.passed, result.reason)
 
 
 def test_too_much() -> None:
-    """A backend that never stops is stopped."""
+    """An endless reply fails the check."""
 
     async def flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -111,17 +111,17 @@ def test_too_much() -> None:
 
 
 def test_no_connection() -> None:
-    """A backend that does not even take the connection is told apart."""
+    """If the backend does not accept the connection, the reason says so."""
 
     async def main() -> tuple[bool, str]:
         with socket.socket() as full:
             full.bind(("127.0.0.1", 0))
             full.listen(0)
             port = full.getsockname()[1]
-            # Its queue takes one; what comes after that is not answered.
+            # The queue has room for one connection; further connections get no reply.
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
-                result = await run(probe_for(Tcp()), subject(port=port, seconds=0.1))
+                result = await run_probe(probe_for(Tcp()), subject(port=port, seconds=0.1))
             finally:
                 writer.close()
                 await writer.wait_closed()
@@ -131,7 +131,7 @@ def test_no_connection() -> None:
 
 
 def test_the_source_is_used() -> None:
-    """A check with a source comes from there."""
+    """A check with a source address uses it."""
 
     async def main() -> list[str]:
         clients = []
@@ -141,21 +141,21 @@ def test_the_source_is_used() -> None:
             writer.write(b"ok")
 
         async with streams(serve) as port:
-            assert (await run(probe_for(Tcp(match="ok")), subject(port=port, source="127.0.0.77"))).passed
+            assert (await run_probe(probe_for(Tcp(match="ok")), subject(port=port, source="127.0.0.77"))).passed
         return clients
 
     assert ["127.0.0.77"] == asyncio.run(main())
 
 
 @pytest.mark.parametrize("host", BOTH)
-def test_a_source_takes_no_port(host: str) -> None:
-    """The port is chosen with the destination, so that thousands of checks from a source don't use them up."""
+def test_a_source_address_binds_no_port(host: str) -> None:
+    """The source port is chosen by destination, so that thousands of checks don't use up all ports."""
     with open_socket(subject(host, source=host), socket.SOCK_STREAM) as opened:
         assert (host, 0) == opened.getsockname()[:2]
 
 
 def test_cancelled() -> None:
-    """A check that is cancelled leaves no socket."""
+    """A cancelled check leaves no socket."""
     cancel_streams(Tcp(match="x"))
     cancel_streams(Tcp(match="x"), V6)
 
@@ -163,7 +163,7 @@ def test_cancelled() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=500))
 def test_any_bytes(noise: bytes) -> None:
-    """Whatever comes, there is a result, of one line."""
+    """Arbitrary bytes give a result of one line, and no exception."""
     result = check_streams(Tcp(match="^x$"), sends(noise), seconds=1, count=False)
 
     assert result.reason.isprintable()

@@ -1,0 +1,385 @@
+"""The client of the daemon's HTTP API, over TCP or a unix socket. It loads fast: it needs no pydantic."""
+
+# No `from __future__ import annotations`: `_read` needs the types of the fields.
+import json
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from http.client import HTTPConnection, HTTPException
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin
+from urllib.parse import quote, urlsplit
+
+from nftlb.errors import ConfigError, NftlbError, Problem
+from nftlb.printable import printable
+
+TIMEOUT = 10.0
+MAX_BYTES = 256 << 20  # ten times the status of as many backends as there are conntrack zones
+OK = 200
+MULTIPLE_CHOICES = 300
+UNAUTHORISED = 401
+FORBIDDEN = 403
+NOT_FOUND = 404
+BAD = frozenset({400, 404, 405, 409, 413, 415, 422})
+
+# --- the status -------------------------------------------------------------------------------------------------------
+#
+# The fields of `nftlb.service.Status` that commands show. They are declared here again, because loading pydantic takes
+# longer than the rest of `nftlb status`. A test compares them with the models. Further fields of a newer daemon are
+# ignored. All text from the daemon is made safe for a terminal.
+
+
+@dataclass(frozen=True, slots=True)
+class BackendView:
+    """One backend; `nftlb.service.BackendStatus` describes the fields."""
+
+    name: str
+    address: str
+    port: int | None
+    up: bool
+    admin: str
+    agent: str | None
+    priority: int
+    weight: int
+    share: float
+    in_rotation: bool
+    standby: bool
+    since: datetime
+    reason: str
+    packets: int
+    bytes: int
+
+    @property
+    def endpoint(self) -> str:
+        """The address and the port; the address alone if packets keep their port."""
+        host = f"[{self.address}]" if ":" in self.address and self.port is not None else self.address
+        return host if self.port is None else f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    name: str
+    listen: tuple[str, ...]
+    ready: bool
+    lacking: tuple[str, ...]
+    quorum: int
+    healthy: int
+    mode: str
+    priority: int | None
+    min_healthy: str
+    preempts_at: datetime | None
+    since: datetime
+    packets: int
+    backends: tuple[BackendView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigState:
+    file: str
+    success: bool
+    loaded: datetime
+    attempted: datetime
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelView:
+    synced: bool
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class FaultView:
+    what: str
+    message: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StatusView:
+    """The whole status."""
+
+    version: str
+    pid: int
+    started: datetime
+    ready: bool
+    config: ConfigState
+    kernel: KernelView
+    faults: tuple[FaultView, ...]
+    pools: tuple[PoolView, ...]
+
+
+def read_status_view(document: object) -> StatusView:
+    """Read the JSON of `/api/v1/status`. ValueError with the first field that is missing or has a wrong type."""
+    return _record(StatusView, document, "")
+
+
+def read_backend_view(document: object) -> BackendView:
+    """Read the JSON of one backend. ValueError with the first field that is missing or has a wrong type."""
+    return _record(BackendView, document, "")
+
+
+Record = TypeVar("Record")
+
+
+def _record(kind: type[Record], found: object, path: str) -> Record:
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{path or 'the answer'} is not an object")  # noqa: TRY004 - callers expect one kind of error
+    values = {}
+    for field in fields(kind):  # type: ignore[arg-type]
+        where = f"{path}.{field.name}" if path else field.name
+        if field.name not in found:
+            raise ValueError(f"{where} is missing")
+        values[field.name] = _read(field.type, found[field.name], where)
+    return kind(**values)
+
+
+def _read(wanted: Any, found: object, path: str) -> Any:
+    if isinstance(wanted, UnionType):
+        return None if found is None else _read(get_args(wanted)[0], found, path)
+    if get_origin(wanted) is tuple:
+        if not isinstance(found, list):
+            raise ValueError(f"{path} is not a list")
+        return tuple(_read(get_args(wanted)[0], item, f"{path}[{index}]") for index, item in enumerate(found))
+    if wanted is datetime:
+        return _moment(found, path)
+    if wanted not in _SIMPLE:
+        return _record(wanted, found, path)
+    kind, fault = _SIMPLE[wanted]
+    if not isinstance(found, kind) or (isinstance(found, bool) and wanted is not bool):
+        raise ValueError(f"{path} {fault}")
+    if isinstance(found, str):
+        return printable(found.replace("\n", " "))  # an error of the kernel may have several lines
+    return wanted(found)
+
+
+_SIMPLE: dict[Any, tuple[Any, str]] = {
+    str: (str, "is not text"),
+    float: (int | float, "is not a number"),
+    int: (int, "is not a whole number"),
+    bool: (bool, "is neither true nor false"),
+}
+
+
+def _moment(found: object, path: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(_read(str, found, path))
+    except ValueError:
+        raise ValueError(f"{path} is not a time") from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+# --- the connection ---------------------------------------------------------------------------------------------------
+
+ALLOWED = "http://ADDRESS:PORT, https://NAME:PORT or unix:/PATH"
+PORT = 9146
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host and a port, with or without TLS; or the path of a unix socket, which has precedence over the rest."""
+
+    host: str = "127.0.0.1"
+    port: int = PORT
+    tls: bool = False
+    prefix: str = ""
+    """The path before `/api`, if a proxy in front of the daemon needs a path."""
+    socket: str = ""
+
+    def __str__(self) -> str:
+        if self.socket:
+            return f"unix:{self.socket}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}{self.prefix}"
+
+
+def read_daemon_address(text: str) -> Address:
+    """Read a URL, `unix:/PATH`, or `ADDRESS:PORT` as in `api.listen`. ConfigError for any other text."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path.startswith("/") or "\0" in path:
+            raise _unfit(text)
+        return Address(socket=path)
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise _unfit(text) from None
+    whole = parts.scheme in {"http", "https"} and host and not (parts.query or parts.fragment or "@" in parts.netloc)
+    if not whole or not host or not f"{host}{parts.path}".isprintable() or " " in f"{host}{parts.path}":
+        raise _unfit(text)
+    return Address(host, port or PORT, parts.scheme == "https", parts.path.rstrip("/"))
+
+
+def _unfit(text: str) -> ConfigError:
+    return ConfigError(
+        [Problem("the daemon's address", 0, 0, "", f"{text!r} is not an address of a daemon; allowed: {ALLOWED}")]
+    )
+
+
+_TIMEVAL = struct.Struct("@ll")
+
+
+class UnixConnection(HTTPConnection):
+    """An HTTP connection over a unix socket."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+        self._timeout = timeout
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # With a time-out of Python, connect() fails at once if the backlog of the daemon is full. The kernel waits.
+        seconds, part = divmod(self._timeout, 1)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(seconds), int(part * 1e6)))
+        try:
+            self.sock.connect(self._path)
+        except BlockingIOError as error:
+            raise TimeoutError("the daemon accepts no connection") from error
+        self.sock.settimeout(self._timeout)
+
+
+def open_connection(address: Address, timeout: float) -> HTTPConnection:
+    """Make a connection, which opens at its first request. `timeout` is in seconds, for every step of a request."""
+    if address.socket:
+        return UnixConnection(address.socket, timeout)
+    if address.tls:
+        from http.client import HTTPSConnection  # noqa: PLC0415 - exists only if Python has TLS
+
+        return HTTPSConnection(address.host, address.port, timeout=timeout)
+    return HTTPConnection(address.host, address.port, timeout=timeout)
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+class Unreachable(NftlbError):  # noqa: N818 - named as the errors of nftlb.service
+    """No daemon answers at the address, or another program does."""
+
+    exit_status = 4
+
+
+class Rejected(NftlbError):  # noqa: N818
+    """The daemon found a fault in the request. The message has the error of the daemon and each fault on a line."""
+
+    exit_status = 1
+
+
+class Unknown(Rejected):
+    """No pool or backend has that name."""
+
+
+class RequestRefused(NftlbError):  # noqa: N818
+    """The daemon refused the request or failed. The message says how to fix it."""
+
+    exit_status = 3
+
+
+class DaemonClient:
+    """Sends requests to the daemon at `address`. All methods raise Unreachable; changes raise the other errors too.
+
+    `timeout` is in seconds, for every step of a request. The response to a change arrives when the kernel has it.
+    """
+
+    def __init__(self, address: Address, token: str | None = None, timeout: float = TIMEOUT) -> None:
+        self.address = address
+        self._token = token
+        self._timeout = timeout
+
+    def document(self) -> dict[str, Any]:
+        """The whole status as JSON."""
+        found: dict[str, Any] = self._ask("GET", "/api/v1/status")
+        return found
+
+    def status(self) -> StatusView:
+        """The status, with the fields that commands show."""
+        return self.view(self.document())
+
+    def view(self, document: Mapping[str, Any]) -> StatusView:
+        """Read the JSON that `document` returned."""
+        try:
+            return read_status_view(document)
+        except ValueError as error:
+            raise self._foreign(str(error)) from error
+
+    def change(self, pool: str, backend: str, wanted: Mapping[str, str | int]) -> BackendView:
+        """Set `admin`, `weight` or `priority` of a backend. Raises Unknown, Rejected, RequestRefused."""
+        path = f"/api/v1/pools/{quote(pool, safe='')}/backends/{quote(backend, safe='')}"
+        document = self._ask("PATCH", path, wanted)
+        try:
+            return read_backend_view(document)
+        except ValueError as error:
+            raise self._foreign(str(error)) from error
+
+    def reload(self) -> None:
+        """Make the daemon read its file again. Raises Rejected with all faults of the file, and RequestRefused."""
+        self._ask("POST", "/api/v1/reload")
+
+    def _ask(self, method: str, path: str, body: Mapping[str, str | int] | None = None) -> Any:
+        status, document = self._exchange(method, self.address.prefix + path, body)
+        if OK <= status < MULTIPLE_CHOICES:
+            return document
+        raise self._failure(status, document)
+
+    def _exchange(self, method: str, path: str, body: Mapping[str, str | int] | None) -> tuple[int, Any]:
+        """Send a request; return the HTTP status and the JSON of the response."""
+        headers = {"Accept": "application/json", "User-Agent": "nftlb"}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        asked = open_connection(self.address, self._timeout)
+        try:
+            asked.request(method, path, None if body is None else json.dumps(body), headers)
+            with asked.getresponse() as response:
+                status, text = response.status, response.read(MAX_BYTES + 1)
+        except TimeoutError as error:
+            message = f"the daemon at {self.address} does not answer: nothing came for {self._timeout:g} seconds"
+            raise Unreachable(message) from error
+        except OSError as error:
+            raise Unreachable(f"no daemon can be reached at {self.address}: {self._reason(error)}") from error
+        except (HTTPException, ValueError) as error:  # ValueError: not a valid host name
+            raise self._foreign(f"{type(error).__name__}: {error}") from error
+        finally:
+            asked.close()
+        if not text and status != OK:
+            return status, {}
+        try:
+            return status, json.loads(text[: MAX_BYTES + 1])
+        except (ValueError, RecursionError) as error:
+            raise self._foreign(f"HTTP status {status}, and the body is not JSON") from error
+
+    def _reason(self, error: OSError) -> str:
+        reason = error.strerror or str(error) or type(error).__name__
+        fix = "is it running? (`nftlb run FILE`; --url, --socket or NFTLB_URL give another address)"
+        if isinstance(error, PermissionError):
+            fix = "run this command as root, or as a user with permission to open the socket"
+        return f"{reason}; {fix}"
+
+    def _foreign(self, what: str) -> Unreachable:
+        message = f"the answer from {self.address} is not that of a daemon of this version of nftlb: {printable(what)}"
+        return Unreachable(f"{message}; check the address and the version of the daemon")
+
+    def _failure(self, status: int, document: Any) -> NftlbError:
+        said = document if isinstance(document, dict) else {}
+        words = printable(str(said.get("error") or f"status {status}"))
+        if status in BAD:
+            if "error" not in said:
+                return self._foreign(f"HTTP status {status}")
+            problems = said.get("problems")
+            kind = Unknown if status == NOT_FOUND else Rejected
+            lines = map(str, problems if isinstance(problems, list) else ())
+            return kind("\n".join([words, *map(printable, lines)]))
+        return RequestRefused(f"the daemon refused: {words}{self._fix(status)}")
+
+    def _fix(self, status: int) -> str:
+        if status == UNAUTHORISED and self._token is None:
+            return "; give a token: --token-file FILE, or NFTLB_TOKEN_FILE"
+        if status in {UNAUTHORISED, FORBIDDEN}:
+            return (
+                "; changes need api.token_file in the daemon's configuration, and a token of that file in --token-file"
+            )
+        return "; for details see `nftlb status` and the daemon's log"

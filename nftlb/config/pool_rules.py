@@ -1,0 +1,405 @@
+"""The rules between the options of one pool, and the form in which rules receive pools. No I/O."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from nftlb.model.kinds import (
+    Balance,
+    Family,
+    Forward,
+    IPAddress,
+    Listener,
+    Per,
+    Protocol,
+    Replies,
+    SourceKind,
+    endpoint_text,
+    family,
+    is_link_local,
+    unforwarded,
+)
+from nftlb.model.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from nftlb.model.pool import Backend
+
+    from .faults import Path
+
+Where: TypeAlias = "Callable[[Path], str]"
+
+
+class RuleViolation(NamedTuple):
+    """A fault at a path."""
+
+    path: Path
+    message: str
+
+
+class Destination(NamedTuple):
+    """A server that packets of a pool reach: a backend or a sorry server. Without a port, a packet keeps its port."""
+
+    path: Path
+    address: IPAddress
+    port: int | None
+    device: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.address) if self.port is None else endpoint_text(self.address, self.port)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidParts:
+    """The valid listeners and backends of a pool. The pool itself may have faults."""
+
+    listeners: tuple[tuple[Path, Listener], ...]
+    backends: tuple[Destination, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidPool(ValidParts):
+    """A pool that is valid on its own.
+
+    `given` has the keys of the pool in the file, with those from `defaults`; `own` has the keys of the pool alone.
+    """
+
+    path: Path
+    pool: Pool
+    given: frozenset[str]
+    own: frozenset[str]
+
+    @property
+    def servers(self) -> tuple[Destination, ...]:
+        """The backends, and the sorry servers."""
+        sorry = (
+            Destination((*self.path, "fallback"), endpoint.address, endpoint.port)
+            for endpoint in self.pool.fallback.sorry
+        )
+        return (*self.backends, *sorry)
+
+
+def valid_pool(pool: Pool, given: Iterable[str], own: Iterable[str]) -> ValidPool:
+    path = ("pools", pool.name)
+    return ValidPool(
+        listeners=tuple(((*path, "listen", index), listener) for index, listener in enumerate(pool.listen)),
+        backends=tuple(
+            Destination((*path, "backends", backend.name), backend.address, backend.port, backend.device)
+            for backend in pool.backends
+        ),
+        path=path,
+        pool=pool,
+        given=frozenset(given),
+        own=frozenset(own),
+    )
+
+
+# --- the rules --------------------------------------------------------------------------------------------------------
+
+
+def families(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    listening = {listener.family for _, listener in part.listeners}
+    words = " and ".join(name(member) for member in sorted(listening))
+    for server in part.servers:
+        if family(server.address) not in listening:
+            message = f"{server} is {name(family(server.address))}, but the pool listens on {words} only"
+            yield RuleViolation(server.path, f"{message}; allowed: {words}")
+    for backend in part.pool.backends:
+        if backend.via is not None and family(backend.via) != backend.family:
+            message = (
+                f"{backend.via} can't be the next hop to {backend.address}; allowed: an {name(backend.family)} address"
+            )
+            yield RuleViolation((*part.path, "backends", backend.name, "via"), message)
+
+
+def per_packet(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse `per: packet` where the key has no effect: the author of the file expects each packet to be balanced."""
+    pool = part.pool
+    if (
+        "per" in part.own
+        and pool.per is Per.PACKET
+        and all(listener.protocol is not Protocol.UDP for listener in pool.listen)
+    ):
+        message = "per is packet, but the pool has no udp listener, and tcp and sctp are always balanced by flow"
+        yield RuleViolation((*part.path, "per"), f"{message}; allowed: per: flow, or a udp listener")
+
+
+def session_timeout(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse `session_timeout` where the key has no effect."""
+    if part.pool.session_timeout is not None and (reason := without_datagram_flows(part.pool)):
+        yield RuleViolation((*part.path, "session_timeout"), f"session_timeout is given {reason}")
+
+
+def helper(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse `helper` where conntrack can't see the request, or where a request is no different from its answer."""
+    pool, path = part.pool, (*part.path, "helper")
+    if pool.helper is None:
+        return
+    if reason := without_datagram_flows(pool):
+        yield RuleViolation(path, f"helper is given {reason}")
+        return
+    for listener in pool.listen:
+        if listener.protocol is not Protocol.UDP or listener.first_port != listener.last_port:
+            yield RuleViolation(path, f"helper is given for {listener}; allowed: listeners for udp with one port each")
+            return
+
+
+def without_datagram_flows(pool: Pool) -> str:
+    """Return why conntrack keeps no flows of UDP for a pool, and what would; empty if it keeps them."""
+    needed = "needed: forward: nat, per: flow and a udp listener"
+    if pool.forward is not Forward.NAT:
+        return f"with forward: {pool.forward}, which keeps no record of flows; {needed}"
+    if all(listener.protocol is not Protocol.UDP for listener in pool.listen):
+        return f"for a pool without a udp listener, but it concerns flows of udp only; {needed}"
+    if pool.per is not Per.FLOW:
+        return f"with per: {pool.per}, but a packet that is balanced by itself belongs to no flow; {needed}"
+    return ""
+
+
+def weights(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    for version in Family:
+        backends = [backend for backend in part.pool.backends if backend.family is version]
+        if backends and not any(backend.weight for backend in backends):
+            message = f"all {name(version)} backends have weight 0; allowed: at least one above 0"
+            yield RuleViolation((*part.path, "backends"), message)
+
+
+def check_source(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    path = (*part.path, "source")
+    if part.pool.forward is not Forward.NAT:
+        if "source" in part.given:
+            yield RuleViolation(
+                path, f"source is given with forward: {part.pool.forward}; allowed: source with forward: nat"
+            )
+    elif part.pool.source is SourceKind.ADDRESS:
+        sources = {family(address) for address in part.pool.source_addresses}
+        backends = {backend.family for backend in part.pool.backends}
+        for source in sorted(sources - backends):
+            yield RuleViolation(
+                path,
+                f"an {name(source)} address is given, but no backend is {name(source)}; "
+                f"allowed: no {name(source)} address",
+            )
+        for unserved in sorted(backends - sources):
+            yield RuleViolation(
+                path,
+                f"no {name(unserved)} address is given for {name(unserved)} backends; allowed: one address per family",
+            )
+
+
+def ingress(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    path = (*part.path, "ingress")
+    if part.pool.ingress and part.pool.forward is Forward.NAT:
+        yield RuleViolation(
+            path, "interfaces are given with forward: nat; allowed: ingress with forward: stateless or dsr"
+        )
+    for interface, times in Counter(part.pool.ingress).items():
+        if times > 1:
+            yield RuleViolation(path, f"{interface} occurs {times} times; allowed: each interface once")
+
+
+def hairpin(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """`nat` needs no option for backends that are clients; with `dsr`, a backend that is a client answers itself."""
+    if part.pool.hairpin and part.pool.forward is not Forward.STATELESS:
+        message = f"hairpin is on with forward: {part.pool.forward}; allowed: hairpin with forward: stateless"
+        yield RuleViolation((*part.path, "hairpin"), message)
+
+
+def replies(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """`nat` leaves replies to conntrack, and with `dsr` they don't pass this host."""
+    pool = part.pool
+    if pool.replies is Replies.PREROUTING and pool.forward is not Forward.STATELESS:
+        message = f"{pool.replies} is given with forward: {pool.forward}; allowed: prerouting with forward: stateless"
+        yield RuleViolation((*part.path, "replies"), message)
+
+
+def destination_ports(part: ValidPool, where: Where) -> Iterator[RuleViolation]:
+    """Without conntrack, the original port of a packet is not stored anywhere; `dsr` can't even change a port."""
+    forward = part.pool.forward
+    if forward is Forward.NAT:
+        return
+    unchangeable = {version: _unchangeable_ports(part, version) for version in Family}
+    for server in part.servers:
+        for path, listener in unchangeable[family(server.address)] if server.port is not None else ():
+            message = f"{server} has a port, but {listener} of {where(path)}"
+            if listener.first_port != listener.last_port:
+                yield RuleViolation(server.path, f"{message} is a range; allowed: no port, with forward: {forward}")
+                break
+            if listener.first_port != server.port:
+                yield RuleViolation(
+                    server.path,
+                    f"{message} has another port, and dsr does not change ports; allowed: the same port, or no port",
+                )
+                break
+
+
+def _unchangeable_ports(part: ValidPool, version: Family) -> list[tuple[Path, Listener]]:
+    """A listener for each port or range of ports that reaches the backends unchanged: with `dsr` all, else ranges."""
+    found: dict[tuple[int, int], tuple[Path, Listener]] = {}
+    for path, listener in part.listeners:
+        if listener.family is version and (
+            part.pool.forward is Forward.DSR or listener.first_port != listener.last_port
+        ):
+            found.setdefault((listener.first_port, listener.last_port), (path, listener))
+    return list(found.values())
+
+
+def stateless_balance(part: ValidPool, where: Where) -> Iterator[RuleViolation]:
+    """Without conntrack entries, only `balance: hash` sends all packets of a flow to the same backend."""
+    pool = part.pool
+    if pool.forward is Forward.NAT or pool.balance is Balance.HASH:
+        return
+    rest = f"with forward: {pool.forward}, which keeps no record of flows; allowed: balance: hash"
+    path = (*part.path, "balance") if "balance" in part.given else part.path
+    if pool.per is Per.FLOW:
+        yield RuleViolation(path, f"balance is {pool.balance} for per: flow {rest}")
+    for listening, listener in part.listeners:
+        if listener.protocol is not Protocol.UDP:
+            yield RuleViolation(path, f"balance is {pool.balance} for {listener} of {where(listening)} {rest}")
+            return
+
+
+def passive(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    pool = part.pool
+    if not pool.passive:
+        return
+    path = (*part.path, "passive")
+    if pool.forward is not Forward.NAT:
+        yield RuleViolation(path, f"passive is on with forward: {pool.forward}; allowed: passive with forward: nat")
+    if all(listener.protocol is not Protocol.UDP for listener in pool.listen):
+        yield RuleViolation(
+            path, "passive is on, but the pool has no udp listener; allowed: passive with a udp listener"
+        )
+    if not pool.health:
+        message = "passive is on, but the pool has no health check, so a backend would never come back"
+        yield RuleViolation(path, f"{message}; allowed: passive with a health check")
+
+
+def quorum(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """A pool comes up with `quorum + hysteresis` healthy backends and goes down with less than `quorum - hysteresis`.
+
+    Both numbers must be possible.
+    """
+    count, wanted, beyond = len(part.pool.backends), part.pool.quorum, part.pool.hysteresis
+    if wanted > count:
+        yield RuleViolation(
+            (*part.path, "quorum"), f"{wanted} is more than the number of backends; allowed: at most {count}"
+        )
+    elif beyond > min(wanted - 1, count - wanted):
+        message = f"{beyond} is too large for a quorum of {wanted} and {count} backends"
+        yield RuleViolation(
+            (*part.path, "hysteresis"), f"{message}; allowed: at most {min(wanted - 1, count - wanted)}"
+        )
+
+
+def priorities(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse options of priorities where they have no effect: the author of the file expects something to stand by."""
+    given = {(backend.family, backend.priority) for backend in part.pool.backends}
+    if len(given) > len({family for family, _ in given}):
+        return
+    for key in ("min_healthy", "preempt_delay"):
+        if key in part.own and getattr(part.pool, key) != getattr(Pool, key):
+            message = f"{key} is given, but all backends of a family have the same priority, so it has no effect"
+            yield RuleViolation((*part.path, key), f"{message}; allowed: {key} with backends of several priorities")
+
+
+def health_ports(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """A backend without a port has a port to check only if all listeners of its family have the same port."""
+    clear = {version for version in Family if len(_ports(part, version)) == 1}
+    unclear = [backend.name for backend in part.pool.backends if backend.port is None and backend.family not in clear]
+    for index, health in enumerate(part.pool.health if unclear else ()):
+        if health.check.needs_port and health.port is None:
+            message = f"the port to check is unknown: backend {unclear[0]} has no port, and the listeners have several"
+            yield RuleViolation((*part.path, "health", index), f"{message}; allowed: a port under health")
+
+
+def _ports(part: ValidPool, version: Family) -> set[int]:
+    return {
+        port
+        for _, listener in part.listeners
+        if listener.family is version
+        for port in (listener.first_port, listener.last_port)
+    }
+
+
+# --- addresses with which the kernel forwards no packets --------------------------------------------------------------
+#
+# These are loopback addresses (127.0.0.0/8, ::1) and the link-local addresses of IPv6 (fe80::/10). They can't be a
+# listener, a `source`, a backend or a sorry server. There is one exception: with `dsr` the address of a backend is only
+# the next hop, so a link-local address works there, provided that its interface is given.
+
+_ANOTHER = "an address that other hosts can reach"
+_BESIDE = "device: INTERFACE beside it"
+
+
+def unforwarded_addresses(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Find these addresses where they can't work, and link-local addresses without their interface."""
+    for path, address in _forwarded(part):
+        if reason := unforwarded(address):
+            yield RuleViolation(path, f"{address} is {reason}; allowed: {_ANOTHER}")
+    for backend in part.pool.backends:
+        yield from _backend(part, backend)
+    for index, health in enumerate(part.pool.health):
+        for address in health.source if health.device is None else ():
+            if is_link_local(address):
+                yield _lacks_interface((*part.path, "health", index, "source"), address, _BESIDE)
+
+
+def _forwarded(part: ValidPool) -> Iterator[tuple[Path, IPAddress]]:
+    """The addresses that packets have in every mode, without the addresses of backends."""
+    for path, listener in part.listeners:
+        yield path, listener.address
+    for address in part.pool.source_addresses:
+        yield (*part.path, "source"), address
+    for endpoint in part.pool.fallback.sorry:
+        yield (*part.path, "fallback"), endpoint.address
+
+
+def _backend(part: ValidPool, backend: Backend) -> Iterator[RuleViolation]:
+    path = (*part.path, "backends", backend.name)
+    reason = unforwarded(backend.address)
+    if reason and not (part.pool.forward is Forward.DSR and is_link_local(backend.address)):
+        or_dsr = ", or forward: dsr" if is_link_local(backend.address) else ""
+        yield RuleViolation(path, f"{backend.address} is {reason}; allowed: {_ANOTHER}{or_dsr}")
+    elif reason and backend.device is None:
+        allowed = f"{backend.address}%INTERFACE, or {_BESIDE}"
+        yield _lacks_interface(path, backend.address, allowed)
+    if backend.via is None:
+        return
+    if backend.via.is_loopback:
+        yield RuleViolation(
+            (*path, "via"), f"{backend.via} is {unforwarded(backend.via)}; allowed: the address of a router"
+        )
+    elif is_link_local(backend.via) and backend.device is None:
+        yield _lacks_interface((*path, "via"), backend.via, _BESIDE)
+
+
+def _lacks_interface(path: Path, address: IPAddress, allowed: str) -> RuleViolation:
+    return RuleViolation(path, f"{address} is a link-local address, which needs its interface; allowed: {allowed}")
+
+
+def name(family: Family) -> str:
+    return {Family.IP: "IPv4", Family.IP6: "IPv6"}[family]
+
+
+RULES: tuple[Callable[[ValidPool, Where], Iterator[RuleViolation]], ...] = (
+    families,
+    unforwarded_addresses,
+    per_packet,
+    session_timeout,
+    helper,
+    weights,
+    check_source,
+    ingress,
+    hairpin,
+    replies,
+    destination_ports,
+    stateless_balance,
+    passive,
+    quorum,
+    priorities,
+    health_ports,
+)

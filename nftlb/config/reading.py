@@ -1,0 +1,310 @@
+"""Reads single values from plain data (None, bool, int, str, list, dict). No I/O.
+
+A reader returns the value, or raises `Unfit`, whose text has the found value and the allowed values. This module does
+not know files and positions.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from enum import StrEnum
+from functools import partial
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import TypeVar
+
+from nftlb.model.constraints import LINES, PATH, TextPattern
+from nftlb.model.kinds import (
+    Endpoint,
+    Fallback,
+    FallbackKind,
+    IPAddress,
+    Listener,
+    Milliseconds,
+    MinHealthy,
+    Protocol,
+    Source,
+    SourceKind,
+    UnixSocket,
+    is_link_local,
+)
+from nftlb.model.patterns import BadPattern, compiled
+from nftlb.printable import show
+
+ADDRESS_AND_PORT = "an address and a port, such as 10.0.0.11:5353 or [2001:db8::11]:5353"
+LISTENER = "ADDRESS:PORT/udp, /tcp or /sctp, such as 192.0.2.53:53/udp or [2001:db8::53]:53/udp"
+DURATION = "a whole number with a unit, such as 500ms, 2s, 1m or 1h"
+
+
+class Unfit(ValueError):  # noqa: N818 - raised for the input of a user, not for an error of nftlb
+    """A value is not allowed in its place. The text has the found value and the allowed values."""
+
+    def __init__(self, found: object, what: str, allowed: str) -> None:
+        super().__init__(f"{show(found)} is {what}; allowed: {allowed}")
+
+
+_DIGITS = re.compile(r"[0-9]{1,10}")
+
+
+def whole_number(what: str, low: int, high: int, found: object) -> int:
+    if isinstance(found, int) and not isinstance(found, bool) and low <= found <= high:
+        return found
+    allowed = f"{low} to {high}"
+    if isinstance(found, str) and _DIGITS.fullmatch(found):
+        allowed += ", without quotes or leading zeros"
+    raise Unfit(found, f"not {what}", allowed)
+
+
+read_port = partial(whole_number, "a port", 1, 65535)
+
+
+_HEXADECIMAL = re.compile(r"0[xX][0-9A-Fa-f]{1,8}")
+
+
+def read_mark(high: int, found: object) -> int:
+    """Read a firewall mark, which other tools show in hexadecimal."""
+    if isinstance(found, str) and _HEXADECIMAL.fullmatch(found):
+        found = int(found, 16)
+    return whole_number("a firewall mark", 1, high, found)
+
+
+def read_boolean(found: object) -> bool:
+    if isinstance(found, bool):
+        return found
+    raise Unfit(found, "not a boolean", "true or false, without quotes")
+
+
+Word = TypeVar("Word", bound=StrEnum)
+
+
+def read_word(words: type[Word], what: str, found: object) -> Word:
+    if isinstance(found, str) or type(found) is int:  # a number, if the word consists of digits
+        try:
+            return words(str(found))
+        except ValueError:
+            pass
+    raise Unfit(found, f"not {what}", ", ".join(words))
+
+
+def read_text(pattern: TextPattern, found: object) -> str:
+    """Read text that matches a pattern as a whole; a number is read as its digits, which YAML reads without loss."""
+    if isinstance(found, int) and not isinstance(found, bool):
+        found = str(found)
+    if isinstance(found, str) and pattern.pattern.fullmatch(found):
+        return found
+    allowed = f"{pattern.allowed}; to mean the word, quote it" if isinstance(found, bool) else pattern.allowed
+    raise Unfit(found, f"not {pattern.what}", allowed)
+
+
+_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
+_DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h)")
+_DAY = 24 * 3_600_000
+
+
+def read_duration(low: Milliseconds, found: object, *, whole_seconds: bool = False) -> Milliseconds:
+    if found == 0 and low == 0 and found is not False:
+        return 0
+    match = _DURATION.fullmatch(found) if isinstance(found, str) else None
+    if match is None:
+        raise Unfit(found, "not a duration", DURATION)
+    duration = int(match[1]) * _UNITS[match[2]]
+    if not low <= duration <= _DAY:
+        raise Unfit(found, "too short" if duration < low else "too long", f"{low}ms to 24h")
+    if whole_seconds and duration % 1000:
+        raise Unfit(found, "not in whole seconds", "whole seconds, such as 30s, 5m or 1h")
+    return duration
+
+
+_PERCENT = re.compile(r"(100|[0-9]{1,2})%")
+
+
+def read_percent(found: object) -> int:
+    match = _PERCENT.fullmatch(found) if isinstance(found, str) else None
+    if match is None:
+        raise Unfit(found, "not a share", "0% to 100%, in whole per cent")
+    return int(match[1])
+
+
+_SHARE = re.compile(r"(100|[1-9][0-9]?)%")
+MOST_BACKENDS = 65535
+
+
+def read_min_healthy(found: object) -> MinHealthy:
+    """Read a number of backends, or a share of their weight."""
+    if isinstance(found, str) and (match := _SHARE.fullmatch(found)):
+        return MinHealthy(int(match[1]), percent=True)
+    if isinstance(found, int) and not isinstance(found, bool) and 1 <= found <= MOST_BACKENDS:
+        return MinHealthy(found)
+    raise Unfit(
+        found,
+        "neither a number of backends nor a share",
+        f"1 to {MOST_BACKENDS} without quotes, or 1% to 100% in whole per cent",
+    )
+
+
+def read_address(
+    found: object, allowed: str = "an IPv4 or IPv6 address, without port, brackets or leading zeros"
+) -> IPAddress:
+    """Read an address that a packet can be sent to."""
+    if not isinstance(found, str):
+        raise Unfit(found, "not an address", allowed)
+    try:
+        address = IPv6Address(found) if ":" in found else IPv4Address(found)
+    except AddressValueError:
+        raise Unfit(found, "not an address", allowed) from None
+    if reason := _unreachable(address):
+        raise Unfit(found, reason, "a unicast address")
+    return address
+
+
+_MULTICAST = range(0xE0000000, 0xF0000000)
+_SPECIAL = {0: "the unspecified address", 0xFFFFFFFF: "the broadcast address"}
+
+
+def _unreachable(address: IPAddress) -> str | None:
+    if isinstance(address, IPv6Address):
+        return _unreachable_6(address)
+    number = int(address)  # is_multicast of ipaddress costs more than the rest of loading 10,000 backends
+    if number in _MULTICAST:
+        return "a multicast address"
+    return _SPECIAL.get(number)
+
+
+def _unreachable_6(address: IPv6Address) -> str | None:
+    if address.is_unspecified:
+        return "the unspecified address"
+    if address.is_multicast:
+        return "a multicast address"
+    if address.scope_id is not None:
+        return "scoped to an interface"
+    return "an IPv4-mapped address" if address.ipv4_mapped is not None else None
+
+
+def split_port(text: str) -> tuple[str, str | None]:
+    """Split `ADDRESS:PORT`, `[ADDRESS]:PORT` or a bare address; the port is None if there is none."""
+    if text.startswith("["):
+        address, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            return text, None
+        return address, rest[1:] if rest else None
+    if text.count(":") == 1:
+        address, _, port = text.partition(":")
+        return address, port
+    return text, None
+
+
+def digits_or_text(text: str) -> int | str:
+    """The number of a text of plain digits, so that a reader of numbers can check it; any other text stays."""
+    return int(text) if _NUMBER.fullmatch(text) else text
+
+
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
+
+
+def read_endpoint(found: object, allowed: str = ADDRESS_AND_PORT) -> Endpoint:
+    address, port = split_port(found) if isinstance(found, str) else ("", None)
+    if port is None:
+        raise Unfit(found, "not an address with a port", allowed)
+    return Endpoint(read_address(address, allowed), read_port(digits_or_text(port)))
+
+
+def read_listener(found: object) -> Listener:
+    endpoint, _, protocol = found.rpartition("/") if isinstance(found, str) else ("", "", "")
+    address, ports = split_port(endpoint)
+    if ports is None:
+        raise Unfit(found, "not a listener", LISTENER)
+    first, dash, last = ports.partition("-")
+    first_port = read_port(digits_or_text(first))
+    last_port = read_port(digits_or_text(last)) if dash else first_port
+    if last_port < first_port:
+        raise Unfit(ports, "not a range of ports", "the lower port first, such as 16384-16484")
+    return Listener(read_address(address, LISTENER), first_port, last_port, read_word(Protocol, "a protocol", protocol))
+
+
+def read_source_address(found: object) -> Source:
+    if isinstance(found, str) and found in {SourceKind.MASQUERADE, SourceKind.KEEP}:
+        return Source(SourceKind(found))
+    allowed = "masquerade, keep, an address, or a list of one address per family"
+    return Source(SourceKind.ADDRESS, read_addresses(found, allowed))
+
+
+def read_addresses(
+    found: object, allowed: str = "an address, or a list of one address per family"
+) -> tuple[IPAddress, ...]:
+    """Read one address, or a list of one address per family."""
+    addresses = tuple(read_address(text, allowed) for text in _one_per_family(found, "a source", allowed))
+    _refuse_second_of_family(addresses)
+    return addresses
+
+
+def read_fallback(found: object) -> Fallback:
+    if isinstance(found, str) and found in {FallbackKind.REJECT, FallbackKind.DROP, FallbackKind.ALL}:
+        return Fallback(FallbackKind(found))
+    allowed = "reject, drop, all, an address:port, or a list of one address:port per family"
+    sorry = tuple(read_endpoint(text, allowed) for text in _one_per_family(found, "a fallback", allowed))
+    _refuse_second_of_family(tuple(endpoint.address for endpoint in sorry))
+    return Fallback(FallbackKind.SORRY, sorry)
+
+
+def _one_per_family(found: object, what: str, allowed: str) -> list[object]:
+    if isinstance(found, str):
+        return [found]
+    if isinstance(found, list) and found:
+        return found
+    raise Unfit(found, f"not {what}", allowed)
+
+
+def _refuse_second_of_family(addresses: tuple[IPAddress, ...]) -> None:
+    versions = set()
+    for address in addresses:
+        if address.version in versions:
+            raise Unfit(address, f"a second IPv{address.version} address", "one per family")
+        versions.add(address.version)
+
+
+def read_api_listen(found: object) -> Endpoint | UnixSocket:
+    allowed = "address:port, such as 127.0.0.1:9146, or unix:/run/nftlb/api.sock"
+    if isinstance(found, str) and found.startswith("unix:"):
+        return UnixSocket(
+            read_text(replace(PATH, what="a place for the API", allowed=allowed), found.removeprefix("unix:"))
+        )
+    address, port = split_port(found) if isinstance(found, str) else ("", None)
+    if port is None:
+        raise Unfit(found, "not a place for the API", allowed)
+    try:  # unlike elsewhere, 0.0.0.0 and :: are allowed: they mean all addresses of this host
+        parsed = IPv6Address(address) if ":" in address else IPv4Address(address)
+    except AddressValueError:
+        raise Unfit(found, "not a place for the API", allowed) from None
+    if is_link_local(parsed):
+        raise Unfit(found, "a link-local address, which is valid on one interface only", allowed)
+    return Endpoint(parsed, read_port(digits_or_text(port)))
+
+
+def read_regex(found: object) -> str:
+    text = read_text(replace(LINES, what="a regular expression", allowed="text"), found)
+    try:
+        compiled(text)
+    except BadPattern as error:
+        raise Unfit(found, "not a regular expression", f"RE2's syntax ({error})") from None
+    return text
+
+
+def read_hex(found: object) -> bytes:
+    allowed = 'pairs of hexadecimal digits, such as "00 ff" (quote them)'
+    if not isinstance(found, str):
+        raise Unfit(found, "not bytes in hexadecimal", allowed)
+    try:
+        return bytes.fromhex(found)
+    except ValueError:
+        raise Unfit(found, "not bytes in hexadecimal", allowed) from None
+
+
+_STATUS = re.compile(r"([1-9][0-9]{2})(?:-([1-9][0-9]{2}))?")
+
+
+def read_status_codes(found: object) -> tuple[int, int]:
+    """Read a status code or a range of status codes, as the first and the last code."""
+    match = _STATUS.fullmatch(str(found)) if isinstance(found, (int, str)) else None
+    if match is None or int(match[2] or match[1]) < int(match[1]):
+        raise Unfit(found, "not a status", "a status code or a range, such as 200 or 200-299")
+    return int(match[1]), int(match[2] or match[1])

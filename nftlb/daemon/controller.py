@@ -1,0 +1,262 @@
+"""Changes of the wanted state: results of checks, messages from this host, commands of the operator, and reloads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from nftlb.config import amend
+from nftlb.errors import NftlbError
+from nftlb.model import EventKind
+from nftlb.requirements import summed_up
+from nftlb.service import ConfigStatus, Conflict, Event
+
+from . import systemd
+from .events import now, wall
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from nftlb.health import Change, CheckResult
+    from nftlb.metrics import Metrics
+    from nftlb.model import Admin, Backend, Config
+    from nftlb.requirements import Lack
+
+    from .checker import CheckKey
+    from .events import ActiveFaults, Bus
+    from .notifier import Notifier
+    from .reconciler import Reconciler
+    from .state_saver import StateSaver
+    from .wanted_state import WantedState
+
+_log = logging.getLogger(__name__)
+
+_COPY = "configuration"
+
+
+class Controller:
+    """Changes `state`, and lets the kernel, the saved state, listeners and followers of the configuration follow.
+
+    `problems` of the file: a line each, if the daemon started with the last good copy of the file.
+    """
+
+    def __init__(
+        self,
+        state: WantedState,
+        reconciler: Reconciler,
+        saver: StateSaver,
+        notifier: Notifier,
+        *,
+        metrics: Metrics,
+        bus: Bus,
+        faults: ActiveFaults,
+        problems: tuple[str, ...] = (),
+    ) -> None:
+        self.state = state
+        self.reconciler = reconciler
+        self._saver = saver
+        self._notifier = notifier
+        self._metrics = metrics
+        self._bus = bus
+        self._faults = faults
+        self._problems = problems
+        self._changing = asyncio.Lock()
+        self._followers: list[Callable[[Config], None]] = []
+        self._loaded = self._attempted = wall()
+        self._lacks: tuple[Lack, ...] = ()
+        self._lacking: set[str] = set()
+        self._preemption: asyncio.TimerHandle | None = None
+        self._await_preemption()
+        if state.copy:
+            self._report_copy()
+
+    def on_config(self, *followers: Callable[[Config], None]) -> None:
+        """Call these functions with every new configuration once the kernel has accepted it."""
+        self._followers += followers
+
+    # --- checks and this host ----------------------------------------------------------------------------------------
+
+    def record_result(self, key: CheckKey, result: CheckResult) -> float:
+        """Record the result of a check. Return the seconds between the start of this check and of the next."""
+        changes = self.state.health.record_result(*key, result, now())
+        check = self.state.health.pools[key.pool].backends[key.backend].checks[key.check]
+        passed = result.passed if check.last is None else check.last.passed  # silence may have counted as a failure
+        self._metrics.checked(key.pool, check.health.check.kind, passed, result.seconds)
+        self._follow(changes)
+        return check.state.delay(check.health)
+
+    def set_check_fault(self, reason: str) -> None:
+        """Record why this machine can't carry out checks; "": it can again."""
+        message = f"this machine can't carry out a check, and the state of its backend stays as it is: {reason}"
+        self._faults.set("checks", message if reason else "")
+
+    def record_refusal(self, pool: str, backend: str) -> None:
+        """Record that a backend refused balanced traffic."""
+        if backend in self.state.health.pools[pool].backends:
+            self._follow(self.state.health.record_refusal(pool, backend, "port unreachable", now()))
+
+    def record_hint(self, pool: str, backend: str) -> bool:
+        """Record a sign that a backend refuses balanced traffic. Return whether the backend should be checked now."""
+        tracked = self.state.health.pools[pool].backends.get(backend)
+        if tracked is None or not tracked.up:
+            return False
+        self._follow(self.state.health.record_hint(pool, backend, "port unreachable", now()))
+        return True
+
+    def set_reachability(
+        self, unreachable: Mapping[tuple[str, str], str], unconfirmed: Mapping[tuple[str, str], str]
+    ) -> None:
+        """Record the backends that this host can't send to, and those whose neighbour has not answered yet."""
+        self.state.health.set_unconfirmed(unconfirmed)
+        self._follow(self.state.health.set_unreachable(unreachable, now()))
+
+    def set_lacks(self, lacks: Iterable[Lack]) -> None:
+        """Record what pools need from this host and the host does not have."""
+        self._lacks = tuple(lacks)
+        self._assign_lacks()
+
+    # --- commands ----------------------------------------------------------------------------------------------------
+
+    async def change(
+        self,
+        pool: str,
+        backend: str,
+        *,
+        admin: Admin | None = None,
+        weight: int | None = None,
+        priority: int | None = None,
+    ) -> None:
+        """Set what is not None, and return when it is saved and the kernel has it. Raises Unapplied, UnknownPool."""
+        self.state.find(pool, backend)
+        wishes = self.state.health.set_by_operator(pool, backend, now(), admin=admin, weight=weight, priority=priority)
+        self._follow(wishes)
+        await self._saver.save()
+        await self.reconciler.wait_until_applied()
+
+    async def add(self, pool: str, backend: Backend) -> None:
+        """Add a backend. Raises Conflict, ConfigError or, if the kernel refuses, KernelError."""
+        async with self._changing:
+            if backend.name in self.state.find(pool).backends:
+                raise Conflict(f"{pool} has a backend {backend.name} already; remove it first, or take another name")
+            await self._use(amend(self.state.config, pool, add=[backend]))
+            self.state.record_added(pool, backend)
+        await self._saver.save()
+
+    async def remove(self, pool: str, backend: str) -> None:
+        """Remove a backend. Raises Conflict for the last backend of a pool, and KernelError if the kernel refuses."""
+        async with self._changing:
+            if len(self.state.find(pool, backend).backends) == 1:
+                raise Conflict(f"{backend} is the last backend of {pool}; drain it instead, or remove the pool")
+            await self._use(amend(self.state.config, pool, remove=[backend]))
+            self.state.record_removed(pool, backend)
+        await self._saver.save()
+
+    async def reload(self) -> None:
+        """Read the file again and use it. Raises NftlbError; then the old configuration stays."""
+        async with self._changing:
+            systemd.reloading()
+            began = wall()
+            try:
+                await self._reload()
+            except NftlbError as error:
+                self._problems = tuple(str(error).splitlines())
+                self._metrics.reloaded(success=False)
+                _log.error("not reloaded, the old configuration stays:\n%s", error)
+                self._bus.publish(Event(kind=EventKind.RELOAD_FAILED, at=wall(), reason=str(error)))
+                raise
+            finally:
+                self._attempted = began  # set only at the end: callers wait for a new time here
+                systemd.notify("READY=1")
+            self._problems, self._loaded = (), began
+            self._faults.clear(_COPY)
+            self._metrics.reloaded(success=True)
+            self._faults.clear("memory")  # the operator was here and has seen it
+            _log.info("reloaded %s", self.state.file)
+            self._bus.publish(Event(kind=EventKind.RELOAD, at=wall(), reason=self.state.file))
+        await self._saver.save()
+
+    def config_status(self) -> ConfigStatus:
+        """The status of the configuration file."""
+        return ConfigStatus(
+            file=self.state.file,
+            success=not self._problems,
+            copy_in_use=self.state.copy or None,
+            loaded=self._loaded,
+            attempted=self._attempted,
+            problems=self._problems,
+        )
+
+    # --- internals ---------------------------------------------------------------------------------------------------
+
+    async def _reload(self) -> None:
+        read = await asyncio.to_thread(self.state.read_new_file)
+        config, runtime, misfits = self.state.with_runtime(read.base)
+        await self._use(config)
+        self.state.use_file(read, runtime)
+        for misfit in misfits:
+            _log.warning("%s", misfit)
+
+    async def _use(self, config: Config) -> None:
+        """Load another configuration into the kernel and then use it; or neither, if the kernel refuses."""
+        moment = now()
+        preview, _ = self.state.health.with_config(config, moment)
+
+        def switch() -> None:
+            changes, gone = self.state.use(config)
+            for pool in gone:
+                self._metrics.forget(pool)
+            for follow in self._followers:
+                follow(config)
+            self._follow(changes)
+            self._await_preemption()
+
+        await self.reconciler.change_config(config, preview.membership(moment), switch)
+
+    def _follow(self, changes: Iterable[Change]) -> None:
+        """Let the kernel, the saved state and listeners follow changes of health."""
+        if changes:
+            if self._lacks:
+                self._assign_lacks()
+            self.reconciler.wake()
+            self._saver.touch()
+            self._notifier.report(changes, self.state.config)
+            self._await_preemption()
+
+    def _await_preemption(self) -> None:
+        """Wait until the next priority takes over, instead of the time that was set before."""
+        if self._preemption is not None:
+            self._preemption.cancel()
+        due = self.state.health.next_preemption()
+        self._preemption = None if due is None else asyncio.get_running_loop().call_later(due - now(), self._preempt)
+
+    def _preempt(self) -> None:
+        self._follow(self.state.health.preempt(now()))
+        self._await_preemption()
+
+    def _assign_lacks(self) -> None:
+        """Give each pool what it lacks, and set one fault for each thing that lacks."""
+        by_pool: dict[str, list[str]] = {}
+        by_subject: dict[str, list[Lack]] = {}
+        for lack in self._lacks:
+            pool = self.state.health.pools.get(lack.pool)
+            backend = pool.backends.get(lack.backend) if pool else None
+            # A missing path to a backend that the operator has taken out affects no packet.
+            if pool is not None and (not lack.backend or (backend is not None and backend.wanted)):
+                by_pool.setdefault(lack.pool, []).append(str(lack))
+                by_subject.setdefault(lack.subject, []).append(lack)
+        self.state.health.set_lacking({name: tuple(dict.fromkeys(lines)) for name, lines in by_pool.items()}, now())
+        for gone in self._lacking - by_subject.keys():
+            self._faults.clear(gone)
+        self._lacking = set(by_subject)
+        for subject, same in by_subject.items():
+            self._faults.set(subject, summed_up(same))
+
+    def _report_copy(self) -> None:
+        self._metrics.reloaded(success=False)
+        file, copy = self.state.file, self.state.copy
+        self._faults.set(
+            _COPY, f"{file} can't be used, its last good copy {copy} is in use: correct the file and reload"
+        )
+        for problem in self._problems:
+            _log.error("%s", problem)

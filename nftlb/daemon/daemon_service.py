@@ -1,0 +1,247 @@
+"""The daemon as its API sees it: `nftlb.service.Service` on top of the controller, with the status of pools."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from nftlb.compiler.reply_form import reply_form
+from nftlb.compiler.selection import select
+from nftlb.model import Family, Forward, RotationMode
+from nftlb.service import BackendStatus, CheckStatus, Overview, PoolStatus, Short
+
+from .events import now, wall
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+
+    from nftlb.compiler.reply_form import Obstacles
+    from nftlb.compiler.selection import Selection
+    from nftlb.health import BackendHealth, CheckHealth, PoolHealth
+    from nftlb.model import Admin, Backend, Pool, PoolState
+    from nftlb.service import Event
+
+    from .controller import Controller
+    from .counters import CounterReader, Counters
+    from .events import ActiveFaults, Bus
+    from .kernel_thread import KernelThread
+    from .swap_recorder import SwapRecorder
+
+
+class DaemonService:
+    """Implements `nftlb.service.Service`, whose docstrings describe the methods."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        kernel_thread: KernelThread,
+        counter_reader: CounterReader,
+        *,
+        recorder: SwapRecorder,
+        bus: Bus,
+        faults: ActiveFaults,
+    ) -> None:
+        self._controller = controller
+        self._state = controller.state
+        self._reconciler = controller.reconciler
+        self._kernel_thread = kernel_thread
+        self._counter_reader = counter_reader
+        self._recorder = recorder
+        self._bus = bus
+        self._faults = faults
+        self._started = wall()
+
+    async def overview(self) -> Overview:
+        return Overview.model_construct(
+            version=version("nftlb"),
+            pid=os.getpid(),
+            started=self._started,
+            ready=self.ready(),
+            config=self._controller.config_status(),
+            kernel=self._recorder.status(self._reconciler),
+            faults=self._faults.all(),
+        )
+
+    async def pools(self) -> AsyncIterator[PoolStatus]:
+        await self._counter_reader.refresh()
+        membership = self._state.health.membership(now())
+        # A reload may replace the pools while this generator waits.
+        for pool, added in [(pool, self._state.added(pool)) for pool in self._state.health.pools.values()]:
+            yield pool_status(
+                pool, membership.of(pool.pool.name), self._counter_reader.counters, added, self._obstacles
+            )
+            await asyncio.sleep(0)  # ten thousand backends take a while, in which checks have to begin
+
+    async def pool(self, name: str) -> PoolStatus:
+        self._state.find(name)
+        await self._counter_reader.refresh()
+        pool = self._state.find(name)
+        state = self._state.health.state(name, now())
+        return pool_status(pool, state, self._counter_reader.counters, self._state.added(pool), self._obstacles)
+
+    @property
+    def _obstacles(self) -> Obstacles:
+        """What the compiler got about this host for the rules in the kernel."""
+        accepted = self._kernel_thread.accepted
+        return {} if accepted is None else accepted.compiled.obstacles
+
+    def short(self) -> list[Short]:
+        pools = self._state.health.pools.items()
+        # The values that were reported last: to compute ten thousand backends again would delay checks.
+        counted = [
+            (name, pool, sum(backend.counted for backend in pool.backends.values()))
+            for name, pool in pools
+            if not pool.ready
+        ]
+        return [Short(name, pool.lacking, healthy, pool.pool.quorum) for name, pool, healthy in counted]
+
+    def ready(self, pool: str | None = None) -> bool:
+        if pool is not None:
+            return self._state.find(pool).ready and self._reconciler.serving
+        return self._reconciler.serving and all(state.ready for state in self._state.health.pools.values())
+
+    async def ruleset(self) -> str:
+        return await self._kernel_thread.text()
+
+    async def change(
+        self,
+        pool: str,
+        backend: str,
+        *,
+        admin: Admin | None = None,
+        weight: int | None = None,
+        priority: int | None = None,
+    ) -> BackendStatus:
+        await self._controller.change(pool, backend, admin=admin, weight=weight, priority=priority)
+        return self._backend(pool, backend)
+
+    async def add(self, pool: str, backend: Backend) -> BackendStatus:
+        await self._controller.add(pool, backend)
+        return self._backend(pool, backend.name)
+
+    async def remove(self, pool: str, backend: str) -> None:
+        await self._controller.remove(pool, backend)
+
+    async def reload(self) -> None:
+        await self._controller.reload()
+
+    def events(self) -> AsyncIterator[Event]:
+        return self._bus.events()
+
+    def _backend(self, pool: str, name: str) -> BackendStatus:
+        found = self._state.find(pool, name)
+        state = self._state.health.state(pool, now())
+        added = name in self._state.added(found)
+        return backend_status(found, name, state, self._counter_reader.counters, added=added)
+
+
+# --- the status of pools and backends ---------------------------------------------------------------------------------
+
+_WORST_FIRST = (RotationMode.FALLBACK, RotationMode.PANIC, RotationMode.HEALTHY)
+
+
+def pool_status(
+    pool: PoolHealth, state: PoolState, counters: Counters, added: Collection[str], obstacles: Obstacles
+) -> PoolStatus:
+    """The status of a pool. `state`: the state that the compiler got. `added`: the backends not in the file.
+
+    `obstacles`: what the compiler got about this host.
+    """
+    selections = _selections(pool, state)
+    shares = _shares(selections)
+    modes = {selection.mode for selection in selections}
+    priorities = [selection.priority for selection in selections]
+    count = counters.of_pool(pool.pool.name)
+    backends = tuple(
+        _backend(pool.pool.name, tracked, shares.get(name, 0.0), counters, added=name in added)
+        for name, tracked in pool.backends.items()
+    )
+    return PoolStatus.model_construct(
+        name=pool.pool.name,
+        listen=tuple(map(str, pool.pool.listen)),
+        forward=pool.pool.forward,
+        balance=pool.pool.balance,
+        per=pool.pool.per,
+        replies=tuple(_replies(pool.pool, obstacles)),
+        ready=pool.ready,
+        lacking=pool.lacking,
+        quorum=pool.pool.quorum,
+        healthy=pool.healthy,
+        mode=next(mode for mode in _WORST_FIRST if mode in modes),
+        priority=None if None in priorities else max(priority for priority in priorities if priority is not None),
+        min_healthy=str(pool.pool.min_healthy),
+        preempts_at=None if pool.preempts_at is None else wall(pool.preempts_at),
+        since=wall(pool.since),
+        packets=count.packets,
+        bytes=count.bytes,
+        backends=backends,
+    )
+
+
+def _replies(pool: Pool, obstacles: Obstacles) -> Iterator[str]:
+    """The hook in which the replies of a `stateless` pool are rewritten, for each family."""
+    if pool.forward is Forward.STATELESS:
+        for family in Family:
+            if any(listener.family is family for listener in pool.listen):
+                yield f"{family}: {reply_form(pool, family, obstacles)}"
+
+
+def backend_status(pool: PoolHealth, name: str, state: PoolState, counters: Counters, *, added: bool) -> BackendStatus:
+    """The status of one backend of a pool."""
+    shares = _shares(_selections(pool, state))
+    return _backend(pool.pool.name, pool.backends[name], shares.get(name, 0.0), counters, added=added)
+
+
+def _selections(pool: PoolHealth, state: PoolState) -> list[Selection]:
+    """The targets of each family in which the pool listens."""
+    listening = {listener.family for listener in pool.pool.listen}
+    return [select(pool.pool, family, state) for family in Family if family in listening]
+
+
+def _shares(selections: Iterable[Selection]) -> dict[str, float]:
+    """The share of each backend in the packets of its family."""
+    shares: dict[str, float] = {}
+    for selection in selections:
+        total = sum(weight for _, weight in selection.targets)
+        shares |= {target.name: weight / total for target, weight in selection.targets}
+    return shares
+
+
+def _backend(pool: str, tracked: BackendHealth, share: float, counters: Counters, *, added: bool) -> BackendStatus:
+    backend = tracked.backend
+    count = counters.of(pool, backend.name)
+    return BackendStatus.model_construct(
+        name=backend.name,
+        address=str(backend.address),
+        port=backend.port,
+        up=tracked.up,
+        admin=tracked.requested_admin,
+        agent=tracked.agent_admin,
+        priority=tracked.effective_priority,
+        weight=tracked.effective_weight,
+        share=round(share, 6),
+        in_rotation=share > 0,
+        standby=tracked.counts and not share,
+        since=wall(tracked.since),
+        reason=tracked.unreachable or tracked.reason,
+        added=added,
+        packets=count.packets,
+        bytes=count.bytes,
+        checks=tuple(map(_check, tracked.checks)),
+    )
+
+
+def _check(check: CheckHealth) -> CheckStatus:
+    last = check.last
+    return CheckStatus.model_construct(
+        kind=check.health.check.kind,
+        up=check.state.up,
+        passed=None if last is None else last.passed,
+        pending=check.state.pending,
+        needed=check.state.needed(check.health),
+        reason="" if last is None else last.reason,
+        seconds=None if last is None else round(last.seconds, 6),
+        at=None if check.at is None else wall(check.at),
+    )

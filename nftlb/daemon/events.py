@@ -1,0 +1,101 @@
+"""Events and faults of the daemon: published to listeners, who never delay the publisher, and shown in the status."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from nftlb.model import EventKind
+from nftlb.service import Event, Fault
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+_log = logging.getLogger(__name__)
+
+LISTENER_BACKLOG = 4096
+"""The number of events that a listener may be behind. After that it loses the oldest."""
+
+
+def now() -> float:
+    """Seconds of the running event loop's clock, which is the monotonic clock."""
+    return asyncio.get_running_loop().time()
+
+
+def wall(moment: float | None = None) -> datetime:
+    """The time of day at a moment of the monotonic clock, as today's wall clock counts it; without a moment, now."""
+    passed = 0.0 if moment is None else time.monotonic() - moment
+    return datetime.fromtimestamp(time.time() - passed, UTC)
+
+
+class Bus:
+    """Passes events on to all listeners on one event loop."""
+
+    def __init__(self) -> None:
+        self._listeners: set[_Listener] = set()
+
+    def publish(self, event: Event) -> None:
+        """Pass an event on. Never waits."""
+        for listener in self._listeners:
+            listener.queue.append(event)
+            listener.ready.set()
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Yield the events that are published after the first `anext`."""
+        with self._listener() as listener:
+            while True:
+                while listener.queue:
+                    yield listener.queue.popleft()
+                listener.ready.clear()
+                await listener.ready.wait()
+
+    @contextmanager
+    def _listener(self) -> Iterator[_Listener]:
+        listener = _Listener()
+        self._listeners.add(listener)
+        try:
+            yield listener
+        finally:
+            self._listeners.discard(listener)
+
+
+class _Listener:
+    def __init__(self) -> None:
+        self.queue: deque[Event] = deque(maxlen=LISTENER_BACKLOG)
+        self.ready = asyncio.Event()
+
+
+class ActiveFaults:
+    """The present faults by subject. Each is logged and published when it begins and when it ends."""
+
+    def __init__(self, publish: Callable[[Event], None]) -> None:
+        self._publish = publish
+        self._present: dict[str, Fault] = {}
+
+    def all(self) -> tuple[Fault, ...]:
+        """The present faults."""
+        return tuple(self._present.values())
+
+    def set(self, what: str, message: str) -> None:
+        """Record that something does not work. A fault with the same message is not reported again; "" clears it."""
+        if not message:
+            self.clear(what)
+            return
+        at = wall()
+        before = self._present.get(what)
+        if before is not None and before.message == message:
+            return
+        self._present[what] = Fault(what=what, message=message, since=before.since if before else at)
+        _log.error("%s: %s", what, message)
+        self._publish(Event(kind=EventKind.FAULT, at=at, reason=message, details={"what": what}))
+
+    def clear(self, what: str) -> None:
+        """Record that something works, or works again."""
+        if self._present.pop(what, None) is not None:
+            _log.info("%s: works again", what)
+            self._publish(Event(kind=EventKind.FAULT_GONE, at=wall(), details={"what": what}))

@@ -1,0 +1,137 @@
+"""Saves the state of the daemon: soon after a change, at once for a command, and again after a failure."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol
+
+from nftlb.swap.applier import UsedZones
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nftlb.health import Memory
+
+    from .events import ActiveFaults
+    from .startup import Preparation
+    from .store import Store
+
+SOON = 0.1
+"""Seconds from a change of health to the save: the kernel gets the change first, and a crash loses no more than this
+time. Commands of the operator are saved at once."""
+APART = 2.0
+"""Seconds, at least, between two saves of changes of health: many changes in a row wear out no disk."""
+AGAIN = 5.0
+"""Seconds until a failed save is tried again."""
+
+_WHAT = "state_dir"
+
+
+class SavedState(Protocol):
+    """What is saved."""
+
+    def memory(self) -> Memory:
+        """The state of the pools."""
+
+    def good_file(self) -> tuple[str, bytes] | None:
+        """The configuration file and its text, if they are to be kept as the last good copy."""
+
+    def preparation(self, used: UsedZones) -> Preparation | None:
+        """What prepares the next start; None: don't prepare it. `used`: the conntrack zones that were used."""
+
+
+class StateSaver:
+    """Saves `state`.
+
+    `loaded` tells whether the kernel has accepted the configuration: then the file is good. `used_zones` returns the
+    conntrack zones that were used since the first load.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        state: SavedState,
+        faults: ActiveFaults,
+        loaded: Callable[[], bool] = lambda: False,
+        used_zones: Callable[[], UsedZones] = UsedZones,
+    ) -> None:
+        self._store = store
+        self._state = state
+        self._faults = faults
+        self._is_loaded = loaded
+        self._used_zones = used_zones
+        self._lock = asyncio.Lock()
+        # One thread: a cancelled save stops waiting but not writing, and the next save must not overtake it.
+        self._thread = ThreadPoolExecutor(1, "state")
+        self._timer: asyncio.TimerHandle | None = None
+        self._changed = False
+        self._saved = -APART  # the time of the last save of a change
+        self._task: asyncio.Task[None] | None = None
+
+    def use(self, store: Store) -> None:
+        """Save to another directory from now on."""
+        self._store = store
+
+    def begin(self) -> None:
+        """Save the first state soon. This is not counted as a change, so that the first change need not wait."""
+        self._arm(SOON)
+
+    def touch(self) -> None:
+        """Save a change soon."""
+        self._changed = True
+        self._arm(SOON)
+
+    async def save(self) -> None:
+        """Save now. A failure sets a fault and is tried again."""
+        async with self._lock:
+            self._disarm()
+            if self._changed:
+                self._changed, self._saved = False, asyncio.get_running_loop().time()
+            memory, loaded = self._state.memory(), self._is_loaded()
+            good = self._state.good_file() if loaded else None
+            preparation = self._state.preparation(self._used_zones()) if loaded else None
+            try:
+                await asyncio.get_running_loop().run_in_executor(
+                    self._thread, _write, self._store, memory, good, preparation
+                )
+            except OSError as error:
+                self._faults.set(_WHAT, f"can't write {self._store}: {error.strerror or error}")
+                self._arm(AGAIN)
+            else:
+                self._faults.clear(_WHAT)
+
+    async def close(self) -> None:
+        """Save for the last time. Does not try again."""
+        await self.save()
+        if self._task is not None:
+            await self._task
+        self._disarm()
+        self._thread.shutdown()
+
+    def _arm(self, delay: float) -> None:
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(max(loop.time() + delay, self._saved + APART), self._save_now)
+
+    def _save_now(self) -> None:
+        self._timer = None
+        self._task = asyncio.create_task(self.save())
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _write(
+    store: Store,
+    memory: Memory,
+    good: tuple[str, bytes] | None,
+    preparation: Preparation | None,
+) -> None:
+    store.save(memory)
+    if good is not None:
+        store.keep(*good)
+    if preparation is not None:
+        preparation.write(memory, store)

@@ -1,0 +1,98 @@
+"""Reports the results of the reconciler to the log, to listeners, to the status and to Prometheus."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from nftlb.model import EventKind
+from nftlb.service import Event, KernelStatus
+from nftlb.swap.spellings import unknown_nft
+
+from .events import wall
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from nftlb.errors import NftlbError
+    from nftlb.metrics import Metrics
+
+    from .events import ActiveFaults, Bus
+    from .reconciler import Commit, Reconciler
+
+_log = logging.getLogger(__name__)
+
+_KERNEL, _INTERFACES, _READING, _REPLIES = "kernel", "interfaces", "nftables", "replies"
+
+
+class SwapRecorder:
+    """Implements SwapObserver."""
+
+    def __init__(self, metrics: Metrics, bus: Bus, faults: ActiveFaults) -> None:
+        self._metrics = metrics
+        self._bus = bus
+        self._faults = faults
+        self._swaps = self._failures = self._restored = 0
+        self._last_swap: datetime | None = None
+
+    def committed(self, commit: Commit) -> None:
+        """Record a change of the kernel's tables."""
+        self._swaps += 1
+        self._last_swap = wall()
+        self._metrics.swapped(commit.seconds)
+        transactions = len(commit.applied.transactions)
+        details = {
+            "seconds": round(commit.seconds, 6),
+            "transaction_seconds": round(commit.applied.seconds, 6),
+            "transactions": transactions,
+            "restored": commit.restored,
+        }
+        if commit.restored:
+            self._restored += 1
+            self._metrics.restored()
+            _log.warning("another program changed our tables or routes; restored after %.1f ms", commit.seconds * 1000)
+        else:
+            _log.info("kernel updated in %.1f ms, %d transaction(s)", commit.seconds * 1000, transactions)
+        self._bus.publish(Event(kind=EventKind.SWAP, at=wall(), details=details))
+        self._report_unrecognised(commit.applied.unrecognised)
+
+    def _report_unrecognised(self, unrecognised: tuple[str, ...]) -> None:
+        """Set a fault for objects that this nft lists in another form; a commit that did not list says nothing."""
+        if unrecognised:
+            self._faults.set(_READING, unknown_nft(unrecognised))
+
+    def refused(self, error: NftlbError) -> None:
+        """Record that the kernel refused a commit."""
+        self._failures += 1
+        self._metrics.swap_failed()
+        words = "; ".join(str(error).splitlines())
+        self._faults.set(
+            _KERNEL, f"the kernel refuses the new rules; the old rules stay, and nftlb tries again: {words}"
+        )
+        self._bus.publish(Event(kind=EventKind.SWAP_FAILED, at=wall(), reason=str(error)))
+
+    def recovered(self) -> None:
+        """Record that the kernel has what it refused, or that this is not wanted any more."""
+        self._faults.clear(_KERNEL)
+
+    def lacking(self, what: tuple[str, ...]) -> None:
+        """Record what the last load left out: an interface that is missing or down."""
+        self._faults.set(_INTERFACES, "; ".join(what))
+
+    def slower(self, pools: tuple[str, ...]) -> None:
+        """Record which pools' replies are not rewritten in prerouting, although the file asks for that."""
+        if pools:
+            self._faults.set(_REPLIES, "; ".join(pools))
+        else:
+            self._faults.clear(_REPLIES)
+
+    def status(self, reconciler: Reconciler) -> KernelStatus:
+        """The status of the kernel's tables."""
+        return KernelStatus(
+            synced=reconciler.synced,
+            error=reconciler.error,
+            swaps=self._swaps,
+            failures=self._failures,
+            restored=self._restored,
+            last_swap=self._last_swap,
+        )

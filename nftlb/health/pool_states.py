@@ -1,0 +1,378 @@
+"""The state of all pools and backends, and the only place that changes it. No I/O.
+
+Times are seconds of one monotonic clock, given by the caller. Methods that change states return the changes to report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from nftlb.model import Admin, BackendState, EventKind, Expect, Membership, Udp
+
+from .backend_health import BackendHealth, backend_endpoint, initial_health, next_slow_start_step
+from .check_health import CheckState, apply_outcome
+from .memory import PoolMemory
+from .pool_health import Change, PoolHealth, has_quorum
+from .precedence import Precedence, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from nftlb.model import Config, Pool, PoolState
+
+    from .check_health import CheckResult
+
+_DEFAULT = BackendState()
+_CONFIGURED = "by the configuration"
+
+
+class PoolStates:
+    """The states of all pools and backends of one configuration."""
+
+    def __init__(self) -> None:
+        self.pools: dict[str, PoolHealth] = {}
+        self._states: dict[str, PoolState] = {}
+        self._stale: set[str] = set()
+        self._rising: set[tuple[str, str]] = set()
+        self._preempting: set[str] = set()
+        self._next_step: float | None = None
+        self._memory: dict[str, PoolMemory] = {}
+        self._unsaved: set[str] = set()
+        self._unreachable: set[tuple[str, str]] = set()
+        self._unconfirmed: Mapping[tuple[str, str], str] = {}
+
+    @classmethod
+    def begin(cls, config: Config, memory: Mapping[str, PoolMemory], now: float) -> PoolStates:
+        """The first states of a configuration with a saved state: each check starts as its `initial` says."""
+        states = cls()
+        for pool in config.pools:
+            remembered = memory.get(pool.name, PoolMemory())
+            known = remembered.backends
+            backends = {
+                backend.name: initial_health(backend, pool, known.get(backend.name), now) for backend in pool.backends
+            }
+            states._add(pool, backends, None, now)
+            served = {family: Precedence(priority) for family, priority in remembered.serving.items()}
+            states.pools[pool.name].precedence = served
+            states._settle_priorities(states.pools[pool.name], now)
+        return states
+
+    def with_config(self, config: Config, now: float) -> tuple[PoolStates, list[Change]]:
+        """Return the states for a new configuration and the changes to report. This object does not change.
+
+        A backend with the same name, address and port keeps its state. A new backend starts as `initial` says, with a
+        slow start.
+        """
+        states, changes = PoolStates(), []
+        states._unreachable, states._unconfirmed = set(self._unreachable), self._unconfirmed
+        for pool in config.pools:
+            old = self.pools.get(pool.name)
+            known = old.backends if old else {}
+            kept = {
+                backend.name: known[backend.name].with_config(backend, pool)
+                for backend in pool.backends
+                if backend.name in known and backend_endpoint(known[backend.name].backend) == backend_endpoint(backend)
+            }
+            backends = {
+                backend.name: kept.get(backend.name) or initial_health(backend, pool, None, now)
+                for backend in pool.backends
+            }
+            gone = [tracked for name, tracked in known.items() if name not in kept]
+            changes += [_changed(pool.name, tracked, "present", "absent", _CONFIGURED) for tracked in gone]
+            changes += states._add(pool, backends, old, now)
+            for name, tracked in backends.items():
+                if name in kept:
+                    changes += states._settle(pool.name, tracked, _CONFIGURED, now)
+                    if tracked.risen is not None:
+                        states._start_slowly(pool.name, tracked, tracked.risen)
+                elif old:
+                    states._start_slowly(pool.name, tracked, now if tracked.counts else None)
+                    changes.append(_changed(pool.name, tracked, "absent", "present", _CONFIGURED))
+            changes += states._settle_priorities(states.pools[pool.name], now)
+        return states, changes
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def membership(self, now: float) -> Membership:
+        """The states of all backends, in the form that the compiler takes."""
+        self._refresh(now)
+        return Membership({name: state for name, state in self._states.items() if state})
+
+    def state(self, pool: str, now: float) -> PoolState:
+        """The states of the backends of one pool, in the form that the compiler takes."""
+        self._refresh(now)
+        return self._states[pool]
+
+    def next_step(self, now: float) -> float | None:
+        """The time at which `membership` changes without a call: the next step of a slow start. None: never."""
+        self._mark_rising(now)
+        due = []
+        for pool, backend in tuple(self._rising):
+            tracked = self.pools[pool].backends[backend]
+            risen = tracked.risen or 0.0
+            step = next_slow_start_step(now - risen, self.pools[pool].pool.slow_start / 1000)
+            if step is None:
+                self._rising.discard((pool, backend))
+                tracked.risen = None
+                self._stale.add(pool)
+            else:
+                due.append(risen + step)
+        self._next_step = min(due, default=None)
+        return self._next_step
+
+    def memory(self) -> dict[str, PoolMemory]:
+        """The state to save, by pool name. Only pools that changed since the last call cost time."""
+        for name in self._unsaved:
+            backends = {backend: tracked.memory() for backend, tracked in self.pools[name].backends.items()}
+            serving = {
+                family: precedence.serving
+                for family, precedence in self.pools[name].precedence.items()
+                if precedence.serving is not None
+            }
+            self._memory[name] = PoolMemory(backends=backends, serving=serving)
+        self._unsaved.clear()
+        return dict(self._memory)
+
+    # --- changing ----------------------------------------------------------------------------------------------------
+
+    def record_result(self, pool: str, backend: str, check: int, result: CheckResult, now: float) -> list[Change]:
+        """Record the result of a check; `check` is its index in the pool's list of checks."""
+        tracked = self.pools[pool].backends[backend]
+        tracked_check = tracked.checks[check]
+        state = tracked_check.state
+        if result.passed and tracked_check.health.check.silence_passes:
+            doubt = tracked.unreachable or self._unconfirmed.get((pool, backend), "")
+            result = replace(result, passed=False, reason=doubt) if doubt else result
+        tracked_check.last, tracked_check.at = result, now
+        if result.passed is state.up and not state.pending and result.weight is None and result.admin is None:
+            if result.passed is tracked.was_up:
+                tracked.reason = f"{tracked_check.health.check.kind}: {result.reason}"
+            return []  # the common case: thousands of results per second change nothing
+        decided = result.decides and not result.passed and state.up
+        tracked_check.state = (
+            CheckState(up=False) if decided else apply_outcome(state, passed=result.passed, health=tracked_check.health)
+        )
+        self._unsaved.add(pool)
+        changes = self._record_agent(pool, tracked, result)
+        reason = f"{tracked_check.health.check.kind}: {result.reason}"
+        if decided:
+            reason += ", after traffic was refused"
+        changes += self._settle(pool, tracked, reason, now)
+        if result.passed is tracked.up:
+            tracked.reason = reason
+        if changes:
+            self._stale.add(pool)
+        return changes
+
+    def record_refusal(self, pool: str, backend: str, reason: str, now: float) -> list[Change]:
+        """Take a backend down at once that refused balanced traffic. Its checks bring it back."""
+        tracked = self.pools[pool].backends[backend]
+        for tracked_check in tracked.checks:
+            tracked_check.state = CheckState(up=False)
+        self._unsaved.add(pool)
+        return self._settle(pool, tracked, f"passive: {reason}", now)
+
+    def set_unreachable(self, unreachable: Mapping[tuple[str, str], str], now: float) -> list[Change]:
+        """Record the backends that this host can't send to: (pool, backend) to the reason.
+
+        These backends are down at once; the state of all others follows from their checks again.
+        """
+        known = []
+        for pool, name in self._unreachable | unreachable.keys():
+            tracked = self.pools[pool].backends.get(name) if pool in self.pools else None
+            if tracked is not None:
+                tracked.unreachable = unreachable.get((pool, name), "")
+                known.append((pool, tracked))
+        self._unreachable = set(unreachable)
+        # The quorum and the priorities of a pool follow from all its backends, so all have their new state by now.
+        return [
+            change
+            for pool, tracked in known
+            for change in self._settle(pool, tracked, tracked.unreachable or "this host can send to it again", now)
+        ]
+
+    def set_unconfirmed(self, unconfirmed: Mapping[tuple[str, str], str]) -> None:
+        """Record the backends whose neighbour has not answered yet: (pool, backend) to the reason.
+
+        While the neighbour has not answered, the checks of these backends that pass by silence fail.
+        """
+        self._unconfirmed = unconfirmed
+
+    def set_lacking(self, lacking: Mapping[str, tuple[str, ...]], now: float) -> None:
+        """Record what pools need from this host and the host does not have, by pool name. Other pools lack nothing."""
+        for name, pool in self.pools.items():
+            before, pool.lacking = pool.ready, lacking.get(name, ())
+            if pool.ready is not before:
+                pool.since = now
+
+    def record_hint(self, pool: str, backend: str, reason: str, now: float) -> list[Change]:
+        """Record an ICMP error that suggests that a backend refuses balanced traffic.
+
+        A check that passes as long as no ICMP error arrives fails by this error, because its own probe may never get
+        one. The results of all other checks decide about the backend.
+        """
+        tracked = self.pools[pool].backends[backend]
+        for tracked_check in tracked.checks:
+            if (
+                isinstance(tracked_check.health.check, Udp)
+                and tracked_check.health.check.expect is Expect.NO_ICMP_ERROR
+            ):
+                tracked_check.state = apply_outcome(tracked_check.state, passed=False, health=tracked_check.health)
+        return self._settle(pool, tracked, f"udp: {reason}, in reply to traffic", now)
+
+    def set_by_operator(
+        self,
+        pool: str,
+        backend: str,
+        now: float,
+        *,
+        admin: Admin | None = None,
+        weight: int | None = None,
+        priority: int | None = None,
+    ) -> list[Change]:
+        """Set what the operator wants; None leaves a value as it is."""
+        tracked = self.pools[pool].backends[backend]
+        changes = []
+        if admin is not None and admin is not tracked.requested_admin:
+            old, tracked.admin = tracked.requested_admin, admin
+            changes.append(_changed(pool, tracked, f"admin {old}", f"admin {admin}", "by the operator"))
+        if weight is not None and weight != tracked.effective_weight:
+            before, tracked.weight = tracked.effective_weight, weight
+            changes.append(_changed(pool, tracked, f"weight {before}", f"weight {weight}", "by the operator"))
+        if priority is not None and priority != tracked.effective_priority:
+            before, tracked.priority = tracked.effective_priority, priority
+            changes.append(_changed(pool, tracked, f"priority {before}", f"priority {priority}", "by the operator"))
+        if changes:
+            self._stale.add(pool)
+            self._unsaved.add(pool)
+            changes += self._settle(pool, tracked, "", now)
+            changes += self._settle_priorities(self.pools[pool], now)
+        return changes
+
+    def next_preemption(self) -> float | None:
+        """The time at which `preempt` has something to do, if no backend changes before. None: never."""
+        return min((at for name in self._preempting if (at := self.pools[name].preempts_at) is not None), default=None)
+
+    def preempt(self, now: float) -> list[Change]:
+        """Let the priorities take over whose `preempt_delay` has passed."""
+        return [change for name in tuple(self._preempting) for change in self._settle_priorities(self.pools[name], now)]
+
+    # --- internals ---------------------------------------------------------------------------------------------------
+
+    def _add(self, pool: Pool, backends: dict[str, BackendHealth], old: PoolHealth | None, now: float) -> list[Change]:
+        tracked = self.pools[pool.name] = PoolHealth(pool, backends, quorate=False, since=now)
+        self._stale.add(pool.name)
+        self._unsaved.add(pool.name)
+        if old is None:
+            tracked.quorate = has_quorum(pool, tracked.healthy, None)
+            return []
+        tracked.quorate, tracked.since, tracked.lacking = old.quorate, old.since, old.lacking
+        tracked.precedence = old.precedence
+        return self._settle_quorum(tracked, now)
+
+    def _mark_rising(self, now: float) -> None:
+        """Mark pools with a slow start as stale if its next step is due."""
+        if self._next_step is not None and now >= self._next_step:
+            self._stale |= {pool for pool, _ in self._rising}
+            self._next_step = None
+
+    def _refresh(self, now: float) -> None:
+        self._mark_rising(now)
+        for pool in self._stale:
+            self._states[pool] = self._state(self.pools[pool], now)
+        self._stale.clear()
+
+    def _state(self, pool: PoolHealth, now: float) -> PoolState:
+        slow_start = pool.pool.slow_start / 1000
+        states = ((name, tracked.state(now, slow_start)) for name, tracked in pool.backends.items())
+        marked = ((name, _mark_waiting(pool, name, state)) for name, state in states)
+        return frozenset((name, state) for name, state in marked if state != _DEFAULT)
+
+    def _record_agent(self, pool: str, tracked: BackendHealth, result: CheckResult) -> list[Change]:
+        changes = []
+        if result.weight is not None and result.weight != tracked.agent_percent:
+            old, tracked.agent_percent = tracked.agent_percent, result.weight
+            changes.append(_changed(pool, tracked, f"agent {old}%", f"agent {result.weight}%", "by its agent"))
+        if result.admin is not None and result.admin is not (tracked.agent_admin or Admin.ENABLED):
+            before, tracked.agent_admin = tracked.agent_admin or Admin.ENABLED, result.admin
+            changes.append(_changed(pool, tracked, f"agent {before}", f"agent {result.admin}", "by its agent"))
+        return changes
+
+    def _settle(self, pool: str, tracked: BackendHealth, reason: str, now: float) -> list[Change]:
+        """Derive the changes to report after something about a backend has changed."""
+        changes = []
+        if tracked.up is not tracked.was_up:
+            kind = EventKind.BACKEND_UP if tracked.up else EventKind.BACKEND_DOWN
+            changes.append(Change(kind, pool, tracked.backend.name, _word(not tracked.up), _word(tracked.up), reason))
+            tracked.was_up, tracked.since, tracked.reason = tracked.up, now, reason
+            self._stale.add(pool)
+        counts = tracked.counts
+        if counts is not tracked.counted:
+            tracked.counted = counts
+            self._start_slowly(pool, tracked, now if counts else None)
+            changes += self._settle_quorum(self.pools[pool], now)
+            changes += self._settle_priorities(self.pools[pool], now)
+            self._stale.add(pool)
+        return changes
+
+    def _start_slowly(self, pool: str, tracked: BackendHealth, risen: float | None) -> None:
+        place = (pool, tracked.backend.name)
+        if risen is None or not self.pools[pool].pool.slow_start:
+            tracked.risen = None
+            self._rising.discard(place)
+        else:
+            tracked.risen = risen
+            self._rising.add(place)
+
+    def _settle_quorum(self, pool: PoolHealth, now: float) -> list[Change]:
+        healthy = pool.healthy
+        before, ready = pool.ready, has_quorum(pool.pool, healthy, pool.quorate)
+        if ready is pool.quorate:
+            return []
+        pool.quorate = ready
+        if pool.ready is not before:
+            pool.since = now
+        kind = EventKind.QUORUM_UP if ready else EventKind.QUORUM_DOWN
+        reason = f"{healthy} of {len(pool.backends)} backends are healthy, the quorum is {pool.pool.quorum}"
+        return [Change(kind, pool.pool.name, "", _word(not ready), _word(ready), reason)]
+
+    def _settle_priorities(self, pool: PoolHealth, now: float) -> list[Change]:
+        """Derive which priority of each family serves, where the backends of a family have several priorities."""
+        several = pool.families_with_priorities()
+        if not several and not pool.precedence:
+            return []
+        changes = []
+        state = self._state(pool, now)
+        before, pool.precedence = pool.precedence, {}
+        for family in several:
+            old = before.get(family, Precedence())
+            new, reason = settle(pool.pool, family, state, old, now)
+            pool.precedence[family] = new
+            if family in before and str(new) != str(old):  # priorities that are new are no change
+                about = f"{family}: {reason}" if len(several) > 1 else reason
+                changes.append(Change(EventKind.PRIORITY_CHANGED, pool.pool.name, "", str(old), str(new), about))
+        if pool.precedence != before:
+            self._stale.add(pool.pool.name)
+            self._unsaved.add(pool.pool.name)
+        if pool.preempts_at is None:
+            self._preempting.discard(pool.pool.name)
+        else:
+            self._preempting.add(pool.pool.name)
+        return changes
+
+
+def _mark_waiting(pool: PoolHealth, backend: str, state: BackendState) -> BackendState:
+    """Mark the state of a healthy backend whose priority waits."""
+    tracked = pool.backends[backend]
+    family = pool.precedence.get(tracked.backend.family)
+    waits = family is not None and tracked.effective_priority in family.waiting and tracked.counts
+    return replace(state, waiting=True) if waits else state
+
+
+def _changed(pool: str, tracked: BackendHealth, old: str, new: str, reason: str) -> Change:
+    return Change(EventKind.BACKEND_CHANGED, pool, tracked.backend.name, old, new, reason)
+
+
+def _word(up: bool) -> str:
+    return "up" if up else "down"

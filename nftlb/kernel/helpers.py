@@ -1,0 +1,50 @@
+"""Whether the kernel has a conntrack helper, and what lets the helper translate addresses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nftlb.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nftlb.model import Config
+
+    from .libnftables import Kernel
+
+_TABLE = "nftlb-helper"
+_MODULES = Path("/proc/modules")
+
+
+def missing_helpers(config: Config, has: Callable[[str], bool]) -> frozenset[str]:
+    """Return the helpers that pools use and the kernel does not have. `has` is called once for each helper."""
+    return frozenset(name for name in {pool.helper for pool in config.pools if pool.helper} if not has(name))
+
+
+def has_helper(kernel: Kernel, name: str, modules: Path = _MODULES) -> bool:
+    """Whether rules can use a helper of conntrack for UDP. The kernel may load its module.
+
+    The kernel does not load the second module, which translates what the helper expects (`nf_nat_tftp`). That module
+    is missing if the first is loaded without it; both may also be built into the kernel, and then none is listed.
+    """
+    text = f'table ip {_TABLE} {{\n\tct helper {name} {{\n\t\ttype "{name}" protocol udp\n\t\tl3proto ip\n\t}}\n}}\n'
+    try:
+        kernel.check(text)
+    except KernelError:
+        return False
+    return not lacks_translation(_listed(modules), name)
+
+
+def lacks_translation(modules: str, name: str) -> bool:
+    """Whether the list of loaded modules has the helper without the module that translates."""
+    loaded = {line.partition(" ")[0] for line in modules.splitlines()}
+    return f"nf_conntrack_{name}" in loaded and f"nf_nat_{name}" not in loaded
+
+
+def _listed(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # the daemon's unit hides the list
+        return ""

@@ -1,0 +1,134 @@
+"""Which values an option may have: numbers within limits, and texts that match a pattern. No I/O.
+
+The dataclasses of the model name these types in their annotations. `nftlb.config` reads them: it makes from each
+annotation the form that the configuration file and the HTTP API accept, with its JSON Schema.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, TypeAlias
+
+from .kinds import Milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class NumberLimits:
+    """A whole number from `low` to `high`. `what` names the option in messages, such as "a port"."""
+
+    what: str
+    low: int
+    high: int
+    hexadecimal: bool = False
+    """Other programs show this number in hexadecimal, so that form is accepted too."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPattern:
+    """A text that matches `pattern` as a whole. `allowed` describes the pattern in words."""
+
+    what: str
+    allowed: str
+    pattern: re.Pattern[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ShortestTime:
+    """A duration of at least this many milliseconds, and at most a day."""
+
+    shortest: Milliseconds
+    whole_seconds: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PercentLimits:
+    """A share in whole per cent, 0 to 100."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegexSyntax:
+    """A regular expression in the syntax of RE2; see `nftlb.model.patterns`."""
+
+
+def _text(what: str, allowed: str, pattern: str) -> TextPattern:
+    return TextPattern(what, allowed, re.compile(pattern))
+
+
+Port: TypeAlias = Annotated[int, NumberLimits("a port", 1, 65535)]
+Weight: TypeAlias = Annotated[int, NumberLimits("a weight", 0, 256)]
+Priority: TypeAlias = Annotated[int, NumberLimits("a priority", 0, 255)]
+Length: TypeAlias = Annotated[int, NumberLimits("a length", 0, 65535)]
+Count: TypeAlias = Annotated[int, NumberLimits("a count", 1, 255)]
+Quorum: TypeAlias = Annotated[int, NumberLimits("a quorum", 1, 65535)]
+Hysteresis: TypeAlias = Annotated[int, NumberLimits("a hysteresis", 0, 65535)]
+Stratum: TypeAlias = Annotated[int, NumberLimits("a stratum", 1, 15)]
+Zone: TypeAlias = Annotated[int, NumberLimits("a conntrack zone", 1, 65535)]
+Mark: TypeAlias = Annotated[int, NumberLimits("a firewall mark", 1, 0xFFFFFFFF, hexadecimal=True)]
+FirstMark: TypeAlias = Annotated[int, NumberLimits("a firewall mark", 1, 0xFFFFFF00, hexadecimal=True)]
+Percent: TypeAlias = Annotated[int, PercentLimits()]
+Duration: TypeAlias = Annotated[Milliseconds, ShortestTime(0)]
+SessionTime: TypeAlias = Annotated[Milliseconds, ShortestTime(1000, whole_seconds=True)]  # the kernel counts seconds
+Timer: TypeAlias = Annotated[Milliseconds, ShortestTime(10)]  # a shorter interval would only keep the daemon busy
+
+POOL_NAME = _text(
+    "a name of a pool",
+    "a letter, then letters, digits and _ . -, at most 48 characters",
+    r"[A-Za-z][A-Za-z0-9_.-]{0,47}",
+)
+BACKEND_NAME = _text(
+    "a name of a backend",
+    "a letter or digit, then letters, digits and _ . -, at most 48 characters",
+    r"[A-Za-z0-9][A-Za-z0-9_.-]{0,47}",
+)
+# nft writes the names of interfaces in quotes. The characters allowed here can't end the quotes and are not wildcards.
+INTERFACE = _text("an interface", "1 to 15 letters, digits and _ . - @ : +", r"(?!\.{1,2}$)[A-Za-z0-9_.@:+-]{1,15}")
+PATH = _text("a path", "an absolute path, which begins with /", r"/[^\x00-\x1f\x7f]*")
+LINE = _text("text", "text that is not empty, without control characters", r"[^\x00-\x1f\x7f]+")
+LINES = _text("text", "text that is not empty, without control characters", r"[^\x00-\x08\x0b-\x1f\x7f]+")
+"""Unlike LINE with line breaks and tabs."""
+
+PoolName: TypeAlias = Annotated[str, POOL_NAME]
+BackendName: TypeAlias = Annotated[str, BACKEND_NAME]
+Interface: TypeAlias = Annotated[str, INTERFACE]
+Path: TypeAlias = Annotated[str, PATH]
+Line: TypeAlias = Annotated[str, LINE]
+Lines: TypeAlias = Annotated[str, LINES]
+Argv: TypeAlias = tuple[Line, ...]
+TableName: TypeAlias = Annotated[
+    str,
+    _text(
+        "a name of a table",
+        "a letter, then letters, digits and _ -, at most 32 characters",
+        r"[A-Za-z][A-Za-z0-9_-]{0,31}",
+    ),
+]
+HostName: TypeAlias = Annotated[
+    str,
+    _text(
+        "a host name",
+        "letters, digits and - in parts with . between them, such as lb1.example.net",
+        r"(?=.{1,253}$)[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62}))*\.?",
+    ),
+]
+UrlPath: TypeAlias = Annotated[str, _text("a path of a URL", "a path that begins with / and has no spaces", r"/[!-~]*")]
+DnsName: TypeAlias = Annotated[
+    str,
+    _text(
+        "a domain name",
+        "labels of letters, digits, - and _, such as example.com",
+        r"\.|(?=.{1,253}\.?$)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?",
+    ),
+]
+Digest: TypeAlias = Annotated[str, _text("an MD5 digest", "32 hexadecimal digits", r"[0-9A-Fa-f]{32}")]
+Oid: TypeAlias = Annotated[
+    str,
+    _text(
+        "an object identifier",
+        "numbers and dots, such as 1.3.6.1.2.1.1.3.0",
+        r"\.?[0-2](?:\.(?:0|[1-9][0-9]{0,9})){1,127}",
+    ),
+]
+Regex: TypeAlias = Annotated[str, RegexSyntax()]
+StatusRange: TypeAlias = tuple[int, int]
+"""HTTP or SIP status codes: the first and the last of a range."""

@@ -1,0 +1,96 @@
+"""Transactions: operations on the tables of one name, with their nft text. The kernel carries out all or none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+from .objects import Chain, Element, NamedObject, Set
+from .text import element_text, set_body
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .objects import TableFamily
+
+
+class Verb(StrEnum):
+    """The verbs of nft that nftlb uses.
+
+    `ADD` succeeds if the object is there already with the same properties. `CREATE` fails then: another program has
+    just made the object. `FLUSH` removes the rules of a chain. `DELETE` fails while something refers to the object.
+    """
+
+    ADD = "add"
+    CREATE = "create"
+    FLUSH = "flush"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Rules to add to a chain, after those that it has."""
+
+    chain: str
+    rules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """Elements to add to a set or map, or to delete; for a deletion, their keys suffice."""
+
+    set: str
+    elements: Sequence[Element]
+
+
+Object: TypeAlias = Chain | Set | NamedObject | Rules | Elements
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A verb and its object in the table of a family; without an object, the table itself.
+
+    A chain is added without its rules, and a set without its elements: `Rules` and `Elements` are separate objects.
+    """
+
+    verb: Verb
+    family: TableFamily
+    object: Object | None = None
+
+    def text(self, table: str) -> str:
+        """Return the operation as nft text, without a newline at the end."""
+        where = f"{self.family} {table}"
+        match self.object:
+            case None:
+                return f"{self.verb} table {where}"
+            case Chain(name=name, hook=hook):
+                declared = f" {{ {hook} }}" if hook and self.verb is Verb.ADD else ""
+                return f"{self.verb} chain {where} {name}{declared}"
+            case Set(name=name, keyword=keyword) as declaration:
+                declared = f" {{ {'; '.join(set_body(declaration))} ; }}" if self.verb is Verb.ADD else ""
+                return f"{self.verb} {keyword} {where} {name}{declared}"
+            case NamedObject(kind=kind, name=name, properties=properties):
+                declared = f" {{ {'; '.join(properties)} ; }}" if self.verb is Verb.ADD else ""
+                return f"{self.verb} {kind} {where} {name}{declared}"
+            case Rules(chain=chain, rules=rules):
+                return "\n".join(f"{self.verb} rule {where} {chain} {rule}" for rule in rules)
+            case Elements(set=name, elements=elements):
+                texts = (element_text(element) if self.verb is Verb.ADD else element.key for element in elements)
+                return f"{self.verb} element {where} {name} {{ {', '.join(texts)} }}"
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """Operations on the tables of one name. The kernel carries out all of them or none."""
+
+    table: str
+    operations: tuple[Operation, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.operations)
+
+    @property
+    def text(self) -> str:
+        """The transaction as text that has the same effect when `nft -f` loads it."""
+        return "".join(f"{operation.text(self.table)}\n" for operation in self.operations)

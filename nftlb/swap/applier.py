@@ -1,0 +1,398 @@
+"""The order in which a configuration gets into the kernel: tables, conntrack entries and routing rules.
+
+The commands and the daemon share this module. Pure functions of the compiler decide about the content. This module
+decides about the order of the steps, and about what to undo when the kernel refuses one of them.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import suppress
+from dataclasses import InitVar, dataclass, field, replace
+from math import inf
+from typing import TYPE_CHECKING
+
+from nftlb.compiler import Allocation, Compiled, Hop, Need, Routes, left_behind, read_back
+from nftlb.compiler.allocation import FlowZone, ForeignNumbers, allocate
+from nftlb.compiler.connections import Stay, cuts
+from nftlb.compiler.reply_form import unknown_host
+from nftlb.compiler.selection import targets
+from nftlb.errors import KernelError, NftlbError
+from nftlb.kernel.conntrack import delete_entries as delete_kernel_connections
+from nftlb.kernel.grace import wait_for_packets
+from nftlb.kernel.helpers import has_helper, missing_helpers
+from nftlb.kernel.nflog import can_log
+from nftlb.kernel.policy_routing import PolicyRouting, find_hops
+from nftlb.kernel.reply_paths import find_obstacles
+from nftlb.model import Family, Membership, Passive
+from nftlb.ruleset import Listing, Operation, Ruleset, Transaction, Verb, is_empty, is_ours
+
+from .difference import difference, routing_difference
+from .routing import RoutingChange, RoutingRules
+from .swapper import Swapper, no_monitor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+
+    from nftlb.compiler.allocation import ZoneOwner
+    from nftlb.compiler.connections import Keep
+    from nftlb.compiler.reply_form import Obstacles
+    from nftlb.kernel import Kernel
+    from nftlb.model import Config, IPAddress
+    from nftlb.ruleset import Count, TableFamily
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The changes of one call: texts of transactions, changes of routing, and the number of deleted conntrack entries.
+
+    `lacking`: a line for each thing that a lenient load left out, or for each foreign table that `remove()` left alone.
+    `seconds`: the time that libnftables and the kernel took for the transactions. `lingers`: seconds until `tidy()` can
+    delete what in-flight replies need; None if there is nothing to delete. `unrecognised`: objects that the kernel
+    lists in another form than they were written, because nftlb does not know this version of nft. `slower`: a line for
+    each pool whose replies are not rewritten in prerouting, although the file asks for that. `unhelped`: a line for
+    each pool that was loaded without its helper, because the kernel lacks it.
+    """
+
+    transactions: tuple[str, ...] = ()
+    routing: tuple[str, ...] = ()
+    deleted: int = 0
+    lacking: tuple[str, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
+    lingers: float | None = field(default=None, compare=False)
+    unrecognised: tuple[str, ...] = ()
+    slower: tuple[str, ...] = ()
+    unhelped: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.transactions or self.routing or self.deleted)
+
+
+@dataclass(frozen=True)
+class UsedZones:
+    """Conntrack zones that may have entries.
+
+    `flows`: the zones of the pools' flows at present. `zones`: all zones used since the first load, also by other
+    daemons.
+    """
+
+    flows: Mapping[ZoneOwner, int] = field(default_factory=dict)
+    zones: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What the kernel accepted last. Immutable, so that other threads can read it."""
+
+    compiled: Compiled
+    membership: Membership
+    ruleset: Ruleset
+
+
+@dataclass
+class Applier:
+    """Brings configurations into the kernel of the network namespace in which this object was made.
+
+    `delete_connections` deletes conntrack entries and returns their number. `lookup` finds the next hops of addresses.
+    `wait` returns when all packets that were in the hooks at the call have left them. `logs` tells whether the kernel
+    can log refused packets; pools that use this log only by default are loaded without the log if the kernel can't log.
+    `obstacles` finds what keeps replies from being rewritten in prerouting. `helps` tells whether the kernel has a
+    helper of conntrack; a pool is loaded without a missing helper. `linger`: for so many seconds, in-flight replies of
+    former backends still get the address of the service. `vouches`: see Swapper.
+
+    A method whose step the kernel refuses undoes the earlier steps and raises KernelError or SystemFault.
+    """
+
+    kernel: Kernel
+    table: str = "nftlb"
+    delete_connections: Callable[[Keep], int] = delete_kernel_connections
+    routing: RoutingRules = field(default_factory=PolicyRouting)
+    lookup: Callable[[Iterable[IPAddress]], Mapping[IPAddress, Hop]] = find_hops
+    wait: Callable[[], None] = wait_for_packets
+    logs: Callable[[], bool] = can_log
+    obstacles: Callable[[Config], Obstacles] = find_obstacles
+    helps: Callable[[Kernel, str], bool] = has_helper
+    interfaces: Callable[[], Collection[str]] = lambda: [name for _, name in socket.if_nameindex()]
+    linger: float = 0.0
+    clock: Callable[[], float] = time.monotonic
+    vouches: InitVar[Callable[[int, int], bool]] = no_monitor
+    swapper: Swapper = field(init=False)
+    accepted: Accepted | None = field(default=None, init=False)
+    used: UsedZones = field(default_factory=UsedZones, init=False)
+    """Immutable, as `accepted`: a new object replaces the old one."""
+    _replies: Mapping[Need, float] = field(default_factory=dict, init=False)
+    """What in-flight replies need, each with the time until which they may need it."""
+    _resting: Mapping[ZoneOwner, tuple[int, float]] = field(default_factory=dict, init=False)
+    """Zones of former owners, each with the time until which replies may still need the zone's conntrack entries."""
+
+    def __post_init__(self, vouches: Callable[[int, int], bool]) -> None:
+        self.swapper = Swapper(self.kernel, self.table, self.wait, vouches=vouches)
+
+    def load(self, config: Config, membership: Membership | None = None, *, lenient: bool = False) -> Applied:
+        """Make the kernel do exactly what the configuration says. Waits until leftovers of the old one can be deleted.
+
+        A later `tidy()` deletes the rules for in-flight replies. `lenient`: leave out interfaces that are missing or
+        down, instead of raising KernelError.
+        """
+        membership = membership or Membership()
+        before = self.swapper.seconds
+        present = self.swapper.present()
+        previous = _allocation(present)
+        lacking: list[str] = []
+        if lenient:
+            config, lacking = _without_missing(config, self.interfaces())
+        taken = self._taken()
+        compiled = self._compile(config, self._with_resting(previous), taken)
+        old = present if self.accepted is None else self.accepted.ruleset
+        replies = self._needed_by_replies(old, compiled.ruleset(membership))
+        if replies:
+            compiled = compiled.with_replies(replies)
+        target = compiled.ruleset(membership)
+        self.swapper.refuse_foreign_tables(target)
+        due = cuts(previous, compiled.allocation, compiled.connections(membership))
+        routing = RoutingChange(
+            self.routing, previous.marks.values(), compiled.steered(), taken.marks, lacking if lenient else None
+        )
+        generation = self.kernel.generation()
+        try:
+            routing.add()
+            count = self._delete(due.before)
+            made = self.swapper.swap(target)
+        except BaseException:
+            with suppress(NftlbError):
+                # If some of the new rules got into the kernel, the routing rules that they need have to stay.
+                if self.kernel.generation() == generation:
+                    routing.undo()
+            raise
+        self.accepted, self._replies = Accepted(compiled, membership, target), replies
+        self._rest(previous, compiled.allocation)
+        self._record_zones(previous, compiled.allocation, taken)
+        swept = self.swapper.remove_leftovers(target)
+        # Until here, packets of former pools and backends were let through, and may have made conntrack entries.
+        count += self._delete(due.after)
+        routing.finish()
+        return Applied(
+            made.transactions + swept.transactions,
+            tuple(routing.changes),
+            count,
+            tuple(dict.fromkeys(lacking)),
+            self.swapper.seconds - before,
+            self._lingers(),
+            self.swapper.unrecognised,
+            tuple(slower(compiled.obstacles)),
+            tuple(_unhelped(config, compiled.config)),
+        )
+
+    def update(self, membership: Membership) -> Applied:
+        """Make the kernel follow the states of backends. Returns without waiting: a later change deletes leftovers."""
+        if self.accepted is None:
+            raise AssertionError("load() comes before update()")
+        compiled, seconds = self.accepted.compiled, self.swapper.seconds
+        target = compiled.ruleset(membership)
+        made = self.swapper.swap(target)
+        count = self._delete(compiled.connections(membership, since=self.accepted.membership))
+        self.accepted = Accepted(compiled, membership, target)
+        return Applied(made.transactions, (), count, seconds=self.swapper.seconds - seconds)
+
+    def tidy(self, *, at_once: bool = False) -> Applied:
+        """Delete leftovers after waiting until no packet needs them.
+
+        The rules for in-flight replies are deleted when their time is over, or at once with `at_once`.
+        """
+        if self.accepted is None:
+            return Applied()
+        compiled, membership = self.accepted.compiled, self.accepted.membership
+        texts: list[str] = []
+        now = inf if at_once else self.clock()
+        needed = {need: end for need, end in self._replies.items() if end > now}
+        if needed != self._replies:
+            compiled = compiled.with_replies(needed)
+            target = compiled.ruleset(membership)
+            texts += self.swapper.swap(target).transactions
+            self.accepted, self._replies = Accepted(compiled, membership, target), needed
+        texts += self.swapper.remove_leftovers(self.accepted.ruleset).transactions
+        return Applied(tuple(texts), lingers=self._lingers(), unrecognised=self.swapper.unrecognised)
+
+    def counters(self) -> Mapping[str, Count]:
+        """The packets and bytes by `POOL/BACKEND` that the kernel counted."""
+        return self.kernel.counters(self.table)
+
+    @property
+    def in_force(self) -> bool:
+        """Whether the kernel still does what it accepted last."""
+        return self.accepted is not None and self.swapper.matches(self.accepted.ruleset)
+
+    @property
+    def unchanged_by_others(self) -> bool:
+        """Whether no other program has written to our tables since our last swap."""
+        return self.swapper.unchanged_by_others()
+
+    def remove(self, config: Config | None = None) -> Applied:
+        """Delete our tables, the connections in our zones and our routing rules.
+
+        With a configuration, also the connections and routing rules that it would have: another program may have
+        flushed our tables, and with them the record of our zones and marks.
+        """
+        present = self.swapper.present()
+        allocations, taken = [_allocation(present)], self._taken()
+        if config is not None:
+            allocations.append(allocate(config, allocations[0], taken))
+        transaction = Transaction(
+            self.table,
+            tuple(Operation(Verb.DELETE, family) for family, table in present.tables.items() if not is_empty(table)),
+        )
+        if transaction:
+            self.kernel.apply(transaction)
+            self.wait()
+        self.accepted, self._replies = None, {}
+        count = self._delete({zone: Stay.NOTHING for allocation in allocations for zone in allocation.zones.values()})
+        marked = config is None or any(allocation.marks for allocation in allocations)
+        routing = self.routing.apply(self._hops_of(taken)) if marked else []
+        transactions = (transaction.text,) if transaction else ()
+        return Applied(transactions, tuple(routing), count, tuple(self.swapper.foreign_remarks()))
+
+    def diff(self, config: Config, membership: Membership | None = None) -> str:
+        """The changes that `load` would make, as text; empty if there are none. Leftovers count as changes."""
+        present = self.swapper.present()
+        previous = _allocation(present)
+        taken = self._taken()
+        compiled = self._compile(config, previous, taken)
+        self.swapper.refuse_foreign_tables(compiled.ruleset(membership))
+        lines = list(difference(present, compiled.ruleset(membership)))
+        wanted = compiled.steered()
+        if wanted or previous.marks:
+            current = {mark: hop for mark, hop in self.routing.current().items() if mark not in taken.marks}
+            lines += routing_difference(current, wanted)
+        return "".join(f"{line}\n" for line in lines)
+
+    def _needed_by_replies(self, before: Ruleset, target: Ruleset) -> dict[Need, float]:
+        """What in-flight replies need and the target lacks, each with the time at which it may go."""
+        now = self.clock()
+        until = {need: self._replies.get(need, now + self.linger) for need in left_behind(before, target)}
+        return {need: end for need, end in until.items() if end > now}
+
+    def _with_resting(self, previous: Allocation) -> Allocation:
+        """Add the resting zones, so that another backend gets a resting zone only if no other zone is free."""
+        now, taken = self.clock(), set(previous.zones.values())
+        resting = {owner: zone for owner, (zone, end) in self._resting.items() if end > now and zone not in taken}
+        return replace(previous, zones={**resting, **previous.zones})
+
+    def _rest(self, previous: Allocation, allocation: Allocation) -> None:
+        """Let zones rest that have lost their owner: in-flight replies need the conntrack entries of the zone."""
+        now, taken = self.clock(), set(allocation.zones.values())
+        left = {owner: (zone, now + self.linger) for owner, zone in previous.zones.items()}
+        resting = {**self._resting, **left}
+        self._resting = {
+            owner: (zone, end) for owner, (zone, end) in resting.items() if end > now and zone not in taken
+        }
+
+    def _record_zones(self, previous: Allocation, allocation: Allocation, taken: ForeignNumbers) -> None:
+        both = {*previous.zones.values(), *allocation.zones.values()}
+        flows: dict[ZoneOwner, int] = {
+            owner: zone for owner, zone in allocation.zones.items() if isinstance(owner, FlowZone)
+        }
+        self.used = UsedZones(flows, self.used.zones | both | taken.zones)
+
+    def _lingers(self) -> float | None:
+        return max(0.0, min(self._replies.values()) - self.clock()) if self._replies else None
+
+    def _taken(self) -> ForeignNumbers:
+        """The zones and marks that daemons with other tables in this network namespace use."""
+        return ForeignNumbers.by(
+            _foreign_allocation(self.kernel.list(sibling)) for sibling in self.kernel.siblings(self.table)
+        )
+
+    def _hops_of(self, others: ForeignNumbers) -> Mapping[int, Hop]:
+        """The next hops of the marks of other daemons. The kernel is asked only if they have marks."""
+        if not others.marks:
+            return {}
+        return {mark: hop for mark, hop in self.routing.current().items() if mark in others.marks}
+
+    def _compile(self, config: Config, previous: Allocation, taken: ForeignNumbers) -> Compiled:
+        if config.table != self.table:
+            raise NftlbError(
+                f"the configuration is for table {config.table}, but the tables of {self.table} are loaded"
+            )
+        if any(pool.refusals is Passive.CHECK for pool in config.pools) and not self.logs():
+            config = without_hints(config)
+        config = without_missing_helpers(config, lambda name: self.helps(self.kernel, name))
+        unknown = [
+            target.via or target.address
+            for pool in config.pools
+            if pool.ingress
+            for family in Family
+            for target in targets(pool, family)
+            if not target.device
+        ]
+        routes = Routes(self.lookup(unknown) if unknown else {})
+        return Compiled(config, previous, routes, taken, self._obstacles(config))
+
+    def _obstacles(self, config: Config) -> Obstacles:
+        """The obstacles to replies in prerouting. If they can't be found out, postrouting works in any case."""
+        try:
+            return self.obstacles(config)
+        except KernelError as error:
+            return unknown_host(config, str(error))
+
+    def _delete(self, keep: Keep) -> int:
+        return self.delete_connections(keep) if keep else 0
+
+
+def _without_missing(config: Config, present: Collection[str]) -> tuple[Config, list[str]]:
+    """Leave out missing interfaces, for which the kernel would refuse the whole load. Also return a line for each."""
+    lacking = [
+        f"pool {pool.name}: there is no interface {name}, so its fast path is left out there"
+        for pool in config.pools
+        for name in pool.ingress
+        if name not in present
+    ]
+    if not lacking:
+        return config, []
+    pools = (
+        replace(pool, ingress=tuple(interface for interface in pool.ingress if interface in present))
+        for pool in config.pools
+    )
+    return replace(config, pools=tuple(pools)), lacking
+
+
+def without_hints(config: Config) -> Config:
+    """Leave out the passive detection that is only a default: a kernel that can't log would refuse its rules."""
+    pools = (replace(pool, passive=False) if pool.refusals is Passive.CHECK else pool for pool in config.pools)
+    return replace(config, pools=tuple(pools))
+
+
+def slower(obstacles: Obstacles) -> Iterable[str]:
+    """Return a line for each pool and family whose replies can't be rewritten in prerouting."""
+    return (
+        f"pool {pool}: replies over {family} are rewritten in postrouting, which works but costs more: {obstacle}"
+        for (pool, family), obstacle in obstacles.items()
+    )
+
+
+def _unhelped(wanted: Config, loaded: Config) -> Iterable[str]:
+    """Return a line for each pool that wants a helper and was loaded without."""
+    return (
+        f"pool {pool.name}: the kernel has no helper for {pool.helper}, so the pool is loaded without; "
+        f"modprobe nf_nat_{pool.helper} first"
+        for pool, other in zip(wanted.pools, loaded.pools, strict=True)
+        if pool.helper is not other.helper
+    )
+
+
+def without_missing_helpers(config: Config, has: Callable[[str], bool]) -> Config:
+    """Leave out the helpers that the kernel does not have: it would refuse the rules of all pools."""
+    missing = missing_helpers(config, has)
+    if not missing:
+        return config
+    pools = (replace(pool, helper=None) if pool.helper in missing else pool for pool in config.pools)
+    return replace(config, pools=tuple(pools))
+
+
+def _allocation(present: Ruleset) -> Allocation:
+    return read_back({family: Listing(table) for family, table in present.tables.items()})
+
+
+def _foreign_allocation(listings: Mapping[TableFamily, Listing]) -> Allocation:
+    """The allocation in the tables of another daemon. Tables that nftlb did not make are left out."""
+    return read_back({family: listing for family, listing in listings.items() if is_ours(listing.table)})

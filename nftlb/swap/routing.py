@@ -1,0 +1,68 @@
+"""Policy routing around a swap: adds the rules of the new tables before it, and deletes those of the old after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from nftlb.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from nftlb.compiler import Hop
+
+
+class RoutingRules(Protocol):
+    """The kernel's routing rules that send marked packets to their backends."""
+
+    def apply(self, wanted: Mapping[int, Hop]) -> list[str]:
+        """Make the rules exactly those for `wanted`. Return the changes as texts. Raises KernelError."""
+
+    def current(self) -> Mapping[int, Hop]:
+        """The present next hop of each mark."""
+
+
+@dataclass
+class RoutingChange:
+    """The change of routing rules that belongs to one load.
+
+    `had` are the marks that the old tables use, `wanted` the next hops of the marks that the new tables use, `others`
+    the marks of daemons with other tables, whose rules stay. The kernel is not asked if `had` and `wanted` are empty.
+    With a list in `lacking`, a refusal is added to the list; without it, the refusal is raised.
+    """
+
+    rules: RoutingRules
+    had: Collection[int]
+    wanted: Mapping[int, Hop]
+    others: Collection[int] = ()
+    lacking: list[str] | None = None
+    changes: list[str] = field(default_factory=list)
+    _before: Mapping[int, Hop] | None = None
+    _theirs: Mapping[int, Hop] = field(default_factory=dict)
+
+    def add(self) -> None:
+        """Add the rules that the new tables need. Call this before the swap."""
+        if self.had or self.wanted:
+            self._before = self.rules.current()
+            self._theirs = {mark: hop for mark, hop in self._before.items() if mark in self.others}
+            still_needed = {mark: hop for mark, hop in self._before.items() if mark in self.had}
+            self._apply({**still_needed, **self.wanted})
+
+    def undo(self) -> None:
+        """Put the rules back that were there before `add()`. Call this if the swap failed."""
+        if self._before is not None:
+            self.rules.apply(self._before)
+
+    def finish(self) -> None:
+        """Delete the rules that only the old tables needed. Call this after the swap."""
+        if self.had or self.wanted:
+            self._apply(self.wanted)
+
+    def _apply(self, wanted: Mapping[int, Hop]) -> None:
+        try:
+            self.changes += self.rules.apply({**self._theirs, **wanted})
+        except KernelError as error:
+            if self.lacking is None:
+                raise
+            self.lacking += str(error).splitlines()

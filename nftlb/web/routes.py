@@ -1,0 +1,293 @@
+"""The table of all routes. The application takes the handlers from here, and the OpenAPI document what it describes.
+
+A handler is found by the `operation` of its route. The refusals of a route follow from its method, path and body; only
+what else it can refuse stands in the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from aiohttp import web
+
+from nftlb.service import BackendStatus, Event, PoolStatus, Status
+
+from .bodies import BackendChange, NewBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiohttp.typedefs import Handler
+    from pydantic import BaseModel
+
+    from .admission import Admission
+
+Json: TypeAlias = dict[str, Any]
+
+POOL = "/api/v1/pools/{pool}"
+BACKENDS = POOL + "/backends"
+BACKEND = BACKENDS + "/{backend}"
+
+SHOWN: tuple[type[BaseModel], ...] = (Status, PoolStatus, BackendStatus, Event)
+"""The models of answers."""
+
+_ANY = (421,)
+_OF_POOL = (404,)
+_OF_CHANGE = (401, 403, 409, 422, 429, 503)
+_OF_BODY = (400, 408, 413, 415)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiRoute:
+    """A method of a path: its handler, its answers and its refusals."""
+
+    method: str = "GET"
+    path: str
+    operation: str
+    """The operationId: generated clients name their functions after it."""
+    summary: str
+    answers: Json
+    """The responses of OpenAPI by status, without the refusals."""
+    refuses: tuple[int, ...] = ()
+    body: type[BaseModel] | None = None
+    query: Json = field(default_factory=dict)
+    head: bool = True
+    """Whether HEAD is allowed too, for GET."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether the request changes something, and so needs a token."""
+        return self.method != "GET"
+
+    @property
+    def refusals(self) -> list[int]:
+        """The statuses of all refusals."""
+        found = {*_ANY, *self.refuses}
+        if "{pool}" in self.path:
+            found.update(_OF_POOL)
+        if self.changes:
+            found.update(_OF_CHANGE)
+        if self.body:
+            found.update(_OF_BODY)
+        return sorted(found)
+
+
+def bind(handlers: Mapping[str, Handler], admission: Admission) -> list[web.RouteDef]:
+    """Make the routes of an application from handlers by operation. A route that changes something needs a token."""
+    bound = []
+    for route in ROUTES:
+        handler = handlers[route.operation]
+        options = {} if route.changes else {"allow_head": route.head}
+        bound.append(
+            web.RouteDef(route.method, route.path, _guarded(handler, admission) if route.changes else handler, options)
+        )
+    return bound
+
+
+def _guarded(handler: Handler, admission: Admission) -> Handler:
+    async def admitted(request: web.Request) -> web.StreamResponse:
+        admission.admit(request)
+        return await handler(request)
+
+    return admitted
+
+
+# --- the answers -----------------------------------------------------------------------------------------------------
+
+
+def schema_of(name: str) -> Json:
+    """A reference to a schema of the document."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _text(description: str, example: str) -> Json:
+    return {"description": description, "content": {"text/plain": {"schema": {"type": "string"}, "example": example}}}
+
+
+def _json(description: str, schema: Json) -> Json:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+_NOT_READY: Json = {
+    "description": "a pool lacks its quorum, or the host lacks something that a pool needs; the text says what",
+    "content": {
+        "text/plain": {
+            "schema": {"type": "string"},
+            "example": "not ready\ndns: 0 of 1 backends that make its quorum are healthy\n",
+        },
+        "application/json": {"schema": schema_of("Error")},
+    },
+}
+_EVENTS: Json = {
+    "description": "server-sent events; `event` is the kind, `data` an Event as JSON, `id` the time of the event",
+    "content": {"text/event-stream": {"schema": {"type": "string", "contentSchema": schema_of("Event")}}},
+}
+_CREATED: Json = {
+    **_json("the backend was added, and the kernel has it", schema_of("BackendStatus")),
+    "headers": {"Location": {"description": "the path of the backend", "required": True, "schema": {"type": "string"}}},
+}
+_ONE_POOL: Json = {
+    "name": "pool",
+    "in": "query",
+    "required": False,
+    "description": "ask about this pool only",
+    "schema": {"type": "string"},
+    "example": "dns",
+}
+
+ROUTES: tuple[ApiRoute, ...] = (
+    ApiRoute(
+        path="/healthz",
+        operation="health",
+        summary="Whether the process works",
+        answers={"200": _text("the process works", "ok\n")},
+    ),
+    ApiRoute(
+        path="/readyz",
+        operation="readiness",
+        summary="Whether every pool, or one pool, has its quorum",
+        answers={"200": _text("all asked pools are ready", "ready\n"), "503": _NOT_READY},
+        refuses=(400, 404),
+        query=_ONE_POOL,
+    ),
+    ApiRoute(
+        path="/metrics",
+        operation="metrics",
+        summary="Metrics for Prometheus",
+        answers={"200": _text("text format 0.0.4", "nftlb_ready 1\n")},
+        refuses=(503,),
+    ),
+    ApiRoute(
+        path="/",
+        operation="page",
+        summary="The web page",
+        answers={"200": {"description": "HTML", "content": {"text/html": {}}}},
+    ),
+    ApiRoute(
+        path="/api/v1/status",
+        operation="status",
+        summary="The state of everything",
+        answers={"200": _json("the state", schema_of("Status"))},
+        refuses=(503,),
+    ),
+    ApiRoute(
+        path="/api/v1/pools",
+        operation="pools",
+        summary="All pools",
+        answers={"200": _json("in the order of the file", {"type": "array", "items": schema_of("PoolStatus")})},
+        refuses=(503,),
+    ),
+    ApiRoute(
+        path=POOL,
+        operation="pool",
+        summary="One pool",
+        answers={"200": _json("the state of the pool", schema_of("PoolStatus"))},
+        refuses=(503,),
+    ),
+    ApiRoute(
+        path="/api/v1/ruleset",
+        operation="ruleset",
+        summary="The ruleset last applied",
+        answers={"200": _text("nft's text", "table ip nftlb {\n}\n")},
+        refuses=(503,),
+    ),
+    ApiRoute(
+        path="/api/v1/events",
+        operation="events",
+        summary="Events from now on",
+        answers={"200": _EVENTS},
+        refuses=(503,),
+        head=False,
+    ),
+    ApiRoute(
+        path="/api/v1/openapi.json",
+        operation="openapi",
+        summary="This document",
+        answers={"200": _json("OpenAPI 3.1", {"type": "object"})},
+    ),
+    ApiRoute(
+        method="POST",
+        path=BACKENDS,
+        operation="addBackend",
+        summary="Add a backend; it survives restarts",
+        answers={"201": _CREATED},
+        body=NewBackend,
+    ),
+    ApiRoute(
+        method="PATCH",
+        path=BACKEND,
+        operation="changeBackend",
+        summary="Set the admin state, the weight or the priority of a backend; the change survives restarts",
+        answers={"200": _json("the new state; the kernel has it", schema_of("BackendStatus"))},
+        body=BackendChange,
+    ),
+    ApiRoute(
+        method="DELETE",
+        path=BACKEND,
+        operation="removeBackend",
+        summary="Remove a backend; a backend of the file returns with the next reload",
+        answers={"204": {"description": "the backend is removed"}},
+    ),
+    ApiRoute(
+        method="POST",
+        path="/api/v1/reload",
+        operation="reload",
+        summary="Read the file again; if the file is bad, the configuration in use stays",
+        answers={"200": _json("the file is in use", schema_of("Reloaded"))},
+    ),
+)
+
+
+# --- the refusals ----------------------------------------------------------------------------------------------------
+
+_REFUSALS = {
+    400: (
+        "the request or its body can't be read",
+        "the body is not JSON: Expecting value: line 1 column 1 (char 0)",
+    ),
+    401: ("the bearer token is missing or wrong", "no bearer token; needed: Authorization: Bearer TOKEN"),
+    403: (
+        "the API is read-only, because no token_file is configured; or the request comes from a page of another site",
+        "this API allows no changes; set token_file under api in the file",
+    ),
+    404: ("the pool or backend does not exist", "no pool is named dns9; there are: dns, syslog"),
+    408: ("the body did not arrive in time", "the body is incomplete after 10 s; allowed: less time"),
+    409: (
+        "the request conflicts with the present state",
+        "dns has a backend ns1 already; remove it first, or take another name",
+    ),
+    413: ("the body is larger than 64 KiB", "the body is too large; allowed: 64 KiB"),
+    415: ("the body is not application/json", "the content type is text/plain; allowed: application/json"),
+    421: (
+        "the name in `Host` is not a name of this API",
+        "example.com is not a name of this API; allowed: an address, localhost, lb1, and the names in hosts under api",
+    ),
+    422: ("a value is not allowed", "the body is not valid"),
+    429: (
+        "too many wrong tokens came from this client",
+        "too many wrong tokens came from 192.0.2.1; allowed: one in 6 s",
+    ),
+    503: (
+        "the kernel or the system refused for now; or too many requests wait for this answer",
+        "the kernel refused: No buffer space available; it is tried again",
+    ),
+}
+_PROBLEMS = ["weight: 300 is not a weight; allowed: 0 to 256"]
+_HEADERS: dict[int, Json] = {
+    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},
+    HTTPStatus.TOO_MANY_REQUESTS: {
+        "Retry-After": {"required": True, "schema": {"type": "string", "pattern": "^[0-9]+$"}}
+    },
+}
+
+
+def refusal_response(status: int) -> Json:
+    """Describe a refusal as a response of OpenAPI."""
+    description, error = _REFUSALS[status]
+    problems = {"problems": _PROBLEMS} if status == HTTPStatus.UNPROCESSABLE_ENTITY else {}
+    example: Json = {"error": error, **problems}
+    headers = {"headers": _HEADERS[status]} if status in _HEADERS else {}
+    content = {"application/json": {"schema": schema_of("Error"), "example": example}}
+    return {"description": description, "content": content, **headers}

@@ -1,0 +1,211 @@
+"""Commands that change a daemon's state: addresses, tokens, refusals, and completion of names."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_api import TOKEN, Api, backend, fake_api
+from installed_command import NFTLB
+
+from nftlb.cli import main
+
+pytest_plugins = ("cli_fixtures",)
+
+STATUS = ("GET", "/api/v1/status")
+
+
+PATCH = ("PATCH", "/api/v1/pools/dns/backends/ns1")
+
+
+RELOAD = ("POST", "/api/v1/reload")
+
+
+ALL = [["status"], ["top", "-b"], ["drain", "dns/ns1"], ["enable", "dns/ns1"], ["maintenance", "dns/ns1"],
+       ["weight", "dns/ns1", "3"], ["reload"]]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ALL)
+def test_no_daemon(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 4, and the address that was tried, on standard error."""
+    assert 4 == main([*command, "--socket", str(tmp_path / "api.sock")])
+    out, error = capsys.readouterr()
+    assert "" == out
+    assert error.startswith(f"nftlb: no daemon can be reached at unix:{tmp_path}/api.sock: No such file or directory; ")
+
+
+@pytest.mark.parametrize("arguments", [["--socket", "{}"], ["--url", "unix:{}"]])
+def test_a_unix_socket(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By --socket or --url; an option wins over the environment."""
+    path = tmp_path / "api.sock"
+    with fake_api(path), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NFTLB_URL", "http://127.0.0.1:1")
+        assert 0 == main(["status", *(argument.format(path) for argument in arguments)])
+    assert "nftlb 0.1.0, ready" in capsys.readouterr().out
+
+
+def test_bad_addresses(capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 1 for an invalid address, 2 for two addresses."""
+    assert 1 == main(["status", "--url", "ftp://x"])
+    assert "the daemon's address: 'ftp://x' is " in capsys.readouterr().err
+    assert 2 == main(["status", "--url", "127.0.0.1", "--socket", "/x"])
+    assert "--url and --socket" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        (["drain", "dns/ns1"], {"admin": "drain"}),
+        (["enable", "dns/ns1"], {"admin": "enabled"}),
+        (["maintenance", "dns/ns1"], {"admin": "maintenance"}),
+        (["weight", "dns/ns1", "256"], {"weight": 256}),
+        (["priority", "dns/ns1", "0"], {"priority": 0}),
+    ],
+)
+def test_changes(
+    command: list[str], wanted: dict[str, Any], api: Api, token_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The request has the first token of the file; the backend's new state is printed in one line."""
+    api.answers[PATCH] = 200, backend(**{"share": 0.25, **wanted}).model_dump(mode="json")
+    assert 0 == main([*command, "--token-file", token_file])
+    assert [(*PATCH, wanted, f"Bearer {TOKEN}")] == api.asked
+    shown = f"{wanted.get('admin', 'enabled')}, weight {wanted.get('weight', 1)}"
+    shown += f", priority {wanted['priority']}" if "priority" in wanted else ""
+    assert f"dns/ns1: {shown}, up, 25.0% of the pool's packets\n" == capsys.readouterr().out
+
+
+def test_a_change_shows_the_state_of_the_agent(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """An enabled backend may still be drained by its agent."""
+    api.answers[PATCH] = 200, backend(agent="drain", up=False, share=0.0).model_dump(mode="json")
+    assert 0 == main(["enable", "dns/ns1"])
+    assert "dns/ns1: enabled (its agent: drain), weight 1, down, 0.0% of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("dsn/ns1", "dsn/ns1: no such pool; did you mean dns?\n"),
+        ("dns/ns9", "dns/ns9: no such backend; did you mean ns2?\n"),
+        ("dns/zz", "dns/zz: no such backend; known: ns1, ns2\n"),
+    ],
+)
+def test_unknown_backend(target: str, message: str, api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 1, and a similar name."""
+    assert STATUS in api.answers
+    assert 1 == main(["drain", target])
+    assert ("", message) == tuple(capsys.readouterr())
+
+
+def test_unknown_backend_without_a_status(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """The daemon's own message, if its status can't be read for a similar name."""
+    del api.answers[STATUS]
+    assert 1 == main(["drain", "dns/ns1"])
+    assert ("", "nftlb: no such thing\n") == tuple(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["drain", "dns"], "'dns' is not POOL/BACKEND; allowed: two names, such as dns/ns1"),
+        (["drain", "dns/"], "'dns/' is not POOL/BACKEND"),
+        (["drain", "dns/\x1b"], r"'dns/\x1b' is not POOL/BACKEND"),
+        (["drain"], "Missing argument 'POOL/BACKEND'"),
+        (["weight", "dns/ns1", "257"], "257 is not in the range 0<=x<=256"),
+        (["weight", "dns/ns1", "-1"], "No such option"),
+        (["priority", "dns/ns1", "256"], "256 is not in the range 0<=x<=255"),
+        (["top", "--interval", "0"], "0 is not in the range"),
+        (["top", "--sort", "luck"], "'luck' is not one of"),
+    ],
+)
+def test_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 2, without a request to the daemon."""
+    assert 2 == main(arguments)
+    out, error = capsys.readouterr()
+    assert "" == out
+    assert message in error
+
+
+def test_reload(api: Api, token_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Prints nothing on success; else status 1, and every error of the file on its own line."""
+    monkeypatch.setenv("NFTLB_TOKEN_FILE", token_file)
+    api.answers[RELOAD] = 200, {}
+    assert 0 == main(["reload"])
+    assert [(*RELOAD, None, f"Bearer {TOKEN}")] == api.asked
+    assert ("", "") == tuple(capsys.readouterr())
+    api.answers[RELOAD] = 422, {"error": "the file is bad", "problems": ["a.yaml:1:2: one", "a.yaml:3:4: two"]}
+    assert 1 == main(["reload"])
+    assert ("", "nftlb: the file is bad\na.yaml:1:2: one\na.yaml:3:4: two\n") == tuple(capsys.readouterr())
+
+
+@pytest.mark.parametrize("code", [401, 403, 500, 503])
+def test_refusals(code: int, api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 3, the daemon's message, and advice."""
+    api.answers[RELOAD] = code, {"error": "no"}
+    assert 3 == main(["reload"])
+    out, error = capsys.readouterr()
+    assert "" == out
+    assert error.startswith("nftlb: the daemon refused: no; ")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "No such file or directory"), (b"\xff\n", "not ASCII text"), (b"# none\n", "no token found"),
+     (b"two words\n", "no token found")],
+)  # fmt: skip
+def test_an_unusable_token_file(
+    content: bytes | None, message: str, api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 3 for a change, without a request; commands that only read ignore the token file."""
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_bytes(content)
+        path.chmod(0o600)
+    assert 3 == main(["drain", "dns/ns1", "--token-file", str(path)])
+    assert capsys.readouterr().err.startswith(f"nftlb: {path}: {message}")
+    assert [] == api.asked
+    assert 0 == main(["status", "--token-file", str(path)])
+
+
+def test_a_token_file_for_everybody_is_not_used(api: Api, token_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As ssh does with a key: no request is made, and the message has the fix."""
+    Path(token_file).chmod(0o644)
+    assert 3 == main(["drain", "dns/ns1", "--token-file", token_file])
+    assert f"every user of this host may read it (mode 0644); fix: chmod 600 {token_file}" in capsys.readouterr().err
+    assert [] == api.asked
+
+
+def test_a_token_from_a_pipe(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """As from `--token-file <(pass nftlb)`. From an endless file only a limited number of bytes is read."""
+    api.answers[RELOAD] = 200, {}
+    read, write = os.pipe()
+    os.write(write, f"{TOKEN}\n".encode())
+    os.close(write)
+    assert 0 == main(["reload", "--token-file", f"/dev/fd/{read}"])
+    os.close(read)
+    assert [(*RELOAD, None, f"Bearer {TOKEN}")] == api.asked
+
+    assert 3 == main(["reload", "--token-file", "/dev/zero"])
+    assert "no token found" in capsys.readouterr().err
+
+
+def completed(words: str, position: int, url: str) -> tuple[int, list[str], str]:
+    environment = {
+        **os.environ, "_NFTLB_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(position),
+        "NFTLB_URL": url,
+    }  # fmt: skip
+    done = subprocess.run([NFTLB], env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout.split(), done.stderr
+
+
+def test_completion_of_names() -> None:
+    """Names come from the daemon in the command line or environment; without a daemon there are none."""
+    with fake_api() as served:
+        assert (0, ["plain,dns/ns1", "plain,dns/ns2"], "") == completed("nftlb drain d", 2, served.where)
+        assert (0, ["plain,dns/ns2"], "") == completed(f"nftlb weight --url {served.where} dns/ns2", 4, "127.0.0.1:1")
+        assert (0, ["plain,dns"], "") == completed("nftlb status d", 2, served.where)
+        assert (0, [], "") == completed("nftlb status dns d", 3, served.where)
+    assert (0, [], "") == completed("nftlb drain d", 2, served.where)
+    assert (0, [], "") == completed("nftlb drain d", 2, "no:address:at:all")

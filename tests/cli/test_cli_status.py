@@ -1,0 +1,239 @@
+"""`nftlb status`, and the text that it shares with `nftlb top`: tables, numbers, ages, colours."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fake_api import NOW, Api, backend, fake_api, pool, status, troubled
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nftlb.cli import main
+from nftlb.cli.status import status_text
+from nftlb.cli.terminal import (
+    Cell,
+    Colour,
+    Column,
+    TextStyle,
+    age_text,
+    aligned_lines,
+    number_text,
+    output_style,
+)
+from nftlb.client import StatusView, read_status_view
+
+if TYPE_CHECKING:
+    from nftlb.service import Status
+
+
+pytest_plugins = ("cli_fixtures",)
+
+STATUS = ("GET", "/api/v1/status")
+
+
+def seen(shown: Status) -> StatusView:
+    return read_status_view(shown.model_dump(mode="json"))
+
+
+def text(shown: Status, **look: Any) -> str:
+    found = seen(shown)
+    return status_text(found, found.pools, NOW, TextStyle(**look))
+
+
+CALM = """\
+nftlb 0.1.0, ready, running for 3d1h (pid 42)
+
+dns  ready for 3d1h, 2/2 healthy (quorum 1), 24.7k packets
+  192.0.2.53:53/udp, [2001:db8::53]:53/udp
+  BACKEND  ADDRESS         STATE  ADMIN    WT  SHARE  PACKETS  SINCE  REASON
+  ns1      10.0.0.11:5353  ✓ up   enabled   1  50.0%    12.3k  2h13m  noerror in 0.4 ms
+  ns2      10.0.0.12:5353  ✓ up   enabled   1  50.0%    12.3k  2h13m  noerror in 0.4 ms
+"""
+
+
+TROUBLED = """\
+nftlb 0.1.0, not ready, running for 3d1h (pid 42)
+! kernel: its rules are not as wanted: Operation not permitted
+! configuration: refused 5m ago; the previous one stays in use: /etc/nftlb/pools.yaml
+    /etc/nftlb/pools.yaml:3:5: pools.dns.lissen: unknown key
+! state_dir: No space left on device (for 1m30s)
+! pool dns: not ready: 1 healthy, 3 needed
+! pool dns: panic: too few backends are healthy, so all enabled backends are used
+! pool dns: 2 of 4 down: ns2, ns4
+
+dns  not ready for 3d1h, 1/4 healthy (quorum 3), panic, 24.7k packets
+  192.0.2.53:53/udp, [2001:db8::53]:53/udp
+  BACKEND  ADDRESS         STATE         ADMIN         WT  SHARE  PACKETS  SINCE
+  ns1      10.0.0.11:5353  ✓ up          enabled        1  50.0%    12.3k  2h13m
+  ns2      10.0.0.12:5353  ✗ down        enabled        3   0.0%    12.3k  2h13m
+    no answer within 1s
+  ns3      10.0.0.13:5353  ○ up, idle    drain          1   0.0%    12.3k  2h13m
+  ns4      10.0.0.14       ✗ down, used  maintenance…   1  50.0%    12.3k  2h13m
+    refused
+"""
+
+
+def test_status_without_faults() -> None:
+    """A line for the daemon, then each pool and its backends, with a column of reasons if it fits."""
+    assert CALM == text(status(), width=100)
+
+
+def test_status_with_faults() -> None:
+    """Faults are first; at 80 columns the reasons of backends that are down have separate lines."""
+    assert TROUBLED == text(troubled(), width=80)
+
+
+STANDBY = """\
+! pool dns: priority 2 serves instead of 1; a lower priority takes over in 7s
+
+dns  ready for 3d1h, 2/2 healthy (quorum 1), priority 2, 24.7k packets
+  192.0.2.53:53/udp, [2001:db8::53]:53/udp
+  BACKEND  ADDRESS         STATE      ADMIN    WT  PRIO   SHARE  PACKETS  SINCE
+  ns1      10.0.0.11:5353  ○ standby  enabled   1     1    0.0%    12.3k  2h13m
+  ns2      10.0.0.12:5353  ✓ up       enabled   1     2  100.0%    12.3k  2h13m
+"""
+
+
+def test_status_with_priorities() -> None:
+    """A pool with several priorities has a column for them, and the status says which serves instead of the lowest."""
+    behind = (backend("ns1", standby=True, in_rotation=False, share=0.0), backend("ns2", 2, priority=2, share=1.0))
+    shown = pool(backends=behind, priority=2, preempts_at=NOW + timedelta(seconds=7))
+
+    assert STANDBY == text(status(pools=(shown,)), width=80).partition("\n")[2]
+    shared = pool(backends=behind, priority=None, min_healthy="2")
+    text_ = "! pool dns: no priority serves alone (min_healthy 2), so all healthy backends are used"
+    assert text_ in text(status(pools=(shared,)), width=100)
+    calm = pool(backends=behind, priority=1)
+    assert "!" not in text(status(pools=(calm,)), width=100)
+
+
+def test_status_in_ascii() -> None:
+    """For a terminal without Unicode."""
+    shown = text(troubled(), width=80, unicode=False)
+    assert shown.isascii()
+    assert "x down, used  maintenan..." in shown
+
+
+def test_status_in_colour_has_the_same_text() -> None:
+    """Without its colours the text is the same."""
+    coloured = text(troubled(), width=80, colour=True)
+    assert "\x1b[31m✗ down\x1b[0m" in coloured
+    for style in ("0", *Colour):
+        coloured = coloured.replace(f"\x1b[{style}m", "")
+    assert TROUBLED == coloured
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_status_of_many_backends(width: int) -> None:
+    """With 300 backends, long names and IPv6, no line is wider than the terminal; backends down are counted first."""
+    many = tuple(
+        backend(f"resolver-{i:03}.region-{i % 7}.example.net", i, address=f"2001:db8:aaaa:bbbb:cccc:dddd:eeee:{i:x}",
+                up=i % 50 != 7, in_rotation=i % 50 != 7, reason="no answer within 1s: " + "very " * 30)
+        for i in range(300)
+    )  # fmt: skip
+    lines = text(status(pools=(pool(backends=many, healthy=294),)), width=width).splitlines()
+    assert [] == [line for line in lines if len(line) > width and not line.startswith("!")]
+    assert "! pool dns: 6 of 300 down: resolver-007.region-0.example.net, " in lines[1]
+    assert lines[1].endswith(" and 1 more")
+    assert 300 == sum("resolver" in line for line in lines[2:])
+
+
+def test_status_command(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a pipe it is neither cut nor coloured; status 0 also with backends down; shows only the given pools."""
+    api.show(status(pools=(pool("dns"), pool("sip", ready=False, backends=(backend("s1", up=False),)))))
+    assert 0 == main(["status"])
+    whole = capsys.readouterr().out
+    assert ["dns", "sip"] == [line.split()[0] for line in whole.splitlines() if "ready for" in line]
+    assert "\x1b" not in whole
+    assert 0 == main(["status", "sip"])
+    assert ["sip"] == [line.split()[0] for line in capsys.readouterr().out.splitlines() if "ready for" in line]
+
+
+def test_status_as_json(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Prints the daemon's whole document, unknown keys too, or only the given pools in it."""
+    api.show(status(pools=(pool("dns"), pool("sip"))))
+    document = api.answers[STATUS][1]
+    document["news"] = "of a newer daemon"
+    assert 0 == main(["status", "--json"])
+    assert document == json.loads(capsys.readouterr().out)
+    assert 0 == main(["status", "--json", "sip"])
+    assert {**document, "pools": document["pools"][1:]} == json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("command", ["status", "top"])
+def test_unknown_pool(command: str, api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 1, and a similar name."""
+    api.show(status())
+    assert 1 == main([command, "dsn"])
+    assert ("", "dsn: no such pool; did you mean dns?\n") == tuple(capsys.readouterr())
+
+
+def test_status_imports_no_slow_modules() -> None:
+    """The command imports neither pydantic nor YAML nor aiohttp: each takes longer than all other imports."""
+    program = "import sys; from nftlb.cli import main; main(); print(*sys.modules)"
+    with fake_api() as served:
+        done = subprocess.run(
+            [sys.executable, "-c", program, "status", "--url", served.where], capture_output=True, text=True, check=True
+        )
+    modules = set(done.stdout.splitlines()[-1].split())
+    assert set() == {"pydantic", "yaml", "aiohttp", "asyncio", "nftlb.model", "nftlb.config"} & modules
+
+
+@pytest.mark.parametrize(
+    ("span", "expected"),
+    [
+        (timedelta(seconds=-5), "0s"),
+        (timedelta(seconds=59.9), "59s"),
+        (timedelta(minutes=1), "1m"),
+        (timedelta(minutes=61), "1h1m"),
+        (timedelta(days=400, minutes=59), "400d"),
+    ],
+)
+def test_age(span: timedelta, expected: str) -> None:
+    """The two largest units; never negative, also if the clock is behind that of the daemon."""
+    assert expected == age_text(span.total_seconds())
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(0, "0"), (9999, "9999"), (10_000, "10.0k"), (99_949, "99.9k"), (99_960, "100k"),
+     (999_600, "1.0M"), (2**64, "18.4E")]
+)  # fmt: skip
+def test_short(number: float, expected: str) -> None:
+    """At most five characters."""
+    assert expected == number_text(number)
+
+
+@settings(deadline=None)
+@given(st.floats(0, 9e20))
+def test_short_is_short(number: float) -> None:
+    """At most five characters for any number."""
+    assert len(number_text(number)) <= 5
+
+
+def test_columns_are_cut_or_left_out() -> None:
+    """The last column that may be cut is cut first; a `whole` column is left out instead."""
+    columns = (Column("A", least=3), Column("B"), Column("C", least=0, whole=True))
+    row = [Cell("aaaaaa"), Cell("bb"), Cell("cc")]
+    assert ["A       B   C", "aaaaaa  bb  cc"] == aligned_lines(columns, [row], TextStyle(width=14))
+    assert ["A       B", "aaaaaa  bb"] == aligned_lines(columns, [row], TextStyle(width=13))
+    assert ["A    B", "aa…  bb"] == aligned_lines(columns, [row], TextStyle(width=9))
+
+
+def test_style_of_a_pipe(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal: unlimited width, or that of COLUMNS, and no colours."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    with capfd.disabled():
+        reading_end, writing_end = os.pipe()
+        with os.fdopen(reading_end), os.fdopen(writing_end, "w", encoding="latin-1") as out:
+            monkeypatch.setattr(sys, "stdout", out)
+            assert TextStyle(100_000, colour=False, unicode=False) == output_style()
+            monkeypatch.setenv("COLUMNS", "90")
+            assert 90 == output_style().width
+            monkeypatch.undo()

@@ -1,0 +1,128 @@
+"""The warnings of `check` and `doctor` about valid configurations."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import pytest
+from pool_builders import backend, backends, config, pool
+
+from nftlb.compiler.cautions import cautions
+from nftlb.model import Admin, Forward, MinHealthy, SourceKind
+
+if TYPE_CHECKING:
+    from nftlb.model import Pool
+
+SERVERS = backends("10.0.0.1", "10.0.0.2")
+
+
+def found_cautions(*pools: Pool) -> list[tuple[str, bool, str]]:
+    """Return the pool of each caution, whether `nftlb check` warns, and the fix."""
+    return [(caution.pool, caution.warns, caution.fix) for caution in cautions(config(*pools))]
+
+
+@pytest.mark.parametrize("listen", ["192.0.2.1:67/udp", "192.0.2.1:60-70/udp", "[2001:db8::1]:547/udp"])
+def test_dhcp_relays(listen: str) -> None:
+    """A DHCP server's reply finds no conntrack entry unless the server sees the relay's own address."""
+    servers = (*SERVERS, *backends("fd00::1"))
+    assert [("dhcp", True, "source: keep")] == found_cautions(pool("dhcp", listen, servers))
+    assert [] == found_cautions(pool("dhcp", listen, servers, source=SourceKind.KEEP))
+    assert [] == found_cautions(pool("dhcp", listen, servers, forward=Forward.DSR))
+
+
+@pytest.mark.parametrize(
+    "listen", ["192.0.2.1:67/tcp", "192.0.2.1:547/udp", "192.0.2.1:66/udp", "[2001:db8::1]:67/udp"]
+)
+def test_other_ports_are_not_dhcp(listen: str) -> None:
+    """Each family has its own port, of UDP."""
+    assert [] == found_cautions(pool("other", listen, (*SERVERS, *backends("fd00::1"))))
+
+
+def test_no_room_for_source_ports() -> None:
+    """The caution names the pools that translate to an address with a listener, and no others."""
+    every = "192.0.2.1:1024-65535/udp"
+    fix = "source: an address of this host without a listener, or fewer ports"
+    listening = {"source": SourceKind.ADDRESS, "source_addresses": (ip_address("192.0.2.1"),)}
+    elsewhere = {"source": SourceKind.ADDRESS, "source_addresses": (ip_address("192.0.2.9"),)}
+    pools = (
+        pool("rtp", every, SERVERS),
+        pool("ntp", "192.0.2.2:123/udp", SERVERS, **listening),
+        pool("log", "192.0.2.2:514/udp", SERVERS, **elsewhere),
+        pool("snmp", "192.0.2.2:162/udp", SERVERS, source=SourceKind.KEEP),
+        pool("web", "192.0.2.2:80/tcp", SERVERS),
+        pool("six", "[2001:db8::1]:53/udp", backends("fd00::1")),
+    )
+    assert [("rtp", True, fix), ("ntp", True, fix)] == found_cautions(*pools)
+    assert "(at most 0)" in next(cautions(config(*pools))).message
+    assert [] == found_cautions(pool("web", "192.0.2.1:1-65535/tcp", SERVERS))
+
+
+def test_a_narrow_gap_is_too_little() -> None:
+    """A range of 4,096 ports is enough, a range of 4,095 is not."""
+    assert [] == found_cautions(pool("rtp", ("192.0.2.1:1024-30000/udp", "192.0.2.1:34097-65535/udp"), SERVERS))
+    assert 1 == len(found_cautions(pool("rtp", ("192.0.2.1:1024-30000/udp", "192.0.2.1:34096-65535/udp"), SERVERS)))
+
+
+KEPT = {"source": SourceKind.KEEP}
+
+
+@pytest.mark.parametrize(
+    "pools",
+    [
+        pytest.param(
+            (
+                pool("a", "192.0.2.1:53/udp", backends("10.0.0.1:5353"), **KEPT),
+                pool("b", "192.0.2.1:54/udp", backends("10.0.0.1:5353"), **KEPT),
+            ),
+            id="pools",
+        ),
+        pytest.param((pool("b", ("192.0.2.1:53/udp", "192.0.2.2:53/udp"), SERVERS, **KEPT),), id="listeners"),
+        pytest.param((pool("b", "192.0.2.1:5000-5001/udp", backends("10.0.0.1:5353"), **KEPT),), id="range"),
+        pytest.param(
+            (
+                pool("a", "192.0.2.1:5000-6000/udp", SERVERS, **KEPT),
+                pool("b", "192.0.2.1:54/udp", backends("10.0.0.1:5353"), **KEPT),
+            ),
+            id="range and port",
+        ),
+    ],
+)
+def test_shared_servers(pools: tuple[Pool, ...]) -> None:
+    """Two services lead to one server's port: the caution names the later service, and `nftlb check` does not warn."""
+    fix = "a separate backend port for each listener"
+    assert ("b", False, fix) in found_cautions(*pools)
+    assert {("b", False, fix)} == set(found_cautions(*pools))
+
+
+def test_servers_that_are_not_shared() -> None:
+    """Another port, protocol, address or family is another server; masqueraded clients do not keep their port."""
+    assert [] == found_cautions(
+        pool(
+            "a",
+            ("192.0.2.1:53/udp", "192.0.2.1:53/tcp", "[2001:db8::1]:53/udp"),
+            (*SERVERS, *backends("fd00::1")),
+            **KEPT,
+        ),
+        pool("b", "192.0.2.1:54/udp", backends("10.0.0.1:5353"), **KEPT),
+        pool("c", "192.0.2.1:55/udp", backends("10.0.0.3:53"), **KEPT),
+        pool("d", "192.0.2.1:56/udp", (backend("x", "10.0.0.1:5353"),)),
+    )
+
+
+def test_a_priority_that_never_serves_alone() -> None:
+    """With fewer backends than `min_healthy`, a priority never serves alone; with a share, each priority can."""
+    behind = (
+        *SERVERS,
+        backend("b3", "10.0.0.3", priority=2),
+        backend("b4", "10.0.0.4", priority=2, admin=Admin.DRAIN),
+        backend("b5", "10.0.0.5", priority=3),
+        backend("b6", "10.0.0.6", priority=3, weight=0),
+    )
+    fix = "a lower min_healthy, a share such as 50%, or more backends of the priority"
+    two = pool("dns", "192.0.2.53:53/udp", behind, min_healthy=MinHealthy(2))
+
+    assert [("dns", True, fix)] == found_cautions(two)
+    assert "priority 3 has 1 backends of IPv4 with a weight" in next(cautions(config(two))).message
+    assert [] == found_cautions(pool("dns", "192.0.2.53:53/udp", behind, min_healthy=MinHealthy(100, percent=True)))
+    assert [] == found_cautions(pool("dns", "192.0.2.53:53/udp", SERVERS, min_healthy=MinHealthy(3)))

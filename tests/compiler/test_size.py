@@ -1,0 +1,125 @@
+"""Large configurations: the size of the compiled rules, and how it grows with the number of pools."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from pool_builders import backend, pool
+from pool_builders import config as configured
+
+from nftlb.compiler import Compiled
+from nftlb.compiler.selection import MOST_SLOTS
+from nftlb.model import Membership
+from nftlb.ruleset import Ruleset, TableFamily, file_pieces, file_text
+from nftlb.swap.plan import make
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from nftlb.model import Config
+
+WEIGHTS = [1 + number * 37 % 100 for number in range(250)]
+
+
+def large(pools: int, weights: Sequence[int]) -> Config:
+    """Return pools with an address each, all with backends of these weights."""
+    return configured(
+        *(
+            pool(
+                f"pool{number}",
+                f"192.0.{number // 250}.{number % 250 + 1}:53/udp",
+                tuple(
+                    backend(f"b{index}", f"10.{number // 250}.{number % 250}.{index}:5353", weight=weight)
+                    for index, weight in enumerate(weights, 1)
+                ),
+            )
+            for number in range(pools)
+        )
+    )
+
+
+def test_the_map_of_weights_without_a_common_divisor_is_bounded() -> None:
+    """250 weights without a common divisor give some 2,048 slots, each twice in the map, and less than 250 kB."""
+    ruleset = Compiled(large(1, WEIGHTS)).ruleset()
+    maps = [set_ for set_ in ruleset.tables[TableFamily.IP].sets.values() if set_.name.startswith("pool/")]
+
+    assert [pytest.approx(2 * MOST_SLOTS, rel=0.07)] == [len(slot_map.elements) for slot_map in maps]
+    assert len(file_text(ruleset)) < 250_000
+
+
+def test_a_swap_of_a_large_pool_sends_its_map_only() -> None:
+    """When a backend of one of three large pools leaves, the transaction has one map, one rule and nothing else."""
+    compiled = Compiled(large(3, WEIGHTS))
+    before = compiled.ruleset()
+    after = compiled.ruleset(Membership.with_down([("pool1", "b7")]))
+    transaction = make(before, after)
+
+    assert len(transaction.operations) <= 4
+    assert len(transaction.text) < 250_000
+
+
+def test_elements_of_a_map_of_slots_read_like_a_tuple() -> None:
+    """The elements are made when they are read: their number, order and single elements are those of a tuple."""
+    (slot_map,) = (
+        set_
+        for set_ in Compiled(large(1, [1, 2])).ruleset().tables[TableFamily.IP].sets.values()
+        if "pool/" in set_.name
+    )
+    whole = tuple(slot_map.elements)
+
+    assert ["0", "1", "2", "16777216", "33554432"] == [element.key for element in whole]
+    assert len(slot_map.elements) == len(whole)
+    assert slot_map.elements == whole
+    assert hash(slot_map.elements) == hash(whole)
+    assert whole[1] == slot_map.elements[1]
+    assert whole[1:3] == slot_map.elements[1:3]
+    assert slot_map.elements != whole[1:]
+
+
+def test_joined_pieces_are_the_text() -> None:
+    """The joined pieces are the text, each piece ends with a line, and a large text has several pieces."""
+    ruleset = Compiled(large(200, [1, 1, 1, 1])).ruleset()
+    pieces = list(file_pieces(ruleset))
+
+    assert "".join(pieces) == file_text(ruleset)
+    assert len(pieces) > 1
+    assert all(piece.endswith("\n") for piece in pieces)
+
+
+def test_compilation_is_linear_in_pools() -> None:
+    """Twice as many pools need at most 2.1 times as much text, and as many operations and function calls."""
+    small, double = (_measure(pools) for pools in (1100, 2200))
+
+    for size, double_size in zip(small, double, strict=True):
+        assert double_size <= 2.1 * size
+
+
+def _measure(pools: int) -> tuple[int, int, int]:
+    """Return the bytes of text, the operations of a first load, and the calls of Python functions for both."""
+    config = large(pools, [1, 1, 1, 1])
+    found: list[Ruleset] = []
+
+    def work() -> None:
+        found.append(Compiled(config).ruleset())
+
+    calls = _calls(work)
+    operations = make(Ruleset("nftlb"), found[0]).operations
+    return len(file_text(found[0])), len(operations), calls
+
+
+def _calls(work: Callable[[], None]) -> int:
+    """Count the calls of Python functions. The number is the same in every run, unlike a duration."""
+    count = 0
+
+    def see(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(see)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count

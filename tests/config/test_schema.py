@@ -1,0 +1,123 @@
+"""The JSON Schema of the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from nftlb.config import json_schema, parse_config
+from nftlb.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BAD = Path(__file__).parent / "bad"
+GOOD = Path(__file__).parent / "good"
+
+# Faults that a JSON Schema can't tell: they span places, or are lost with the text that the parsed data came from.
+BEYOND_SCHEMA = {
+    "backend-twice",
+    "balanced-twice",
+    "defaults-rule",
+    "dsr-port",
+    "duplicate-key",
+    "family",
+    "hairpin",
+    "helper",
+    "health-port",
+    "hysteresis",
+    "listener-overlap",
+    "marks",
+    "passive",
+    "replies",
+    "regex",  # a schema knows only the syntax of ECMA
+    "session-timeout",
+    "stateless-balance",
+    "stateless-nat",
+    "stateless-range",
+    "stateless-replies",
+    "two-documents",
+    "zones",
+}
+
+
+@pytest.fixture(scope="module")
+def validator() -> Draft202012Validator:
+    Draft202012Validator.check_schema(json_schema())
+    return Draft202012Validator(json_schema())
+
+
+@pytest.mark.parametrize("file", sorted(GOOD.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_schema_accepts_what_the_parser_accepts(file: Path, validator: Draft202012Validator) -> None:
+    """What the parser accepts, the schema accepts."""
+    parse_config(file.read_bytes())
+
+    assert [] == [error.message for error in validator.iter_errors(yaml.safe_load(file.read_text()))]
+
+
+def test_the_schema_refuses_what_the_parser_refuses(validator: Draft202012Validator) -> None:
+    """The schema refuses every bad file, except for faults that a schema can't describe."""
+    missed = set()
+    for file in sorted(BAD.glob("*.yaml")):
+        try:
+            if validator.is_valid(yaml.safe_load(file.read_text())):
+                missed.add(file.stem)
+        except (yaml.YAMLError, TypeError):
+            continue  # not YAML, or not JSON: keys that are not text
+
+    assert set() == missed - BEYOND_SCHEMA
+
+
+def test_describes_every_property() -> None:
+    """Every property has a description."""
+    undescribed = [name for name, described in _properties(json_schema(), "") if "description" not in described]
+
+    assert [] == undescribed
+
+
+def test_allows_no_further_keys(validator: Draft202012Validator) -> None:
+    """A key that is not described is refused at every level."""
+    data = {"pools": {"dns": {"listen": "192.0.2.53:53/udp", "backends": {"a": "10.0.0.1:53"}}}}
+    assert validator.is_valid(data)
+
+    assert not validator.is_valid({**data, "x": 1})
+    assert not validator.is_valid({"pools": {"dns": {**data["pools"]["dns"], "x": 1}}})
+    assert not validator.is_valid({"pools": {"1": data["pools"]["dns"]}})
+
+
+def test_defaults_are_written_as_in_a_file() -> None:
+    """A default of the schema, put into a file, is accepted and changes nothing."""
+    settings = {
+        name: described["default"]
+        for name, described in json_schema()["$defs"]["WrittenPool"]["properties"].items()
+        if "default" in described
+    }
+    pool = {"listen": "192.0.2.53:53/udp", "backends": {"a": "10.0.0.1:53"}}
+
+    assert parse_config(yaml.safe_dump({"pools": {"dns": pool}})) == parse_config(
+        yaml.safe_dump({"pools": {"dns": pool | settings}})
+    )
+
+
+def test_lists_every_key_of_the_error_messages() -> None:
+    """The keys that a message names as allowed are those of the schema."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config("pools: {dns: {x: 1}}")
+
+    keys = ", ".join(sorted(json_schema()["$defs"]["WrittenPool"]["properties"]))
+    assert f"unknown key 'x'; allowed: {keys}" in str(caught.value)
+
+
+def _properties(described: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(described, dict):
+        for name, inner in described.get("properties", {}).items():
+            yield f"{path}.{name}", inner
+        for key, inner in described.items():
+            yield from _properties(inner, f"{path}.{key}")
+    elif isinstance(described, list):
+        for inner in described:
+            yield from _properties(inner, path)

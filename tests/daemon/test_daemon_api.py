@@ -1,0 +1,373 @@
+"""The HTTP server of the daemon: its addresses, moves and tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import replace
+from http import HTTPStatus
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, TypeAlias
+
+import pytest
+from fake_service import two_pools
+from pool_builders import DNS, config
+
+from nftlb.daemon import api as module
+from nftlb.daemon.api import ApiServer
+from nftlb.daemon.events import ActiveFaults
+from nftlb.lab import Namespace
+from nftlb.metrics import Metrics
+from nftlb.model import Api, Endpoint, EventKind, UnixSocket
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from nftlb.model import Config
+    from nftlb.service import Event
+
+PORT = 9146
+
+
+class ServerSetup:
+    """An API server with a fake service; `events` are those of its faults."""
+
+    def __init__(self) -> None:
+        self.fault_events: asyncio.Queue[tuple[EventKind, str]] = asyncio.Queue()
+        self.faults = ActiveFaults(self._publish)
+        self.server = ApiServer(two_pools(), Metrics(), self.faults)
+
+    def _publish(self, event: Event) -> None:
+        self.fault_events.put_nowait((event.kind, str(event.details["what"])))
+
+    async def next(self) -> tuple[EventKind, str]:
+        """Wait for a fault to begin or to end."""
+        async with asyncio.timeout(20):
+            return await self.fault_events.get()
+
+    @property
+    def shown(self) -> list[str]:
+        return [fault.what for fault in self.faults.all()]
+
+
+@asynccontextmanager
+async def running(first: Config) -> AsyncIterator[ServerSetup]:
+    setup = ServerSetup()
+    setup.server.follow(first)
+    task = asyncio.create_task(setup.server.run())
+    try:
+        yield setup
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AGAIN", 0.02)
+
+
+def on(address: str) -> Config:
+    return replace(config(DNS), api=Api(listen=Endpoint(IPv4Address(address), PORT)))
+
+
+def at(path: Path, tokens: Path | None = None) -> Config:
+    return replace(config(DNS), api=Api(listen=UnixSocket(str(path)), token_file=str(tokens) if tokens else None))
+
+
+Where: TypeAlias = "Path | tuple[str, int]"
+
+
+async def connect(where: Where) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if isinstance(where, tuple):
+        return await asyncio.open_connection(*where)
+    return await asyncio.open_unix_connection(str(where))
+
+
+async def ask(where: Where, request: str, *headers: str) -> str:
+    """The status line of an answer, as soon as the server listens."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                reader, writer = await connect(where)
+                break
+            except (FileNotFoundError, ConnectionRefusedError):
+                await asyncio.sleep(0.005)
+        head = [f"{request} HTTP/1.1", "Host: localhost", "Connection: close", *headers, "", ""]
+        writer.write("\r\n".join(head).encode())
+        line = await reader.readline()
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return line.decode().strip()
+
+
+async def get(where: Where) -> str:
+    return await ask(where, "GET /healthz")
+
+
+async def reload(where: Where, token: str) -> int:
+    """The status of a request for a reload."""
+    return int((await ask(where, "POST /api/v1/reload", f"Authorization: Bearer {token}")).split()[1])
+
+
+async def inode(path: Path) -> int:
+    """The inode of the present socket, which differs from another socket of the same name."""
+    await get(path)
+    return os.stat(path).st_ino  # noqa: PTH116 - of a file in memory
+
+
+async def refused(where: Where) -> None:
+    """Wait until no server listens at this address."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                _, writer = await connect(where)
+            except ConnectionResetError:
+                continue  # it was about to be closed
+            except ConnectionRefusedError:
+                return
+            writer.close()
+            await writer.wait_closed()
+
+
+def test_the_api_serves_until_the_end(tmp_path: Path) -> None:
+    """The server serves from the first configuration to the end; then the socket is gone."""
+    socket = tmp_path / "api"
+
+    async def scene() -> str:
+        async with running(at(socket)) as setup:
+            line = await get(socket)
+            assert [] == setup.shown
+        return line
+
+    assert "HTTP/1.1 200 OK" == asyncio.run(scene())
+    assert not socket.exists()
+
+
+def test_the_api_moves_to_another_address(tmp_path: Path) -> None:
+    """The server follows another configuration; the same configuration changes nothing."""
+    old, new = tmp_path / "old", tmp_path / "new"
+
+    async def scene() -> tuple[str, bool]:
+        async with running(at(old)) as setup:
+            await get(old)
+            before = old.stat().st_ino
+            setup.server.follow(at(old))
+            await get(old)
+            assert before == old.stat().st_ino
+            setup.server.follow(at(new))
+            return await get(new), old.exists()
+
+    assert ("HTTP/1.1 200 OK", False) == asyncio.run(scene())
+
+
+def test_an_address_that_can_not_be_had(tmp_path: Path) -> None:
+    """An address that is not available is a fault, and is tried again."""
+    socket = tmp_path / "api"
+    socket.write_text("a file")
+
+    async def scene() -> None:
+        async with running(at(socket)) as setup:
+            assert (EventKind.FAULT, "api") == await setup.next()
+            socket.unlink()
+            assert (EventKind.FAULT_GONE, "api") == await setup.next()
+            assert "HTTP/1.1 200 OK" == await get(socket)
+
+    asyncio.run(scene())
+
+
+def test_the_api_stays_if_the_new_address_is_not_available(tmp_path: Path) -> None:
+    """If the new address is not available, the API stays at the old address and shows the fault."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    new.write_text("a file")
+
+    async def scene() -> bool:
+        async with running(at(old)) as setup:
+            await get(old)
+            setup.server.follow(at(new))
+            assert (EventKind.FAULT, "api") == await setup.next()
+            assert "HTTP/1.1 200 OK" == await get(old)
+            new.unlink()
+            assert (EventKind.FAULT_GONE, "api") == await setup.next()
+            assert "HTTP/1.1 200 OK" == await get(new)
+            return old.exists()
+
+    assert not asyncio.run(scene())
+
+
+def test_an_address_that_is_wanted_no_longer(tmp_path: Path) -> None:
+    """The fault ends when the configuration has the old address again."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    new.write_text("a file")
+
+    async def scene() -> None:
+        async with running(at(old)) as setup:
+            before = await inode(old)
+            setup.server.follow(at(new))
+            assert (EventKind.FAULT, "api") == await setup.next()
+            setup.server.follow(at(old))
+            assert (EventKind.FAULT_GONE, "api") == await setup.next()
+            assert before == await inode(old)
+
+    asyncio.run(scene())
+
+
+def test_the_api_moves_to_all_addresses_with_the_same_port() -> None:
+    """The server leaves an address for 0.0.0.0, and returns to it if 0.0.0.0 is not available."""
+    single, all_ = on("127.0.0.1"), on("0.0.0.0")  # noqa: S104 - in a separate namespace
+
+    async def scene() -> None:
+        async with running(single) as setup:
+            assert "HTTP/1.1 200 OK" == await get(("127.0.0.1", PORT))
+            setup.server.follow(all_)
+            assert "HTTP/1.1 200 OK" == await get(("127.0.0.2", PORT))
+            setup.server.follow(single)
+            await refused(("127.0.0.2", PORT))
+            with socket.create_server(("127.0.0.3", PORT)):
+                setup.server.follow(all_)
+                assert (EventKind.FAULT, "api") == await setup.next()
+                assert "HTTP/1.1 200 OK" == await get(("127.0.0.1", PORT))
+            assert (EventKind.FAULT_GONE, "api") == await setup.next()
+            assert "HTTP/1.1 200 OK" == await get(("127.0.0.3", PORT))
+
+    with Namespace("api") as namespace:
+        namespace.run(["ip", "link", "set", "lo", "up"])
+        namespace.call(lambda: asyncio.run(scene()))
+
+
+def test_connections_are_not_closed_again_and_again() -> None:
+    """Tries that close connections become rarer; another address is tried at once."""
+
+    async def closed(seconds: float) -> int:
+        """The number of connections that were closed in a time."""
+        number, until = 0, asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < until:
+            with suppress(TimeoutError, ConnectionRefusedError, ConnectionResetError):
+                reader, writer = await connect(("127.0.0.1", PORT))
+                with closing(writer):
+                    async with asyncio.timeout_at(until):
+                        await reader.read()
+                        number += 1
+            await asyncio.sleep(0.001)
+        return number
+
+    async def scene() -> None:
+        async with running(on("0.0.0.0")) as setup:  # noqa: S104 - in a separate namespace
+            assert "HTTP/1.1 200 OK" == await get(("127.0.0.1", PORT))
+            setup.server.follow(on("10.0.0.1"))
+            assert (EventKind.FAULT, "api") == await setup.next()
+            assert await closed(1) <= 6  # after 0.02 s, 0.04 s, 0.08 s, ...; every 0.02 s it would be 50
+            setup.server.follow(on("127.0.0.1"))
+            assert (EventKind.FAULT_GONE, "api") == await setup.next()
+            await refused(("127.0.0.2", PORT))
+
+    with Namespace("api") as namespace:
+        namespace.run(["ip", "link", "set", "lo", "up"])
+        namespace.call(lambda: asyncio.run(scene()))
+
+
+def test_new_tokens_are_used_at_the_same_address(tmp_path: Path) -> None:
+    """New tokens are used without closing the socket."""
+    at_, old, new = tmp_path / "api", tmp_path / "old", tmp_path / "new"
+    old.write_text("first\n")
+    new.write_text("second\n")
+    old.chmod(0o600)
+    new.chmod(0o600)
+
+    async def scene() -> list[int]:
+        async with running(at(at_, old)) as setup:
+            before = await inode(at_)
+            statuses = [await reload(at_, "first")]
+            setup.server.follow(at(at_, new))
+            async with asyncio.timeout(20):
+                while await reload(at_, "first") != HTTPStatus.UNAUTHORIZED:
+                    pass
+            statuses.append(await reload(at_, "second"))
+            assert before == await inode(at_)
+            return statuses
+
+    assert [HTTPStatus.OK, HTTPStatus.OK] == asyncio.run(scene())
+
+
+def test_a_token_file_that_can_not_be_read(tmp_path: Path) -> None:
+    """A missing token file is a fault even without requests; the API stays readable."""
+    socket, tokens = tmp_path / "api", tmp_path / "tokens"
+
+    async def scene() -> None:
+        async with running(at(socket, tokens)) as setup:
+            assert (EventKind.FAULT, "token_file") == await setup.next()
+            assert "HTTP/1.1 200 OK" == await get(socket)
+            tokens.touch(0o600)
+            assert (EventKind.FAULT, "token_file") == await setup.next()  # it is empty
+            tokens.write_text("secret\n")
+            assert (EventKind.FAULT_GONE, "token_file") == await setup.next()
+            tokens.unlink()
+            assert (EventKind.FAULT, "token_file") == await setup.next()
+
+    asyncio.run(scene())
+
+
+def test_a_token_file_that_is_not_wanted_any_more(tmp_path: Path) -> None:
+    """The fault ends when the configuration has no token file."""
+    socket = tmp_path / "api"
+
+    async def scene() -> list[str]:
+        async with running(at(socket, tmp_path / "missing")) as setup:
+            assert (EventKind.FAULT, "token_file") == await setup.next()
+            setup.server.follow(at(socket))
+            assert (EventKind.FAULT_GONE, "token_file") == await setup.next()
+            return setup.shown
+
+    assert [] == asyncio.run(scene())
+
+
+async def status_by(host: str) -> int:
+    """The status of a request with this Host."""
+    reader, writer = await asyncio.open_connection("127.0.0.3", PORT)
+    writer.write(f"GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    line = await reader.readline()
+    await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return int(line.split()[1])
+
+
+def test_new_hosts_are_valid_without_a_new_socket() -> None:
+    """Configured hosts are valid after a reload, without closing connections."""
+    before = on("127.0.0.3")
+    after = replace(before, api=replace(before.api, hosts=("lb.example.net",)))
+
+    async def scene() -> None:
+        async with running(before) as setup:
+            await get(("127.0.0.3", PORT))
+            stays = await asyncio.open_connection("127.0.0.3", PORT)
+            assert await status_by("lb.example.net") == HTTPStatus.MISDIRECTED_REQUEST
+            setup.server.follow(after)
+            assert await status_by("lb.example.net") == HTTPStatus.OK
+            assert await status_by("evil.example") == HTTPStatus.MISDIRECTED_REQUEST
+            stays[1].write(b"GET /healthz HTTP/1.1\r\nHost: lb.example.net\r\n\r\n")
+            assert (await stays[0].readline()).split()[1] == b"200"
+            stays[1].close()
+            await stays[1].wait_closed()
+
+    asyncio.run(scene())
+
+
+def test_a_lack_of_descriptors_is_shown(tmp_path: Path) -> None:
+    """Refused connections are one fault until connections are accepted again."""
+
+    async def scene() -> list[tuple[EventKind, str]]:
+        async with running(at(tmp_path / "api")) as setup:
+            await get(tmp_path / "api")
+            server = setup.server._server
+            assert server is not None
+            for reason in ("no connection can be taken", "no connection can be taken", ""):
+                server._crowded(reason)
+            return [await setup.next() for _ in range(2)]
+
+    assert [(EventKind.FAULT, "api_connections"), (EventKind.FAULT_GONE, "api_connections")] == asyncio.run(scene())

@@ -1,0 +1,235 @@
+"""Hooks: run in order, limited in time and number, and killed with all processes that they started."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from process_end import ends
+
+from nftlb.daemon.notifier import HOOK_BACKLOG, HOOKS_AT_ONCE, HookCall, HookRunner
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class RecordedOutcomes:
+    """Records the results of hooks, and waits for them."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, str]] = []
+        self._changed = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __call__(self, outcome: str, message: str) -> None:
+        self.all.append((outcome, message))
+        self._tasks.add(asyncio.create_task(self._notify()))
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def count(self, number: int) -> list[str]:
+        """Wait for a number of results and return them."""
+        async with self._changed, asyncio.timeout(30):
+            await self._changed.wait_for(lambda: len(self.all) >= number)
+        return [outcome for outcome, _ in self.all]
+
+
+def call(*argv: str, key: tuple[str, str] = ("dns", "ns1"), **environment: str) -> HookCall:
+    return HookCall(key, argv, {"NFTLB_EVENT": "backend_down", **environment})
+
+
+def test_the_environment_is_complete_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook gets PATH and the variables of the call, and no other variable of the daemon."""
+    monkeypatch.setenv("SECRET", "1")
+    file = tmp_path / "environment"
+
+    async def scene() -> list[str]:
+        recorded = RecordedOutcomes()
+        hooks = HookRunner(recorded)
+        program = "import os,sys; open(sys.argv[1], 'w').write(repr(dict(os.environ)))"
+        hooks.run(call(sys.executable, "-I", "-c", program, str(file), NFTLB_REASON="no answer; rm -rf $HOME"))
+        outcomes = await recorded.count(1)
+        await hooks.close()
+        return outcomes
+
+    assert ["ok"] == asyncio.run(scene())
+    found = file.read_text()
+    assert "'NFTLB_EVENT': 'backend_down'" in found
+    assert "'NFTLB_REASON': 'no answer; rm -rf $HOME'" in found
+    assert f"'PATH': {os.environ['PATH']!r}" in found
+    assert "SECRET" not in found
+
+
+def test_every_result_of_a_hook_is_reported() -> None:
+    """Every result is reported, with a message unless it is `ok`."""
+
+    async def scene() -> list[tuple[str, str]]:
+        recorded = RecordedOutcomes()
+        hooks = HookRunner(recorded)
+        for argv in (["true"], ["false"], ["sh", "-c", "kill -9 $$"], ["/does/not/exist"], ["/etc/passwd"], ["a\0b"]):
+            hooks.run(call(*argv))
+        await recorded.count(6)
+        await hooks.close()
+        return recorded.all
+
+    assert [
+        ("ok", ""),
+        ("failed", "hook false (backend_down of dns/ns1) ended with status 1"),
+        ("failed", "hook sh (backend_down of dns/ns1) ended with status -9"),
+        ("unstarted", "hook /does/not/exist (backend_down of dns/ns1) can't be started: No such file or directory"),
+        ("unstarted", "hook /etc/passwd (backend_down of dns/ns1) can't be started: Permission denied"),
+        ("unstarted", "hook a\0b (backend_down of dns/ns1) can't be started: embedded null byte"),
+    ] == asyncio.run(scene())
+
+
+def test_calls_of_a_backend_keep_their_order(tmp_path: Path) -> None:
+    """Hooks of one backend run one after the other, even if the first is slow."""
+    file = tmp_path / "order"
+
+    async def scene() -> None:
+        recorded = RecordedOutcomes()
+        hooks = HookRunner(recorded)
+        for number, seconds in enumerate(("0.2", "0", "0.1", "0")):
+            hooks.run(call("sh", "-c", f"sleep {seconds}; echo {number} >> {file}"))
+        await recorded.count(4)
+        await hooks.close()
+
+    asyncio.run(scene())
+    assert ["0", "1", "2", "3"] == file.read_text().split()
+
+
+class Gate:
+    """A program that reports its start and waits until it may end."""
+
+    def __init__(self, directory: Path) -> None:
+        self._started, self._release = directory / "started", directory / "release"
+        for path in (self._started, self._release):
+            os.mkfifo(path)
+        self.argv = ("sh", "-c", f"echo > {self._started}; read x < {self._release}")
+
+    async def __aenter__(self) -> Self:
+        self._out = os.open(self._release, os.O_RDWR)
+        self._reader = asyncio.StreamReader()
+        pipe = os.fdopen(os.open(self._started, os.O_RDWR | os.O_NONBLOCK), "rb", 0)
+        loop = asyncio.get_running_loop()
+        self._transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(self._reader), pipe)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._transport.close()
+        os.close(self._out)
+        await asyncio.sleep(0)
+
+    async def started(self, number: int) -> None:
+        """Wait until a number of further programs run."""
+        async with asyncio.timeout(30):
+            await self._reader.readexactly(number)
+
+    def release(self, number: int) -> None:
+        os.write(self._out, b"\n" * number)
+
+
+def test_a_limited_number_of_hooks_runs_at_once(tmp_path: Path) -> None:
+    """Hooks of several backends run in parallel, at most HOOKS_AT_ONCE."""
+
+    async def scene() -> list[str]:
+        recorded = RecordedOutcomes()
+        hooks = HookRunner(recorded)
+        async with Gate(tmp_path) as gate:
+            for number in range(HOOKS_AT_ONCE + 3):
+                hooks.run(call(*gate.argv, key=("dns", f"b{number}")))
+            await gate.started(HOOKS_AT_ONCE)
+            assert HOOKS_AT_ONCE == len(children())
+            gate.release(HOOKS_AT_ONCE + 3)
+            outcomes = await recorded.count(HOOKS_AT_ONCE + 3)
+        await hooks.close()
+        return outcomes
+
+    assert ["ok"] * (HOOKS_AT_ONCE + 3) == asyncio.run(scene())
+
+
+def children() -> list[int]:
+    """The running child processes of this process."""
+    lists = (path.read_text().split() for path in Path("/proc/self/task").glob("*/children"))
+    return [int(pid) for found in lists for pid in found]
+
+
+def test_a_hook_that_times_out_is_killed_with_its_processes(tmp_path: Path) -> None:
+    """After its time, a hook and its background processes are killed."""
+    pids = tmp_path / "pids"
+
+    async def scene() -> list[tuple[str, str]]:
+        recorded = RecordedOutcomes()
+        hooks = HookRunner(recorded, 0.3)
+        hooks.run(call("sh", "-c", f"trap '' TERM; sleep 1000 & echo $! $$ > {pids}; wait"))
+        hooks.run(call("true"))
+        await recorded.count(2)
+        await hooks.close()
+        return recorded.all
+
+    assert [("timeout", "hook sh (backend_down of dns/ns1) took more than 0.3 s and was killed"), ("ok", "")] == (
+        asyncio.run(scene())
+    )
+    assert all(ends(int(pid)) for pid in pids.read_text().split())
+
+
+def test_the_oldest_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the latest HOOK_BACKLOG hooks of a backend wait; each dropped hook is reported."""
+
+    async def scene() -> tuple[list[tuple[str, str]], list[str]]:
+        ran: list[str] = []
+        free = asyncio.Event()
+
+        async def run_program(_: HookRunner, which: HookCall) -> tuple[str, str]:
+            await free.wait()
+            ran.append(which.argv[0])
+            return "ok", ""
+
+        monkeypatch.setattr(HookRunner, "_run_program", run_program)
+        recorded = RecordedOutcomes()
+        hooks = HookRunner(recorded)
+        hooks.run(call("first"))
+        await asyncio.sleep(0)
+        for number in range(HOOK_BACKLOG + 2):
+            hooks.run(call(str(number)))
+        dropped = list(recorded.all)
+        free.set()
+        await recorded.count(len(dropped) + HOOK_BACKLOG + 1)
+        await hooks.close()
+        return dropped, ran
+
+    dropped, ran = asyncio.run(scene())
+    assert [
+        ("dropped", f"hook {number} (backend_down of dns/ns1) was dropped: too many hooks wait") for number in (0, 1)
+    ] == dropped
+    assert ["first", *map(str, range(2, HOOK_BACKLOG + 2))] == ran
+
+
+def test_run_does_not_wait_for_the_hook(tmp_path: Path) -> None:
+    """run() returns before the program starts; close() kills running hooks and drops waiting hooks."""
+
+    async def scene() -> tuple[int, list[tuple[str, str]]]:
+        recorded = RecordedOutcomes()
+        hooks = HookRunner(recorded)
+        async with Gate(tmp_path) as gate:
+            hooks.run(call(*gate.argv))
+            hooks.run(call("true"))
+            hooks.run(call(*gate.argv, key=("pool", "")))
+            assert [] == children()
+            await gate.started(2)
+            await hooks.close()
+        return len(children()), recorded.all
+
+    assert (0, []) == asyncio.run(scene())
+
+
+def test_the_text_of_a_hook_call() -> None:
+    """The name of a hook for a pool has no backend."""
+    assert "hook notify (quorum_down of dns)" == str(
+        HookCall(("dns", ""), ("notify", "x"), {"NFTLB_EVENT": "quorum_down"})
+    )

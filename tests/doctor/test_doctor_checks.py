@@ -1,0 +1,200 @@
+"""Checks on hosts as values: faults that are hard to make on a real host."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import pytest
+from doctor_facts import DSR, HEALTHY, NAT, check_facts, fault_names, faults
+
+from nftlb.compiler import Compiled
+from nftlb.config import parse_config
+from nftlb.doctor import Severity, check_all
+from nftlb.doctor.features import FEATURES, check_nft, feature_texts
+from nftlb.doctor.host import _ipvs, read_nft
+from nftlb.kernel.rtnetlink import LOCAL, Route, RoutingRule
+from nftlb.lab import Namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class TestJudgements:
+    """Hosts that are hard to make for real."""
+
+    def test_a_healthy_host_has_no_faults(self) -> None:
+        assert fault_names(check_facts()) == []
+
+    def test_cautions_are_findings(self) -> None:
+        """The warnings of `nftlb check` are among the findings."""
+        dhcp = check_facts(NAT.replace(":53/udp", ":67/udp"))
+        assert [("pool dns", "source: keep")] == [(fault.subject, fault.fix) for fault in faults(dhcp)]
+        shared = check_facts(
+            NAT.replace("192.0.2.53:53/udp", "192.0.2.53:53-54/udp").replace(
+                "    backends", "    source: keep\n    backends"
+            )
+        )
+        assert [("pool dns", "a separate backend port for each listener")] == [
+            (fault.subject, fault.fix) for fault in faults(shared)
+        ]
+
+    def test_routes_from_router_advertisements_survive_forwarding(self) -> None:
+        """The fix sets accept_ra too: with forwarding on, the host would delete its default route."""
+        (finding,) = faults(check_facts(sysctls={"net/ipv6/conf/all/forwarding": 0}, advertised=frozenset({"eth1.7"})))
+
+        assert finding.fix == "sysctl -w net/ipv6/conf/eth1.7/accept_ra=2 net.ipv6.conf.all.forwarding=1"
+
+    @pytest.mark.parametrize(
+        ("sysctls", "message"),
+        [
+            ({"nf_conntrack_max": 19_999}, "room for 19999 entries: 9999 clients of pool dns, with 2 entries each"),
+            ({"nf_conntrack_count": 220_000}, "220000 of at most 262144 entries are in use"),
+            ({"nf_conntrack_udp_timeout": 600}, "nf_conntrack_udp_timeout is 600 s"),
+        ],
+    )
+    def test_the_size_of_conntrack(self, sysctls: Mapping[str, int], message: str) -> None:
+        (finding,) = faults(check_facts(sysctls={f"net/netfilter/{name}": value for name, value in sysctls.items()}))
+
+        assert (finding.subject, finding.severity) == ("conntrack", Severity.WARNING)
+        assert message in finding.message
+        assert finding.fix.startswith("sysctl -w net.netfilter.nf_conntrack")
+
+    def test_conntrack_does_not_matter_to_stateless_pools(self) -> None:
+        """`stateless` makes no conntrack entries."""
+        text = NAT.replace("  dns:\n", "  dns:\n    forward: stateless\n")
+
+        assert fault_names(check_facts(text, sysctls={"net/netfilter/nf_conntrack_max": 10})) == []
+
+    def test_sctp_needs_support_in_conntrack(self) -> None:
+        text = NAT.replace("192.0.2.53:53/udp,", "192.0.2.53:53/sctp,")
+        sysctls = {name: value for name, value in HEALTHY.sysctls.items() if "sctp" not in name}
+        config = parse_config(text)
+
+        assert fault_names(list(check_all(config, Compiled(config), HEALTHY))) == []
+        assert fault_names(list(check_all(config, Compiled(config), replace(HEALTHY, sysctls=sysctls)))) == [
+            "error conntrack"
+        ]
+
+    @pytest.mark.parametrize(
+        ("lines", "warned"),
+        [
+            (("passive: false", "health: {dns: }"), True),
+            (("passive: false", "health: {dns: }", "source: [10.0.1.1, 'fd00:1::1']"), True),
+            (("passive: false", "health: {dns: , source: [10.0.1.9, 'fd00:1::9']}"), False),
+            (("passive: false", "health: {http: }"), False),
+            (("passive: false", "health: {dns: }", "source: keep"), False),
+            (("passive: true", "health: {dns: }"), False),
+            (("health: {dns: }",), False),
+        ],
+    )
+    def test_icmp_errors_that_traffic_uses_up(self, lines: tuple[str, ...], warned: bool) -> None:
+        """Without passive detection, a backend without a server is found late."""
+        more = "".join(f"    {line}\n" for line in lines)
+        found = faults(check_facts(NAT.replace("  dns:\n", f"  dns:\n{more}")))
+
+        assert [("pool dns", Severity.WARNING)] * warned == [
+            (finding.subject, finding.severity) for finding in found if finding.subject == "pool dns"
+        ]
+
+    def test_datagrams_joined_on_arrival(self) -> None:
+        (finding,) = faults(check_facts(joining_offloads={"eth0": ("rx-udp-gro-forwarding", "rx-gro-list")}))
+
+        assert finding.fix == "ethtool -K eth0 rx-udp-gro-forwarding off rx-gro-list off"
+
+    def test_services_of_ipvs(self) -> None:
+        """Read as the kernel prints them. Only a service at a listener's address, port and protocol matters."""
+        lines = [
+            "IP Virtual Server version 1.2.1 (size=4096)",
+            "Prot LocalAddress:Port Scheduler Flags",
+            "  -> RemoteAddress:Port Forward Weight ActiveConn InActConn",
+            "UDP  C0000235:0035 rr ops",
+            "  -> 0A000102:14E9      Masq    1      0          0",
+            "TCP  [2001:0db8:0000:0000:0000:0000:0000:0053]:0035 rr",
+            "FWM  00000001 rr",
+        ]
+        services = frozenset(_ipvs(lines))
+        assert services == {("udp", ip_address("192.0.2.53"), 53), ("tcp", ip_address("2001:db8::53"), 53)}
+
+        (finding,) = faults(check_facts(ipvs=services))
+        assert (finding.subject, finding.fix) == ("pool dns", "ipvsadm -D -u 192.0.2.53:53")
+
+    def test_a_default_route_through_loopback(self) -> None:
+        routes = {**HEALTHY.routes, ip_address("10.0.1.2"): Route(4, 254, index=1)}
+
+        assert fault_names(check_facts(routes=routes)) == ["error backend dns/b1"]
+
+    def test_a_broadcast_address_and_this_host_itself_as_backends(self) -> None:
+        """Neither gets packets with `dsr`; the message says why."""
+        own = {**HEALTHY.routes, ip_address("198.51.100.11"): Route(4, 255, index=1, kind=LOCAL)}
+        broadcast = {**own, ip_address("198.51.100.12"): Route(4, 255, index=2, kind=3)}
+
+        found = [
+            fault.message for fault in faults(check_facts(DSR, routes=broadcast)) if "backend dns/b" in fault.subject
+        ]
+        assert [
+            "198.51.100.11 is an address of this host: packets would come back endlessly",
+            "packets can't be sent to 198.51.100.12, backend dns/b2: it is a broadcast address",
+        ] == found
+
+    def test_own_routing_rules_do_not_clash(self) -> None:
+        """The routing rules of nftlb have its protocol number."""
+        addresses = ("198.51.100.11", "198.51.100.12", "2001:db8:1::b1", "2001:db8:1::b2")
+        routes = {
+            **HEALTHY.routes,
+            **{ip_address(address): Route(ip_address(address).version, 254, index=2) for address in addresses},
+        }
+        ours, theirs = (RoutingRule(4, 60001, mark=60001, mask=0xFFFFFFFF, protocol=number) for number in (110, 3))
+
+        assert fault_names(check_facts(DSR, routes=routes, rules=(ours,))) == []
+        assert fault_names(check_facts(DSR, routes=routes, rules=(theirs,))) == ["warning marks"]
+
+
+class TestFeatures:
+    """The features that the rules need are tried with the kernel itself."""
+
+    def test_all_features_can_be_tried(self) -> None:
+        """A kernel with all features refuses none, in both families."""
+        with Namespace("features") as host:
+            nft = host.call(read_nft, feature_texts(None), "nftlb")
+
+        assert nft.refused == {}
+        assert len(nft.tried) == 2 * len(FEATURES)
+
+    def test_a_refused_feature_is_an_error_with_its_reason(self) -> None:
+        """A statement that does not exist stands for a missing feature."""
+        name = "choosing packet by packet (ip)"
+        with Namespace("features") as host:
+            nft = host.call(read_nft, {name: "table ip t {\n chain c {\n numgen jump\n }\n}\n"}, "nftlb")
+
+        assert list(nft.refused) == [name]
+        findings = list(check_facts(nft=nft))
+        assert f"error nftables, {name}" in fault_names(findings)
+        assert "modprobe nft_numgen" in next(
+            finding.fix for finding in findings if finding.subject == f"nftables, {name}"
+        )
+
+    def test_only_features_that_a_configuration_uses_are_tried(self) -> None:
+        """Features for IPv6, NAT and `dsr` are tried only for configurations that use them."""
+        nat = feature_texts(parse_config("pools: {a: {listen: 192.0.2.1:53/udp, backends: {b: 10.0.0.1}}}"))
+        fast = feature_texts(parse_config(DSR))
+
+        assert not [name for name in nat if "(ip6)" in name or "ingress" in name or "fragments" in name]
+        assert "masquerading (ip)" in nat
+        assert not [name for name in fast if "zone" in name]
+        assert "sending on from the ingress hook (ip6)" in fast
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [("1.0.6", ""), ("1.1.3", ""), ("1.1.7", ""), ("1.0.5", "older"), ("1.1.8", "newer"), ("1.2.0", "newer")],
+)
+def test_a_version_of_nft_that_is_not_tested(version: str, said: str) -> None:
+    """An older or newer nft is a warning that names the tested versions; a tested version is not a fault."""
+    finding = next(check_nft(replace(HEALTHY.nft, version=version)))
+
+    assert ("warning" if said else "ok") == finding.severity
+    assert f"version {version}" in finding.message
+    assert said in finding.message
+    assert not said or "1.0.6 to 1.1.7" in finding.message

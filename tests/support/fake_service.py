@@ -1,0 +1,219 @@
+"""A simulated service for tests of the HTTP API, with realistic names and values and without a kernel."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from nftlb.config import write_backend
+from nftlb.model import Admin, Backend, Balance, Forward, Per
+from nftlb.service import (
+    BackendStatus,
+    CheckStatus,
+    ConfigStatus,
+    Conflict,
+    Event,
+    Fault,
+    KernelStatus,
+    Overview,
+    PoolStatus,
+    Short,
+    UnknownBackend,
+    UnknownPool,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
+
+
+def a_check(**changes: Any) -> CheckStatus:
+    usual = {"kind": "dns", "up": True, "passed": True, "pending": 0, "needed": 3, "reason": "noerror in 1.2 ms"}
+    return CheckStatus(**{**usual, "seconds": 0.0012, "at": NOON, **changes})
+
+
+def a_backend(name: str, **changes: Any) -> BackendStatus:
+    usual = {
+        "name": name,
+        "address": "10.0.0.11",
+        "port": 5353,
+        "up": True,
+        "admin": Admin.ENABLED,
+        "agent": None,
+        "priority": 1,
+        "weight": 1,
+        "share": 0.5,
+        "in_rotation": True,
+        "standby": False,
+        "since": NOON,
+        "reason": "noerror in 1.2 ms",
+        "added": False,
+        "packets": 0,
+        "bytes": 0,
+        "checks": (a_check(),),
+    }
+    return BackendStatus(**{**usual, **changes})
+
+
+def a_pool(name: str, *backends: BackendStatus, **changes: Any) -> PoolStatus:
+    healthy = sum(backend.up for backend in backends)
+    usual = {
+        "name": name,
+        "listen": ("192.0.2.53:53/udp",),
+        "forward": Forward.NAT,
+        "balance": Balance.ROUND_ROBIN,
+        "per": Per.PACKET,
+        "ready": healthy > 0,
+        "quorum": 1,
+        "healthy": healthy,
+        "mode": "healthy" if healthy else "fallback",
+        "priority": 1 if healthy else None,
+        "min_healthy": "1",
+        "preempts_at": None,
+        "since": NOON,
+        "packets": sum(backend.packets for backend in backends),
+        "bytes": sum(backend.bytes for backend in backends),
+        "backends": backends,
+    }
+    return PoolStatus(**{**usual, **changes})
+
+
+def an_overview(**changes: Any) -> Overview:
+    usual = {
+        "version": "0.1.0",
+        "pid": 4711,
+        "started": NOON,
+        "ready": True,
+        "config": ConfigStatus(file="/etc/nftlb.yaml", success=True, loaded=NOON, attempted=NOON, problems=()),
+        "kernel": KernelStatus(synced=True, error="", swaps=7, failures=0, restored=0, last_swap=NOON),
+        "faults": (),
+    }
+    return Overview(**{**usual, **changes})
+
+
+@dataclass
+class FakeService:
+    """A service with the pools of a test. Each change and each read of the pools raises `error`, if it is set."""
+
+    shown: dict[str, PoolStatus] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+    error: Exception | None = None
+    hold: asyncio.Event | None = None
+    """Changes wait until this event is set."""
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a change begins, and when it no longer waits."""
+    done: list[str] = field(default_factory=list)
+    listeners: list[asyncio.Queue[Event | None]] = field(default_factory=list)
+
+    def put(self, *pools: PoolStatus) -> None:
+        self.shown |= {pool.name: pool for pool in pools}
+
+    def emit(self, event: Event | None) -> None:
+        """Send an event to all subscribers; None ends their streams."""
+        for listener in self.listeners:
+            listener.put_nowait(event)
+
+    async def overview(self) -> Overview:
+        return an_overview(ready=self.ready(), faults=self.faults)
+
+    async def pools(self) -> AsyncIterator[PoolStatus]:
+        if self.error:
+            raise self.error
+        for pool in self.shown.values():
+            yield pool
+
+    def short(self) -> list[Short]:
+        pools = [pool for pool in self.shown.values() if not pool.ready]
+        return [Short(pool.name, pool.lacking, pool.healthy, pool.quorum) for pool in pools]
+
+    async def pool(self, name: str) -> PoolStatus:
+        if name not in self.shown:
+            raise UnknownPool(f"no pool is named {name}; there are: {', '.join(self.shown)}")
+        return self.shown[name]
+
+    def ready(self, pool: str | None = None) -> bool:
+        if pool is None:
+            return all(pool.ready for pool in self.shown.values())
+        if pool not in self.shown:
+            raise UnknownPool(f"no pool is named {pool}")
+        return self.shown[pool].ready
+
+    async def ruleset(self) -> str:
+        return "table ip nftlb {\n}\n"
+
+    async def change(
+        self,
+        pool: str,
+        backend: str,
+        *,
+        admin: Admin | None = None,
+        weight: int | None = None,
+        priority: int | None = None,
+    ) -> BackendStatus:
+        await self._work(f"change {pool}/{backend} {admin} {weight}")
+        changed: dict[str, Any] = {"admin": admin, "weight": weight, "priority": priority}
+        old = await self._backend(pool, backend)
+        new = old.model_copy(update={key: value for key, value in changed.items() if value is not None})
+        self._set(pool, [new if shown is old else shown for shown in self.shown[pool].backends])
+        return new
+
+    async def add(self, pool: str, backend: Backend) -> BackendStatus:
+        name = backend.name
+        await self._work(f"add {pool}/{name} {write_backend(backend)}")
+        if any(shown.name == name for shown in (await self.pool(pool)).backends):
+            raise Conflict(f"{pool} has a backend {name} already")
+        shown = {"port": backend.port, "weight": backend.weight, "admin": backend.admin}
+        new = a_backend(name, **shown, address=str(backend.address), added=True)
+        self._set(pool, [*self.shown[pool].backends, new])
+        return new
+
+    async def remove(self, pool: str, backend: str) -> None:
+        await self._work(f"remove {pool}/{backend}")
+        old = await self._backend(pool, backend)
+        if len(self.shown[pool].backends) == 1:
+            raise Conflict(f"{backend} is the last backend of {pool}")
+        self._set(pool, [shown for shown in self.shown[pool].backends if shown is not old])
+
+    async def reload(self) -> None:
+        await self._work("reload")
+
+    async def events(self) -> AsyncIterator[Event]:
+        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        self.listeners.append(queue)
+        try:
+            while event := await queue.get():
+                yield event
+        finally:
+            self.listeners.remove(queue)
+
+    async def _work(self, what: str) -> None:
+        self.begun.set()
+        if self.hold:
+            await self.hold.wait()
+        self.done.append(what)
+        self.ended.set()
+        if self.error:
+            raise self.error
+
+    async def _backend(self, pool: str, name: str) -> BackendStatus:
+        for backend in (await self.pool(pool)).backends:
+            if backend.name == name:
+                return backend
+        raise UnknownBackend(f"{pool} has no backend {name}")
+
+    def _set(self, pool: str, backends: list[BackendStatus]) -> None:
+        self.put(self.shown[pool].model_copy(update={"backends": tuple(backends)}))
+
+
+def two_pools() -> FakeService:
+    """Return a service with a healthy pool, and a pool without its quorum."""
+    service = FakeService()
+    service.put(
+        a_pool("dns", a_backend("ns1", packets=3, bytes=300), a_backend("ns2", packets=4, bytes=400)),
+        a_pool("syslog", a_backend("log1", up=False, in_rotation=False, share=0, reason="timeout after 1 s")),
+    )
+    return service

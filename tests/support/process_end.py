@@ -1,0 +1,19 @@
+"""Whether processes that tests killed have ended."""
+
+from __future__ import annotations
+
+import os
+import select
+
+
+def ends(pid: int) -> bool:
+    """Whether a process ends within a few seconds, because a killed process needs a moment."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        ready, _, _ = select.select([descriptor], [], [], 5)
+    finally:
+        os.close(descriptor)
+    return bool(ready)

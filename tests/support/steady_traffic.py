@@ -1,0 +1,160 @@
+"""Traffic from ONE client socket at a constant rate, with the replies to every datagram."""
+
+from __future__ import annotations
+
+import select
+import time
+from dataclasses import dataclass, field
+from threading import Condition, Thread
+from typing import TYPE_CHECKING, Self
+
+from nftlb.lab.datagram import LARGEST, SAME, Datagram, DatagramKind, decode_datagram
+from nftlb.lab.sockopt import grow_receive_buffer
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from nftlb.lab import Host
+
+LATE = 1.0
+"""Seconds to wait for replies after the last datagram."""
+
+
+@dataclass
+class Sent:
+    """A datagram, with its time of sending (seconds, monotonic) and the backends that replied; two are a fault."""
+
+    number: int
+    at: float
+    backends: list[str] = field(default_factory=list)
+    sources: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def backend(self) -> str:
+        """The backend that replied; empty without a reply."""
+        return self.backends[0] if self.backends else ""
+
+
+class Flow:
+    """A context manager that sends from a thread. After `with`, `sent` is complete."""
+
+    def __init__(self, host: Host, target: tuple[str, int], *, rate: int = 2000, size: int = 64) -> None:
+        """`rate`: datagrams per second, if the machine is fast enough."""
+        import socket as sockets  # noqa: PLC0415 - the name is the attribute's
+
+        family = sockets.AF_INET6 if ":" in target[0] else sockets.AF_INET
+        self._name = host.name
+        self._socket: socket.socket = host.call(sockets.socket, family, sockets.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        grow_receive_buffer(self._socket)
+        self._target = target
+        self._pause = 1 / rate
+        self._size = size
+        self._running = True
+        self._paused = False
+        self._changed = Condition()
+        self.sent: list[Sent] = []
+        self._thread = Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._socket.close()
+
+    def stop(self) -> list[Sent]:
+        """Stop sending, wait for late replies, and return all datagrams."""
+        self._running = False
+        self._thread.join()
+        return self.sent
+
+    def hold(self) -> None:
+        """Pause until `resume`."""
+        self._paused = True
+
+    def pause(self, timeout: float = 20.0) -> None:
+        """Pause until `resume`, and wait until all datagrams have replies."""
+        self.hold()
+        with self._changed:
+            if not self._changed.wait_for(lambda: all(datagram.backends for datagram in self.sent), timeout):
+                raise TimeoutError(f"{len(lost(self.sent))} datagrams were not answered within {timeout} s")
+
+    def resume(self) -> None:
+        self._paused = False
+
+    def wait(self, count: int, timeout: float = 20.0) -> None:
+        """Wait until `count` more datagrams were sent."""
+        with self._changed:
+            goal = len(self.sent) + count
+            if not self._changed.wait_for(lambda: len(self.sent) >= goal or not self._thread.is_alive(), timeout):
+                raise TimeoutError(f"{len(self.sent)} datagrams of {goal} were sent within {timeout} s")
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        due = time.monotonic()
+        while self._running:
+            now = time.monotonic()
+            if self._paused:
+                due = now + self._pause
+            if now >= due:
+                self._send(now)
+                due = max(due + self._pause, now - 10 * self._pause)
+            elif poll.poll(max(0.0, due - now) * 1000):
+                self._receive()
+        end = time.monotonic() + LATE
+        while (left := end - time.monotonic()) > 0 and any(not datagram.backends for datagram in self.sent[-1000:]):
+            if poll.poll(left * 1000):
+                self._receive()
+
+    def _send(self, now: float) -> None:
+        number = len(self.sent)
+        payload = Datagram(DatagramKind.REQUEST, number, self._name, self._size, SAME).encode()
+        with self._changed:
+            self.sent.append(Sent(number, now))
+            self._changed.notify_all()
+        try:
+            self._socket.sendto(payload, self._target)
+        except OSError:
+            return  # it counts as sent, and as lost
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                payload, (address, port, *_) = self._socket.recvfrom(LARGEST + 1)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue
+            decoded = decode_datagram(payload)
+            if decoded is not None:
+                datagram = self.sent[decoded[0].sequence]
+                with self._changed:
+                    datagram.backends.append(decoded[0].name)
+                    datagram.sources.append((address, port))
+                    self._changed.notify_all()
+
+
+def lost(sent: Sequence[Sent]) -> list[Sent]:
+    return [datagram for datagram in sent if not datagram.backends]
+
+
+def twice(sent: Sequence[Sent]) -> list[Sent]:
+    return [datagram for datagram in sent if len(datagram.backends) > 1]
+
+
+def sources(sent: Sequence[Sent]) -> set[tuple[str, int]]:
+    return {source for datagram in sent for source in datagram.sources}
+
+
+def longest_run(sent: Sequence[Sent]) -> int:
+    """The longest run of datagrams to one backend: 1 in strict turn."""
+    longest = run = 0
+    before = ""
+    for datagram in sent:
+        run = run + 1 if datagram.backend == before else 1
+        before, longest = datagram.backend, max(longest, run)
+    return longest

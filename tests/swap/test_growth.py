@@ -1,0 +1,111 @@
+"""The time of a load grows with the number of pools, not with its square."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pool_builders import backend, config, pool
+from real_kernel import real_kernel
+
+from nftlb.compiler import Compiled
+from nftlb.compiler.versions import MOST_MAPS, MOST_RULES
+from nftlb.model import Balance, Config, Forward, Per
+from nftlb.ruleset import Operation, Ruleset, TableFamily, Transaction, Verb
+from nftlb.swap.plan import make
+
+if TYPE_CHECKING:
+    from nftlb.kernel import LibNftables
+
+FEW, MANY = 400, 4000  # below MOST_MAPS, and beyond
+MODES: dict[str, dict[str, Any]] = {
+    "nat": {},
+    "random": {"balance": Balance.RANDOM},
+    "flows": {"per": Per.FLOW},
+    "stateless": {"forward": Forward.STATELESS},
+    "dsr": {"forward": Forward.DSR},
+}
+
+
+def many(pools: int, **options: Any) -> Config:
+    """A number of pools with three backends each."""
+    return config(
+        *(
+            pool(
+                f"p{number}",
+                f"192.0.{number >> 8}.{number & 255}:53/udp",
+                tuple(backend(f"b{last}", f"10.{number >> 8}.{number & 255}.{last}:53") for last in (1, 2, 3)),
+                **options,
+            )
+            for number in range(pools)
+        )
+    )
+
+
+def processor_time(pools: int, options: dict[str, Any]) -> float:
+    """The processor time of a first load in seconds; the least of three."""
+    target = Compiled(many(pools, **options)).ruleset()
+    load = make(Ruleset(target.name), target)
+    remove = Transaction(target.name, tuple(Operation(Verb.DELETE, family) for family in target.tables))
+    times = []
+    for _ in range(3):
+        with real_kernel() as inside:
+            times.append(inside.namespace.call(_timed, inside.kernel, load))
+            inside.apply(remove)
+    return min(times)
+
+
+def _timed(kernel: LibNftables, load: Transaction) -> float:
+    before = time.thread_time()
+    kernel.apply(load)
+    return time.thread_time() - before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_a_load_grows_with_the_number_of_pools(mode: str) -> None:
+    """Ten times as many pools take less than twenty times as long. Walks over lists make it forty and more."""
+    few, many = processor_time(FEW, MODES[mode]), processor_time(MANY, MODES[mode])
+
+    assert many / few < 20
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pools_of_few_backends_add_no_sets(mode: str) -> None:
+    """The number of sets, also within rules, is the same for 1,001 and 1,050 pools. Few pools have maps."""
+
+    def sets(pools: int) -> int:
+        tables = Compiled(many(pools, **MODES[mode])).ruleset().tables.values()
+        inside = sum("{" in rule for table in tables for chain in table.chains.values() for rule in chain.rules)
+        return inside + sum(len(table.sets) for table in tables)
+
+    assert sets(MOST_MAPS + 1) == sets(MOST_MAPS + 50)
+    assert sets(2) < sets(50)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_set_is_a_bitmap(mode: str) -> None:
+    """No large set has a key of two bytes: the kernel then walks over all elements to add one."""
+    tables = Compiled(many(2, **MODES[mode], passive=True)).ruleset().tables.values()
+
+    short = {
+        found.name for table in tables for found in table.sets.values() if found.key_type == "typeof ct original zone"
+    }
+    assert set() == {name for table in tables for name in short & table.sets.keys() if not table.sets[name].data_type}
+
+
+def test_many_slots_use_a_map() -> None:
+    """A packet meets no more rules than a map would cost."""
+
+    def rules(backends: int) -> tuple[str, ...]:
+        behind = tuple(backend(f"b{last}", f"10.0.0.{last}:53") for last in range(1, backends + 1))
+        pools = many(MOST_MAPS).pools
+        whole = config(pool("p", "192.0.2.1:53/udp", behind), *pools)
+        chains = Compiled(whole).ruleset().tables[TableFamily.IP].chains
+        return chains["pool/p"].rules
+
+    assert ('numgen inc mod 2 0 goto backend/p/b1 comment "b1, b2"', "goto backend/p/b2") == rules(2)
+    assert MOST_RULES == len(rules(MOST_RULES))
+    assert 1 == len(rules(MOST_RULES + 1))
+    assert f"numgen inc mod {MOST_RULES + 1} vmap @" in rules(MOST_RULES + 1)[0]

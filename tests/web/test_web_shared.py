@@ -1,0 +1,259 @@
+"""Expensive responses: made once for all clients that wait, with pauses, and not for clients that left."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from fake_service import FakeService, a_pool, two_pools
+from virtual_time import elapsed, play
+from web_server import RunningApi, hang_up, head, read_answer, run, serving, until
+
+from nftlb.model import Admin
+from nftlb.web import Limits
+from nftlb.web import shared as module
+from nftlb.web.errors import RequestError
+from nftlb.web.shared import SharedResponses
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from nftlb.service import PoolStatus
+
+LARGE = ("/api/v1/status", "/api/v1/pools", "/api/v1/pools/dns", "/api/v1/ruleset", "/metrics")
+
+
+class Held(FakeService):
+    """Counts the calls that read the state, and makes them wait."""
+
+    def __init__(self) -> None:
+        super().__init__(two_pools().shown)
+        self.go = asyncio.Event()
+        self.looks = self.whole = 0
+
+    async def _look(self) -> None:
+        self.looks += 1
+        await self.go.wait()
+        self.whole += 1
+
+    async def pools(self) -> AsyncIterator[PoolStatus]:
+        await self._look()
+        async for pool in super().pools():
+            yield pool
+
+    async def pool(self, name: str) -> PoolStatus:
+        await self._look()
+        return await super().pool(name)
+
+    async def ruleset(self) -> str:
+        await self._look()
+        return await super().ruleset()
+
+
+async def many_ask(api: RunningApi, path: str, count: int) -> list[asyncio.Task[int]]:
+    async def ask() -> int:
+        return (await api.get(path)).status
+
+    return [asyncio.create_task(ask()) for _ in range(count)]
+
+
+@pytest.mark.parametrize("path", LARGE)
+def test_waiting_clients_share_one_response(path: str) -> None:
+    """Twenty clients that ask while the first response is made share the next one."""
+
+    async def test() -> None:
+        service = Held()
+        async with serving(service) as api:
+            asked = await many_ask(api, path, 1)
+            await until(lambda: service.looks)
+            asked += await many_ask(api, path, 20)
+            await until(lambda: len(api.connections) == 21)
+            await until(lambda: not api.server._connections._waiting)
+            service.go.set()
+            assert {200} == set(await asyncio.gather(*asked))
+            assert service.looks == 2
+
+    run(test())
+
+
+@pytest.mark.parametrize("path", LARGE)
+def test_no_work_for_clients_that_left(path: str) -> None:
+    """Thirty clients ask and disconnect: work that had begun is cancelled, the rest never begins."""
+
+    async def test() -> None:
+        service = Held()
+        async with serving(service) as api:
+            many = [await api.connect() for _ in range(30)]
+            for streams in many:
+                streams[1].write(head("GET", path, {"Host": "localhost"}))
+            await until(lambda: service.looks)
+            for streams in many:
+                await hang_up(streams)
+            await until(lambda: not api.connections)
+            service.go.set()
+            assert (await api.get(path)).status == 200
+            assert (2, 1) == (service.looks, service.whole)
+
+    run(test())
+
+
+@pytest.mark.parametrize("path", LARGE)
+def test_limit_of_waiting_clients(path: str) -> None:
+    """Further clients get 503 with Retry-After at once; probes, the page and changes are still answered."""
+
+    async def test() -> None:
+        service = Held()
+        async with serving(service, limits=Limits(readers=4)) as api:
+            asked = await many_ask(api, path, 4)
+            await until(lambda: len(api.connections) == 4 and not api.server._connections._waiting)
+            for other in LARGE:
+                refused = await api.get(other)
+                assert (503, module.RETRY_AFTER) == (refused.status, refused.headers["retry-after"])
+                assert "4 requests wait" in refused.error
+            for other in ("/healthz", "/readyz?pool=dns", "/", "/api/v1/nothing"):
+                assert (await api.get(other)).status in {200, 404}
+            assert (await api.ask("POST", "/api/v1/reload")).status == 200
+            service.go.set()
+            assert {200} == set(await asyncio.gather(*asked))
+            assert (await api.get(path)).status == 200
+
+    run(test())
+
+
+def test_a_response_has_earlier_changes() -> None:
+    """A change that was answered while a response was made is in the next response."""
+
+    async def test() -> None:
+        service = Held()
+        async with serving(service) as api:
+            first = await many_ask(api, "/api/v1/status", 1)
+            await until(lambda: service.looks)
+            pool = service.shown["dns"]
+            drained = replace_admin(pool)
+            service.put(drained)
+            asked = [asyncio.create_task(api.get("/api/v1/status")) for _ in range(5)]
+            service.go.set()
+            await asyncio.gather(*first)
+            for answer in await asyncio.gather(*asked):
+                shown = {entry["name"]: entry for entry in answer.json["pools"]}
+                assert shown["dns"]["backends"][0]["admin"] == "drain"
+
+    run(test())
+
+
+def replace_admin(pool: PoolStatus) -> PoolStatus:
+    first = pool.backends[0].model_copy(update={"admin": Admin.DRAIN})
+    return pool.model_copy(update={"backends": (first, *pool.backends[1:])})
+
+
+def test_an_error_reaches_all_waiting_clients() -> None:
+    """All clients that waited get the error; the next client gets a response."""
+
+    async def test() -> None:
+        service = FakeService()
+        service.put(a_pool("dns"))
+        async with serving(service) as api:
+            service.error = SystemError("broken")
+            answers = await asyncio.gather(*(api.get("/api/v1/status") for _ in range(5)))
+            assert {500} == {answer.status for answer in answers}
+            assert (await api.get("/api/v1/pools/nothing")).status == 404
+            service.error = None
+            assert (await api.get("/api/v1/status")).status == 200
+
+    run(test())
+
+
+def test_a_pause_after_each_response() -> None:
+    """Clients that ask all the time use a limited share of the loop, and each kind of response is made in turn."""
+
+    async def scene() -> None:
+        shared, worked, seen = SharedResponses(10), 0.0, dict.fromkeys(("status", "metrics", "ruleset"), 0)
+
+        async def make() -> bytes:
+            nonlocal worked
+            await asyncio.sleep(0.3)
+            worked += 0.3
+            return b""
+
+        async def ask_for_ever(what: str) -> None:
+            while True:
+                await shared.get(what, make)
+                seen[what] += 1
+
+        tasks = [asyncio.create_task(ask_for_ever(what)) for what in seen for _ in range(3)]
+        await asyncio.sleep(60)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert 60 == pytest.approx(elapsed())
+        assert worked <= 60 / 3 + 0.3
+        assert min(seen.values()) >= max(seen.values()) - 3 > 0
+
+    play(scene())
+
+
+def test_the_longest_pause() -> None:
+    """The pause after a very long response is limited."""
+
+    async def scene() -> None:
+        shared = SharedResponses(10)
+
+        async def make() -> bytes:
+            await asyncio.sleep(10)
+            return b""
+
+        await shared.get("one", make)
+        await shared.get("one", make)
+        assert 20 + module.LONGEST_REST == pytest.approx(elapsed())
+
+    play(scene())
+
+
+def test_waiting_clients_are_counted_right() -> None:
+    """The count is right after responses, errors, cancelled requests and refusals."""
+
+    async def scene() -> None:
+        shared = SharedResponses(2)
+
+        async def fail() -> bytes:
+            raise SystemError
+
+        async def stay() -> bytes:
+            await asyncio.sleep(1000)
+            return b""
+
+        async def good() -> bytes:
+            return b"good"
+
+        for _ in range(5):
+            with pytest.raises(SystemError):
+                await shared.get("a", fail)
+            waiting = [asyncio.create_task(shared.get(what, stay)) for what in ("a", "b")]
+            await asyncio.sleep(0)
+            with pytest.raises(RequestError):
+                await shared.get("c", good)
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
+            assert b"good" == await shared.get("a", good)
+        assert elapsed() < 1000
+
+    play(scene())
+
+
+def test_head_and_pipelining() -> None:
+    """HEAD gets a length and no body; pipelined requests are answered one by one, in order."""
+
+    async def test() -> None:
+        service = Held()
+        service.go.set()
+        async with serving(service) as api:
+            answer = await api.send(head("HEAD", "/api/v1/status", {"Host": "localhost", "Connection": "close"}))
+            assert answer.status == 200
+            assert int(answer.headers["content-length"]) > 0
+            streams = await api.connect()
+            streams[1].write(head("GET", "/api/v1/pools", {"Host": "localhost"}) * 5)
+            assert [200] * 5 == [(await read_answer(streams)).status for _ in range(5)]
+
+    run(test())
