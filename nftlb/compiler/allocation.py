@@ -16,7 +16,7 @@ from nftlb.model.kinds import family as family_of
 from nftlb.model.kinds import is_link_local
 
 from .selection import targets
-from .source_ports import MASQUERADED, SOURCES, read_ports, source_ports
+from .source_ports import MASQUERADED, SOURCES, PortRange, read_ports, source_ports
 from .words import WORDS, format_address
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nftlb.ruleset import Listing, Set, TableFamily
 
     from .selection import Target
-    from .source_ports import PortRange, Ports
+    from .source_ports import Ports
 
 LAST_ZONE = 0xFFFF
 LAST_MARK = 0xFFFFFFFF
@@ -36,6 +36,7 @@ TARGETS, HOSTS, FLOWS = "targets", "hosts", "flows"
 POSTROUTING = "postrouting"
 
 _Owner = TypeVar("_Owner")
+_ZONE = re.compile(r"^counter ct original zone set ([0-9]+)")
 _MARK = re.compile(r'meta mark set 0x([0-9a-f]+) (?:accept )?comment "([^"]*)"')
 
 
@@ -208,7 +209,12 @@ def _number(
 
 
 def read_back(listings: Mapping[TableFamily, Listing]) -> Allocation:
-    """Return the allocation that the kernel's tables were compiled with."""
+    """Return the allocation that the kernel's tables were compiled with.
+
+    For some time after a change of the source ports, the tables have a backend's former zone beside the present zone,
+    which is in the chain of the backend. The former zone is returned with source ports that no configuration has, so
+    that no other owner gets the number.
+    """
     zones: dict[ZoneOwner, int] = {}
     marks: dict[str, int] = {}
     ports: dict[Family, Ports] = {}
@@ -220,17 +226,21 @@ def read_back(listings: Mapping[TableFamily, Listing]) -> Allocation:
             ports[family] = found
         sources = {zone: address for zone, address, _ in _elements(table.sets.get(SOURCES))}
         sources |= {zone: str(SourceKind.MASQUERADE) for zone, _, _ in _elements(table.sets.get(MASQUERADED))}
+        rules = (rule for chain in table.chains.values() for rule in chain.rules)
+        present = {int(match[1]) for rule in rules if (match := _ZONE.match(rule))}
         for name in (TARGETS, HOSTS):
-            for zone, endpoint, comment in _elements(table.sets.get(name)):
+            for number, endpoint, comment in _elements(table.sets.get(name)):
                 address, _, port = endpoint.partition(" . ")
                 owner = BackendZone(
                     BackendKey.parse(comment),
                     address,
                     int(port) if port else None,
-                    sources.get(zone, str(SourceKind.KEEP)),
+                    sources.get(number, str(SourceKind.KEEP)),
                     ports.get(family, {}).get(Protocol.UDP),
                 )
-                zones[owner] = zone
+                both = sorted({number, zones.get(owner, number)}, key=present.__contains__)
+                zones[owner] = both[-1]
+                zones |= {owner._replace(ports=PortRange(zone, zone)): zone for zone in both[:-1]}
         zones |= {FlowZone(pool, family): zone for zone, _, pool in _elements(table.sets.get(FLOWS))}
         for chain in table.chains.values():
             for rule in chain.rules:

@@ -71,3 +71,16 @@ def test_slow_modules_are_imported_after_the_first_load(command: str, tmp_path: 
 
     assert {"nftlb.swap.applier", "nftlb.config"} <= imported
     assert set() == LATER & imported
+
+
+def test_the_end_of_a_command_does_not_look_for_garbage(tmp_path: Path) -> None:
+    """All objects are frozen when Python begins to clear up. Frozen objects are left out of the last collection."""
+    script = "import atexit, gc, sys\natexit.register(lambda: print(gc.get_freeze_count()))\n"
+    script += "from nftlb.cli import main\nsys.exit(main(sys.argv[1:]))"
+    file = tmp_path / "nftlb.json"
+    pool = {"listen": "192.0.2.53:53/udp", "backends": {"ns1": "10.0.0.11:53"}}
+    file.write_text(json.dumps({"pools": {"dns": pool}}))
+    command = [sys.executable, "-c", script, "compile", "--output", str(tmp_path / "out.nft"), str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+
+    assert int(done.stdout) > 10_000
