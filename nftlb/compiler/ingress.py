@@ -34,8 +34,10 @@ def ingress_services(family: Family, interface: str) -> str:
 
 def has_fast_path(pool: Pool, family: Family, routes: Routes) -> bool:
     """Whether the pool asks for the fast path, and the next hop of each of its targets in the family is known."""
+    if not pool.ingress:
+        return False
     every = targets(pool, family)
-    return bool(pool.ingress and every) and all(routes.hop(target) for target in every)
+    return bool(every) and all(routes.hop(target) for target in every)
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,7 @@ def wishes(config: Config) -> list[tuple[Pool, Family]]:
         (pool, family)
         for pool in config.pools
         if pool.forward is Forward.STATELESS and pool.replies is Replies.PREROUTING
-        for family in Family
-        if any(listener.family is family for listener in pool.listen)
+        for family in pool.families
     ]
 
 
