@@ -87,8 +87,7 @@ class Allocation:
         return [(target, self.zones[owner]) for target, owner in zip(every, owners, strict=True)]
 
 
-@dataclass(frozen=True)
-class ForeignNumbers:
+class ForeignNumbers(NamedTuple):
     """The numbers of other daemons in this network namespace. The tables of each daemon have a different name."""
 
     zones: frozenset[int] = frozenset()

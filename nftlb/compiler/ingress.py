@@ -8,8 +8,7 @@ and interface of each backend. While some of them are not known, the ordinary ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import Forward
 
@@ -40,8 +39,7 @@ def has_fast_path(pool: Pool, family: Family, routes: Routes) -> bool:
     return bool(every) and all(routes.hop(target) for target in every)
 
 
-@dataclass(frozen=True)
-class IngressForwarding:
+class IngressForwarding(NamedTuple):
     """The fast path of a pool for which `has_fast_path()` is true.
 
     `many` says whether the configuration has more than `MOST_MAPS` pools.

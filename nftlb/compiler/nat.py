@@ -10,8 +10,7 @@ balancer itself exchanges with a backend, for instance health checks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import Passive, Protocol, SourceKind
 
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
     from .selection import Selection, Target
 
 
-@dataclass(frozen=True)
-class NatForwarding:
+class NatForwarding(NamedTuple):
     """`forward: nat` for one pool and family.
 
     `many`: the configuration has more than `MOST_MAPS` pools. `early`: prerouting rewrites replies of other pools.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
@@ -45,8 +44,7 @@ class Target(NamedTuple):
     via: IPAddress | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """The targets of one family of a pool with their weights.
 
     `verdict` is `reject` or `drop`: what happens to packets if `targets` is empty. `priority` and `priorities`
@@ -70,7 +68,10 @@ def targets(pool: Pool, family: Family) -> tuple[Target, ...]:
     if known is None:
         known = _TARGETS[pool] = {}
     if family not in known:
-        known[family] = (*(_target(pool, backend, backend.name, backend.device, backend.via) for backend in _backends(pool, family)), *_sorry(pool, family))
+        known[family] = (
+            *(_target(pool, backend, backend.name, backend.device, backend.via) for backend in _backends(pool, family)),
+            *_sorry(pool, family),
+        )
     return known[family]
 
 
@@ -122,14 +123,12 @@ def _backends(pool: Pool, family: Family) -> list[Backend]:
     return [backend for backend in pool.backends if backend.family is family]
 
 
-def _target(pool: Pool, server: Backend | Endpoint, name: str, device: str | None = None, via: IPAddress | None = None) -> Target:
+def _target(
+    pool: Pool, server: Backend | Endpoint, name: str, device: str | None = None, via: IPAddress | None = None
+) -> Target:
     owner = str(BackendKey(pool.name, name))
     return Target(pool.name, name, owner, server.address, format_address(server.address), server.port, device, via)
 
 
 def _sorry(pool: Pool, family: Family) -> tuple[Target, ...]:
-    return tuple(
-        _target(pool, endpoint, SORRY)
-        for endpoint in pool.fallback.sorry
-        if endpoint.family == family
-    )
+    return tuple(_target(pool, endpoint, SORRY) for endpoint in pool.fallback.sorry if endpoint.family == family)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from .objects import Chain, Element, NamedObject, Set, Table
 from .text import element_text, set_body, table_lines
@@ -29,16 +29,14 @@ class Verb(StrEnum):
     DELETE = "delete"
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(NamedTuple):
     """Rules to add to a chain, after those that it has."""
 
     chain: str
     rules: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Elements:
+class Elements(NamedTuple):
     """Elements to add to a set or map, or to delete; for a deletion, their keys suffice."""
 
     set: str
@@ -48,8 +46,7 @@ class Elements:
 Object: TypeAlias = Chain | Set | NamedObject | Rules | Elements | Table
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """A verb and its object in the table of a family; without an object, the table itself.
 
     A chain is added without its rules, and a set without its elements: `Rules` and `Elements` are separate objects.
@@ -65,10 +62,8 @@ class Operation:
         """Return the operation as nft text, without a newline at the end."""
         where = f"{self.family} {table}"
         match self.object:
-            case None:
-                return f"{self.verb} table {where}"
-            case Table() as whole:
-                return "\n".join((f"{self.verb} table {where}", *table_lines(whole)))
+            case None | Table() as whole:
+                return "\n".join((f"{self.verb} table {where}", *(table_lines(whole) if whole else ())))
             case Chain(name=name, hook=hook):
                 declared = f" {{ {hook} }}" if hook and self.verb is Verb.ADD else ""
                 return f"{self.verb} chain {where} {name}{declared}"

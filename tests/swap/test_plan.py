@@ -72,7 +72,7 @@ def test_objects_are_added_before_references_to_them() -> None:
 
 
 def test_a_new_table_is_one_operation_with_its_whole_content() -> None:
-    """libnftables takes longer for an operation for each object. The table must be new: others may have made it."""
+    """An operation for each object would take libnftables longer. The table must be new: others may have made it."""
     assert (
         "create table ip t\n"
         "table ip t {\n"
