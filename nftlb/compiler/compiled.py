@@ -174,9 +174,7 @@ class Compiled:
         """Return what the pools add to the table of each IP family in which they listen."""
         found = {}
         for family in WORDS:
-            listening = [
-                pool for pool in self.config.pools if any(listener.family == family for listener in pool.listen)
-            ]
+            listening = [pool for pool in self.config.pools if family in pool.families]
             if listening:
                 local = any(pool.forward is not Forward.NAT for pool in listening)
                 found[family] = merge_pools(
@@ -195,7 +193,8 @@ class Compiled:
                 parts.insert(0, reply_rules(replies))  # the configuration's rules come later, so that they count
             if parts:
                 ports = self.allocation.ports.get(family, {})
-                table, entrances = ip_table(self.config.table, words, merge_pools(parts), ports, many=self._many)
+                part = merge_pools(parts) if replies else parts[0]
+                table, entrances = ip_table(self.config.table, words, part, ports, many=self._many)
                 tables[words.table], self._drawn[words.table] = table, drawing(entrances, table.chains)
         fast = merge_pools(
             self._fast_path(pool, family).fixed_rules()
@@ -252,11 +251,10 @@ class Compiled:
 
     def _compile_versions(self, pool: Pool, state: PoolState) -> Mapping[TableFamily, Version]:
         found: dict[TableFamily, Version] = {}
-        for family in WORDS:
-            if any(listener.family == family for listener in pool.listen):
-                selection = select(pool, family, state)
-                for table, forwarding in self._forwardings(pool, family):
-                    found[table] = found.get(table, Version()) | forwarding.version(selection)
+        for family in pool.families:
+            selection = select(pool, family, state)
+            for table, forwarding in self._forwardings(pool, family):
+                found[table] = found.get(table, Version()) | forwarding.version(selection)
         return found
 
     def _forwardings(self, pool: Pool, family: Family) -> Iterator[tuple[TableFamily, Forwarding]]:

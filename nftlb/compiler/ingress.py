@@ -8,8 +8,7 @@ and interface of each backend. While some of them are not known, the ordinary ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import Forward
 
@@ -34,12 +33,13 @@ def ingress_services(family: Family, interface: str) -> str:
 
 def has_fast_path(pool: Pool, family: Family, routes: Routes) -> bool:
     """Whether the pool asks for the fast path, and the next hop of each of its targets in the family is known."""
+    if not pool.ingress:
+        return False
     every = targets(pool, family)
-    return bool(pool.ingress and every) and all(routes.hop(target) for target in every)
+    return bool(every) and all(routes.hop(target) for target in every)
 
 
-@dataclass(frozen=True)
-class IngressForwarding:
+class IngressForwarding(NamedTuple):
     """The fast path of a pool for which `has_fast_path()` is true.
 
     `many` says whether the configuration has more than `MOST_MAPS` pools.

@@ -6,8 +6,7 @@ So the rules there compare words, and their comments say what the words mean.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import Family, Protocol
 from nftlb.ruleset import Element
@@ -22,8 +21,7 @@ SERVICES, LOCAL_SERVICES = "services", "local-services"
 _NUMBERS = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
 
 
-@dataclass(frozen=True, slots=True)
-class ServicePort:
+class ServicePort(NamedTuple):
     """An address, a protocol and a port, or a range of ports, whose packets go to a chain.
 
     `key` is that of an element. `match` and `to_address` end with a space, and compare the address and all the rest;

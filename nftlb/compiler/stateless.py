@@ -6,8 +6,7 @@ map that leads to these chains changes with the states of backends.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import Family, Forward, Protocol
 
@@ -32,8 +31,7 @@ if TYPE_CHECKING:
     from .words import Words
 
 
-@dataclass(frozen=True)
-class StatelessForwarding:
+class StatelessForwarding(NamedTuple):
     """`forward: stateless` or `dsr` for one pool and family.
 
     `many`: there are more than `MOST_MAPS` pools. `replies`: the form of the replies of `stateless`. `early`:

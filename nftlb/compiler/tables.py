@@ -8,8 +8,8 @@ To add a base chain, write a method of `_IpHooks`, and name it in `chains()`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import Family, Protocol
 from nftlb.ruleset import MARK, Chain, Hook, Set, Table, TableFamily
@@ -141,8 +141,7 @@ def _ip_sets(words: Words) -> Iterable[Set]:
     yield Set(HELPED, f"type {words.address}", "verdict")
 
 
-@dataclass(frozen=True)
-class _IpHooks:
+class _IpHooks(NamedTuple):
     """The base chains of the table of an IP family, one method for each hook and priority.
 
     A rule that looks up a set is there only if the table has the set.

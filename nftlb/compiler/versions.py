@@ -64,6 +64,8 @@ class Version:
     bodies: Mapping[str, Body] = field(default_factory=dict)
 
     def __or__(self, other: Version) -> Version:
+        if not self.chains:
+            return other
         return Version({**self.chains, **other.chains}, {**self.sets, **other.sets}, {**self.bodies, **other.bodies})
 
 

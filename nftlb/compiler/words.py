@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import Family
 from nftlb.ruleset import TableFamily
@@ -14,8 +13,7 @@ if TYPE_CHECKING:
     from nftlb.model import IPAddress, Listener, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
+class Words(NamedTuple):
     """The words of one family: `ip` and `icmp` name headers in expressions, `address` is the type of addresses."""
 
     table: TableFamily

@@ -147,13 +147,9 @@ def _pool(name: str, written: Written) -> Pool:
 
 def _without_useless_defaults(pool: Pool, own: Collection[str]) -> Pool:
     """Leave out defaults for flows of UDP that the pool does not have. `own` are the keys of the pool itself."""
-    if not without_datagram_flows(pool):
-        return pool
-    return replace(
-        pool,
-        session_timeout=pool.session_timeout if "session_timeout" in own else None,
-        helper=pool.helper if "helper" in own else None,
-    )
+    given = (name for name in ("session_timeout", "helper") if name not in own and getattr(pool, name) is not None)
+    useless: dict[str, Any] = dict.fromkeys(given) if without_datagram_flows(pool) else {}
+    return replace(pool, **useless) if useless else pool
 
 
 # --- the settings of `defaults` ---------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -108,8 +107,7 @@ def locate(root: Entries, path: Path) -> Found:
 MAX_PROBLEMS = 1000  # more faults help no user, and 16 MiB of random text would take minutes
 
 
-@dataclass(frozen=True, slots=True)
-class YamlDocument:
+class YamlDocument(NamedTuple):
     """The data of a file, the faults after which reading could continue, and the place where the data begins."""
 
     root: Entries

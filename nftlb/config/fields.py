@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from functools import partial, reduce
+from inspect import Signature
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, get_origin
 
@@ -241,12 +242,24 @@ def write_value(annotation: Any, value: Any) -> Any:
     return reads(annotation).write(value)
 
 
+class _Constant:
+    """A factory that always makes the same value. pydantic asks several times for the signature of each factory."""
+
+    __signature__ = Signature()
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __call__(self) -> Any:
+        return self._value
+
+
 def described(default: Any, description: str, shown: Any) -> FieldInfo:
     """A field with a value of the model as its default; `shown` is this default as a file writes it."""
-    # A factory, as pydantic would otherwise put the value itself into the JSON Schema.
-    field: FieldInfo = Field(
-        default_factory=lambda: default, description=description, json_schema_extra={"default": shown}
-    )
+    more: dict[str, Any] = {"description": description, "json_schema_extra": {"default": shown}}
+    # A factory where pydantic can't write the value itself into the JSON Schema, where `shown` then replaces it.
+    plain = default is None or type(default) in {bool, int, str}
+    field: FieldInfo = Field(default, **more) if plain else Field(default_factory=_Constant(default), **more)
     return field
 
 

@@ -183,9 +183,8 @@ def pool_status(
 def _replies(pool: Pool, obstacles: Obstacles) -> Iterator[str]:
     """The hook in which the replies of a `stateless` pool are rewritten, for each family."""
     if pool.forward is Forward.STATELESS:
-        for family in Family:
-            if any(listener.family is family for listener in pool.listen):
-                yield f"{family}: {reply_form(pool, family, obstacles)}"
+        for family in pool.families:
+            yield f"{family}: {reply_form(pool, family, obstacles)}"
 
 
 def backend_status(pool: PoolHealth, name: str, state: PoolState, counters: Counters, *, added: bool) -> BackendStatus:

@@ -7,14 +7,12 @@ annotation the form that the configuration file and the HTTP API accept, with it
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 from .kinds import Milliseconds
 
 
-@dataclass(frozen=True, slots=True)
-class NumberLimits:
+class NumberLimits(NamedTuple):
     """A whole number from `low` to `high`. `what` names the option in messages, such as "a port"."""
 
     what: str
@@ -24,8 +22,7 @@ class NumberLimits:
     """Other programs show this number in hexadecimal, so that form is accepted too."""
 
 
-@dataclass(frozen=True, slots=True)
-class TextPattern:
+class TextPattern(NamedTuple):
     """A text that matches `pattern` as a whole. `allowed` describes the pattern in words."""
 
     what: str
@@ -33,20 +30,17 @@ class TextPattern:
     pattern: re.Pattern[str]
 
 
-@dataclass(frozen=True, slots=True)
-class ShortestTime:
+class ShortestTime(NamedTuple):
     """A duration of at least this many milliseconds, and at most a day."""
 
     shortest: Milliseconds
     whole_seconds: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class PercentLimits:
     """A share in whole per cent, 0 to 100."""
 
 
-@dataclass(frozen=True, slots=True)
 class RegexSyntax:
     """A regular expression in the syntax of RE2; see `nftlb.model.patterns`."""
 

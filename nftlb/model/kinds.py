@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 Milliseconds: TypeAlias = int
@@ -174,8 +174,7 @@ class Listener:
         return f"{endpoint_text(self.address, ports)}/{self.protocol}"
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """An address and a port."""
 
     address: IPAddress
@@ -189,8 +188,7 @@ class Endpoint:
         return endpoint_text(self.address, self.port)
 
 
-@dataclass(frozen=True, slots=True)
-class UnixSocket:
+class UnixSocket(NamedTuple):
     """A listening socket in the file system."""
 
     path: str
@@ -199,16 +197,14 @@ class UnixSocket:
         return f"unix:{self.path}"
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """The source address that backends see with `nat`; `addresses` has at most one address per family."""
 
     kind: SourceKind = SourceKind.MASQUERADE
     addresses: tuple[IPAddress, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class MinHealthy:
+class MinHealthy(NamedTuple):
     """How much of a priority must be healthy: a number of backends or, with `percent`, a share of their weight."""
 
     amount: int = 1
@@ -218,8 +214,7 @@ class MinHealthy:
         return f"{self.amount}%" if self.percent else f"{self.amount}"
 
 
-@dataclass(frozen=True, slots=True)
-class Fallback:
+class Fallback(NamedTuple):
     """The treatment of packets when no backend is left; `sorry` has at most one endpoint per family."""
 
     kind: FallbackKind = FallbackKind.REJECT

@@ -8,7 +8,7 @@ An annotation holds the type of an option and its description. This module has n
 because `nftlb.config` reads the annotations.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address
 from typing import Annotated
@@ -175,12 +175,14 @@ class Pool:
     hooks: Annotated[Hooks, "programs to run at transitions"] = Hooks()
 
     def __hash__(self) -> int:
-        return self._hash
+        # Pools are keys of the compiler's caches. Hashing every address would cost more than a look-up saves.
+        return hash(self.name)
 
     @cached_property
-    def _hash(self) -> int:
-        # Pools are keys of the compiler's caches. Hashing every address again would cost more than a look-up saves.
-        return hash(tuple(getattr(self, item.name) for item in fields(self)))
+    def families(self) -> tuple[Family, ...]:
+        """The families of the listeners, in the order of `Family`."""
+        found = {listener.family for listener in self.listen}
+        return tuple(of for of in Family if of in found)
 
     @property
     def refusals(self) -> Passive:

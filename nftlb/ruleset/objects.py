@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,9 +22,11 @@ class TableFamily(StrEnum):
     NETDEV = "netdev"
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
-    """An element of a set (without data) or of a map. The comment names its owner, a pool or a backend."""
+class Element(NamedTuple):
+    """An element of a set (without data) or of a map. The comment names its owner, a pool or a backend.
+
+    A tuple, because a table has hundreds of thousands of elements, which are made, compared and hashed in C.
+    """
 
     key: str
     data: str = ""

@@ -30,7 +30,6 @@ from nftlb.ruleset import (
     Ruleset,
     Set,
     SharedMapping,
-    Table,
     TableFamily,
     Transaction,
     Verb,
@@ -40,6 +39,8 @@ from nftlb.ruleset import (
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from nftlb.ruleset import Table
 
 # Two names, because a swap may find the rules on the detour of another swap that did not end.
 _DETOURS = ("-next", "-other")
@@ -91,8 +92,8 @@ def make(kernel: Ruleset, target: Ruleset, removed: Collection[Leftover] = ()) -
     for family, wanted in target.tables.items():
         present = kernel.tables.get(family)
         if present is None:
-            chains.append(Operation(Verb.CREATE, family))
-            present = Table(family, target.name)
+            chains.append(Operation(Verb.CREATE, family, wanted))
+            continue
         if wanted is present:
             continue
         present = _make_objects(present, wanted, objects)

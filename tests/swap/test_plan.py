@@ -62,13 +62,32 @@ NOTHING = Ruleset("t")
 def test_objects_are_added_before_references_to_them() -> None:
     """Chains, sets, elements and rules are added in this order, so that no object refers to a missing object."""
     assert (
-        "create table ip t\n"
         f"add chain ip t raw {{ {RAW} }}\n"
         "add chain ip t pool\n"
         f"add map ip t services {{ {SERVICE} : verdict ; }}\n"
         f"add element ip t services {{ {KEY} : goto pool }}\n"
         "add rule ip t raw ip daddr . th dport vmap @services\n"
         "add rule ip t pool goto pool/v1\n"
+    ) == make(ruleset(), ruleset(SERVICES, DOOR, POOL)).text
+
+
+def test_a_new_table_is_one_operation_with_its_whole_content() -> None:
+    """An operation for each object would take libnftables longer. The table must be new: others may have made it."""
+    assert (
+        "create table ip t\n"
+        "table ip t {\n"
+        "\tmap services {\n"
+        f"\t\t{SERVICE} : verdict\n"
+        f"\t\telements = {{ {KEY} : goto pool }}\n"
+        "\t}\n\n"
+        "\tchain raw {\n"
+        f"\t\t{RAW}\n"
+        "\t\tip daddr . th dport vmap @services\n"
+        "\t}\n\n"
+        "\tchain pool {\n"
+        "\t\tgoto pool/v1\n"
+        "\t}\n"
+        "}\n"
     ) == make(NOTHING, ruleset(SERVICES, DOOR, POOL)).text
 
 
