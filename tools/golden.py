@@ -37,10 +37,9 @@ def expected() -> Iterator[tuple[Path, str]]:
         yield path.with_suffix(".nft"), file_text(compiled.ruleset())
         for backend in DOWN.get(path.stem, []):
             down = [
-                (pool.name, one.name)
+                (pool.name, backend)
                 for pool in config.pools
-                for one in (*pool.backends, *pool.mirror)
-                if one.name == backend
+                if backend in {one.name for one in pool.backends} | {one.name for one in pool.mirror}
             ]
             text = file_text(compiled.ruleset(Membership.with_down(down)))
             yield path.with_suffix(f".down-{backend}.nft"), text

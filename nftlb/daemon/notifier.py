@@ -165,8 +165,8 @@ class Notifier:
 
 
 def _environment(change: Change, pool: Pool) -> dict[str, str]:
-    servers = {one.name: one for one in (*pool.backends, *pool.mirror)}
-    backend = servers.get(change.backend)
+    collectors = (collector.server for collector in pool.mirror if collector.name == change.backend)
+    backend = pool.backend(change.backend) or next(collectors, None)
     return {
         "NFTLB_EVENT": change.kind,
         "NFTLB_POOL": change.pool,

@@ -29,13 +29,18 @@ class CopiesLab(PoolLab):
     ) -> None:
         super().__init__(mode, zero_checksum=zero_checksum, **options)
         self.archive: Servers
-        self._collector = {"answer": collector_answers, "zero_checksum": zero_checksum}
+        self._collector_answers, self._collector_zero = collector_answers, zero_checksum
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         super().__enter__()
         self.archive = self._stack.enter_context(
-            self.lab.serve(COLLECTOR_PORT, backends=[self.collector], **self._collector)
+            self.lab.serve(
+                COLLECTOR_PORT,
+                backends=[self.collector],
+                answer=self._collector_answers,
+                zero_checksum=self._collector_zero,
+            )
         )
         return self
 

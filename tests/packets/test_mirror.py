@@ -21,6 +21,8 @@ from pool_lab import DSR, NAT, PORT, STATELESS, STATELESS_EARLY, down, vip
 from nftlb.model import BackendState, Balance, Collector, Listener, Membership, Per, Protocol, SourceKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from blaster import Blaster, Sender
     from pool_lab import Mode
 
@@ -82,7 +84,7 @@ def with_range(lab: CopiesLab) -> Pool:
     )
 
 
-FORMS_OF_POOLS = {
+FORMS_OF_POOLS: dict[str, tuple[Mode, Callable[[CopiesLab], Pool]]] = {
     "per flow": (NAT, lambda lab: replace(lab.mirrored(), per=Per.FLOW)),
     "source keep": (NAT, lambda lab: replace(lab.mirrored(), source=SourceKind.KEEP)),
     "hash": (STATELESS, lambda lab: replace(lab.mirrored(), balance=Balance.HASH)),
@@ -259,7 +261,12 @@ def of(states: dict[str, BackendState]) -> Membership:
 
 
 DOWN = BackendState(up=False)
-STEPS = (({}, ("b1", "b2")), ({"b1": DOWN, "spare": DOWN}, ("b2",)), ({}, ("b1", "b2")), ({"b2": DOWN}, ("b1",)))
+STEPS: tuple[tuple[dict[str, BackendState], tuple[str, ...]], ...] = (
+    ({}, ("b1", "b2")),
+    ({"b1": DOWN, "spare": DOWN}, ("b2",)),
+    ({}, ("b1", "b2")),
+    ({"b2": DOWN}, ("b1",)),
+)
 """The states of backends and of the collector `spare`, and the backends that get the datagrams."""
 
 
@@ -289,11 +296,15 @@ def test_swaps_under_load(blaster: Blaster, mode: Mode, version: int) -> None:
     with CopiesLab(mode, serve=False, collector_answers=False) as lab:
         spare = lab.collectors("spare", port=9997)
         lab.load(replace(lab.mirrored(port=6000), mirror=(*lab.collectors(port=6000), *spare)))
-        options = {"version": version, "log": count, "cpu": OTHERS}
         with (
-            blaster.sinks([lab.collector], port=6000, **options) as archive,
+            blaster.sinks([lab.collector], port=6000, version=version, log=count, cpu=OTHERS) as archive,
             blaster.sinks(
-                lab.lab.backends[:2], port=mode.port, address=vip(version) if mode.dsr else "", **options
+                lab.lab.backends[:2],
+                port=mode.port,
+                version=version,
+                address=vip(version) if mode.dsr else "",
+                log=count,
+                cpu=OTHERS,
             ) as sinks,
         ):
             sender = sinks.start(lab.lab.client, (vip(version), PORT), count=count, rate=20_000, cpu=SENDER)

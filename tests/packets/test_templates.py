@@ -86,7 +86,8 @@ def test_templates_reach_every_backend(mode: Mode, version: int) -> None:
         for backends, states in ((BACKENDS, Membership()), (("b1", "b3"), down("b2")), (BACKENDS, Membership())):
             lab.update(states)
             for flow_version in (V9, IPFIX):
-                templates, data = [], []
+                templates: list[int] = []
+                data: list[int] = []
                 for kind, size in ((TEMPLATE, 64), (DATA, 64), (OPTIONS, 64), (TEMPLATE, 3000), *[(DATA, 64)] * 5):
                     exporter.send(flow_datagram(flow_version, kind, number, size))
                     (data if kind == DATA else templates).append(number)
