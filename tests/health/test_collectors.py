@@ -51,7 +51,7 @@ def test_a_collector_goes_down_and_comes_up() -> None:
 
 
 def test_a_collector_without_a_check_is_up() -> None:
-    """It gets copies from the start, and no result is expected for it."""
+    """A collector without a check gets copies from the start, and no result is expected."""
     tracked = begin().pools["dns"].tracked("plain")
     assert (True, []) == (tracked.up, tracked.checks)
 
