@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pool_lab import PoolLab
 
+from nftlb.lab.servers import Servers
 from nftlb.model import Collector
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pool_lab import Mode
 
     from nftlb.lab import Host
-    from nftlb.lab.servers import Received, Servers
+    from nftlb.lab.servers import Received
     from nftlb.model import Pool
 
 COLLECTOR_PORT = 9995
@@ -34,19 +37,23 @@ class CopiesLab(PoolLab):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        self.archive = self._stack.enter_context(
-            self.lab.serve(
-                COLLECTOR_PORT,
-                backends=[self.collector],
-                answer=self._collector_answers,
-                zero_checksum=self._collector_zero,
-            )
-        )
+        self.archive = self._stack.enter_context(self.collect(COLLECTOR_PORT, [self.collector], (4, 6)))
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
         super().__exit__(*exception)
+
+    def collect(self, port: int, hosts: Sequence[Host], versions: Sequence[int]) -> Servers:
+        """Return collectors. Their fence comes from the balancer, because replies to other hosts are dropped."""
+        return Servers(
+            hosts,
+            (port,),
+            versions=versions,
+            answer=self._collector_answers,
+            zero_checksum=self._collector_zero,
+            fence_from=self.lab.balancer,
+        )
 
     @property
     def collector(self) -> Host:
@@ -71,5 +78,7 @@ class CopiesLab(PoolLab):
         )
 
     def copies(self) -> list[Received]:
-        """Wait until all earlier copies have arrived, and return them."""
+        """Wait until the copies of all earlier datagrams have arrived, and return them."""
+        if self._serve:
+            self.servers.settle()
         return self.archive.settle()
