@@ -217,6 +217,7 @@ def memberships(draw: st.DrawFn, config: Config) -> Membership:
     )
     found = {}
     for pool in config.pools:
-        chosen = draw(st.lists(st.sampled_from((*pool.backends, *pool.mirror)), max_size=2, unique=True))
-        found[pool.name] = frozenset((backend.name, draw(states)) for backend in chosen)
+        names = [*(backend.name for backend in pool.backends), *(collector.name for collector in pool.mirror)]
+        chosen = draw(st.lists(st.sampled_from(names), max_size=2, unique=True))
+        found[pool.name] = frozenset((name, draw(states)) for name in chosen)
     return Membership(found)
