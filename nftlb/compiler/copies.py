@@ -44,6 +44,7 @@ REFUSED = "refused-copies"
 """The chain that drops ICMP errors about copies."""
 _UP = BackendState()
 _UDP = 17
+_ECHO = ("echo-request", "echo-reply")
 
 
 def has_copies(pool: Pool) -> bool:
@@ -116,9 +117,10 @@ def dropping_replies(words: Words) -> Iterator[tuple[str, str]]:
 
 
 def finding_refusals(words: Words) -> Iterator[tuple[str, str]]:
-    """Yield sets, and the rule that leads ICMP errors for other hosts to the chain `refused-copies`."""
+    """Yield sets, and the rule that leads ICMP for other hosts to the chain `refused-copies`."""
+    icmp = "ip protocol icmp" if words is WORDS[Family.IP] else "meta l4proto ipv6-icmp"
     for name in COLLECTORS:
-        yield name, f"{words.icmp} type destination-unreachable fib daddr type != local jump {REFUSED}"
+        yield name, f"{icmp} fib daddr type != local jump {REFUSED}"
 
 
 def refused_copies(words: Words, keys: Iterable[str]) -> Chain:
@@ -127,12 +129,13 @@ def refused_copies(words: Words, keys: Iterable[str]) -> Chain:
     An ICMP error quotes the IP header of the copy, behind 8 bytes of ICMP, and then the UDP header.
     """
     protocol, destination, bits, port = (136, 192, 32, 240) if words is WORDS[Family.IP] else (112, 256, 128, 400)
-    rules = []
+    # These messages quote nothing, and may contain any bytes.
+    rules = [f"{words.icmp} type {kind} return" for kind in _ECHO]
     for key in keys:
         address, _, written = key.partition(" . ")
         number = int(ip_address(address))
         rules.append(f"@th,{protocol},8 {_UDP} @th,{destination},{bits} {number:#x} @th,{port},16 {written} drop")
-    return Chain(REFUSED, tuple(rules))
+    return Chain(REFUSED, tuple(rules) if len(rules) > len(_ECHO) else ())
 
 
 def _datagrams(pool: Pool, family: Family) -> list[Listener]:

@@ -193,12 +193,13 @@ def test_collectors_on_the_balancer_and_behind_a_router(version: int) -> None:
 def icmp(tap: Tap) -> list[str]:
     """The ICMP errors that passed, as type and code."""
     found = [packet for packet in tap.packets() if packet.protocol in {socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6}]
-    kinds = {socket.IPPROTO_ICMP: {3}, socket.IPPROTO_ICMPV6: {1}}
+    kinds = {socket.IPPROTO_ICMP: {3}, socket.IPPROTO_ICMPV6: {1, 2}}
     return [packet.payload[:2].hex() for packet in found if packet.payload[0] in kinds[packet.protocol]]
 
 
 FAMILIES = {4: "ip", 6: "ip6"}
-FAULTS = ("no program", "no host", "no link", "no route")
+FAULTS = ("no program", "no host", "no link", "no route", "small mtu")
+SIZE = 1400  # of the payload, more than the small MTU
 
 
 def cause(lab: CopiesLab, fault: str) -> None:
@@ -215,17 +216,19 @@ def cause(lab: CopiesLab, fault: str) -> None:
             lab.collector.run(["ip", "link", "set", "eth0", "down"])
         case "no route":
             lab.lab.balancer.run(["ip", "link", "set", "b3", "down"])
+        case "small mtu":
+            lab.lab.balancer.run(["ip", "link", "set", "b3", "mtu", "1300"])
 
 
 def exchange_until_known(lab: CopiesLab, client: LabClient, fault: str, version: int) -> list[DatagramResult]:
     """Exchange datagrams until the balancer has given the neighbour up, if there is one; return all results."""
-    answers = client.exchange(20)
+    answers = client.exchange(20, size=SIZE)
     failed = ["ip", f"-{version}", "neighbour", "show", "dev", "b3", "nud", "failed"]
     deadline = time.monotonic() + 60
     while fault == "no host" and not lab.lab.balancer.run(failed):
         assert time.monotonic() < deadline
-        answers += client.exchange(20)
-    return answers + client.exchange(20)
+        answers += client.exchange(20, size=SIZE)
+    return answers + client.exchange(20, size=SIZE)
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -247,7 +250,7 @@ def test_a_collector_that_is_down(mode: Mode, version: int, fault: str) -> None:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("fault", ["no program", "no host"])
+@pytest.mark.parametrize("fault", ["no program", "no host", "small mtu"])
 def test_without_its_chain_errors_would_reach_the_client(fault: str, version: int) -> None:
     """If the chain is flushed that drops ICMP errors about copies, the client gets such errors."""
     with (
@@ -261,7 +264,7 @@ def test_without_its_chain_errors_would_reach_the_client(fault: str, version: in
         deadline = time.monotonic() + 60
         while not icmp(tap):
             assert time.monotonic() < deadline
-            client.exchange(20)
+            client.exchange(20, size=SIZE)
 
 
 @pytest.mark.parametrize("version", [4, 6])
