@@ -22,7 +22,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from nftlb.model import BackendState, Family, Forward, Protocol
-from nftlb.ruleset import Chain
+from nftlb.ruleset import Chain, Element
 
 from .doors import joined
 from .selection import targets
@@ -107,6 +107,30 @@ TEMPLATES = (
     ("@th,64,16 10 @th,192,16 & 0xfffe == 2 ", "templates of IPFIX"),
 )
 """Matches for datagrams that begin with templates, which end with a space, and what they mean."""
+
+
+def without_overlaps(elements: Iterable[Element]) -> dict[str, Element]:
+    """Return these elements of `collector-ranges` by their keys, with ranges joined that overlap.
+
+    Listeners of several addresses may have the same ports, and share a collector. The kernel refuses elements that
+    overlap. A joined element has the comment of its first part.
+    """
+    found: dict[str, list[tuple[int, int, str]]] = {}
+    for element in elements:
+        address, _, written = element.key.partition(" . ")
+        low, _, high = written.partition("-")
+        found.setdefault(address, []).append((int(low), int(high), element.comment))
+    whole = []
+    for address, ranges in found.items():
+        apart: list[tuple[int, int, str]] = []
+        for low, high, comment in sorted(ranges):
+            if apart and low <= apart[-1][1]:
+                first, last, owner = apart.pop()
+                apart.append((first, max(last, high), owner))
+            else:
+                apart.append((low, high, comment))
+        whole += [Element(f"{address} . {low}-{high}", comment=comment) for low, high, comment in apart]
+    return {element.key: element for element in whole}
 
 
 def dropping_replies(words: Words) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from nftlb.ruleset import MARK, Chain, Hook, Set, Table, TableFamily
 
 from . import aliases, hairpin
 from .allocation import FLOWS, HOSTS, POSTROUTING, TARGETS
-from .copies import COLLECTORS, dropping_replies, finding_refusals, refused_copies
+from .copies import COLLECTORS, dropping_replies, finding_refusals, refused_copies, without_overlaps
 from .doors import Door, Entrance, Finder
 from .first_packets import HELPED
 from .ingress import ingress_services
@@ -49,6 +49,9 @@ def ip_table(name: str, words: Words, part: PoolRules, ports: Ports, *, many: bo
 
     `ports` are the ranges that translated sources get their ports from; `many`: there are more than `MOST_MAPS` pools.
     """
+    ranges = COLLECTORS[1]
+    if ranges in part.elements:
+        part.elements[ranges] = without_overlaps(part.elements[ranges].values())
     finder = Finder(words, choose(part.services.get(SERVICES, {}), many=many))
     local = Finder(words, choose(part.services.get(LOCAL_SERVICES, {}), many=many), prefix="local-")
     sets = {set_.name: set_ for set_ in (*finder.sets(), *local.sets())} | _filled(_ip_sets(words), part)

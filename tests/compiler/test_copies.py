@@ -60,6 +60,23 @@ def test_a_collector_that_is_down_gets_no_copies() -> None:
     assert jump not in after[COPIES]
 
 
+@pytest.mark.parametrize(
+    ("ranges", "joined"),
+    [
+        (["100-200"], ["100-200"]),
+        (["150-250", "100-200"], ["100-250"]),
+        (["100-300", "150-200", "301-400"], ["100-300", "301-400"]),
+        (["1-65535", "5-6"], ["1-65535"]),
+    ],
+)
+def test_overlapping_ranges_are_joined(ranges: list[str], joined: list[str]) -> None:
+    """Two listeners with overlapping ranges may share a collector without a port."""
+    listen = [f"192.0.2.{number}:{ports}/udp" for number, ports in enumerate(ranges, 1)]
+    text = f"pools: {{a: {{listen: {listen}, mirror: {{x: 10.0.9.9}}, backends: {{b: 10.0.0.2}}}}}}"
+    found = Compiled(parse_config(text)).ruleset().tables[TableFamily.IP].sets["collector-ranges"].elements
+    assert [f"10.0.9.9 . {ports}" for ports in joined] == [element.key for element in found]
+
+
 def test_connections_are_not_copied() -> None:
     """A listener for TCP leads to the same pool without copies."""
     assert ("goto pool/flows",) == chains(compiled().ruleset())["copies/flows/192.0.2.20/tcp/2055"]

@@ -324,7 +324,7 @@ def test_copies() -> None:
     archive = Collector(name="archive", address=ip_address("10.0.9.9"), one_in=10)
     six = Collector(name="six", address=ip_address("2001:db8::9"))
     flows = pool(
-        "flows", ["192.0.2.53:2055/udp", "192.0.2.53:2055/tcp"], THREE, forward=Forward.STATELESS, balance=Balance.HASH
+        "flows", ("192.0.2.53:2055/udp", "192.0.2.53:2055/tcp"), THREE, forward=Forward.STATELESS, balance=Balance.HASH
     )
     copied = config(replace(flows, mirror=(archive, six), templates=Templates.ALL))
     found = dict(answer(copied, "192.0.2.53:2055/udp").remarks)["copies"]
