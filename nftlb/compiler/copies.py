@@ -118,8 +118,8 @@ def without_overlaps(elements: Iterable[Element]) -> dict[str, Element]:
     found: dict[str, list[tuple[int, int, str]]] = {}
     for element in elements:
         address, _, written = element.key.partition(" . ")
-        low, _, high = written.partition("-")
-        found.setdefault(address, []).append((int(low), int(high), element.comment))
+        bounds = written.split("-")
+        found.setdefault(address, []).append((int(bounds[0]), int(bounds[1]), element.comment))
     whole = []
     for address, ranges in found.items():
         apart: list[tuple[int, int, str]] = []
