@@ -145,7 +145,7 @@ def swap_until(lab: PoolLab, ended: list[bool]) -> int:
 @pytest.mark.parametrize(("mode", "version"), [(NAT, 4), (STATELESS, 6), (STATELESS_INGRESS, 4), (DSR, 4)], ids=str)
 def test_templates_during_swaps(mode: Mode, version: int) -> None:
     """While b2 comes and goes, b1 and b3 get every template exactly once, and data are neither lost nor doubled."""
-    count = 3000
+    count = 1500
     ended: list[bool] = []
     with PoolLab(mode) as lab, Exporter(lab, version) as exporter:
         lab.load(exporting(lab, mode))
