@@ -44,6 +44,9 @@ REFUSED = "refused-copies"
 """The chain that drops ICMP errors about copies."""
 _UP = BackendState()
 _UDP = 17
+# The kernel takes 1 from the TTL of a copy, also from a TTL of 1 or 0. Without this rule, datagrams would circle between
+# two balancers that copy to each other, without end.
+_LIVES = {Family.IP: "ip ttl < 2 return", Family.IP6: "ip6 hoplimit < 2 return"}
 _ECHO = ("echo-request", "echo-reply")
 
 
@@ -64,7 +67,7 @@ def add_copies(part: PoolRules, pool: Pool, family: Family) -> None:
             name = _collector_chain(pool, collector, listener)
             # The numbers of the sample are in a chain that no swap replaces: a replaced rule begins with 0 again.
             sample = [f"numgen inc mod {collector.one_in} != 0 return"] if collector.one_in > 1 else []
-            part.chain(name, *sample, *_copy(listener, collector.address, collector.port, "counter "))
+            part.chain(name, _LIVES[family], *sample, *_copy(listener, collector.address, collector.port, "counter "))
             single = collector.port is not None or listener.first_port == listener.last_port
             key = f"{format_address(collector.address)} . {collector.port or ports(listener)}"
             part.add(COLLECTORS[not single], key, comment=f"{pool.name}/{collector.name}")

@@ -197,6 +197,26 @@ def icmp(tap: Tap) -> list[str]:
     return [packet.payload[:2].hex() for packet in found if packet.payload[0] in kinds[packet.protocol]]
 
 
+TTLS = {4: (socket.IPPROTO_IP, socket.IP_TTL), 6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_loops_end(version: int) -> None:
+    """A copy has a TTL that is one less, and a datagram with a TTL of 1 is not copied."""
+    family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
+    with (
+        CopiesLab(STATELESS) as lab,
+        lab.lab.client.call(socket.socket, family, socket.SOCK_DGRAM) as sock,
+        Tap(lab.collector) as tap,
+    ):
+        lab.load(lab.mirrored())
+        for ttl in (3, 2, 1):
+            sock.setsockopt(*TTLS[version], ttl)
+            sock.sendto(b"a datagram", (vip(version), PORT))
+        lab.copies()
+        assert [2, 1] == [packet.ttl for packet in tap.datagrams() if packet.payload == b"a datagram"]
+
+
 FAMILIES = {4: "ip", 6: "ip6"}
 FAULTS = ("no program", "no host", "no link", "no route", "small mtu")
 SIZE = 1400  # of the payload, more than the small MTU

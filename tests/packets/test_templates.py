@@ -156,7 +156,7 @@ def test_templates_during_swaps(mode: Mode, version: int) -> None:
         thread = threading.Thread(target=lambda: lab.lab.balancer.call(swap_until, lab, ended, swaps), name="swaps")
         thread.start()
         try:
-            while count < 30 * BATCH or len(swaps) < 30:
+            while thread.is_alive() and (count < 30 * BATCH or len(swaps) < 30):
                 for number in range(count, count + BATCH):
                     exporter.send(flow_datagram(V9, TEMPLATE if number % 3 == 0 else DATA, number))
                 count += BATCH
@@ -166,6 +166,7 @@ def test_templates_during_swaps(mode: Mode, version: int) -> None:
             thread.join()
         found = arrived(lab)
     print(f"{mode} IPv{version}: {count} datagrams, {len(swaps)} swaps")  # noqa: T201
+    assert len(swaps) >= 30
     for name in ("b1", "b3"):
         assert list(range(0, count, 3)) == [number for number in found[name] if number % 3 == 0]
     data = sorted(number for name in BACKENDS for number in found[name] if number % 3)

@@ -412,6 +412,8 @@ class _Walk:
                 inside = self.look_up(named, key, place) is not None
             case str() as literal if statement.operator == ">":
                 return int(key) > int(literal)
+            case str() as literal if statement.operator == "<":
+                return int(key) < int(literal)
             case str() as literal:
                 number = str(int(literal, 16)) if literal.startswith("0x") else literal
                 inside = _within(key, number) if key.isdecimal() else key == number

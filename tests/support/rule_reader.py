@@ -216,7 +216,7 @@ class _Reader:
             return Match(key, "!=" if self.take("!=") else "==", self.next())
         if self.take("set"):
             return Put(" . ".join(key.names), self.value())
-        operator = next((word for word in ("!=", "==", ">") if self.take(word)), "==")
+        operator = next((word for word in ("!=", "==", ">", "<") if self.take(word)), "==")
         if self.peek()[:1] in ("{", "@"):
             return Match(key, operator, self.map())
         return Match(key, operator, self.next())
