@@ -16,7 +16,7 @@ from .terminal import Cell, Colour, Column, TextStyle, age_text, aligned_lines, 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from nftlb.client import BackendView, PoolView, StatusView
+    from nftlb.client import BackendView, GuardView, PoolView, StatusView
 
 
 @click.command(
@@ -160,7 +160,16 @@ def _pool(pool: PoolView, now: datetime, style: TextStyle) -> Iterator[str]:
         mode += f", priority {pool.priority}"
     yield f"{name}  {ready} for {since}, {healthy}{mode}, {number_text(pool.packets)} packets"
     yield f"{INDENT}{style.cut(', '.join(pool.listen), style.width - len(INDENT))}"
+    if pool.guard is not None:
+        yield f"{INDENT}{style.cut(_dropped(pool.guard), style.width - len(INDENT))}"
     yield from _backends(pool, now, style)
+
+
+def _dropped(guard: GuardView) -> str:
+    """What a guard dropped, by reason. Reasons without a packet are left out."""
+    reasons = {"above the rate": guard.rate, "banned": guard.banned, "denied": guard.denied, "no room": guard.full}
+    found = ", ".join(f"{number_text(number)} {reason}" for reason, number in reasons.items() if number)
+    return f"guard: dropped {found or 'no packets'}"
 
 
 def _backends(pool: PoolView, now: datetime, style: TextStyle) -> list[str]:

@@ -13,6 +13,7 @@ from . import aliases
 from .allocation import allocate, mark_owner
 from .connections import flow_endpoints
 from .doors import drawing
+from .guard import add_guard
 from .in_flight import reply_rules
 from .ingress import IngressForwarding, has_fast_path
 from .nat import NatForwarding
@@ -30,7 +31,7 @@ from .words import WORDS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from nftlb.model import Config, Pool, PoolState
+    from nftlb.model import Config, Pool, PoolState, Protocol
 
     from .allocation import Allocation, ForeignNumbers
     from .connections import Endpoints
@@ -217,10 +218,15 @@ class Compiled:
         """
         part = PoolRules()
         forwarding = self._ordinary(pool, family)
+        protocols: dict[str, dict[Protocol, None]] = {}
+        for listener in pool.listen:
+            if listener.family == family:
+                protocols.setdefault(forwarding.entry(listener.protocol), {})[listener.protocol] = None
+        first = {entry: add_guard(part, pool, family, entry, of_entry) for entry, of_entry in protocols.items()}
         for listener in pool.listen:
             if listener.family != family:
                 continue
-            service = by_fields(listener, forwarding.entry(listener.protocol), pool.name)
+            service = by_fields(listener, first[forwarding.entry(listener.protocol)], pool.name)
             for hook in (SERVICES, LOCAL_SERVICES) if local and pool.forward is Forward.NAT else (SERVICES,):
                 part.add_service(hook, service)
             if pool.forward is Forward.NAT and listener.protocol in self.allocation.ports.get(family, {}):

@@ -15,7 +15,7 @@ from nftlb.model import checks
 from nftlb.model.checks import CHECKS, Expect
 from nftlb.model.constraints import BackendName, Line, PoolName, TableName
 from nftlb.model.kinds import Source, is_link_local
-from nftlb.model.pool import Api, Backend, Config, Health, Hooks, Marks, Pool, Zones
+from nftlb.model.pool import Api, Backend, Config, Guard, Health, Hooks, Marks, Pool, Zones
 
 from .fields import (
     BACKEND_ADDRESS_WRITTEN,
@@ -240,6 +240,7 @@ WrittenDefaults = _written(
     forms={
         "source": OwnForm(Annotated[Any, reads(Source)], Source(), "masquerade"),
         "health": OwnForm(Annotated[tuple[_as_value(WrittenHealth), ...], OneOrMany()], shown=[]),  # type: ignore[misc]
+        "guard": OwnForm(_as_value(_written(Guard)) | None, shown=None),
         "hooks": _mapping(Hooks),
     },
     leave_out={"name", "listen", "backends", "source_addresses"},

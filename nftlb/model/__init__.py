@@ -23,6 +23,7 @@ from .kinds import (
     Admin,
     Balance,
     Capability,
+    DropReason,
     Endpoint,
     EventKind,
     Fallback,
@@ -37,13 +38,16 @@ from .kinds import (
     Passive,
     Per,
     Protocol,
+    Rate,
     Replies,
     Source,
+    SourceEntry,
     SourceKind,
+    SourceLengths,
     UnixSocket,
 )
 from .membership import UNTOUCHED, WHOLE, BackendKey, BackendState, Membership, PoolState
-from .pool import Api, Backend, Config, Health, Hooks, Marks, Pool, Zones
+from .pool import Api, Backend, Config, Guard, Health, Hooks, Marks, Pool, Zones
 from .rotation import Contender, Rotation, RotationMode, contenders, is_panic, rotation_of, sufficient
 
 __all__ = [
@@ -61,6 +65,7 @@ __all__ = [
     "Config",
     "Contender",
     "Dns",
+    "DropReason",
     "Endpoint",
     "EventKind",
     "Exec",
@@ -69,6 +74,7 @@ __all__ = [
     "FallbackKind",
     "Family",
     "Forward",
+    "Guard",
     "Health",
     "Helper",
     "Hooks",
@@ -87,6 +93,7 @@ __all__ = [
     "PoolState",
     "Protocol",
     "Radius",
+    "Rate",
     "Rcode",
     "RecordType",
     "Replies",
@@ -96,7 +103,9 @@ __all__ = [
     "Snmp",
     "SnmpVersion",
     "Source",
+    "SourceEntry",
     "SourceKind",
+    "SourceLengths",
     "Tcp",
     "Transport",
     "Udp",
