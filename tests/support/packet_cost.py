@@ -336,6 +336,13 @@ class _Walk:
             self._put(number(of, 3), data)
         return None
 
+    def dynset(self, of: Attributes) -> Verdict | None:
+        """Put the source of the packet into a set. No source is above its limit."""
+        self._met("update")
+        if number(of, 3) != 1:
+            raise NotModelledError("an element that is only added")
+        return None
+
     def numgen(self, of: Attributes) -> Verdict | None:
         self._met("numgen")
         turn = self._positions[self._key] % number(of, 2) + number(of, 4)
@@ -426,6 +433,7 @@ _STEPS: Mapping[str, Callable[[_Walk, Attributes], Verdict | None]] = {
     "bitwise": _Walk.bitwise,
     "immediate": _Walk.immediate,
     "lookup": _Walk.lookup,
+    "dynset": _Walk.dynset,
     "numgen": _Walk.numgen,
     "fib": _Walk.fib,
     "notrack": _Walk.notrack,
