@@ -1,15 +1,17 @@
 """`guard` of a pool: what is dropped before a packet takes a turn, and how many packets each source may send. Pure.
 
-The chain `guard/ENTRY` stands before the entry chain of the pool. It counts sources in sets that packets fill. The
-kernel adds no element to a full set, and ends the rule as if the packet were above its limit. So the rule with the
-limit lets packets *pass*, and the later rules drop: a full set closes.
+The chain `guard/ENTRY` stands before the entry chain of the pool, and counts sources in sets that packets fill. The
+kernel adds no element to a full set, and the rule ends there. So a packet goes to the chain `limit/ENTRY` only if its
+source has a place (`sources`); all sources without a place share one limit. In `limit/ENTRY`, each source has an
+element with its limit (`limits`). The rule with the limit lets packets *pass*, and the next rules drop.
 
-- A source with an element was above its limit if it comes to the next rule: it is dropped, and perhaps banned.
-- A source without an element had no room. All these sources share one limit.
+There are two sets, because a look-up of an element with a limit is not found while its source is above the limit: the
+kernel carries out the limit at each look-up. `limits` has room for twice as many elements. An element keeps its place
+until the kernel collects it, up to some seconds after its end, and the other set may have collected it already.
 
-An element keeps the limit with which it was made. So the name of the set has a hash of all that its elements depend on,
-and another limit has a new set. The set of banned sources depends on nothing but the length of prefixes: bans outlive
-all other changes of the configuration.
+An element keeps the limit with which it was made. So the names of both sets have a hash of all that their elements
+depend on, and another limit has new sets. The set of banned sources depends on nothing but the length of prefixes: bans
+outlive all other changes of the configuration.
 """
 
 from __future__ import annotations
@@ -102,12 +104,17 @@ class _GuardRules:
                 yield f"meta l4proto {protocol} {later} goto {self.entry}"
         stays = max(_SHORTEST, guard.refill + 1)
         limit = f"timeout {stays}s limit rate {rate} burst {burst} packets"
-        sources = f"guard/{self.scope}/sources/{_digest(f'{key} {limit} {guard.sources}')}"
+        digest = _digest(f"{key} {limit} {guard.sources}")
+        sources, limits = (f"guard/{self.scope}/{what}/{digest}" for what in ("sources", "limits"))
         self._add_set(sources, guard.sources)
-        yield f'update @{sources} {{ {key} {limit} }} goto {self.entry} comment "within the limit of its source"'
-        if guard.ban:
-            yield f"{key} @{sources} add @{banned} {{ {key} timeout {guard.ban // 1000}s }} goto {dropped}"
-        yield f"{key} @{sources} goto {dropped}"
+        self._add_set(limits, 2 * guard.sources)
+        self.part.chain(
+            f"limit/{self.entry}",
+            f'update @{limits} {{ {key} {limit} }} goto {self.entry} comment "within the limit of its source"',
+            *([f"add @{banned} {{ {key} timeout {guard.ban // 1000}s }} goto {dropped}"] if guard.ban else ()),
+            f"goto {dropped}",
+        )
+        yield f"update @{sources} {{ {key} timeout {stays}s }} goto limit/{self.entry}"
         shared = guard.shared_rate
         together = f"limit rate {shared or rate} burst {shared.packets if shared else burst} packets"
         yield f'{together} goto {self.entry} comment "no room for its source"'

@@ -38,21 +38,25 @@ def names(table: Table, what: str) -> list[str]:
 def test_the_order_of_a_guard() -> None:
     """Clients are counted first; `allow` is before `deny`; both are before bans, and bans before the limit."""
     table = tables("{rate: 100/s, burst: 7, ban: 90s, clients: true, allow: 10.0.0.0/8, deny: 192.0.2.0/24}")["ip"]
-    (allow,), (deny,), (sources,) = (names(table, what) for what in ("allow", "deny", "sources"))
+    (allow,), (deny,), (sources,), (limits,) = (names(table, what) for what in ("allow", "deny", "sources", "limits"))
 
-    limit = "timeout 10s limit rate 100/second burst 7 packets"
     assert (
         "update @guard/dns/clients { ip saddr timeout 3600s counter }",
         f"ip saddr @{allow} goto pool/dns",
         f"ip saddr @{deny} goto guarded/dns/denied",
         "ip saddr @guard/dns/banned goto guarded/dns/banned",
-        f'update @{sources} {{ ip saddr {limit} }} goto pool/dns comment "within the limit of its source"',
-        f"ip saddr @{sources} add @guard/dns/banned {{ ip saddr timeout 90s }} goto guarded/dns/rate",
-        f"ip saddr @{sources} goto guarded/dns/rate",
+        f"update @{sources} {{ ip saddr timeout 10s }} goto limit/pool/dns",
         'limit rate 100/second burst 7 packets goto pool/dns comment "no room for its source"',
         "goto guarded/dns/full",
     ) == table.chains["guard/pool/dns"].rules
-    assert all(set_.dynamic and set_.size for set_ in table.sets.values() if set_.name in {sources, "guard/dns/banned"})
+    limit = "timeout 10s limit rate 100/second burst 7 packets"
+    assert (
+        f'update @{limits} {{ ip saddr {limit} }} goto pool/dns comment "within the limit of its source"',
+        "add @guard/dns/banned { ip saddr timeout 90s } goto guarded/dns/rate",
+        "goto guarded/dns/rate",
+    ) == table.chains["limit/pool/dns"].rules
+    assert (65536, 131072) == (table.sets[sources].size, table.sets[limits].size)
+    assert all(table.sets[name].dynamic for name in (sources, limits, "guard/dns/banned"))
 
 
 def test_a_guard_has_only_what_it_asks_for() -> None:
@@ -70,7 +74,8 @@ def test_connections_are_limited_by_their_first_packet() -> None:
     listen = "[192.0.2.53:53/udp, 192.0.2.53:53/tcp, 192.0.2.53:53/sctp, '[2001:db8::53]:53/udp']"
     table = tables("{rate: 5/m, deny: 192.0.2.0/24}", listen=listen)["ip"]
 
-    denied, tcp, sctp, limit, *_ = table.chains["guard/flow/dns"].rules
+    denied, tcp, sctp, *_ = table.chains["guard/flow/dns"].rules
+    limit = table.chains["limit/flow/dns"].rules[0]
     assert denied.endswith("goto guarded/dns/denied")
     assert "meta l4proto tcp @th,104,8 & 0x12 != 0x2 goto flow/dns" == tcp
     assert "meta l4proto sctp @th,96,8 != 0x1 goto flow/dns" == sctp
@@ -82,11 +87,9 @@ def test_prefixes_are_sources() -> None:
     """`per` gives the bits that count; a family without a length has addresses as sources."""
     found = tables("{rate: 1/s, ban: 5s, per: source/20}")
 
-    (limit,) = (rule for rule in found["ip"].chains["guard/pool/dns"].rules if rule.startswith("update"))
-    assert "{ ip saddr & 255.255.240.0 timeout" in limit
+    assert "{ ip saddr & 255.255.240.0 timeout" in found["ip"].chains["limit/pool/dns"].rules[0]
     assert ["guard/dns/banned/20"] == names(found["ip"], "banned")
-    (limit,) = (rule for rule in found["ip6"].chains["guard/pool/dns"].rules if rule.startswith("update"))
-    assert "{ ip6 saddr timeout" in limit
+    assert "{ ip6 saddr timeout" in found["ip6"].chains["limit/pool/dns"].rules[0]
     assert "{ ip6 saddr & ffff:ffff:ffff:ff00:: timeout" in "".join(
         tables("{rate: 1/s, per: source/56}")["ip6"].chains["guard/pool/dns"].rules
     )
@@ -96,9 +99,9 @@ def test_prefixes_are_sources() -> None:
     ("first", "then", "kept"),
     [
         ("{rate: 1/s, ban: 5s}", "{rate: 2/s, ban: 9s, sources: 99}", {"banned"}),
-        ("{rate: 1/s, ban: 5s}", "{rate: 1/s, ban: 9s, shared_rate: 7/s}", {"banned", "sources"}),
+        ("{rate: 1/s, ban: 5s}", "{rate: 1/s, ban: 9s, shared_rate: 7/s}", {"banned", "sources", "limits"}),
         ("{rate: 1/s, burst: 3}", "{rate: 1/s, burst: 4}", set()),
-        ("{rate: 1/s, deny: 10.0.0.1}", "{rate: 1/s, deny: [10.0.0.1, 10.0.0.2]}", {"sources"}),
+        ("{rate: 1/s, deny: 10.0.0.1}", "{rate: 1/s, deny: [10.0.0.1, 10.0.0.2]}", {"sources", "limits"}),
         ("{deny: [10.0.0.0/25, 10.0.0.128/25]}", "{deny: 10.0.0.0/24}", {"deny"}),
     ],
 )
@@ -113,8 +116,8 @@ def test_a_source_keeps_its_place_until_its_burst_is_back() -> None:
     """A source that is forgotten gets a whole burst: so it is forgotten only when it would have that anyway."""
     table = tables("{rate: 10/m, burst: 100}")["ip"]
 
-    (limit,) = (rule for rule in table.chains["guard/pool/dns"].rules if rule.startswith("update"))
-    assert "timeout 601s limit rate 10/minute burst 100 packets" in limit
+    assert "timeout 601s limit rate 10/minute burst 100 packets" in table.chains["limit/pool/dns"].rules[0]
+    assert any("timeout 601s } goto limit/pool/dns" in rule for rule in table.chains["guard/pool/dns"].rules)
 
 
 def test_only_packets_of_the_fast_path_meet_its_guard() -> None:
@@ -125,4 +128,4 @@ def test_only_packets_of_the_fast_path_meet_its_guard() -> None:
     assert rule.startswith("@nh,48,32 & 0x3fff00ff == 0x00000011 ")
     assert "goto guard/pool/dns/ip " in rule
     assert "goto fast/dns/ip " in table.chains["ingress-eth0"].rules[0]
-    assert {"guard/dns/ip", "guard/dns/ip6"} == {name.rpartition("/sources")[0] for name in names(table, "")}
+    assert {"guard/dns/ip", "guard/dns/ip6"} == {name.rsplit("/", 2)[0] for name in names(table, "")}

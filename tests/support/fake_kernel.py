@@ -256,6 +256,7 @@ class _Table:
             self.set_handles[nft_set.name] = self._next_handle()
         elif not present.same_kind(nft_set):
             _refuse(errno.EEXIST, f"{present.keyword} {nft_set.name}, which is of another kind")
+        self._add_elements(nft_set.name, nft_set.elements)
 
     def _delete_set(self, name: str) -> None:
         self._need_set(name)
