@@ -304,7 +304,7 @@ def test_the_predicted_ruleset_is_the_kernels(target: Ruleset) -> None:
 
 
 def test_new_ranges_come_before_the_rules_that_look_them_up() -> None:
-    """The kernel fills a set of ranges after the rules of its transaction are in force, so the set has a separate step."""
+    """The kernel fills a set of ranges after the rules of its transaction are in force, so the set comes before."""
     ranges = Set("ranges", "type ipv4_addr", interval=True, elements=(Element("192.0.2.0/24"),))
     door = Chain("raw", ("ip saddr @ranges drop",), RAW)
     kernel, target = ruleset(SERVICES, DOOR, POOL), ruleset(SERVICES, ranges, door, POOL)
