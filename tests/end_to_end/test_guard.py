@@ -37,7 +37,7 @@ def test_bans_clients_and_lists_of_a_daemon(tmp_path: Path) -> None:
                 assert 5 == len(servers.settle())
                 daemon.wait_for(lambda: {"rate": 1, "banned": 2, "denied": 0, "full": 0} == guard_of(daemon), "drops")
 
-                argv = [NFTLB, "clients", "dns", "--json", "--socket", str(daemon.socket)]
+                argv = [str(NFTLB), "clients", "dns", "--json", "--socket", str(daemon.socket)]
                 shown = json.loads(subprocess.run(argv, capture_output=True, check=True, text=True).stdout)
                 (client,) = shown["clients"]
                 assert (first.ipv4, 8, 3) == (client["source"], client["packets"], client["dropped"])

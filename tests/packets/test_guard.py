@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import pytest
-from pool_lab import BACKEND_PORT, DSR, DSR_INGRESS, FORMS, MODES, NAT, PORT, STATELESS_INGRESS, PoolLab, vip
+from pool_lab import BACKEND_PORT, DSR, DSR_INGRESS, FORMS, MODES, NAT, PORT, STATELESS_INGRESS, PoolLab, down, vip
 from servers.processes import await_that
 from tcp_connections import TcpConnection, TcpServers
 
@@ -281,13 +281,14 @@ def test_connections_are_counted_and_not_their_packets(version: int) -> None:
 
 
 def reload_while(pool_lab: PoolLab, pools: list[Pool], running: object) -> int:
-    """Load the pools in turn while `running()`; return how often."""
+    """Load the pools in turn while `running()`, each with a change of backends; return how often."""
     os.sched_setaffinity(0, {OTHERS})  # for this thread only, which ends with the test
     loads = 0
     while running():  # type: ignore[operator]
         loads += 1
         begin = time.monotonic()
         pool_lab.applier.load(Config(pools=(pools[loads % len(pools)],)), Membership())
+        pool_lab.applier.update(down("b1" if loads % 2 else "b2"))
         time.sleep(max(0.0, 0.02 - (time.monotonic() - begin)))  # the pace of the reloads, not a wait for an event
     return loads
 
