@@ -81,6 +81,16 @@ def _endpoint(address: str, port: int | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardView:
+    """The packets that the guard of a pool dropped, by reason."""
+
+    rate: int
+    banned: int
+    denied: int
+    full: int
+
+
+@dataclass(frozen=True, slots=True)
 class PoolView:
     name: str
     listen: tuple[str, ...]
@@ -94,6 +104,7 @@ class PoolView:
     preempts_at: datetime | None
     since: datetime
     packets: int
+    guard: GuardView | None
     backends: tuple[BackendView, ...]
     collectors: tuple[CollectorView, ...]
 
@@ -132,6 +143,31 @@ class StatusView:
     kernel: KernelView
     faults: tuple[FaultView, ...]
     pools: tuple[PoolView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientView:
+    """One source of packets; `nftlb.service.ClientStatus` describes the fields."""
+
+    source: str
+    packets: int
+    bytes: int
+    dropped: int
+    banned: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientsView:
+    """The sources of a pool with the most packets."""
+
+    pool: str
+    known: int
+    clients: tuple[ClientView, ...]
+
+
+def read_clients_view(document: object) -> ClientsView:
+    """Read the JSON of the clients of a pool. ValueError with the first field that is missing or has a wrong type."""
+    return _record(ClientsView, document, "")
 
 
 def read_status_view(document: object) -> StatusView:
@@ -325,6 +361,18 @@ class DaemonClient:
         """Read the JSON that `document` returned."""
         try:
             return read_status_view(document)
+        except ValueError as error:
+            raise self._foreign(str(error)) from error
+
+    def clients(self, pool: str, most: int) -> dict[str, Any]:
+        """The sources of a pool with the most packets, as JSON. Raises Unknown, Rejected, RequestRefused."""
+        found: dict[str, Any] = self._ask("GET", f"/api/v1/pools/{quote(pool, safe='')}/clients?limit={most}")
+        return found
+
+    def clients_view(self, document: Mapping[str, Any]) -> ClientsView:
+        """Read the JSON that `clients` returned."""
+        try:
+            return read_clients_view(document)
         except ValueError as error:
             raise self._foreign(str(error)) from error
 

@@ -25,7 +25,7 @@ from prometheus_client import (
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from nftlb.model import Admin
+from nftlb.model import Admin, DropReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -231,6 +231,17 @@ def _one_of(name: str, help_: str, label: str, states: Iterable[str], of: Callab
     ]
 
 
+def _dropped(reason: DropReason) -> _Figure[PoolStatus]:
+    """Make the metric of one reason; a pool without a guard has no sample."""
+    return _Figure(
+        "nftlb_guard_dropped_packets_total",
+        "Packets that the guard of the pool dropped, by reason.",
+        lambda it: None if it.guard is None else getattr(it.guard, reason),
+        "counter",
+        f',reason="{reason}"',
+    )
+
+
 _BACKENDS: tuple[_Figure[BackendStatus], ...] = (
     _Figure("nftlb_backend_up", "Whether the health checks find the backend healthy.", lambda it: int(it.up)),
     _Figure("nftlb_backend_in_rotation", "Whether the backend gets packets now.", lambda it: int(it.in_rotation)),
@@ -264,6 +275,7 @@ _POOLS: tuple[_Figure[PoolStatus], ...] = (
     *_one_of("nftlb_pool_mode", "How the pool's packets are spread now.", "mode", _MODES, lambda it: it.mode),
     _Figure("nftlb_pool_packets_total", "Packets that came to the pool.", lambda it: it.packets, "counter"),
     _Figure("nftlb_pool_bytes_total", "Bytes that came to the pool.", lambda it: it.bytes, "counter"),
+    *map(_dropped, DropReason),
 )
 
 _WHOLE: tuple[_Figure[Overview], ...] = (

@@ -19,9 +19,12 @@ from nftlb import service
 from nftlb.client import (
     Address,
     BackendView,
+    ClientsView,
+    ClientView,
     ConfigState,
     DaemonClient,
     FaultView,
+    GuardView,
     KernelView,
     PoolView,
     Rejected,
@@ -88,6 +91,9 @@ def test_any_text_is_an_address_or_bad_input(text: str) -> None:
 VIEWS = {
     service.Status: StatusView,
     service.PoolStatus: PoolView,
+    service.GuardStatus: GuardView,
+    service.PoolClients: ClientsView,
+    service.ClientStatus: ClientView,
     service.BackendStatus: BackendView,
     service.ConfigStatus: ConfigState,
     service.KernelStatus: KernelView,

@@ -16,7 +16,7 @@ from .terminal import Cell, Colour, Column, TextStyle, age_text, aligned_lines, 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from nftlb.client import BackendView, CollectorView, PoolView, StatusView
+    from nftlb.client import BackendView, CollectorView, GuardView, PoolView, StatusView
 
 
 @click.command(
@@ -162,6 +162,8 @@ def _pool(pool: PoolView, now: datetime, style: TextStyle) -> Iterator[str]:
         mode += f", priority {pool.priority}"
     yield f"{name}  {ready} for {since}, {healthy}{mode}, {number_text(pool.packets)} packets"
     yield f"{INDENT}{style.cut(', '.join(pool.listen), style.width - len(INDENT))}"
+    if pool.guard is not None:
+        yield f"{INDENT}{style.cut(_dropped(pool.guard), style.width - len(INDENT))}"
     yield from _backends(pool, now, style)
     yield from (_collector(collector, now, style) for collector in pool.collectors)
 
@@ -178,6 +180,13 @@ def _collector(collector: CollectorView, now: datetime, style: TextStyle) -> str
         f"{INDENT}copies to {collector.name} {collector.endpoint}{sample}  {state} for {since}, "
         f"{number_text(collector.packets)} packets{reason}"
     )
+
+
+def _dropped(guard: GuardView) -> str:
+    """What a guard dropped, by reason. Reasons without a packet are left out."""
+    reasons = {"above the rate": guard.rate, "banned": guard.banned, "denied": guard.denied, "no room": guard.full}
+    found = ", ".join(f"{number_text(number)} {reason}" for reason, number in reasons.items() if number)
+    return f"guard: dropped {found or 'no packets'}"
 
 
 def _backends(pool: PoolView, now: datetime, style: TextStyle) -> list[str]:

@@ -14,6 +14,7 @@ from .allocation import allocate, mark_owner
 from .connections import flow_endpoints
 from .copies import add_copies, copies_version, entry_of_copies, has_copies
 from .doors import drawing
+from .guard import add_guard
 from .in_flight import reply_rules
 from .ingress import IngressForwarding, has_fast_path
 from .nat import NatForwarding
@@ -31,7 +32,7 @@ from .words import WORDS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from nftlb.model import Config, Pool, PoolState
+    from nftlb.model import Config, Pool, PoolState, Protocol
 
     from .allocation import Allocation, ForeignNumbers
     from .connections import Endpoints
@@ -217,11 +218,20 @@ class Compiled:
         """
         part = PoolRules()
         forwarding = self._ordinary(pool, family)
+        protocols: dict[str, dict[Protocol, None]] = {}
+
+        def entry(listener: Listener) -> str:
+            return entry_of_copies(pool, listener) if has_copies(pool) else forwarding.entry(listener.protocol)
+
+        for listener in pool.listen:
+            if listener.family == family:
+                protocols.setdefault(entry(listener), {})[listener.protocol] = None
+        # A packet that a guard drops is not copied.
+        first = {chain: add_guard(part, pool, family, chain, carried) for chain, carried in protocols.items()}
         for listener in pool.listen:
             if listener.family != family:
                 continue
-            entry = entry_of_copies(pool, listener) if has_copies(pool) else forwarding.entry(listener.protocol)
-            service = by_fields(listener, entry, pool.name)
+            service = by_fields(listener, first[entry(listener)], pool.name)
             for hook in (SERVICES, LOCAL_SERVICES) if local and pool.forward is Forward.NAT else (SERVICES,):
                 part.add_service(hook, service)
             if pool.forward is Forward.NAT and listener.protocol in self.allocation.ports.get(family, {}):

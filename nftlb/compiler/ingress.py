@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from nftlb.model import Forward
 
 from .copies import TEMPLATES
+from .doors import joined
+from .guard import add_guard
 from .pool_rules import PoolRules
 from .selection import targets
-from .services import by_words, guard
+from .services import by_words, fast_match
 from .versions import version
 from .words import WORDS, format_address
 
@@ -66,7 +68,7 @@ class IngressForwarding(NamedTuple):
                 raise AssertionError(f"no next hop for {target.owner}")
             forward = f'fwd {words.ip} to {format_address(hop.via)} device "{hop.device}"'
             part.chain(f"backend/{target.owner}", *self._send(target, protocols, forward))
-        entry = first = self.entry(protocols[0])
+        entry = first = self._guarded(part, protocols)
         ordinary = [f'{match}accept comment "{what}"' for match, what in TEMPLATES] if pool.templates else []
         if ordinary:
             # The ordinary chains copy templates to every backend.
@@ -92,9 +94,23 @@ class IngressForwarding(NamedTuple):
     def version(self, selection: Selection) -> Version:
         """Return what spreads packets. Without a target, packets go on to the ordinary chains."""
         protocols = self._protocols()
-        guards = [guard(self.family, protocol, rewritten=self._rewrites) for protocol in protocols]
+        matches = [fast_match(self.family, protocol, rewritten=self._rewrites) for protocol in protocols]
         entry = self.entry(protocols[0])
-        return version(entry, self.pool, self.family, selection, many=self.many, otherwise=["accept"], guards=guards)
+        return version(entry, self.pool, self.family, selection, many=self.many, otherwise=["accept"], matches=matches)
+
+    def _guarded(self, part: PoolRules, protocols: list[Protocol]) -> str:
+        """Return the chain that packets go to first: the entry chain, or the chains of the guard before it.
+
+        Packets that can't take the fast path must not get to this guard: they meet the guard of the ordinary chains.
+        """
+        name = f"{self.pool.name}/{self.family}"
+        entry = self.entry(protocols[0])
+        guard = add_guard(part, self.pool, self.family, entry, protocols, scope=name)
+        if guard == entry:
+            return entry
+        found = (fast_match(self.family, protocol, rewritten=self._rewrites) for protocol in protocols)
+        part.chain(f"fast/{name}", *(f'{match}goto {guard} comment "{joined(meaning)}"' for match, meaning in found))
+        return f"fast/{name}"
 
     @property
     def _rewrites(self) -> bool:

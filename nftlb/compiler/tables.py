@@ -54,7 +54,7 @@ def ip_table(name: str, words: Words, part: PoolRules, ports: Ports, *, many: bo
         part.elements[ranges] = without_overlaps(part.elements[ranges].values())
     finder = Finder(words, choose(part.services.get(SERVICES, {}), many=many))
     local = Finder(words, choose(part.services.get(LOCAL_SERVICES, {}), many=many), prefix="local-")
-    sets = {set_.name: set_ for set_ in (*finder.sets(), *local.sets())} | _filled(_ip_sets(words), part)
+    sets = {set_.name: set_ for set_ in (*finder.sets(), *local.sets())} | _filled(_ip_sets(words), part) | part.sets
     hooks = _IpHooks(name, words, part, ports, sets)
     own = local if LOCAL_SERVICES in part.services else finder
     entrances = [
@@ -74,7 +74,7 @@ def netdev_table(name: str, part: PoolRules, interfaces: Iterable[str]) -> tuple
         doors[chain.name] = Door(chain, tuple(entry for finder in finders for entry in finder.entries()))
     every = [finder for finders in found.values() for finder in finders]
     doors |= {door.chain.name: door for finder in every for door in finder.doors()}
-    sets = {set_.name: set_ for finder in every for set_ in finder.sets()}
+    sets = {set_.name: set_ for finder in every for set_ in finder.sets()} | part.sets
     entrances = [Entrance((*doors.values(),), frozenset().union(*(finder.in_maps for finder in every)))]
     return Table(TableFamily.NETDEV, name, sets, _chains(entrances, (), part)), entrances
 

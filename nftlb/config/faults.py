@@ -135,6 +135,10 @@ class ProblemCollector:
             self._problems.add(Problem(self._file, 0, 0, "", "too many faults; not all are shown"))
             self.raise_any()
 
+    def add_elsewhere(self, problem: Problem) -> None:
+        """Add a fault of another file."""
+        self._problems.add(problem)
+
     def where(self, path: Path) -> str:
         """The name of a further place, for a message."""
         found = self._find(path)

@@ -151,6 +151,18 @@ _VALUES: dict[Any, Reads] = {
         },
         lambda wanted: str(wanted) if wanted.percent else wanted.amount,
     ),
+    kinds.Rate: Reads(
+        reading.read_rate, {"type": "string", "pattern": "^[1-9][0-9]{0,6}/(?:s|second|m|minute|h|hour)$"}
+    ),
+    kinds.SourceLengths: Reads(
+        reading.read_source_lengths,
+        _one_per_family({"type": "string", "pattern": "^source(?:/[1-9][0-9]{0,2})?$"}),
+        lambda _: "source",  # only the default is written
+    ),
+    kinds.SourceEntry: Reads(
+        reading.read_source_entry,
+        {"type": "string", "pattern": rf"^(?:/.+|(?:{_V4}|{_V6})(?:/[0-9]{{1,3}})?)$"},
+    ),
     kinds.Endpoint | kinds.UnixSocket: Reads(
         reading.read_api_listen, {"anyOf": [ENDPOINT_WRITTEN, {"type": "string", "pattern": "^unix:/.+$"}]}
     ),

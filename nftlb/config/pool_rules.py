@@ -380,6 +380,29 @@ def priorities(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
             yield RuleViolation((*part.path, key), f"{message}; allowed: {key} with backends of several priorities")
 
 
+_DAY = 24 * 3600
+
+
+def guard(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse a guard, or a key of a guard, that has no effect."""
+    found, path = part.pool.guard, (*part.path, "guard")
+    if found is None:
+        return
+    if found.rate is None:
+        for key in ("burst", "ban", "shared_rate"):
+            if getattr(found, key):
+                yield RuleViolation((*path, key), f"{key} is given without rate, so it has no effect; needed: rate")
+        if found.allow and not found.deny:
+            message = "allow is given, but no other source is limited or denied, so it has no effect"
+            yield RuleViolation((*path, "allow"), f"{message}; needed: rate or deny")
+        elif not found.deny and not found.clients:
+            yield RuleViolation(path, "guard does nothing; needed: at least one of rate, deny and clients: true")
+    elif found.refill > _DAY:
+        message = f"a burst of {found.most_at_once} takes {found.refill} s to come back at {found.rate}"
+        most = _DAY * found.rate.packets // found.rate.seconds
+        yield RuleViolation((*path, "burst"), f"{message}; allowed: at most {most}, which takes a day")
+
+
 def health_ports(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     """A backend without a port has a port to check only if all listeners of its family have the same port."""
     clear = {version for version in Family if len(_ports(part, version)) == 1}
@@ -484,5 +507,6 @@ RULES: tuple[Callable[[ValidPool, Where], Iterator[RuleViolation]], ...] = (
     passive,
     quorum,
     priorities,
+    guard,
     health_ports,
 )

@@ -15,7 +15,7 @@ from nftlb.model import checks
 from nftlb.model.checks import CHECKS, Expect
 from nftlb.model.constraints import BackendName, Line, PoolName, TableName
 from nftlb.model.kinds import Source, is_link_local
-from nftlb.model.pool import Api, Backend, Collector, Config, Health, Hooks, Marks, Pool, Zones
+from nftlb.model.pool import Api, Backend, Collector, Config, Guard, Health, Hooks, Marks, Pool, Zones
 
 from .fields import (
     ADDRESS_WRITTEN,
@@ -264,6 +264,7 @@ WrittenDefaults = _written(
     forms={
         "source": OwnForm(Annotated[Any, reads(Source)], Source(), "masquerade"),
         "health": _HEALTH,
+        "guard": OwnForm(_as_value(_written(Guard)) | None, shown=None),
         "hooks": _mapping(Hooks),
     },
     leave_out={"name", "listen", "backends", "source_addresses", "mirror", "templates"},

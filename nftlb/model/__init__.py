@@ -23,6 +23,7 @@ from .kinds import (
     Admin,
     Balance,
     Capability,
+    DropReason,
     Endpoint,
     EventKind,
     Fallback,
@@ -37,14 +38,17 @@ from .kinds import (
     Passive,
     Per,
     Protocol,
+    Rate,
     Replies,
     Source,
+    SourceEntry,
     SourceKind,
+    SourceLengths,
     Templates,
     UnixSocket,
 )
 from .membership import UNTOUCHED, WHOLE, BackendKey, BackendState, Membership, PoolState
-from .pool import Api, Backend, Collector, Config, Health, Hooks, Marks, Pool, Zones
+from .pool import Api, Backend, Collector, Config, Guard, Health, Hooks, Marks, Pool, Zones
 from .rotation import Contender, Rotation, RotationMode, contenders, is_panic, rotation_of, sufficient
 
 __all__ = [
@@ -63,6 +67,7 @@ __all__ = [
     "Config",
     "Contender",
     "Dns",
+    "DropReason",
     "Endpoint",
     "EventKind",
     "Exec",
@@ -71,6 +76,7 @@ __all__ = [
     "FallbackKind",
     "Family",
     "Forward",
+    "Guard",
     "Health",
     "Helper",
     "Hooks",
@@ -89,6 +95,7 @@ __all__ = [
     "PoolState",
     "Protocol",
     "Radius",
+    "Rate",
     "Rcode",
     "RecordType",
     "Replies",
@@ -98,7 +105,9 @@ __all__ = [
     "Snmp",
     "SnmpVersion",
     "Source",
+    "SourceEntry",
     "SourceKind",
+    "SourceLengths",
     "Tcp",
     "Templates",
     "Transport",

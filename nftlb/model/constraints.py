@@ -51,6 +51,8 @@ def _text(what: str, allowed: str, pattern: str) -> TextPattern:
 
 Port: TypeAlias = Annotated[int, NumberLimits("a port", 1, 65535)]
 Weight: TypeAlias = Annotated[int, NumberLimits("a weight", 0, 256)]
+Burst: TypeAlias = Annotated[int, NumberLimits("a burst", 1, 1_000_000)]
+SourceCount: TypeAlias = Annotated[int, NumberLimits("a number of sources", 16, 1_000_000)]
 Priority: TypeAlias = Annotated[int, NumberLimits("a priority", 0, 255)]
 Length: TypeAlias = Annotated[int, NumberLimits("a length", 0, 65535)]
 SampleRate: TypeAlias = Annotated[int, NumberLimits("a sampling rate", 1, 1_000_000)]
@@ -64,6 +66,7 @@ FirstMark: TypeAlias = Annotated[int, NumberLimits("a firewall mark", 1, 0xFFFFF
 Percent: TypeAlias = Annotated[int, PercentLimits()]
 Duration: TypeAlias = Annotated[Milliseconds, ShortestTime(0)]
 SessionTime: TypeAlias = Annotated[Milliseconds, ShortestTime(1000, whole_seconds=True)]  # the kernel counts seconds
+BanTime: TypeAlias = Annotated[Milliseconds, ShortestTime(0, whole_seconds=True)]
 Timer: TypeAlias = Annotated[Milliseconds, ShortestTime(10)]  # a shorter interval would only keep the daemon busy
 
 POOL_NAME = _text(

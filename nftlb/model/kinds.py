@@ -82,6 +82,23 @@ class Passive(StrEnum):
     OUT = "out"
 
 
+class DropReason(StrEnum):
+    """Why `guard` drops a packet.
+
+    `RATE`: its source sends too many. `BANNED`: its source was above the limit before. `DENIED`: its source is in
+    `deny`. `FULL`: there is no room for its source, and the sources without room send too many.
+    """
+
+    RATE = "rate"
+    BANNED = "banned"
+    DENIED = "denied"
+    FULL = "full"
+
+    def owner(self, pool: str) -> str:
+        """The owner of the counter of a pool, among those of its backends. No backend can have such a name."""
+        return f"{pool}/_{self}"
+
+
 class Helper(StrEnum):
     """A protocol whose servers answer from a new port, which conntrack reads from the request."""
 
@@ -220,6 +237,54 @@ class MinHealthy(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.amount}%" if self.percent else f"{self.amount}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many packets in a period of 1, 60 or 3,600 seconds."""
+
+    packets: int
+    seconds: int = 1
+
+    @property
+    def unit(self) -> str:
+        """The word of nft for the period."""
+        return {1: "second", 60: "minute", 3600: "hour"}[self.seconds]
+
+    def __str__(self) -> str:
+        return f"{self.packets}/{self.unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLengths:
+    """How many bits of an address make a source, for IPv4 and IPv6: all clients of a prefix are one source."""
+
+    ip: int = 32
+    ip6: int = 128
+
+    def of(self, version: Family) -> int:
+        return self.ip if version is Family.IP else self.ip6
+
+    def is_whole(self, version: Family) -> bool:
+        """Whether each address is a source."""
+        return self.of(version) == (32 if version is Family.IP else 128)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """An entry of a list of sources: an address or a prefix, or a file with one in each line.
+
+    `ip` and `ip6` are ranges of addresses, each with its first and its last address as numbers. `path` is empty for an
+    entry that names no file; `digest` is the SHA-256 of the file, in hexadecimal digits.
+    """
+
+    path: str = ""
+    digest: str = ""
+    ip: tuple[tuple[int, int], ...] = ()
+    ip6: tuple[tuple[int, int], ...] = ()
+
+    def of(self, version: Family) -> tuple[tuple[int, int], ...]:
+        return self.ip if version is Family.IP else self.ip6
 
 
 class Fallback(NamedTuple):

@@ -17,6 +17,8 @@ from .checks import AnyCheck
 from .constraints import (
     Argv,
     BackendName,
+    BanTime,
+    Burst,
     Count,
     Duration,
     FirstMark,
@@ -31,6 +33,7 @@ from .constraints import (
     Quorum,
     SampleRate,
     SessionTime,
+    SourceCount,
     TableName,
     Timer,
     Weight,
@@ -52,8 +55,11 @@ from .kinds import (
     Passive,
     Per,
     Protocol,
+    Rate,
     Replies,
+    SourceEntry,
     SourceKind,
+    SourceLengths,
     Templates,
     UnixSocket,
     family,
@@ -61,6 +67,7 @@ from .kinds import (
 
 REJECT = Fallback()
 ONE_HEALTHY = MinHealthy()
+WHOLE_ADDRESS = SourceLengths()
 API_LISTEN = Endpoint(IPv4Address("127.0.0.1"), 9146)
 STATE_DIR = "/var/lib/nftlb"
 
@@ -146,6 +153,45 @@ class Hooks:
     ] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """A limit for each source of a pool's packets, and lists of sources.
+
+    A limit counts each packet of UDP. Of TCP and SCTP, it counts the first packet of each connection.
+    """
+
+    rate: Annotated[Rate | None, "how many packets of a source may pass: NUMBER/s, /m or /h, such as 100/s"] = None
+    burst: Annotated[
+        Burst | None, "how many packets of a source that was quiet may pass at once; by default the number of `rate`"
+    ] = None
+    per: Annotated[
+        SourceLengths,
+        "what a source is: source, an address; source/24 and source/64, a prefix of IPv4 and of IPv6; one, or a list",
+    ] = WHOLE_ADDRESS
+    ban: Annotated[BanTime, "how long all packets of a source are dropped after one above the limit; 0s: no ban"] = 0
+    sources: Annotated[SourceCount, "for how many sources of a family there is room; the others share a limit"] = 65536
+    shared_rate: Annotated[
+        Rate | None, "the limit that sources share for which there is no room; by default that of one source"
+    ] = None
+    allow: Annotated[
+        tuple[SourceEntry, ...], "sources that always pass: an address, a prefix, or the path of a file; one, or a list"
+    ] = ()
+    deny: Annotated[
+        tuple[SourceEntry, ...], "sources whose packets are dropped, unless `allow` has them; as in `allow`"
+    ] = ()
+    clients: Annotated[bool, "count the packets and drops of each source, for `nftlb clients`"] = False
+
+    @property
+    def most_at_once(self) -> int:
+        """The burst that counts."""
+        return self.burst or (self.rate.packets if self.rate else 0)
+
+    @property
+    def refill(self) -> int:
+        """Seconds after which a source that is quiet has its whole burst again, rounded up."""
+        return -(-self.most_at_once * self.rate.seconds // self.rate.packets) if self.rate else 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pool:
     """A service: its listeners, and the backends that receive the packets."""
@@ -198,6 +244,7 @@ class Pool:
     ] = 10_000
     panic: Annotated[Percent, "below this share of healthy weight, use all backends"] = 0
     fallback: Annotated[Fallback, "what happens to packets when no backend is left"] = REJECT
+    guard: Annotated[Guard | None, "a limit for each source of packets, and lists of sources"] = None
     hooks: Annotated[Hooks, "programs to run at transitions"] = Hooks()
     mirror: Annotated[
         tuple[Collector, ...],

@@ -76,6 +76,8 @@ def set_body(set_: Set) -> list[str]:
         lines.append(f"size {set_.size}")
     if set_.interval:
         lines.append("flags interval")
+    if set_.dynamic:
+        lines.append("flags dynamic,timeout")
     if set_.counter:
         lines.append("counter")
     return lines

@@ -11,7 +11,7 @@ from .objects import Chain, Element, NamedObject, Set, Table
 from .text import element_text, set_body, table_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from .objects import TableFamily
 
@@ -49,9 +49,9 @@ Object: TypeAlias = Chain | Set | NamedObject | Rules | Elements | Table
 class Operation(NamedTuple):
     """A verb and its object in the table of a family; without an object, the table itself.
 
-    A chain is added without its rules, and a set without its elements: `Rules` and `Elements` are separate objects.
-    Only a `Table` is created with its whole content. libnftables and the kernel take a third less time for one table
-    than for an operation for each chain and rule.
+    A chain is added without its rules, which are a separate object (`Rules`). A set is added with its elements; further
+    elements are a separate object (`Elements`). Only a `Table` is created with its whole content. libnftables and the
+    kernel take a third less time for one table than for an operation for each chain and rule.
     """
 
     verb: Verb
@@ -68,16 +68,22 @@ class Operation(NamedTuple):
                 declared = f" {{ {hook} }}" if hook and self.verb is Verb.ADD else ""
                 return f"{self.verb} chain {where} {name}{declared}"
             case Set(name=name, keyword=keyword) as declaration:
-                declared = f" {{ {'; '.join(set_body(declaration))} ; }}" if self.verb is Verb.ADD else ""
-                return f"{self.verb} {keyword} {where} {name}{declared}"
+                if self.verb is Verb.ADD:
+                    elements = [f"elements = {_elements(declaration.elements)}"] if declaration.elements else []
+                    name += f" {{ {'; '.join([*set_body(declaration), *elements])} ; }}"
+                return f"{self.verb} {keyword} {where} {name}"
             case NamedObject(kind=kind, name=name, properties=properties):
                 declared = f" {{ {'; '.join(properties)} ; }}" if self.verb is Verb.ADD else ""
                 return f"{self.verb} {kind} {where} {name}{declared}"
             case Rules(chain=chain, rules=rules):
                 return "\n".join(f"{self.verb} rule {where} {chain} {rule}" for rule in rules)
             case Elements(set=name, elements=elements):
-                texts = (element_text(element) if self.verb is Verb.ADD else element.key for element in elements)
-                return f"{self.verb} element {where} {name} {{ {', '.join(texts)} }}"
+                keys = elements if self.verb is Verb.ADD else map(Element, (element.key for element in elements))
+                return f"{self.verb} element {where} {name} {_elements(keys)}"
+
+
+def _elements(elements: Iterable[Element]) -> str:
+    return f"{{ {', '.join(map(element_text, elements))} }}"
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from nftlb.cli.terminal import (
     output_style,
 )
 from nftlb.client import StatusView, read_status_view
-from nftlb.service import CollectorStatus
+from nftlb.service import CollectorStatus, GuardStatus
 
 if TYPE_CHECKING:
     from nftlb.service import Status
@@ -56,6 +56,15 @@ dns  ready for 3d1h, 2/2 healthy (quorum 1), 24.7k packets
   ns1      10.0.0.11:5353  ✓ up   enabled   1  50.0%    12.3k  2h13m  noerror in 0.4 ms
   ns2      10.0.0.12:5353  ✓ up   enabled   1  50.0%    12.3k  2h13m  noerror in 0.4 ms
 """
+
+
+def test_dropped_packets_are_shown() -> None:
+    """A pool with a guard has a line with what was dropped, by reason."""
+    guards = (GuardStatus(rate=12345, banned=7, denied=0, full=1), GuardStatus(rate=0, banned=0, denied=0, full=0))
+    lines = text(status(pools=[pool("a", guard=guards[0]), pool("b", guard=guards[1]), pool("c")])).splitlines()
+
+    shown = [line for line in lines if "guard:" in line]
+    assert ["  guard: dropped 12.3k above the rate, 7 banned, 1 no room", "  guard: dropped no packets"] == shown
 
 
 TROUBLED = """\

@@ -26,13 +26,17 @@ from nftlb.model import (
     Endpoint,
     FallbackKind,
     Forward,
+    Guard,
     Helper,
     Membership,
     MinHealthy,
     Per,
     Protocol,
+    Rate,
     RotationMode,
+    SourceEntry,
     SourceKind,
+    SourceLengths,
     Templates,
 )
 from nftlb.swap.applier import Applier
@@ -525,3 +529,28 @@ def test_hashed_clients_reach_the_explained_backend() -> None:
                     met += [reply.backend for reply in client.exchange(1)]
         assert explained == met
         assert {"b1", "b2", "b3"} == set(met)
+
+
+def test_a_guard_is_explained() -> None:
+    """The remark says whether the client is in a list, and otherwise what it may send; a prefix is one source."""
+    guard = Guard(
+        rate=Rate(100),
+        burst=20,
+        ban=60_000,
+        per=SourceLengths(24, 64),
+        allow=(SourceEntry(ip=((int(ip_address("198.51.100.7")),) * 2,)),),
+        deny=(SourceEntry(ip=((int(ip_address("198.51.100.0")), int(ip_address("198.51.100.255"))),)),),
+    )
+    configuration = config(replace(pool("dns", ("192.0.2.53:53/udp", "192.0.2.53:53/tcp"), THREE), guard=guard))
+
+    def said(client: str, service: str = "192.0.2.53:53/udp") -> str:
+        return dict(answer(configuration, service, client).remarks)["guard"]
+
+    assert "the client is in `allow`, so its packets always pass." == said("198.51.100.7:40000")
+    assert "the client is in `deny`, so its packets are dropped." == said("198.51.100.8:40000")
+    rest = "at once and 100/second later; the rest is dropped. Then it is banned for 60 s."
+    who = "all clients in 203.0.113.0/24, which are one source, may send"
+    assert f"{who} 20 packets {rest}" == said("203.0.113.7:40000")
+    assert f"{who} 20 new connections {rest}" == said("203.0.113.7:40000", "192.0.2.53:53/tcp")
+    plain = config(pool("dns", "192.0.2.53:53/udp", THREE))
+    assert "guard" not in dict(answer(plain, "192.0.2.53:53/udp").remarks)

@@ -20,6 +20,13 @@ INTERFACES = ("eth0", "eth1.7")
 PORTS = ("53", "54", "5353", "100-200", "150-250", "201-201", "30000-40000")
 VIPS = {4: ("192.0.2.53", "192.0.2.54"), 6: ("[2001:db8::53]", "[2001:db8::]")}
 POOLS = ("a", "b.c", "D-e", "f_9")
+GUARDS: tuple[Document, ...] = (
+    {"rate": "100/s"},
+    {"rate": "5/m", "ban": "60s", "per": ["source/24", "source/64"], "clients": True},
+    {"deny": ["203.0.113.0/24", "2001:db8:66::/48"], "allow": ["198.51.100.0/24", "198.51.101.7"], "rate": "100/s"},
+    {"deny": ["203.0.113.0/24", "203.0.113.7", "203.0.114.0/24"]},
+)
+"""Guards that let the packets of the tests pass."""
 FORWARDS = ("nat", "nat", "stateless", "dsr")
 
 
@@ -116,6 +123,7 @@ def pools(draw: st.DrawFn, name: str, listen: list[str] | None = None) -> Docume
         "min_healthy": "60%" if len({one["priority"] for one in backends.values()}) > len(versions) else 1,
         "panic": draw(st.sampled_from(("0%", "0%", "60%"))),
         "fallback": draw(st.sampled_from(("reject", "drop", "all"))),
+        "guard": draw(st.sampled_from((None, None, *GUARDS))),
     }
     if forward == "nat":
         # By default, hints of refusals are asked for where there are a UDP listener and a health check.
@@ -161,9 +169,11 @@ def changed(draw: st.DrawFn, before: Document) -> Document:
     names = list(before)
     after = {name: before[name] for name in draw(st.permutations(names))}
     name = draw(st.sampled_from(names))
-    match draw(st.sampled_from(("pool", "pool", "backends", "exchange", "listener", "more", "less"))):
+    match draw(st.sampled_from(("pool", "pool", "guard", "backends", "exchange", "listener", "more", "less"))):
         case "pool":
             after[name] = draw(pools(name, before[name]["listen"]))
+        case "guard":
+            after[name] = {**before[name], "guard": draw(st.sampled_from((None, *GUARDS)))}
         case "backends":
             other = draw(pools(name, before[name]["listen"]))
             if other["forward"] == before[name]["forward"]:

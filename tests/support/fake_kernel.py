@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from nft_script import read_script
 
+from nftlb.compiler.guard import GUARDED
 from nftlb.errors import KernelError
+from nftlb.kernel.sources import SourceCounts
 from nftlb.ruleset import (
     MARK,
     Chain,
@@ -37,6 +39,7 @@ from nftlb.ruleset import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
+    from nftlb.model import SourceLengths
     from nftlb.ruleset import TableFamily, Transaction
 
 _LAST_GENERATION = 0xFFFFFFFF
@@ -75,6 +78,11 @@ class FakeNft:
 
     def counters(self, table: str) -> Mapping[str, Count]:
         return _total(self.list(table))
+
+    def sources(self, table: str, pool: str, lengths: SourceLengths, most: int) -> SourceCounts:
+        """No packet passes rules here, so there are no sources."""
+        del table, pool, lengths, most
+        return SourceCounts(0, ())
 
     def generation(self) -> int:
         return self._generation
@@ -261,6 +269,7 @@ class _Table:
             self.set_handles[nft_set.name] = self._next_handle()
         elif not present.same_kind(nft_set):
             _refuse(errno.EEXIST, f"{present.keyword} {nft_set.name}, which is of another kind")
+        self._add_elements(nft_set.name, nft_set.elements)
 
     def _delete_set(self, name: str) -> None:
         self._need_set(name)
@@ -371,6 +380,10 @@ def _total(listings: Mapping[TableFamily, Listing]) -> dict[str, Count]:
     counts: dict[str, Count] = {}
     for listing in listings.values():
         for owner, count in listing.counts.items():
+            if owner.startswith(GUARDED):
+                pool, *_, reason = owner.removeprefix(GUARDED).split("/")
+                counts[f"{pool}/_{reason}"] = counts.get(f"{pool}/_{reason}", Count(0, 0)) + count
+                continue
             if owner in listing.table.chains and not owner.startswith("backend/"):
                 continue  # a pool's chain: it counts refused packets, which no backend got
             name = owner.removeprefix("backend/")

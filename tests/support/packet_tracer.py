@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
 from rule_reader import (
@@ -386,7 +386,7 @@ class _Walk:
                 self.count(place)
             case Plain(word="notrack"):
                 self.tracked = False
-            case Plain(word="ct timeout" | "ct helper" | "dup"):
+            case Plain(word="ct timeout" | "ct helper" | "dup" | "update"):
                 pass
             case _:
                 raise Unreadable(f"{statement} in {place.chain}: not to be walked over")
@@ -527,6 +527,9 @@ class _Walk:
                 return "local" if packet.destination in self.tracer.local else "unicast"
             case _, "saddr":
                 return packet.source
+            case _, masked if masked.startswith("saddr & "):
+                length = int(ip_address(masked.removeprefix("saddr & "))).bit_count()
+                return str(ip_network((packet.source, length), strict=False).network_address)
             case _, "daddr":
                 return packet.destination
             case _, "sport":
@@ -684,9 +687,15 @@ def _transport_header(packet: Packet) -> bytes:
     return struct.pack("!HH2xH", packet.sport, packet.dport, checksum)
 
 
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else int(ip_address(text))
+
+
 def _within(key: str, ranges: str) -> bool:
     def inside(inner: str, outer: str) -> bool:
         low, dash, high = outer.partition("-")
-        return inner == outer or bool(dash and int(low) <= int(inner) <= int(high))
+        if "/" in outer:
+            return ip_address(inner) in ip_network(outer)
+        return inner == outer or bool(dash and _number(low) <= _number(inner) <= _number(high))
 
     return all(map(inside, key.split(" . "), ranges.split(" . ")))

@@ -118,7 +118,10 @@ class Send:
 
 @dataclass(frozen=True)
 class Plain:
-    """`counter`, `notrack`, `tproxy`, `log`, `dup`, `ct timeout`, `ct helper`, or a `limit` that is never reached."""
+    """`counter`, `notrack`, `tproxy`, `log`, `dup`, `ct timeout`, `ct helper`, or a `limit` that is never reached.
+
+    Also `update`, which puts the source of the packet into a set; no source is above its limit here.
+    """
 
     word: str
 
@@ -177,6 +180,10 @@ class _Reader:
             return Plain("dup")
         if self.take("log prefix"):
             return self.log()
+        if self.take("update") or self.take("add"):
+            while self.next() != "}":
+                pass
+            return Plain("update")
         if self.take("limit rate"):
             return self.limit()
         if self.take("reject"):
@@ -257,7 +264,8 @@ class _Reader:
         return None if not names else self.refuse()
 
     def field(self) -> str:
-        return next((name for name in _FIELDS if self.take(name)), "") or self.raw()
+        name = next((name for name in _FIELDS if self.take(name)), "")
+        return f"{name} & {self.next()}" if name and self.take("&") else name or self.raw()
 
     def raw(self) -> str:
         """Parse bits of a header, `@nh,128,32` or `@nh,48,32 & 0x3fff00ff`."""
