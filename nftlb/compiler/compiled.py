@@ -32,7 +32,7 @@ from .words import WORDS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from nftlb.model import Config, Pool, PoolState, Protocol
+    from nftlb.model import Config, Listener, Pool, PoolState, Protocol
 
     from .allocation import Allocation, ForeignNumbers
     from .connections import Endpoints
