@@ -44,8 +44,8 @@ REFUSED = "refused-copies"
 """The chain that drops ICMP errors about copies."""
 _UP = BackendState()
 _UDP = 17
-# The kernel takes 1 from the TTL of a copy, also from a TTL of 1 or 0. Without this rule, datagrams would go
-# round between two balancers that copy to each other, without end.
+# The kernel takes 1 from the TTL of a copy, also from a TTL of 1 or 0. Without this rule, a datagram would circle
+# without end between two balancers that copy to each other.
 _LIVES = {Family.IP: "ip ttl < 2 return", Family.IP6: "ip6 hoplimit < 2 return"}
 _ECHO = ("echo-request", "echo-reply")
 
