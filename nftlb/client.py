@@ -53,9 +53,31 @@ class BackendView:
 
     @property
     def endpoint(self) -> str:
-        """The address and the port; the address alone if packets keep their port."""
-        host = f"[{self.address}]" if ":" in self.address and self.port is not None else self.address
-        return host if self.port is None else f"{host}:{self.port}"
+        return _endpoint(self.address, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectorView:
+    """One collector; `nftlb.service.CollectorStatus` describes the fields."""
+
+    name: str
+    address: str
+    port: int | None
+    one_in: int
+    up: bool
+    since: datetime
+    reason: str
+    packets: int
+
+    @property
+    def endpoint(self) -> str:
+        return _endpoint(self.address, self.port)
+
+
+def _endpoint(address: str, port: int | None) -> str:
+    """Return the address and the port; the address alone if packets keep their port."""
+    host = f"[{address}]" if ":" in address and port is not None else address
+    return host if port is None else f"{host}:{port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +95,7 @@ class PoolView:
     since: datetime
     packets: int
     backends: tuple[BackendView, ...]
+    collectors: tuple[CollectorView, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from nftlb.service import BackendStatus, Overview, PoolStatus
+    from nftlb.service import BackendStatus, CollectorStatus, Overview, PoolStatus
 
     Number = int | float | None
 
@@ -248,6 +248,12 @@ _BACKENDS: tuple[_Figure[BackendStatus], ...] = (
     ),
 )
 
+_COLLECTORS: tuple[_Figure[CollectorStatus], ...] = (
+    _Figure("nftlb_collector_up", "Whether the health checks find the collector healthy.", lambda it: int(it.up)),
+    _Figure("nftlb_collector_packets_total", "Copies sent to the collector.", lambda it: it.packets, "counter"),
+    _Figure("nftlb_collector_bytes_total", "Bytes of the copies.", lambda it: it.bytes, "counter"),
+)
+
 _POOLS: tuple[_Figure[PoolStatus], ...] = (
     _Figure("nftlb_pool_ready", "Whether the pool has its quorum and lacks nothing.", lambda it: int(it.ready)),
     _Figure("nftlb_pool_lacking", "Things that the pool needs and this host lacks.", lambda it: len(it.lacking)),
@@ -300,6 +306,9 @@ class Scrape:
             self._write(figure.head, figure.samples([(labels, pool)]))
         for family in _BACKENDS:
             self._write(family.head, family.samples(backends))
+        collectors = [(f'{labels},collector="{escape(one.name)}"', one) for one in pool.collectors]
+        for copies in _COLLECTORS if collectors else ():
+            self._write(copies.head, copies.samples(collectors))
         for name, samples in self._checks.of(pool.name, labels):
             self._write(name, samples)
 

@@ -54,6 +54,21 @@ class BackendStatus(StatusModel):
     checks: tuple[CheckStatus, ...]
 
 
+class CollectorStatus(StatusModel):
+    """One collector, which gets copies of the datagrams of a pool."""
+
+    name: str
+    address: str
+    port: int | None = Field(description="null: a copy keeps the port of the packet")
+    one_in: int = Field(description="one datagram in so many is copied")
+    up: bool = Field(description="whether its checks find the collector healthy; it gets copies only while it is up")
+    since: datetime = Field(description="when the health last changed")
+    reason: str = Field(description="the reason of this health")
+    packets: int = Field(description="copies sent to the collector; the counter never decreases")
+    bytes: int
+    checks: tuple[CheckStatus, ...]
+
+
 class PoolStatus(StatusModel):
     """One pool."""
 
@@ -81,6 +96,7 @@ class PoolStatus(StatusModel):
     packets: int
     bytes: int
     backends: tuple[BackendStatus, ...]
+    collectors: tuple[CollectorStatus, ...] = Field((), description="the collectors of `mirror`")
 
 
 class ConfigStatus(StatusModel):
@@ -134,7 +150,7 @@ class Status(Overview):
 
 
 class Event(StatusModel):
-    """An event. `pool` and `backend` are empty if the event concerns none."""
+    """An event. `pool` and `backend` are empty if the event concerns none; `backend` may also name a collector."""
 
     kind: EventKind
     at: datetime

@@ -19,6 +19,7 @@ from nftlb import service
 from nftlb.client import (
     Address,
     BackendView,
+    CollectorView,
     ConfigState,
     DaemonClient,
     FaultView,
@@ -89,6 +90,7 @@ VIEWS = {
     service.Status: StatusView,
     service.PoolStatus: PoolView,
     service.BackendStatus: BackendView,
+    service.CollectorStatus: CollectorView,
     service.ConfigStatus: ConfigState,
     service.KernelStatus: KernelView,
     service.Fault: FaultView,

@@ -12,6 +12,7 @@ from nftlb.ruleset import Chain, Ruleset, Set, SharedMapping, Table, TableFamily
 from . import aliases
 from .allocation import allocate, mark_owner
 from .connections import flow_endpoints
+from .copies import add_copies, copies_version, entry_of_copies, has_copies
 from .doors import drawing
 from .in_flight import reply_rules
 from .ingress import IngressForwarding, has_fast_path
@@ -220,7 +221,8 @@ class Compiled:
         for listener in pool.listen:
             if listener.family != family:
                 continue
-            service = by_fields(listener, forwarding.entry(listener.protocol), pool.name)
+            entry = entry_of_copies(pool, listener) if has_copies(pool) else forwarding.entry(listener.protocol)
+            service = by_fields(listener, entry, pool.name)
             for hook in (SERVICES, LOCAL_SERVICES) if local and pool.forward is Forward.NAT else (SERVICES,):
                 part.add_service(hook, service)
             if pool.forward is Forward.NAT and listener.protocol in self.allocation.ports.get(family, {}):
@@ -228,6 +230,8 @@ class Compiled:
             aliases.add_aliases(part, listener, self._aliases.get(listener, {}), pool.name)
             if is_asked_from(pool, listener) and listener.protocol in self.allocation.ports.get(family, {}):
                 own_range(part, listener, pool.name)
+        if has_copies(pool):
+            add_copies(part, pool, family)
         return part, forwarding.fixed_rules()
 
     def _ordinary(self, pool: Pool, family: Family) -> NatForwarding | StatelessForwarding:
@@ -255,6 +259,9 @@ class Compiled:
         for family in WORDS:
             if any(listener.family == family for listener in pool.listen):
                 selection = select(pool, family, state)
+                if has_copies(pool):
+                    ordinary = self._ordinary(pool, family)
+                    found[WORDS[family].table] = copies_version(pool, family, ordinary, state, selection)
                 for table, forwarding in self._forwardings(pool, family):
                     found[table] = found.get(table, Version()) | forwarding.version(selection)
         return found

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from nftlb.model import Forward
 
+from .copies import TEMPLATES
 from .pool_rules import PoolRules
 from .selection import targets
 from .services import by_words, guard
@@ -66,6 +67,10 @@ class IngressForwarding:
             forward = f'fwd {words.ip} to {format_address(hop.via)} device "{hop.device}"'
             part.chain(f"backend/{target.owner}", *self._send(target, protocols, forward))
         entry = first = self.entry(protocols[0])
+        ordinary = [f'{match}accept comment "{what}"' for match, what in TEMPLATES] if pool.templates else []
+        if ordinary:
+            # The ordinary chains copy templates to every backend.
+            first = f"templates/{pool.name}/{family}"
         if pool.hairpin:
             first = f"hairpin/{pool.name}/{family}"
             # A packet that a backend sends and then gets itself needs conntrack. So all packets of backends take the
@@ -74,7 +79,9 @@ class IngressForwarding:
             # There is a rule for each address: nft writes a set within a rule in its own order, and for one address
             # writes no set.
             asking = dict.fromkeys(target.host for target in targets(pool, family))
-            part.chain(first, *(f"{words.ip} saddr {address} accept" for address in asking), f"goto {entry}")
+            ordinary += [f"{words.ip} saddr {address} accept" for address in asking]
+        if ordinary:
+            part.chain(first, *ordinary, f"goto {entry}")
         for listener in pool.listen:
             if listener.family == family:
                 service = by_words(listener, first, pool.name, rewritten=self._rewrites)

@@ -18,12 +18,12 @@ from .pool_rules import PoolRules, ending
 from .reply_form import late_chain
 from .selection import targets
 from .versions import refuse, version
-from .words import WORDS, format_address, ports
+from .words import WORDS, format_address, listener_name, ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from nftlb.model import IPAddress, Listener, Pool
+    from nftlb.model import IPAddress, Pool
 
     from .allocation import Allocation
     from .reply_form import ReplyForm
@@ -122,7 +122,9 @@ def _add_replies(part: PoolRules, pool: Pool, family: Family, words: Words, form
             continue
         port = listener.first_port if translated else None
         address = f"{words.ip} saddr set {format_address(listener.address)}"
-        chain = late_chain(_reply(pool, listener), _rewrite(words, address, "sport", port, [listener.protocol]))
+        chain = late_chain(
+            f"{pool.name}/{listener_name(listener)}", _rewrite(words, address, "sport", port, [listener.protocol])
+        )
         ranged = listener.first_port != listener.last_port
         for target in everyone:
             key = f"{target.host} . {listener.protocol} . {target.port or ports(listener)}"
@@ -142,9 +144,3 @@ def _no_redirect(address: IPAddress) -> str:
     follows the 8 bytes of ICMP. (Linux 6.18 sends no such redirects over IPv6.)
     """
     return f"icmp type redirect @th,192,32 {int(address):#x} drop"
-
-
-def _reply(pool: Pool, listener: Listener) -> str:
-    """Return the listener's part of the name of its reply chain. A name can't contain the colons of IPv6 addresses."""
-    address = format_address(listener.address).replace(":", "_")
-    return f"{pool.name}/{address}/{listener.protocol}/{ports(listener)}"

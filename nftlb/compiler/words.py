@@ -75,6 +75,11 @@ def format_endpoint(address: IPAddress, port: int | None) -> str:
     )
 
 
+def listener_name(listener: Listener) -> str:
+    """Return the listener's part of the name of a chain. A name can't contain the colons of IPv6 addresses."""
+    return f"{format_address(listener.address).replace(':', '_')}/{listener.protocol}/{ports(listener)}"
+
+
 def ports(listener: Listener) -> str:
     """Return the port or the range of ports of a listener, as an element's key has it."""
     if listener.first_port == listener.last_port:

@@ -98,10 +98,18 @@ def _part(name: str, body: Any, defaults: dict[str, Any], faults: ProblemCollect
 
 
 def _checks(data: Any, path: Path) -> Iterator[tuple[dict[str, Any], Path]]:
-    health = data.get("health") if isinstance(data, dict) else None
-    for index, check in enumerate(health if isinstance(health, list) else [health]):
-        if isinstance(check, dict):
-            yield check, (*path, "health", index)
+    if not isinstance(data, dict):
+        return
+    collectors = data.get("mirror")
+    places = [(data, path)]
+    for name, collector in collectors.items() if isinstance(collectors, dict) else ():
+        if isinstance(collector, dict):
+            places.append((collector, (*path, "mirror", name)))
+    for holder, place in places:
+        health = holder.get("health")
+        for index, check in enumerate(health if isinstance(health, list) else [health]):
+            if isinstance(check, dict):
+                yield check, (*place, "health", index)
 
 
 def _names_one_check(check: dict[str, Any], path: Path, faults: ProblemCollector) -> bool:
@@ -141,7 +149,13 @@ def _pool(name: str, written: Written) -> Pool:
     settings = dict(vars(written))
     source = settings["source"]
     backends = tuple(backend.value(name=key) for key, backend in settings["backends"].items())
-    changed = {"source": source.kind, "source_addresses": source.addresses, "backends": backends}
+    collectors = tuple(collector.value(name=key) for key, collector in settings["mirror"].items())
+    changed = {
+        "source": source.kind,
+        "source_addresses": source.addresses,
+        "backends": backends,
+        "mirror": collectors,
+    }
     return Pool(name=name, **{**settings, **changed})
 
 

@@ -27,7 +27,7 @@ _TIMEOUT = 2.0
 
 
 class Counters:
-    """Packets and bytes by `POOL/BACKEND`.
+    """Packets and bytes by `POOL/BACKEND`, and by `collector/POOL/COLLECTOR`.
 
     A counter of the kernel starts again at zero when others flush our tables and they are restored, or when a backend
     leaves the configuration and returns. The value that it had before is then added.
@@ -55,6 +55,10 @@ class Counters:
         """The packets and bytes that were sent to a backend."""
         owner = str(BackendKey(pool, backend))
         return self._before.get(owner, _NOTHING) + self._latest.get(owner, _NOTHING)
+
+    def of_collector(self, pool: str, collector: str) -> Count:
+        """The copies that were sent to a collector, and their bytes."""
+        return self.of(f"collector/{pool}", collector)
 
     def of_pool(self, pool: str) -> Count:
         """The packets and bytes of a pool, also to its sorry server and to backends that were removed."""

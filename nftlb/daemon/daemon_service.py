@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nftlb.compiler.reply_form import reply_form
 from nftlb.compiler.selection import select
 from nftlb.model import Family, Forward, RotationMode
-from nftlb.service import BackendStatus, CheckStatus, Overview, PoolStatus, Short
+from nftlb.service import BackendStatus, CheckStatus, CollectorStatus, Overview, PoolStatus, Short
 
 from .events import now, wall
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nftlb.compiler.reply_form import Obstacles
     from nftlb.compiler.selection import Selection
     from nftlb.health import BackendHealth, CheckHealth, PoolHealth
-    from nftlb.model import Admin, Backend, Pool, PoolState
+    from nftlb.model import Admin, Backend, Collector, Pool, PoolState
     from nftlb.service import Event
 
     from .controller import Controller
@@ -177,6 +177,26 @@ def pool_status(
         packets=count.packets,
         bytes=count.bytes,
         backends=backends,
+        collectors=tuple(
+            _collector(pool.pool.name, collector, pool.collectors[collector.name], counters)
+            for collector in pool.pool.mirror
+        ),
+    )
+
+
+def _collector(pool: str, collector: Collector, tracked: BackendHealth, counters: Counters) -> CollectorStatus:
+    count = counters.of_collector(pool, collector.name)
+    return CollectorStatus.model_construct(
+        name=collector.name,
+        address=str(collector.address),
+        port=collector.port,
+        one_in=collector.one_in,
+        up=tracked.up,
+        since=wall(tracked.since),
+        reason=tracked.reason,
+        packets=count.packets,
+        bytes=count.bytes,
+        checks=tuple(map(_check, tracked.checks)),
     )
 
 

@@ -41,6 +41,7 @@ def remarks(
         "forward": _FORWARD[pool.forward] + (_KEPT if pool.source is SourceKind.KEEP else ""),
         "spread": _spread(pool, question, by_flow=by_flow),
         "helper": _HELPER.format(pool.helper) if pool.helper and by_flow else "",
+        "copies": _copies(pool, listener) if datagrams else "",
         "now": _now(pool, selection),
         "priority": _priority(pool, selection),
         "fragments": _FRAGMENTS[pool.forward] if datagrams else "",
@@ -99,6 +100,26 @@ _HELPER = (
     "{}: the backend answers from a new port. The client gets that answer from the service's address and that port. "
     "Packets of the client to that port reach the same backend."
 )
+
+
+def _copies(pool: Pool, listener: Listener) -> str:
+    """Say where copies of the datagrams go."""
+    sentences = []
+    names = [
+        f"{collector.name} (1 in {collector.one_in})" if collector.one_in > 1 else collector.name
+        for collector in pool.mirror
+        if collector.family is listener.family
+    ]
+    if names:
+        sentences.append(
+            f"{', '.join(names)}: copies with the source of the client. Replies of collectors are dropped."
+        )
+    if pool.templates:
+        sentences.append(
+            "templates: a datagram that begins with templates of NetFlow v9 or IPFIX goes to every backend in "
+            "rotation, and takes no turn."
+        )
+    return " ".join(sentences)
 
 
 def _now(pool: Pool, selection: Selection) -> str:

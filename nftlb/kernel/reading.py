@@ -356,11 +356,13 @@ _ELEMENTS_SET, _ELEMENTS, _ELEMENT_EXPRESSION = 2, 3, 7
 _COUNTER = attribute(_EXPRESSION_NAME, b"counter\0")
 # NFTA_EXPR_DATA with NFTA_COUNTER_BYTES and NFTA_COUNTER_PACKETS, as the kernel always lays them out behind _COUNTER.
 _COUNTED = struct.Struct("!8xQ4xQ")
-_BACKEND = b"backend/"
+_BACKEND, _COLLECTOR = b"backend/", b"collector/"
 
 
 def read_counts(table: str) -> dict[str, Count]:
-    """Return the packets and bytes sent to each backend, by `POOL/BACKEND`, over all tables of that name.
+    """Return the packets and bytes sent to each backend and collector, over all tables of that name.
+
+    The keys are `POOL/BACKEND` and `collector/POOL/COLLECTOR`.
 
     The tables are those of this thread's network namespace. A backend is counted by a rule of its own chain, or by the
     set element whose comment is the backend's name. Raises KernelError if the kernel refuses.
@@ -377,7 +379,9 @@ def read_counts(table: str) -> dict[str, Count]:
 
 
 def _by_rules(netlink: Netlink, family: TableFamily, table: str) -> Iterator[tuple[str, Count]]:
-    """Yield the counts of the backends' chains, whose names the kernel puts behind the name of the table.
+    """Yield the counts of the chains of backends and collectors.
+
+    The kernel puts the name of a chain behind the name of the table.
 
     The attributes of the rules are not decoded. That takes three times as long, and while Python works here, each
     system call of the event loop has to wait.
@@ -388,6 +392,10 @@ def _by_rules(netlink: Netlink, family: TableFamily, table: str) -> Iterator[tup
     for body in netlink.dump_all(_GETRULE, _request(family, this_table)):
         if body.startswith(_BACKEND, chain) and (count := _count(body)) is not None:
             yield body[owner : body.index(0, owner)].decode(errors="replace"), count
+        elif body.startswith(_COLLECTOR, chain) and (count := _count(body)) is not None:
+            # The name of the chain goes on with the listener.
+            name = body[chain : body.index(0, chain)].decode(errors="replace")
+            yield "/".join(name.split("/")[:3]), count
 
 
 def _by_elements(netlink: Netlink, family: TableFamily, table: str) -> Iterator[tuple[str, Count]]:

@@ -40,10 +40,11 @@ from .kinds import (
     Replies,
     Source,
     SourceKind,
+    Templates,
     UnixSocket,
 )
 from .membership import UNTOUCHED, WHOLE, BackendKey, BackendState, Membership, PoolState
-from .pool import Api, Backend, Config, Health, Hooks, Marks, Pool, Zones
+from .pool import Api, Backend, Collector, Config, Health, Hooks, Marks, Pool, Zones
 from .rotation import Contender, Rotation, RotationMode, contenders, is_panic, rotation_of, sufficient
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "BackendState",
     "Balance",
     "Capability",
+    "Collector",
     "Config",
     "Contender",
     "Dns",
@@ -98,6 +100,7 @@ __all__ = [
     "Source",
     "SourceKind",
     "Tcp",
+    "Templates",
     "Transport",
     "Udp",
     "UnixSocket",

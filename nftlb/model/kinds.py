@@ -88,6 +88,12 @@ class Helper(StrEnum):
     TFTP = "tftp"
 
 
+class Templates(StrEnum):
+    """Which backends get the templates of NetFlow v9 and IPFIX, which describe the data records after them."""
+
+    ALL = "all"
+
+
 class Capability(StrEnum):
     """A capability of nftlb that a program of the operator may receive; see capabilities(7)."""
 
@@ -113,7 +119,7 @@ class Initial(StrEnum):
 
 
 class EventKind(StrEnum):
-    """What an event of the daemon is about. Health reports changes of backends, quorums and priorities."""
+    """What an event of the daemon is about. Health reports changes of backends, collectors, quorums, priorities."""
 
     BACKEND_UP = "backend_up"
     BACKEND_DOWN = "backend_down"
@@ -121,6 +127,8 @@ class EventKind(StrEnum):
     """The operator or the backend's agent changed its admin state or weight, or the backend was added or removed."""
     QUORUM_UP = "quorum_up"
     QUORUM_DOWN = "quorum_down"
+    COLLECTOR_UP = "collector_up"
+    COLLECTOR_DOWN = "collector_down"
     PRIORITY_CHANGED = "priority_changed"
     """Another priority serves, or no priority has enough healthy backends any more."""
     SWAP = "swap"

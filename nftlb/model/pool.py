@@ -29,6 +29,7 @@ from .constraints import (
     Port,
     Priority,
     Quorum,
+    SampleRate,
     SessionTime,
     TableName,
     Timer,
@@ -53,6 +54,7 @@ from .kinds import (
     Protocol,
     Replies,
     SourceKind,
+    Templates,
     UnixSocket,
     family,
 )
@@ -107,11 +109,35 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Collector:
+    """A server that gets copies of the datagrams of a pool. Its replies are dropped."""
+
+    name: Annotated[BackendName, "the name of the collector; no backend of the pool has the same name"]
+    address: Annotated[IPAddress, "the address to send copies to"]
+    port: Annotated[Port | None, "the port to send copies to; without it, a copy keeps the port of the packet"] = None
+    one_in: Annotated[SampleRate, "copy one datagram in so many, for each listener"] = 1
+    health: Annotated[
+        tuple[Health, ...], "one check, or a list that must all pass; a collector that is down gets no copies"
+    ] = ()
+
+    @property
+    def family(self) -> Family:
+        return family(self.address)
+
+    @property
+    def server(self) -> Backend:
+        """The collector as a server, for health checks and messages."""
+        return Backend(name=self.name, address=self.address, port=self.port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
     """Programs to run at transitions, each a list of arguments without a shell; an empty list runs nothing."""
 
     backend_up: Annotated[Argv, "run when a backend comes up"] = ()
     backend_down: Annotated[Argv, "run when a backend goes down"] = ()
+    collector_up: Annotated[Argv, "run when a collector comes up"] = ()
+    collector_down: Annotated[Argv, "run when a collector goes down"] = ()
     quorum_up: Annotated[Argv, "run when a pool gains its quorum"] = ()
     quorum_down: Annotated[Argv, "run when a pool loses its quorum"] = ()
     priority_changed: Annotated[Argv, "run when another priority of a pool serves"] = ()
@@ -173,6 +199,14 @@ class Pool:
     panic: Annotated[Percent, "below this share of healthy weight, use all backends"] = 0
     fallback: Annotated[Fallback, "what happens to packets when no backend is left"] = REJECT
     hooks: Annotated[Hooks, "programs to run at transitions"] = Hooks()
+    mirror: Annotated[
+        tuple[Collector, ...],
+        "servers that get copies of the datagrams, with the source of the client, each by its name",
+    ] = ()
+    templates: Annotated[
+        Templates | None,
+        "all: datagrams that begin with templates of NetFlow v9 or IPFIX go to every backend, all others take turns",
+    ] = None
 
     def __hash__(self) -> int:
         return self._hash

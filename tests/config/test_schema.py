@@ -32,6 +32,7 @@ BEYOND_SCHEMA = {
     "hysteresis",
     "listener-overlap",
     "marks",
+    "mirror",
     "passive",
     "replies",
     "regex",  # a schema knows only the syntax of ECMA

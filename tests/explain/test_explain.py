@@ -22,6 +22,7 @@ from nftlb.model import (
     Admin,
     BackendState,
     Balance,
+    Collector,
     Endpoint,
     FallbackKind,
     Forward,
@@ -32,6 +33,7 @@ from nftlb.model import (
     Protocol,
     RotationMode,
     SourceKind,
+    Templates,
 )
 from nftlb.swap.applier import Applier
 
@@ -315,6 +317,21 @@ def test_flows_have_one_zone() -> None:
     assert (True, [4, 4, 4]) == _zones(answer(both, "192.0.2.53:53/tcp"))
     assert (True, [1, 1, 1]) == _zones(answer(by_flow, "192.0.2.53:53/udp"))
     assert "of that socket to the same backend" in dict(answer(by_flow, "192.0.2.53:53/udp").remarks)["spread"]
+
+
+def test_copies() -> None:
+    """The remark names the collectors of the family of the listener, and says what happens to templates."""
+    archive = Collector(name="archive", address=ip_address("10.0.9.9"), one_in=10)
+    six = Collector(name="six", address=ip_address("2001:db8::9"))
+    flows = pool(
+        "flows", ("192.0.2.53:2055/udp", "192.0.2.53:2055/tcp"), THREE, forward=Forward.STATELESS, balance=Balance.HASH
+    )
+    copied = config(replace(flows, mirror=(archive, six), templates=Templates.ALL))
+    found = dict(answer(copied, "192.0.2.53:2055/udp").remarks)["copies"]
+    assert found.startswith("archive (1 in 10): copies with the source of the client.")
+    assert "templates: a datagram that begins with templates" in found
+    for configuration, service in ((copied, "192.0.2.53:2055/tcp"), (config(flows), "192.0.2.53:2055/udp")):
+        assert "copies" not in dict(answer(configuration, service).remarks)
 
 
 def test_time_outs_and_helpers_of_flows() -> None:

@@ -78,6 +78,24 @@ def _backends(draw: st.DrawFn, versions: list[int], *, net: int, ports: list[int
     return found
 
 
+def _add_copies(draw: st.DrawFn, pool: Document, versions: list[int], number: int) -> None:
+    """Add collectors and `templates` to some of the pools that can have them."""
+    if not any(listener.endswith("/udp") for listener in pool["listen"]):
+        return
+    ranged = any("-" in listener.rpartition(":")[2] for listener in pool["listen"])
+    if draw(st.booleans()) and "device" not in next(iter(pool["backends"].values())):
+        collectors = {}
+        for name, version in zip(("archive", "6.x"), versions, strict=False):
+            collectors[name] = {"address": _address(version, 95, number + 1), "one_in": draw(st.sampled_from((1, 10)))}
+            if not ranged:
+                collectors[name]["port"] = draw(st.sampled_from((53, 9995)))
+        pool["mirror"] = collectors
+    by_nat = pool["forward"] == "nat"
+    possible = pool.get("per") != "flow" and (not by_nat or pool["source"] == "keep")
+    if possible and not (by_nat and ranged and any("port" in one for one in pool["backends"].values())):
+        pool |= draw(st.sampled_from(({}, {"templates": "all"})))
+
+
 @st.composite
 def pools(draw: st.DrawFn, name: str, listen: list[str] | None = None) -> Document:
     """Draw a pool. The number in its name gives pools without conntrack different servers."""
@@ -124,6 +142,7 @@ def pools(draw: st.DrawFn, name: str, listen: list[str] | None = None) -> Docume
     if forward == "stateless":
         pool["hairpin"] = draw(st.booleans())
         pool["replies"] = draw(st.sampled_from(("postrouting", "prerouting")))
+    _add_copies(draw, pool, versions, number)
     if ingress:
         pool["ingress"] = draw(st.lists(st.sampled_from(INTERFACES), min_size=1, unique=True))
     return pool
@@ -187,7 +206,7 @@ def configs(most: int = 3) -> st.SearchStrategy[Config]:
 
 @st.composite
 def memberships(draw: st.DrawFn, config: Config) -> Membership:
-    """Draw states of some of the backends."""
+    """Draw states of some of the backends and collectors."""
     states = st.builds(
         BackendState,
         up=st.booleans(),
@@ -198,6 +217,7 @@ def memberships(draw: st.DrawFn, config: Config) -> Membership:
     )
     found = {}
     for pool in config.pools:
-        chosen = draw(st.lists(st.sampled_from(pool.backends), max_size=2, unique=True))
-        found[pool.name] = frozenset((backend.name, draw(states)) for backend in chosen)
+        names = [*(backend.name for backend in pool.backends), *(collector.name for collector in pool.mirror)]
+        chosen = draw(st.lists(st.sampled_from(names), max_size=2, unique=True))
+        found[pool.name] = frozenset((name, draw(states)) for name in chosen)
     return Membership(found)

@@ -98,7 +98,7 @@ class Nat:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`accept`, `drop`, `goto CHAIN`, or the verdict in a map."""
+    """`accept`, `drop`, `return`, `goto CHAIN`, `jump CHAIN`, or the verdict in a map."""
 
     value: str | Mapped
 
@@ -118,7 +118,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Plain:
-    """`counter`, `notrack`, `tproxy`, `log`, `ct timeout`, `ct helper`, or a `limit` that is never reached."""
+    """`counter`, `notrack`, `tproxy`, `log`, `dup`, `ct timeout`, `ct helper`, or a `limit` that is never reached."""
 
     word: str
 
@@ -149,6 +149,9 @@ def read_verdict(text: str) -> Verdict:
     raise Unreadable(text)
 
 
+_WORDS = {"counter": Plain, "notrack": Plain, "accept": Verdict, "drop": Verdict, "return": Verdict}
+
+
 class _Reader:
     def __init__(self, text: str) -> None:
         self.text = text
@@ -156,7 +159,7 @@ class _Reader:
         self.at = 0
 
     def statement(self) -> Statement:  # noqa: C901, PLR0911, PLR0912 - a table of words
-        for word, make in {"counter": Plain, "notrack": Plain, "accept": Verdict, "drop": Verdict}.items():
+        for word, make in _WORDS.items():
             if self.take(word):
                 return make(word)  # type: ignore[return-value]
         if self.take("masquerade"):
@@ -167,6 +170,11 @@ class _Reader:
             if self.take(f"{word} set"):
                 self.next()
                 return Plain(word)
+        if self.take("dup to"):
+            self.next()
+            if self.take("device"):
+                self.next()
+            return Plain("dup")
         if self.take("log prefix"):
             return self.log()
         if self.take("limit rate"):
@@ -205,10 +213,10 @@ class _Reader:
         if self.take("vmap"):
             return Verdict(Mapped(key, self.map()))
         if isinstance(key, Number):
-            return Match(key, "==", self.next())
+            return Match(key, "!=" if self.take("!=") else "==", self.next())
         if self.take("set"):
             return Put(" . ".join(key.names), self.value())
-        operator = next((word for word in ("!=", "==", ">") if self.take(word)), "==")
+        operator = next((word for word in ("!=", "==", ">", "<") if self.take(word)), "==")
         if self.peek()[:1] in ("{", "@"):
             return Match(key, operator, self.map())
         return Match(key, operator, self.next())
