@@ -16,7 +16,7 @@ from nftlb.model.kinds import family as family_of
 from nftlb.model.kinds import is_link_local
 
 from .selection import targets
-from .source_ports import MASQUERADED, SOURCES, read_ports, source_ports
+from .source_ports import MASQUERADED, SOURCES, PortRange, read_ports, source_ports
 from .words import WORDS, format_address
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nftlb.ruleset import Listing, Set, TableFamily
 
     from .selection import Target
-    from .source_ports import PortRange, Ports
+    from .source_ports import Ports
 
 LAST_ZONE = 0xFFFF
 LAST_MARK = 0xFFFFFFFF
@@ -36,6 +36,7 @@ TARGETS, HOSTS, FLOWS = "targets", "hosts", "flows"
 POSTROUTING = "postrouting"
 
 _Owner = TypeVar("_Owner")
+_ZONE = re.compile(r"^counter ct original zone set ([0-9]+)")
 _MARK = re.compile(r'meta mark set 0x([0-9a-f]+) (?:accept )?comment "([^"]*)"')
 
 
@@ -208,7 +209,12 @@ def _number(
 
 
 def read_back(listings: Mapping[TableFamily, Listing]) -> Allocation:
-    """Return the allocation that the kernel's tables were compiled with."""
+    """Return the allocation that the kernel's tables were compiled with.
+
+    For some time after a change of the source ports, the tables have a backend's former zone beside the present zone,
+    which is in the chain of the backend. The former zone is returned with source ports that no configuration has, so
+    that no other owner gets the number.
+    """
     zones: dict[ZoneOwner, int] = {}
     marks: dict[str, int] = {}
     ports: dict[Family, Ports] = {}
@@ -220,6 +226,8 @@ def read_back(listings: Mapping[TableFamily, Listing]) -> Allocation:
             ports[family] = found
         sources = {zone: address for zone, address, _ in _elements(table.sets.get(SOURCES))}
         sources |= {zone: str(SourceKind.MASQUERADE) for zone, _, _ in _elements(table.sets.get(MASQUERADED))}
+        rules = (rule for chain in table.chains.values() for rule in chain.rules)
+        present = {int(found[1]) for rule in rules if (found := _ZONE.match(rule))}
         for name in (TARGETS, HOSTS):
             for zone, endpoint, comment in _elements(table.sets.get(name)):
                 address, _, port = endpoint.partition(" . ")
@@ -230,6 +238,9 @@ def read_back(listings: Mapping[TableFamily, Listing]) -> Allocation:
                     sources.get(zone, str(SourceKind.KEEP)),
                     ports.get(family, {}).get(Protocol.UDP),
                 )
+                if (other := zones.get(owner)) is not None:
+                    former, zone = (zone, other) if other in present else (other, zone)
+                    zones[owner._replace(ports=PortRange(former, former))] = former
                 zones[owner] = zone
         zones |= {FlowZone(pool, family): zone for zone, _, pool in _elements(table.sets.get(FLOWS))}
         for chain in table.chains.values():

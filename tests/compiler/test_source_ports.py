@@ -132,6 +132,24 @@ def test_a_change_of_the_range_gives_new_zones() -> None:
     assert not second & third
 
 
+def test_the_zone_in_the_chain_of_a_backend_counts() -> None:
+    """A process that starts after a change of the range keeps the zones in use, and gives former zones to nobody."""
+    more = pool("more", "192.0.2.1:40000/udp", SERVERS, per=Per.FLOW)
+    kernel, compiled = FakeNft(), Compiled(config())
+    used: set[int] = set()
+    for pools in ((NTP,), (NTP, more), (NTP,), (NTP,)):
+        previous, compiled = compiled, Compiled(config(*pools), read_back(kernel.list("nftlb")))
+        Swapper(kernel, "nftlb", wait=lambda: None).swap(compiled.ruleset())
+        used |= set(compiled.allocation.zones.values())
+        again = Compiled(config(*pools), read_back(kernel.list("nftlb")))
+        assert compiled.allocation == again.allocation
+    assert previous.allocation == compiled.allocation
+
+    added = pool("added", "192.0.2.7:53/udp", SERVERS)
+    fresh = Compiled(config(NTP, added), read_back(kernel.list("nftlb"))).allocation
+    assert not used & {fresh.zone(added, target) for target in targets(added, Family.IP)}
+
+
 def test_the_first_rule_of_a_protocol_counts() -> None:
     """The first rule of a protocol counts: an old rule may still follow."""
     rules = (
