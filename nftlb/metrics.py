@@ -242,6 +242,23 @@ _BACKENDS: tuple[_Figure[BackendStatus], ...] = (
     _Figure("nftlb_backend_packets_total", "Packets sent to the backend.", lambda it: it.packets, "counter"),
     _Figure("nftlb_backend_bytes_total", "Bytes sent to the backend.", lambda it: it.bytes, "counter"),
     _Figure(
+        "nftlb_backend_requests_total",
+        "UDP packets sent to the backend, where its replies are counted.",
+        lambda it: it.requests,
+        "counter",
+    ),
+    _Figure(
+        "nftlb_backend_replies_total",
+        "UDP packets that the backend sent back, where they are counted.",
+        lambda it: it.replies,
+        "counter",
+    ),
+    _Figure(
+        "nftlb_backend_answered_ratio",
+        "Part of the packets of the last seconds that the backend answered, 0 to 1.",
+        lambda it: it.answered,
+    ),
+    _Figure(
         "nftlb_backend_health_change_timestamp_seconds",
         "When the backend's health last changed.",
         lambda it: it.since.timestamp(),

@@ -274,3 +274,14 @@ def test_all_samples_of_a_name_stand_together() -> None:
         'nftlb_checks_total{pool="sip",kind="tcp",result="fail"} 1\n'
         'nftlb_checks_total{pool="sip",kind="tcp",result="pass"} 0\n'
     ) in text
+
+
+def test_counted_replies() -> None:
+    """Only backends whose replies are counted have these samples."""
+    counted = a_backend("ns1", requests=200, replies=150, answered=0.75)
+    found = scrape(Metrics(), a_pool("dns", counted, a_backend("ns2", requests=0, replies=0), a_backend("ns3")))
+
+    names = ("nftlb_backend_requests_total", "nftlb_backend_replies_total", "nftlb_backend_answered_ratio")
+    assert [200, 150, 0.75] == [found.value(name, pool="dns", backend="ns1") for name in names]
+    assert [True, True, False] == [found.has(name, backend="ns2") for name in names]
+    assert [False] * 3 == [found.has(name, backend="ns3") for name in names]

@@ -111,6 +111,10 @@ class Controller:
         self.state.health.set_unconfirmed(unconfirmed)
         self._follow(self.state.health.set_unreachable(unreachable, now()))
 
+    def set_silent(self, silent: Mapping[tuple[str, str], str]) -> None:
+        """Record the backends that get packets and send no replies, each with the reason."""
+        self._follow(self.state.health.set_silent(silent, now()))
+
     def set_lacks(self, lacks: Iterable[Lack]) -> None:
         """Record what pools need from this host and the host does not have."""
         self._lacks = tuple(lacks)

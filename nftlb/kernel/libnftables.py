@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from nftlb.errors import KernelError, SystemFault
 
 from .generation import Generation
-from .reading import TablesReader, read_counts, read_siblings
+from .reading import TablesReader, read_counts, read_reply_counts, read_siblings
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from nftlb.ruleset import Count, Listing, TableFamily, Transaction
+    from nftlb.ruleset import Count, Listing, ReplyCount, TableFamily, Transaction
 
 _SHOWN_LINES = 6
 _VERSION = re.compile(r"v([0-9.]+)")
@@ -42,6 +42,9 @@ class Kernel(Protocol):
 
     def counters(self, table: str) -> Mapping[str, Count]:
         """Return the packets and bytes sent to each backend, by `POOL/BACKEND`, over all tables of that name."""
+
+    def reply_counts(self, table: str) -> Mapping[str, ReplyCount]:
+        """Return packets and replies of each backend whose replies are counted, by `POOL/BACKEND`."""
 
     def generation(self) -> int:
         """Return a number that grows by one with every transaction of any process in this namespace."""
@@ -95,6 +98,9 @@ class LibNftables:
 
     def counters(self, table: str) -> Mapping[str, Count]:
         return read_counts(table)
+
+    def reply_counts(self, table: str) -> Mapping[str, ReplyCount]:
+        return read_reply_counts(table)
 
     def generation(self) -> int:
         return self._generation.read()

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from nftlb.compiler.reply_form import Obstacles
     from nftlb.kernel import Kernel
     from nftlb.model import Config, IPAddress
-    from nftlb.ruleset import Count, TableFamily
+    from nftlb.ruleset import Count, ReplyCount, TableFamily
 
 
 @dataclass(frozen=True)
@@ -217,6 +217,10 @@ class Applier:
     def counters(self) -> Mapping[str, Count]:
         """The packets and bytes by `POOL/BACKEND` that the kernel counted."""
         return self.kernel.counters(self.table)
+
+    def reply_counts(self) -> Mapping[str, ReplyCount]:
+        """The packets and the replies of each backend whose replies are counted, by `POOL/BACKEND`."""
+        return self.kernel.reply_counts(self.table)
 
     @property
     def in_force(self) -> bool:

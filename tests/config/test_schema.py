@@ -32,8 +32,10 @@ BEYOND_SCHEMA = {
     "hysteresis",
     "listener-overlap",
     "marks",
+    "outbound",
     "passive",
     "replies",
+    "reply-counts",
     "regex",  # a schema knows only the syntax of ECMA
     "session-timeout",
     "stateless-balance",

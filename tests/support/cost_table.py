@@ -29,6 +29,11 @@ MODES = {
     "dsr": "forward: dsr",
     "dsr-ingress": "forward: dsr, ingress: eth0",
 }
+FEATURES = {
+    "nat-replies": "forward: nat, passive: replies",
+    "stateless-replies": "forward: stateless, passive: replies",
+}
+"""Settings that cost only the pools that have them, with one pool."""
 FAMILIES = ("ip", "ip6")
 SIZES = (1, 10, 1000)
 BACKENDS = 3
@@ -64,7 +69,7 @@ class Setting:
         lines = ["pools:"]
         for pool in range(self.pools):
             behind = ", ".join(f"b{backend}: {self._backend(pool, backend)}" for backend in range(BACKENDS))
-            lines.append(f"  p{pool}: {{listen: '{self._listen(pool)}', {MODES[self.mode]},")
+            lines.append(f"  p{pool}: {{listen: '{self._listen(pool)}', {(MODES | FEATURES)[self.mode]},")
             lines.append(f"    backends: {{{behind}}}}}")
         return "\n".join(lines)
 
@@ -87,7 +92,10 @@ class Setting:
         return f"{self.service(pool)}:53/udp" if self.family == "ip" else f"[{self.service(pool)}]:53/udp"
 
 
-SETTINGS = [Setting(*of) for of in product(MODES, FAMILIES, SIZES)]
+SETTINGS = [
+    *(Setting(*of) for of in product(MODES, FAMILIES, SIZES)),
+    *(Setting(*of) for of in product(FEATURES, FAMILIES, SIZES[:1])),
+]
 
 
 def rules(setting: Setting) -> str:
@@ -117,7 +125,7 @@ class Counted:
 
     def passages(self) -> dict[str, list[Passage]]:
         """Return the passages of a packet for each turn of the backends, by the kind of the packet."""
-        nat = self.setting.mode == "nat"
+        nat = self.setting.mode.startswith("nat")
         known = Flow(translated=_TRANSLATED if nat else ())
         found = {"request": [self._request(known) for _ in range(BACKENDS)]}
         if nat:
@@ -133,11 +141,17 @@ class Counted:
         return self._counter.send(packet(_CLIENT[self.setting.family], 40000, service, 53, "eth0"), flow)
 
     def _reply(self, backend: int) -> Passage:
-        nat = self.setting.mode == "nat"
+        nat = self.setting.mode.startswith("nat")
         client = (_OWN if nat else _CLIENT)[self.setting.family]
         source = self.setting.backend(self.setting.pools - 1, backend)
         return self._counter.send(
-            packet(source, 5353, client, 40000, "eth1"), Flow(reply=True, translated=_TRANSLATED if nat else ())
+            packet(source, 5353, client, 40000, "eth1"),
+            # The backends of the last pool have the last zones.
+            Flow(
+                reply=True,
+                zone=(self.setting.pools - 1) * BACKENDS + backend + 1 if nat else 0,
+                translated=_TRANSLATED if nat else (),
+            ),
         )
 
     def lines(self) -> Iterator[str]:

@@ -53,6 +53,9 @@ def a_backend(name: str, **changes: Any) -> BackendStatus:
         "added": False,
         "packets": 0,
         "bytes": 0,
+        "requests": None,
+        "replies": None,
+        "answered": None,
         "checks": (a_check(),),
     }
     return BackendStatus(**{**usual, **changes})

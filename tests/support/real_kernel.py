@@ -11,7 +11,7 @@ from nftlb.lab import Namespace
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from nftlb.ruleset import Count, Listing, TableFamily, Transaction
+    from nftlb.ruleset import Count, Listing, ReplyCount, TableFamily, Transaction
 
 # The ends of pairs: a kernel without the module `dummy` has these too.
 INTERFACES = (("eth0", "eth1"), ("eth1.7", "spare"))
@@ -41,6 +41,9 @@ class Inside:
 
     def counters(self, table: str) -> Mapping[str, Count]:
         return self.namespace.call(self.kernel.counters, table)
+
+    def reply_counts(self, table: str) -> Mapping[str, ReplyCount]:
+        return self.namespace.call(self.kernel.reply_counts, table)
 
     def generation(self) -> int:
         return self.namespace.call(self.kernel.generation)
