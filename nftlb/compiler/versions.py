@@ -64,6 +64,8 @@ class Version:
     bodies: Mapping[str, Body] = field(default_factory=dict)
 
     def __or__(self, other: Version) -> Version:
+        if not self.chains:
+            return other
         return Version({**self.chains, **other.chains}, {**self.sets, **other.sets}, {**self.bodies, **other.bodies})
 
 
@@ -76,18 +78,18 @@ def version(
     many: bool,
     kind: str = "backend",
     otherwise: Sequence[str],
-    guards: Sequence[tuple[str, str]] = (("", ""),),
+    matches: Sequence[tuple[str, str]] = (("", ""),),
 ) -> Version:
     """Return the entry chain of a pool, and its map if there is one.
 
     `many`: the configuration has more than `MOST_MAPS` pools. `kind` is the prefix of the targets' chains, and
-    `otherwise` are the rules if there is no target. A packet has to match one of the guards. A guard is a match that
-    ends with a space, and what it means.
+    `otherwise` are the rules if there is no target. A packet has to satisfy one of the matches. A match ends with a
+    space, and comes with what it means.
     """
     about = describe(selection)
     if not selection.targets:
         refused = _with_comment(otherwise, about)
-        return Version({entry: Chain(entry, tuple(guard + rule for guard, _ in guards for rule in refused))})
+        return Version({entry: Chain(entry, tuple(match + rule for match, _ in matches for rule in refused))})
     choices = [f"goto {kind}/{target.owner}" for target, _ in selection.targets]
     sets = {}
     if len(choices) == 1:
@@ -103,7 +105,8 @@ def version(
             sets[slot_map.name] = slot_map
             rules = [f"{draw} mod {len(slots)}{seed} vmap @{slot_map.name}"]
     entry_chain = Chain(
-        entry, tuple(guard + rule for guard, meaning in guards for rule in _with_comment(rules, joined(meaning, about)))
+        entry,
+        tuple(match + rule for match, meaning in matches for rule in _with_comment(rules, joined(meaning, about))),
     )
     return Version({entry: entry_chain}, sets, {entry: Body(rules[0], about)} if len(rules) == 1 else {})
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nftlb.errors import NftlbError
-from nftlb.model import BackendKey
+from nftlb.model import BackendKey, DropReason
 from nftlb.ruleset import Count
 
 from .events import now
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _NOTHING = Count(0, 0)
+_DROPS = frozenset(DropReason.owner(reason, "").removeprefix("/") for reason in DropReason)
 _MAX_AGE = 1.0
 """Seconds that shown counters may be old: to read them costs the kernel a listing of our tables."""
 _TIMEOUT = 2.0
@@ -64,7 +65,7 @@ class _Growing:
 
 
 class Counters:
-    """Packets and bytes by `POOL/BACKEND`, and replies where they are counted. No value ever decreases."""
+    """What each backend and each collector got, and replies where they are counted. No value ever decreases."""
 
     def __init__(self) -> None:
         self._sent = _Growing()
@@ -78,7 +79,9 @@ class Counters:
         self._pools = {}
         for counts in (self._sent.before, self._sent.latest):
             for owner, count in counts.items():
-                pool = BackendKey.parse(owner).pool
+                pool, name = BackendKey.parse(owner)
+                if name in _DROPS:  # dropped before the packet got to the pool
+                    continue
                 self._pools[pool] = self._pools.get(pool, _NOTHING) + count
 
     def record_reply_counts(self, found: Mapping[str, ReplyCount]) -> dict[tuple[str, str], tuple[int, int]]:
@@ -106,9 +109,17 @@ class Counters:
         """The packets and bytes that were sent to a backend."""
         return self._sent.of(str(BackendKey(pool, backend)))
 
+    def of_collector(self, pool: str, collector: str) -> Count:
+        """The copies that were sent to a collector, and their bytes."""
+        return self.of(f"collector/{pool}", collector)
+
     def of_pool(self, pool: str) -> Count:
         """The packets and bytes of a pool, also to its sorry server and to backends that were removed."""
         return self._pools.get(pool, _NOTHING)
+
+    def dropped(self, pool: str, reason: DropReason) -> Count:
+        """The packets and bytes that the guard of a pool dropped."""
+        return self._sent.of(reason.owner(pool))
 
 
 class CounterReader:

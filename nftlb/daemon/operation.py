@@ -115,10 +115,12 @@ async def _serve(
             group.create_task(api.run()),
             group.create_task(silence.run()),
             group.create_task(_sign_of_life(control, reconciler)),
-            group.create_task(_reloads(control, wishes.reloading)),
         ]
+        # `systemctl start nftlb && nftlb status` must find the API.
+        await api.first_try()
         _log.info("running: %s", _summary(control))
         systemd.notify("READY=1", f"STATUS={_summary(control)}")
+        tasks.append(group.create_task(_reloads(control, wishes.reloading)))
         await wishes.stopping.wait()
         for task in tasks:
             task.cancel()

@@ -23,6 +23,7 @@ from .kinds import (
     Admin,
     Balance,
     Capability,
+    DropReason,
     Endpoint,
     EventKind,
     Fallback,
@@ -37,13 +38,17 @@ from .kinds import (
     Passive,
     Per,
     Protocol,
+    Rate,
     Replies,
     Source,
+    SourceEntry,
     SourceKind,
+    SourceLengths,
+    Templates,
     UnixSocket,
 )
 from .membership import UNTOUCHED, WHOLE, BackendKey, BackendState, Membership, PoolState
-from .pool import Api, Backend, Config, Health, Hooks, Marks, PassiveReplies, Pool, Zones
+from .pool import Api, Backend, Collector, Config, Guard, Health, Hooks, Marks, PassiveReplies, Pool, Zones
 from .rotation import Contender, Rotation, RotationMode, contenders, is_panic, rotation_of, sufficient
 
 __all__ = [
@@ -58,9 +63,11 @@ __all__ = [
     "BackendState",
     "Balance",
     "Capability",
+    "Collector",
     "Config",
     "Contender",
     "Dns",
+    "DropReason",
     "Endpoint",
     "EventKind",
     "Exec",
@@ -69,6 +76,7 @@ __all__ = [
     "FallbackKind",
     "Family",
     "Forward",
+    "Guard",
     "Health",
     "Helper",
     "Hooks",
@@ -88,6 +96,7 @@ __all__ = [
     "PoolState",
     "Protocol",
     "Radius",
+    "Rate",
     "Rcode",
     "RecordType",
     "Replies",
@@ -97,8 +106,11 @@ __all__ = [
     "Snmp",
     "SnmpVersion",
     "Source",
+    "SourceEntry",
     "SourceKind",
+    "SourceLengths",
     "Tcp",
+    "Templates",
     "Transport",
     "Udp",
     "UnixSocket",

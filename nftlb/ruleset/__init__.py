@@ -1,5 +1,6 @@
 """nftables objects and transactions as values, with their nft text."""
 
+from .address_ranges import AddressRanges, merged
 from .listing import OF_REPLIES, PROTOCOLS, UNREADABLE, Count, Listing, ReplyCount, canonical_rule, counter_owner
 from .objects import Chain, Element, Hook, NamedObject, Ruleset, Set, Table, TableFamily
 from .ownership import MARK, is_empty, is_ours
@@ -12,6 +13,7 @@ __all__ = [
     "OF_REPLIES",
     "PROTOCOLS",
     "UNREADABLE",
+    "AddressRanges",
     "Chain",
     "Count",
     "Element",
@@ -38,5 +40,6 @@ __all__ = [
     "file_text",
     "is_empty",
     "is_ours",
+    "merged",
     "set_body",
 ]

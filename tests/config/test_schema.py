@@ -32,6 +32,7 @@ BEYOND_SCHEMA = {
     "hysteresis",
     "listener-overlap",
     "marks",
+    "mirror",
     "outbound",
     "passive",
     "replies",

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
 from rule_reader import (
@@ -383,18 +383,23 @@ class _Walk:
                 self.packet = replace(self.packet, ttl=self.packet.ttl - 1)
                 raise _Final("fwd")
             case Plain(word="counter"):
-                self.tracer.counts[place.chain.removeprefix("backend/")] += 1
+                self.count(place)
             case Plain(word="notrack"):
                 self.tracked = False
-            case Plain(word="ct timeout" | "ct helper"):
+            case Plain(word="ct timeout" | "ct helper" | "dup" | "update"):
                 pass
             case _:
                 raise Unreadable(f"{statement} in {place.chain}: not to be walked over")
         return True
 
+    def count(self, place: _Place) -> None:
+        """Count a packet, but no copy: the tracer follows no copies."""
+        if not place.chain.startswith("collector/"):
+            self.tracer.counts[place.chain.removeprefix("backend/")] += 1
+
     def match(self, statement: Match, place: _Place) -> bool:
         if isinstance(statement.fields, Number):
-            return self.number(statement.fields, place) == statement.value
+            return (self.number(statement.fields, place) == statement.value) is (statement.operator == "==")
         found = [self.read(name) for name in statement.fields.names]
         if any(value is None for value in found):
             return False
@@ -407,6 +412,8 @@ class _Walk:
                 inside = self.look_up(named, key, place) is not None
             case str() as literal if statement.operator == ">":
                 return int(key) > int(literal)
+            case str() as literal if statement.operator == "<":
+                return int(key) < int(literal)
             case str() as literal:
                 number = str(int(literal, 16)) if literal.startswith("0x") else literal
                 inside = _within(key, number) if key.isdecimal() else key == number
@@ -477,6 +484,8 @@ class _Walk:
                 raise _Accepted
             case ["drop"]:
                 raise _Final("dropped")
+            case ["return"]:
+                raise _Ended
             case ["goto", name]:
                 self.chain(place.family, place.rules, name)
                 raise _Ended
@@ -518,6 +527,9 @@ class _Walk:
                 return "local" if packet.destination in self.tracer.local else "unicast"
             case _, "saddr":
                 return packet.source
+            case _, masked if masked.startswith("saddr & "):
+                length = int(ip_address(masked.removeprefix("saddr & "))).bit_count()
+                return str(ip_network((packet.source, length), strict=False).network_address)
             case _, "daddr":
                 return packet.destination
             case _, "sport":
@@ -675,9 +687,15 @@ def _transport_header(packet: Packet) -> bytes:
     return struct.pack("!HH2xH", packet.sport, packet.dport, checksum)
 
 
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else int(ip_address(text))
+
+
 def _within(key: str, ranges: str) -> bool:
     def inside(inner: str, outer: str) -> bool:
         low, dash, high = outer.partition("-")
-        return inner == outer or bool(dash and int(low) <= int(inner) <= int(high))
+        if "/" in outer:
+            return ip_address(inner) in ip_network(outer)
+        return inner == outer or bool(dash and _number(low) <= _number(inner) <= _number(high))
 
     return all(map(inside, key.split(" . "), ranges.split(" . ")))

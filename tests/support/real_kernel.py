@@ -11,6 +11,8 @@ from nftlb.lab import Namespace
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
+    from nftlb.kernel.sources import SourceCounts
+    from nftlb.model import SourceLengths
     from nftlb.ruleset import Count, Listing, ReplyCount, TableFamily, Transaction
 
 # The ends of pairs: a kernel without the module `dummy` has these too.
@@ -44,6 +46,9 @@ class Inside:
 
     def reply_counts(self, table: str) -> Mapping[str, ReplyCount]:
         return self.namespace.call(self.kernel.reply_counts, table)
+
+    def sources(self, table: str, pool: str, lengths: SourceLengths, most: int) -> SourceCounts:
+        return self.namespace.call(self.kernel.sources, table, pool, lengths, most)
 
     def generation(self) -> int:
         return self.namespace.call(self.kernel.generation)
