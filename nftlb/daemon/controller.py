@@ -65,6 +65,7 @@ class Controller:
         self._followers: list[Callable[[Config], None]] = []
         self._loaded = self._attempted = wall()
         self._lacks: tuple[Lack, ...] = ()
+        metrics.follow(state.config)
         self._lacking: set[str] = set()
         self._preemption: asyncio.TimerHandle | None = None
         self._await_preemption()
@@ -82,7 +83,7 @@ class Controller:
         changes = self.state.health.record_result(*key, result, now())
         check = self.state.health.pools[key.pool].backends[key.backend].checks[key.check]
         passed = result.passed if check.last is None else check.last.passed  # silence may have counted as a failure
-        self._metrics.checked(key.pool, check.health.check.kind, passed, result.seconds)
+        self._metrics.checked(key.pool, key.backend, check.health.check.kind, passed, result.seconds)
         self._follow(changes)
         return check.state.delay(check.health)
 
@@ -94,12 +95,16 @@ class Controller:
     def record_refusal(self, pool: str, backend: str) -> None:
         """Record that a backend refused balanced traffic."""
         if backend in self.state.health.pools[pool].backends:
+            self._metrics.refused(pool, backend)
             self._follow(self.state.health.record_refusal(pool, backend, "port unreachable", now()))
 
     def record_hint(self, pool: str, backend: str) -> bool:
         """Record a sign that a backend refuses balanced traffic. Return whether the backend should be checked now."""
         tracked = self.state.health.pools[pool].backends.get(backend)
-        if tracked is None or not tracked.up:
+        if tracked is None:
+            return False
+        self._metrics.refused(pool, backend)
+        if not tracked.up:
             return False
         self._follow(self.state.health.record_hint(pool, backend, "port unreachable", now()))
         return True
@@ -203,9 +208,8 @@ class Controller:
         preview, _ = self.state.health.with_config(config, moment)
 
         def switch() -> None:
-            changes, gone = self.state.use(config)
-            for pool in gone:
-                self._metrics.forget(pool)
+            changes = self.state.use(config)
+            self._metrics.follow(config)
             for follow in self._followers:
                 follow(config)
             self._follow(changes)
@@ -220,6 +224,8 @@ class Controller:
                 self._assign_lacks()
             self.reconciler.wake()
             self._saver.touch()
+            for change in changes:
+                self._metrics.changed(change.pool, change.backend, change.kind)
             self._notifier.report(changes, self.state.config)
             self._await_preemption()
 
