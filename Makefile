@@ -94,7 +94,7 @@ costs: setup  ## write the table of what packets cost again; read the difference
 	$(PY) tests/support/cost_table.py
 
 docs: $(VENV)-docs/.ready  ## build dist/site from the documents; a broken link or heading is an error
-	$(VENV)-docs/bin/python -m sphinx --fail-on-warning --nitpicky --quiet --jobs auto -c docs/site -d build/site . dist/site
+	$(VENV)-docs/bin/python -m sphinx --fail-on-warning --nitpicky --fresh-env --quiet --jobs auto -c docs/site -d build/site . dist/site
 
 $(VENV)-docs/.ready: tools/environment.sh requirements/docs.txt
 	tools/environment.sh $(VENV)-docs requirements/docs.txt
