@@ -27,6 +27,7 @@ NOT_RUN = {
     "cp": "tests/deploy/ installs the file",
     "install": "tests/deploy/ and tests/end_to_end/test_pair.py install the files",
     "ipvsadm": "LVS is not on this machine; tests/importer/ reads its output",
+    "journalctl": "tests/daemon/test_systemd.py starts journald",
     "keepalived": "tests/end_to_end/test_pair.py runs keepalived with the file",
     "nftlb-preload": "tests/test_preload.py runs the script",
     "python3": "tests/deploy/test_wheel.py makes the environment",

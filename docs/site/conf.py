@@ -1,4 +1,4 @@
-"""The site that `make docs` makes of the documents. The source directory is the checkout: documents link to its files."""
+"""The site that `make docs` makes. The source directory is the whole checkout, because documents link to its files."""
 
 project = "nftlb"
 project_copyright = "the nftlb authors"

@@ -167,7 +167,8 @@ class Controller:
             except NftlbError as error:
                 self._problems = tuple(str(error).splitlines())
                 self._metrics.reloaded(success=False)
-                _log.error("not reloaded, the old configuration stays:\n%s", error)
+                fields = {"event": EventKind.RELOAD_FAILED}
+                _log.error("not reloaded, the old configuration stays:\n%s", error, extra={"fields": fields})
                 self._bus.publish(Event(kind=EventKind.RELOAD_FAILED, at=wall(), reason=str(error)))
                 raise
             finally:
@@ -177,7 +178,7 @@ class Controller:
             self._faults.clear(_COPY)
             self._metrics.reloaded(success=True)
             self._faults.clear("memory")  # the operator was here and has seen it
-            _log.info("reloaded %s", self.state.file)
+            _log.info("reloaded %s", self.state.file, extra={"fields": {"event": EventKind.RELOAD}})
             self._bus.publish(Event(kind=EventKind.RELOAD, at=wall(), reason=self.state.file))
         await self._saver.save()
 
