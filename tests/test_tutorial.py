@@ -36,8 +36,8 @@ class Step:
 def steps(text: str) -> list[Step]:
     """The commands of a page: `$` begins a command, `>` continues it, and other indented lines are its output."""
     found: list[Step] = []
-    for block in re.findall(r"(?m)(?:^ {4}.*\n)+", text):
-        for line in textwrap.dedent(block).splitlines():
+    for block in re.findall(r"(?m)(?:^(?: {4}.*)?\n)+", text):
+        for line in textwrap.dedent(block).strip("\n").splitlines():
             if line.startswith("$ "):
                 found.append(Step(line[2:]))
             elif line.startswith(">") and found and not found[-1].output:
@@ -61,7 +61,7 @@ def test_pages_are_read_as_commands_and_output() -> None:
 def test_each_command_does_what_the_tutorial_says(tmp_path: Path) -> None:
     """The commands run in one shell, in a new network, and print what the page shows."""
     page = steps(PAGE.read_text())
-    script = "".join(f"{step.command}\nprintf '\\n{MARK}\\n'\n" for step in page)
+    script = "".join(f"{step.command}\nstatus=$?; printf '\\n{MARK}\\n'; (exit $status)\n" for step in page)
     output = tmp_path / "output"
     # All processes end with the shell, also those in the background; /run has the names of the namespaces.
     alone = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
@@ -84,4 +84,4 @@ def test_each_command_does_what_the_tutorial_says(tmp_path: Path) -> None:
         for step, text in zip(page, printed, strict=True)
         if not re.fullmatch(step.expected, text.rstrip("\n "), re.DOTALL)
     ]
-    assert [] == differing, output.read_text()
+    assert not differing, "\n\n".join(differing)

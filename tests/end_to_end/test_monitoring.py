@@ -136,7 +136,7 @@ class Scene:
         _, hard = resource.prlimit(process, resource.RLIMIT_NOFILE)
         in_use = len(list(Path(f"/proc/{process}/fd").iterdir()))
         resource.prlimit(process, resource.RLIMIT_NOFILE, (in_use + 2, hard))
-        self.daemon.file.write_text("pools: nothing\n")
+        self.daemon.write({"dns": "nothing"})
         self.daemon.process.send_signal(signal.SIGHUP)
         self.prometheus.wait_for_alerts(
             "NftlbHostLacks", "NftlbConntrackFills", "NftlbFewDescriptors", "NftlbConfigRefused"
@@ -166,7 +166,8 @@ def test_alerts_fire_and_panels_have_data(tmp_path: Path) -> None:
         daemon = Running(lab.balancer, tmp_path, pools(lab), wrapper=wrapper)
         prometheus = Prometheus(lab.balancer, tmp_path, daemon.socket)
         scene = Scene(lab, daemon, prometheus, servers, limit)
-        for number in range(2):
+        for number, host in enumerate(lab.backends):
+            host.sysctl("net.ipv4.icmp_ratelimit", 0)  # else a check of a stopped server waits for its time-out
             scene.start_server(number)
         stack.enter_context(daemon)
         stack.enter_context(Flow(lab.client, (VIP4, 53), rate=100))
@@ -176,6 +177,8 @@ def test_alerts_fire_and_panels_have_data(tmp_path: Path) -> None:
 
         assert set() == prometheus.firing() - DEPENDS_ON_LOAD
         assert "" == promtool("check", "metrics", given=daemon.call("GET", "/metrics")[1])
+        daemon.process.send_signal(signal.SIGHUP)  # for the annotation of new configurations
+        daemon.wait("reload")
         scene.break_backends()
         scene.break_rules()
         scene.break_host()
