@@ -9,9 +9,10 @@ import signal
 import subprocess
 import time
 from contextlib import ExitStack
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
@@ -66,6 +67,8 @@ class Prometheus:
         self._directory = directory
         self._api = api
         self._stack = ExitStack()
+        self.fired: set[str] = set()
+        """The names of all alerts that any call has seen fire."""
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -105,8 +108,10 @@ class Prometheus:
         return self._ask("query_range", query=expression, start=since, end=time.time(), step=INTERVAL)
 
     def firing(self) -> set[str]:
-        """The names of the alerts that fire now."""
-        return {found["metric"]["alertname"] for found in self.query('ALERTS{alertstate="firing"}')}
+        """The names of the alerts that fire now. They are added to `fired`."""
+        names = {found["metric"]["alertname"] for found in self.query('ALERTS{alertstate="firing"}')}
+        self.fired |= names
+        return names
 
     def wait(self, expression: str) -> None:
         """Wait until an expression has a value."""
@@ -128,9 +133,14 @@ class Prometheus:
         while True:
             try:
                 return list(self._host.call(_get, f"http://{_ADDRESS}/api/v1/{what}?{urlencode(parameters)}"))
-            except URLError:  # it starts
-                assert time.monotonic() < deadline, (self._directory / "prometheus.log").read_text()
-                time.sleep(INTERVAL / 2)
+            except HTTPError as error:
+                with error:
+                    if error.code != HTTPStatus.SERVICE_UNAVAILABLE:  # with which it answers while it starts
+                        raise
+            except URLError:
+                pass  # it does not listen yet
+            assert time.monotonic() < deadline, (self._directory / "prometheus.log").read_text()
+            time.sleep(INTERVAL / 2)
 
 
 def _get(url: str) -> list[dict[str, Any]]:
