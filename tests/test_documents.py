@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -103,3 +104,16 @@ def test_named_files_exist() -> None:
         if not (ROOT / name).exists()
     }
     assert set() == missing
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/images").glob("*.svg")), ids=lambda path: path.name)
+def test_drawings_are_accessible(path: Path) -> None:
+    """A drawing has a title and a description for readers of screens, and colours for light and dark pages."""
+    drawing = ET.parse(path).getroot()  # noqa: S314 - the file is ours
+    text = path.read_text()
+
+    assert drawing.get("role") == "img"
+    parts = {part.get("id"): part.text for part in drawing if part.tag.endswith(("}title", "}desc"))}
+    assert [True] * 2 == [bool(parts.get(name)) for name in (drawing.get("aria-labelledby") or "").split()]
+    assert "prefers-color-scheme: dark" in text
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
