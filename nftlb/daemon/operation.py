@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from nftlb.errors import KernelError, NftlbError
+from nftlb.kernel.conntrack import read_fill
 from nftlb.metrics import Metrics
 from nftlb.programs import STRAYS
 
@@ -52,15 +53,15 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
     sys.setswitchinterval(SWITCH)
     config, kernel_thread = begun.config, begun.kernel_thread
     metrics, bus = Metrics(), Bus()
-    metrics.watch(asyncio.get_running_loop())
+    metrics.watch(asyncio.get_running_loop(), read_fill)
     faults = ActiveFaults(bus.publish)
     for fault in begun.faults:
         faults.set("memory", fault)
     for misfit in begun.misfits:
         _log.warning("%s", misfit)
 
-    def hook_ended(outcome: str, message: str) -> None:
-        metrics.hook(outcome)
+    def hook_ended(pool: str, outcome: str, message: str) -> None:
+        metrics.hook(pool, outcome)
         if message:
             _log.warning("%s", message)
 
