@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import pytest
+from copies_lab import CopiesLab
 from packet_tap import Tap
 from pool_lab import NAT, PORT, STATELESS, PoolLab, down, vip
 from servers.daemon import bracketed
 from servers.programs import environment, program
 from servers.sipp import RESPONSE
 
-from nftlb.model import Balance, Config, Per, SourceKind
+from nftlb.model import Balance, Config, Guard, Per, Rate, SourceKind
 
 if TYPE_CHECKING:
     import subprocess
@@ -131,6 +132,23 @@ def test_nat_with_an_entry(version: int, source: SourceKind) -> None:
         call.peer.send("200 OK", call.service)
         assert "200 OK" == backend.receive()[0]
         assert all(other.is_idle() for other in call.backends)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_answers_meet_guard_and_mirror(version: int) -> None:
+    """A guard limits the answers of a peer, and `mirror` copies those that pass; requests of backends are free."""
+    with CopiesLab(NAT, serve=False) as pool_lab, ExitStack() as stack:
+        guard = Guard(rate=Rate(1, 3600), burst=2)
+        pool_lab.load(replace(outbound(pool_lab), mirror=pool_lab.collectors(), guard=guard))
+        call = Call(pool_lab, version, stack)
+        asking = call.backends[1]
+        for _ in range(2):
+            assert call.service == call.ask(asking)
+            call.answer(asking, call.service)
+        assert call.service == call.ask(asking)
+        call.peer.send("200 OK", call.service)
+        assert all(backend.is_idle() for backend in call.backends)
+        assert len(pool_lab.copies()) == 2
 
 
 @pytest.mark.parametrize("version", VERSIONS)

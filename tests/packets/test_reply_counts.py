@@ -9,9 +9,12 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
+from copies_lab import CopiesLab
 from pool_lab import BACKEND_PORT, NAT, PORT, STATELESS, STATELESS_EARLY, STATELESS_INGRESS, PoolLab, down, vip
+from servers.processes import await_that
 
-from nftlb.model import Config, Per, SourceKind
+from nftlb.model import Config, DropReason, Guard, Per, Rate, SourceKind
+from nftlb.ruleset import Count
 
 if TYPE_CHECKING:
     from blaster import Blaster, Sender
@@ -36,6 +39,12 @@ def counts(pool_lab: PoolLab) -> dict[str, tuple[int, int]]:
     return {name.removeprefix("dns/").removesuffix("-6"): count for name, count in both.items() if any(count)}
 
 
+def dropped(pool_lab: PoolLab) -> int:
+    """How many packets the guard has dropped."""
+    found = pool_lab.lab.balancer.call(pool_lab.applier.counters)
+    return found.get(DropReason.RATE.owner("dns"), Count(0, 0)).packets
+
+
 @pytest.mark.parametrize(
     ("mode", "version", "offload"),
     [*((mode, version, True) for mode in COUNTING for version in (4, 6)), (NAT, 4, False), (STATELESS, 6, False)],
@@ -56,6 +65,21 @@ def test_counts_are_exact(mode: Mode, version: int, offload: bool) -> None:
         assert dict.fromkeys(("b1", "b2", "b3"), (7, 5)) == counts(pool_lab)
         config = Config(pools=(replace(pool_lab.pool(), count_replies=True),))
         assert "" == pool_lab.lab.balancer.call(pool_lab.applier.diff, config)
+
+
+@pytest.mark.parametrize(("mode", "version"), [(NAT, 4), (STATELESS, 6)], ids=str)
+def test_only_packets_behind_a_guard_count_and_no_copies(mode: Mode, version: int) -> None:
+    """Packets that a guard drops are no requests, and neither copies nor the replies of collectors count."""
+    with CopiesLab(mode) as pool_lab:
+        pool = replace(pool_lab.mirrored(), guard=Guard(rate=Rate(1, 3600), burst=6), count_replies=True)
+        pool_lab.load(pool)
+        with pool_lab.lab.client.connect((vip(version), PORT)) as client:
+            client.exchange(6)
+            client.send(4)
+        await_that(lambda: dropped(pool_lab) == 4, "4 packets are dropped")
+        assert {"b1": (3, 3), "b2": (3, 3)} == counts(pool_lab)
+        assert len(pool_lab.copies()) == 6
+        assert "" == pool_lab.lab.balancer.call(pool_lab.applier.diff, Config(pools=(pool,)))
 
 
 @pytest.mark.parametrize("port", [True, False], ids=["port", "no-port"])
