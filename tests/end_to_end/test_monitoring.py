@@ -137,17 +137,16 @@ class Scene:
 
     def break_host(self) -> None:
         """The host does not forward, conntrack and the descriptors are nearly full, and the file is bad."""
+        self.daemon.write({"dns": "nothing"})
+        self.daemon.process.send_signal(signal.SIGHUP)
+        self.prometheus.wait_for_alerts("NftlbConfigRefused")  # before descriptors are short, which a reload needs
         self.lab.balancer.sysctl("net.ipv4.ip_forward", 0)
         self.limit.write_text("1\n")
         process = self.daemon.process.pid
         _, hard = resource.prlimit(process, resource.RLIMIT_NOFILE)
         in_use = len(list(Path(f"/proc/{process}/fd").iterdir()))
         resource.prlimit(process, resource.RLIMIT_NOFILE, (in_use + 2, hard))
-        self.daemon.write({"dns": "nothing"})
-        self.daemon.process.send_signal(signal.SIGHUP)
-        self.prometheus.wait_for_alerts(
-            "NftlbHostLacks", "NftlbConntrackFills", "NftlbFewDescriptors", "NftlbConfigRefused"
-        )
+        self.prometheus.wait_for_alerts("NftlbHostLacks", "NftlbConntrackFills", "NftlbFewDescriptors")
 
     def break_daemon(self) -> None:
         """The daemon gets no processor for half a second, again and again; it ends, and starts with the bad file."""
