@@ -50,6 +50,7 @@ class BackendView:
     reason: str
     packets: int
     bytes: int
+    answered: float | None
 
     @property
     def endpoint(self) -> str:

@@ -51,6 +51,11 @@ class BackendStatus(StatusModel):
     added: bool = Field(description="whether it was added at run time and is not in the file")
     packets: int = Field(description="packets sent to the backend; the counter never decreases")
     bytes: int
+    requests: int | None = Field(description="UDP packets sent to the backend; null if its replies are not counted")
+    replies: int | None = Field(description="UDP packets that the backend sent back; null if they are not counted")
+    answered: float | None = Field(
+        description="the part of the packets of the last seconds that was answered, 0 to 1; null without such packets"
+    )
     checks: tuple[CheckStatus, ...]
 
 

@@ -58,8 +58,8 @@ COLUMNS = (
     Column("SINCE", right=True),
     Column("REASON", least=0),
 )
-_PRIORITY = 5
-"""Where the column of priorities is, in pools whose backends have several."""
+_PRIORITY, _ANSWERED = 5, 7
+"""Where the columns are that only some pools have: of priorities if there are several, and of answered packets."""
 INDENT = "  "
 _LEGIBLE = 20
 """Columns that the reasons need beside the rest."""
@@ -192,12 +192,15 @@ def _dropped(guard: GuardView) -> str:
 def _backends(pool: PoolView, now: datetime, style: TextStyle) -> list[str]:
     columns: tuple[Column, ...] = COLUMNS
     rows = [_row(backend, now, style) for backend in pool.backends]
+    more: list[tuple[int, str, list[str]]] = []
+    if any(backend.answered is not None for backend in pool.backends):
+        answered = [backend.answered for backend in pool.backends]
+        more.append((_ANSWERED, "ANSWERED", ["-" if share is None else share_text(share) for share in answered]))
     if len(priorities_of(pool)) > 1:
-        columns = (*columns[:_PRIORITY], Column("PRIO", right=True), *columns[_PRIORITY:])
-        rows = [
-            [*row[:_PRIORITY], Cell(str(backend.priority)), *row[_PRIORITY:]]
-            for row, backend in zip(rows, pool.backends, strict=True)
-        ]
+        more.append((_PRIORITY, "PRIO", [str(backend.priority) for backend in pool.backends]))
+    for place, title, texts in more:
+        columns = (*columns[:place], Column(title, right=True), *columns[place:])
+        rows = [[*row[:place], Cell(text), *row[place:]] for row, text in zip(rows, texts, strict=True)]
     lines = aligned_lines(columns, rows, style, INDENT)
     reasons = lines[0].find(columns[-1].title)
     if reasons >= 0 and style.width - reasons >= _LEGIBLE:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from nftlb.model import (
     Admin,
     BackendState,
+    Balance,
     Family,
     Forward,
     Protocol,
@@ -51,6 +52,8 @@ def cautions(config: Config) -> Iterator[Caution]:
     yield from _relays(config)
     yield from _without_room(config)
     yield from _useless_priorities(config)
+    yield from _useless_silence(config)
+    yield from _lost_answers(config)
     yield from _shared_backends(config)
 
 
@@ -98,6 +101,31 @@ def _seen(source_: str) -> str:
     return (
         "the address that `masquerade` chooses (if a listener has it)" if source_ == SourceKind.MASQUERADE else source_
     )
+
+
+def _useless_silence(config: Config) -> Iterator[Caution]:
+    """A silent backend is down only if another backend of the family can take its packets."""
+    for pool in config.pools:
+        for family in Family if pool.silence is not None else ():
+            if sum(backend.family is family for backend in pool.backends) == 1:
+                yield Caution(
+                    pool.name,
+                    f"passive: replies never takes the only backend of {_NAMES[family]} out: the last one always stays",
+                    "another backend of the family, or count_replies: true to see the share of answered packets",
+                )
+
+
+def _lost_answers(config: Config) -> Iterator[Caution]:
+    """Without conntrack, an answer to a request of a backend looks like a request of the peer."""
+    for pool in config.pools:
+        if pool.outbound and pool.forward is Forward.STATELESS and len(pool.backends) > 1:
+            which = "of the peer's address" if pool.balance is Balance.HASH else "whose turn it is"
+            yield Caution(
+                pool.name,
+                "requests of backends leave from the service, but with stateless nothing in an answer shows which "
+                f"backend asked: the answer goes to the backend {which}",
+                "forward: nat, or another port for the requests of backends",
+            )
 
 
 def _useless_priorities(config: Config) -> Iterator[Caution]:

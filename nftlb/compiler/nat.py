@@ -16,7 +16,9 @@ from nftlb.model import Passive, Protocol, SourceKind
 
 from .allocation import FLOWS, HOSTS, TARGETS, FlowZone, flow_protocols, has_flows, has_packets, is_flow, source_of
 from .first_packets import add_first_packets
+from .outbound import add_outbound
 from .pool_rules import PoolRules, ending
+from .reply_counts import add_reply_counts
 from .selection import targets
 from .source_ports import HAIRPINS, MASQUERADED, SOURCES
 from .versions import Version, refuse, version
@@ -57,6 +59,10 @@ class NatForwarding(NamedTuple):
             self._add_flows(part)
         if self.pool.refusals is not Passive.OFF:
             watch(part, self.pool, self.family, self.allocation)
+        if self.pool.has_reply_counts:
+            add_reply_counts(part, self.pool, self.family, self.allocation)
+        if self.pool.outbound:
+            add_outbound(part, self.pool, self.family)
         return part
 
     def version(self, selection: Selection) -> Version:

@@ -15,7 +15,7 @@ from .allocation import mark_owner
 from .in_flight import ReplyRewrite
 from .pool_rules import PoolRules, ending
 from .reply_form import late_chain
-from .selection import targets
+from .selection import SORRY, targets
 from .versions import refuse, version
 from .words import WORDS, format_address, listener_name, ports
 
@@ -120,11 +120,13 @@ def _add_replies(part: PoolRules, pool: Pool, family: Family, words: Words, form
             continue
         port = listener.first_port if translated else None
         address = f"{words.ip} saddr set {format_address(listener.address)}"
-        chain = late_chain(
-            f"{pool.name}/{listener_name(listener)}", _rewrite(words, address, "sport", port, [listener.protocol])
-        )
+        name = f"{pool.name}/{listener_name(listener)}"
+        shared = late_chain(name, _rewrite(words, address, "sport", port, [listener.protocol]))
+        counting = _rewrite(words, f"counter {address}", "sport", port, [listener.protocol])
         ranged = listener.first_port != listener.last_port
         for target in everyone:
+            counts = pool.has_reply_counts and target.name != SORRY
+            chain = late_chain(f"{name}/{target.name}", counting) if counts else shared
             key = f"{target.host} . {listener.protocol} . {target.port or ports(listener)}"
             rewrite = ReplyRewrite(words.table, key, ranged, chain, target.owner)
             if form.early:

@@ -21,6 +21,8 @@ from .doors import Door, Entrance, Finder
 from .first_packets import HELPED
 from .ingress import ingress_services
 from .layout import choose, is_crowded
+from .outbound import OUTBOUND, outbound_rule
+from .reply_counts import COUNTED, FLOWS_COUNTED, counting_rules
 from .reply_form import EARLY, LATE, UNTRACKED, look_up_comment
 from .services import LOCAL_SERVICES, SERVICES
 from .source_ports import HAIRPINS, MASQUERADED, OWN, OWN_RANGES, SOURCES, own_rules, translations
@@ -130,6 +132,9 @@ def _ip_sets(words: Words) -> Iterable[Set]:
         yield Set(single, service, "verdict")
         yield Set(ranges, service, "verdict", interval=True)
     yield Set(WATCHED, f"{_ZONE} . {ip} saddr")
+    yield Set(COUNTED, f"{_ZONE} . {ip} saddr", counter=True)
+    yield Set(FLOWS_COUNTED, f"{_ZONE} . {ip} saddr . th sport", counter=True)
+    yield Set(OUTBOUND, endpoint, words.address, interval=True)
     yield Set(HINTING, f"type {words.address}")
     single, ranges = UNTRACKED
     yield Set(single, service)
@@ -165,6 +170,8 @@ class _IpHooks(NamedTuple):
         return [
             self._prerouting_refused(),
             self._output_refused(),
+            self._prerouting_replies(),
+            self._output_replies(),
             Chain("prerouting", self._translate(), Hook("nat", "prerouting", "dstnat")),
             Chain("prerouting-count", self._count(), Hook("filter", "prerouting", "dstnat + 10")),
             Chain("output", self._translate(), Hook("nat", "output", "-100")),
@@ -247,6 +254,16 @@ class _IpHooks(NamedTuple):
         rules = self._with_sets((WATCHED, log_local(self.table, self.words)))
         return Chain("output-refused", rules, Hook("filter", "output", "mangle"))
 
+    def _prerouting_replies(self) -> Chain:
+        """Count the replies of backends, before conntrack gives them the address of the service."""
+        rules = self._with_sets(*counting_rules(self.words))
+        return Chain("prerouting-replies", rules, Hook("filter", "prerouting", "mangle"))
+
+    def _output_replies(self) -> Chain:
+        """Count the replies of backends on this host."""
+        rules = self._with_sets(*counting_rules(self.words))
+        return Chain("output-replies", rules, Hook("filter", "output", "mangle"))
+
     def _translate(self) -> tuple[str, ...]:
         """Return the rules that translate the destination according to the zone."""
         return self._with_sets(
@@ -283,6 +300,7 @@ class _IpHooks(NamedTuple):
         """Translate sources, and choose the ports that new flows leave from."""
         rules = (
             *translations(self.words, self.part, self.ports),
+            *self._with_sets(outbound_rule(self.words.ip)),
             *self._with_sets(*own_rules(self.words, self.ports)),
             *self._with_sets(*((hairpin.HOSTS, rule) for rule in hairpin.source_rules(self.words.ip, self.ports))),
         )

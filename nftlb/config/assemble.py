@@ -13,14 +13,14 @@ from pydantic import ValidationError
 from nftlb.errors import ConfigError, Problem
 from nftlb.model.checks import CHECKS
 from nftlb.model.constraints import BACKEND_NAME, POOL_NAME
-from nftlb.model.kinds import Forward
+from nftlb.model.kinds import Forward, Protocol
 from nftlb.model.pool import Backend, Config, Pool
 from nftlb.printable import show
 
 from . import rules
 from .faults import Entries, ProblemCollector, YamlDocument, path_text
 from .fields import options, without_none, write_value
-from .pool_rules import Destination, ValidParts, ValidPool, valid_pool, without_datagram_flows
+from .pool_rules import Destination, ValidParts, ValidPool, uncounted_replies, valid_pool, without_datagram_flows
 from .reading import Unfit, read_listener, read_text
 from .written import Written, WrittenBackend, WrittenConfig, WrittenDefaults, WrittenPool
 
@@ -162,10 +162,16 @@ def _pool(name: str, written: Written) -> Pool:
 
 
 def _without_useless_defaults(pool: Pool, own: Collection[str]) -> Pool:
-    """Leave out defaults for flows of UDP that the pool does not have. `own` are the keys of the pool itself."""
-    given = (name for name in ("session_timeout", "helper") if name not in own and getattr(pool, name) is not None)
-    useless: dict[str, Any] = dict.fromkeys(given) if without_datagram_flows(pool) else {}
-    return replace(pool, **useless) if useless else pool
+    """Leave out defaults for UDP that have no effect on the pool. `own` are the keys of the pool itself."""
+    useless: dict[str, bool | None] = {}
+    if without_datagram_flows(pool):
+        useless |= {"session_timeout": None, "helper": None}
+    if pool.has_reply_counts and uncounted_replies(pool):
+        useless |= {"count_replies": False} | ({} if pool.silence is None else {"passive": None})
+    if all(listener.protocol is not Protocol.UDP for listener in pool.listen):
+        useless["outbound"] = False
+    found = {key: value for key, value in useless.items() if key not in own}
+    return replace(pool, **found) if found else pool  # type: ignore[arg-type]  # each value is the default of its key
 
 
 # --- the settings of `defaults` ---------------------------------------------------------------------------------------
@@ -173,7 +179,10 @@ def _without_useless_defaults(pool: Pool, own: Collection[str]) -> Pool:
 USELESS: dict[object, set[str]] = {
     Forward.NAT: {"ingress", "hairpin", "replies"},
     Forward.STATELESS: {"source", "passive", "session_timeout", "helper"},
-    Forward.DSR: {"source", "passive", "hairpin", "replies", "session_timeout", "helper"},
+    Forward.DSR: {
+        *("source", "passive", "hairpin", "replies", "session_timeout", "helper"),
+        *("count_replies", "outbound"),
+    },
 }
 
 
@@ -186,6 +195,8 @@ def merge_defaults(defaults: dict[str, Any], pool: dict[str, Any]) -> dict[str, 
     """
     forward = pool.get("forward", defaults.get("forward", Forward.NAT))
     useless = USELESS.get(forward, set()) if isinstance(forward, str) else set()
+    if forward == Forward.STATELESS and not isinstance(defaults.get("passive"), bool):
+        useless = useless - {"passive"}  # replies are counted there too
     general = {key: value for key, value in defaults.items() if key not in useless}
     merged = _deep(general, pool)
     if "health" in general:

@@ -338,7 +338,7 @@ def stateless_balance(part: ValidPool, where: Where) -> Iterator[RuleViolation]:
 
 def passive(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     pool = part.pool
-    if not pool.passive:
+    if pool.passive is not True:
         return
     path = (*part.path, "passive")
     if pool.forward is not Forward.NAT:
@@ -350,6 +350,56 @@ def passive(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     if not pool.health:
         message = "passive is on, but the pool has no health check, so a backend would never come back"
         yield RuleViolation(path, f"{message}; allowed: passive with a health check")
+
+
+def counted_replies(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse `passive: replies` and `count_replies` where packets and replies of a backend can't be compared."""
+    pool = part.pool
+    if not pool.has_reply_counts:
+        return
+    key, word = ("count_replies", "count_replies is on") if pool.silence is None else ("passive", "passive is replies")
+    if reason := uncounted_replies(pool):
+        yield RuleViolation((*part.path, key), f"{word} {reason}")
+    if pool.silence is not None and not pool.silence.answered_below:
+        message = "answered_below is 0%, so no backend would be silent; allowed: 1% to 100%"
+        yield RuleViolation((*part.path, "passive", "answered_below"), message)
+
+
+def uncounted_replies(pool: Pool) -> str:
+    """Return why the replies of a pool's backends can't be counted, and what is allowed; empty if they can."""
+    others = any(listener.protocol is not Protocol.UDP for listener in pool.listen)
+    if pool.forward is Forward.DSR:
+        return "with forward: dsr, but replies do not pass this host; allowed: forward: nat or stateless"
+    if all(listener.protocol is not Protocol.UDP for listener in pool.listen):
+        return "for a pool without a udp listener, but only replies of udp are counted; allowed: a udp listener"
+    if others and (pool.per is Per.FLOW or pool.forward is Forward.STATELESS):
+        why = "per: flow" if pool.forward is Forward.NAT else "forward: stateless"
+        return f"with {why} and listeners for tcp or sctp, whose packets have the same counter; allowed: udp listeners"
+    if pool.hairpin:
+        return "with hairpin, but the replies of a backend to itself are not counted; allowed: one of both"
+    return ""
+
+
+def outbound(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse `outbound` where requests of a backend do not pass this host, or can't keep the port of the service."""
+    pool, path = part.pool, (*part.path, "outbound")
+    if not pool.outbound:
+        return
+    if pool.forward is Forward.DSR:
+        message = "with forward: dsr, but dsr backends have the address of the service, and send from it themselves"
+        yield RuleViolation(path, f"outbound is on {message}; allowed: forward: nat or stateless")
+        return
+    if all(listener.protocol is not Protocol.UDP for listener in pool.listen):
+        yield RuleViolation(path, "outbound is on for a pool without a udp listener; allowed: a udp listener")
+        return
+    for _path, listener in part.listeners if pool.forward is Forward.NAT else ():
+        if listener.protocol is not Protocol.UDP:
+            continue
+        for server in part.backends:
+            same = server.port is None or listener.first_port == server.port == listener.last_port
+            if family(server.address) is listener.family and not same:
+                message = f"{server} has another port than {listener}, and outbound keeps the port of a request"
+                yield RuleViolation(server.path, f"{message}; allowed: the same port, no port, or no outbound")
 
 
 def quorum(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
@@ -505,6 +555,8 @@ RULES: tuple[Callable[[ValidPool, Where], Iterator[RuleViolation]], ...] = (
     destination_ports,
     stateless_balance,
     passive,
+    counted_replies,
+    outbound,
     quorum,
     priorities,
     guard,

@@ -37,6 +37,8 @@ from nftlb.printable import show
 
 ADDRESS_AND_PORT = "an address and a port, such as 10.0.0.11:5353 or [2001:db8::11]:5353"
 LISTENER = "ADDRESS:PORT/udp, /tcp or /sctp, such as 192.0.2.53:53/udp or [2001:db8::53]:53/udp"
+REPLIES = "replies"
+"""The value of `passive` for silent backends."""
 DURATION = "a whole number with a unit, such as 500ms, 2s, 1m or 1h"
 
 

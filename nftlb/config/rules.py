@@ -72,6 +72,7 @@ def faults(parts: list[ValidParts], where: Where) -> Iterator[RuleViolation]:
         for rule in RULES:
             yield from rule(part, where)
     yield from ambiguous_replies(pools, where)
+    yield from ambiguous_requests(pools, where)
     yield from shared_helped_backends(pools, where)
     yield from serving_collectors(pools, where)
 
@@ -167,6 +168,24 @@ def shared_helped_backends(pools: list[ValidPool], where: Where) -> Iterator[Rul
             if first is not part:
                 message = f"{server.address} is a server of {where(first.path)} too, and both pools have a helper"
                 yield RuleViolation(server.path, f"{message}; needed: one pool with the listeners of both")
+
+
+def ambiguous_requests(pools: list[ValidPool], where: Where) -> Iterator[RuleViolation]:
+    """Find backends of nat pools with `outbound` whose own requests could leave from several addresses."""
+    sources: Replies = defaultdict(Ranges)
+    for part in pools:
+        for protocol, source in _replies(part) if part.pool.outbound and part.pool.forward is Forward.NAT else ():
+            if protocol is not Protocol.UDP or source.server not in part.backends:
+                continue
+            ranges = sources[source.server.address, protocol]
+            earlier = ranges.overlapping(source.first, source.last)
+            if earlier is None:
+                ranges.add(source.first, source.last, source)
+            elif source.leads_elsewhere(earlier):
+                message = f"requests of {source.server} could also leave from {earlier.address} of "
+                allowed = "allowed: outbound with one address for each port of a backend"
+                yield RuleViolation((*part.path, "outbound"), f"{message}{where(earlier.listening)}; {allowed}")
+                break
 
 
 def serving_collectors(pools: list[ValidPool], where: Where) -> Iterator[RuleViolation]:

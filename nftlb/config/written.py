@@ -10,12 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
 
 from nftlb.model import checks
 from nftlb.model.checks import CHECKS, Expect
 from nftlb.model.constraints import BackendName, Line, PoolName, TableName
 from nftlb.model.kinds import Source, is_link_local
-from nftlb.model.pool import Api, Backend, Collector, Config, Guard, Health, Hooks, Marks, Pool, Zones
+from nftlb.model.pool import (
+    Api,
+    Backend,
+    Collector,
+    Config,
+    Guard,
+    Health,
+    Hooks,
+    Marks,
+    PassiveReplies,
+    Pool,
+    Zones,
+)
 
 from .fields import (
     ADDRESS_WRITTEN,
@@ -31,14 +44,14 @@ from .fields import (
     written_fields,
     written_form,
 )
-from .reading import Unfit, digits_or_text, read_address, split_port
+from .reading import REPLIES, Unfit, digits_or_text, read_address, split_port
 from .rules import PREFIXES, TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from typing import Self
 
-    from pydantic import GetJsonSchemaHandler
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
     from pydantic_core.core_schema import DictSchema
@@ -259,6 +272,24 @@ WrittenCollector = _written(Collector, _CollectorForms, {"health": _HEALTH}, lea
 
 # --- pools and the rest of the file ----------------------------------------------------------------------------------
 
+
+class _PassiveForms:
+    """Reads `true`, `false`, or `replies` for a mapping without keys."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._read, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "boolean"}, {"const": REPLIES}, handler(schema)]}
+
+    def _read(self, found: Any, read_limits: Callable[[Any], PassiveReplies]) -> bool | PassiveReplies:
+        if isinstance(found, bool):
+            return found
+        if found != REPLIES and not isinstance(found, dict):
+            raise Unfit(found, "not an effect", f"true, false, {REPLIES}, or a mapping with limits for {REPLIES}")
+        return read_limits({} if found == REPLIES else found)
+
+
 WrittenDefaults = _written(
     Pool,
     forms={
@@ -266,6 +297,7 @@ WrittenDefaults = _written(
         "health": _HEALTH,
         "guard": OwnForm(_as_value(_written(Guard)) | None, shown=None),
         "hooks": _mapping(Hooks),
+        "passive": OwnForm(Annotated[_as_value(_written(PassiveReplies)), _PassiveForms()] | None),
     },
     leave_out={"name", "listen", "backends", "source_addresses", "mirror", "templates"},
     name="Defaults",

@@ -65,6 +65,7 @@ class Controller:
         self._followers: list[Callable[[Config], None]] = []
         self._loaded = self._attempted = wall()
         self._lacks: tuple[Lack, ...] = ()
+        metrics.follow(state.config)
         self._lacking: set[str] = set()
         self._preemption: asyncio.TimerHandle | None = None
         self._await_preemption()
@@ -82,7 +83,7 @@ class Controller:
         changes = self.state.health.record_result(*key, result, now())
         check = self.state.health.pools[key.pool].tracked(key.backend).checks[key.check]
         passed = result.passed if check.last is None else check.last.passed  # silence may have counted as a failure
-        self._metrics.checked(key.pool, check.health.check.kind, passed, result.seconds)
+        self._metrics.checked(key.pool, key.backend, check.health.check.kind, passed, result.seconds)
         self._follow(changes)
         return check.state.delay(check.health)
 
@@ -94,12 +95,16 @@ class Controller:
     def record_refusal(self, pool: str, backend: str) -> None:
         """Record that a backend refused balanced traffic."""
         if backend in self.state.health.pools[pool].backends:
+            self._metrics.refused(pool, backend)
             self._follow(self.state.health.record_refusal(pool, backend, "port unreachable", now()))
 
     def record_hint(self, pool: str, backend: str) -> bool:
         """Record a sign that a backend refuses balanced traffic. Return whether the backend should be checked now."""
         tracked = self.state.health.pools[pool].backends.get(backend)
-        if tracked is None or not tracked.up:
+        if tracked is None:
+            return False
+        self._metrics.refused(pool, backend)
+        if not tracked.up:
             return False
         self._follow(self.state.health.record_hint(pool, backend, "port unreachable", now()))
         return True
@@ -110,6 +115,10 @@ class Controller:
         """Record the backends that this host can't send to, and those whose neighbour has not answered yet."""
         self.state.health.set_unconfirmed(unconfirmed)
         self._follow(self.state.health.set_unreachable(unreachable, now()))
+
+    def set_silent(self, silent: Mapping[tuple[str, str], str]) -> None:
+        """Record the backends that get packets and send no replies, each with the reason."""
+        self._follow(self.state.health.set_silent(silent, now()))
 
     def set_lacks(self, lacks: Iterable[Lack]) -> None:
         """Record what pools need from this host and the host does not have."""
@@ -162,7 +171,8 @@ class Controller:
             except NftlbError as error:
                 self._problems = tuple(str(error).splitlines())
                 self._metrics.reloaded(success=False)
-                _log.error("not reloaded, the old configuration stays:\n%s", error)
+                fields = {"event": EventKind.RELOAD_FAILED}
+                _log.error("not reloaded, the old configuration stays:\n%s", error, extra={"fields": fields})
                 self._bus.publish(Event(kind=EventKind.RELOAD_FAILED, at=wall(), reason=str(error)))
                 raise
             finally:
@@ -172,7 +182,7 @@ class Controller:
             self._faults.clear(_COPY)
             self._metrics.reloaded(success=True)
             self._faults.clear("memory")  # the operator was here and has seen it
-            _log.info("reloaded %s", self.state.file)
+            _log.info("reloaded %s", self.state.file, extra={"fields": {"event": EventKind.RELOAD}})
             self._bus.publish(Event(kind=EventKind.RELOAD, at=wall(), reason=self.state.file))
         await self._saver.save()
 
@@ -203,9 +213,8 @@ class Controller:
         preview, _ = self.state.health.with_config(config, moment)
 
         def switch() -> None:
-            changes, gone = self.state.use(config)
-            for pool in gone:
-                self._metrics.forget(pool)
+            changes = self.state.use(config)
+            self._metrics.follow(config)
             for follow in self._followers:
                 follow(config)
             self._follow(changes)
@@ -220,6 +229,8 @@ class Controller:
                 self._assign_lacks()
             self.reconciler.wake()
             self._saver.touch()
+            for change in changes:
+                self._metrics.changed(change.pool, change.backend, change.kind)
             self._notifier.report(changes, self.state.config)
             self._await_preemption()
 

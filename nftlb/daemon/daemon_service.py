@@ -265,7 +265,7 @@ def _shares(selections: Iterable[Selection]) -> dict[str, float]:
 
 def _backend(pool: str, tracked: BackendHealth, share: float, counters: Counters, *, added: bool) -> BackendStatus:
     backend = tracked.backend
-    count = counters.of(pool, backend.name)
+    count, replies = counters.of(pool, backend.name), counters.replies(pool, backend.name)
     return BackendStatus.model_construct(
         name=backend.name,
         address=str(backend.address),
@@ -279,10 +279,13 @@ def _backend(pool: str, tracked: BackendHealth, share: float, counters: Counters
         in_rotation=share > 0,
         standby=tracked.counts and not share,
         since=wall(tracked.since),
-        reason=tracked.unreachable or tracked.reason,
+        reason=tracked.outage or tracked.reason,
         added=added,
         packets=count.packets,
         bytes=count.bytes,
+        requests=None if replies is None else replies.requests,
+        replies=None if replies is None else replies.replies,
+        answered=None if replies is None or replies.share is None else round(replies.share, 3),
         checks=tuple(map(_check, tracked.checks)),
     )
 

@@ -62,9 +62,9 @@ class HookCall:
 
 
 class HookRunner:
-    """Runs hooks. `ended` receives each result (`ok`, `failed`, `timeout`, `unstarted` or `dropped`) and a message."""
+    """Runs hooks. `ended` receives the pool, each result (one of HOOK_OUTCOMES of the metrics) and a message."""
 
-    def __init__(self, ended: Callable[[str, str], None], seconds: float = HOOK_SECONDS) -> None:
+    def __init__(self, ended: Callable[[str, str, str], None], seconds: float = HOOK_SECONDS) -> None:
         self._ended = ended
         self._seconds = seconds
         self._waiting: dict[tuple[str, str], deque[HookCall]] = {}
@@ -81,7 +81,7 @@ class HookRunner:
             task.add_done_callback(self._tasks.discard)
             return
         if len(queue) >= HOOK_BACKLOG:
-            self._ended("dropped", f"{queue.popleft()} was dropped: too many hooks wait")
+            self._ended(call.key[0], "dropped", f"{queue.popleft()} was dropped: too many hooks wait")
         queue.append(call)
 
     async def close(self) -> None:
@@ -96,7 +96,7 @@ class HookRunner:
             while queue:
                 call = queue.popleft()
                 async with self._slots:
-                    self._ended(*await self._run_program(call))
+                    self._ended(call.key[0], *await self._run_program(call))
         finally:
             del self._waiting[key]
 

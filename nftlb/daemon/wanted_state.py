@@ -17,7 +17,7 @@ from .runtime import overlay, remaining, with_added, with_removed
 from .startup import Preparation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from nftlb.health import Change, PoolHealth, PoolStates
     from nftlb.model import Backend, Config
@@ -59,12 +59,11 @@ class WantedState:
         until = self.health.next_step(moment)
         return Wanted(self.config, self.health.membership(moment), until)
 
-    def use(self, config: Config) -> tuple[Iterable[Change], set[str]]:
-        """Use another configuration. Return the changes of health and the names of the pools that are gone."""
-        gone = {pool.name for pool in self.config.pools} - {pool.name for pool in config.pools}
+    def use(self, config: Config) -> Sequence[Change]:
+        """Use another configuration. Return the changes of health."""
         self.health, changes = self.health.with_config(config, now())
         self.config = config
-        return changes, gone
+        return changes
 
     # --- the file and the changes at run time ------------------------------------------------------------------------
 

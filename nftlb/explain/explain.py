@@ -10,7 +10,7 @@ from nftlb.compiler.allocation import FlowZone, allocate, is_flow, mark_owner
 from nftlb.compiler.selection import select, targets
 from nftlb.compiler.source_ports import is_asked_from, source_ports
 from nftlb.compiler.versions import HASH_SEED, turns
-from nftlb.model import Admin, BackendState, Balance, Forward, Membership
+from nftlb.model import Admin, BackendState, Balance, Forward, Membership, Protocol
 from nftlb.model.kinds import endpoint_text
 
 from .explanation import Candidate, Explanation, NearListener, Treatment
@@ -45,6 +45,8 @@ def why_none_matches(config: Config, question: Question) -> str:
         for backend in pool.backends:
             if backend.address == service.address and backend.port in (None, service.port):
                 return f"{service} is backend {pool.name}/{backend.name} itself: what is sent there is not balanced"
+    if asking := _asking_backend(config, question):
+        return asking
     for listener, found in aliases(config).items():
         if (listener.address, listener.protocol) == (service.address, question.protocol):
             for own, alias in found.items():
@@ -56,6 +58,20 @@ def why_none_matches(config: Config, question: Question) -> str:
     if any(listener.address == service.address for pool in config.pools for listener in pool.listen):
         return f"{service.address} has listeners, but none of them for {port}"
     return f"no pool listens on {service.address}"
+
+
+def _asking_backend(config: Config, question: Question) -> str:
+    """Return a sentence about a request that a backend itself sends; empty for any other packet."""
+    client = question.client
+    for pool in config.pools if question.protocol is Protocol.UDP else ():
+        for backend in pool.backends if pool.outbound else ():
+            for listener in pool.listen if backend.address == client.address else ():
+                port = client.port if backend.port in (None, client.port) else 0
+                ours = listener.family is backend.family and listener.protocol is Protocol.UDP
+                if ours and listener.first_port <= port <= listener.last_port:
+                    source = endpoint_text(listener.address, port)
+                    return f"it is a request of backend {pool.name}/{backend.name}, and leaves from {source}"
+    return ""
 
 
 def nearest_listeners(config: Config, question: Question) -> tuple[NearListener, ...]:

@@ -28,9 +28,10 @@ class BackendHealth:
     """The state of a backend.
 
     `admin`, `weight` and `priority` are what the operator set at run time; None: as in the file. `unreachable` is the
-    reason why this host can't send to the backend, whatever the checks say; empty if it can. `since` is the time of the
-    last change of health. `risen` is the time at which the backend came into rotation, where slow start begins.
-    `was_up` and `counted` are the values of `up` and `counts` that were reported last.
+    reason why this host can't send to the backend, whatever the checks say; empty if it can. `silent` is the reason why
+    the backend counts as silent (`silence.py`); empty if it does not. `since` is the time of the last change of health.
+    `risen` is the time at which the backend came into rotation, where slow start begins. `was_up` and `counted` are the
+    values of `up` and `counts` that were reported last.
     """
 
     backend: Backend
@@ -44,6 +45,7 @@ class BackendHealth:
     agent_percent: int = WHOLE
     risen: float | None = None
     unreachable: str = ""
+    silent: str = ""
     was_up: bool = field(init=False)
     counted: bool = field(init=False)
 
@@ -52,8 +54,13 @@ class BackendHealth:
 
     @property
     def up(self) -> bool:
-        """Whether all checks are up and this host can send to the backend."""
-        return not self.unreachable and all(check.state.up for check in self.checks)
+        """Whether all checks are up, this host can send to the backend, and the backend is not silent."""
+        return not self.outage and all(check.state.up for check in self.checks)
+
+    @property
+    def outage(self) -> str:
+        """Why the backend is down whatever its checks say; empty if only the checks decide."""
+        return self.unreachable or self.silent
 
     @property
     def requested_admin(self) -> Admin:

@@ -17,7 +17,7 @@ from .pool_health import Change, PoolHealth, has_quorum
 from .precedence import Precedence, settle
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from nftlb.model import Config, Pool, PoolState
 
@@ -40,6 +40,7 @@ class PoolStates:
         self._memory: dict[str, PoolMemory] = {}
         self._unsaved: set[str] = set()
         self._unreachable: set[tuple[str, str]] = set()
+        self._silent: set[tuple[str, str]] = set()
         self._unconfirmed: Mapping[tuple[str, str], str] = {}
 
     @classmethod
@@ -71,6 +72,7 @@ class PoolStates:
         """
         states, changes = PoolStates(), []
         states._unreachable, states._unconfirmed = set(self._unreachable), self._unconfirmed
+        states._silent = set(self._silent)
         for pool in config.pools:
             old = self.pools.get(pool.name)
             known = old.backends if old else {}
@@ -186,19 +188,22 @@ class PoolStates:
 
         These backends are down at once; the state of all others follows from their checks again.
         """
-        known = []
-        for pool, name in self._unreachable | unreachable.keys():
-            tracked = self.pools[pool].backends.get(name) if pool in self.pools else None
-            if tracked is not None:
-                tracked.unreachable = unreachable.get((pool, name), "")
-                known.append((pool, tracked))
-        self._unreachable = set(unreachable)
-        # The quorum and the priorities of a pool follow from all its backends, so all have their new state by now.
-        return [
-            change
-            for pool, tracked in known
-            for change in self._settle(pool, tracked, tracked.unreachable or "this host can send to it again", now)
-        ]
+        before, self._unreachable = self._unreachable, set(unreachable)
+        known = self._tracked(before | unreachable.keys())
+        for pool, tracked in known:
+            tracked.unreachable = unreachable.get((pool, tracked.backend.name), "")
+        return self._settle_outages(known, "this host can send to it again", now)
+
+    def set_silent(self, silent: Mapping[tuple[str, str], str], now: float) -> list[Change]:
+        """Record the backends that get packets and send no replies: (pool, backend) to the reason.
+
+        These backends are down at once; the state of all others follows from their checks again.
+        """
+        before, self._silent = self._silent, set(silent)
+        known = self._tracked(before | silent.keys())
+        for pool, tracked in known:
+            tracked.silent = silent.get((pool, tracked.backend.name), "")
+        return self._settle_outages(known, "passive: its probation is over", now)
 
     def set_unconfirmed(self, unconfirmed: Mapping[tuple[str, str], str]) -> None:
         """Record the backends whose neighbour has not answered yet: (pool, backend) to the reason.
@@ -267,6 +272,20 @@ class PoolStates:
         return [change for name in tuple(self._preempting) for change in self._settle_priorities(self.pools[name], now)]
 
     # --- internals ---------------------------------------------------------------------------------------------------
+
+    def _tracked(self, names: Iterable[tuple[str, str]]) -> list[tuple[str, BackendHealth]]:
+        """Return each of these backends that is present, with the name of its pool."""
+        present = ((pool, self.pools[pool].backends.get(name)) for pool, name in names if pool in self.pools)
+        return [(pool, tracked) for pool, tracked in present if tracked is not None]
+
+    def _settle_outages(self, known: list[tuple[str, BackendHealth]], over: str, now: float) -> list[Change]:
+        """Derive the changes of backends whose outages have changed. `over`: the reason of the end of an outage.
+
+        The quorum and the priorities of a pool follow from all its backends, so all must have their new state.
+        """
+        return [
+            change for pool, tracked in known for change in self._settle(pool, tracked, tracked.outage or over, now)
+        ]
 
     def _add(
         self,

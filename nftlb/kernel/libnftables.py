@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from nftlb.errors import KernelError, SystemFault
 
 from .generation import Generation
-from .reading import TablesReader, read_counts, read_siblings
+from .reading import TablesReader, read_counts, read_reply_counts, read_siblings
 from .sources import read_sources
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from nftlb.model import SourceLengths
-    from nftlb.ruleset import Count, Listing, TableFamily, Transaction
+    from nftlb.ruleset import Count, Listing, ReplyCount, TableFamily, Transaction
 
     from .sources import SourceCounts
 
@@ -52,6 +52,9 @@ class Kernel(Protocol):
 
     def sources(self, table: str, pool: str, lengths: SourceLengths, most: int) -> SourceCounts:
         """Return the sources of a pool that sent the most packets, up to `most`, where `guard` counts clients."""
+
+    def reply_counts(self, table: str) -> Mapping[str, ReplyCount]:
+        """Return packets and replies of each backend whose replies are counted, by `POOL/BACKEND`."""
 
     def generation(self) -> int:
         """Return a number that grows by one with every transaction of any process in this namespace."""
@@ -105,6 +108,9 @@ class LibNftables:
 
     def counters(self, table: str) -> Mapping[str, Count]:
         return read_counts(table)
+
+    def reply_counts(self, table: str) -> Mapping[str, ReplyCount]:
+        return read_reply_counts(table)
 
     def sources(self, table: str, pool: str, lengths: SourceLengths, most: int) -> SourceCounts:
         return read_sources(table, pool, lengths, most)

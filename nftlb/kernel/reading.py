@@ -11,21 +11,23 @@ import socket
 import struct
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from nftlb.compiler.guard import GUARDED
 from nftlb.errors import KernelError
 from nftlb.ruleset import (
     MARK,
+    OF_REPLIES,
     AddressRanges,
     Chain,
     Count,
     Element,
     Hook,
     Listing,
+    ReplyCount,
     Set,
     Table,
     TableFamily,
+    counter_owner,
     element_text,
     merged,
 )
@@ -408,7 +410,7 @@ _ELEMENTS_SET, _ELEMENTS, ELEMENT_EXPRESSION = 2, 3, 7
 _COUNTER = attribute(_EXPRESSION_NAME, b"counter\0")
 # NFTA_EXPR_DATA with NFTA_COUNTER_BYTES and NFTA_COUNTER_PACKETS, as the kernel always lays them out behind _COUNTER.
 _COUNTED = struct.Struct("!8xQ4xQ")
-_BACKEND, _COLLECTOR, _GUARDED = b"backend/", b"collector/", GUARDED.encode()
+_COUNTING = (b"backend/", b"reply/", b"early-reply/", b"collector/", b"guarded/")
 
 
 def read_counts(table: str) -> dict[str, Count]:
@@ -421,18 +423,45 @@ def read_counts(table: str) -> dict[str, Count]:
     KernelError if the kernel refuses.
     """
     found: dict[str, Count] = {}
-    try:
-        with Netlink(NETLINK_NETFILTER) as netlink:
-            for family in FAMILIES:
-                for owner, count in (*_by_rules(netlink, family, table), *_by_elements(netlink, family, table)):
-                    found[owner] = found[owner] + count if owner in found else count
-    except OSError as error:
-        raise KernelError(f"the kernel's counters can't be read: {error.strerror}") from error
+    for owner, count in (*_counted(_by_rules, table), *_counted(_by_elements, table)):
+        if not owner.endswith(OF_REPLIES):
+            found[owner] = found.get(owner, _NONE) + count
     return found
 
 
+def read_reply_counts(table: str) -> dict[str, ReplyCount]:
+    """Return the packets and the replies of each backend whose replies are counted, by `POOL/BACKEND`.
+
+    If a backend has a chain, only the packets of this chain count: with it, set elements count packets of protocols
+    whose replies are not counted. Raises KernelError if the kernel refuses.
+    """
+    requests: dict[str, Count] = {}
+    replies: dict[str, Count] = {}
+    by_rules = _counted(_by_rules, table)
+    chained = {owner for owner, _ in by_rules}
+    for owner, count in (*by_rules, *(item for item in _counted(_by_elements, table) if item[0] not in chained)):
+        if owner.endswith(OF_REPLIES):
+            name = owner.removesuffix(OF_REPLIES)
+            replies[name] = replies.get(name, _NONE) + count
+        else:
+            requests[owner] = requests.get(owner, _NONE) + count
+    return {name: ReplyCount(requests.get(name, _NONE), count) for name, count in replies.items()}
+
+
+_NONE = Count(0, 0)
+_Counts: TypeAlias = "Callable[[Netlink, TableFamily, str], Iterator[tuple[str, Count]]]"
+
+
+def _counted(by: _Counts, table: str) -> list[tuple[str, Count]]:
+    try:
+        with Netlink(NETLINK_NETFILTER) as netlink:
+            return [counted for family in FAMILIES for counted in by(netlink, family, table)]
+    except OSError as error:
+        raise KernelError(f"the kernel's counters can't be read: {error.strerror}") from error
+
+
 def _by_rules(netlink: Netlink, family: TableFamily, table: str) -> Iterator[tuple[str, Count]]:
-    """Yield the counts of the chains of backends and collectors.
+    """Yield the counts of the chains of backends, their replies, collectors and guards.
 
     The kernel puts the name of a chain behind the name of the table.
 
@@ -441,17 +470,9 @@ def _by_rules(netlink: Netlink, family: TableFamily, table: str) -> Iterator[tup
     """
     this_table = attribute(_NAME, _string(table))
     chain = _NFGENMSG.size + len(this_table) + ATTRIBUTE_SIZE
-    owner = chain + len(_BACKEND)
     for body in netlink.dump_all(_GETRULE, _request(family, this_table)):
-        if body.startswith(_BACKEND, chain) and (count := first_count(body)) is not None:
-            yield body[owner : body.index(0, owner)].decode(errors="replace"), count
-        elif body.startswith(_COLLECTOR, chain) and (count := first_count(body)) is not None:
-            # The name of the chain goes on with the listener.
-            name = body[chain : body.index(0, chain)].decode(errors="replace")
-            yield "/".join(name.split("/")[:3]), count
-        elif body.startswith(_GUARDED, chain) and (count := first_count(body)) is not None:
-            pool, *_, reason = body[chain + len(_GUARDED) : body.index(0, chain)].decode(errors="replace").split("/")
-            yield f"{pool}/_{reason}", count
+        if body.startswith(_COUNTING, chain) and (count := first_count(body)) is not None:
+            yield counter_owner(body[chain : body.index(0, chain)].decode(errors="replace")), count
 
 
 def _by_elements(netlink: Netlink, family: TableFamily, table: str) -> Iterator[tuple[str, Count]]:

@@ -48,7 +48,7 @@ from .kinds import (
     UnixSocket,
 )
 from .membership import UNTOUCHED, WHOLE, BackendKey, BackendState, Membership, PoolState
-from .pool import Api, Backend, Collector, Config, Guard, Health, Hooks, Marks, Pool, Zones
+from .pool import Api, Backend, Collector, Config, Guard, Health, Hooks, Marks, PassiveReplies, Pool, Zones
 from .rotation import Contender, Rotation, RotationMode, contenders, is_panic, rotation_of, sufficient
 
 __all__ = [
@@ -90,6 +90,7 @@ __all__ = [
     "MinHealthy",
     "Ntp",
     "Passive",
+    "PassiveReplies",
     "Per",
     "Pool",
     "PoolState",

@@ -26,6 +26,7 @@ from .constraints import (
     Hysteresis,
     Interface,
     Mark,
+    PacketCount,
     Path,
     Percent,
     Port,
@@ -154,6 +155,22 @@ class Hooks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PassiveReplies:
+    """`passive: replies`: when a backend that gets packets and sends no replies is down, and for how long."""
+
+    min_packets: Annotated[PacketCount, "how many packets a backend must have got before their replies are judged"] = 20
+    window: Annotated[Timer, "the time in which the backend must have got these packets"] = 10_000
+    answered_below: Annotated[Percent, "below this share of packets with a reply, the backend is silent"] = 10
+    reply_time: Annotated[Timer, "how long a reply may take"] = 2000
+    probation: Annotated[
+        Timer, "how long a silent backend is down before it gets packets again; doubled each time that it stays silent"
+    ] = 30_000
+    most_out: Annotated[
+        Percent, "the most backends of a family that may be down for this reason, rounded up; one always stays"
+    ] = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
     """A limit for each source of a pool's packets, and lists of sources.
 
@@ -226,12 +243,19 @@ class Pool:
         "stateless: the hook in which replies get the address of the service. prerouting costs packets less, and needs "
         "accept_local=1 and no strict rp_filter on the interfaces to the backends",
     ] = Replies.POSTROUTING
+    outbound: Annotated[
+        bool, "nat, stateless; udp: requests that a backend itself sends from its port leave from the service's address"
+    ] = False
     health: Annotated[tuple[Health, ...], "one check, or a list of checks that must all pass"] = ()
     passive: Annotated[
-        bool | None,
+        bool | PassiveReplies | None,
         "the effect of an ICMP port-unreachable from a backend. true: the backend is down at once; false: none; "
-        "not given: the backend is checked at once, where checks and traffic have the same source address",
+        "not given: the backend is checked at once, where checks and traffic have the same source address. "
+        "replies, or a mapping with limits: as not given, and a backend that gets packets and sends no replies is down",
     ] = None
+    count_replies: Annotated[
+        bool, "nat, stateless; udp: count the replies of each backend, and show which share of the packets got one"
+    ] = False
     slow_start: Annotated[Duration, "how long it takes until a backend that came up has its full share"] = 0
     quorum: Annotated[Quorum, "how many healthy backends the pool needs"] = 1
     hysteresis: Annotated[Hysteresis, "how far beyond the quorum a change must go"] = 0
@@ -273,11 +297,21 @@ class Pool:
         balancer, errors for traffic use up the limit, and checks may receive none. If backends see the address of the
         client, checks have their own limit.
         """
-        if self.passive is not None:
+        if isinstance(self.passive, bool):
             return Passive.OUT if self.passive else Passive.OFF
         shared = self.forward is Forward.NAT and self.source is not SourceKind.KEEP
         by_udp = any(listener.protocol is Protocol.UDP for listener in self.listen)
         return Passive.CHECK if shared and by_udp and self.health else Passive.OFF
+
+    @property
+    def silence(self) -> PassiveReplies | None:
+        """The limits of `passive: replies`; None if silence has no effect."""
+        return self.passive if isinstance(self.passive, PassiveReplies) else None
+
+    @property
+    def has_reply_counts(self) -> bool:
+        """Whether the replies of the backends are counted."""
+        return self.count_replies or self.silence is not None
 
     def source_address(self, of: Family) -> IPAddress | None:
         """The source address that backends of a family see; None if the pool has no such address."""

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from nftlb.kernel import Kernel
     from nftlb.kernel.sources import SourceCounts
     from nftlb.model import Config, IPAddress, Pool
-    from nftlb.ruleset import Count, TableFamily
+    from nftlb.ruleset import Count, ReplyCount, TableFamily
 
 
 @dataclass(frozen=True)
@@ -218,6 +218,10 @@ class Applier:
     def counters(self) -> Mapping[str, Count]:
         """The packets and bytes by `POOL/BACKEND` that the kernel counted, and by `DropReason.owner`."""
         return self.kernel.counters(self.table)
+
+    def reply_counts(self) -> Mapping[str, ReplyCount]:
+        """The packets and the replies of each backend whose replies are counted, by `POOL/BACKEND`."""
+        return self.kernel.reply_counts(self.table)
 
     def sources(self, pool: Pool, most: int) -> SourceCounts:
         """The sources of a pool that sent the most packets. KernelError if the kernel refuses."""

@@ -123,6 +123,20 @@ def test_status_with_priorities() -> None:
     assert "!" not in text(status(pools=(calm,)), width=100)
 
 
+ANSWERED = """\
+  BACKEND  ADDRESS         STATE   ADMIN    WT  SHARE  PACKETS  ANSWERED  SINCE
+  ns1      10.0.0.11:5353  ✓ up    enabled   1  50.0%    12.3k     99.5%  2h13m
+  ns2      10.0.0.12:5353  ✗ down  enabled   1   0.0%    12.3k         -  2h13m
+"""
+
+
+def test_status_with_counted_replies() -> None:
+    """A pool whose replies are counted has a column for the share of answered packets."""
+    behind = (backend("ns1", answered=0.995), backend("ns2", 2, up=False, in_rotation=False, share=0.0, reason=""))
+
+    assert text(status(pools=(pool(backends=behind),)), width=84).endswith(ANSWERED)
+
+
 def test_status_with_collectors() -> None:
     """Each collector has a line with its copies; a collector that is down is among the faults."""
     since = NOW - timedelta(minutes=5)

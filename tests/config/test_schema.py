@@ -33,8 +33,10 @@ BEYOND_SCHEMA = {
     "listener-overlap",
     "marks",
     "mirror",
+    "outbound",
     "passive",
     "replies",
+    "reply-counts",
     "regex",  # a schema knows only the syntax of ECMA
     "session-timeout",
     "stateless-balance",

@@ -531,6 +531,23 @@ def test_hashed_clients_reach_the_explained_backend() -> None:
         assert {"b1", "b2", "b3"} == set(met)
 
 
+@pytest.mark.parametrize(
+    ("client", "said"),
+    [
+        ("10.0.1.1:5060", "leaves from 192.0.2.50:5060"),
+        ("10.0.1.2:5060", "leaves from 192.0.2.50:5060"),
+        ("10.0.1.2:5061", "no pool listens on"),
+        ("10.0.1.9:5060", "no pool listens on"),
+    ],
+)
+def test_a_request_of_a_backend(client: str, said: str) -> None:
+    """With `outbound`, a request that a backend sends from its port leaves from the service."""
+    behind = backends("10.0.1.1:5060", "10.0.1.2")
+    configuration = config(pool("sip", ("192.0.2.50:5060/udp", "192.0.2.50:5060/tcp"), behind, outbound=True))
+    question = Question(read_endpoint(client), read_endpoint("203.0.113.9:5060"), Protocol.UDP)
+    assert said in explain_packet(configuration, question).reason
+
+
 def test_a_guard_is_explained() -> None:
     """The remark says whether the client is in a list, and otherwise what it may send; a prefix is one source."""
     guard = Guard(

@@ -34,6 +34,7 @@ from nftlb.ruleset import (
     Element,
     Elements,
     Operation,
+    ReplyCount,
     Rules,
     Ruleset,
     Set,
@@ -145,6 +146,25 @@ def test_an_element_that_stays_keeps_its_comment(kernel: Kernel) -> None:
 def test_counters_begin_at_zero(kernel: Kernel) -> None:
     """Every backend with a counter is found: by the element's comment, or by its own chain."""
     assert {"dns/ns1": Count(0, 0), "dns/ns2": Count(0, 0)} == kernel.counters(TABLE)
+
+
+def test_counters_of_replies_begin_at_zero(kernel: Kernel) -> None:
+    """Replies are counted by an element, or by a chain of the backend; they do not count as packets to the backend."""
+    zero, before = Count(0, 0), kernel.counters(TABLE)
+    assert {} == kernel.reply_counts(TABLE)
+    replies = Set("replies-counted", "typeof ct original zone . ip saddr", counter=True)
+    element = Element("1 . 10.0.0.11", comment="dns/ns1 replies")
+    chain = "reply/dns/192.0.2.53/udp/53/ns9"
+    kernel.apply(
+        transaction(
+            Operation(Verb.ADD, IP, replies),
+            Operation(Verb.ADD, IP, Elements(replies.name, (element,))),
+            Operation(Verb.ADD, IP, Chain(chain)),
+            Operation(Verb.ADD, IP, Rules(chain, ("counter ip saddr set 192.0.2.53 accept",))),
+        )
+    )
+    assert {"dns/ns1": ReplyCount(zero, zero), "dns/ns9": ReplyCount(zero, zero)} == kernel.reply_counts(TABLE)
+    assert before == kernel.counters(TABLE)
 
 
 def test_check_accepts_a_transaction_and_changes_nothing(kernel: Kernel) -> None:

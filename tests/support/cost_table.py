@@ -29,8 +29,13 @@ MODES = {
     "dsr": "forward: dsr",
     "dsr-ingress": "forward: dsr, ingress: eth0",
 }
-GUARDED = {"nat-guard": "nat", "ingress-guard": "stateless-ingress"}
-"""The modes that are also counted with `guard: {rate: 100/s}`, by the name of the setting."""
+FEATURES = {
+    "nat-guard": ("nat", "guard: {rate: 100/s}"),
+    "ingress-guard": ("stateless-ingress", "guard: {rate: 100/s}"),
+    "nat-replies": ("nat", "passive: replies"),
+    "stateless-replies": ("stateless", "passive: replies"),
+}
+"""Features that cost only the pools that have them: the mode in which each is counted, and the key. With one pool."""
 FAMILIES = ("ip", "ip6")
 SIZES = (1, 10, 1000)
 BACKENDS = 3
@@ -57,8 +62,8 @@ class Setting:
 
     @property
     def way(self) -> str:
-        """The mode without its guard."""
-        return GUARDED.get(self.mode, self.mode)
+        """The mode without its feature."""
+        return FEATURES[self.mode][0] if self.mode in FEATURES else self.mode
 
     @property
     def heading(self) -> str:
@@ -71,8 +76,8 @@ class Setting:
         lines = ["pools:"]
         for pool in range(self.pools):
             behind = ", ".join(f"b{backend}: {self._backend(pool, backend)}" for backend in range(BACKENDS))
-            lines.append(f"  p{pool}: {{listen: '{self._listen(pool)}', {MODES[self.way]},")
-            lines.extend(["    guard: {rate: 100/s},"] if self.mode in GUARDED else [])
+            extra = f" {FEATURES[self.mode][1]}," if self.mode in FEATURES else ""
+            lines.append(f"  p{pool}: {{listen: '{self._listen(pool)}', {MODES[self.way]},{extra}")
             lines.append(f"    backends: {{{behind}}}}}")
         return "\n".join(lines)
 
@@ -95,7 +100,7 @@ class Setting:
         return f"{self.service(pool)}:53/udp" if self.family == "ip" else f"[{self.service(pool)}]:53/udp"
 
 
-SETTINGS = [Setting(*of) for of in (*product(MODES, FAMILIES, SIZES), *product(GUARDED, FAMILIES, SIZES[:1]))]
+SETTINGS = [Setting(*of) for of in (*product(MODES, FAMILIES, SIZES), *product(FEATURES, FAMILIES, SIZES[:1]))]
 
 
 def rules(setting: Setting) -> str:
@@ -145,7 +150,13 @@ class Counted:
         client = (_OWN if nat else _CLIENT)[self.setting.family]
         source = self.setting.backend(self.setting.pools - 1, backend)
         return self._counter.send(
-            packet(source, 5353, client, 40000, "eth1"), Flow(reply=True, translated=_TRANSLATED if nat else ())
+            packet(source, 5353, client, 40000, "eth1"),
+            # The backends of the last pool have the last zones.
+            Flow(
+                reply=True,
+                zone=(self.setting.pools - 1) * BACKENDS + backend + 1 if nat else 0,
+                translated=_TRANSLATED if nat else (),
+            ),
         )
 
     def lines(self) -> Iterator[str]:

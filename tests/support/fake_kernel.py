@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from nft_script import read_script
 
-from nftlb.compiler.guard import GUARDED
 from nftlb.errors import KernelError
 from nftlb.kernel.sources import SourceCounts
 from nftlb.ruleset import (
     MARK,
+    OF_REPLIES,
     Chain,
     Count,
     Element,
@@ -30,10 +30,12 @@ from nftlb.ruleset import (
     Listing,
     NamedObject,
     Operation,
+    ReplyCount,
     Rules,
     Set,
     Table,
     Verb,
+    counter_owner,
 )
 
 if TYPE_CHECKING:
@@ -77,7 +79,16 @@ class FakeNft:
         return {name for (_, name), held in self._tables.items() if name != table and MARK.name in held.hooks}
 
     def counters(self, table: str) -> Mapping[str, Count]:
-        return _total(self.list(table))
+        counts = _total(self.list(table))
+        return {owner: count for owner, count in counts.items() if not owner.endswith(OF_REPLIES)}
+
+    def reply_counts(self, table: str) -> Mapping[str, ReplyCount]:
+        counts = _total(self.list(table))
+        return {
+            owner: ReplyCount(counts.get(owner, _ZERO), replies)
+            for name, replies in counts.items()
+            if (owner := name.removesuffix(OF_REPLIES)) != name
+        }
 
     def sources(self, table: str, pool: str, lengths: SourceLengths, most: int) -> SourceCounts:
         """No packet passes rules here, so there are no sources."""
@@ -380,12 +391,8 @@ def _total(listings: Mapping[TableFamily, Listing]) -> dict[str, Count]:
     counts: dict[str, Count] = {}
     for listing in listings.values():
         for owner, count in listing.counts.items():
-            if owner.startswith(GUARDED):
-                pool, *_, reason = owner.removeprefix(GUARDED).split("/")
-                counts[f"{pool}/_{reason}"] = counts.get(f"{pool}/_{reason}", Count(0, 0)) + count
-                continue
-            if owner in listing.table.chains and not owner.startswith("backend/"):
+            name = counter_owner(owner) if owner in listing.table.chains else owner
+            if not name:
                 continue  # a pool's chain: it counts refused packets, which no backend got
-            name = owner.removeprefix("backend/")
             counts[name] = counts.get(name, Count(0, 0)) + count
     return counts

@@ -13,6 +13,7 @@ from nftlb.service import (
     BackendStatus,
     CheckStatus,
     ClientStatus,
+    CollectorStatus,
     ConfigStatus,
     Conflict,
     Event,
@@ -56,9 +57,17 @@ def a_backend(name: str, **changes: Any) -> BackendStatus:
         "added": False,
         "packets": 0,
         "bytes": 0,
+        "requests": None,
+        "replies": None,
+        "answered": None,
         "checks": (a_check(),),
     }
     return BackendStatus(**{**usual, **changes})
+
+
+def a_collector(name: str, **changes: Any) -> CollectorStatus:
+    usual = {"name": name, "address": "10.0.9.9", "port": 9995, "one_in": 1, "up": True, "since": NOON, "reason": ""}
+    return CollectorStatus(**{**usual, "packets": 0, "bytes": 0, "checks": (), **changes})
 
 
 def a_pool(name: str, *backends: BackendStatus, **changes: Any) -> PoolStatus:

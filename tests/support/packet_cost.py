@@ -86,10 +86,14 @@ class NotModelledError(Exception):
 
 @dataclass(frozen=True)
 class Flow:
-    """What conntrack knows of a packet. `translated`: the hooks at which packets of the connection are rewritten."""
+    """What conntrack knows of a packet. `translated`: the hooks at which packets of the connection are rewritten.
+
+    `zone`: the zone of the original direction, for a reply.
+    """
 
     new: bool = False
     reply: bool = False
+    zone: int = 0
     translated: tuple[str, ...] = ()
 
 
@@ -293,7 +297,8 @@ class _Walk:
         self._met("ct")
         if not self.tracked:
             return Verdict(_BREAK)
-        values = {1: bytes([self.flow.reply]), 17: self.passage.zone.to_bytes(2, sys.byteorder)}
+        zone = self.flow.zone or self.passage.zone
+        values = {1: bytes([self.flow.reply]), 17: zone.to_bytes(2, sys.byteorder)}
         if key not in values:
             raise NotModelledError(f"ct {key}")
         self._put(number(of, 1), values[key])
@@ -333,6 +338,8 @@ class _Walk:
             return None if data is None else Verdict(_BREAK)
         if data is None:
             return Verdict(_BREAK)
+        if found.counts:
+            self._met("counter")
         if isinstance(data, Verdict):
             return data
         if 3 in of:

@@ -515,6 +515,8 @@ class _Walk:
                 return None  # the packets here are UDP, TCP and SCTP
             case "iif", _:
                 return "0" if self.locally else "1"
+            case "ct", "state":
+                return ("established" if self.entry else "new") if self.tracked else "untracked"
             case "ct", "original zone":
                 return str(self.entry.zone if self.entry else 0)
             case "ct", "direction":
