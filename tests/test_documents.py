@@ -11,7 +11,7 @@ import pytest
 from nftlb.config import parse_config
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "rules").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "rules").glob("*.md")])
 _BLOCK = re.compile(r"(?m)(?:^(?: {4}.*)?\n)+")
 _POOLS = re.compile(r"(?m)^( *)pools:\n(?:\1 +.*\n|\n)+")
 _ANY_POOL = 'pools: {any: {listen: "192.0.2.53:53/udp", backends: {b1: "10.0.0.11:53"}}}\n'

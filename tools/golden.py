@@ -22,6 +22,7 @@ DOWN = {
     "game": ["eu1"],
     "netflow": ["flow2"],
     "priority": ["here1"],
+    "quic": ["www3"],
     "sorry": ["ns1"],
     "stateless-ingress": ["ns1"],
     "weighted": ["medium"],

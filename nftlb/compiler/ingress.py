@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nftlb.model import Forward
+from nftlb.model import Family, Forward
 
 from .pool_rules import PoolRules
 from .selection import targets
@@ -20,7 +20,7 @@ from .versions import version
 from .words import WORDS, format_address
 
 if TYPE_CHECKING:
-    from nftlb.model import Family, Pool, Protocol
+    from nftlb.model import Pool, Protocol
 
     from .routes import Routes
     from .selection import Selection, Target
@@ -87,7 +87,10 @@ class IngressForwarding:
         protocols = self._protocols()
         guards = [guard(self.family, protocol, rewritten=self._rewrites) for protocol in protocols]
         entry = self.entry(protocols[0])
-        return version(entry, self.pool, self.family, selection, many=self.many, otherwise=["accept"], guards=guards)
+        padded = self.family is Family.IP  # no datagram over IPv6 fits into the shortest frame
+        return version(
+            entry, self.pool, self.family, selection, many=self.many, otherwise=["accept"], guards=guards, padded=padded
+        )
 
     @property
     def _rewrites(self) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, g
 from pydantic import Field
 from pydantic_core import core_schema
 
-from nftlb.model import checks, kinds
+from nftlb.model import checks, hash_keys, kinds
 from nftlb.model.constraints import (
     Argv,
     NumberLimits,
@@ -122,7 +122,7 @@ def _one_per_family(example: dict[str, Any], *words: str) -> dict[str, Any]:
 
 _VALUES: dict[Any, Reads] = {
     bool: Reads(reading.read_boolean, {"type": "boolean"}, bool),
-    bytes: Reads(reading.read_hex, {"type": "string", "pattern": r"^(?:\s*[0-9A-Fa-f]{2})*\s*$"}),
+    bytes: Reads(reading.read_hex, {"type": "string", "pattern": r"^(?:\s*[0-9A-Fa-f]{2})*\s*$"}, bytes.hex),
     kinds.IPAddress: Reads(reading.read_address, _ADDRESS_WRITTEN),
     tuple[kinds.IPAddress, ...]: Reads(reading.read_addresses, _one_per_family(_ADDRESS_WRITTEN), list),
     kinds.Listener: Reads(
@@ -138,6 +138,15 @@ _VALUES: dict[Any, Reads] = {
         reading.read_fallback,
         _one_per_family(_ENDPOINT_WRITTEN, "reject", "drop", "all"),
         lambda fallback: str(fallback.kind),  # only the default is written, and it has no servers
+    ),
+    hash_keys.HashKey: Reads(
+        reading.read_hash_key,
+        {
+            "type": "string",
+            "pattern": "^(?:"
+            + "|".join(hash_keys.KEY_WORDS)
+            + r"|source/[1-9][0-9]{0,2}(?:/[1-9][0-9]{0,2})?|payload@[0-9]{1,4}\+[0-9]{1,4})$",
+        },
     ),
     kinds.MinHealthy: Reads(
         reading.read_min_healthy,

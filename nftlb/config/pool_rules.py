@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from nftlb.model.hash_keys import ADDRESS_BITS, LONGEST_ID, QUIC_CID
 from nftlb.model.kinds import (
     Balance,
     Family,
@@ -262,6 +263,77 @@ def stateless_balance(part: ValidPool, where: Where) -> Iterator[RuleViolation]:
             return
 
 
+def hash_key(part: ValidPool, where: Where) -> Iterator[RuleViolation]:
+    """Refuse a key where the key has no effect, or where a packet may have no such key."""
+    pool, key = part.pool, part.pool.key
+    path = (*part.path, "key") if "key" in part.given else part.path
+    if pool.balance is not Balance.HASH:
+        for name_ in ("key", "seed"):
+            if name_ in part.own and getattr(pool, name_) != getattr(Pool, name_):
+                message = f"{name_} is given with balance: {pool.balance}, which uses no key"
+                yield RuleViolation((*part.path, name_), f"{message}; allowed: {name_} with balance: hash")
+        return
+    yield from _prefix(part, path, where)
+    if not key.places:
+        return
+    allowed = "allowed: source, source-port, or a part of the address such as source/24"
+    if pool.per is Per.FLOW:
+        reason = "with per: flow, but all packets of a flow go to the backend of its first packet, whatever their key"
+        yield RuleViolation(path, f"key is {key} {reason}; {allowed}, or per: packet")
+    for listening, listener in part.listeners:
+        if listener.protocol is not Protocol.UDP:
+            message = f"key is {key} for {listener} of {where(listening)}, but packets of a connection stay together"
+            yield RuleViolation(path, f"{message}; {allowed}, or listeners for udp only")
+            return
+
+
+def _prefix(part: ValidPool, path: Path, where: Where) -> Iterator[RuleViolation]:
+    """Check the length of a part of the address against the families of the listeners."""
+    key = part.pool.key
+    versions = {listener.family for _, listener in part.listeners}
+    if len(key.prefixes) == 1 and len(versions) > 1:
+        message = f"key is {key}, one length for IPv4 and IPv6"
+        yield RuleViolation(path, f"{message}; allowed: a length for each, such as source/24/56")
+        return
+    for listening, listener in part.listeners:
+        most = ADDRESS_BITS[listener.family]
+        if key.prefix(listener.family) > most:
+            message = f"key is {key}, but {listener} of {where(listening)} has clients with addresses of {most} bits"
+            yield RuleViolation(path, f"{message}; allowed: at most {most}")
+            return
+
+
+def server_ids(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """A server id must lead to one backend, and each backend needs one: otherwise its connections would be lost."""
+    pool = part.pool
+    given = [backend for backend in pool.backends if backend.server_id is not None]
+    wanted = pool.balance is Balance.HASH and pool.key == QUIC_CID
+    if "quic_lb_config" in part.own and pool.quic_lb_config and not (wanted and given):
+        message = "quic_lb_config is given, but the pool has no server ids in connection ids"
+        yield RuleViolation(
+            (*part.path, "quic_lb_config"), f"{message}; allowed: with key: quic-cid and a server_id for each backend"
+        )
+    first: dict[tuple[Family, bytes], str] = {}
+    for backend in pool.backends if given else ():
+        path = (*part.path, "backends", backend.name)
+        own = backend.server_id
+        if own is None:
+            message = f"{backend.name} has no server_id, but other backends have one"
+            yield RuleViolation(path, f"{message}; allowed: a server_id for each backend, or for none")
+        elif not wanted:
+            message = "server_id is given, but the pool does not read connection ids"
+            yield RuleViolation(
+                (*path, "server_id"), f"{message}; allowed: server_id with balance: hash and key: quic-cid"
+            )
+        elif not 1 <= len(own) <= LONGEST_ID or len(own) != len(given[0].server_id or b""):
+            message = f"the length of server_id is {len(own)} bytes"
+            allowed = f"1 to {LONGEST_ID} bytes, as many for each backend of the pool"
+            yield RuleViolation((*path, "server_id"), f"{message}; allowed: {allowed}")
+        elif (other := first.setdefault((backend.family, own), backend.name)) != backend.name:
+            message = f"{own.hex()} is also the server_id of {other}"
+            yield RuleViolation((*path, "server_id"), f"{message}; allowed: each server_id once in a family")
+
+
 def passive(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     pool = part.pool
     if not pool.passive:
@@ -398,6 +470,8 @@ RULES: tuple[Callable[[ValidPool, Where], Iterator[RuleViolation]], ...] = (
     replies,
     destination_ports,
     stateless_balance,
+    hash_key,
+    server_ids,
     passive,
     quorum,
     priorities,

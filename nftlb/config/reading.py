@@ -14,10 +14,12 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import TypeVar
 
 from nftlb.model.constraints import LINES, PATH, TextPattern
+from nftlb.model.hash_keys import ADDRESS_BITS, KEY_WORDS, LAST_BYTE, MOST_BYTES, HashKey, payload_key, prefix_key
 from nftlb.model.kinds import (
     Endpoint,
     Fallback,
     FallbackKind,
+    Family,
     IPAddress,
     Listener,
     Milliseconds,
@@ -140,6 +142,40 @@ def read_min_healthy(found: object) -> MinHealthy:
         "neither a number of backends nor a share",
         f"1 to {MOST_BACKENDS} without quotes, or 1% to 100% in whole per cent",
     )
+
+
+_PREFIX = re.compile(r"source/([1-9][0-9]{0,2})(?:/([1-9][0-9]{0,2}))?")
+_BYTES = re.compile(r"payload@([0-9]{1,4})\+([0-9]{1,4})")
+
+
+def read_hash_key(found: object) -> HashKey:
+    """Read a key of `balance: hash`."""
+    if not isinstance(found, str):
+        raise Unfit(found, "not a key", _KEYS)
+    if found in KEY_WORDS:
+        return KEY_WORDS[found]
+    if match := _PREFIX.fullmatch(found):
+        return _read_prefix_key(found, *(int(bits) for bits in match.groups() if bits))
+    if match := _BYTES.fullmatch(found):
+        offset, length = int(match[1]), int(match[2])
+        if not 1 <= length <= MOST_BYTES or offset + length > LAST_BYTE:
+            allowed = f"1 to {MOST_BYTES} bytes among the first {LAST_BYTE}, such as payload@4+8"
+            raise Unfit(found, "not a part of the payload that rules can read", allowed)
+        return payload_key(offset, length)
+    if found == "sip-call-id":
+        reason = "not a key: rules read bytes at fixed places, and the Call-ID of SIP may stand anywhere in a message"
+        raise Unfit(found, reason, "source, which sends all calls of a client to the same backend")
+    raise Unfit(found, "not a key", _KEYS)
+
+
+_KEYS = f"{', '.join(KEY_WORDS)}, source/24, source/24/56 (IPv4/IPv6), or payload@OFFSET+LENGTH in bytes"
+
+
+def _read_prefix_key(found: str, first: int, *second: int) -> HashKey:
+    limits = [ADDRESS_BITS[Family.IP], ADDRESS_BITS[Family.IP6]] if second else [ADDRESS_BITS[Family.IP6]]
+    if any(bits > limit for bits, limit in zip((first, *second), limits, strict=True)):
+        raise Unfit(found, "longer than an address", "up to 32 bits of an IPv4 address, up to 128 of an IPv6 address")
+    return prefix_key(first, *second)
 
 
 def read_address(

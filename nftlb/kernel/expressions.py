@@ -169,7 +169,8 @@ class _Rule:
         if source.flags:
             self._put(_int(of, 2), replace(source, data=mask))
             return
-        text = f"{source.text} & {read_integer(source.kind, mask):#x}"
+        shown = format_value(source.kind, mask) if "addr" in source.kind else f"{read_integer(source.kind, mask):#x}"
+        text = f"{source.text} & {shown}"
         self._put(_int(of, 2), _Loaded(text, source.kind, source.size, masked=True))
 
     def byteorder(self, of: Mapping[int, bytes]) -> None:

@@ -19,6 +19,7 @@ from .checks import (
     Transport,
     Udp,
 )
+from .hash_keys import KEY_WORDS, QUIC_CID, SOURCE, HashKey, Place, payload_key, prefix_key, server_id_places
 from .kinds import (
     Admin,
     Balance,
@@ -43,10 +44,14 @@ from .kinds import (
     UnixSocket,
 )
 from .membership import UNTOUCHED, WHOLE, BackendKey, BackendState, Membership, PoolState
-from .pool import Api, Backend, Config, Health, Hooks, Marks, Pool, Zones
+from .pool import HASH_SEED, Api, Backend, Config, Health, Hooks, Marks, Pool, Zones
 from .rotation import Contender, Rotation, RotationMode, contenders, is_panic, rotation_of, sufficient
 
 __all__ = [
+    "HASH_SEED",
+    "KEY_WORDS",
+    "QUIC_CID",
+    "SOURCE",
     "UNTOUCHED",
     "WHOLE",
     "Admin",
@@ -69,6 +74,7 @@ __all__ = [
     "FallbackKind",
     "Family",
     "Forward",
+    "HashKey",
     "Health",
     "Helper",
     "Hooks",
@@ -83,6 +89,7 @@ __all__ = [
     "Ntp",
     "Passive",
     "Per",
+    "Place",
     "Pool",
     "PoolState",
     "Protocol",
@@ -104,6 +111,9 @@ __all__ = [
     "Zones",
     "contenders",
     "is_panic",
+    "payload_key",
+    "prefix_key",
     "rotation_of",
+    "server_id_places",
     "sufficient",
 ]

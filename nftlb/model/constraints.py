@@ -63,6 +63,8 @@ Count: TypeAlias = Annotated[int, NumberLimits("a count", 1, 255)]
 Quorum: TypeAlias = Annotated[int, NumberLimits("a quorum", 1, 65535)]
 Hysteresis: TypeAlias = Annotated[int, NumberLimits("a hysteresis", 0, 65535)]
 Stratum: TypeAlias = Annotated[int, NumberLimits("a stratum", 1, 15)]
+HashSeed: TypeAlias = Annotated[int, NumberLimits("a seed", 1, 0xFFFFFFFF)]  # without one, the kernel draws it
+ConfigId: TypeAlias = Annotated[int, NumberLimits("a config id", 0, 6)]  # 7 marks connection ids without a server id
 Zone: TypeAlias = Annotated[int, NumberLimits("a conntrack zone", 1, 65535)]
 Mark: TypeAlias = Annotated[int, NumberLimits("a firewall mark", 1, 0xFFFFFFFF, hexadecimal=True)]
 FirstMark: TypeAlias = Annotated[int, NumberLimits("a firewall mark", 1, 0xFFFFFF00, hexadecimal=True)]

@@ -17,9 +17,11 @@ from .checks import AnyCheck
 from .constraints import (
     Argv,
     BackendName,
+    ConfigId,
     Count,
     Duration,
     FirstMark,
+    HashSeed,
     HostName,
     Hysteresis,
     Interface,
@@ -35,6 +37,7 @@ from .constraints import (
     Weight,
     Zone,
 )
+from .hash_keys import SOURCE, HashKey
 from .kinds import (
     Admin,
     Balance,
@@ -61,6 +64,8 @@ REJECT = Fallback()
 ONE_HEALTHY = MinHealthy()
 API_LISTEN = Endpoint(IPv4Address("127.0.0.1"), 9146)
 STATE_DIR = "/var/lib/nftlb"
+HASH_SEED = 0x6E66746C
+"""Any constant: all balancers send a client to the same backend, also after a load."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +84,9 @@ class Backend:
         Interface | None, "the interface towards the backend: for the fast path, and for a link-local address"
     ] = None
     via: Annotated[IPAddress | None, "the next hop towards the backend, for the fast path"] = None
+    server_id: Annotated[
+        bytes | None, "key: quic-cid: the server id in the connection ids that the backend chooses, in hexadecimal"
+    ] = None
 
     @property
     def family(self) -> Family:
@@ -130,6 +138,13 @@ class Pool:
     ]
     backends: Annotated[tuple[Backend, ...], "the servers, each by its name"]
     balance: Annotated[Balance, "how the next backend is chosen"] = Balance.ROUND_ROBIN
+    key: Annotated[HashKey, "balance: hash: the part of a packet that decides which backend gets the packet"] = SOURCE
+    seed: Annotated[
+        HashSeed, "balance: hash: the seed of the hash; balancers with the same seed send a key to the same backend"
+    ] = HASH_SEED
+    quic_lb_config: Annotated[
+        ConfigId, "key: quic-cid: the config id (rotation bits) of connection ids with a server_id"
+    ] = 0
     per: Annotated[Per, "whether each packet or each flow is balanced; tcp and sctp: always flows"] = Per.PACKET
     session_timeout: Annotated[
         SessionTime | None,

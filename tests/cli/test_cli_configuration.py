@@ -202,6 +202,23 @@ def test_explain(good: str) -> None:
     assert "taken by no pool" in out
 
 
+def test_explain_a_payload(tmp_path: Path) -> None:
+    """The payload is given in hexadecimal or as a file, not both; a file that does not exist is a usage error."""
+    file, datagram = tmp_path / "keys.yaml", tmp_path / "datagram"
+    options = "balance: hash, key: payload@1+1, backends: {b1: 10.0.0.1, b2: 10.0.0.2}"
+    file.write_text(f"pools: {{dns: {{listen: 192.0.2.53:53/udp, {options}}}}}")
+    datagram.write_bytes(b"\0\7")
+    text = outcome("explain", str(file), *PACKET, "--payload", "0007")
+    assert (0, "") == (text[0], text[2])
+    assert "by byte 1 of the payload: every packet -> b" in text[1]
+    assert text == outcome("explain", str(file), *PACKET, "--payload-file", str(datagram))
+    assert "give the payload" in outcome("explain", str(file), *PACKET)[1]
+    both = outcome("explain", str(file), *PACKET, "--payload", "00", "--payload-file", str(datagram))
+    assert (2, "") == both[:2]
+    assert "both --payload and --payload-file" in both[2]
+    assert 2 == outcome("explain", str(file), *PACKET, "--payload-file", str(tmp_path / "missing"))[0]
+
+
 def test_schema() -> None:
     """Prints the schema of the configuration as JSON."""
     status, out, error = outcome("schema")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import pytest
 from pool_builders import backend, backends, config, pool
 
 from nftlb.compiler.cautions import cautions
-from nftlb.model import Admin, Forward, MinHealthy, SourceKind
+from nftlb.model import KEY_WORDS, Admin, Balance, Forward, MinHealthy, SourceKind
 
 if TYPE_CHECKING:
     from nftlb.model import Pool
@@ -126,3 +127,20 @@ def test_a_priority_that_never_serves_alone() -> None:
     assert "priority 3 has 1 backends of IPv4 with a weight" in next(cautions(config(two))).message
     assert [] == found_cautions(pool("dns", "192.0.2.53:53/udp", behind, min_healthy=MinHealthy(100, percent=True)))
     assert [] == found_cautions(pool("dns", "192.0.2.53:53/udp", SERVERS, min_healthy=MinHealthy(3)))
+
+
+@pytest.mark.parametrize("word", ["quic-cid", "wireguard-receiver"])
+def test_keys_that_servers_choose(word: str) -> None:
+    """Servers choose these keys during the handshake, so sessions would change their backend."""
+    options = {"balance": Balance.HASH, "key": KEY_WORDS[word]}
+    of = pool("session", "192.0.2.1:443/udp", SERVERS, **options)
+    assert [("session", True)] == [found[:2] for found in found_cautions(of)]
+    assert [] == found_cautions(replace(of, backends=SERVERS[:1]))
+    assert [] == found_cautions(replace(of, balance=Balance.ROUND_ROBIN))
+
+
+def test_server_ids_need_no_caution() -> None:
+    """With server ids, connections stay with their server."""
+    behind = tuple(replace(server, server_id=server.address.packed) for server in SERVERS)
+    of = pool("web", "192.0.2.1:443/udp", behind, balance=Balance.HASH, key=KEY_WORDS["quic-cid"])
+    assert [] == found_cautions(of)

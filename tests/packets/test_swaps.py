@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING
 import pytest
 from blaster import Membership as Members
 from nft_listing import parse_table
-from pool_lab import DSR_INGRESS, FORMS, MODES, NAT, PORT, STATELESS, STATELESS_EARLY, PoolLab, down, vip
+from pool_lab import (
+    DSR_INGRESS,
+    FORMS,
+    MODES,
+    NAT,
+    PORT,
+    STATELESS,
+    STATELESS_EARLY,
+    PoolLab,
+    close_slow_path,
+    down,
+    vip,
+)
 
 from nftlb.model import Config
 from nftlb.ruleset import Chain, Operation, Rules, Ruleset, TableFamily, Transaction, Verb
@@ -37,23 +49,6 @@ PACE = 0.002  # seconds from one swap to the next
 # The sender's processor does the balancing too, so the sender has a processor for itself: twice as many datagrams.
 SENDER, OTHERS = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 CASES = [*((mode, 4) for mode in MODES), (NAT, 6), (STATELESS, 6), (STATELESS_EARLY, 6), (DSR_INGRESS, 6)]
-
-
-TRAP = f"""
-table inet trap {{
-    chain prerouting {{
-        type filter hook prerouting priority -450
-        ip daddr {vip(4)} udp dport {PORT} drop
-        ip6 daddr {vip(6)} udp dport {PORT} drop
-    }}
-}}
-"""
-
-
-def close_slow_path(pool_lab: PoolLab) -> None:
-    """Drop the packets that pass by the rules on the ingress hook, if the mode has such rules."""
-    if pool_lab.mode.ingress:
-        pool_lab.lab.nft(TRAP)
 
 
 def swap_while(pool_lab: PoolLab, sender: Sender) -> list[Members]:
