@@ -93,10 +93,10 @@ def version(
     if selection.targets and len(spread.rules) > 1 and pool.balance is Balance.HASH and guards[0][0]:
         # One comparison of the guard for all rules.
         behind = f"{entry}/keys"
-        chains[behind] = Chain(behind, tuple(f'{rule} comment "{comment}"' for rule, comment in spread.rules))
+        chains[behind] = Chain(behind, tuple(_rule(*commented) for commented in spread.rules))
         spread = replace(spread, rules=[(f"goto {behind}", "")], movable=False)
     rules = tuple(
-        f'{guard}{rule} comment "{comment}"' if comment else f"{guard}{rule}"
+        _rule(f"{guard}{rule}", comment)
         for guard, guarded in guards
         for rule, comment in _commented(spread.rules, guarded if selection.targets else "", about)
     )
@@ -175,6 +175,10 @@ def _in_turn(entry: str, draw: str, slots: tuple[str, ...], *, many: bool) -> Sp
         return Spread([(rule, "") for rule in _by_rules(draw, slots)])
     slot_map = _slot_map(entry, draw, slots)
     return Spread([(f"{draw} mod {len(slots)} vmap @{slot_map.name}", "")], (slot_map,))
+
+
+def _rule(text: str, comment: str) -> str:
+    return f'{text} comment "{comment}"' if comment else text
 
 
 def _commented(rules: Sequence[tuple[str, str]], guarded: str, about: str) -> Iterator[tuple[str, str]]:

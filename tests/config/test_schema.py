@@ -27,6 +27,7 @@ BEYOND_SCHEMA = {
     "duplicate-key",
     "family",
     "hairpin",
+    "hash-key-rules",
     "helper",
     "health-port",
     "hysteresis",
