@@ -78,14 +78,6 @@ def _backends(draw: st.DrawFn, versions: list[int], *, net: int, ports: list[int
     return found
 
 
-def _keys(pool: Document, *, flows: bool) -> st.SearchStrategy[str]:
-    """Draw a key that the pool may have. `flows`: the pool has listeners that are always balanced by flow."""
-    if pool["balance"] != "hash":
-        return st.just("source")
-    of_payload = () if flows or pool.get("per") == "flow" else ("payload@2+6", "rtp-ssrc", "quic-cid")
-    return st.sampled_from(("source", "source-port", "source/20/48", *of_payload))
-
-
 @st.composite
 def pools(draw: st.DrawFn, name: str, listen: list[str] | None = None) -> Document:
     """Draw a pool. The number in its name gives pools without conntrack different servers."""
@@ -126,7 +118,6 @@ def pools(draw: st.DrawFn, name: str, listen: list[str] | None = None) -> Docume
         pool["source"] = draw(st.sampled_from(("masquerade", "keep", "address")))
         if pool["source"] == "address":
             pool["source"] = [{4: "10.0.0.2", 6: "2001:db8::2"}[version] for version in versions]
-    pool["key"] = draw(_keys(pool, flows=flows))
     if with_port and draw(st.sampled_from((False, False, True))):
         addresses = [_address(version, 90 + number, 99) for version in versions]
         pool["fallback"] = [_endpoint(address, draw(st.sampled_from((53, 8053)))) for address in addresses]
