@@ -25,14 +25,14 @@ from prometheus_client import (
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from nftlb.model import Admin
+from nftlb.model import Admin, DropReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from prometheus_client.metrics_core import Metric
 
-    from nftlb.service import BackendStatus, Overview, PoolStatus
+    from nftlb.service import BackendStatus, CollectorStatus, Overview, PoolStatus
 
     Number = int | float | None
 
@@ -231,6 +231,17 @@ def _one_of(name: str, help_: str, label: str, states: Iterable[str], of: Callab
     ]
 
 
+def _dropped(reason: DropReason) -> _Figure[PoolStatus]:
+    """Make the metric of one reason; a pool without a guard has no sample."""
+    return _Figure(
+        "nftlb_guard_dropped_packets_total",
+        "Packets that the guard of the pool dropped, by reason.",
+        lambda it: None if it.guard is None else getattr(it.guard, reason),
+        "counter",
+        f',reason="{reason}"',
+    )
+
+
 _BACKENDS: tuple[_Figure[BackendStatus], ...] = (
     _Figure("nftlb_backend_up", "Whether the health checks find the backend healthy.", lambda it: int(it.up)),
     _Figure("nftlb_backend_in_rotation", "Whether the backend gets packets now.", lambda it: int(it.in_rotation)),
@@ -248,6 +259,12 @@ _BACKENDS: tuple[_Figure[BackendStatus], ...] = (
     ),
 )
 
+_COLLECTORS: tuple[_Figure[CollectorStatus], ...] = (
+    _Figure("nftlb_collector_up", "Whether the health checks find the collector healthy.", lambda it: int(it.up)),
+    _Figure("nftlb_collector_packets_total", "Copies sent to the collector.", lambda it: it.packets, "counter"),
+    _Figure("nftlb_collector_bytes_total", "Bytes of the copies.", lambda it: it.bytes, "counter"),
+)
+
 _POOLS: tuple[_Figure[PoolStatus], ...] = (
     _Figure("nftlb_pool_ready", "Whether the pool has its quorum and lacks nothing.", lambda it: int(it.ready)),
     _Figure("nftlb_pool_lacking", "Things that the pool needs and this host lacks.", lambda it: len(it.lacking)),
@@ -258,6 +275,7 @@ _POOLS: tuple[_Figure[PoolStatus], ...] = (
     *_one_of("nftlb_pool_mode", "How the pool's packets are spread now.", "mode", _MODES, lambda it: it.mode),
     _Figure("nftlb_pool_packets_total", "Packets that came to the pool.", lambda it: it.packets, "counter"),
     _Figure("nftlb_pool_bytes_total", "Bytes that came to the pool.", lambda it: it.bytes, "counter"),
+    *map(_dropped, DropReason),
 )
 
 _WHOLE: tuple[_Figure[Overview], ...] = (
@@ -300,6 +318,9 @@ class Scrape:
             self._write(figure.head, figure.samples([(labels, pool)]))
         for family in _BACKENDS:
             self._write(family.head, family.samples(backends))
+        collectors = [(f'{labels},collector="{escape(one.name)}"', one) for one in pool.collectors]
+        for copies in _COLLECTORS if collectors else ():
+            self._write(copies.head, copies.samples(collectors))
         for name, samples in self._checks.of(pool.name, labels):
             self._write(name, samples)
 

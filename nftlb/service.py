@@ -54,6 +54,53 @@ class BackendStatus(StatusModel):
     checks: tuple[CheckStatus, ...]
 
 
+class CollectorStatus(StatusModel):
+    """One collector, which gets copies of the datagrams of a pool."""
+
+    name: str
+    address: str
+    port: int | None = Field(description="null: a copy keeps the port of the packet")
+    one_in: int = Field(description="one datagram in so many is copied")
+    up: bool = Field(description="whether its checks find the collector healthy; it gets copies only while it is up")
+    since: datetime = Field(description="when the health last changed")
+    reason: str = Field(description="the reason of this health")
+    packets: int = Field(description="copies sent to the collector; the counter never decreases")
+    bytes: int
+    checks: tuple[CheckStatus, ...]
+
+
+class GuardStatus(StatusModel):
+    """What the guard of a pool has dropped. The counters never decrease."""
+
+    rate: int = Field(description="packets of sources that were above their limit")
+    banned: int = Field(description="packets of banned sources")
+    denied: int = Field(description="packets of sources in `deny`")
+    full: int = Field(description="packets of sources for which there was no room, above the limit that these share")
+
+    @property
+    def dropped(self) -> int:
+        """All packets that were dropped."""
+        return self.rate + self.banned + self.denied + self.full
+
+
+class ClientStatus(StatusModel):
+    """One source of packets, as `guard` of the pool counts it: an address or a prefix."""
+
+    source: str
+    packets: int = Field(description="packets that came from the source, also those that were dropped")
+    bytes: int
+    dropped: int = Field(description="packets of the source that were dropped")
+    banned: float | None = Field(description="for how many more seconds the source is banned; null: it is not banned")
+
+
+class PoolClients(StatusModel):
+    """The sources of a pool with the most packets. A source is forgotten an hour after its last packet."""
+
+    pool: str
+    known: int = Field(description="how many sources are counted")
+    clients: tuple[ClientStatus, ...] = Field(description="the source with the most packets first")
+
+
 class PoolStatus(StatusModel):
     """One pool."""
 
@@ -80,7 +127,9 @@ class PoolStatus(StatusModel):
     since: datetime = Field(description="when `ready` last changed")
     packets: int
     bytes: int
+    guard: GuardStatus | None = Field(None, description="what the guard has dropped; null: the pool has no guard")
     backends: tuple[BackendStatus, ...]
+    collectors: tuple[CollectorStatus, ...] = Field((), description="the collectors of `mirror`")
 
 
 class ConfigStatus(StatusModel):
@@ -134,7 +183,7 @@ class Status(Overview):
 
 
 class Event(StatusModel):
-    """An event. `pool` and `backend` are empty if the event concerns none."""
+    """An event. `pool` and `backend` are empty if the event concerns none; `backend` may also name a collector."""
 
     kind: EventKind
     at: datetime
@@ -189,6 +238,12 @@ class Service(Protocol):
 
     async def pool(self, name: str) -> PoolStatus:
         """The status of one pool. Raises UnknownPool."""
+
+    async def clients(self, pool: str, most: int) -> PoolClients:
+        """The sources of a pool with the most packets, up to `most`.
+
+        Raises UnknownPool; Conflict if the pool does not count clients; NftlbError if the kernel refuses.
+        """
 
     def short(self) -> Sequence[Short]:
         """The pools that are not ready. Takes microseconds."""

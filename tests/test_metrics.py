@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nftlb.metrics import Metrics
 from nftlb.model import Admin
-from nftlb.service import Fault
+from nftlb.service import Fault, GuardStatus
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -97,6 +97,17 @@ def test_the_priority_that_serves_is_shown() -> None:
 
     assert 2.0 == found.value("nftlb_pool_priority", pool="dns")
     assert not found.has("nftlb_pool_priority", pool="ntp")
+
+
+def test_every_reason_of_a_guard_has_a_metric() -> None:
+    """Dropped packets are counted by pool and reason; a pool without a guard has no samples."""
+    dropped = GuardStatus(rate=1, banned=2, denied=3, full=4)
+    found = scrape(Metrics(), a_pool("dns", a_backend("a"), guard=dropped), a_pool("ntp"))
+
+    name = "nftlb_guard_dropped_packets_total"
+    values = {reason: found.value(name, pool="dns", reason=reason) for reason in ("rate", "banned", "denied", "full")}
+    assert dropped.model_dump() == values
+    assert not found.has(name, pool="ntp", reason="rate")
 
 
 def test_every_value_of_the_overview_has_a_metric() -> None:

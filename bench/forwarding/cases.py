@@ -54,6 +54,8 @@ class Case:
     ipvsadm: str = ""
     iptables: str = ""
     ip: str = ""
+    sysctl: str = ""
+    """A setting of the balancer, `NAME=VALUE`."""
     target: tuple[str, int] = (OTHER, OTHER_PORT)
     servers: tuple[tuple[int, str, int], ...] = ()
     """The number of the host, address and port of each backend that sends replies."""
@@ -63,9 +65,12 @@ MODES = {
     "nat": "forward: nat",
     "nat-keep": "forward: nat, source: keep",
     "stateless": "forward: stateless",
+    "stateless-early": "forward: stateless, replies: prerouting",
     "stateless-ingress": "forward: stateless, ingress: c0",
     "dsr": "forward: dsr",
     "dsr-ingress": "forward: dsr, ingress: c0",
+    "nat-guard": "forward: nat, guard: {rate: 1000000/s}",
+    "stateless-ingress-guard": "forward: stateless, ingress: c0, guard: {rate: 1000000/s}",
 }
 OTHERS = ("routing", "tracked", "ipvs", "ipvs-ops", "ipvs-ops-replyfix", "iptables-statistic", "naive-numgen")
 """`tracked` is plain routing on a host that tracks all connections and has NAT chains without rules."""
@@ -134,6 +139,9 @@ def _case(name: str, setting: Setting, packets: str) -> Case:
         compiled = Compiled(parse_config(configuration(setting, name), f"{name}.yaml"))
         case.nft = file_text(compiled.ruleset())
         case.ip = "\n".join(_policy_routing(compiled))
+        if name == "stateless-early":
+            # Replies have a local source when they are routed.
+            case.sysctl = "net.ipv4.conf.all.accept_local=1"
     elif name.startswith("ipvs"):
         case.ipvsadm = "\n".join(_ipvs(setting, "" if name == "ipvs" else " --ops"))
         case.nft = _replies_fixed(setting) if name == "ipvs-ops-replyfix" else ""

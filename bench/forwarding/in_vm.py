@@ -79,6 +79,8 @@ def set_up(number: int, case: dict[str, Any], plan: dict[str, Any]) -> None:
         run("ip", "-n", f"backend{host}-{number}", "-batch", "-", text="\n".join(commands) + "\n")
     ip += case["ip"].splitlines()
     run("ip", "-n", balancer, "-batch", "-", text="\n".join(ip) + "\n")
+    if case["sysctl"]:
+        run("ip", "netns", "exec", balancer, "sysctl", "-qw", case["sysctl"])
     for program, key in (("nft -f -", "nft"), ("ipvsadm -R", "ipvsadm"), ("iptables-legacy-restore", "iptables")):
         if case[key]:
             run("ip", "netns", "exec", balancer, *program.split(), text=case[key] + "\n")

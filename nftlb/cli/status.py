@@ -16,7 +16,7 @@ from .terminal import Cell, Colour, Column, TextStyle, age_text, aligned_lines, 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from nftlb.client import BackendView, PoolView, StatusView
+    from nftlb.client import BackendView, CollectorView, GuardView, PoolView, StatusView
 
 
 @click.command(
@@ -104,6 +104,8 @@ def fault_lines(seen: StatusView, now: datetime, style: TextStyle) -> Iterator[s
             more = f" and {len(down) - NAMED} more" if len(down) > NAMED else ""
             of = f"{len(down)} of {len(pool.backends)} down"
             yield f"{mark} pool {pool.name}: {of}: {', '.join(down[:NAMED])}{more}"
+        if silent := [collector.name for collector in pool.collectors if not collector.up]:
+            yield f"{mark} pool {pool.name}: no copies to {', '.join(silent)}, which is down"
 
 
 _MODES = {
@@ -160,7 +162,31 @@ def _pool(pool: PoolView, now: datetime, style: TextStyle) -> Iterator[str]:
         mode += f", priority {pool.priority}"
     yield f"{name}  {ready} for {since}, {healthy}{mode}, {number_text(pool.packets)} packets"
     yield f"{INDENT}{style.cut(', '.join(pool.listen), style.width - len(INDENT))}"
+    if pool.guard is not None:
+        yield f"{INDENT}{style.cut(_dropped(pool.guard), style.width - len(INDENT))}"
     yield from _backends(pool, now, style)
+    yield from (_collector(collector, now, style) for collector in pool.collectors)
+
+
+def _collector(collector: CollectorView, now: datetime, style: TextStyle) -> str:
+    """One line about a collector."""
+    sample = f", 1 in {collector.one_in}" if collector.one_in > 1 else ""
+    state = style.paint(style.symbol("✓ up", "+ up"), Colour.GOOD)
+    if not collector.up:
+        state = style.paint(style.symbol("✗ down", "x down"), Colour.BAD)
+    since = age_text((now - collector.since).total_seconds())
+    reason = f", {collector.reason}" if not collector.up else ""
+    return (
+        f"{INDENT}copies to {collector.name} {collector.endpoint}{sample}  {state} for {since}, "
+        f"{number_text(collector.packets)} packets{reason}"
+    )
+
+
+def _dropped(guard: GuardView) -> str:
+    """What a guard dropped, by reason. Reasons without a packet are left out."""
+    reasons = {"above the rate": guard.rate, "banned": guard.banned, "denied": guard.denied, "no room": guard.full}
+    found = ", ".join(f"{number_text(number)} {reason}" for reason, number in reasons.items() if number)
+    return f"guard: dropped {found or 'no packets'}"
 
 
 def _backends(pool: PoolView, now: datetime, style: TextStyle) -> list[str]:

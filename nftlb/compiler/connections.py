@@ -10,9 +10,8 @@ A conntrack entry keeps the NAT of its first packet, whatever the rules say late
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from nftlb.model import BackendState, Family
 
@@ -41,8 +40,7 @@ Keep: TypeAlias = "Mapping[int, Endpoints | Stay]"
 """By zone, the endpoints whose entries stay, or which entries stay whatever their endpoint."""
 
 
-@dataclass(frozen=True)
-class Cuts:
+class Cuts(NamedTuple):
     """What stays in each zone at the deletion `before` new rules are loaded, and at that `after` old rules are removed.
 
     New rules need clean zones. Old rules may make entries until they are removed.

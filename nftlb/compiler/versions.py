@@ -9,11 +9,11 @@ soon as the rule is replaced, and a packet that is in the rule at that moment fi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 from nftlb.model import WHOLE, Balance, FallbackKind, Protocol, RotationMode, server_id_places
 from nftlb.ruleset import Chain, Element, Set
@@ -62,6 +62,8 @@ class Version:
     bodies: Mapping[str, Body] = field(default_factory=dict)
 
     def __or__(self, other: Version) -> Version:
+        if not self.chains:
+            return other
         return Version({**self.chains, **other.chains}, {**self.sets, **other.sets}, {**self.bodies, **other.bodies})
 
 
@@ -74,31 +76,31 @@ def version(
     many: bool,
     kind: str = "backend",
     otherwise: Sequence[str],
-    guards: Sequence[tuple[str, str]] = (("", ""),),
+    matches: Sequence[tuple[str, str]] = (("", ""),),
     padded: bool = False,
 ) -> Version:
     """Return the entry chain of a pool, and its maps.
 
     `many`: the configuration has more than `MOST_MAPS` pools. `kind` is the prefix of the targets' chains, and
-    `otherwise` are the rules if there is no target. A packet has to match one of the guards. A guard is a match that
-    ends with a space, and what it means. `padded`: behind a packet there may be padding of its frame.
+    `otherwise` are the rules if there is no target. A packet has to satisfy one of the matches. A match ends with a
+    space, and comes with what it means. `padded`: behind a packet there may be padding of its frame.
     """
     about = describe(selection)
     spread = by_server_id(entry, pool, selection, kind, padded=padded)
     if not selection.targets:
-        spread += Spread([(rule, "") for rule in otherwise])
+        spread = spread.before(Spread([(rule, "") for rule in otherwise]))
     else:
-        spread += _spread(entry, pool, family, selection, kind, many=many, padded=padded)
+        spread = spread.before(_spread(entry, pool, family, selection, kind, many=many, padded=padded))
     chains = {}
-    if selection.targets and len(spread.rules) > 1 and pool.balance is Balance.HASH and guards[0][0]:
-        # One comparison of the guard for all rules.
+    if selection.targets and len(spread.rules) > 1 and pool.balance is Balance.HASH and matches[0][0]:
+        # One comparison of the match for all rules.
         behind = f"{entry}/keys"
         chains[behind] = Chain(behind, tuple(_rule(*commented) for commented in spread.rules))
-        spread = replace(spread, rules=[(f"goto {behind}", "")], movable=False)
+        spread = Spread([(f"goto {behind}", "")], spread.maps, movable=False)
     rules = tuple(
-        _rule(f"{guard}{rule}", comment)
-        for guard, guarded in guards
-        for rule, comment in _commented(spread.rules, guarded if selection.targets else "", about)
+        _rule(f"{fit}{rule}", comment)
+        for fit, meaning in matches
+        for rule, comment in _commented(spread.rules, meaning if selection.targets else "", about)
     )
     bodies = {}
     if len(spread.rules) == 1 and selection.targets and spread.movable:
@@ -107,8 +109,7 @@ def version(
     return Version({entry: Chain(entry, rules), **chains}, {of.name: of for of in spread.maps}, bodies)
 
 
-@dataclass(frozen=True)
-class Spread:
+class Spread(NamedTuple):
     """Rules that spread packets, each with what it means, and the maps that the rules look up.
 
     `movable`: the rule means the same in a rule of a service.
@@ -118,7 +119,8 @@ class Spread:
     maps: tuple[Set, ...] = ()
     movable: bool = True
 
-    def __add__(self, other: Spread) -> Spread:
+    def before(self, other: Spread) -> Spread:
+        """Return the rules of both, these first."""
         return Spread((*self.rules, *other.rules), (*self.maps, *other.maps), self.movable and other.movable)
 
 
@@ -167,7 +169,7 @@ def _spread(
     most = max(MOST_SLOTS, SLOTS_PER_BACKEND * len(weights))
     cycle = round_robin(weights_of_parts(weights, (WHOLE,) * len(weights), most))
     rest = _in_turn(entry, "numgen inc", tuple(choices[index] for index in cycle), many=many)
-    return found + Spread([(rule, "without a key: in turn") for rule, _ in rest.rules], rest.maps)
+    return found.before(Spread([(rule, "without a key: in turn") for rule, _ in rest.rules], rest.maps))
 
 
 def _in_turn(entry: str, draw: str, slots: tuple[str, ...], *, many: bool) -> Spread:
@@ -181,10 +183,10 @@ def _rule(text: str, comment: str) -> str:
     return f'{text} comment "{comment}"' if comment else text
 
 
-def _commented(rules: Sequence[tuple[str, str]], guarded: str, about: str) -> Iterator[tuple[str, str]]:
-    """Yield each rule with its comment: the first says what the guard means, and what packets are spread over."""
+def _commented(rules: Sequence[tuple[str, str]], matched: str, about: str) -> Iterator[tuple[str, str]]:
+    """Yield each rule with its comment: the first says what the match means, and what packets are spread over."""
     for index, (rule, meaning) in enumerate(rules):
-        yield rule, joined(*((guarded, about, meaning) if index == 0 else (meaning,)))
+        yield rule, joined(*((matched, about, meaning) if index == 0 else (meaning,)))
 
 
 def refuse(selection: Selection, protocols: Collection[Protocol]) -> list[str]:

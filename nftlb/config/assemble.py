@@ -28,15 +28,16 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from .faults import Path
+    from .source_lists import SourceLists
 
 
-def assemble(document: YamlDocument, file: str) -> Config:
-    """Make the model from a document. `ConfigError` with all faults of the document."""
+def assemble(document: YamlDocument, file: str, lists: SourceLists) -> Config:
+    """Make the model from a document. `ConfigError` with all faults of the document and of the files of `lists`."""
     faults = ProblemCollector(document, file)
     root = document.root
     top = _validate(WrittenConfig, {**root, "defaults": {}, "pools": {}}, (), faults)
     defaults = _defaults(root.get("defaults", {}), faults)
-    parts = list(_pools(root.get("pools"), defaults, faults))
+    parts = list(_pools(root.get("pools"), defaults, lists, faults))
     for fault in rules.faults(parts, faults.where):
         faults.add(*fault)
     config = _config(top, tuple(part.pool for part in parts if isinstance(part, ValidPool)))
@@ -73,17 +74,17 @@ def _defaults(data: Any, faults: ProblemCollector) -> dict[str, Any]:
     return {key: data[key] for key in data if key in WrittenDefaults.model_fields} if isinstance(data, dict) else {}
 
 
-def _pools(data: Any, defaults: dict[str, Any], faults: ProblemCollector) -> Iterator[ValidParts]:
+def _pools(data: Any, defaults: dict[str, Any], lists: SourceLists, faults: ProblemCollector) -> Iterator[ValidParts]:
     if not data:
         faults.add(("pools",), "no pools are configured; needed: at least one pool, with its name as the key")
     elif not isinstance(data, dict):
         faults.add(("pools",), f"{show(data)} is not a mapping; allowed: a mapping: the pools, each by its name")
     else:
         for name, body in data.items():
-            yield _part(name, body, defaults, faults)
+            yield _part(name, body, defaults, lists, faults)
 
 
-def _part(name: str, body: Any, defaults: dict[str, Any], faults: ProblemCollector) -> ValidParts:
+def _part(name: str, body: Any, defaults: dict[str, Any], lists: SourceLists, faults: ProblemCollector) -> ValidParts:
     path = ("pools", name)
     try:
         read_text(POOL_NAME, name)
@@ -94,14 +95,23 @@ def _part(name: str, body: Any, defaults: dict[str, Any], faults: ProblemCollect
     names_a_check = [_names_one_check(*check, faults) for check in _checks(data, path)]
     if pool is None or not all(names_a_check):
         return _valid_part(path, data)
-    return valid_pool(_without_useless_defaults(_pool(name, pool), body), pool.model_fields_set, body)
+    made = lists.fill(_without_useless_defaults(_pool(name, pool), body), faults)
+    return valid_pool(made, pool.model_fields_set, body)
 
 
 def _checks(data: Any, path: Path) -> Iterator[tuple[dict[str, Any], Path]]:
-    health = data.get("health") if isinstance(data, dict) else None
-    for index, check in enumerate(health if isinstance(health, list) else [health]):
-        if isinstance(check, dict):
-            yield check, (*path, "health", index)
+    if not isinstance(data, dict):
+        return
+    collectors = data.get("mirror")
+    places = [(data, path)]
+    for name, collector in collectors.items() if isinstance(collectors, dict) else ():
+        if isinstance(collector, dict):
+            places.append((collector, (*path, "mirror", name)))
+    for holder, place in places:
+        health = holder.get("health")
+        for index, check in enumerate(health if isinstance(health, list) else [health]):
+            if isinstance(check, dict):
+                yield check, (*place, "health", index)
 
 
 def _names_one_check(check: dict[str, Any], path: Path, faults: ProblemCollector) -> bool:
@@ -141,19 +151,21 @@ def _pool(name: str, written: Written) -> Pool:
     settings = dict(vars(written))
     source = settings["source"]
     backends = tuple(backend.value(name=key) for key, backend in settings["backends"].items())
-    changed = {"source": source.kind, "source_addresses": source.addresses, "backends": backends}
+    collectors = tuple(collector.value(name=key) for key, collector in settings["mirror"].items())
+    changed = {
+        "source": source.kind,
+        "source_addresses": source.addresses,
+        "backends": backends,
+        "mirror": collectors,
+    }
     return Pool(name=name, **{**settings, **changed})
 
 
 def _without_useless_defaults(pool: Pool, own: Collection[str]) -> Pool:
     """Leave out defaults for flows of UDP that the pool does not have. `own` are the keys of the pool itself."""
-    if not without_datagram_flows(pool):
-        return pool
-    return replace(
-        pool,
-        session_timeout=pool.session_timeout if "session_timeout" in own else None,
-        helper=pool.helper if "helper" in own else None,
-    )
+    given = (name for name in ("session_timeout", "helper") if name not in own and getattr(pool, name) is not None)
+    useless: dict[str, Any] = dict.fromkeys(given) if without_datagram_flows(pool) else {}
+    return replace(pool, **useless) if useless else pool
 
 
 # --- the settings of `defaults` ---------------------------------------------------------------------------------------

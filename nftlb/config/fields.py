@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from functools import partial, reduce
+from inspect import Signature
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, get_origin
 
@@ -88,8 +89,8 @@ def or_short(short: Mapping[str, Any], schema: Any, handler: GetJsonSchemaHandle
 _V4 = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}"
 _V6 = r"[0-9A-Fa-f]*:[0-9A-Fa-f:.]+"
 _ENDPOINT = rf"(?:{_V4}|\[{_V6}\]):[0-9]{{1,5}}"
-_ADDRESS_WRITTEN = {"type": "string", "pattern": f"^(?:{_V4}|{_V6})$"}
-_ENDPOINT_WRITTEN = {"type": "string", "pattern": f"^{_ENDPOINT}$"}
+ADDRESS_WRITTEN = {"type": "string", "pattern": f"^(?:{_V4}|{_V6})$"}
+ENDPOINT_WRITTEN = {"type": "string", "pattern": f"^{_ENDPOINT}$"}
 # The address of a backend may name the interface that a link-local address needs: fe80::1%eth1.
 _V6_SCOPED = rf"{_V6}(?:%[A-Za-z0-9_.@:+-]{{1,15}})?"
 BACKEND_ADDRESS_WRITTEN = {"type": "string", "pattern": f"^(?:{_V4}|{_V6_SCOPED})$"}
@@ -109,6 +110,7 @@ _NOUNS: dict[type[StrEnum], str] = {
     checks.RecordType: "a record type",
     kinds.Replies: "a hook for replies",
     checks.SnmpVersion: "a version",
+    kinds.Templates: "a choice of backends for templates",
     checks.Transport: "a transport",
 }
 """The name of an option with fixed words, in messages."""
@@ -123,20 +125,20 @@ def _one_per_family(example: dict[str, Any], *words: str) -> dict[str, Any]:
 _VALUES: dict[Any, Reads] = {
     bool: Reads(reading.read_boolean, {"type": "boolean"}, bool),
     bytes: Reads(reading.read_hex, {"type": "string", "pattern": r"^(?:\s*[0-9A-Fa-f]{2})*\s*$"}, bytes.hex),
-    kinds.IPAddress: Reads(reading.read_address, _ADDRESS_WRITTEN),
-    tuple[kinds.IPAddress, ...]: Reads(reading.read_addresses, _one_per_family(_ADDRESS_WRITTEN), list),
+    kinds.IPAddress: Reads(reading.read_address, ADDRESS_WRITTEN),
+    tuple[kinds.IPAddress, ...]: Reads(reading.read_addresses, _one_per_family(ADDRESS_WRITTEN), list),
     kinds.Listener: Reads(
         reading.read_listener,
         {"type": "string", "pattern": f"^{_ENDPOINT}(?:-[0-9]{{1,5}})?/(?:udp|tcp|sctp)$"},
     ),
     kinds.Source: Reads(
         reading.read_source_address,
-        _one_per_family(_ADDRESS_WRITTEN, "masquerade", "keep"),
+        _one_per_family(ADDRESS_WRITTEN, "masquerade", "keep"),
         lambda source: str(source.kind),
     ),
     kinds.Fallback: Reads(
         reading.read_fallback,
-        _one_per_family(_ENDPOINT_WRITTEN, "reject", "drop", "all"),
+        _one_per_family(ENDPOINT_WRITTEN, "reject", "drop", "all"),
         lambda fallback: str(fallback.kind),  # only the default is written, and it has no servers
     ),
     hash_keys.HashKey: Reads(
@@ -158,8 +160,20 @@ _VALUES: dict[Any, Reads] = {
         },
         lambda wanted: str(wanted) if wanted.percent else wanted.amount,
     ),
+    kinds.Rate: Reads(
+        reading.read_rate, {"type": "string", "pattern": "^[1-9][0-9]{0,6}/(?:s|second|m|minute|h|hour)$"}
+    ),
+    kinds.SourceLengths: Reads(
+        reading.read_source_lengths,
+        _one_per_family({"type": "string", "pattern": "^source(?:/[1-9][0-9]{0,2})?$"}),
+        lambda _: "source",  # only the default is written
+    ),
+    kinds.SourceEntry: Reads(
+        reading.read_source_entry,
+        {"type": "string", "pattern": rf"^(?:/.+|(?:{_V4}|{_V6})(?:/[0-9]{{1,3}})?)$"},
+    ),
     kinds.Endpoint | kinds.UnixSocket: Reads(
-        reading.read_api_listen, {"anyOf": [_ENDPOINT_WRITTEN, {"type": "string", "pattern": "^unix:/.+$"}]}
+        reading.read_api_listen, {"anyOf": [ENDPOINT_WRITTEN, {"type": "string", "pattern": "^unix:/.+$"}]}
     ),
     StatusRange: Reads(
         reading.read_status_codes,
@@ -250,12 +264,24 @@ def write_value(annotation: Any, value: Any) -> Any:
     return reads(annotation).write(value)
 
 
+class _Constant:
+    """A factory that always makes the same value. pydantic asks several times for the signature of each factory."""
+
+    __signature__ = Signature()
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __call__(self) -> Any:
+        return self._value
+
+
 def described(default: Any, description: str, shown: Any) -> FieldInfo:
     """A field with a value of the model as its default; `shown` is this default as a file writes it."""
-    # A factory, as pydantic would otherwise put the value itself into the JSON Schema.
-    field: FieldInfo = Field(
-        default_factory=lambda: default, description=description, json_schema_extra={"default": shown}
-    )
+    more: dict[str, Any] = {"description": description, "json_schema_extra": {"default": shown}}
+    # A factory where pydantic can't write the value itself into the JSON Schema, where `shown` then replaces it.
+    plain = default is None or type(default) in {bool, int, str}
+    field: FieldInfo = Field(default, **more) if plain else Field(default_factory=_Constant(default), **more)
     return field
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from nftlb.model.checks import Agent
 from nftlb.model.hash_keys import ADDRESS_BITS, LONGEST_ID, QUIC_CID
 from nftlb.model.kinds import (
     Balance,
@@ -74,6 +75,14 @@ class ValidPool(ValidParts):
     own: frozenset[str]
 
     @property
+    def collectors(self) -> tuple[Destination, ...]:
+        """The servers that get copies."""
+        return tuple(
+            Destination((*self.path, "mirror", collector.name), collector.address, collector.port)
+            for collector in self.pool.mirror
+        )
+
+    @property
     def servers(self) -> tuple[Destination, ...]:
         """The backends, and the sorry servers."""
         sorry = (
@@ -104,7 +113,7 @@ def valid_pool(pool: Pool, given: Iterable[str], own: Iterable[str]) -> ValidPoo
 def families(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     listening = {listener.family for _, listener in part.listeners}
     words = " and ".join(name(member) for member in sorted(listening))
-    for server in part.servers:
+    for server in (*part.servers, *part.collectors):
         if family(server.address) not in listening:
             message = f"{server} is {name(family(server.address))}, but the pool listens on {words} only"
             yield RuleViolation(server.path, f"{message}; allowed: {words}")
@@ -200,6 +209,71 @@ def ingress(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     for interface, times in Counter(part.pool.ingress).items():
         if times > 1:
             yield RuleViolation(path, f"{interface} occurs {times} times; allowed: each interface once")
+
+
+def mirror(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse copies where the rules can't make copies, or where collectors can't be distinguished."""
+    pool, path = part.pool, (*part.path, "mirror")
+    if not pool.mirror:
+        return
+    if all(listener.protocol is not Protocol.UDP for listener in pool.listen):
+        yield RuleViolation(path, "mirror is given, but only datagrams are copied; allowed: mirror with a udp listener")
+    if pool.ingress:
+        message = "mirror is given with ingress, but the fast path can't make copies"
+        yield RuleViolation(path, f"{message}; allowed: mirror without ingress")
+    names = {backend.name for backend in pool.backends}
+    seen: dict[tuple[IPAddress, int | None], str] = {}
+    for collector, server in zip(pool.mirror, part.collectors, strict=True):
+        if collector.name in names:
+            message = f"{collector.name} is also the name of a backend"
+            yield RuleViolation(server.path, f"{message}; allowed: a name that no backend of the pool has")
+        if (earlier := seen.setdefault((server.address, server.port), collector.name)) != collector.name:
+            message = f"{server} is also collector {earlier}"
+            yield RuleViolation(server.path, f"{message}; allowed: each address and port once in a pool")
+        yield from _collector_port(part, server)
+        for index, health in enumerate(collector.health):
+            if isinstance(health.check, Agent):
+                message = "an agent sets the weight of a backend, and a collector has no weight; allowed: another check"
+                yield RuleViolation((*server.path, "health", index), message)
+
+
+def _collector_port(part: ValidPool, server: Destination) -> Iterator[RuleViolation]:
+    """The rules write the port of the service back after each copy, so the rules must know this port."""
+    if server.port is None:
+        return
+    for listener in _datagram_listeners(part.pool, family(server.address)):
+        if listener.first_port != listener.last_port:
+            message = f"{server} has a port, but {listener} is a range, and a copy keeps the port of its packet"
+            yield RuleViolation(server.path, f"{message}; allowed: no port")
+            return
+
+
+def templates(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse `templates` where templates and data would not come from the same source, or need no copies."""
+    pool, path = part.pool, (*part.path, "templates")
+    if pool.templates is None:
+        return
+    if all(listener.protocol is not Protocol.UDP for listener in pool.listen):
+        message = "templates is given, but only datagrams are copied; allowed: templates with a udp listener"
+        yield RuleViolation(path, message)
+    if pool.per is Per.FLOW:
+        message = "templates is given with per: flow, where a backend gets all datagrams of an exporter"
+        yield RuleViolation(path, f"{message}; allowed: templates with per: packet")
+    if pool.forward is Forward.NAT and pool.source is not SourceKind.KEEP:
+        message = (
+            f"templates is given with source: {pool.source}, but collectors find a template by the address of "
+            "the exporter, and copies keep this address"
+        )
+        yield RuleViolation(path, f"{message}; allowed: source: keep, or forward: stateless or dsr")
+    if pool.forward is Forward.NAT:
+        ranged = [one for one in pool.listen if one.protocol is Protocol.UDP and one.first_port != one.last_port]
+        if ranged and any(backend.port is not None for backend in pool.backends):
+            message = f"templates is given for {ranged[0]}, a range, but a copy keeps the port of its packet"
+            yield RuleViolation(path, f"{message}; allowed: backends without a port, or one port")
+
+
+def _datagram_listeners(pool: Pool, version: Family) -> list[Listener]:
+    return [one for one in pool.listen if one.protocol is Protocol.UDP and one.family is version]
 
 
 def hairpin(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
@@ -378,6 +452,29 @@ def priorities(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
             yield RuleViolation((*part.path, key), f"{message}; allowed: {key} with backends of several priorities")
 
 
+_DAY = 24 * 3600
+
+
+def guard(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse a guard, or a key of a guard, that has no effect."""
+    found, path = part.pool.guard, (*part.path, "guard")
+    if found is None:
+        return
+    if found.rate is None:
+        for key in ("burst", "ban", "shared_rate"):
+            if getattr(found, key):
+                yield RuleViolation((*path, key), f"{key} is given without rate, so it has no effect; needed: rate")
+        if found.allow and not found.deny:
+            message = "allow is given, but no other source is limited or denied, so it has no effect"
+            yield RuleViolation((*path, "allow"), f"{message}; needed: rate or deny")
+        elif not found.deny and not found.clients:
+            yield RuleViolation(path, "guard does nothing; needed: at least one of rate, deny and clients: true")
+    elif found.refill > _DAY:
+        message = f"a burst of {found.most_at_once} takes {found.refill} s to come back at {found.rate}"
+        most = _DAY * found.rate.packets // found.rate.seconds
+        yield RuleViolation((*path, "burst"), f"{message}; allowed: at most {most}, which takes a day")
+
+
 def health_ports(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     """A backend without a port has a port to check only if all listeners of its family have the same port."""
     clear = {version for version in Family if len(_ports(part, version)) == 1}
@@ -386,6 +483,11 @@ def health_ports(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
         if health.check.needs_port and health.port is None:
             message = f"the port to check is unknown: backend {unclear[0]} has no port, and the listeners have several"
             yield RuleViolation((*part.path, "health", index), f"{message}; allowed: a port under health")
+    for collector, server in zip(part.pool.mirror, part.collectors, strict=True):
+        for index, health in enumerate(collector.health):
+            if collector.port is None and collector.family not in clear and health.check.needs_port and not health.port:
+                message = "the port to check is unknown: the collector has no port, and the listeners have several"
+                yield RuleViolation((*server.path, "health", index), f"{message}; allowed: a port under health")
 
 
 def _ports(part: ValidPool, version: Family) -> set[int]:
@@ -421,13 +523,15 @@ def unforwarded_addresses(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
 
 
 def _forwarded(part: ValidPool) -> Iterator[tuple[Path, IPAddress]]:
-    """The addresses that packets have in every mode, without the addresses of backends."""
+    """The addresses that packets and copies have in every mode, without the addresses of backends."""
     for path, listener in part.listeners:
         yield path, listener.address
     for address in part.pool.source_addresses:
         yield (*part.path, "source"), address
     for endpoint in part.pool.fallback.sorry:
         yield (*part.path, "fallback"), endpoint.address
+    for collector in part.collectors:
+        yield collector.path, collector.address
 
 
 def _backend(part: ValidPool, backend: Backend) -> Iterator[RuleViolation]:
@@ -466,6 +570,8 @@ RULES: tuple[Callable[[ValidPool, Where], Iterator[RuleViolation]], ...] = (
     weights,
     check_source,
     ingress,
+    mirror,
+    templates,
     hairpin,
     replies,
     destination_ports,
@@ -475,5 +581,6 @@ RULES: tuple[Callable[[ValidPool, Where], Iterator[RuleViolation]], ...] = (
     passive,
     quorum,
     priorities,
+    guard,
     health_ports,
 )

@@ -73,6 +73,7 @@ def faults(parts: list[ValidParts], where: Where) -> Iterator[RuleViolation]:
             yield from rule(part, where)
     yield from ambiguous_replies(pools, where)
     yield from shared_helped_backends(pools, where)
+    yield from serving_collectors(pools, where)
 
 
 # --- duplicates ------------------------------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ def balanced_again(pools: list[ValidPool], taken: Taken, where: Where) -> Iterat
     for a server that receives no traffic.
     """
     for part in pools:
-        for server in part.servers:
+        for server in (*part.servers, *part.collectors):
             for own in (listener for _, listener in part.listeners if listener.family is family(server.address)):
                 ranges = taken.get((server.address, own.protocol))
                 ports = (own.first_port, own.last_port) if server.port is None else (server.port, server.port)
@@ -166,6 +167,42 @@ def shared_helped_backends(pools: list[ValidPool], where: Where) -> Iterator[Rul
             if first is not part:
                 message = f"{server.address} is a server of {where(first.path)} too, and both pools have a helper"
                 yield RuleViolation(server.path, f"{message}; needed: one pool with the listeners of both")
+
+
+def serving_collectors(pools: list[ValidPool], where: Where) -> Iterator[RuleViolation]:
+    """Find collectors that are also servers of a pool: replies of collectors are dropped, those of servers are not.
+
+    With `dsr`, the replies of servers come from another address, and do not pass this host.
+    """
+    if not any(part.pool.mirror for part in pools):
+        return
+    serving: dict[IPAddress, list[tuple[range, Path]]] = defaultdict(list)
+    for part in pools:
+        for server in part.servers if part.pool.forward is not Forward.DSR else ():
+            serving[server.address] += [(ports, server.path) for ports in _datagram_ports(part, server)]
+    for part in pools:
+        for collector in part.collectors:
+            paths = [
+                path
+                for wanted in _datagram_ports(part, collector)
+                for ports, path in serving.get(collector.address, ())
+                if ports.start < wanted.stop and wanted.start < ports.stop
+            ]
+            if paths:
+                message = f"{collector} is also {where(paths[0])}, and replies of a collector are dropped"
+                yield RuleViolation(collector.path, f"{message}; allowed: another port of the server")
+
+
+def _datagram_ports(part: ValidPool, server: Destination) -> list[range]:
+    """Return the ports at which a server gets datagrams."""
+    listeners = [
+        listener
+        for _, listener in part.listeners
+        if listener.protocol is Protocol.UDP and listener.family is family(server.address)
+    ]
+    if server.port is not None:
+        return [range(server.port, server.port + 1)] if listeners else []
+    return [range(listener.first_port, listener.last_port + 1) for listener in listeners]
 
 
 def _stateless_replies(part: ValidPool, replies: Replies, where: Where) -> Iterator[RuleViolation]:

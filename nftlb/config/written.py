@@ -15,11 +15,13 @@ from nftlb.model import checks
 from nftlb.model.checks import CHECKS, Expect
 from nftlb.model.constraints import BackendName, Line, PoolName, TableName
 from nftlb.model.kinds import Source, is_link_local
-from nftlb.model.pool import Api, Backend, Config, Health, Hooks, Marks, Pool, Zones
+from nftlb.model.pool import Api, Backend, Collector, Config, Guard, Health, Hooks, Marks, Pool, Zones
 
 from .fields import (
+    ADDRESS_WRITTEN,
     BACKEND_ADDRESS_WRITTEN,
     BACKEND_ENDPOINT_WRITTEN,
+    ENDPOINT_WRITTEN,
     OneOrMany,
     OwnForm,
     Reads,
@@ -96,19 +98,21 @@ class _BackendForms(Written):
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, found: Any) -> Any:
-        if isinstance(found, dict):
-            return _with_device(found)
-        if not isinstance(found, str):
-            raise Unfit(
-                found, "not a backend", "address:port, such as 10.0.0.11:5353, or a mapping with the key address"
-            )
-        address, port = split_port(found)
-        backend = {"address": address} if port is None else {"address": address, "port": digits_or_text(port)}
-        return _with_device(backend)
+        return _with_device(_address_and_port(found, "a backend"))
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return or_short({"anyOf": [BACKEND_ENDPOINT_WRITTEN, BACKEND_ADDRESS_WRITTEN]}, schema, handler)
+
+
+def _address_and_port(found: Any, what: str) -> dict[str, Any]:
+    """Read the short form of a server, `ADDRESS:PORT` or `ADDRESS`, as its mapping."""
+    if isinstance(found, dict):
+        return found
+    if not isinstance(found, str):
+        raise Unfit(found, f"not {what}", "address:port, such as 10.0.0.11:5353, or a mapping with the key address")
+    address, port = split_port(found)
+    return {"address": address} if port is None else {"address": address, "port": digits_or_text(port)}
 
 
 def _with_device(backend: dict[str, Any]) -> dict[str, Any]:
@@ -233,16 +237,37 @@ WrittenHealth = _written(
 )
 
 
+_HEALTH = OwnForm(Annotated[tuple[_as_value(WrittenHealth), ...], OneOrMany()], shown=[])  # type: ignore[misc]
+
+
+# --- collectors ------------------------------------------------------------------------------------------------------
+
+
+class _CollectorForms(Written):
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, found: Any) -> Any:
+        return _address_and_port(found, "a collector")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return or_short({"anyOf": [ENDPOINT_WRITTEN, ADDRESS_WRITTEN]}, schema, handler)
+
+
+WrittenCollector = _written(Collector, _CollectorForms, {"health": _HEALTH}, leave_out={"name"})
+
+
 # --- pools and the rest of the file ----------------------------------------------------------------------------------
 
 WrittenDefaults = _written(
     Pool,
     forms={
         "source": OwnForm(Annotated[Any, reads(Source)], Source(), "masquerade"),
-        "health": OwnForm(Annotated[tuple[_as_value(WrittenHealth), ...], OneOrMany()], shown=[]),  # type: ignore[misc]
+        "health": _HEALTH,
+        "guard": OwnForm(_as_value(_written(Guard)) | None, shown=None),
         "hooks": _mapping(Hooks),
     },
-    leave_out={"name", "listen", "backends", "source_addresses"},
+    leave_out={"name", "listen", "backends", "source_addresses", "mirror", "templates"},
     name="Defaults",
 )
 WrittenPool = _written(
@@ -251,7 +276,8 @@ WrittenPool = _written(
     {
         "backends": OwnForm(
             Annotated[dict[written_form(BackendName), WrittenBackend], Field(min_length=1)]  # type: ignore[misc]
-        )
+        ),
+        "mirror": OwnForm(dict[written_form(BackendName), WrittenCollector], {}, {}),  # type: ignore[misc]
     },
     leave_out={"name", "source_addresses", *WrittenDefaults.model_fields},
 )

@@ -50,6 +50,7 @@ class ApiServer:
         self._where: Endpoint | UnixSocket | None = None
         self._gap = self._not_before = 0.0
         self._changed = asyncio.Event()
+        self._tried = asyncio.Event()
 
     def follow(self, config: Config) -> None:
         """Use another configuration."""
@@ -67,9 +68,14 @@ class ApiServer:
                 if self._wanted is not None:
                     self._admit(self._wanted.token_file)
                     await self._move(self._wanted.listen)
+                self._tried.set()
                 await self._pause()
         finally:
             await self._close()
+
+    async def first_try(self) -> None:
+        """Wait until the server listens, or could not listen, or is not wanted."""
+        await self._tried.wait()
 
     async def _pause(self) -> None:
         """Wait for another configuration, or until it is time for the next try."""

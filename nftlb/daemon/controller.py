@@ -80,7 +80,7 @@ class Controller:
     def record_result(self, key: CheckKey, result: CheckResult) -> float:
         """Record the result of a check. Return the seconds between the start of this check and of the next."""
         changes = self.state.health.record_result(*key, result, now())
-        check = self.state.health.pools[key.pool].backends[key.backend].checks[key.check]
+        check = self.state.health.pools[key.pool].tracked(key.backend).checks[key.check]
         passed = result.passed if check.last is None else check.last.passed  # silence may have counted as a failure
         self._metrics.checked(key.pool, check.health.check.kind, passed, result.seconds)
         self._follow(changes)

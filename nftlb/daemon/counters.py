@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from nftlb.errors import NftlbError
-from nftlb.model import BackendKey
+from nftlb.model import BackendKey, DropReason
 from nftlb.ruleset import Count
 
 from .events import now
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _NOTHING = Count(0, 0)
+_DROPS = frozenset(DropReason.owner(reason, "").removeprefix("/") for reason in DropReason)
 _MAX_AGE = 1.0
 """Seconds that shown counters may be old: to read them costs the kernel a listing of our tables."""
 _TIMEOUT = 2.0
@@ -27,7 +28,7 @@ _TIMEOUT = 2.0
 
 
 class Counters:
-    """Packets and bytes by `POOL/BACKEND`.
+    """Packets and bytes by `POOL/BACKEND`, and by `collector/POOL/COLLECTOR`.
 
     A counter of the kernel starts again at zero when others flush our tables and they are restored, or when a backend
     leaves the configuration and returns. The value that it had before is then added.
@@ -48,7 +49,9 @@ class Counters:
         self._pools = {}
         for counts in (self._before, self._latest):
             for owner, count in counts.items():
-                pool = BackendKey.parse(owner).pool
+                pool, name = BackendKey.parse(owner)
+                if name in _DROPS:  # dropped before the packet got to the pool
+                    continue
                 self._pools[pool] = self._pools.get(pool, _NOTHING) + count
 
     def of(self, pool: str, backend: str) -> Count:
@@ -56,9 +59,18 @@ class Counters:
         owner = str(BackendKey(pool, backend))
         return self._before.get(owner, _NOTHING) + self._latest.get(owner, _NOTHING)
 
+    def of_collector(self, pool: str, collector: str) -> Count:
+        """The copies that were sent to a collector, and their bytes."""
+        return self.of(f"collector/{pool}", collector)
+
     def of_pool(self, pool: str) -> Count:
         """The packets and bytes of a pool, also to its sorry server and to backends that were removed."""
         return self._pools.get(pool, _NOTHING)
+
+    def dropped(self, pool: str, reason: DropReason) -> Count:
+        """The packets and bytes that the guard of a pool dropped."""
+        owner = reason.owner(pool)
+        return self._before.get(owner, _NOTHING) + self._latest.get(owner, _NOTHING)
 
 
 class CounterReader:

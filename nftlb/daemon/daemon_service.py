@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING
 
 from nftlb.compiler.reply_form import reply_form
 from nftlb.compiler.selection import select
-from nftlb.model import Family, Forward, RotationMode
-from nftlb.service import BackendStatus, CheckStatus, Overview, PoolStatus, Short
+from nftlb.model import DropReason, Family, Forward, RotationMode
+from nftlb.service import (
+    BackendStatus,
+    CheckStatus,
+    ClientStatus,
+    CollectorStatus,
+    Conflict,
+    GuardStatus,
+    Overview,
+    PoolClients,
+    PoolStatus,
+    Short,
+)
 
 from .events import now, wall
 
@@ -20,7 +31,7 @@ if TYPE_CHECKING:
     from nftlb.compiler.reply_form import Obstacles
     from nftlb.compiler.selection import Selection
     from nftlb.health import BackendHealth, CheckHealth, PoolHealth
-    from nftlb.model import Admin, Backend, Pool, PoolState
+    from nftlb.model import Admin, Backend, Collector, Pool, PoolState
     from nftlb.service import Event
 
     from .controller import Controller
@@ -80,6 +91,23 @@ class DaemonService:
         pool = self._state.find(name)
         state = self._state.health.state(name, now())
         return pool_status(pool, state, self._counter_reader.counters, self._state.added(pool), self._obstacles)
+
+    async def clients(self, pool: str, most: int) -> PoolClients:
+        found = self._state.find(pool).pool
+        if found.guard is None or not found.guard.clients:
+            raise Conflict(f"pool {pool} does not count clients; set `clients: true` in its guard")
+        counts = await self._kernel_thread.read(lambda applier: applier.sources(found, most))
+        clients = (
+            ClientStatus(
+                source=client.source,
+                packets=client.arrived.packets,
+                bytes=client.arrived.bytes,
+                dropped=client.dropped.packets,
+                banned=None if client.banned is None else round(client.banned, 1),
+            )
+            for client in counts.most
+        )
+        return PoolClients(pool=pool, known=counts.known, clients=tuple(clients))
 
     @property
     def _obstacles(self) -> Obstacles:
@@ -176,16 +204,42 @@ def pool_status(
         since=wall(pool.since),
         packets=count.packets,
         bytes=count.bytes,
+        guard=_guard(pool.pool, counters),
         backends=backends,
+        collectors=tuple(
+            _collector(pool.pool.name, collector, pool.collectors[collector.name], counters)
+            for collector in pool.pool.mirror
+        ),
     )
+
+
+def _collector(pool: str, collector: Collector, tracked: BackendHealth, counters: Counters) -> CollectorStatus:
+    count = counters.of_collector(pool, collector.name)
+    return CollectorStatus.model_construct(
+        name=collector.name,
+        address=str(collector.address),
+        port=collector.port,
+        one_in=collector.one_in,
+        up=tracked.up,
+        since=wall(tracked.since),
+        reason=tracked.reason,
+        packets=count.packets,
+        bytes=count.bytes,
+        checks=tuple(map(_check, tracked.checks)),
+    )
+
+
+def _guard(pool: Pool, counters: Counters) -> GuardStatus | None:
+    if pool.guard is None:
+        return None
+    return GuardStatus(**{str(reason): counters.dropped(pool.name, reason).packets for reason in DropReason})
 
 
 def _replies(pool: Pool, obstacles: Obstacles) -> Iterator[str]:
     """The hook in which the replies of a `stateless` pool are rewritten, for each family."""
     if pool.forward is Forward.STATELESS:
-        for family in Family:
-            if any(listener.family is family for listener in pool.listen):
-                yield f"{family}: {reply_form(pool, family, obstacles)}"
+        for family in pool.families:
+            yield f"{family}: {reply_form(pool, family, obstacles)}"
 
 
 def backend_status(pool: PoolHealth, name: str, state: PoolState, counters: Counters, *, added: bool) -> BackendStatus:

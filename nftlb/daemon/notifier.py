@@ -40,7 +40,12 @@ _ABOUT_POOLS = {
     EventKind.QUORUM_DOWN: "quorum ",
     EventKind.PRIORITY_CHANGED: "priority ",
 }
-_LEVELS = {EventKind.BACKEND_DOWN: logging.WARNING, EventKind.QUORUM_DOWN: logging.ERROR}
+_LEVELS = {
+    EventKind.BACKEND_DOWN: logging.WARNING,
+    EventKind.COLLECTOR_DOWN: logging.WARNING,
+    EventKind.QUORUM_DOWN: logging.ERROR,
+}
+_WHAT = {EventKind.COLLECTOR_UP: "collector ", EventKind.COLLECTOR_DOWN: "collector "}
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ class Notifier:
         """Report changes; `config` has the hooks."""
         for change in changes:
             subject = f"{change.pool}/{change.backend}" if change.backend else f"pool {change.pool}"
-            what = "" if change.backend else _ABOUT_POOLS[change.kind]
+            what = _WHAT.get(change.kind, "") if change.backend else _ABOUT_POOLS[change.kind]
             level = _LEVELS.get(change.kind, logging.INFO)
             fields = {
                 "event": change.kind,
@@ -160,7 +165,8 @@ class Notifier:
 
 
 def _environment(change: Change, pool: Pool) -> dict[str, str]:
-    backend = pool.backend(change.backend)
+    collectors = (collector.server for collector in pool.mirror if collector.name == change.backend)
+    backend = pool.backend(change.backend) or next(collectors, None)
     return {
         "NFTLB_EVENT": change.kind,
         "NFTLB_POOL": change.pool,

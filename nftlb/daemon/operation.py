@@ -109,10 +109,12 @@ async def _serve(control: Controller, reconciler: Reconciler, api: ApiServer, wi
             group.create_task(reconciler.run()),
             group.create_task(api.run()),
             group.create_task(_sign_of_life(control, reconciler)),
-            group.create_task(_reloads(control, wishes.reloading)),
         ]
+        # `systemctl start nftlb && nftlb status` must find the API.
+        await api.first_try()
         _log.info("running: %s", _summary(control))
         systemd.notify("READY=1", f"STATUS={_summary(control)}")
+        tasks.append(group.create_task(_reloads(control, wishes.reloading)))
         await wishes.stopping.wait()
         for task in tasks:
             task.cancel()

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
-    from nftlb.model import Config
+    from nftlb.model import Config, SourceEntry
     from nftlb.swap.applier import Applied, Applier
 
     Opens = Callable[[str], AbstractContextManager[Applier]]
@@ -79,7 +79,7 @@ def first_source(file: str, directory: str | None) -> StartupConfig:
             raise
         with suppress(ConfigError, OSError):
             text = kept(copy)
-            return StartupConfig(parse_config(text, str(copy)), text, str(copy), problems)
+            return StartupConfig(parse_config(text, str(copy), lenient=True), text, str(copy), problems)
         raise
 
 
@@ -106,7 +106,7 @@ def apis_of(file: str) -> list[str]:
     found: dict[str, None] = {}
     for former in texts:
         with suppress(ConfigError):
-            found[str(parse_config(former, file).api.listen)] = None
+            found[str(parse_config(former, file, lenient=True).api.listen)] = None
     return list(found)
 
 
@@ -137,7 +137,7 @@ def restore_rules(file: str, directory: str, applier: Opens) -> Restored | None:
         if copy is None:
             raise
         try:
-            restored = _load_saved(str(copy), applier)
+            restored = _load_saved(str(copy), applier, lenient=True)
         except NftlbError:
             raise error from None
         said = (f"{file} can't be used, its last good copy is:", *str(error).splitlines())
@@ -150,8 +150,8 @@ def _text(file: str) -> bytes:
     return b""
 
 
-def _load_saved(file: str, applier: Opens) -> Restored:
-    base = load(file)
+def _load_saved(file: str, applier: Opens, *, lenient: bool = False) -> Restored:
+    base = load(file, lenient=lenient)
     remarks = []
     try:
         memory = Store(base.state_dir, base.table).look()
@@ -169,6 +169,8 @@ def _load_saved(file: str, applier: Opens) -> Restored:
 MOST_BACKENDS = 1000
 """A larger configuration is not prepared: each change of a backend's health would write its whole text again, and the
 kernel takes most of the time of its start."""
+MOST_RANGES = 1000
+"""The most ranges of addresses in the lists of guards, for the same reason."""
 _CODE = ("", "compiler", "config", "daemon", "health", "kernel", "model", "ruleset", "swap")
 """The folders with the code that decides what is loaded."""
 _ZONES = "# conntrack zones {} to {}\n"
@@ -194,7 +196,8 @@ class Preparation:
         """
         made_of = {str(Path(self.file).absolute()): self.source, str(store): write_memory(memory).encode()}
         sums = {path: sha256(content).hexdigest() for path, content in made_of.items()}
-        return prepare(self.base, memory, self.used), {**sums, **code()}
+        lists = {entry.path: entry.digest for entry in _source_lists(self.base) if entry.path}
+        return prepare(self.base, memory, self.used), {**sums, **lists, **code()}
 
     def write(self, memory: Memory, store: Store) -> None:
         """Write the rules to the state directory, or delete older rules if there can be none. Raises OSError."""
@@ -256,8 +259,18 @@ def code() -> Mapping[str, str]:
 def _refuse(config: Config) -> None:
     if any(pool.ingress or pool.forward is Forward.DSR for pool in config.pools):
         raise Unprepared("a pool has `ingress` or `forward: dsr`: its rules depend on interfaces and routes")
+    if any(entry.path and not entry.digest for entry in _source_lists(config)):
+        raise Unprepared("a list of sources can't be read")
+    if sum(len(entry.ip) + len(entry.ip6) for entry in _source_lists(config)) > MOST_RANGES:
+        raise Unprepared(f"the lists of sources have more than {MOST_RANGES} ranges")
     if sum(len(pool.backends) for pool in config.pools) > MOST_BACKENDS:
         raise Unprepared(f"there are more than {MOST_BACKENDS} backends")
+
+
+def _source_lists(config: Config) -> Iterator[SourceEntry]:
+    for pool in config.pools:
+        if pool.guard is not None:
+            yield from (*pool.guard.allow, *pool.guard.deny)
 
 
 def _compiled(config: Config, used: UsedZones) -> tuple[Compiled, frozenset[int]]:

@@ -148,6 +148,13 @@ FEATURES = (
         _uses("stateless"),
     ),
     Feature(
+        "copying datagrams",
+        "nft_dup_ipv4 (CONFIG_NFT_DUP_IPV4, CONFIG_NFT_DUP_IPV6)",
+        ("{ip} daddr set {sample} udp dport set 1 dup to {sample}", "fib daddr type != local accept"),
+        _uses("copies"),
+        "type filter hook prerouting priority raw;",
+    ),
+    Feature(
         "telling local addresses from others",
         "nft_fib (CONFIG_NFT_FIB, CONFIG_NFT_FIB_IPV4, CONFIG_NFT_FIB_IPV6)",
         ("fib daddr type != local accept",),
@@ -245,16 +252,14 @@ def _used(config: Config | None) -> frozenset[str]:
             used.add("untracked")
         elif pool.source is not SourceKind.KEEP:
             used.add("masquerade" if pool.source is SourceKind.MASQUERADE else "snat")
-        if pool.refusals is not Passive.OFF:
-            used.add("passive")
-        if pool.helper:
-            used.add(str(pool.helper))
-        if pool.session_timeout:
-            used.add("session_timeout")
-        if pool.ingress:
-            used.add("ingress")
-        if any(listener.first_port != listener.last_port for listener in pool.listen):
-            used.add("range")
-        if any(listener.protocol is Protocol.SCTP for listener in pool.listen):
-            used.add("sctp")
+        options = {
+            "passive": pool.refusals is not Passive.OFF,
+            "copies": pool.mirror or pool.templates,
+            str(pool.helper): pool.helper,
+            "session_timeout": pool.session_timeout,
+            "ingress": pool.ingress,
+            "range": any(listener.first_port != listener.last_port for listener in pool.listen),
+            "sctp": any(listener.protocol is Protocol.SCTP for listener in pool.listen),
+        }
+        used |= {word for word, given in options.items() if given}
     return frozenset(used)

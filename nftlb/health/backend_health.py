@@ -13,7 +13,9 @@ from .check_health import CheckHealth, CheckState
 from .memory import BackendMemory
 
 if TYPE_CHECKING:
-    from nftlb.model import Backend, Health, Pool
+    from collections.abc import Sequence
+
+    from nftlb.model import Backend, Health
 
 SLOW_START_STEPS = 10
 """The number of ruleset changes that raise a weight from a tenth to the whole."""
@@ -122,22 +124,22 @@ class BackendHealth:
             agent_percent=self.agent_percent,
         )
 
-    def with_config(self, backend: Backend, pool: Pool) -> BackendHealth:
+    def with_config(self, backend: Backend, checks: Sequence[Health]) -> BackendHealth:
         """Return the state of the same server under a new configuration."""
         new = copy(self)
         new.backend = backend
         new.drop_outdated_wishes(self.backend.admin, self.backend.weight, self.backend.priority)
         healthy = all(check.state.up for check in self.checks)
-        new.checks = [_continued(self.checks, health, up=healthy) for health in pool.health]
-        if not _agents(pool):
+        new.checks = [_continued(self.checks, health, up=healthy) for health in checks]
+        if not _agents(checks):
             new.agent_admin, new.agent_percent = None, WHOLE  # no agent is left that could withdraw its wish
         return new
 
-    def restore(self, memory: BackendMemory, pool: Pool) -> None:
+    def restore(self, memory: BackendMemory, checks: Sequence[Health]) -> None:
         """Take over saved wishes: the operator's always, the agent's if the `initial` of its check is `last`."""
         self.admin, self.weight, self.priority = memory.admin, memory.weight, memory.priority
         self.drop_outdated_wishes(memory.file_admin, memory.file_weight, memory.file_priority)
-        if any(health.initial is Initial.LAST for health in _agents(pool)):
+        if any(health.initial is Initial.LAST for health in _agents(checks)):
             self.agent_admin, self.agent_percent = memory.agent_admin, memory.agent_percent
 
     def drop_outdated_wishes(self, admin: Admin, weight: int, priority: int) -> None:
@@ -153,22 +155,24 @@ class BackendHealth:
             self.priority = None
 
 
-def initial_health(backend: Backend, pool: Pool, memory: BackendMemory | None, now: float) -> BackendHealth:
-    """The first state of a backend: each check starts as its `initial` says."""
+def initial_health(
+    backend: Backend, checks: Sequence[Health], memory: BackendMemory | None, now: float
+) -> BackendHealth:
+    """The first state of a backend or collector: each check starts as its `initial` says."""
     known = memory is not None and memory.endpoint == backend_endpoint(backend)
     saved = memory.checks if memory is not None and known else ()
-    last_states = saved if len(saved) == len(pool.health) else [all(saved)] * len(pool.health)
+    last_states = saved if len(saved) == len(checks) else [all(saved)] * len(checks)
     tracked = BackendHealth(
         backend=backend,
         checks=[
             CheckHealth(health, CheckState(_initially_up(health, last=last)))
-            for health, last in zip(pool.health, last_states, strict=True)
+            for health, last in zip(checks, last_states, strict=True)
         ],
         since=now,
-        reason="no check yet" if pool.health else "not checked: the pool has no health check",
+        reason="no check yet" if checks else "not checked: there is no health check",
     )
     if memory is not None and known:
-        tracked.restore(memory, pool)
+        tracked.restore(memory, checks)
     tracked.mark_reported()
     return tracked
 
@@ -193,8 +197,8 @@ def _steps_done(elapsed: float, duration: float) -> int:
     return int(max(elapsed, 0) * SLOW_START_STEPS / duration + _ROUNDING) if duration else SLOW_START_STEPS
 
 
-def _agents(pool: Pool) -> list[Health]:
-    return [health for health in pool.health if isinstance(health.check, Agent)]
+def _agents(checks: Sequence[Health]) -> list[Health]:
+    return [health for health in checks if isinstance(health.check, Agent)]
 
 
 def _initially_up(health: Health, *, last: bool) -> bool:

@@ -24,6 +24,7 @@ from .kinds import (
     Admin,
     Balance,
     Capability,
+    DropReason,
     Endpoint,
     EventKind,
     Fallback,
@@ -38,13 +39,17 @@ from .kinds import (
     Passive,
     Per,
     Protocol,
+    Rate,
     Replies,
     Source,
+    SourceEntry,
     SourceKind,
+    SourceLengths,
+    Templates,
     UnixSocket,
 )
 from .membership import UNTOUCHED, WHOLE, BackendKey, BackendState, Membership, PoolState
-from .pool import HASH_SEED, Api, Backend, Config, Health, Hooks, Marks, Pool, Zones
+from .pool import Api, Backend, Collector, Config, Guard, Health, Hooks, Marks, Pool, Zones
 from .rotation import Contender, Rotation, RotationMode, contenders, is_panic, rotation_of, sufficient
 
 __all__ = [
@@ -63,9 +68,11 @@ __all__ = [
     "BackendState",
     "Balance",
     "Capability",
+    "Collector",
     "Config",
     "Contender",
     "Dns",
+    "DropReason",
     "Endpoint",
     "EventKind",
     "Exec",
@@ -74,6 +81,7 @@ __all__ = [
     "FallbackKind",
     "Family",
     "Forward",
+    "Guard",
     "HashKey",
     "Health",
     "Helper",
@@ -94,6 +102,7 @@ __all__ = [
     "PoolState",
     "Protocol",
     "Radius",
+    "Rate",
     "Rcode",
     "RecordType",
     "Replies",
@@ -103,8 +112,11 @@ __all__ = [
     "Snmp",
     "SnmpVersion",
     "Source",
+    "SourceEntry",
     "SourceKind",
+    "SourceLengths",
     "Tcp",
+    "Templates",
     "Transport",
     "Udp",
     "UnixSocket",

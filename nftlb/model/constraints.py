@@ -7,14 +7,12 @@ annotation the form that the configuration file and the HTTP API accept, with it
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 from .kinds import Milliseconds
 
 
-@dataclass(frozen=True, slots=True)
-class NumberLimits:
+class NumberLimits(NamedTuple):
     """A whole number from `low` to `high`. `what` names the option in messages, such as "a port"."""
 
     what: str
@@ -24,8 +22,7 @@ class NumberLimits:
     """Other programs show this number in hexadecimal, so that form is accepted too."""
 
 
-@dataclass(frozen=True, slots=True)
-class TextPattern:
+class TextPattern(NamedTuple):
     """A text that matches `pattern` as a whole. `allowed` describes the pattern in words."""
 
     what: str
@@ -33,20 +30,17 @@ class TextPattern:
     pattern: re.Pattern[str]
 
 
-@dataclass(frozen=True, slots=True)
-class ShortestTime:
+class ShortestTime(NamedTuple):
     """A duration of at least this many milliseconds, and at most a day."""
 
     shortest: Milliseconds
     whole_seconds: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class PercentLimits:
     """A share in whole per cent, 0 to 100."""
 
 
-@dataclass(frozen=True, slots=True)
 class RegexSyntax:
     """A regular expression in the syntax of RE2; see `nftlb.model.patterns`."""
 
@@ -57,8 +51,11 @@ def _text(what: str, allowed: str, pattern: str) -> TextPattern:
 
 Port: TypeAlias = Annotated[int, NumberLimits("a port", 1, 65535)]
 Weight: TypeAlias = Annotated[int, NumberLimits("a weight", 0, 256)]
+Burst: TypeAlias = Annotated[int, NumberLimits("a burst", 1, 1_000_000)]
+SourceCount: TypeAlias = Annotated[int, NumberLimits("a number of sources", 16, 1_000_000)]
 Priority: TypeAlias = Annotated[int, NumberLimits("a priority", 0, 255)]
 Length: TypeAlias = Annotated[int, NumberLimits("a length", 0, 65535)]
+SampleRate: TypeAlias = Annotated[int, NumberLimits("a sampling rate", 1, 1_000_000)]
 Count: TypeAlias = Annotated[int, NumberLimits("a count", 1, 255)]
 Quorum: TypeAlias = Annotated[int, NumberLimits("a quorum", 1, 65535)]
 Hysteresis: TypeAlias = Annotated[int, NumberLimits("a hysteresis", 0, 65535)]
@@ -71,6 +68,7 @@ FirstMark: TypeAlias = Annotated[int, NumberLimits("a firewall mark", 1, 0xFFFFF
 Percent: TypeAlias = Annotated[int, PercentLimits()]
 Duration: TypeAlias = Annotated[Milliseconds, ShortestTime(0)]
 SessionTime: TypeAlias = Annotated[Milliseconds, ShortestTime(1000, whole_seconds=True)]  # the kernel counts seconds
+BanTime: TypeAlias = Annotated[Milliseconds, ShortestTime(0, whole_seconds=True)]
 Timer: TypeAlias = Annotated[Milliseconds, ShortestTime(10)]  # a shorter interval would only keep the daemon busy
 
 POOL_NAME = _text(

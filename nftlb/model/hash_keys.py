@@ -7,8 +7,7 @@ place fits, because the datagram is too short or is another message, the datagra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .kinds import Family
 
@@ -24,8 +23,7 @@ LONGEST_ID = 15
 ADDRESS_BITS = {Family.IP: 32, Family.IP6: 128}
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(NamedTuple):
     """A condition for `size` bytes of the payload as a number: the bits of `mask` are `value`; or not, if `inverse`."""
 
     offset: int
@@ -42,8 +40,7 @@ class Condition:
         return (int.from_bytes(found, "big") & self.mask == self.value) is not self.inverse
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where the bytes stand in datagrams that meet all conditions. `about` is what these datagrams are."""
 
     offset: int
@@ -63,8 +60,7 @@ class Place:
         return payload[self.offset : self.end]
 
 
-@dataclass(frozen=True, slots=True)
-class HashKey:
+class HashKey(NamedTuple):
     """A key as the file writes it, and its parts.
 
     `prefixes`: how many bits of the client's address count; empty: all; one number: for the only family of the pool;

@@ -8,7 +8,7 @@ An annotation holds the type of an option and its description. This module has n
 because `nftlb.config` reads the annotations.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address
 from typing import Annotated
@@ -17,6 +17,8 @@ from .checks import AnyCheck
 from .constraints import (
     Argv,
     BackendName,
+    BanTime,
+    Burst,
     ConfigId,
     Count,
     Duration,
@@ -31,7 +33,9 @@ from .constraints import (
     Port,
     Priority,
     Quorum,
+    SampleRate,
     SessionTime,
+    SourceCount,
     TableName,
     Timer,
     Weight,
@@ -54,14 +58,19 @@ from .kinds import (
     Passive,
     Per,
     Protocol,
+    Rate,
     Replies,
+    SourceEntry,
     SourceKind,
+    SourceLengths,
+    Templates,
     UnixSocket,
     family,
 )
 
 REJECT = Fallback()
 ONE_HEALTHY = MinHealthy()
+WHOLE_ADDRESS = SourceLengths()
 API_LISTEN = Endpoint(IPv4Address("127.0.0.1"), 9146)
 STATE_DIR = "/var/lib/nftlb"
 HASH_SEED = 0x6E66746C
@@ -115,17 +124,80 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Collector:
+    """A server that gets copies of the datagrams of a pool. Its replies are dropped."""
+
+    name: Annotated[BackendName, "the name of the collector; no backend of the pool has the same name"]
+    address: Annotated[IPAddress, "the address to send copies to"]
+    port: Annotated[Port | None, "the port to send copies to; without it, a copy keeps the port of the packet"] = None
+    one_in: Annotated[SampleRate, "copy one datagram in so many, for each listener"] = 1
+    health: Annotated[
+        tuple[Health, ...], "one check, or a list that must all pass; a collector that is down gets no copies"
+    ] = ()
+
+    @property
+    def family(self) -> Family:
+        return family(self.address)
+
+    @property
+    def server(self) -> Backend:
+        """The collector as a server, for health checks and messages."""
+        return Backend(name=self.name, address=self.address, port=self.port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
     """Programs to run at transitions, each a list of arguments without a shell; an empty list runs nothing."""
 
     backend_up: Annotated[Argv, "run when a backend comes up"] = ()
     backend_down: Annotated[Argv, "run when a backend goes down"] = ()
+    collector_up: Annotated[Argv, "run when a collector comes up"] = ()
+    collector_down: Annotated[Argv, "run when a collector goes down"] = ()
     quorum_up: Annotated[Argv, "run when a pool gains its quorum"] = ()
     quorum_down: Annotated[Argv, "run when a pool loses its quorum"] = ()
     priority_changed: Annotated[Argv, "run when another priority of a pool serves"] = ()
     capabilities: Annotated[
         tuple[Capability, ...], "the capabilities of nftlb that the programs receive: one, or a list"
     ] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """A limit for each source of a pool's packets, and lists of sources.
+
+    A limit counts each packet of UDP. Of TCP and SCTP, it counts the first packet of each connection.
+    """
+
+    rate: Annotated[Rate | None, "how many packets of a source may pass: NUMBER/s, /m or /h, such as 100/s"] = None
+    burst: Annotated[
+        Burst | None, "how many packets of a source that was quiet may pass at once; by default the number of `rate`"
+    ] = None
+    per: Annotated[
+        SourceLengths,
+        "what a source is: source, an address; source/24 and source/64, a prefix of IPv4 and of IPv6; one, or a list",
+    ] = WHOLE_ADDRESS
+    ban: Annotated[BanTime, "how long all packets of a source are dropped after one above the limit; 0s: no ban"] = 0
+    sources: Annotated[SourceCount, "for how many sources of a family there is room; the others share a limit"] = 65536
+    shared_rate: Annotated[
+        Rate | None, "the limit that sources share for which there is no room; by default that of one source"
+    ] = None
+    allow: Annotated[
+        tuple[SourceEntry, ...], "sources that always pass: an address, a prefix, or the path of a file; one, or a list"
+    ] = ()
+    deny: Annotated[
+        tuple[SourceEntry, ...], "sources whose packets are dropped, unless `allow` has them; as in `allow`"
+    ] = ()
+    clients: Annotated[bool, "count the packets and drops of each source, for `nftlb clients`"] = False
+
+    @property
+    def most_at_once(self) -> int:
+        """The burst that counts."""
+        return self.burst or (self.rate.packets if self.rate else 0)
+
+    @property
+    def refill(self) -> int:
+        """Seconds after which a source that is quiet has its whole burst again, rounded up."""
+        return -(-self.most_at_once * self.rate.seconds // self.rate.packets) if self.rate else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,15 +259,26 @@ class Pool:
     ] = 10_000
     panic: Annotated[Percent, "below this share of healthy weight, use all backends"] = 0
     fallback: Annotated[Fallback, "what happens to packets when no backend is left"] = REJECT
+    guard: Annotated[Guard | None, "a limit for each source of packets, and lists of sources"] = None
     hooks: Annotated[Hooks, "programs to run at transitions"] = Hooks()
+    mirror: Annotated[
+        tuple[Collector, ...],
+        "servers that get copies of the datagrams, with the source of the client, each by its name",
+    ] = ()
+    templates: Annotated[
+        Templates | None,
+        "all: datagrams that begin with templates of NetFlow v9 or IPFIX go to every backend, all others take turns",
+    ] = None
 
     def __hash__(self) -> int:
-        return self._hash
+        # Pools are keys of the compiler's caches. Hashing every address would cost more than a look-up saves.
+        return hash(self.name)
 
     @cached_property
-    def _hash(self) -> int:
-        # Pools are keys of the compiler's caches. Hashing every address again would cost more than a look-up saves.
-        return hash(tuple(getattr(self, item.name) for item in fields(self)))
+    def families(self) -> tuple[Family, ...]:
+        """The families of the listeners, in the order of `Family`."""
+        found = {listener.family for listener in self.listen}
+        return tuple(of for of in Family if of in found)
 
     @property
     def refusals(self) -> Passive:

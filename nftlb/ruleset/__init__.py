@@ -1,5 +1,6 @@
 """nftables objects and transactions as values, with their nft text."""
 
+from .address_ranges import AddressRanges, merged
 from .listing import PROTOCOLS, UNREADABLE, Count, Listing, canonical_rule
 from .objects import Chain, Element, Hook, NamedObject, Ruleset, Set, Table, TableFamily
 from .ownership import MARK, is_empty, is_ours
@@ -11,6 +12,7 @@ __all__ = [
     "MARK",
     "PROTOCOLS",
     "UNREADABLE",
+    "AddressRanges",
     "Chain",
     "Count",
     "Element",
@@ -35,5 +37,6 @@ __all__ = [
     "file_text",
     "is_empty",
     "is_ours",
+    "merged",
     "set_body",
 ]

@@ -25,7 +25,7 @@ from nftlb.kernel.helpers import has_helper, missing_helpers
 from nftlb.kernel.nflog import can_log
 from nftlb.kernel.policy_routing import PolicyRouting, find_hops
 from nftlb.kernel.reply_paths import find_obstacles
-from nftlb.model import Family, Membership, Passive
+from nftlb.model import Family, Membership, Passive, SourceLengths
 from nftlb.ruleset import Listing, Operation, Ruleset, Transaction, Verb, is_empty, is_ours
 
 from .difference import difference, routing_difference
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from nftlb.compiler.connections import Keep
     from nftlb.compiler.reply_form import Obstacles
     from nftlb.kernel import Kernel
-    from nftlb.model import Config, IPAddress
+    from nftlb.kernel.sources import SourceCounts
+    from nftlb.model import Config, IPAddress, Pool
     from nftlb.ruleset import Count, TableFamily
 
 
@@ -215,8 +216,13 @@ class Applier:
         return Applied(tuple(texts), lingers=self._lingers(), unrecognised=self.swapper.unrecognised)
 
     def counters(self) -> Mapping[str, Count]:
-        """The packets and bytes by `POOL/BACKEND` that the kernel counted."""
+        """The packets and bytes by `POOL/BACKEND` that the kernel counted, and by `DropReason.owner`."""
         return self.kernel.counters(self.table)
+
+    def sources(self, pool: Pool, most: int) -> SourceCounts:
+        """The sources of a pool that sent the most packets. KernelError if the kernel refuses."""
+        lengths = pool.guard.per if pool.guard else SourceLengths()
+        return self.kernel.sources(self.table, pool.name, lengths, most)
 
     @property
     def in_force(self) -> bool:

@@ -30,7 +30,6 @@ from nftlb.ruleset import (
     Ruleset,
     Set,
     SharedMapping,
-    Table,
     TableFamily,
     Transaction,
     Verb,
@@ -40,6 +39,8 @@ from nftlb.ruleset import (
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from nftlb.ruleset import Table
 
 # Two names, because a swap may find the rules on the detour of another swap that did not end.
 _DETOURS = ("-next", "-other")
@@ -91,8 +92,8 @@ def make(kernel: Ruleset, target: Ruleset, removed: Collection[Leftover] = ()) -
     for family, wanted in target.tables.items():
         present = kernel.tables.get(family)
         if present is None:
-            chains.append(Operation(Verb.CREATE, family))
-            present = Table(family, target.name)
+            chains.append(Operation(Verb.CREATE, family, wanted))
+            continue
         if wanted is present:
             continue
         present = _make_objects(present, wanted, objects)
@@ -222,7 +223,27 @@ def waypoints(kernel: Ruleset, target: Ruleset) -> list[Ruleset]:
         present = kernel.tables.get(family)
         conflicts = {} if present is None or present is wanted else _conflicts(present, wanted)
         around[family] = _detour(present, wanted, conflicts) if present is not None and conflicts else wanted
-    return [target] if around == target.tables else [Ruleset(target.name, around), target]
+    steps = [target] if around == target.tables else [Ruleset(target.name, around), target]
+    return [*_with_new_ranges(kernel, target), *steps]
+
+
+def _with_new_ranges(kernel: Ruleset, target: Ruleset) -> list[Ruleset]:
+    """The present ruleset with the new sets of ranges, if there are any that rules of packets at this moment may need.
+
+    The kernel fills a set of ranges a moment after the rules of the same transaction are in force. A packet that meets
+    the rules in between does not find its range. So the sets come one transaction before the rules.
+    """
+    tables = {}
+    for family, present in kernel.tables.items():
+        wanted = target.tables.get(family, present)
+        new: dict[str, Set | None] = {
+            new_set.name: new_set
+            for new_set in _differing(present.sets, wanted.sets)
+            if new_set.interval and not new_set.data_type and new_set.name not in present.sets
+        }
+        if new:
+            tables[family] = replace(present, sets=SharedMapping.of(present.sets).with_changes(new))
+    return [Ruleset(kernel.name, {**kernel.tables, **tables})] if tables else []
 
 
 def _differing(present: Mapping[str, _Named], wanted: Mapping[str, _Named]) -> list[_Named]:
@@ -336,8 +357,11 @@ def _make_set(
         sets.append(Operation(Verb.DELETE, family, present))
         present = None
     if present is None:
+        # With its elements: for a separate `add element`, libnftables would first read all elements of sets of ranges.
         sets.append(Operation(Verb.ADD, family, wanted))
-        present = Set(wanted.name, wanted.key_type)
+        return
+    if present.elements == wanted.elements:
+        return
     stale = _in_the_way(present, wanted)
     if stale:
         elements.append(Operation(Verb.DELETE, family, Elements(wanted.name, stale)))
@@ -349,7 +373,7 @@ def _make_set(
 
 def _in_the_way(present: Set, wanted: Set) -> tuple[Element, ...]:
     """The elements that have to go before others can come."""
-    if present.elements is wanted.elements:
+    if present.elements == wanted.elements:
         return ()
     new_elements = {element.key: element for element in wanted.elements}
     # Intervals may overlap under different keys.
@@ -365,7 +389,7 @@ def _left_in(present: Set, wanted: Set | None) -> tuple[Element, ...]:
     """The elements that stay after the set has its wanted elements, or that stay in a set that is not wanted."""
     if wanted is None:
         return tuple(present.elements)
-    if not present.same_kind(wanted) or present.elements is wanted.elements:
+    if not present.same_kind(wanted) or present.elements == wanted.elements:
         return ()
     keys = {element.key for element in (*wanted.elements, *_in_the_way(present, wanted))}
     return tuple(element for element in present.elements if element.key not in keys)

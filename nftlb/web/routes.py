@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiohttp import web
 
-from nftlb.service import BackendStatus, Event, PoolStatus, Status
+from nftlb.service import BackendStatus, Event, PoolClients, PoolStatus, Status
 
 from .bodies import BackendChange, NewBackend
 
@@ -28,9 +28,10 @@ Json: TypeAlias = dict[str, Any]
 
 POOL = "/api/v1/pools/{pool}"
 BACKENDS = POOL + "/backends"
+CLIENTS = POOL + "/clients"
 BACKEND = BACKENDS + "/{backend}"
 
-SHOWN: tuple[type[BaseModel], ...] = (Status, PoolStatus, BackendStatus, Event)
+SHOWN: tuple[type[BaseModel], ...] = (Status, PoolStatus, BackendStatus, PoolClients, Event)
 """The models of answers."""
 
 _ANY = (421,)
@@ -137,6 +138,17 @@ _ONE_POOL: Json = {
     "example": "dns",
 }
 
+MOST_CLIENTS = 10_000
+USUAL_CLIENTS = 100
+_LIMIT: Json = {
+    "name": "limit",
+    "in": "query",
+    "required": False,
+    "description": "how many sources to show",
+    "schema": {"type": "integer", "minimum": 1, "maximum": MOST_CLIENTS, "default": USUAL_CLIENTS},
+    "example": 10,
+}
+
 ROUTES: tuple[ApiRoute, ...] = (
     ApiRoute(
         path="/healthz",
@@ -185,6 +197,14 @@ ROUTES: tuple[ApiRoute, ...] = (
         summary="One pool",
         answers={"200": _json("the state of the pool", schema_of("PoolStatus"))},
         refuses=(503,),
+    ),
+    ApiRoute(
+        path=CLIENTS,
+        operation="clients",
+        summary="The sources of a pool with the most packets, if its guard counts clients",
+        answers={"200": _json("the source with the most packets first", schema_of("PoolClients"))},
+        refuses=(400, 409, 503),
+        query=_LIMIT,
     ),
     ApiRoute(
         path="/api/v1/ruleset",

@@ -33,6 +33,7 @@ BEYOND_SCHEMA = {
     "hysteresis",
     "listener-overlap",
     "marks",
+    "mirror",
     "passive",
     "replies",
     "regex",  # a schema knows only the syntax of ECMA

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -24,6 +24,7 @@ from nftlb.errors import ConfigError, KernelError, SystemFault
 from nftlb.health.memory import read_memory
 from nftlb.kernel.rtnetlink import LOCAL, LOCAL_TABLE, Route
 from nftlb.kernel.surroundings import Surroundings
+from nftlb.web import HttpServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -122,6 +123,43 @@ def test_start_and_end_are_reported_to_systemd(files: DaemonFiles) -> None:
     assert {"ns1", "ns2"} == set(
         read_memory((files.directory / "state" / f"{TABLE}.json").read_text()).pools["dns"].backends
     )
+
+
+def test_the_api_listens_before_the_start_is_reported(files: DaemonFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that follows `systemctl start` reaches the API."""
+    reported: list[bool] = []
+    start = HttpServer.start
+
+    async def observed(server: HttpServer) -> None:
+        with suppress(BlockingIOError):
+            reported.append(b"READY" in files.systemd.recv(4096))
+        await start(server)
+
+    monkeypatch.setattr(HttpServer, "start", observed)
+
+    async def scene() -> None:
+        async with running(files):
+            await files.await_message("READY")
+            assert (files.directory / "api").is_socket()
+
+    asyncio.run(scene())
+    assert [] == reported
+
+
+def test_an_api_that_cannot_listen_does_not_delay_the_start(files: DaemonFiles) -> None:
+    """The start is reported when another program has the API's address."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        document = json.loads(files.file.read_text())
+        document["api"]["listen"] = f"127.0.0.1:{other.getsockname()[1]}"
+        files.file.write_text(json.dumps(document))
+
+        async def scene() -> None:
+            async with running(files):
+                await files.await_message("READY")
+
+        asyncio.run(scene())
 
 
 def test_no_thread_holds_up_the_loop(files: DaemonFiles) -> None:

@@ -29,6 +29,8 @@ MODES = {
     "dsr": "forward: dsr",
     "dsr-ingress": "forward: dsr, ingress: eth0",
 }
+GUARDED = {"nat-guard": "nat", "ingress-guard": "stateless-ingress"}
+"""The modes that are also counted with `guard: {rate: 100/s}`, by the name of the setting."""
 FAMILIES = ("ip", "ip6")
 SIZES = (1, 10, 1000)
 BACKENDS = 3
@@ -54,6 +56,11 @@ class Setting:
         return f"{self.mode}, {self.family}, {self.pools} pools"
 
     @property
+    def way(self) -> str:
+        """The mode without its guard."""
+        return GUARDED.get(self.mode, self.mode)
+
+    @property
     def heading(self) -> str:
         """The beginning of the setting's lines in the table."""
         return f"{self.mode:<18}{self.family:<4}{self.pools:>5}"
@@ -64,7 +71,8 @@ class Setting:
         lines = ["pools:"]
         for pool in range(self.pools):
             behind = ", ".join(f"b{backend}: {self._backend(pool, backend)}" for backend in range(BACKENDS))
-            lines.append(f"  p{pool}: {{listen: '{self._listen(pool)}', {MODES[self.mode]},")
+            lines.append(f"  p{pool}: {{listen: '{self._listen(pool)}', {MODES[self.way]},")
+            lines.extend(["    guard: {rate: 100/s},"] if self.mode in GUARDED else [])
             lines.append(f"    backends: {{{behind}}}}}")
         return "\n".join(lines)
 
@@ -79,15 +87,15 @@ class Setting:
         return f"2001:db8:2:{pool:x}::{backend + 1}"
 
     def _backend(self, pool: int, backend: int) -> str:
-        port = "" if self.mode.startswith("dsr") else "port: 5353, "
-        device = "device: eth1, " if "ingress" in self.mode else ""
+        port = "" if self.way.startswith("dsr") else "port: 5353, "
+        device = "device: eth1, " if "ingress" in self.way else ""
         return f"{{{port}{device}address: '{self.backend(pool, backend)}'}}"
 
     def _listen(self, pool: int) -> str:
         return f"{self.service(pool)}:53/udp" if self.family == "ip" else f"[{self.service(pool)}]:53/udp"
 
 
-SETTINGS = [Setting(*of) for of in product(MODES, FAMILIES, SIZES)]
+SETTINGS = [Setting(*of) for of in (*product(MODES, FAMILIES, SIZES), *product(GUARDED, FAMILIES, SIZES[:1]))]
 
 
 def rules(setting: Setting) -> str:
@@ -117,12 +125,12 @@ class Counted:
 
     def passages(self) -> dict[str, list[Passage]]:
         """Return the passages of a packet for each turn of the backends, by the kind of the packet."""
-        nat = self.setting.mode == "nat"
+        nat = self.setting.way == "nat"
         known = Flow(translated=_TRANSLATED if nat else ())
         found = {"request": [self._request(known) for _ in range(BACKENDS)]}
         if nat:
             found["first"] = [self._request(Flow(new=True)) for _ in range(BACKENDS)]
-        if not self.setting.mode.startswith("dsr"):  # otherwise replies do not pass the balancer
+        if not self.setting.way.startswith("dsr"):  # otherwise replies do not pass the balancer
             found["reply"] = [self._reply(backend) for backend in range(BACKENDS)]
         other = packet(_CLIENT[self.setting.family], 40000, _OTHER[self.setting.family], 9999, "eth0")
         found["nobody"] = [self._counter.send(other, Flow())]
@@ -133,7 +141,7 @@ class Counted:
         return self._counter.send(packet(_CLIENT[self.setting.family], 40000, service, 53, "eth0"), flow)
 
     def _reply(self, backend: int) -> Passage:
-        nat = self.setting.mode == "nat"
+        nat = self.setting.way == "nat"
         client = (_OWN if nat else _CLIENT)[self.setting.family]
         source = self.setting.backend(self.setting.pools - 1, backend)
         return self._counter.send(

@@ -12,12 +12,15 @@ from nftlb.model import Admin, Backend, Balance, Forward, Per
 from nftlb.service import (
     BackendStatus,
     CheckStatus,
+    ClientStatus,
     ConfigStatus,
     Conflict,
     Event,
     Fault,
+    GuardStatus,
     KernelStatus,
     Overview,
+    PoolClients,
     PoolStatus,
     Short,
     UnknownBackend,
@@ -142,6 +145,14 @@ class FakeService:
             raise UnknownPool(f"no pool is named {pool}")
         return self.shown[pool].ready
 
+    async def clients(self, pool: str, most: int) -> PoolClients:
+        if (await self.pool(pool)).guard is None:
+            raise Conflict(f"pool {pool} does not count clients")
+        sources = (("198.51.100.7", 900, 54000, 300, 12.5), ("2001:db8:7::/64", 20, 1200, 0, None))
+        fields = ("source", "packets", "bytes", "dropped", "banned")
+        found = tuple(ClientStatus(**dict(zip(fields, values, strict=True))) for values in sources)
+        return PoolClients(pool=pool, known=len(found), clients=found[:most])
+
     async def ruleset(self) -> str:
         return "table ip nftlb {\n}\n"
 
@@ -213,7 +224,12 @@ def two_pools() -> FakeService:
     """Return a service with a healthy pool, and a pool without its quorum."""
     service = FakeService()
     service.put(
-        a_pool("dns", a_backend("ns1", packets=3, bytes=300), a_backend("ns2", packets=4, bytes=400)),
+        a_pool(
+            "dns",
+            a_backend("ns1", packets=3, bytes=300),
+            a_backend("ns2", packets=4, bytes=400),
+            guard=GuardStatus(rate=1, banned=2, denied=0, full=0),
+        ),
         a_pool("syslog", a_backend("log1", up=False, in_rotation=False, share=0, reason="timeout after 1 s")),
     )
     return service

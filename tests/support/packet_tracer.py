@@ -384,18 +384,24 @@ class _Walk:
                 self.packet = replace(self.packet, ttl=self.packet.ttl - 1)
                 raise _Final("fwd")
             case Plain(word="counter"):
-                self.tracer.counts[place.chain.removeprefix("backend/")] += 1
+                self.count(place)
             case Plain(word="notrack"):
                 self.tracked = False
-            case Plain(word="ct timeout" | "ct helper"):
+            case Plain(word="ct timeout" | "ct helper" | "dup" | "update"):
                 pass
             case _:
                 raise Unreadable(f"{statement} in {place.chain}: not to be walked over")
         return True
 
+    def count(self, place: _Place) -> None:
+        """Count a packet, but no copy: the tracer follows no copies."""
+        if not place.chain.startswith("collector/"):
+            self.tracer.counts[place.chain.removeprefix("backend/")] += 1
+
     def match(self, statement: Match, place: _Place) -> bool:
         if isinstance(statement.fields, Number):
-            return self.drawn(statement.fields, place) == statement.value
+            number = self.drawn(statement.fields, place)
+            return number is not None and (number == statement.value) is (statement.operator == "==")
         found = [self.read(name) for name in statement.fields.names]
         if any(value is None for value in found):
             return False
@@ -408,6 +414,8 @@ class _Walk:
                 inside = self.look_up(named, key, place) is not None
             case str() as literal if statement.operator in (">", ">="):
                 return int(key) > int(literal) - (statement.operator == ">=")
+            case str() as literal if statement.operator == "<":
+                return int(key) < int(literal)
             case str() as literal:
                 number = str(int(literal, 16)) if literal.startswith("0x") else literal
                 inside = _within(key, number) if key.isdecimal() else key == number
@@ -478,6 +486,8 @@ class _Walk:
                 raise _Accepted
             case ["drop"]:
                 raise _Final("dropped")
+            case ["return"]:
+                raise _Ended
             case ["goto", name]:
                 self.chain(place.family, place.rules, name)
                 raise _Ended
@@ -691,9 +701,15 @@ def _bits_of(mask: str) -> int:
     return int(ip_address(mask)).bit_count()
 
 
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else int(ip_address(text))
+
+
 def _within(key: str, ranges: str) -> bool:
     def inside(inner: str, outer: str) -> bool:
         low, dash, high = outer.partition("-")
-        return inner == outer or bool(dash and int(low) <= int(inner) <= int(high))
+        if "/" in outer:
+            return ip_address(inner) in ip_network(outer)
+        return inner == outer or bool(dash and _number(low) <= _number(inner) <= _number(high))
 
     return all(map(inside, key.split(" . "), ranges.split(" . ")))

@@ -11,6 +11,8 @@ from nftlb.lab import Namespace
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
+    from nftlb.kernel.sources import SourceCounts
+    from nftlb.model import SourceLengths
     from nftlb.ruleset import Count, Listing, TableFamily, Transaction
 
 # The ends of pairs: a kernel without the module `dummy` has these too.
@@ -41,6 +43,9 @@ class Inside:
 
     def counters(self, table: str) -> Mapping[str, Count]:
         return self.namespace.call(self.kernel.counters, table)
+
+    def sources(self, table: str, pool: str, lengths: SourceLengths, most: int) -> SourceCounts:
+        return self.namespace.call(self.kernel.sources, table, pool, lengths, most)
 
     def generation(self) -> int:
         return self.namespace.call(self.kernel.generation)

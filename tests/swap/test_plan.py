@@ -62,13 +62,31 @@ NOTHING = Ruleset("t")
 def test_objects_are_added_before_references_to_them() -> None:
     """Chains, sets, elements and rules are added in this order, so that no object refers to a missing object."""
     assert (
-        "create table ip t\n"
         f"add chain ip t raw {{ {RAW} }}\n"
         "add chain ip t pool\n"
-        f"add map ip t services {{ {SERVICE} : verdict ; }}\n"
-        f"add element ip t services {{ {KEY} : goto pool }}\n"
+        f"add map ip t services {{ {SERVICE} : verdict; elements = {{ {KEY} : goto pool }} ; }}\n"
         "add rule ip t raw ip daddr . th dport vmap @services\n"
         "add rule ip t pool goto pool/v1\n"
+    ) == make(ruleset(), ruleset(SERVICES, DOOR, POOL)).text
+
+
+def test_a_new_table_is_one_operation_with_its_whole_content() -> None:
+    """An operation for each object would take libnftables longer. The table must be new: others may have made it."""
+    assert (
+        "create table ip t\n"
+        "table ip t {\n"
+        "\tmap services {\n"
+        f"\t\t{SERVICE} : verdict\n"
+        f"\t\telements = {{ {KEY} : goto pool }}\n"
+        "\t}\n\n"
+        "\tchain raw {\n"
+        f"\t\t{RAW}\n"
+        "\t\tip daddr . th dport vmap @services\n"
+        "\t}\n\n"
+        "\tchain pool {\n"
+        "\t\tgoto pool/v1\n"
+        "\t}\n"
+        "}\n"
     ) == make(NOTHING, ruleset(SERVICES, DOOR, POOL)).text
 
 
@@ -302,3 +320,19 @@ def test_the_predicted_ruleset_is_the_kernels(target: Ruleset) -> None:
         listed = {family: listing.table for family, listing in kernel.list("t").items()}
         assert comparable(listed) == comparable(known.tables)
     assert comparable(target.tables) == comparable(known.tables)
+
+
+def test_new_ranges_come_before_the_rules_that_look_them_up() -> None:
+    """The kernel fills a set of ranges after the rules of its transaction are in force, so the set comes before."""
+    ranges = Set("ranges", "type ipv4_addr", interval=True, elements=(Element("192.0.2.0/24"),))
+    door = Chain("raw", ("ip saddr @ranges drop",), RAW)
+    kernel, target = ruleset(SERVICES, DOOR, POOL), ruleset(SERVICES, ranges, door, POOL)
+
+    first, last = waypoints(kernel, target)
+
+    assert target == last
+    added = "add set ip t ranges { type ipv4_addr; flags interval; elements = { 192.0.2.0/24 } ; }\n"
+    assert added == make(kernel, first).text
+    assert [] == list(leftovers(kernel, first))
+    assert [target] == waypoints(last, target)
+    assert [target] == waypoints(Ruleset("t"), target)
