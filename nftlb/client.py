@@ -59,6 +59,17 @@ class BackendView:
 
 
 @dataclass(frozen=True, slots=True)
+class NameView:
+    name: str
+    lookup: str
+    backends: tuple[str, ...]
+    answered: datetime | None
+    expires: datetime | None
+    trouble: str
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PoolView:
     name: str
     listen: tuple[str, ...]
@@ -73,6 +84,7 @@ class PoolView:
     since: datetime
     packets: int
     backends: tuple[BackendView, ...]
+    names: tuple[NameView, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -565,7 +565,8 @@ DSR = "pools: {dns: {listen: '192.0.2.53:53/udp', forward: dsr, backends: {ns1: 
 STATELESS = SMALL.replace("backends", "forward: stateless, backends")
 FLOWS: dict[ZoneOwner, int] = {FlowZone(parse_config(MIXED).pools[0].name, Family.IP): 3}
 MANY = ", ".join(f"b{n}: 10.1.{n // 250}.{n % 250 + 1}:53" for n in range(MOST_BACKENDS - 1))
-MISFIT = Memory(format=1, pools={"dns": PoolMemory(added={"ns9": "nonsense"})})
+MISFIT = Memory(format=1, pools={"dns": PoolMemory(added={"ns9": "no name"})})
+NAMED = SMALL.replace("{ns1", "{ns: ns.lab, ns1")
 
 
 @pytest.mark.parametrize(
@@ -574,9 +575,10 @@ MISFIT = Memory(format=1, pools={"dns": PoolMemory(added={"ns9": "nonsense"})})
         (DSR, Memory(format=1), "depend on interfaces and routes"),
         (SMALL.replace("backends", "forward: stateless, ingress: [eth0], backends"), Memory(format=1), "depend on"),
         (SMALL, MISFIT, "does not fit the configuration: dns/ns9"),
+        (NAMED, Memory(format=1), "no answer of DNS is saved for ns.lab"),
         (SMALL.replace("{ns1", f"{{{MANY}, ns1"), Memory(format=1), "more than 1000 backends"),
     ],
-    ids=["routes", "interfaces", "misfit", "large"],
+    ids=["routes", "interfaces", "misfit", "name", "large"],
 )
 def test_configurations_that_are_not_prepared(host: Namespace, text: str, memory: Memory, reason: str) -> None:
     """Configurations that depend on the host, whose start reports problems, or that are large are not prepared."""

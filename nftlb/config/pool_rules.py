@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from nftlb.model.kinds import (
@@ -21,6 +23,7 @@ from nftlb.model.kinds import (
     is_link_local,
     unforwarded,
 )
+from nftlb.model.names import MOST_ADDRESSES
 from nftlb.model.pool import Pool
 
 if TYPE_CHECKING:
@@ -31,6 +34,12 @@ if TYPE_CHECKING:
     from .faults import Path
 
 Where: TypeAlias = "Callable[[Path], str]"
+
+
+LONGEST_NAME = 24
+"""The longest name of a backend with a host name: an address and a port follow it in the names of its backends, and the
+kernel stores comments of at most 127 bytes."""
+_ADDRESS = re.compile(r"[0-9a-f.-]+(?:-[0-9]+)?")
 
 
 class RuleViolation(NamedTuple):
@@ -115,6 +124,20 @@ def families(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
             yield RuleViolation((*part.path, "backends", backend.name, "via"), message)
 
 
+def names(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse names that are too long for the addresses behind them, or that an address of another name may get."""
+    for named in part.pool.named:
+        path = (*part.path, "backends", named.name)
+        if len(named.name) > LONGEST_NAME:
+            message = f"the name has {len(named.name)} characters, and the addresses of its host follow it"
+            yield RuleViolation(path, f"{message}; allowed: at most {LONGEST_NAME} characters")
+        for other in part.pool.entries:
+            own, dash, rest = other.name.partition(named.name + "-")
+            if not own and dash and _ADDRESS.fullmatch(rest) and other.name not in named.backends:
+                message = f"{other.name} may be the name of an address of {named.name}"
+                yield RuleViolation((*part.path, "backends", other.name), f"{message}; allowed: another name")
+
+
 def per_packet(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     """Refuse `per: packet` where the key has no effect: the author of the file expects each packet to be balanced."""
     pool = part.pool
@@ -162,7 +185,8 @@ def without_datagram_flows(pool: Pool) -> str:
 def weights(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     for version in Family:
         backends = [backend for backend in part.pool.backends if backend.family is version]
-        if backends and not any(backend.weight for backend in backends):
+        by_name = any(named.weight for named in part.pool.named)
+        if backends and not by_name and not any(backend.weight for backend in backends):
             message = f"all {name(version)} backends have weight 0; allowed: at least one above 0"
             yield RuleViolation((*part.path, "backends"), message)
 
@@ -176,7 +200,7 @@ def check_source(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
             )
     elif part.pool.source is SourceKind.ADDRESS:
         sources = {family(address) for address in part.pool.source_addresses}
-        backends = {backend.family for backend in part.pool.backends}
+        backends = {backend.family for backend in part.pool.backends} | _families_of_names(part)
         for source in sorted(sources - backends):
             yield RuleViolation(
                 path,
@@ -188,6 +212,11 @@ def check_source(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
                 path,
                 f"no {name(unserved)} address is given for {name(unserved)} backends; allowed: one address per family",
             )
+
+
+def _families_of_names(part: ValidPool) -> frozenset[Family]:
+    """The families of the addresses that the names of a pool may get."""
+    return part.pool.families if part.pool.named else frozenset()
 
 
 def ingress(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
@@ -222,15 +251,20 @@ def destination_ports(part: ValidPool, where: Where) -> Iterator[RuleViolation]:
     if forward is Forward.NAT:
         return
     unchangeable = {version: _unchangeable_ports(part, version) for version in Family}
-    for server in part.servers:
-        for path, listener in unchangeable[family(server.address)] if server.port is not None else ():
+    servers = [(server.path, str(server), server.port, [family(server.address)]) for server in part.servers]
+    servers += [
+        ((*part.path, "backends", named.name), f"{named.address}:{named.port}", named.port, sorted(part.pool.families))
+        for named in part.pool.named
+    ]
+    for place, server, port, versions in servers:
+        for path, listener in chain(*(unchangeable[version] for version in versions)) if port is not None else ():
             message = f"{server} has a port, but {listener} of {where(path)}"
             if listener.first_port != listener.last_port:
-                yield RuleViolation(server.path, f"{message} is a range; allowed: no port, with forward: {forward}")
+                yield RuleViolation(place, f"{message} is a range; allowed: no port, with forward: {forward}")
                 break
-            if listener.first_port != server.port:
+            if listener.first_port != port:
                 yield RuleViolation(
-                    server.path,
+                    place,
                     f"{message} has another port, and dsr does not change ports; allowed: the same port, or no port",
                 )
                 break
@@ -283,7 +317,7 @@ def quorum(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
 
     Both numbers must be possible.
     """
-    count, wanted, beyond = len(part.pool.backends), part.pool.quorum, part.pool.hysteresis
+    count, wanted, beyond = most_backends(part.pool), part.pool.quorum, part.pool.hysteresis
     if wanted > count:
         yield RuleViolation(
             (*part.path, "quorum"), f"{wanted} is more than the number of backends; allowed: at most {count}"
@@ -298,7 +332,8 @@ def quorum(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
 def priorities(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     """Refuse options of priorities where they have no effect: the author of the file expects something to stand by."""
     given = {(backend.family, backend.priority) for backend in part.pool.backends}
-    if len(given) > len({family for family, _ in given}):
+    given |= {(version, named.priority) for named in part.pool.named for version in part.pool.families}
+    if any(named.srv for named in part.pool.named) or len(given) > len({family for family, _ in given}):
         return
     for key in ("min_healthy", "preempt_delay"):
         if key in part.own and getattr(part.pool, key) != getattr(Pool, key):
@@ -310,6 +345,8 @@ def health_ports(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     """A backend without a port has a port to check only if all listeners of its family have the same port."""
     clear = {version for version in Family if len(_ports(part, version)) == 1}
     unclear = [backend.name for backend in part.pool.backends if backend.port is None and backend.family not in clear]
+    if not part.pool.families <= clear:
+        unclear += [named.name for named in part.pool.named if named.port is None and named.srv is None]
     for index, health in enumerate(part.pool.health if unclear else ()):
         if health.check.needs_port and health.port is None:
             message = f"the port to check is unknown: backend {unclear[0]} has no port, and the listeners have several"
@@ -381,12 +418,19 @@ def _lacks_interface(path: Path, address: IPAddress, allowed: str) -> RuleViolat
     return RuleViolation(path, f"{address} is a link-local address, which needs its interface; allowed: {allowed}")
 
 
+def most_backends(pool: Pool) -> int:
+    """The number of backends that a pool has when each of its names has the most addresses."""
+    resolved = sum(len(named.backends) for named in pool.named)
+    return len(pool.backends) - resolved + MOST_ADDRESSES * len(pool.named)
+
+
 def name(family: Family) -> str:
     return {Family.IP: "IPv4", Family.IP6: "IPv6"}[family]
 
 
 RULES: tuple[Callable[[ValidPool, Where], Iterator[RuleViolation]], ...] = (
     families,
+    names,
     unforwarded_addresses,
     per_packet,
     session_timeout,

@@ -43,10 +43,12 @@ from .kinds import (
     UnixSocket,
 )
 from .membership import UNTOUCHED, WHOLE, BackendKey, BackendState, Membership, PoolState
-from .pool import Api, Backend, Config, Health, Hooks, Marks, Pool, Zones
+from .names import MOST_ADDRESSES, FoundServer, HostLookup, NameAnswers, after_answer
+from .pool import Api, Backend, Config, Health, Hooks, Marks, NamedBackend, NameServers, Pool, Zones
 from .rotation import Contender, Rotation, RotationMode, contenders, is_panic, rotation_of, sufficient
 
 __all__ = [
+    "MOST_ADDRESSES",
     "UNTOUCHED",
     "WHOLE",
     "Admin",
@@ -69,9 +71,11 @@ __all__ = [
     "FallbackKind",
     "Family",
     "Forward",
+    "FoundServer",
     "Health",
     "Helper",
     "Hooks",
+    "HostLookup",
     "Http",
     "IPAddress",
     "Icmp",
@@ -80,6 +84,9 @@ __all__ = [
     "Marks",
     "Membership",
     "MinHealthy",
+    "NameAnswers",
+    "NameServers",
+    "NamedBackend",
     "Ntp",
     "Passive",
     "Per",
@@ -102,6 +109,7 @@ __all__ = [
     "Udp",
     "UnixSocket",
     "Zones",
+    "after_answer",
     "contenders",
     "is_panic",
     "rotation_of",

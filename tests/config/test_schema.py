@@ -32,6 +32,7 @@ BEYOND_SCHEMA = {
     "hysteresis",
     "listener-overlap",
     "marks",
+    "names-together",
     "passive",
     "replies",
     "regex",  # a schema knows only the syntax of ECMA
