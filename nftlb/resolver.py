@@ -135,7 +135,8 @@ class NameResolver:
     async def _query(self, asking: dns.asyncresolver.Resolver, name: str, kind: str) -> _Records:
         """Ask for the records of one type. Raises _NoAnswer."""
         try:
-            answer = await asking.resolve(name, kind, search=True)
+            # With a search list, a record for all names of a local domain would answer for a name that is gone.
+            answer = await asking.resolve(name, kind, search="." not in name)
         except dns.resolver.NXDOMAIN:
             return _Records(missing=f"{name} does not exist")
         except dns.resolver.NoAnswer:

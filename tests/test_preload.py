@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections import Counter
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,10 @@ from nftlb.daemon import startup as module
 from nftlb.daemon.startup import MOST_BACKENDS, Preparation, Unprepared, prepare, prepared_zones
 from nftlb.daemon.store import Store
 from nftlb.health import Memory, PoolMemory
+from nftlb.health.memory import remember_answers
 from nftlb.kernel.lock import hold_lock
 from nftlb.lab import VIP4, Host, Lab, Namespace
-from nftlb.model import Family
+from nftlb.model import Family, FoundServer, HostLookup
 from nftlb.ruleset import MARK
 from nftlb.swap.applier import UsedZones
 
@@ -584,6 +586,13 @@ def test_configurations_that_are_not_prepared(host: Namespace, text: str, memory
     """Configurations that depend on the host, whose start reports problems, or that are large are not prepared."""
     with pytest.raises(Unprepared, match=reason):
         host.call(lambda: prepare(parse_config(text), memory))
+
+
+def test_names_are_prepared_with_their_saved_answers(host: Namespace) -> None:
+    """The rules have the addresses of the last good answer: no DNS server can be asked before the rules are loaded."""
+    memory = Memory(format=1, names=remember_answers({HostLookup("ns.lab"): (FoundServer(ip_address("10.0.0.9")),)}))
+
+    assert b"dns/ns-10.0.0.9" in host.call(lambda: prepare(parse_config(NAMED), memory))
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def test_names_that_do_not_exist(zone: Zone) -> None:
         look_up(zone, HostLookup("no.lab")).servers,
         look_up(zone, HostLookup("no.lab")).missing,
     )
+    assert {"no.lab."} == {name for name, _ in zone.asked}  # no search list
     zone.set_addresses("ns", "10.0.0.1")
     assert ({"ip": {"10.0.0.1"}, "ip6": set()}, 1.0) == (texts(look_up(zone)), look_up(zone).ttl)
 
