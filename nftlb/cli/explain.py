@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nftlb.config import load
 from nftlb.config.reading import Unfit, read_endpoint, read_hex, read_listener
 from nftlb.explain import Question, as_data, as_text, explain_packet
 from nftlb.model import Endpoint
 
-from .arguments import down_option, examples, file_argument, membership_without
+from .arguments import down_option, examples, file_argument, load_resolved, membership_without
 from .output import write_output
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def explain_command(
         raise click.UsageError("both --payload and --payload-file are given; allowed: one of them.")
     if payload_file is not None:
         payload = payload_file.read(LARGEST_PAYLOAD)
-    config = load(file)
+    config = load_resolved(file)
     question = Question(client, Endpoint(service.address, service.first_port), service.protocol, payload)
     found = explain_packet(config, question, membership_without(config, down))
     write_output(json.dumps(as_data(found), indent=2) + "\n" if as_json else as_text(found))

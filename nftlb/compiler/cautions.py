@@ -126,7 +126,7 @@ def _useless_priorities(config: Config) -> Iterator[Caution]:
 def _keys_of_servers(config: Config) -> Iterator[Caution]:
     """Servers choose these keys themselves during the handshake, so the key of a session changes."""
     for pool in config.pools:
-        if pool.balance is not Balance.HASH or len(pool.backends) == 1:
+        if pool.balance is not Balance.HASH or (len(pool.backends) == 1 and not pool.named):
             continue
         if pool.key == QUIC_CID and all(backend.server_id is None for backend in pool.backends):
             yield Caution(

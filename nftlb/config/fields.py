@@ -20,6 +20,7 @@ from pydantic_core import core_schema
 
 from nftlb.model import checks, hash_keys, kinds
 from nftlb.model.constraints import (
+    SERVER_NAME,
     Argv,
     NumberLimits,
     PercentLimits,
@@ -96,6 +97,14 @@ _V6_SCOPED = rf"{_V6}(?:%[A-Za-z0-9_.@:+-]{{1,15}})?"
 BACKEND_ADDRESS_WRITTEN = {"type": "string", "pattern": f"^(?:{_V4}|{_V6_SCOPED})$"}
 BACKEND_ENDPOINT_WRITTEN = {"type": "string", "pattern": rf"^(?:{_V4}|\[{_V6_SCOPED}\]):[0-9]{{1,5}}$"}
 
+_NAME = SERVER_NAME.pattern.pattern
+SERVER_WRITTEN = {"anyOf": [BACKEND_ADDRESS_WRITTEN, {"type": "string", "pattern": f"^{_NAME}$"}]}
+# In a pattern of a name with a port, the limit of the length would count the port, so this pattern leaves it out.
+_NAME_AND_PORT = _NAME.replace("(?=.{1,253}$)", "").replace(r"\.?$)", r"\.?:)", 1)
+SERVER_AND_PORT_WRITTEN = {
+    "anyOf": [BACKEND_ENDPOINT_WRITTEN, {"type": "string", "pattern": f"^{_NAME_AND_PORT}:[0-9]{{1,5}}$"}]
+}
+
 _NOUNS: dict[type[StrEnum], str] = {
     kinds.Admin: "a state",
     kinds.Balance: "a way to balance",
@@ -171,6 +180,10 @@ _VALUES: dict[Any, Reads] = {
     kinds.SourceEntry: Reads(
         reading.read_source_entry,
         {"type": "string", "pattern": rf"^(?:/.+|(?:{_V4}|{_V6})(?:/[0-9]{{1,3}})?)$"},
+    ),
+    kinds.Endpoint: Reads(
+        reading.read_dns_server,
+        {"anyOf": [ADDRESS_WRITTEN, ENDPOINT_WRITTEN, {"type": "string", "pattern": rf"^\[{_V6}\]$"}]},
     ),
     kinds.Endpoint | kinds.UnixSocket: Reads(
         reading.read_api_listen, {"anyOf": [ENDPOINT_WRITTEN, {"type": "string", "pattern": "^unix:/.+$"}]}

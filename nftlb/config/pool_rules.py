@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from nftlb.model.checks import Agent
@@ -23,6 +25,7 @@ from nftlb.model.kinds import (
     is_link_local,
     unforwarded,
 )
+from nftlb.model.names import MOST_ADDRESSES
 from nftlb.model.pool import Pool
 
 if TYPE_CHECKING:
@@ -33,6 +36,12 @@ if TYPE_CHECKING:
     from .faults import Path
 
 Where: TypeAlias = "Callable[[Path], str]"
+
+
+LONGEST_NAME = 24
+"""The longest name of a backend with a host name: an address and a port follow it in the names of its backends, and the
+kernel stores comments of at most 127 bytes."""
+_ADDRESS = re.compile(r"[0-9a-f.-]+(?:-[0-9]+)?")
 
 
 class RuleViolation(NamedTuple):
@@ -125,6 +134,21 @@ def families(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
             yield RuleViolation((*part.path, "backends", backend.name, "via"), message)
 
 
+def names(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse names that are too long for the addresses behind them, or that an address of another name may get."""
+    for named in part.pool.named:
+        path = (*part.path, "backends", named.name)
+        if len(named.name) > LONGEST_NAME:
+            message = f"the name has {len(named.name)} characters, and the addresses of its host follow it"
+            yield RuleViolation(path, f"{message}; allowed: at most {LONGEST_NAME} characters")
+        others = [("backends", entry.name) for entry in part.pool.entries if entry.name not in named.backends]
+        for kind, other in (*others, *(("mirror", collector.name) for collector in part.pool.mirror)):
+            own, dash, rest = other.partition(named.name + "-")
+            if not own and dash and _ADDRESS.fullmatch(rest):
+                message = f"{other} may be the name of an address of {named.name}"
+                yield RuleViolation((*part.path, kind, other), f"{message}; allowed: another name")
+
+
 def per_packet(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     """Refuse `per: packet` where the key has no effect: the author of the file expects each packet to be balanced."""
     pool = part.pool
@@ -172,7 +196,8 @@ def without_datagram_flows(pool: Pool) -> str:
 def weights(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     for version in Family:
         backends = [backend for backend in part.pool.backends if backend.family is version]
-        if backends and not any(backend.weight for backend in backends):
+        by_name = any(named.weight for named in part.pool.named)
+        if backends and not by_name and not any(backend.weight for backend in backends):
             message = f"all {name(version)} backends have weight 0; allowed: at least one above 0"
             yield RuleViolation((*part.path, "backends"), message)
 
@@ -186,7 +211,7 @@ def check_source(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
             )
     elif part.pool.source is SourceKind.ADDRESS:
         sources = {family(address) for address in part.pool.source_addresses}
-        backends = {backend.family for backend in part.pool.backends}
+        backends = {backend.family for backend in part.pool.backends} | _families_of_names(part)
         for source in sorted(sources - backends):
             yield RuleViolation(
                 path,
@@ -198,6 +223,11 @@ def check_source(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
                 path,
                 f"no {name(unserved)} address is given for {name(unserved)} backends; allowed: one address per family",
             )
+
+
+def _families_of_names(part: ValidPool) -> frozenset[Family]:
+    """The families of the addresses that the names of a pool may get."""
+    return frozenset(part.pool.families) if part.pool.named else frozenset()
 
 
 def ingress(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
@@ -221,10 +251,10 @@ def mirror(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     if pool.ingress:
         message = "mirror is given with ingress, but the fast path can't make copies"
         yield RuleViolation(path, f"{message}; allowed: mirror without ingress")
-    names = {backend.name for backend in pool.backends}
+    taken = {entry.name for entry in pool.entries}
     seen: dict[tuple[IPAddress, int | None], str] = {}
     for collector, server in zip(pool.mirror, part.collectors, strict=True):
-        if collector.name in names:
+        if collector.name in taken:
             message = f"{collector.name} is also the name of a backend"
             yield RuleViolation(server.path, f"{message}; allowed: a name that no backend of the pool has")
         if (earlier := seen.setdefault((server.address, server.port), collector.name)) != collector.name:
@@ -267,7 +297,8 @@ def templates(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
         yield RuleViolation(path, f"{message}; allowed: source: keep, or forward: stateless or dsr")
     if pool.forward is Forward.NAT:
         ranged = [one for one in pool.listen if one.protocol is Protocol.UDP and one.first_port != one.last_port]
-        if ranged and any(backend.port is not None for backend in pool.backends):
+        ported = any(named.port is not None or named.srv for named in pool.named)
+        if ranged and (ported or any(backend.port is not None for backend in pool.backends)):
             message = f"templates is given for {ranged[0]}, a range, but a copy keeps the port of its packet"
             yield RuleViolation(path, f"{message}; allowed: backends without a port, or one port")
 
@@ -297,15 +328,20 @@ def destination_ports(part: ValidPool, where: Where) -> Iterator[RuleViolation]:
     if forward is Forward.NAT:
         return
     unchangeable = {version: _unchangeable_ports(part, version) for version in Family}
-    for server in part.servers:
-        for path, listener in unchangeable[family(server.address)] if server.port is not None else ():
+    servers = [(server.path, str(server), server.port, [family(server.address)]) for server in part.servers]
+    servers += [
+        ((*part.path, "backends", named.name), f"{named.address}:{named.port}", named.port, [*part.pool.families])
+        for named in part.pool.named
+    ]
+    for place, server, port, versions in servers:
+        for path, listener in chain(*(unchangeable[version] for version in versions)) if port is not None else ():
             message = f"{server} has a port, but {listener} of {where(path)}"
             if listener.first_port != listener.last_port:
-                yield RuleViolation(server.path, f"{message} is a range; allowed: no port, with forward: {forward}")
+                yield RuleViolation(place, f"{message} is a range; allowed: no port, with forward: {forward}")
                 break
-            if listener.first_port != server.port:
+            if listener.first_port != port:
                 yield RuleViolation(
-                    server.path,
+                    place,
                     f"{message} has another port, and dsr does not change ports; allowed: the same port, or no port",
                 )
                 break
@@ -388,6 +424,10 @@ def server_ids(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
             (*part.path, "quic_lb_config"), f"{message}; allowed: with key: quic-cid and a server_id for each backend"
         )
     first: dict[tuple[Family, bytes], str] = {}
+    for named in pool.named if given else ():
+        message = f"{named.name} is a host name and has no server_id, but other backends have one"
+        allowed = "a server_id for each backend, with an address, or for none"
+        yield RuleViolation((*part.path, "backends", named.name), f"{message}; allowed: {allowed}")
     for backend in pool.backends if given else ():
         path = (*part.path, "backends", backend.name)
         own = backend.server_id
@@ -429,7 +469,7 @@ def quorum(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
 
     Both numbers must be possible.
     """
-    count, wanted, beyond = len(part.pool.backends), part.pool.quorum, part.pool.hysteresis
+    count, wanted, beyond = most_backends(part.pool), part.pool.quorum, part.pool.hysteresis
     if wanted > count:
         yield RuleViolation(
             (*part.path, "quorum"), f"{wanted} is more than the number of backends; allowed: at most {count}"
@@ -444,7 +484,8 @@ def quorum(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
 def priorities(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     """Refuse options of priorities where they have no effect: the author of the file expects something to stand by."""
     given = {(backend.family, backend.priority) for backend in part.pool.backends}
-    if len(given) > len({family for family, _ in given}):
+    given |= {(version, named.priority) for named in part.pool.named for version in part.pool.families}
+    if any(named.srv for named in part.pool.named) or len(given) > len({family for family, _ in given}):
         return
     for key in ("min_healthy", "preempt_delay"):
         if key in part.own and getattr(part.pool, key) != getattr(Pool, key):
@@ -479,6 +520,8 @@ def health_ports(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     """A backend without a port has a port to check only if all listeners of its family have the same port."""
     clear = {version for version in Family if len(_ports(part, version)) == 1}
     unclear = [backend.name for backend in part.pool.backends if backend.port is None and backend.family not in clear]
+    if not clear.issuperset(part.pool.families):
+        unclear += [named.name for named in part.pool.named if named.port is None and named.srv is None]
     for index, health in enumerate(part.pool.health if unclear else ()):
         if health.check.needs_port and health.port is None:
             message = f"the port to check is unknown: backend {unclear[0]} has no port, and the listeners have several"
@@ -557,12 +600,19 @@ def _lacks_interface(path: Path, address: IPAddress, allowed: str) -> RuleViolat
     return RuleViolation(path, f"{address} is a link-local address, which needs its interface; allowed: {allowed}")
 
 
+def most_backends(pool: Pool) -> int:
+    """The number of backends that a pool has when each of its names has the most addresses."""
+    resolved = sum(len(named.backends) for named in pool.named)
+    return len(pool.backends) - resolved + MOST_ADDRESSES * len(pool.named)
+
+
 def name(family: Family) -> str:
     return {Family.IP: "IPv4", Family.IP6: "IPv6"}[family]
 
 
 RULES: tuple[Callable[[ValidPool, Where], Iterator[RuleViolation]], ...] = (
     families,
+    names,
     unforwarded_addresses,
     per_packet,
     session_timeout,

@@ -14,7 +14,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from socket import AF_INET, inet_pton
 from typing import TypeVar
 
-from nftlb.model.constraints import LINES, PATH, TextPattern
+from nftlb.model.constraints import LINES, PATH, SERVER_NAME, TextPattern
 from nftlb.model.hash_keys import ADDRESS_BITS, KEY_WORDS, LAST_BYTE, MOST_BYTES, HashKey, payload_key, prefix_key
 from nftlb.model.kinds import (
     Endpoint,
@@ -270,6 +270,13 @@ def read_address(
     return address
 
 
+def read_server(found: object) -> IPAddress | str:
+    """Read the address of a backend, or a host name whose addresses come from DNS."""
+    if isinstance(found, str) and SERVER_NAME.pattern.fullmatch(found):
+        return found
+    return read_address(found, "a host name, or an IPv4 or IPv6 address without port, brackets or leading zeros")
+
+
 _MULTICAST = range(0xE0000000, 0xF0000000)
 _SPECIAL = {0: "the unspecified address", 0xFFFFFFFF: "the broadcast address"}
 
@@ -319,6 +326,18 @@ def read_endpoint(found: object, allowed: str = ADDRESS_AND_PORT) -> Endpoint:
     if port is None:
         raise Unfit(found, "not an address with a port", allowed)
     return Endpoint(read_address(address, allowed), read_port(digits_or_text(port)))
+
+
+_DNS_PORT = 53
+
+
+def read_dns_server(found: object) -> Endpoint:
+    """Read the address of a DNS server, with its port if it is not 53. Unlike elsewhere, loopback addresses work."""
+    allowed = "an address, or an address and a port, such as 10.0.0.53 or [2001:db8::53]:5353"
+    address, port = split_port(found) if isinstance(found, str) else ("", None)
+    if not isinstance(found, str):
+        raise Unfit(found, "not an address", allowed)
+    return Endpoint(read_address(address, allowed), _DNS_PORT if port is None else read_port(digits_or_text(port)))
 
 
 def read_listener(found: object) -> Listener:

@@ -20,6 +20,7 @@ from .counters import CounterReader
 from .daemon_service import DaemonService
 from .events import ActiveFaults, Bus
 from .garbage import Garbage
+from .names import NameWatch
 from .notifier import HookRunner, Notifier
 from .reconciler import Reconciler
 from .state_saver import StateSaver
@@ -49,14 +50,11 @@ lets the others run at each system call, so while a thread reads counters, each 
 async def operate(begun: Begun, wishes: SignalRequests) -> Config:
     """Run until the daemon shall stop. Return the last configuration."""
     sys.setswitchinterval(SWITCH)
-    config, kernel_thread = begun.config, begun.kernel_thread
+    config, kernel_thread = begun.initial.config, begun.kernel_thread
     metrics, bus = Metrics(), Bus()
     metrics.watch(asyncio.get_running_loop())
     faults = ActiveFaults(bus.publish)
-    for fault in begun.faults:
-        faults.set("memory", fault)
-    for misfit in begun.misfits:
-        _log.warning("%s", misfit)
+    _report_saved_state(begun, faults)
 
     def hook_ended(outcome: str, message: str) -> None:
         metrics.hook(outcome)
@@ -66,12 +64,13 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
     STRAYS.adopt()
     hooks = HookRunner(hook_ended)
     recorder = SwapRecorder(metrics, bus, faults)
-    state = WantedState(begun.file, begun.source, config, begun.health, begun.memory)
+    state = WantedState(begun.file, begun.source, begun.initial, begun.memory)
     reconciler = Reconciler(kernel_thread, state.wanted, recorder)
     saver = StateSaver(begun.store, state, faults, lambda: reconciler.loaded, lambda: kernel_thread.used_zones)
     notifier = Notifier(bus, hooks)
-    problems = begun.source.problems
-    control = Controller(state, reconciler, saver, notifier, metrics=metrics, bus=bus, faults=faults, problems=problems)
+    control = Controller(
+        state, reconciler, saver, notifier, metrics=metrics, bus=bus, faults=faults, problems=begun.source.problems
+    )
     counter_reader = CounterReader(kernel_thread)
     service = DaemonService(control, kernel_thread, counter_reader, recorder=recorder, bus=bus, faults=faults)
     checker = Checker(control.record_result, control.set_check_fault, metrics.lag)
@@ -79,10 +78,11 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
     surveyor = Surveyor(config, control, faults)
     watcher = Watcher(config, reconciler, control, surveyor, checker, faults, begun.links)
     garbage = Garbage()
-    control.on_config(checker.configure, api.follow, watcher.follow, surveyor.follow)
+    names = NameWatch(config, control)
+    control.on_config(checker.configure, api.follow, watcher.follow, surveyor.follow, names.follow)
     control.on_config(_Directory(saver, config).follow, garbage.follow)
     try:
-        with surveyor, watcher, closing(garbage):
+        with surveyor, watcher, names, closing(garbage):
             with suppress(KernelError):
                 await reconciler.start(begun.first)
             await surveyor.first_look()
@@ -90,6 +90,7 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
             garbage.begin(config)
             checker.configure(config)
             api.follow(config)
+            names.begin()
             saver.begin()
             await _serve(control, reconciler, api, wishes)
     finally:
@@ -101,6 +102,14 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
         await saver.close()
         counter_reader.close()
     return state.config
+
+
+def _report_saved_state(begun: Begun, faults: ActiveFaults) -> None:
+    """Report what of the saved state can't be used."""
+    for fault in begun.faults:
+        faults.set("memory", fault)
+    for misfit in begun.initial.misfits:
+        _log.warning("%s", misfit)
 
 
 async def _serve(control: Controller, reconciler: Reconciler, api: ApiServer, wishes: SignalRequests) -> None:

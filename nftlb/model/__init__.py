@@ -49,12 +49,28 @@ from .kinds import (
     UnixSocket,
 )
 from .membership import UNTOUCHED, WHOLE, BackendKey, BackendState, Membership, PoolState
-from .pool import Api, Backend, Collector, Config, Guard, Health, Hooks, Marks, Pool, Zones
+from .names import MOST_ADDRESSES, FoundServer, HostLookup, NameAnswers, after_answer
+from .pool import (
+    HASH_SEED,
+    Api,
+    Backend,
+    Collector,
+    Config,
+    Guard,
+    Health,
+    Hooks,
+    Marks,
+    NamedBackend,
+    NameServers,
+    Pool,
+    Zones,
+)
 from .rotation import Contender, Rotation, RotationMode, contenders, is_panic, rotation_of, sufficient
 
 __all__ = [
     "HASH_SEED",
     "KEY_WORDS",
+    "MOST_ADDRESSES",
     "QUIC_CID",
     "SOURCE",
     "UNTOUCHED",
@@ -81,11 +97,13 @@ __all__ = [
     "FallbackKind",
     "Family",
     "Forward",
+    "FoundServer",
     "Guard",
     "HashKey",
     "Health",
     "Helper",
     "Hooks",
+    "HostLookup",
     "Http",
     "IPAddress",
     "Icmp",
@@ -94,6 +112,9 @@ __all__ = [
     "Marks",
     "Membership",
     "MinHealthy",
+    "NameAnswers",
+    "NameServers",
+    "NamedBackend",
     "Ntp",
     "Passive",
     "Per",
@@ -121,6 +142,7 @@ __all__ = [
     "Udp",
     "UnixSocket",
     "Zones",
+    "after_answer",
     "contenders",
     "is_panic",
     "payload_key",

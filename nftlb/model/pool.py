@@ -28,12 +28,14 @@ from .constraints import (
     Hysteresis,
     Interface,
     Mark,
+    NameTime,
     Path,
     Percent,
     Port,
     Priority,
     Quorum,
     SampleRate,
+    ServerName,
     SessionTime,
     SourceCount,
     TableName,
@@ -67,6 +69,7 @@ from .kinds import (
     UnixSocket,
     family,
 )
+from .names import HostLookup
 
 REJECT = Fallback()
 ONE_HEALTHY = MinHealthy()
@@ -100,6 +103,31 @@ class Backend:
     @property
     def family(self) -> Family:
         return family(self.address)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedBackend:
+    """Servers behind a pool whose addresses come from DNS. One of `address` and `srv` is given.
+
+    `backends` are the names of the backends that were made of the last answer: see `nftlb.config.resolution`.
+    """
+
+    name: Annotated[BackendName, "the name of the backends, unique in their pool; an address follows it"]
+    address: Annotated[ServerName | None, "the host name; each of its addresses is a backend"] = None
+    srv: Annotated[
+        ServerName | None, "the name of SRV records, which give the hosts, ports, weights and priorities of backends"
+    ] = None
+    port: Annotated[Port | None, "the port to send to; without it, a packet keeps its port"] = None
+    weight: Annotated[Weight, "the share of each address, relative to the other backends; 0 receives nothing"] = 1
+    priority: Annotated[Priority, "the priority of the addresses; with srv, that of the most preferred records"] = 1
+    admin: Annotated[Admin, "the state that the operator wants, whatever the health of the backends"] = Admin.ENABLED
+    device: Annotated[Interface | None, "the interface towards the addresses, for the fast path"] = None
+    backends: tuple[str, ...] = ()
+
+    @property
+    def lookup(self) -> HostLookup:
+        """What to ask DNS for."""
+        return HostLookup((self.srv or self.address or "").lower(), srv=self.srv is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +237,7 @@ class Pool:
         tuple[Listener, ...], "where packets arrive: ADDRESS:PORT/udp, /tcp or /sctp; one listener, or a list"
     ]
     backends: Annotated[tuple[Backend, ...], "the servers, each by its name"]
+    named: tuple[NamedBackend, ...] = ()
     balance: Annotated[Balance, "how the next backend is chosen"] = Balance.ROUND_ROBIN
     key: Annotated[HashKey, "balance: hash: the part of a packet that decides which backend gets the packet"] = SOURCE
     seed: Annotated[
@@ -301,6 +330,15 @@ class Pool:
     def backend(self, name: str) -> Backend | None:
         return next((backend for backend in self.backends if backend.name == name), None)
 
+    def entry(self, name: str) -> Backend | NamedBackend | None:
+        """The backend of this name as the file may have it: with an address, or with a host name."""
+        return next((entry for entry in self.entries if entry.name == name), None)
+
+    @property
+    def entries(self) -> tuple[Backend | NamedBackend, ...]:
+        """The backends with an address, and the backends with a host name."""
+        return (*self.backends, *self.named)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Zones:
@@ -328,6 +366,19 @@ class Api:
     ] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameServers:
+    """How names of backends are looked up."""
+
+    servers: Annotated[
+        tuple[Endpoint, ...],
+        "DNS servers: ADDRESS or ADDRESS:PORT, one or a list; by default those of /etc/resolv.conf",
+    ] = ()
+    timeout: Annotated[Timer, "how long one lookup may take, with all servers and repetitions"] = 3000
+    min_ttl: Annotated[NameTime, "an answer is kept for this time at least, even if its TTL is shorter"] = 5000
+    max_ttl: Annotated[NameTime, "an answer is kept for this time at most, even if its TTL is longer"] = 3_600_000
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A configuration of nftlb."""
@@ -337,6 +388,7 @@ class Config:
     marks: Annotated[Marks, "the firewall marks to use"] = Marks()
     state_dir: Annotated[Path, "the directory where states are stored"] = STATE_DIR
     api: Annotated[Api, "the HTTP API"] = Api()
+    resolver: Annotated[NameServers, "how the names of backends are looked up"] = NameServers()
     pools: Annotated[tuple[Pool, ...], "the pools, each by its name"] = ()
 
     def pool(self, name: str) -> Pool | None:

@@ -34,6 +34,7 @@ BEYOND_SCHEMA = {
     "listener-overlap",
     "marks",
     "mirror",
+    "names-together",
     "passive",
     "replies",
     "regex",  # a schema knows only the syntax of ECMA
