@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
-from nftlb.model import Balance, server_id_places
+from nftlb.model import Balance, Protocol, server_id_places
 
 from .explanation import Choice
 from .jhash import slot_of
@@ -23,9 +23,16 @@ _REGISTER = 4
 
 
 def choice_of(pool: Pool, question: Question, selection: Selection, slots: Sequence[str]) -> Choice | None:
-    """Return what decides about a packet; None in a pool without keys, and if no backend is left."""
-    if pool.balance is not Balance.HASH:
-        return None
+    """Return what decides about a packet; None if only turns decide, and if no backend is left."""
+    payload = question.payload
+    if pool.templates and payload and question.protocol is Protocol.UDP and len(selection.targets) > 1:
+        kind = _templates_in(payload)
+        if kind:
+            return Choice(f"every backend in rotation gets this datagram, which begins with templates of {kind}")
+    return _by_key(pool, question, selection, slots) if pool.balance is Balance.HASH else None
+
+
+def _by_key(pool: Pool, question: Question, selection: Selection, slots: Sequence[str]) -> Choice | None:
     payload = question.payload
     if pool.key.places and payload is None:
         return Choice(f"{pool.key.meaning}: give the payload with --payload or --payload-file") if slots else None
@@ -56,6 +63,15 @@ def key_bytes(key: HashKey, client: Endpoint, payload: bytes) -> bytes | None:
     if len(parts) == 1:
         return parts[0]
     return b"".join(part.ljust(-(-len(part) // _REGISTER) * _REGISTER, b"\0") for part in parts)
+
+
+def _templates_in(payload: bytes) -> str:
+    """The protocol of the templates that a datagram begins with; empty without. The rules read the same bytes."""
+    for version, begin, first, kind in ((9, 20, 0, "NetFlow v9"), (10, 16, 2, "IPFIX")):
+        of, set_id = payload[:2], payload[begin : begin + 2]
+        if len(set_id) == 2 and (of, int.from_bytes(set_id, "big") & 0xFFFE) == (version.to_bytes(2, "big"), first):  # noqa: PLR2004
+            return kind
+    return ""
 
 
 def _by_server_id(pool: Pool, selection: Selection, payload: bytes) -> Choice | None:

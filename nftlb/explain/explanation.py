@@ -84,8 +84,8 @@ class Choice:
 class Treatment:
     """How the pool of a packet treats the packet.
 
-    `slots` names the target of each slot in one turn; empty without targets. `choice` is what decides about the packet
-    in a pool with keys. `priority` is the priority that serves; None if no
+    `slots` names the target of each slot in one turn; empty without targets. `choice` is what decides about the packet,
+    if not only the turn. `priority` is the priority that serves; None if no
     priority serves alone. `remarks` are pairs of a heading and sentences.
     """
 

@@ -10,7 +10,7 @@ from pool_builders import backend, backends, config, pool
 from nftlb.config.reading import read_endpoint, read_hash_key
 from nftlb.explain import Question, as_data, as_text, explain_packet
 from nftlb.explain.choice import key_bytes
-from nftlb.model import Balance, Endpoint, Membership, Protocol
+from nftlb.model import Balance, Endpoint, Membership, Protocol, Templates
 
 SERVICE = "192.0.2.1:443"
 THREE = backends("10.0.0.1", "10.0.0.2", "10.0.0.3")
@@ -87,3 +87,26 @@ def test_one_backend_needs_no_payload() -> None:
     )
     question = Question(read_endpoint("198.51.100.7:40000"), read_endpoint(SERVICE), Protocol.UDP)
     assert "every packet -> b1" in as_text(explain_packet(config(of), question))
+
+
+@pytest.mark.parametrize(
+    ("payload", "copied"),
+    [
+        ("0009" + "00" * 18 + "0000", "NetFlow v9"),
+        ("0009" + "00" * 18 + "0001", "NetFlow v9"),
+        ("0009" + "00" * 18 + "0100", ""),  # data
+        ("0009" + "00" * 18 + "00", ""),
+        ("000a" + "00" * 14 + "0002", "IPFIX"),
+        ("000a" + "00" * 14 + "0003", "IPFIX"),
+        ("000a" + "00" * 14 + "0000", ""),
+    ],
+)
+@pytest.mark.parametrize("balance", [Balance.HASH, Balance.ROUND_ROBIN])
+def test_templates_reach_every_backend(balance: Balance, payload: str, copied: str) -> None:
+    """Templates use no key and take no turn."""
+    of = pool("flows", f"{SERVICE}/udp", THREE, balance=balance, templates=Templates.ALL)
+    question = Question(read_endpoint("198.51.100.7:4"), read_endpoint(SERVICE), Protocol.UDP, bytes.fromhex(payload))
+    text = as_text(explain_packet(config(of), question))
+    assert bool(copied) is (
+        f"every backend in rotation gets this datagram, which begins with templates of {copied}" in text
+    )
