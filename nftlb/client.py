@@ -92,6 +92,17 @@ class GuardView:
 
 
 @dataclass(frozen=True, slots=True)
+class NameView:
+    name: str
+    lookup: str
+    backends: tuple[str, ...]
+    answered: datetime | None
+    expires: datetime | None
+    trouble: str
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PoolView:
     name: str
     listen: tuple[str, ...]
@@ -108,6 +119,7 @@ class PoolView:
     guard: GuardView | None
     backends: tuple[BackendView, ...]
     collectors: tuple[CollectorView, ...]
+    names: tuple[NameView, ...]
 
 
 @dataclass(frozen=True, slots=True)

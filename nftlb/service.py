@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from nftlb.errors import NftlbError
-from nftlb.model import Admin, Backend, Balance, EventKind, Forward, Per
+from nftlb.model import Admin, Backend, Balance, EventKind, Forward, NamedBackend, Per
 
 
 class StatusModel(BaseModel):
@@ -106,6 +106,20 @@ class PoolClients(StatusModel):
     clients: tuple[ClientStatus, ...] = Field(description="the source with the most packets first")
 
 
+class NameStatus(StatusModel):
+    """One name of a pool whose addresses come from DNS."""
+
+    name: str = Field(description="the name in the file")
+    lookup: str = Field(description="the host name, or `SRV ` and the name of the SRV records")
+    backends: tuple[str, ...] = Field(description="the backends that the last good answer gives")
+    answered: datetime | None = Field(
+        description="when DNS last answered; null: not since the start, and the backends come from the saved state"
+    )
+    expires: datetime | None = Field(description="when DNS is asked again; null before the first lookup has ended")
+    trouble: str = Field(description="why DNS did not answer last time; empty if it answered")
+    left_out: tuple[str, ...] = Field(description="addresses of the answer that can't be backends, and why")
+
+
 class PoolStatus(StatusModel):
     """One pool."""
 
@@ -135,6 +149,7 @@ class PoolStatus(StatusModel):
     guard: GuardStatus | None = Field(None, description="what the guard has dropped; null: the pool has no guard")
     backends: tuple[BackendStatus, ...]
     collectors: tuple[CollectorStatus, ...] = Field((), description="the collectors of `mirror`")
+    names: tuple[NameStatus, ...] = Field((), description="the names whose addresses are among the backends")
 
 
 class ConfigStatus(StatusModel):
@@ -270,8 +285,11 @@ class Service(Protocol):
     ) -> BackendStatus:
         """Set the values that are not None; they survive restarts. The caller checks the limits of the numbers."""
 
-    async def add(self, pool: str, backend: Backend) -> BackendStatus:
-        """Add a backend to a pool; the backend survives restarts. ConfigError if it breaks a rule between options."""
+    async def add(self, pool: str, backend: Backend | NamedBackend) -> BackendStatus | NameStatus:
+        """Add a backend to a pool; the backend survives restarts. ConfigError if it breaks a rule between options.
+
+        A backend with a host name gets its backends when DNS answers, which this method does not wait for.
+        """
 
     async def remove(self, pool: str, backend: str) -> None:
         """Remove a backend. A backend of the file returns with the next reload."""

@@ -23,6 +23,7 @@ DOWN = {
     "mirror": ["archive"],
     "netflow": ["flow2"],
     "priority": ["here1"],
+    "quic": ["www3"],
     "sorry": ["ns1"],
     "stateless-ingress": ["ns1"],
     "weighted": ["medium"],

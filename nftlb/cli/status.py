@@ -121,7 +121,7 @@ def priorities_of(pool: PoolView) -> list[int]:
 
 def other_priorities(pool: PoolView, now: datetime) -> str:
     """Which backends get the packets if not those of the lowest priority; empty if those do."""
-    first, *others = priorities_of(pool)
+    first, *others = priorities_of(pool) or [0]
     if not others or pool.priority == first:
         return ""
     text = f"priority {pool.priority} serves instead of {first}"
@@ -164,6 +164,7 @@ def _pool(pool: PoolView, now: datetime, style: TextStyle) -> Iterator[str]:
     yield f"{INDENT}{style.cut(', '.join(pool.listen), style.width - len(INDENT))}"
     if pool.guard is not None:
         yield f"{INDENT}{style.cut(_dropped(pool.guard), style.width - len(INDENT))}"
+    yield from (f"{INDENT}{style.cut(line, style.width - len(INDENT))}" for line in _names(pool, now))
     yield from _backends(pool, now, style)
     yield from (_collector(collector, now, style) for collector in pool.collectors)
 
@@ -187,6 +188,21 @@ def _dropped(guard: GuardView) -> str:
     reasons = {"above the rate": guard.rate, "banned": guard.banned, "denied": guard.denied, "no room": guard.full}
     found = ", ".join(f"{number_text(number)} {reason}" for reason, number in reasons.items() if number)
     return f"guard: dropped {found or 'no packets'}"
+
+
+def _names(pool: PoolView, now: datetime) -> Iterator[str]:
+    """A line for each name whose addresses come from DNS, and one for each address that can't be a backend."""
+    for name in pool.names:
+        count = len(name.backends)
+        words = [f"{name.name} is {name.lookup}: {count} {'backend' if count == 1 else 'backends'}"]
+        if name.answered is None:
+            words.append("saved by an earlier run" if count else "not answered yet")
+        else:
+            words.append(f"answered {age_text((now - name.answered).total_seconds())} ago")
+        if name.expires is not None:
+            words.append(f"asked again in {age_text((name.expires - now).total_seconds())}")
+        yield ", ".join(words)
+        yield from name.left_out
 
 
 def _backends(pool: PoolView, now: datetime, style: TextStyle) -> list[str]:

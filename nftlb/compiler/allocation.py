@@ -227,21 +227,20 @@ def read_back(listings: Mapping[TableFamily, Listing]) -> Allocation:
         sources = {zone: address for zone, address, _ in _elements(table.sets.get(SOURCES))}
         sources |= {zone: str(SourceKind.MASQUERADE) for zone, _, _ in _elements(table.sets.get(MASQUERADED))}
         rules = (rule for chain in table.chains.values() for rule in chain.rules)
-        present = {int(found[1]) for rule in rules if (found := _ZONE.match(rule))}
+        present = {int(match[1]) for rule in rules if (match := _ZONE.match(rule))}
         for name in (TARGETS, HOSTS):
-            for zone, endpoint, comment in _elements(table.sets.get(name)):
+            for number, endpoint, comment in _elements(table.sets.get(name)):
                 address, _, port = endpoint.partition(" . ")
                 owner = BackendZone(
                     BackendKey.parse(comment),
                     address,
                     int(port) if port else None,
-                    sources.get(zone, str(SourceKind.KEEP)),
+                    sources.get(number, str(SourceKind.KEEP)),
                     ports.get(family, {}).get(Protocol.UDP),
                 )
-                if (other := zones.get(owner)) is not None:
-                    former, zone = (zone, other) if other in present else (other, zone)
-                    zones[owner._replace(ports=PortRange(former, former))] = former
-                zones[owner] = zone
+                both = sorted({number, zones.get(owner, number)}, key=present.__contains__)
+                zones[owner] = both[-1]
+                zones |= {owner._replace(ports=PortRange(zone, zone)): zone for zone in both[:-1]}
         zones |= {FlowZone(pool, family): zone for zone, _, pool in _elements(table.sets.get(FLOWS))}
         for chain in table.chains.values():
             for rule in chain.rules:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import (
+    QUIC_CID,
     Admin,
     BackendState,
     Balance,
@@ -51,6 +52,7 @@ def cautions(config: Config) -> Iterator[Caution]:
     """Yield all cautions about a configuration; those about lost packets come first."""
     yield from _relays(config)
     yield from _without_room(config)
+    yield from _keys_of_servers(config)
     yield from _useless_priorities(config)
     yield from _useless_silence(config)
     yield from _lost_answers(config)
@@ -146,6 +148,27 @@ def _useless_priorities(config: Config) -> Iterator[Caution]:
                     "priority has enough",
                     "a lower min_healthy, a share such as 50%, or more backends of the priority",
                 )
+
+
+def _keys_of_servers(config: Config) -> Iterator[Caution]:
+    """Servers choose these keys themselves during the handshake, so the key of a session changes."""
+    for pool in config.pools:
+        if pool.balance is not Balance.HASH or (len(pool.backends) == 1 and not pool.named):
+            continue
+        if pool.key == QUIC_CID and all(backend.server_id is None for backend in pool.backends):
+            yield Caution(
+                pool.name,
+                "key: quic-cid without server ids: a server chooses a new connection id in its first reply, and the "
+                "next packets of the client may reach another backend",
+                "a server_id for each backend, if the servers put one into connection ids (QUIC-LB), or key: source",
+            )
+        if pool.key.text == "wireguard-receiver":
+            yield Caution(
+                pool.name,
+                "key: wireguard-receiver: a server chooses the index during the handshake, and the data packets of the "
+                "client may reach another backend",
+                "key: source, unless the servers share their sessions",
+            )
 
 
 def _shared_backends(config: Config) -> Iterator[Caution]:

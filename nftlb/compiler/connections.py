@@ -13,15 +13,15 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from nftlb.model import Admin, BackendState, Family
+from nftlb.model import BackendState, Family
 
 from .allocation import FlowZone, has_flows
-from .selection import select, targets
+from .selection import may_finish, select, targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from nftlb.model import Backend, IPAddress, Membership, Pool, PoolState
+    from nftlb.model import IPAddress, Membership, Pool, PoolState
 
     from .allocation import Allocation, ZoneOwner
 
@@ -82,10 +82,6 @@ def _usable(pool: Pool, family: Family, state: PoolState) -> Endpoints:
     states = dict(state)
     names = {target.name for target, _ in select(pool, family, state).targets}
     names |= {
-        backend.name for backend in pool.backends if _may_finish(backend, states.get(backend.name, BackendState()))
+        backend.name for backend in pool.backends if may_finish(backend, states.get(backend.name, BackendState()))
     }
     return frozenset((target.address, target.port) for target in targets(pool, family) if target.name in names)
-
-
-def _may_finish(backend: Backend, state: BackendState) -> bool:
-    return state.up and (state.admin or backend.admin) is not Admin.MAINTENANCE

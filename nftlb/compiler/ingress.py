@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from nftlb.model import Forward
+from nftlb.model import Family, Forward
 
 from .copies import TEMPLATES
 from .doors import joined
@@ -22,7 +22,7 @@ from .versions import version
 from .words import WORDS, format_address
 
 if TYPE_CHECKING:
-    from nftlb.model import Family, Pool, Protocol
+    from nftlb.model import Pool, Protocol
 
     from .routes import Routes
     from .selection import Selection, Target
@@ -96,7 +96,17 @@ class IngressForwarding(NamedTuple):
         protocols = self._protocols()
         matches = [fast_match(self.family, protocol, rewritten=self._rewrites) for protocol in protocols]
         entry = self.entry(protocols[0])
-        return version(entry, self.pool, self.family, selection, many=self.many, otherwise=["accept"], matches=matches)
+        padded = self.family is Family.IP  # no datagram over IPv6 fits into the shortest frame
+        return version(
+            entry,
+            self.pool,
+            self.family,
+            selection,
+            many=self.many,
+            otherwise=["accept"],
+            matches=matches,
+            padded=padded,
+        )
 
     def _guarded(self, part: PoolRules, protocols: list[Protocol]) -> str:
         """Return the chain that packets go to first: the entry chain, or the chains of the guard before it.

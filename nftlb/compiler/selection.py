@@ -7,12 +7,12 @@ from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
-from nftlb.model import WHOLE, BackendKey, Balance, FallbackKind, rotation_of
+from nftlb.model import QUIC_CID, WHOLE, Admin, BackendKey, BackendState, Balance, FallbackKind, rotation_of
 
 from .words import format_address
 
 if TYPE_CHECKING:
-    from nftlb.model import Backend, Contender, Endpoint, Family, IPAddress, Pool, PoolState, RotationMode
+    from nftlb.model import Backend, Contender, Endpoint, Family, IPAddress, Pool, PoolState, Rotation, RotationMode
 
 SORRY = "_sorry"
 """The name of a sorry server. No configured backend can have it: their names begin with a letter or a digit."""
@@ -42,13 +42,15 @@ class Target(NamedTuple):
     port: int | None
     device: str | None = None
     via: IPAddress | None = None
+    server_id: bytes | None = None
 
 
 class Selection(NamedTuple):
     """The targets of one family of a pool with their weights.
 
     `verdict` is `reject` or `drop`: what happens to packets if `targets` is empty. `priority` and `priorities`
-    are those of the `Rotation`.
+    are those of the `Rotation`. `identified` are the targets that get the packets with their server id; others than
+    those in `targets` get only these packets.
     """
 
     targets: tuple[tuple[Target, int], ...]
@@ -56,6 +58,7 @@ class Selection(NamedTuple):
     verdict: FallbackKind = FallbackKind.REJECT
     priority: int | None = None
     priorities: frozenset[int] = frozenset()
+    identified: tuple[Target, ...] = ()
 
 
 # The compiler asks for the targets of each pool several times. The results are deleted together with the pool.
@@ -69,7 +72,10 @@ def targets(pool: Pool, family: Family) -> tuple[Target, ...]:
         known = _TARGETS[pool] = {}
     if family not in known:
         known[family] = (
-            *(_target(pool, backend, backend.name, backend.device, backend.via) for backend in _backends(pool, family)),
+            *(
+                _target(pool, backend, backend.name, backend.device, backend.via, backend.server_id)
+                for backend in _backends(pool, family)
+            ),
             *_sorry(pool, family),
         )
     return known[family]
@@ -78,13 +84,28 @@ def targets(pool: Pool, family: Family) -> tuple[Target, ...]:
 def select(pool: Pool, family: Family, state: PoolState) -> Selection:
     """Return the targets of the backends that get the packets; without any, the sorry server or the verdict."""
     chosen = rotation_of(pool, family, state)
-    priorities = (chosen.priority, chosen.priorities)
+    priorities = (chosen.priority, chosen.priorities, _identified(pool, family, state, chosen))
     if chosen.backends or pool.fallback.kind is FallbackKind.ALL:
         return Selection(_shared(pool, family, chosen.backends), chosen.mode, FallbackKind.REJECT, *priorities)
     if pool.fallback.kind is FallbackKind.SORRY:
         last = tuple((target, 1) for target in _sorry(pool, family))
         return Selection(last, chosen.mode, FallbackKind.REJECT, *priorities)
     return Selection((), chosen.mode, pool.fallback.kind, *priorities)
+
+
+def may_finish(backend: Backend, state: BackendState) -> bool:
+    """Whether a backend keeps its connections, also if it gets no new ones."""
+    return state.up and (state.admin or backend.admin) is not Admin.MAINTENANCE
+
+
+def _identified(pool: Pool, family: Family, state: PoolState, chosen: Rotation) -> tuple[Target, ...]:
+    """Return the targets that get the packets with their server id: connections stay there."""
+    if pool.key != QUIC_CID or pool.balance is not Balance.HASH:
+        return ()
+    states = dict(state)
+    kept = {contender.backend.name for contender in chosen.backends}
+    kept |= {backend.name for backend in pool.backends if may_finish(backend, states.get(backend.name, BackendState()))}
+    return tuple(target for target in targets(pool, family) if target.server_id is not None and target.name in kept)
 
 
 def weights_of_parts(weights: tuple[int, ...], percents: tuple[int, ...], most: float) -> tuple[int, ...]:
@@ -124,10 +145,15 @@ def _backends(pool: Pool, family: Family) -> list[Backend]:
 
 
 def _target(
-    pool: Pool, server: Backend | Endpoint, name: str, device: str | None = None, via: IPAddress | None = None
+    pool: Pool,
+    server: Backend | Endpoint,
+    name: str,
+    device: str | None = None,
+    via: IPAddress | None = None,
+    server_id: bytes | None = None,
 ) -> Target:
-    owner = str(BackendKey(pool.name, name))
-    return Target(pool.name, name, owner, server.address, format_address(server.address), server.port, device, via)
+    owner, host = str(BackendKey(pool.name, name)), format_address(server.address)
+    return Target(pool.name, name, owner, server.address, host, server.port, device, via, server_id)
 
 
 def _sorry(pool: Pool, family: Family) -> tuple[Target, ...]:

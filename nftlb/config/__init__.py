@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from .assemble import amend, assemble, read_backend, write_backend
 from .document import STDIN, read_file, read_yaml
+from .resolution import Resolution, lookups_of, resolve
 from .source_lists import SourceLists
 from .written import json_schema, read_check
 
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STDIN",
+    "Resolution",
     "amend",
     "json_schema",
     "load",
+    "lookups_of",
     "parse_config",
     "read_backend",
     "read_check",
     "read_file",
+    "resolve",
     "write_backend",
 ]
 

@@ -14,7 +14,7 @@ from nftlb.errors import ConfigError, Problem
 from nftlb.model.checks import CHECKS
 from nftlb.model.constraints import BACKEND_NAME, POOL_NAME
 from nftlb.model.kinds import Forward, Protocol
-from nftlb.model.pool import Backend, Config, Pool
+from nftlb.model.pool import Backend, Config, NamedBackend, Pool
 from nftlb.printable import show
 
 from . import rules
@@ -43,6 +43,7 @@ def assemble(document: YamlDocument, file: str, lists: SourceLists) -> Config:
     config = _config(top, tuple(part.pool for part in parts if isinstance(part, ValidPool)))
     for fault in (
         *rules.table_of_others(config),
+        *rules.impossible_ttl(config),
         *rules.too_many_zones(config),
         *rules.too_many_marks(config),
     ):
@@ -140,8 +141,10 @@ def _valid_part(path: Path, data: Any) -> ValidParts:
     servers = []
     for name, written in backends.items() if isinstance(backends, dict) else ():
         try:
-            backend: Backend = WrittenBackend.model_validate(written).value(name=name)
+            backend = WrittenBackend.model_validate(written).value(name=name)
         except ValidationError:
+            continue
+        if isinstance(backend, NamedBackend):
             continue
         servers.append(Destination((*path, "backends", name), backend.address, backend.port, backend.device))
     return ValidParts(listeners=tuple(listeners), backends=tuple(servers))
@@ -150,15 +153,26 @@ def _valid_part(path: Path, data: Any) -> ValidParts:
 def _pool(name: str, written: Written) -> Pool:
     settings = dict(vars(written))
     source = settings["source"]
-    backends = tuple(backend.value(name=key) for key, backend in settings["backends"].items())
+    entries = [backend.value(name=key) for key, backend in settings["backends"].items()]
     collectors = tuple(collector.value(name=key) for key, collector in settings["mirror"].items())
     changed = {
         "source": source.kind,
         "source_addresses": source.addresses,
-        "backends": backends,
+        **_by_kind(entries),
         "mirror": collectors,
     }
     return Pool(name=name, **{**settings, **changed})
+
+
+def _by_kind(entries: Iterable[Backend | NamedBackend]) -> dict[str, Any]:
+    """The fields of a pool for backends with an address and for backends with a host name."""
+    backends, named = [], []
+    for entry in entries:
+        if isinstance(entry, NamedBackend):
+            named.append(entry)
+        else:
+            backends.append(entry)
+    return {"backends": tuple(backends), "named": tuple(named)}
 
 
 def _without_useless_defaults(pool: Pool, own: Collection[str]) -> Pool:
@@ -235,7 +249,7 @@ def _check(general: dict[str, Any], special: Any) -> Any:
 # --- changes at run time ----------------------------------------------------------------------------------------------
 
 
-def read_backend(pool: str, name: str, written: Any) -> Backend:
+def read_backend(pool: str, name: str, written: Any) -> Backend | NamedBackend:
     """Read a backend that is written as in a file. ConfigError with all faults."""
     path = ("pools", pool, "backends", name)
     faults = ProblemCollector(YamlDocument(Entries(), ()), "request")
@@ -244,14 +258,14 @@ def read_backend(pool: str, name: str, written: Any) -> Backend:
     except Unfit as unfit:
         faults.add(path, str(unfit))
     try:
-        backend: Backend = WrittenBackend.model_validate(written).value(name=name)
+        backend: Backend | NamedBackend = WrittenBackend.model_validate(written).value(name=name)
     except ValidationError as error:
         faults.add_errors(error, WrittenBackend, path)
     faults.raise_any()
     return backend
 
 
-def write_backend(backend: Backend) -> dict[str, Any]:
+def write_backend(backend: Backend | NamedBackend) -> dict[str, Any]:
     """Write a backend as a file has it, in values of JSON, without its name and its defaults."""
     given = {option: getattr(backend, option.name) for option in options(type(backend)) if option.name != "name"}
     return {
@@ -261,12 +275,14 @@ def write_backend(backend: Backend) -> dict[str, Any]:
     }
 
 
-def amend(config: Config, pool: str, *, add: Iterable[Backend] = (), remove: Collection[str] = ()) -> Config:
+def amend(
+    config: Config, pool: str, *, add: Iterable[Backend | NamedBackend] = (), remove: Collection[str] = ()
+) -> Config:
     """Add backends at the end of a pool and remove others. ConfigError if the result breaks the rules of a file."""
     changed = config.pool(pool)
     if changed is not None:
-        kept = (backend for backend in changed.backends if backend.name not in remove)
-        changed = replace(changed, backends=(*kept, *add))
+        kept = (entry for entry in changed.entries if entry.name not in remove)
+        changed = replace(changed, **_by_kind((*kept, *add)))
     pools = tuple(changed if changed and former.name == pool else former for former in config.pools)
     amended = replace(config, pools=pools)
     parts = [valid_pool(part, (), ()) for part in pools]

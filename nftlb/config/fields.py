@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, g
 from pydantic import Field
 from pydantic_core import core_schema
 
-from nftlb.model import checks, kinds
+from nftlb.model import checks, hash_keys, kinds
 from nftlb.model.constraints import (
+    SERVER_NAME,
     Argv,
     NumberLimits,
     PercentLimits,
@@ -96,6 +97,14 @@ _V6_SCOPED = rf"{_V6}(?:%[A-Za-z0-9_.@:+-]{{1,15}})?"
 BACKEND_ADDRESS_WRITTEN = {"type": "string", "pattern": f"^(?:{_V4}|{_V6_SCOPED})$"}
 BACKEND_ENDPOINT_WRITTEN = {"type": "string", "pattern": rf"^(?:{_V4}|\[{_V6_SCOPED}\]):[0-9]{{1,5}}$"}
 
+_NAME = SERVER_NAME.pattern.pattern
+SERVER_WRITTEN = {"anyOf": [BACKEND_ADDRESS_WRITTEN, {"type": "string", "pattern": f"^{_NAME}$"}]}
+# In a pattern of a name with a port, the limit of the length would count the port, so this pattern leaves it out.
+_NAME_AND_PORT = _NAME.replace("(?=.{1,253}$)", "").replace(r"\.?$)", r"\.?:)", 1)
+SERVER_AND_PORT_WRITTEN = {
+    "anyOf": [BACKEND_ENDPOINT_WRITTEN, {"type": "string", "pattern": f"^{_NAME_AND_PORT}:[0-9]{{1,5}}$"}]
+}
+
 _NOUNS: dict[type[StrEnum], str] = {
     kinds.Admin: "a state",
     kinds.Balance: "a way to balance",
@@ -124,7 +133,7 @@ def _one_per_family(example: dict[str, Any], *words: str) -> dict[str, Any]:
 
 _VALUES: dict[Any, Reads] = {
     bool: Reads(reading.read_boolean, {"type": "boolean"}, bool),
-    bytes: Reads(reading.read_hex, {"type": "string", "pattern": r"^(?:\s*[0-9A-Fa-f]{2})*\s*$"}),
+    bytes: Reads(reading.read_hex, {"type": "string", "pattern": r"^(?:\s*[0-9A-Fa-f]{2})*\s*$"}, bytes.hex),
     kinds.IPAddress: Reads(reading.read_address, ADDRESS_WRITTEN),
     tuple[kinds.IPAddress, ...]: Reads(reading.read_addresses, _one_per_family(ADDRESS_WRITTEN), list),
     kinds.Listener: Reads(
@@ -140,6 +149,15 @@ _VALUES: dict[Any, Reads] = {
         reading.read_fallback,
         _one_per_family(ENDPOINT_WRITTEN, "reject", "drop", "all"),
         lambda fallback: str(fallback.kind),  # only the default is written, and it has no servers
+    ),
+    hash_keys.HashKey: Reads(
+        reading.read_hash_key,
+        {
+            "type": "string",
+            "pattern": "^(?:"
+            + "|".join(hash_keys.KEY_WORDS)
+            + r"|source/[1-9][0-9]{0,2}(?:/[1-9][0-9]{0,2})?|payload@[0-9]{1,4}\+[0-9]{1,4})$",
+        },
     ),
     kinds.MinHealthy: Reads(
         reading.read_min_healthy,
@@ -162,6 +180,10 @@ _VALUES: dict[Any, Reads] = {
     kinds.SourceEntry: Reads(
         reading.read_source_entry,
         {"type": "string", "pattern": rf"^(?:/.+|(?:{_V4}|{_V6})(?:/[0-9]{{1,3}})?)$"},
+    ),
+    kinds.Endpoint: Reads(
+        reading.read_dns_server,
+        {"anyOf": [ADDRESS_WRITTEN, ENDPOINT_WRITTEN, {"type": "string", "pattern": rf"^\[{_V6}\]$"}]},
     ),
     kinds.Endpoint | kinds.UnixSocket: Reads(
         reading.read_api_listen, {"anyOf": [ENDPOINT_WRITTEN, {"type": "string", "pattern": "^unix:/.+$"}]}

@@ -14,11 +14,13 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from socket import AF_INET, inet_pton
 from typing import TypeVar
 
-from nftlb.model.constraints import LINES, PATH, TextPattern
+from nftlb.model.constraints import LINES, PATH, SERVER_NAME, TextPattern
+from nftlb.model.hash_keys import ADDRESS_BITS, KEY_WORDS, LAST_BYTE, MOST_BYTES, HashKey, payload_key, prefix_key
 from nftlb.model.kinds import (
     Endpoint,
     Fallback,
     FallbackKind,
+    Family,
     IPAddress,
     Listener,
     Milliseconds,
@@ -148,6 +150,40 @@ def read_min_healthy(found: object) -> MinHealthy:
     )
 
 
+_PREFIX = re.compile(r"source/([1-9][0-9]{0,2})(?:/([1-9][0-9]{0,2}))?")
+_BYTES = re.compile(r"payload@([0-9]{1,4})\+([0-9]{1,4})")
+
+
+def read_hash_key(found: object) -> HashKey:
+    """Read a key of `balance: hash`."""
+    if not isinstance(found, str):
+        raise Unfit(found, "not a key", _KEYS)
+    if found in KEY_WORDS:
+        return KEY_WORDS[found]
+    if match := _PREFIX.fullmatch(found):
+        return _read_prefix_key(found, *(int(bits) for bits in match.groups() if bits))
+    if match := _BYTES.fullmatch(found):
+        offset, length = int(match[1]), int(match[2])
+        if not 1 <= length <= MOST_BYTES or offset + length > LAST_BYTE:
+            allowed = f"1 to {MOST_BYTES} bytes among the first {LAST_BYTE}, such as payload@4+8"
+            raise Unfit(found, "not a part of the payload that rules can read", allowed)
+        return payload_key(offset, length)
+    if found == "sip-call-id":
+        reason = "not a key: rules read bytes at fixed places, and the Call-ID of SIP may stand anywhere in a message"
+        raise Unfit(found, reason, "source, which sends all calls of a client to the same backend")
+    raise Unfit(found, "not a key", _KEYS)
+
+
+_KEYS = f"{', '.join(KEY_WORDS)}, source/24, source/24/56 (IPv4/IPv6), or payload@OFFSET+LENGTH in bytes"
+
+
+def _read_prefix_key(found: str, first: int, *second: int) -> HashKey:
+    limits = [ADDRESS_BITS[Family.IP], ADDRESS_BITS[Family.IP6]] if second else [ADDRESS_BITS[Family.IP6]]
+    if any(bits > limit for bits, limit in zip((first, *second), limits, strict=True)):
+        raise Unfit(found, "longer than an address", "up to 32 bits of an IPv4 address, up to 128 of an IPv6 address")
+    return prefix_key(first, *second)
+
+
 _RATE = re.compile(r"([1-9][0-9]{0,6})/(s|second|m|minute|h|hour)")
 _PERIODS = {"s": 1, "m": 60, "h": 3600}
 _MOST_PACKETS = 1_000_000
@@ -236,6 +272,13 @@ def read_address(
     return address
 
 
+def read_server(found: object) -> IPAddress | str:
+    """Read the address of a backend, or a host name whose addresses come from DNS."""
+    if isinstance(found, str) and SERVER_NAME.pattern.fullmatch(found):
+        return found
+    return read_address(found, "a host name, or an IPv4 or IPv6 address without port, brackets or leading zeros")
+
+
 _MULTICAST = range(0xE0000000, 0xF0000000)
 _SPECIAL = {0: "the unspecified address", 0xFFFFFFFF: "the broadcast address"}
 
@@ -285,6 +328,18 @@ def read_endpoint(found: object, allowed: str = ADDRESS_AND_PORT) -> Endpoint:
     if port is None:
         raise Unfit(found, "not an address with a port", allowed)
     return Endpoint(read_address(address, allowed), read_port(digits_or_text(port)))
+
+
+_DNS_PORT = 53
+
+
+def read_dns_server(found: object) -> Endpoint:
+    """Read the address of a DNS server, with its port if it is not 53. Unlike elsewhere, loopback addresses work."""
+    allowed = "an address, or an address and a port, such as 10.0.0.53 or [2001:db8::53]:5353"
+    address, port = split_port(found) if isinstance(found, str) else ("", None)
+    if not isinstance(found, str):
+        raise Unfit(found, "not an address", allowed)
+    return Endpoint(read_address(address, allowed), _DNS_PORT if port is None else read_port(digits_or_text(port)))
 
 
 def read_listener(found: object) -> Listener:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
 from nftlb.model.kinds import (
@@ -19,7 +20,7 @@ from nftlb.model.kinds import (
     is_link_local,
 )
 
-from .pool_rules import RULES, Destination, RuleViolation, ValidParts, ValidPool, Where
+from .pool_rules import RULES, Destination, RuleViolation, ValidParts, ValidPool, Where, most_backends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -254,7 +255,7 @@ def _nat_replies(part: ValidPool, replies: Replies, order: dict[Path, int], wher
 
 
 def _replies(part: ValidPool) -> Iterator[tuple[Protocol, ReplyRange]]:
-    for server in part.servers:
+    for server in (*part.servers, *_unknown_servers(part)):
         for path, listener in part.listeners:
             if listener.family is not family(server.address):
                 continue
@@ -263,6 +264,13 @@ def _replies(part: ValidPool) -> Iterator[tuple[Protocol, ReplyRange]]:
                 first = last = server.port
             shift = listener.first_port - first
             yield listener.protocol, ReplyRange(first, last, listener.address, shift, server, path)
+
+
+def _unknown_servers(part: ValidPool) -> Iterator[Destination]:
+    """A server in each family for each name: its replies may be ambiguous whatever its address is."""
+    for index, named in enumerate(part.pool.named):
+        for address in (IPv4Address(index), IPv6Address(index)):
+            yield Destination((*part.path, "backends", named.name), address, named.port)
 
 
 # --- the names and numbers of nftlb ----------------------------------------------------------------------------------
@@ -303,6 +311,13 @@ def table_of_others(config: Config) -> Iterator[RuleViolation]:
         )
 
 
+def impossible_ttl(config: Config) -> Iterator[RuleViolation]:
+    shortest, longest = config.resolver.min_ttl, config.resolver.max_ttl
+    if shortest > longest:
+        message = f"{shortest} ms is more than max_ttl, {longest} ms; allowed: up to max_ttl"
+        yield RuleViolation(("resolver", "min_ttl"), message)
+
+
 def too_many_zones(config: Config) -> Iterator[RuleViolation]:
     """Count the zones that the compiler may need: for each nat pool, one per server and two more."""
     needed = sum(2 + _server_count(pool) for pool in config.pools if pool.forward is Forward.NAT)
@@ -332,4 +347,4 @@ def _at_most(number: int) -> str:
 
 
 def _server_count(pool: Pool) -> int:
-    return len(pool.backends) + len(pool.fallback.sorry)
+    return most_backends(pool) + len(pool.fallback.sorry)

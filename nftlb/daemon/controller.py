@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from nftlb.config import amend
+from nftlb.config import amend, resolve
 from nftlb.errors import NftlbError
 from nftlb.model import EventKind
 from nftlb.requirements import summed_up
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
     from nftlb.health import Change, CheckResult
     from nftlb.metrics import Metrics
-    from nftlb.model import Admin, Backend, Config
+    from nftlb.model import Admin, Backend, Config, FoundServer, HostLookup, NameAnswers, NamedBackend
     from nftlb.requirements import Lack
 
     from .checker import CheckKey
     from .events import ActiveFaults, Bus
+    from .names import LookupState
     from .notifier import Notifier
     from .reconciler import Reconciler
     from .state_saver import StateSaver
@@ -125,6 +126,33 @@ class Controller:
         self._lacks = tuple(lacks)
         self._assign_lacks()
 
+    # --- DNS ---------------------------------------------------------------------------------------------------------
+
+    async def use_answer(self, lookup: HostLookup, servers: tuple[FoundServer, ...]) -> None:
+        """Use the servers that DNS has for a name now. Raises NftlbError; then the answer before stays."""
+        async with self._changing:
+            await self._use(self.state.declared, {**self.state.names.answers, lookup: servers})
+        self._saver.touch()
+
+    def record_lookup(self, lookup: HostLookup, state: LookupState) -> None:
+        """Record how a lookup ended."""
+        self.state.names.lookups[lookup] = state
+        servers = self.state.names.answers.get(lookup)
+        rest = "there is no backend for the name yet"
+        if servers:
+            rest = f"the last good answer stays: {', '.join(str(server.address) for server in servers)}"
+        self._faults.set(f"name {lookup}", f"{state.trouble}; {rest}" if state.trouble else "")
+
+    def forget_lookup(self, lookup: HostLookup) -> None:
+        """Record that no pool has a name any more."""
+        self.state.names.lookups.pop(lookup, None)
+        self._faults.clear(f"name {lookup}")
+
+    @property
+    def answers(self) -> NameAnswers:
+        """The last good answers."""
+        return self.state.names.answers
+
     # --- commands ----------------------------------------------------------------------------------------------------
 
     async def change(
@@ -143,21 +171,25 @@ class Controller:
         await self._saver.save()
         await self.reconciler.wait_until_applied()
 
-    async def add(self, pool: str, backend: Backend) -> None:
+    async def add(self, pool: str, backend: Backend | NamedBackend) -> None:
         """Add a backend. Raises Conflict, ConfigError or, if the kernel refuses, KernelError."""
         async with self._changing:
-            if backend.name in self.state.find(pool).backends:
+            if backend.name in self._entries(pool) | self.state.find(pool).backends.keys():
                 raise Conflict(f"{pool} has a backend {backend.name} already; remove it first, or take another name")
-            await self._use(amend(self.state.config, pool, add=[backend]))
+            await self._use(amend(self.state.declared, pool, add=[backend]))
             self.state.record_added(pool, backend)
         await self._saver.save()
 
     async def remove(self, pool: str, backend: str) -> None:
         """Remove a backend. Raises Conflict for the last backend of a pool, and KernelError if the kernel refuses."""
         async with self._changing:
-            if len(self.state.find(pool, backend).backends) == 1:
+            entries = self._entries(pool)
+            if backend not in entries:
+                owner = next(named for named in self.state.find(pool, backend).pool.named if backend in named.backends)
+                raise Conflict(f"DNS gives {backend} for {owner.lookup}; remove {owner.name}, or drain {backend}")
+            if len(entries) == 1:
                 raise Conflict(f"{backend} is the last backend of {pool}; drain it instead, or remove the pool")
-            await self._use(amend(self.state.config, pool, remove=[backend]))
+            await self._use(amend(self.state.declared, pool, remove=[backend]))
             self.state.record_removed(pool, backend)
         await self._saver.save()
 
@@ -207,13 +239,22 @@ class Controller:
         for misfit in misfits:
             _log.warning("%s", misfit)
 
-    async def _use(self, config: Config) -> None:
+    def _entries(self, pool: str) -> set[str]:
+        """The names of the backends of a pool, without those of the answers of DNS. Raises UnknownPool."""
+        self.state.find(pool)
+        declared = self.state.declared.pool(pool)
+        return {entry.name for entry in declared.entries} if declared else set()
+
+    async def _use(self, declared: Config, answers: NameAnswers | None = None) -> None:
         """Load another configuration into the kernel and then use it; or neither, if the kernel refuses."""
         moment = now()
+        found = self.state.names.answers if answers is None else answers
+        resolution = resolve(declared, found)
+        config = resolution.config
         preview, _ = self.state.health.with_config(config, moment)
 
         def switch() -> None:
-            changes = self.state.use(config)
+            changes = self.state.use(declared, found, resolution)
             self._metrics.follow(config)
             for follow in self._followers:
                 follow(config)

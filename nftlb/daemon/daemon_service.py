@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nftlb.compiler.reply_form import reply_form
 from nftlb.compiler.selection import select
-from nftlb.model import DropReason, Family, Forward, RotationMode
+from nftlb.model import DropReason, Family, Forward, NamedBackend, RotationMode
 from nftlb.service import (
     BackendStatus,
     CheckStatus,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nftlb.compiler.selection import Selection
     from nftlb.health import BackendHealth, CheckHealth, PoolHealth
     from nftlb.model import Admin, Backend, Collector, Pool, PoolState
-    from nftlb.service import Event
+    from nftlb.service import Event, NameStatus
 
     from .controller import Controller
     from .counters import CounterReader, Counters
@@ -81,7 +81,12 @@ class DaemonService:
         # A reload may replace the pools while this generator waits.
         for pool, added in [(pool, self._state.added(pool)) for pool in self._state.health.pools.values()]:
             yield pool_status(
-                pool, membership.of(pool.pool.name), self._counter_reader.counters, added, self._obstacles
+                pool,
+                membership.of(pool.pool.name),
+                self._counter_reader.counters,
+                added,
+                self._obstacles,
+                self._state.names.status(pool.pool),
             )
             await asyncio.sleep(0)  # ten thousand backends take a while, in which checks have to begin
 
@@ -90,7 +95,8 @@ class DaemonService:
         await self._counter_reader.refresh()
         pool = self._state.find(name)
         state = self._state.health.state(name, now())
-        return pool_status(pool, state, self._counter_reader.counters, self._state.added(pool), self._obstacles)
+        counters, names = self._counter_reader.counters, self._state.names.status(pool.pool)
+        return pool_status(pool, state, counters, self._state.added(pool), self._obstacles, names)
 
     async def clients(self, pool: str, most: int) -> PoolClients:
         found = self._state.find(pool).pool
@@ -145,8 +151,11 @@ class DaemonService:
         await self._controller.change(pool, backend, admin=admin, weight=weight, priority=priority)
         return self._backend(pool, backend)
 
-    async def add(self, pool: str, backend: Backend) -> BackendStatus:
+    async def add(self, pool: str, backend: Backend | NamedBackend) -> BackendStatus | NameStatus:
         await self._controller.add(pool, backend)
+        if isinstance(backend, NamedBackend):
+            names = self._state.names.status(self._state.find(pool).pool)
+            return next(status for status in names if status.name == backend.name)
         return self._backend(pool, backend.name)
 
     async def remove(self, pool: str, backend: str) -> None:
@@ -171,11 +180,16 @@ _WORST_FIRST = (RotationMode.FALLBACK, RotationMode.PANIC, RotationMode.HEALTHY)
 
 
 def pool_status(
-    pool: PoolHealth, state: PoolState, counters: Counters, added: Collection[str], obstacles: Obstacles
+    pool: PoolHealth,
+    state: PoolState,
+    counters: Counters,
+    added: Collection[str],
+    obstacles: Obstacles,
+    names: tuple[NameStatus, ...] = (),
 ) -> PoolStatus:
     """The status of a pool. `state`: the state that the compiler got. `added`: the backends not in the file.
 
-    `obstacles`: what the compiler got about this host.
+    `obstacles`: what the compiler got about this host. `names`: those whose addresses come from DNS.
     """
     selections = _selections(pool, state)
     shares = _shares(selections)
@@ -210,6 +224,7 @@ def pool_status(
             _collector(pool.pool.name, collector, pool.collectors[collector.name], counters)
             for collector in pool.pool.mirror
         ),
+        names=names,
     )
 
 
@@ -250,8 +265,7 @@ def backend_status(pool: PoolHealth, name: str, state: PoolState, counters: Coun
 
 def _selections(pool: PoolHealth, state: PoolState) -> list[Selection]:
     """The targets of each family in which the pool listens."""
-    listening = {listener.family for listener in pool.pool.listen}
-    return [select(pool.pool, family, state) for family in Family if family in listening]
+    return [select(pool.pool, family, state) for family in Family if family in pool.pool.families]
 
 
 def _shares(selections: Iterable[Selection]) -> dict[str, float]:

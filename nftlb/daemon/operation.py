@@ -21,6 +21,7 @@ from .counters import CounterReader
 from .daemon_service import DaemonService
 from .events import ActiveFaults, Bus
 from .garbage import Garbage
+from .names import NameWatch
 from .notifier import HookRunner, Notifier
 from .reconciler import Reconciler
 from .silence_watch import SilenceWatch
@@ -51,14 +52,11 @@ lets the others run at each system call, so while a thread reads counters, each 
 async def operate(begun: Begun, wishes: SignalRequests) -> Config:
     """Run until the daemon shall stop. Return the last configuration."""
     sys.setswitchinterval(SWITCH)
-    config, kernel_thread = begun.config, begun.kernel_thread
+    config, kernel_thread = begun.initial.config, begun.kernel_thread
     metrics, bus = Metrics(), Bus()
     metrics.watch(asyncio.get_running_loop(), read_fill)
     faults = ActiveFaults(bus.publish)
-    for fault in begun.faults:
-        faults.set("memory", fault)
-    for misfit in begun.misfits:
-        _log.warning("%s", misfit)
+    _report_saved_state(begun, faults)
 
     def hook_ended(pool: str, outcome: str, message: str) -> None:
         metrics.hook(pool, outcome)
@@ -68,7 +66,7 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
     STRAYS.adopt()
     hooks = HookRunner(hook_ended)
     recorder = SwapRecorder(metrics, bus, faults)
-    state = WantedState(begun.file, begun.source, config, begun.health, begun.memory)
+    state = WantedState(begun.file, begun.source, begun.initial, begun.memory)
     reconciler = Reconciler(kernel_thread, state.wanted, recorder)
     saver = StateSaver(begun.store, state, faults, lambda: reconciler.loaded, lambda: kernel_thread.used_zones)
     notifier = Notifier(bus, hooks)
@@ -83,10 +81,13 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
     watcher = Watcher(config, reconciler, control, surveyor, checker, faults, begun.links)
     silence = SilenceWatch(config, control, kernel_thread, counter_reader.counters)
     garbage = Garbage()
-    followers = (checker.configure, api.follow, watcher.follow, surveyor.follow, garbage.follow, silence.follow)
-    control.on_config(*followers, _Directory(saver, config).follow)
+    names = NameWatch(config, control)
+    control.on_config(
+        *(checker.configure, api.follow, watcher.follow, surveyor.follow, garbage.follow, silence.follow),
+        *(names.follow, _Directory(saver, config).follow),
+    )
     try:
-        with surveyor, watcher, closing(garbage):
+        with surveyor, watcher, names, closing(garbage):
             with suppress(KernelError):
                 await reconciler.start(begun.first)
             await surveyor.first_look()
@@ -94,6 +95,7 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
             garbage.begin(config)
             checker.configure(config)
             api.follow(config)
+            names.begin()
             saver.begin()
             await _serve(control, reconciler, api, silence, wishes)
     finally:
@@ -105,6 +107,14 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
         await saver.close()
         counter_reader.close()
     return state.config
+
+
+def _report_saved_state(begun: Begun, faults: ActiveFaults) -> None:
+    """Report what of the saved state can't be used."""
+    for fault in begun.faults:
+        faults.set("memory", fault)
+    for misfit in begun.initial.misfits:
+        _log.warning("%s", misfit)
 
 
 async def _serve(

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 from nftlb.compiler import Allocation, Compiled
 from nftlb.compiler.allocation import ForeignNumbers
 from nftlb.compiler.reply_form import unknown_host
-from nftlb.config import STDIN, load, parse_config, read_file
+from nftlb.config import STDIN, load, lookups_of, parse_config, read_file
 from nftlb.errors import ConfigError, NftlbError
 from nftlb.health import Memory
-from nftlb.health.memory import write_memory
+from nftlb.health.memory import remembered_answers, write_memory
 from nftlb.kernel import LibNftables
 from nftlb.kernel.helpers import has_helper
 from nftlb.kernel.nflog import can_log
@@ -158,10 +158,10 @@ def _load_saved(file: str, applier: Opens, *, lenient: bool = False) -> Restored
     except (OSError, ValueError) as error:
         memory = None
         remarks.append(f"nothing is remembered: {error}")
-    config, states, misfits = initial_state(base, (memory or Memory(format=1)).pools, monotonic())
-    with applier(config.table) as to_kernel:
-        applied = to_kernel.load(config, states.membership(monotonic()), lenient=True)
-    return Restored(file, applied, (*remarks, *misfits, *applied.lacking, *applied.slower, *applied.unhelped))
+    initial = initial_state(base, memory or Memory(format=1), monotonic())
+    with applier(base.table) as to_kernel:
+        applied = to_kernel.load(initial.config, initial.health.membership(monotonic()), lenient=True)
+    return Restored(file, applied, (*remarks, *initial.misfits, *applied.lacking, *applied.slower, *applied.unhelped))
 
 
 # --- the prepared rules -----------------------------------------------------------------------------------------------
@@ -221,9 +221,12 @@ def prepare(base: Config, memory: Memory, used: UsedZones | None = None) -> byte
     if the saved state does not fit the configuration.
     """
     _refuse(base)
-    config, fleet, misfits = initial_state(base, memory.pools, 0.0)
-    if misfits:
-        raise Unprepared(f"the saved state does not fit the configuration: {misfits[0]}")
+    initial = initial_state(base, memory, 0.0)
+    if initial.misfits:
+        raise Unprepared(f"the saved state does not fit the configuration: {initial.misfits[0]}")
+    config = initial.config
+    if unknown := lookups_of(config).keys() - remembered_answers(memory).keys():
+        raise Unprepared(f"no answer of DNS is saved for {min(map(str, unknown))}")
     _refuse(config)
     if not can_log():
         config = without_hints(config)
@@ -231,7 +234,7 @@ def prepare(base: Config, memory: Memory, used: UsedZones | None = None) -> byte
         with LibNftables() as kernel:
             config = without_missing_helpers(config, lambda name: has_helper(kernel, name))
     compiled, zones = _compiled(config, used or UsedZones())
-    text = make(Ruleset(config.table, {}), compiled.ruleset(fleet.membership(0.0))).text
+    text = make(Ruleset(config.table, {}), compiled.ruleset(initial.health.membership(0.0))).text
     head = _ZONES.format(min(zones), max(zones)) if zones else ""
     return f"{head}{text}\n".encode()
 

@@ -16,7 +16,7 @@ from .finding import Finding, error, ok, warning
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nftlb.model import Config
+    from nftlb.model import Config, Pool
 
     from .host import NftFacts
 
@@ -60,7 +60,7 @@ FEATURES = (
         _uses("numgen"),
     ),
     Feature(
-        "choosing by the client's address",
+        "choosing by a hash",
         "nft_hash (CONFIG_NFT_HASH)",
         ("jhash {ip} saddr mod 2 seed 0x1 vmap {{ 0 : accept, 1 : drop }}",),
         _uses("hash"),
@@ -234,12 +234,19 @@ def _text(feature: Feature, family: Family, name: str) -> str:
     return "\n".join([f"table {table} {name} {{", *body, "}", ""])
 
 
+def _drawn_by(pool: Pool) -> set[str]:
+    """Return the words for how slots are drawn. Datagrams without a key in the payload take turns."""
+    if pool.balance is not Balance.HASH:
+        return {"numgen"}
+    return {"hash", "numgen"} if pool.key.places else {"hash"}
+
+
 def _used(config: Config | None) -> frozenset[str]:
     """The words for what a configuration uses, as in `Feature.uses`."""
     used: set[str] = set()
     for pool in config.pools if config else ():
         used |= {listener.family for listener in pool.listen}
-        used.add("hash" if pool.balance is Balance.HASH else "numgen")
+        used |= _drawn_by(pool)
         used.add(str(pool.forward))
         if pool.forward is not Forward.NAT:
             used.add("untracked")

@@ -9,12 +9,12 @@ from nftlb.compiler.aliases import aliases
 from nftlb.compiler.allocation import FlowZone, allocate, is_flow, mark_owner
 from nftlb.compiler.selection import select, targets
 from nftlb.compiler.source_ports import is_asked_from, source_ports
-from nftlb.compiler.versions import HASH_SEED, turns
-from nftlb.model import Admin, BackendState, Balance, Forward, Membership, Protocol
+from nftlb.compiler.versions import turns
+from nftlb.model import Admin, BackendState, Forward, Membership, Protocol
 from nftlb.model.kinds import endpoint_text
 
+from .choice import choice_of
 from .explanation import Candidate, Explanation, NearListener, Treatment
-from .jhash import slot_of
 from .packet_paths import reply_path, request_path, sources_of_flows
 from .remarks import remarks, takes_fast_path
 
@@ -128,7 +128,7 @@ def explain_packet(
         verdict=None if selection.targets else selection.verdict,
         candidates=_candidates(config, pool, listener, question, state, selection, slots, allocate(config)),
         slots=slots,
-        slot=_own_slot(pool, question, slots),
+        choice=choice_of(pool, question, selection, slots),
         fast_path=takes_fast_path(pool, listener.family, routes or Routes()),
         remarks=remarks(
             config,
@@ -198,10 +198,3 @@ def _state(pool: Pool, target: Target, states: dict[str, BackendState], *, takin
         waiting = f"priority {priority} waits to take over" if state.waiting else f"standby, priority {priority}"
         return IN if taking_part else waiting
     return f"{IN}, though down" if taking_part else "down"
-
-
-def _own_slot(pool: Pool, question: Question, slots: tuple[str, ...]) -> int | None:
-    """Return the packet's slot if the client's address decides about it."""
-    if not slots or pool.balance is not Balance.HASH:
-        return None
-    return slot_of(question.client.address.packed, len(slots), int(HASH_SEED, 16))

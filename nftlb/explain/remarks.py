@@ -10,7 +10,7 @@ from nftlb.compiler.ingress import has_fast_path
 from nftlb.compiler.reply_form import reply_form
 from nftlb.compiler.selection import targets
 from nftlb.compiler.source_ports import source_ports
-from nftlb.model import Balance, FallbackKind, Forward, Protocol, Replies, RotationMode, SourceKind
+from nftlb.model import SOURCE, Balance, FallbackKind, Forward, Protocol, Replies, RotationMode, SourceKind
 
 if TYPE_CHECKING:
     from nftlb.compiler import Routes
@@ -84,7 +84,7 @@ def _spread(pool: Pool, question: Question, *, by_flow: bool) -> str:
     who = {
         Balance.ROUND_ROBIN: "takes the next slot; all clients of the pool share the turns",
         Balance.RANDOM: "draws a slot at random",
-        Balance.HASH: f"takes the slot of its client's address, the same for every port of {question.client.address}",
+        Balance.HASH: _hashed(pool, question),
     }[pool.balance]
     if not by_flow:
         return f"per packet: every packet, also of one and the same socket, {who}."
@@ -96,6 +96,13 @@ def _spread(pool: Pool, question: Question, *, by_flow: bool) -> str:
         f"per flow: the first datagram {who}. conntrack sends all others of that socket to the same backend, "
         f"until none has come for {pause}."
     )
+
+
+def _hashed(pool: Pool, question: Question) -> str:
+    if pool.key == SOURCE:
+        return f"takes the slot of its client's address, the same for every port of {question.client.address}"
+    without = "; a datagram without them takes the next turn" if pool.key.places else ""
+    return f"takes the slot of its key, {pool.key.meaning}{without}"
 
 
 def _guard(pool: Pool, question: Question) -> str:

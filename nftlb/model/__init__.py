@@ -19,6 +19,7 @@ from .checks import (
     Transport,
     Udp,
 )
+from .hash_keys import KEY_WORDS, QUIC_CID, SOURCE, HashKey, Place, payload_key, prefix_key, server_id_places
 from .kinds import (
     Admin,
     Balance,
@@ -48,10 +49,31 @@ from .kinds import (
     UnixSocket,
 )
 from .membership import UNTOUCHED, WHOLE, BackendKey, BackendState, Membership, PoolState
-from .pool import Api, Backend, Collector, Config, Guard, Health, Hooks, Marks, PassiveReplies, Pool, Zones
+from .names import MOST_ADDRESSES, FoundServer, HostLookup, NameAnswers, after_answer
+from .pool import (
+    HASH_SEED,
+    Api,
+    Backend,
+    Collector,
+    Config,
+    Guard,
+    Health,
+    Hooks,
+    Marks,
+    NamedBackend,
+    NameServers,
+    PassiveReplies,
+    Pool,
+    Zones,
+)
 from .rotation import Contender, Rotation, RotationMode, contenders, is_panic, rotation_of, sufficient
 
 __all__ = [
+    "HASH_SEED",
+    "KEY_WORDS",
+    "MOST_ADDRESSES",
+    "QUIC_CID",
+    "SOURCE",
     "UNTOUCHED",
     "WHOLE",
     "Admin",
@@ -76,10 +98,13 @@ __all__ = [
     "FallbackKind",
     "Family",
     "Forward",
+    "FoundServer",
     "Guard",
+    "HashKey",
     "Health",
     "Helper",
     "Hooks",
+    "HostLookup",
     "Http",
     "IPAddress",
     "Icmp",
@@ -88,10 +113,14 @@ __all__ = [
     "Marks",
     "Membership",
     "MinHealthy",
+    "NameAnswers",
+    "NameServers",
+    "NamedBackend",
     "Ntp",
     "Passive",
     "PassiveReplies",
     "Per",
+    "Place",
     "Pool",
     "PoolState",
     "Protocol",
@@ -115,8 +144,12 @@ __all__ = [
     "Udp",
     "UnixSocket",
     "Zones",
+    "after_answer",
     "contenders",
     "is_panic",
+    "payload_key",
+    "prefix_key",
     "rotation_of",
+    "server_id_places",
     "sufficient",
 ]

@@ -61,6 +61,8 @@ PacketCount: TypeAlias = Annotated[int, NumberLimits("a number of packets", 1, 1
 Quorum: TypeAlias = Annotated[int, NumberLimits("a quorum", 1, 65535)]
 Hysteresis: TypeAlias = Annotated[int, NumberLimits("a hysteresis", 0, 65535)]
 Stratum: TypeAlias = Annotated[int, NumberLimits("a stratum", 1, 15)]
+HashSeed: TypeAlias = Annotated[int, NumberLimits("a seed", 1, 0xFFFFFFFF)]  # without one, the kernel draws it
+ConfigId: TypeAlias = Annotated[int, NumberLimits("a config id", 0, 6)]  # 7 marks connection ids without a server id
 Zone: TypeAlias = Annotated[int, NumberLimits("a conntrack zone", 1, 65535)]
 Mark: TypeAlias = Annotated[int, NumberLimits("a firewall mark", 1, 0xFFFFFFFF, hexadecimal=True)]
 FirstMark: TypeAlias = Annotated[int, NumberLimits("a firewall mark", 1, 0xFFFFFF00, hexadecimal=True)]
@@ -68,6 +70,7 @@ Percent: TypeAlias = Annotated[int, PercentLimits()]
 Duration: TypeAlias = Annotated[Milliseconds, ShortestTime(0)]
 SessionTime: TypeAlias = Annotated[Milliseconds, ShortestTime(1000, whole_seconds=True)]  # the kernel counts seconds
 BanTime: TypeAlias = Annotated[Milliseconds, ShortestTime(0, whole_seconds=True)]
+NameTime: TypeAlias = Annotated[Milliseconds, ShortestTime(1000)]  # a shorter time would only flood DNS servers
 Timer: TypeAlias = Annotated[Milliseconds, ShortestTime(10)]  # a shorter interval would only keep the daemon busy
 
 POOL_NAME = _text(
@@ -80,6 +83,10 @@ BACKEND_NAME = _text(
     "a letter or digit, then letters, digits and _ . -, at most 48 characters",
     r"[A-Za-z0-9][A-Za-z0-9_.-]{0,47}",
 )
+SHOWN_BACKEND_NAME = _text(
+    "a name of a backend", "a name of a backend, or of an address of a host name", r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}"
+)
+"""Unlike BACKEND_NAME with the address that follows a name: see `nftlb.config.resolution`."""
 # nft writes the names of interfaces in quotes. The characters allowed here can't end the quotes and are not wildcards.
 INTERFACE = _text("an interface", "1 to 15 letters, digits and _ . - @ : +", r"(?!\.{1,2}$)[A-Za-z0-9_.@:+-]{1,15}")
 PATH = _text("a path", "an absolute path, which begins with /", r"/[^\x00-\x1f\x7f]*")
@@ -89,6 +96,7 @@ LINES = _text("text", "text that is not empty, without control characters", r"[^
 
 PoolName: TypeAlias = Annotated[str, POOL_NAME]
 BackendName: TypeAlias = Annotated[str, BACKEND_NAME]
+ShownBackendName: TypeAlias = Annotated[str, SHOWN_BACKEND_NAME]
 Interface: TypeAlias = Annotated[str, INTERFACE]
 Path: TypeAlias = Annotated[str, PATH]
 Line: TypeAlias = Annotated[str, LINE]
@@ -119,6 +127,14 @@ DnsName: TypeAlias = Annotated[
         r"\.|(?=.{1,253}\.?$)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?",
     ),
 ]
+# The last part must not be a number: 10.0.0.300 is a wrong address and no name.
+SERVER_NAME = _text(
+    "a host name",
+    "letters, digits, - and _ in parts with . between them, such as ns1.example.com",
+    r"(?=.{1,253}$)(?!(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?$)"
+    r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?",
+)
+ServerName: TypeAlias = Annotated[str, SERVER_NAME]
 Digest: TypeAlias = Annotated[str, _text("an MD5 digest", "32 hexadecimal digits", r"[0-9A-Fa-f]{32}")]
 Oid: TypeAlias = Annotated[
     str,

@@ -25,7 +25,7 @@ class Protocol(StrEnum):
 
 
 class Balance(StrEnum):
-    """How the next backend is chosen; `HASH` uses the address of the client."""
+    """How the next backend is chosen; `HASH` uses the key of the pool."""
 
     ROUND_ROBIN = "round-robin"
     RANDOM = "random"

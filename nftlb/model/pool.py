@@ -19,13 +19,16 @@ from .constraints import (
     BackendName,
     BanTime,
     Burst,
+    ConfigId,
     Count,
     Duration,
     FirstMark,
+    HashSeed,
     HostName,
     Hysteresis,
     Interface,
     Mark,
+    NameTime,
     PacketCount,
     Path,
     Percent,
@@ -33,6 +36,7 @@ from .constraints import (
     Priority,
     Quorum,
     SampleRate,
+    ServerName,
     SessionTime,
     SourceCount,
     TableName,
@@ -40,6 +44,7 @@ from .constraints import (
     Weight,
     Zone,
 )
+from .hash_keys import SOURCE, HashKey
 from .kinds import (
     Admin,
     Balance,
@@ -65,12 +70,15 @@ from .kinds import (
     UnixSocket,
     family,
 )
+from .names import HostLookup
 
 REJECT = Fallback()
 ONE_HEALTHY = MinHealthy()
 WHOLE_ADDRESS = SourceLengths()
 API_LISTEN = Endpoint(IPv4Address("127.0.0.1"), 9146)
 STATE_DIR = "/var/lib/nftlb"
+HASH_SEED = 0x6E66746C
+"""Any constant: all balancers send a client to the same backend, also after a load."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +97,38 @@ class Backend:
         Interface | None, "the interface towards the backend: for the fast path, and for a link-local address"
     ] = None
     via: Annotated[IPAddress | None, "the next hop towards the backend, for the fast path"] = None
+    server_id: Annotated[
+        bytes | None, "key: quic-cid: the server id in the connection ids that the backend chooses, in hexadecimal"
+    ] = None
 
     @property
     def family(self) -> Family:
         return family(self.address)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedBackend:
+    """Servers behind a pool whose addresses come from DNS. One of `address` and `srv` is given.
+
+    `backends` are the names of the backends that were made of the last answer: see `nftlb.config.resolution`.
+    """
+
+    name: Annotated[BackendName, "the name of the backends, unique in their pool; an address follows it"]
+    address: Annotated[ServerName | None, "the host name; each of its addresses is a backend"] = None
+    srv: Annotated[
+        ServerName | None, "the name of SRV records, which give the hosts, ports, weights and priorities of backends"
+    ] = None
+    port: Annotated[Port | None, "the port to send to; without it, a packet keeps its port"] = None
+    weight: Annotated[Weight, "the share of each address, relative to the other backends; 0 receives nothing"] = 1
+    priority: Annotated[Priority, "the priority of the addresses; with srv, that of the most preferred records"] = 1
+    admin: Annotated[Admin, "the state that the operator wants, whatever the health of the backends"] = Admin.ENABLED
+    device: Annotated[Interface | None, "the interface towards the addresses, for the fast path"] = None
+    backends: tuple[str, ...] = ()
+
+    @property
+    def lookup(self) -> HostLookup:
+        """What to ask DNS for."""
+        return HostLookup((self.srv or self.address or "").lower(), srv=self.srv is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +254,15 @@ class Pool:
         tuple[Listener, ...], "where packets arrive: ADDRESS:PORT/udp, /tcp or /sctp; one listener, or a list"
     ]
     backends: Annotated[tuple[Backend, ...], "the servers, each by its name"]
+    named: tuple[NamedBackend, ...] = ()
     balance: Annotated[Balance, "how the next backend is chosen"] = Balance.ROUND_ROBIN
+    key: Annotated[HashKey, "balance: hash: the part of a packet that decides which backend gets the packet"] = SOURCE
+    seed: Annotated[
+        HashSeed, "balance: hash: the seed of the hash; balancers with the same seed send a key to the same backend"
+    ] = HASH_SEED
+    quic_lb_config: Annotated[
+        ConfigId, "key: quic-cid: the config id (rotation bits) of connection ids with a server_id"
+    ] = 0
     per: Annotated[Per, "whether each packet or each flow is balanced; tcp and sctp: always flows"] = Per.PACKET
     session_timeout: Annotated[
         SessionTime | None,
@@ -320,6 +364,15 @@ class Pool:
     def backend(self, name: str) -> Backend | None:
         return next((backend for backend in self.backends if backend.name == name), None)
 
+    def entry(self, name: str) -> Backend | NamedBackend | None:
+        """The backend of this name as the file may have it: with an address, or with a host name."""
+        return next((entry for entry in self.entries if entry.name == name), None)
+
+    @property
+    def entries(self) -> tuple[Backend | NamedBackend, ...]:
+        """The backends with an address, and the backends with a host name."""
+        return (*self.backends, *self.named)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Zones:
@@ -347,6 +400,19 @@ class Api:
     ] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameServers:
+    """How names of backends are looked up."""
+
+    servers: Annotated[
+        tuple[Endpoint, ...],
+        "DNS servers: ADDRESS or ADDRESS:PORT, one or a list; by default those of /etc/resolv.conf",
+    ] = ()
+    timeout: Annotated[Timer, "how long one lookup may take, with all servers and repetitions"] = 3000
+    min_ttl: Annotated[NameTime, "an answer is kept for this time at least, even if its TTL is shorter"] = 5000
+    max_ttl: Annotated[NameTime, "an answer is kept for this time at most, even if its TTL is longer"] = 3_600_000
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A configuration of nftlb."""
@@ -356,6 +422,7 @@ class Config:
     marks: Annotated[Marks, "the firewall marks to use"] = Marks()
     state_dir: Annotated[Path, "the directory where states are stored"] = STATE_DIR
     api: Annotated[Api, "the HTTP API"] = Api()
+    resolver: Annotated[NameServers, "how the names of backends are looked up"] = NameServers()
     pools: Annotated[tuple[Pool, ...], "the pools, each by its name"] = ()
 
     def pool(self, name: str) -> Pool | None:

@@ -11,9 +11,8 @@ from urllib.parse import quote
 from aiohttp import web
 
 from nftlb.metrics import CONTENT_TYPE
-from nftlb.model import Backend
 
-from .bodies import BackendChange, NewBackend, read_body
+from .bodies import BackendChange, NewBackend, new_backend, read_body
 from .errors import RequestError
 from .routes import BACKEND, MOST_CLIENTS, USUAL_CLIENTS
 from .shared import LargeBody
@@ -78,7 +77,7 @@ class ApiRoutes:
         return _text(json.dumps({"reloaded": True}) + "\n")
 
     async def add(self, request: web.Request) -> web.Response:
-        backend = Backend(**await read_body(request, NewBackend, self._limits))
+        backend = new_backend(await read_body(request, NewBackend, self._limits))
         pool = request.match_info["pool"]
         added = await self._whole(self._service.add(pool, backend))
         place = BACKEND.format(pool=quote(pool, safe=""), backend=quote(added.name, safe=""))

@@ -126,7 +126,10 @@ _EVENTS: Json = {
     "content": {"text/event-stream": {"schema": {"type": "string", "contentSchema": schema_of("Event")}}},
 }
 _CREATED: Json = {
-    **_json("the backend was added, and the kernel has it", schema_of("BackendStatus")),
+    **_json(
+        "the backend was added, and the kernel has it; a name was added, and its backends follow when DNS answers",
+        {"anyOf": [schema_of("BackendStatus"), schema_of("NameStatus")]},
+    ),
     "headers": {"Location": {"description": "the path of the backend", "required": True, "schema": {"type": "string"}}},
 }
 _ONE_POOL: Json = {

@@ -27,7 +27,7 @@ from nftlb.cli.terminal import (
     output_style,
 )
 from nftlb.client import StatusView, read_status_view
-from nftlb.service import CollectorStatus, GuardStatus
+from nftlb.service import CollectorStatus, GuardStatus, NameStatus
 
 if TYPE_CHECKING:
     from nftlb.service import Status
@@ -65,6 +65,39 @@ def test_dropped_packets_are_shown() -> None:
 
     shown = [line for line in lines if "guard:" in line]
     assert ["  guard: dropped 12.3k above the rate, 7 banned, 1 no room", "  guard: dropped no packets"] == shown
+
+
+NAMED = """\
+  ns is ns.example.com: 2 backends, answered 20s ago, asked again in 40s
+  127.0.0.1:53 is left out: a loopback address
+  far is SRV _dns._udp.example.com: 1 backend, saved by an earlier run
+  new is new.example.com: 0 backends, not answered yet, asked again in 2s
+"""
+
+
+def test_names() -> None:
+    """Each name has a line with its backends and the age of its answer, and a line for each address left out."""
+
+    def name(name: str, lookup: str, *backends: str, **changed: Any) -> NameStatus:
+        given = {"answered": None, "expires": None, "trouble": "", "left_out": ()}
+        return NameStatus(name=name, lookup=lookup, backends=backends, **{**given, **changed})
+
+    left_out = ("127.0.0.1:53 is left out: a loopback address",)
+    ago, later = NOW - timedelta(seconds=20), NOW + timedelta(seconds=40)
+    names = (
+        name("ns", "ns.example.com", "ns1", "ns2", answered=ago, expires=later, left_out=left_out),
+        name("far", "SRV _dns._udp.example.com", "far-1"),
+        name("new", "new.example.com", expires=NOW + timedelta(seconds=2)),
+    )
+
+    assert NAMED in text(status(pools=(pool(names=names),)))
+
+
+def test_a_pool_without_backends() -> None:
+    """A pool whose names have no answer yet is shown too."""
+    shown = status(ready=False, pools=(pool(backends=(), ready=False, healthy=0, mode="fallback", priority=None),))
+
+    assert "dns  not ready for 3d1h, 0/0 healthy (quorum 1), fallback, 24.7k packets" in text(shown)
 
 
 TROUBLED = """\

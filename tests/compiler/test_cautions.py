@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import pytest
 from pool_builders import backend, backends, config, pool
 
 from nftlb.compiler.cautions import cautions
-from nftlb.model import Admin, Balance, Forward, MinHealthy, PassiveReplies, SourceKind
+from nftlb.model import KEY_WORDS, Admin, Balance, Forward, MinHealthy, PassiveReplies, SourceKind
 
 if TYPE_CHECKING:
     from nftlb.model import Pool
@@ -149,3 +150,20 @@ def test_answers_that_stateless_cannot_return() -> None:
         assert where in next(cautions(config(one))).message
     assert [] == found_cautions(pool("sip", sip, SERVERS, outbound=True))
     assert [] == found_cautions(pool("sip", sip, SERVERS[:1], outbound=True, forward=Forward.STATELESS))
+
+
+@pytest.mark.parametrize("word", ["quic-cid", "wireguard-receiver"])
+def test_keys_that_servers_choose(word: str) -> None:
+    """Servers choose these keys during the handshake, so sessions would change their backend."""
+    options = {"balance": Balance.HASH, "key": KEY_WORDS[word]}
+    of = pool("session", "192.0.2.1:443/udp", SERVERS, **options)
+    assert [("session", True)] == [found[:2] for found in found_cautions(of)]
+    assert [] == found_cautions(replace(of, backends=SERVERS[:1]))
+    assert [] == found_cautions(replace(of, balance=Balance.ROUND_ROBIN))
+
+
+def test_server_ids_need_no_caution() -> None:
+    """With server ids, connections stay with their server."""
+    behind = tuple(replace(server, server_id=server.address.packed) for server in SERVERS)
+    of = pool("web", "192.0.2.1:443/udp", behind, balance=Balance.HASH, key=KEY_WORDS["quic-cid"])
+    assert [] == found_cautions(of)

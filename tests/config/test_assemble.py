@@ -43,7 +43,7 @@ def test_a_backend_is_read_as_in_a_file(written: Any, expected: Backend) -> None
 
 def test_all_faults_of_a_backend_are_reported() -> None:
     """Each fault has its path, and the same message as in a file."""
-    found = refused(read_backend, "dns", "x", {"address": "nowhere", "port": 0, "weight": 1000, "wait": 1})
+    found = refused(read_backend, "dns", "x", {"address": "no where", "port": 0, "weight": 1000, "wait": 1})
 
     assert [f"request: pools.dns.backends.x.{key}" for key in ("address", "port", "wait", "weight")] == sorted(
         line.rpartition(": ")[0].partition(": ")[0] + ": " + line.split(": ")[1] for line in found
@@ -128,11 +128,13 @@ def test_inapplicable_defaults_are_allowed_again() -> None:
         {"address": "10.0.0.1"},
         {"address": "2001:db8::1", "port": 53, "weight": 0, "admin": "drain"},
         {"address": "fe80::1", "device": "eth1", "via": "fe80::2"},
+        {"address": "ns.example.com", "port": 53, "priority": 2},
+        {"srv": "_sip._udp.example.com", "device": "eth1"},
     ],
 )
 def test_a_backend_is_written_as_it_was_read(written: dict[str, object]) -> None:
     """A backend that was added at run time is stored as a file has it, without its defaults, and read again."""
-    assert written == write_backend(read_backend("dns", "ns9", {"weight": 1, **written}))
+    assert written == write_backend(read_backend("dns", "ns9", {"priority": 1, **written}))
 
 
 def test_defaults_are_merged_deeply() -> None:

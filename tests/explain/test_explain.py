@@ -523,8 +523,8 @@ def test_hashed_clients_reach_the_explained_backend() -> None:
                 question = Question(Endpoint(ip_address(own), 4000), Endpoint(ip_address(vip), 53), Protocol.UDP)
                 found = explain_packet(configuration, question).treatment
                 assert found is not None
-                assert found.slot is not None
-                explained.append(found.slots[found.slot].replace("s", "b"))
+                assert found.choice is not None
+                explained.append(found.choice.target.replace("s", "b"))
                 with lab.client.connect((vip, 53), source_address=own) as client:
                     met += [reply.backend for reply in client.exchange(1)]
         assert explained == met

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from nftlb.config import write_backend
-from nftlb.model import Admin, Backend, Balance, Forward, Per
+from nftlb.model import Admin, Backend, Balance, Forward, NamedBackend, Per
 from nftlb.service import (
     BackendStatus,
     CheckStatus,
@@ -20,6 +20,7 @@ from nftlb.service import (
     Fault,
     GuardStatus,
     KernelStatus,
+    NameStatus,
     Overview,
     PoolClients,
     PoolStatus,
@@ -68,6 +69,11 @@ def a_backend(name: str, **changes: Any) -> BackendStatus:
 def a_collector(name: str, **changes: Any) -> CollectorStatus:
     usual = {"name": name, "address": "10.0.9.9", "port": 9995, "one_in": 1, "up": True, "since": NOON, "reason": ""}
     return CollectorStatus(**{**usual, "packets": 0, "bytes": 0, "checks": (), **changes})
+
+
+def a_name(name: str, lookup: str, **changes: Any) -> NameStatus:
+    usual = {"backends": (), "answered": None, "expires": None, "trouble": "", "left_out": ()}
+    return NameStatus(name=name, lookup=lookup, **{**usual, **changes})
 
 
 def a_pool(name: str, *backends: BackendStatus, **changes: Any) -> PoolStatus:
@@ -181,11 +187,13 @@ class FakeService:
         self._set(pool, [new if shown is old else shown for shown in self.shown[pool].backends])
         return new
 
-    async def add(self, pool: str, backend: Backend) -> BackendStatus:
+    async def add(self, pool: str, backend: Backend | NamedBackend) -> BackendStatus | NameStatus:
         name = backend.name
         await self._work(f"add {pool}/{name} {write_backend(backend)}")
         if any(shown.name == name for shown in (await self.pool(pool)).backends):
             raise Conflict(f"{pool} has a backend {name} already")
+        if isinstance(backend, NamedBackend):
+            return a_name(name, str(backend.lookup))
         shown = {"port": backend.port, "weight": backend.weight, "admin": backend.admin}
         new = a_backend(name, **shown, address=str(backend.address), added=True)
         self._set(pool, [*self.shown[pool].backends, new])

@@ -41,7 +41,7 @@ from rule_reader import (
 from nftlb.ruleset import Hook, Ruleset, Set, Table, TableFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
 _CONNTRACK = -200  # where a packet is looked up in conntrack
@@ -60,7 +60,7 @@ class Checksum(StrEnum):
 class Packet:
     """A packet. `fragment` is `first` or `later` for a piece; `extended`: with IPv6 extension headers.
 
-    Without an input `interface`, the host itself sends the packet.
+    Only UDP has a `payload`. Without an input `interface`, the host itself sends the packet.
     """
 
     source: str
@@ -73,6 +73,7 @@ class Packet:
     fragment: str = ""
     ttl: int = 64
     extended: bool = False
+    payload: bytes = b""
 
     @property
     def family(self) -> TableFamily:
@@ -399,7 +400,8 @@ class _Walk:
 
     def match(self, statement: Match, place: _Place) -> bool:
         if isinstance(statement.fields, Number):
-            return (self.number(statement.fields, place) == statement.value) is (statement.operator == "==")
+            number = self.drawn(statement.fields, place)
+            return number is not None and (number == statement.value) is (statement.operator == "==")
         found = [self.read(name) for name in statement.fields.names]
         if any(value is None for value in found):
             return False
@@ -410,8 +412,8 @@ class _Walk:
                 inside = any(key == element for element, _ in elements)
             case Named() as named:
                 inside = self.look_up(named, key, place) is not None
-            case str() as literal if statement.operator == ">":
-                return int(key) > int(literal)
+            case str() as literal if statement.operator in (">", ">="):
+                return int(key) > int(literal) - (statement.operator == ">=")
             case str() as literal if statement.operator == "<":
                 return int(key) < int(literal)
             case str() as literal:
@@ -504,6 +506,10 @@ class _Walk:
         family, _, part = name.partition(" ")
         if family.startswith("@"):
             return _bits(packet, name)
+        whole, masked, mask = name.partition(" & ")
+        if masked and "addr" in whole:
+            found = self.read(whole)
+            return found and str(ip_network(f"{found}/{_bits_of(mask)}", strict=False).network_address)
         if family in ("ip", "ip6") and family != packet.family:
             return None
         if (family in ("th", "udp", "tcp", "sctp") and packet.fragment == "later") or (
@@ -529,9 +535,6 @@ class _Walk:
                 return "local" if packet.destination in self.tracer.local else "unicast"
             case _, "saddr":
                 return packet.source
-            case _, masked if masked.startswith("saddr & "):
-                length = int(ip_address(masked.removeprefix("saddr & "))).bit_count()
-                return str(ip_network((packet.source, length), strict=False).network_address)
             case _, "daddr":
                 return packet.destination
             case _, "sport":
@@ -554,13 +557,18 @@ class _Walk:
             return value
         match value.key:
             case Number() as number:
-                key: str | None = self.number(number, place)
+                key = self.drawn(number, place)
             case Fields(names=names):
-                found = [self.read(name) for name in names]
-                key = None if None in found else " . ".join(filter(None, found))
+                key = self.joined(names)
         return None if key is None else self.look_up(value.map, key, place)
 
-    def number(self, number: Number, place: _Place) -> str:
+    def joined(self, names: Iterable[str]) -> str | None:
+        """Return the values of fields; None if the packet lacks one of them."""
+        found = [self.read(name) for name in names]
+        return None if None in found else " . ".join(filter(None, found))
+
+    def drawn(self, number: Number, place: _Place) -> str | None:
+        """Return the number that is drawn for the packet; None if the packet lacks what is hashed."""
         match number.kind:
             case "numgen inc":
                 position = self.tracer.positions.get(place.rule, self.tracer.first_slot % number.modulus)
@@ -569,7 +577,8 @@ class _Walk:
             case "numgen random":
                 return str(self.tracer.dice(number.modulus))
             case _:
-                return str(self.tracer.hash_of(self.read(number.field) or "", number.modulus))
+                key = self.joined(number.fields)
+                return None if key is None else str(self.tracer.hash_of(key, number.modulus))
 
     def look_up(self, found: Named | Inline, key: str, place: _Place) -> str | None:
         """Return the present data of an element; "" for an element without data; None if there is no element."""
@@ -682,11 +691,16 @@ def _network_header(packet: Packet) -> bytes:
 
 
 def _transport_header(packet: Packet) -> bytes:
-    """The header up to the checksum of UDP, which no rule looks at in other protocols."""
+    """The header of UDP, whose length and checksum no rule looks at in other protocols, and the payload."""
     if packet.fragment == "later":
         return b""
     checksum = 0 if packet.checksum is Checksum.NONE else 1
-    return struct.pack("!HH2xH", packet.sport, packet.dport, checksum)
+    return struct.pack("!HHHH", packet.sport, packet.dport, 8 + len(packet.payload), checksum) + packet.payload
+
+
+def _bits_of(mask: str) -> int:
+    """The length of the prefix that a mask of addresses leaves."""
+    return int(ip_address(mask)).bit_count()
 
 
 def _number(text: str) -> int:

@@ -57,11 +57,11 @@ class Fields:
 
 @dataclass(frozen=True)
 class Number:
-    """`numgen inc`, `numgen random` or `jhash FIELD`: a number below `modulus`."""
+    """`numgen inc`, `numgen random` or `jhash FIELD . FIELD`: a number below `modulus`."""
 
     kind: str
     modulus: int
-    field: str = ""
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class _Reader:
             return Match(key, "!=" if self.take("!=") else "==", self.next())
         if self.take("set"):
             return Put(" . ".join(key.names), self.value())
-        operator = next((word for word in ("!=", "==", ">", "<") if self.take(word)), "==")
+        operator = next((word for word in ("!=", "==", ">=", ">", "<") if self.take(word)), "==")
         if self.peek()[:1] in ("{", "@"):
             return Match(key, operator, self.map())
         return Match(key, operator, self.next())
@@ -252,16 +252,21 @@ class _Reader:
             if self.take(kind):
                 return Number(kind, self.after("mod"))
         if self.take("jhash"):
-            field = self.field() or self.refuse()
-            number = Number("jhash", self.after("mod"), field)
+            hashed = self.names()
+            number = Number("jhash", self.after("mod"), hashed)
             self.after("seed")
             return number
+        names = self.names()
+        return Fields(names) if names else None
+
+    def names(self) -> tuple[str, ...]:
+        """Parse fields with dots between them; empty if no field comes next."""
         names = []
         while field := self.field():
             names.append(field)
             if not self.take("."):
-                return Fields(tuple(names))
-        return None if not names else self.refuse()
+                return tuple(names)
+        return () if not names else self.refuse()
 
     def field(self) -> str:
         name = next((name for name in _FIELDS if self.take(name)), "")
