@@ -58,12 +58,13 @@ class Metrics:
         self._lag = Lag(_LAG_BUCKETS)
         registry.register(self._lag)
         self._swaps = Counter("nftlb_swaps_total", "Changes made to the kernel's tables.", registry=registry)
-        self._swap_seconds = Histogram(
-            "nftlb_swap_duration_seconds",
-            "Duration of a change of the tables.",
-            buckets=_SWAP_BUCKETS,
-            registry=registry,
-        )
+        self._swap_seconds = [
+            Histogram(name, help_, buckets=_SWAP_BUCKETS, registry=registry)
+            for name, help_ in (
+                ("nftlb_swap_duration_seconds", "Duration of a change of the tables."),
+                ("nftlb_swap_seconds", "Deprecated: the same as nftlb_swap_duration_seconds."),
+            )
+        ]
         self._swap_failures = Counter(
             "nftlb_swap_failures_total", "Changes that the kernel refused.", registry=registry
         )
@@ -121,7 +122,8 @@ class Metrics:
     def swapped(self, seconds: float) -> None:
         """Count a change of the kernel's tables and its seconds."""
         self._swaps.inc()
-        self._swap_seconds.observe(seconds)
+        for histogram in self._swap_seconds:
+            histogram.observe(seconds)
 
     def swap_failed(self) -> None:
         self._swap_failures.inc()
@@ -164,6 +166,9 @@ _ENDED = head("nftlb_checks_total", "counter", "Health checks that ended, by res
 _TOOK = head("nftlb_check_duration_seconds", "summary", "How long the health checks of a server took, in total.")
 _TOOK_OF_POOL = head(
     "nftlb_pool_check_duration_seconds", "histogram", "How long the health checks of all servers of a pool took."
+)
+_TOOK_DEPRECATED = head(
+    "nftlb_check_seconds", "histogram", "Deprecated: the same as nftlb_pool_check_duration_seconds."
 )
 _CHANGED = head("nftlb_backend_transitions_total", "counter", "Changes of the backend, by the kind of the event.")
 _COLLECTOR_CHANGED = head(
@@ -282,7 +287,8 @@ class PoolCounts:
             yield head_, "".join(lines)
         yield _REFUSED, "".join(refused)
         for kind, distribution in self.seconds.items():
-            yield _TOOK_OF_POOL, distribution.histogram("nftlb_pool_check_duration_seconds", f'{pool},kind="{kind}"')
+            for head_ in (_TOOK_OF_POOL, _TOOK_DEPRECATED):
+                yield head_, distribution.histogram(head_.split()[2], f'{pool},kind="{kind}"')
         for head_, label, numbers in ((_POOL_CHANGED, "event", self.changes), (_HOOKS, "outcome", self.hooks)):
             name = head_.split()[2]
             yield head_, "".join(f'{name}{{{pool},{label}="{of}"}} {number}\n' for of, number in numbers.items())

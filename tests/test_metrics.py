@@ -180,6 +180,7 @@ def test_checks_are_counted() -> None:
     assert shown.value("nftlb_pool_check_duration_seconds_count", **whole) == 3
     assert shown.value("nftlb_pool_check_duration_seconds_bucket", **whole, le="0.0025") == 2
     assert pytest.approx(1.004) == shown.value("nftlb_pool_check_duration_seconds_sum", **whole)
+    assert shown.value("nftlb_check_seconds_count", **whole) == 3  # the deprecated name
 
 
 def test_collectors_are_counted_apart_from_backends() -> None:
@@ -278,6 +279,7 @@ def test_changes_of_the_tables_are_counted() -> None:
     assert shown.value("nftlb_swaps_total") == 2
     assert shown.value("nftlb_swap_duration_seconds_count") == 2
     assert pytest.approx(0.21) == shown.value("nftlb_swap_duration_seconds_sum")
+    assert shown.value("nftlb_swap_seconds_count") == 2  # the deprecated name
     assert [1, 1] == [shown.value(f"nftlb_{what}_total") for what in ("swap_failures", "restores")]
 
 

@@ -108,6 +108,16 @@ def test_compile_starts_with_few_modules_and_dataclasses(tmp_path: Path) -> None
     assert len(dataclasses) <= 60, dataclasses
 
 
+def test_the_end_of_a_command_does_not_look_for_garbage(tmp_path: Path) -> None:
+    """All objects are frozen when Python begins to clear up. Frozen objects are left out of the last collection."""
+    script = "import atexit, gc, sys\natexit.register(lambda: print(gc.get_freeze_count()))\n"
+    script += "from nftlb.cli import main\nsys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, "compile", "--output", str(tmp_path / "out.nft"), str(written(tmp_path))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+
+    assert int(done.stdout) > 10_000
+
+
 def test_no_plugin_of_pydantic_is_loaded(tmp_path: Path) -> None:
     """A package on the host that registers itself as a plugin of pydantic has no part in reading a file."""
     package = tmp_path / "intruder-1.dist-info"
