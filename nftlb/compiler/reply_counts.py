@@ -50,7 +50,8 @@ def add_reply_counts(part: PoolRules, pool: Pool, family: Family, allocation: Al
 
 def counting_rules(words: Words) -> tuple[tuple[str, str], ...]:
     """Return sets and the rules that count in them."""
-    source = f"ct direction reply ct original zone . {words.ip} saddr"
+    # An ICMP error of a backend about a request has the direction and the zone of a reply too.
+    source = f"meta l4proto udp ct direction reply ct original zone . {words.ip} saddr"
     return (
         # One address may be two backends, with and without a port: the reply counts for the first.
         (FLOWS_COUNTED, f"{source} . th sport @{FLOWS_COUNTED} accept"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -13,7 +15,8 @@ from copies_lab import CopiesLab
 from pool_lab import BACKEND_PORT, NAT, PORT, STATELESS, STATELESS_EARLY, STATELESS_INGRESS, PoolLab, down, vip
 from servers.processes import await_that
 
-from nftlb.model import Config, DropReason, Guard, Per, Rate, SourceKind
+from nftlb.health import PoolStates, SilentBackends
+from nftlb.model import Config, DropReason, Guard, PassiveReplies, Per, Rate, SourceKind
 from nftlb.ruleset import Count
 
 if TYPE_CHECKING:
@@ -99,6 +102,28 @@ def test_flows(version: int, port: bool) -> None:
             second.send(3)
             assert ["b2"] == [answer.backend for answer in second.exchange(1)]
         assert {"b1": (4, 4), "b2": (4, 1)} == counts(pool_lab)
+
+
+@pytest.mark.parametrize(("version", "per"), [(4, Per.PACKET), (6, Per.PACKET), (4, Per.FLOW), (6, Per.FLOW)], ids=str)
+def test_icmp_errors_are_no_replies(version: int, per: Per) -> None:
+    """A closed port refuses datagrams: no reply counts, and a pool of one-way traffic loses none of its backends."""
+    with PoolLab(NAT, serve=False) as pool_lab:
+        _, *others = pool_lab.lab.backends
+        pool = replace(pool_lab.pool(), per=per, passive=PassiveReplies(min_packets=1, window=60_000, most_out=100))
+        silent, states = SilentBackends(Config(pools=(pool,))), PoolStates.begin(Config(pools=(pool,)), {}, 0.0)
+        pool_lab.load(pool)
+        with ExitStack() as stack:
+            stack.enter_context(pool_lab.lab.serve(BACKEND_PORT, backends=others, answer=False))
+            target = (vip(version), PORT)
+            clients = [stack.enter_context(pool_lab.lab.client.connect(target)) for _ in pool_lab.lab.backends]
+            for moment in (0, 10, 20):
+                found = pool_lab.lab.balancer.call(pool_lab.applier.reply_counts)
+                both = {name: (one.requests.packets, one.replies.packets) for name, one in found.items()}
+                silent.record({("dns", name.removeprefix("dns/")): count for name, count in both.items()}, moment)
+                answers = [answer for client in clients for answer in client.exchange(1, timeout=0.2)]
+                assert [errno.ECONNREFUSED] == [answer.error.errno for answer in answers if answer.error]
+        assert dict.fromkeys(("b1", "b2", "b3"), (3, 0)) == counts(pool_lab)
+        assert {} == silent.judge(states.pools, 20.0)
 
 
 @pytest.mark.parametrize("version", [4, 6])
