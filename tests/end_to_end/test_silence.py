@@ -6,11 +6,12 @@ A stopped process (SIGSTOP) keeps its port open, so its host sends no ICMP error
 from __future__ import annotations
 
 import re
+import time
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import pytest
-from daemon_process import PORT, VIP, Running, at
+from daemon_process import PATIENCE, PORT, VIP, Running, at
 from servers.answerer import Answerer
 from servers.link import Link
 from servers.outage import STOPPED
@@ -30,6 +31,10 @@ BACKLOG = 0.25
 """Seconds for which a datagram may wait until its server reads it; they are answered when the server runs again."""
 
 
+Figures: TypeAlias = "dict[str, tuple[float, float]]"
+"""The packets and replies of each backend."""
+
+
 class Scene(NamedTuple):
     """The server b1, a separate process; its link; and the daemon."""
 
@@ -46,6 +51,22 @@ class Scene(NamedTuple):
         text = str(self.daemon.call("GET", "/metrics")[1])
         lines = [line for line in text.splitlines() if line.startswith(f"{name}{{")]
         return {line.split('backend="')[1].split('"')[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+    def figures(self, sent: int) -> tuple[Figures, Figures]:
+        """The packets and replies of each backend after traffic of `sent` packets: in the status, and in the metrics.
+
+        The daemon may read the counters between two answers of its API. So the status is asked before and after.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            before = self._shown()
+            requests, replies = (self.metric(f"nftlb_backend_{name}_total") for name in ("requests", "replies"))
+            if before == self._shown() and sum(count for count, _ in before.values()) == sent:
+                return before, {name: (requests[name], replies[name]) for name in requests}
+            assert time.monotonic() < deadline, f"{before} of {sent} packets"
+
+    def _shown(self) -> Figures:
+        return {name: (one["requests"], one["replies"]) for name, one in self.backends().items()}
 
 
 @contextmanager
@@ -85,8 +106,7 @@ def test_a_frozen_server_is_out_and_returns(
                 checks = seen.backends()["b1"]["checks"]
             up = seen.daemon.wait("backend_up", "b1", since=out)
             await_that(lambda: {one.backend for one in flow.sent[-60:-10]} == NAMES, "packets to all backends")
-        counted = seen.backends()
-        requests, replies = seen.metric("nftlb_backend_requests_total"), seen.metric("nftlb_backend_replies_total")
+        figures, metrics = seen.figures(len(flow.sent))
 
     assert re.fullmatch(r"passive: \d+ packets and \d+ replies within \d+\.\d s", down.event["reason"])
     assert [True] * len(health) == [check["up"] for check in checks]
@@ -94,9 +114,8 @@ def test_a_frozen_server_is_out_and_returns(
     assert "passive: its probation is over" == up.event["reason"]
     assert [] == lost([one for one in flow.sent if one.at < begin - BACKLOG])
     assert ([], {(VIP[version], 53)}) == (twice(flow.sent), sources(flow.sent))
-    assert {name: float(one["requests"]) for name, one in counted.items()} == requests
-    assert {name: float(one["replies"]) for name, one in counted.items()} == replies
-    assert requests.keys() == NAMES
+    assert figures == metrics
+    assert figures.keys() == NAMES
 
 
 @pytest.mark.slow
