@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from daemon_process import Running, mounted
+from daemon_process import PATIENCE, Running, mounted
 from prometheus import ALERTS, FASTER, MONITORING, Prometheus, alert_names, promtool, sped_up
 from steady_traffic import Flow
 
@@ -79,6 +79,9 @@ def test_durations_are_shortened() -> None:
     assert FASTER == 60
     assert "for: 1000ms" == sped_up("for: 1m")
     assert "increase(a[10000ms]) > 3" == sped_up("increase(a[10m]) > 3")
+    flaps = 'nftlb_backend_transitions_total{event="backend_down"}'
+    assert f"increase({flaps}[10m]) > 3" in ALERTS.read_text()
+    assert f"increase({flaps}[60000ms]) > 3" in sped_up(ALERTS.read_text())
 
 
 def test_promtool_accepts_the_alerts() -> None:
@@ -118,8 +121,10 @@ class Scene:
         self.stop_server(1)
         self.prometheus.wait_for_alerts("NftlbPoolNotReady", "NftlbPoolFallback")
         self.start_server(1)
+        deadline = time.monotonic() + 2 * PATIENCE
         while "NftlbBackendFlapping" not in self.prometheus.firing():
             moment = time.monotonic()
+            assert moment < deadline, "NftlbBackendFlapping does not fire, although a backend comes and goes"
             self.start_server(0)
             self.daemon.wait("backend_up", "b1", since=moment, count=len(PORTS))
             self.stop_server(0)
@@ -150,7 +155,9 @@ class Scene:
 
     def break_daemon(self) -> None:
         """The daemon gets no processor for half a second, again and again; it ends, and starts with the bad file."""
+        deadline = time.monotonic() + 2 * PATIENCE
         while "NftlbChecksLate" not in self.prometheus.firing():
+            assert time.monotonic() < deadline, "NftlbChecksLate does not fire, although the daemon stands still"
             self.daemon.process.send_signal(signal.SIGSTOP)
             time.sleep(0.5)  # the fault itself
             self.daemon.process.send_signal(signal.SIGCONT)
