@@ -472,6 +472,10 @@ def counted_replies(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     key, word = ("count_replies", "count_replies is on") if pool.silence is None else ("passive", "passive is replies")
     if reason := uncounted_replies(pool):
         yield RuleViolation((*part.path, key), f"{word} {reason}")
+    elif pool.outbound and pool.forward is Forward.NAT:
+        # Conntrack finds the backend that asked only behind the choice of a backend, which counts a packet.
+        message = f"{word} with outbound, but an answer to a request of a backend counts as a packet to another backend"
+        yield RuleViolation((*part.path, key), f"{message}; allowed: one of both")
     if pool.silence is not None and not pool.silence.answered_below:
         message = "answered_below is 0%, so no backend would be silent; allowed: 1% to 100%"
         yield RuleViolation((*part.path, "passive", "answered_below"), message)

@@ -232,7 +232,7 @@ def test_defaults_for_replies_and_requests_of_backends() -> None:
         """
         defaults: {passive: replies, count_replies: true, outbound: true}
         pools:
-          dns: {listen: 192.0.2.1:53/udp, backends: {a: 10.0.0.1}}
+          dns: {listen: 192.0.2.1:53/udp, outbound: false, backends: {a: 10.0.0.1}}
           stateless: {listen: 192.0.2.2:53/udp, forward: stateless, backends: {a: 10.0.0.2}}
           dsr: {listen: 192.0.2.3:53/udp, forward: dsr, backends: {a: 10.0.0.3}}
           tcp: {listen: 192.0.2.4:53/tcp, backends: {a: 10.0.0.4}}
@@ -241,7 +241,7 @@ def test_defaults_for_replies_and_requests_of_backends() -> None:
     )
     limits = PassiveReplies()
     assert [
-        (limits, True, True),
+        (limits, True, False),
         (limits, True, True),
         (None, False, False),
         (None, False, False),
