@@ -8,7 +8,8 @@ other checks. But its replies end. `SilentBackends` compares packets and replies
 - Silence alone is no evidence. Traffic may be one-way, or a client may send requests that no server answers. So
   another backend of the family must have answered in the same time. If no other backend got packets, the silent
   backend must have answered before, and another backend must be healthy.
-- At most `most_out` of the enabled backends of a family are down for this reason, and never the last one.
+- At most `most_out` of the enabled backends of a family are down for this reason, and never the last one: if no other
+  enabled backend is up any more, the silent ones return at once.
 - After `probation` the backend gets packets again. If it is still silent, it is down for twice the time, up to sixteen
   times the time.
 """
@@ -165,10 +166,11 @@ class SilentBackends:
         enabled = [tracked for tracked in group if tracked.wanted]
         most = min(-(-len(enabled) * limits.most_out // _WHOLE), len(enabled) - 1)
         known = {tracked.backend.name: self._answers[pool, tracked.backend.name] for tracked in group}
+        alone = not any(tracked.up and known[tracked.backend.name].until is None for tracked in enabled)
         out = 0
         for tracked in group:
             answers = known[tracked.backend.name]
-            if answers.until is not None and now < answers.until:
+            if answers.until is not None and now < answers.until and not alone:
                 out += 1
                 yield tracked.backend.name, answers.reason
             elif answers.until is not None:

@@ -166,6 +166,28 @@ def test_no_other_backend_is_up() -> None:
     assert [] == scene.down
 
 
+@pytest.mark.parametrize("leaves", ["drained", "down"])
+def test_silent_backends_return_when_no_other_is_left(leaves: str) -> None:
+    """Silent backends may answer some clients. If the last other backend leaves, they get packets again at once."""
+    scene = Scene()
+    frozen = {"b1": (100.0, 100.0), "b2": (100.0, 0.0), "b3": (100.0, 0.0)}
+    scene.run(10, scene.all_at(100, 100))
+    for _ in range(2):  # the second time, they would be down for a minute
+        scene.run(3.5, frozen)
+        assert ["b2", "b3"] == scene.down
+        scene.run(30, {"b1": (100, 100)})
+    scene.run(3.5, frozen)
+    assert ["b2", "b3"] == scene.down
+    if leaves == "drained":
+        scene.states.set_by_operator("dns", "b1", scene.now, admin=Admin.DRAIN)
+    else:
+        scene.states.set_unreachable({("dns", "b1"): "no route"}, scene.now)
+    scene.look()
+    assert ([] if leaves == "drained" else ["b1"]) == scene.down
+    scene.run(60, {"b2": (100, 0), "b3": (100, 0)})
+    assert ([] if leaves == "drained" else ["b1"]) == scene.down
+
+
 def test_counting_alone_removes_no_backend() -> None:
     """`count_replies` without `passive: replies` only shows the share."""
     scene = Scene(limits=None)
