@@ -25,9 +25,9 @@ from nftlb.model.constraints import (
     NumberLimits,
     PercentLimits,
     RegexSyntax,
-    ShortestTime,
     StatusRange,
     TextPattern,
+    TimeLimits,
 )
 
 from . import reading
@@ -227,10 +227,10 @@ def _text(pattern: TextPattern) -> Reads:
     return Reads(partial(reading.read_text, pattern), written)
 
 
-def _duration(limit: ShortestTime) -> Reads:
+def _duration(limit: TimeLimits) -> Reads:
     written: dict[str, Any] = {"type": "string", "pattern": "^[0-9]{1,9}(?:ms|s|m|h)$"}
     return Reads(
-        partial(reading.read_duration, limit.shortest, whole_seconds=limit.whole_seconds),
+        partial(reading.read_duration, limit.shortest, limit.longest, whole_seconds=limit.whole_seconds),
         written if limit.shortest else {"anyOf": [written, {"const": 0}]},
         lambda time: f"{time}ms" if time % 1000 else f"{time // 1000}s",
     )
@@ -245,7 +245,7 @@ _PERCENT_WRITTEN = {"type": "string", "pattern": "^(?:100|[0-9]{1,2})%$"}
 _CONSTRAINTS: dict[type[Any], Callable[[Any], Reads]] = {
     NumberLimits: _number,
     TextPattern: _text,
-    ShortestTime: _duration,
+    TimeLimits: _duration,
     PercentLimits: lambda _: Reads(reading.read_percent, _PERCENT_WRITTEN, lambda percent: f"{percent}%"),
     RegexSyntax: lambda _: Reads(reading.read_regex, {"type": "string"}),
 }

@@ -14,7 +14,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from socket import AF_INET, inet_pton
 from typing import TypeVar
 
-from nftlb.model.constraints import LINES, PATH, SERVER_NAME, TextPattern
+from nftlb.model.constraints import DAY, LINES, PATH, SERVER_NAME, TextPattern
 from nftlb.model.hash_keys import ADDRESS_BITS, KEY_WORDS, LAST_BYTE, MOST_BYTES, HashKey, payload_key, prefix_key
 from nftlb.model.kinds import (
     Endpoint,
@@ -106,18 +106,18 @@ def read_text(pattern: TextPattern, found: object) -> str:
 
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h)")
-_DAY = 24 * 3_600_000
 
 
-def read_duration(low: Milliseconds, found: object, *, whole_seconds: bool = False) -> Milliseconds:
+def read_duration(low: Milliseconds, high: Milliseconds, found: object, *, whole_seconds: bool = False) -> Milliseconds:
     if found == 0 and low == 0 and found is not False:
         return 0
     match = _DURATION.fullmatch(found) if isinstance(found, str) else None
     if match is None:
         raise Unfit(found, "not a duration", DURATION)
     duration = int(match[1]) * _UNITS[match[2]]
-    if not low <= duration <= _DAY:
-        raise Unfit(found, "too short" if duration < low else "too long", f"{low}ms to 24h")
+    if not low <= duration <= high:
+        longest = "24h" if high == DAY else f"{high // 60_000}m"
+        raise Unfit(found, "too short" if duration < low else "too long", f"{low}ms to {longest}")
     if whole_seconds and duration % 1000:
         raise Unfit(found, "not in whole seconds", "whole seconds, such as 30s, 5m or 1h")
     return duration

@@ -34,7 +34,11 @@ BackendName: TypeAlias = "tuple[str, str]"
 """The names of a pool and of one of its backends."""
 
 MOST_DOUBLINGS = 4
+MOST_READINGS = 50
+"""About as many readings of a backend are kept, because all are compared at each new reading."""
 _DEFAULT = PassiveReplies()
+_SPAN = 2
+"""So many readings have packets and replies between them."""
 _WHOLE = 100
 
 
@@ -55,7 +59,7 @@ class SilentSpan(NamedTuple):
 
 @dataclass(slots=True)
 class Answers:
-    """The recent readings of one backend, the oldest first.
+    """The recent readings of one backend, the oldest first. The last one is the newest, and the others have a distance.
 
     `proven`: the backend has sent a reply. `until`: the end of its probation while it is down, for `reason`. `times`:
     how often in a row it was down.
@@ -68,21 +72,31 @@ class Answers:
     times: int = 0
 
     def add(self, reading: Reading, keep: float) -> None:
-        """Add a reading, and drop those of more than `keep` seconds before. Counters may have begun at zero again."""
+        """Add a reading, and drop those of more than `keep` seconds before. Counters may have begun at zero again.
+
+        Readings may be further apart than `keep`. So two readings from before this time stay: a span to compare.
+        """
         last = self.readings[-1] if self.readings else reading
         if reading.requests < last.requests or reading.replies < last.replies:
             self.readings.clear()
         self.proven |= reading.replies > last.replies
+        if len(self.readings) > 1 and self.readings[-1].at - self.readings[-2].at < keep / MOST_READINGS:
+            self.readings.pop()
         self.readings.append(reading)
-        while len(self.readings) > 1 and self.readings[1].at <= reading.at - keep:
+        while len(self.readings) > _SPAN and self.readings[_SPAN].at <= reading.at - keep:
             self.readings.popleft()
 
     def share(self, since: float) -> float | None:
-        """The part of the packets since a moment that was answered, 0 to 1; None without packets."""
-        first = next((one for one in self.readings if one.at >= since), None)
-        if first is None or self.readings[-1].requests == first.requests:
+        """The part of the packets since a moment that was answered, 0 to 1; None without packets.
+
+        If there is only the newest reading since the moment, the part is that since the reading before.
+        """
+        if len(self.readings) < _SPAN:
             return None
-        last = self.readings[-1]
+        before, last = self.readings[-2], self.readings[-1]
+        first = next((one for one in self.readings if one.at >= since and one is not last), before)
+        if last.requests == first.requests:
+            return None
         return min(1.0, (last.replies - first.replies) / (last.requests - first.requests))
 
     def silence(self, limits: PassiveReplies) -> SilentSpan | None:
@@ -94,9 +108,10 @@ class Answers:
             return None
         now = self.readings[-1]
         old = [one for one in self.readings if one.at <= now.at - limits.reply_time / 1000]
-        for first in old:
+        for place, first in enumerate(old, 1):
             requests, replies = old[-1].requests - first.requests, now.replies - first.replies
-            if first.at < old[-1].at - limits.window / 1000 or requests < limits.min_packets:
+            recent = first.at >= old[-1].at - limits.window / 1000 or place == len(old) - 1
+            if not recent or requests < limits.min_packets:
                 continue
             if replies * _WHOLE < limits.answered_below * requests:
                 return SilentSpan(

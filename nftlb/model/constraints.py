@@ -30,10 +30,14 @@ class TextPattern(NamedTuple):
     pattern: re.Pattern[str]
 
 
-class ShortestTime(NamedTuple):
-    """A duration of at least this many milliseconds, and at most a day."""
+DAY: Milliseconds = 24 * 3_600_000
+
+
+class TimeLimits(NamedTuple):
+    """A duration from `shortest` to `longest`."""
 
     shortest: Milliseconds
+    longest: Milliseconds = DAY
     whole_seconds: bool = False
 
 
@@ -67,11 +71,13 @@ Zone: TypeAlias = Annotated[int, NumberLimits("a conntrack zone", 1, 65535)]
 Mark: TypeAlias = Annotated[int, NumberLimits("a firewall mark", 1, 0xFFFFFFFF, hexadecimal=True)]
 FirstMark: TypeAlias = Annotated[int, NumberLimits("a firewall mark", 1, 0xFFFFFF00, hexadecimal=True)]
 Percent: TypeAlias = Annotated[int, PercentLimits()]
-Duration: TypeAlias = Annotated[Milliseconds, ShortestTime(0)]
-SessionTime: TypeAlias = Annotated[Milliseconds, ShortestTime(1000, whole_seconds=True)]  # the kernel counts seconds
-BanTime: TypeAlias = Annotated[Milliseconds, ShortestTime(0, whole_seconds=True)]
-NameTime: TypeAlias = Annotated[Milliseconds, ShortestTime(1000)]  # a shorter time would only flood DNS servers
-Timer: TypeAlias = Annotated[Milliseconds, ShortestTime(10)]  # a shorter interval would only keep the daemon busy
+Duration: TypeAlias = Annotated[Milliseconds, TimeLimits(0)]
+SessionTime: TypeAlias = Annotated[Milliseconds, TimeLimits(1000, whole_seconds=True)]  # the kernel counts seconds
+BanTime: TypeAlias = Annotated[Milliseconds, TimeLimits(0, whole_seconds=True)]
+NameTime: TypeAlias = Annotated[Milliseconds, TimeLimits(1000)]  # a shorter time would only flood DNS servers
+Timer: TypeAlias = Annotated[Milliseconds, TimeLimits(10)]  # a shorter interval would only keep the daemon busy
+CountingTime: TypeAlias = Annotated[Milliseconds, TimeLimits(1000, 600_000)]  # several readings; a hang is noticed
+ReplyTime: TypeAlias = Annotated[Milliseconds, TimeLimits(10, 600_000)]
 
 POOL_NAME = _text(
     "a name of a pool",

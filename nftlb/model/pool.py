@@ -21,6 +21,7 @@ from .constraints import (
     Burst,
     ConfigId,
     Count,
+    CountingTime,
     Duration,
     FirstMark,
     HashSeed,
@@ -35,6 +36,7 @@ from .constraints import (
     Port,
     Priority,
     Quorum,
+    ReplyTime,
     SampleRate,
     ServerName,
     SessionTime,
@@ -195,9 +197,9 @@ class PassiveReplies:
     """`passive: replies`: when a backend that gets packets and sends no replies is down, and for how long."""
 
     min_packets: Annotated[PacketCount, "how many packets a backend must have got before their replies are judged"] = 20
-    window: Annotated[Timer, "the time in which the backend must have got these packets"] = 10_000
+    window: Annotated[CountingTime, "the time in which the backend must have got these packets"] = 10_000
     answered_below: Annotated[Percent, "below this share of packets with a reply, the backend is silent"] = 10
-    reply_time: Annotated[Timer, "how long a reply may take"] = 2000
+    reply_time: Annotated[ReplyTime, "how long a reply may take"] = 2000
     probation: Annotated[
         Timer, "how long a silent backend is down before it gets packets again; doubled each time that it stays silent"
     ] = 30_000

@@ -9,6 +9,7 @@ import pytest
 from pool_builders import backend, config, pool
 
 from nftlb.health import PoolStates, SilentBackends
+from nftlb.health.silence import MOST_READINGS, Answers, Reading
 from nftlb.model import Admin, EventKind, PassiveReplies
 
 LIMITS = PassiveReplies(min_packets=20, window=10_000, reply_time=2000, probation=30_000)
@@ -33,16 +34,16 @@ class Scene:
         self.events: list[tuple[str, str]] = []
         self.look()
 
-    def run(self, seconds: float, rates: dict[str, tuple[float, float]]) -> None:
-        """Let time pass. `rates`: packets and replies of each backend in a second."""
+    def run(self, seconds: float, rates: dict[str, tuple[float, float]], every: float = STEP) -> None:
+        """Let time pass. `rates`: packets and replies of each backend in a second. `every`: seconds between looks."""
         begin, first = self.now, dict(self.counts)
-        for step in range(1, round(seconds / STEP) + 1):
-            self.now = begin + step * STEP
+        for step in range(1, round(seconds / every) + 1):
+            self.now = begin + step * every
             for name, rate in rates.items():
                 before = first[name]
                 self.counts[name] = (
-                    before[0] + int(rate[0] * step * STEP),
-                    before[1] + int(rate[1] * step * STEP),
+                    before[0] + int(rate[0] * step * every),
+                    before[1] + int(rate[1] * step * every),
                 )
             self.look()
 
@@ -186,6 +187,34 @@ def test_silent_backends_return_when_no_other_is_left(leaves: str) -> None:
     assert ([] if leaves == "drained" else ["b1"]) == scene.down
     scene.run(60, {"b2": (100, 0), "b3": (100, 0)})
     assert ([] if leaves == "drained" else ["b1"]) == scene.down
+
+
+@pytest.mark.parametrize("every", [0.25, 1.0, 15.0, 40.0])
+def test_readings_that_are_far_apart(every: float) -> None:
+    """With many backends, readings are seconds apart; then two readings are enough to find a silent backend."""
+    scene = Scene()
+    scene.run(200, scene.all_at(100, 100), every)
+    assert [] == scene.down
+    assert dict.fromkeys(scene.names, 1.0) == {name: share for (_, name), share in scene.silent.shares().items()}
+    scene.run(every * 5, {**scene.all_at(100, 100), "b2": (0, 0)}, every)
+    assert [] == scene.down
+    scene.run(max(4.0, every * 3), {**scene.all_at(100, 100), "b2": (100, 0)}, every)
+    assert [(EventKind.BACKEND_DOWN, "b2")] == scene.events[:1]
+
+
+@pytest.mark.parametrize(("window", "reply_time"), [(600_000, 2000), (1000, 600_000), (600_000, 600_000)])
+def test_a_long_window_keeps_few_readings(window: int, reply_time: int) -> None:
+    """The number of readings does not grow with the window, and a silent backend is down after the time of a reply."""
+    limits = replace(LIMITS, window=window, reply_time=reply_time)
+    scene = Scene(limits=limits)
+    answers = Answers()
+    for step in range(10_000):
+        answers.add(Reading(step * 0.25, step, step), (window + reply_time) / 1000)
+        assert len(answers.readings) <= MOST_READINGS + 3
+    assert (9999, 9999 * 0.25) == (answers.readings[-1].requests, answers.readings[-1].at)
+    scene.run(20, scene.all_at(100, 100))
+    scene.run(reply_time / 1000 + 30, {**scene.all_at(100, 100), "b2": (100, 0)}, 1.0)
+    assert ["b2"] == scene.down
 
 
 def test_counting_alone_removes_no_backend() -> None:
