@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import dns.message
 import dns.rcode
+import dns.rdatatype
 import dns.rrset
 import pytest
 from dns_zone import Zone
@@ -76,6 +77,24 @@ def test_names_that_do_not_exist(zone: Zone) -> None:
     assert {"no.lab."} == {name for name, _ in zone.asked}  # no search list
     zone.set_addresses("ns", "10.0.0.1")
     assert ({"ip": {"10.0.0.1"}, "ip6": set()}, 1.0) == (texts(look_up(zone)), look_up(zone).ttl)
+
+
+@pytest.mark.parametrize("ttls", [(0, 60), (60, 0)])
+def test_a_ttl_of_zero(zone: Zone, ttls: tuple[int, int]) -> None:
+    """0 is the shortest TTL; a host of SRV records without an address has no TTL."""
+    zone.records["_sip._udp.lab.", "SRV"] = ["10 5 5060 four.lab.", "10 5 5060 empty.lab."]
+    zone.set_addresses("four", "10.0.0.1")
+    zone.set_addresses("empty")
+
+    def respond(query: dns.message.Message) -> dns.message.Message:
+        response = zone.answer(query)
+        for rrset in response.answer:
+            rrset.ttl = ttls[rrset.rdtype == dns.rdatatype.AAAA]
+        return response
+
+    assert 1 == look_up(zone, SRV).ttl
+    zone.respond = respond
+    assert 0 == look_up(zone).ttl
 
 
 def test_dead_servers(zone: Zone) -> None:
