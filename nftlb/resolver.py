@@ -53,10 +53,10 @@ class LookupResult:
 
 @dataclass
 class _Records:
-    """The records of one query, and the time for which they are valid. `missing`: why there are none."""
+    """The records of one query, and the seconds for which they are valid. `missing`: why there are none."""
 
     data: list[Any] = field(default_factory=list)
-    ttl: float = 0.0
+    ttl: float | None = None
     missing: str = ""
 
 
@@ -82,7 +82,7 @@ class NameResolver:
             except _NoAnswer as reason:
                 return LookupResult({}, troubles=(str(reason),))
             servers = {family: tuple(map(FoundServer, addresses)) for family, addresses in found.addresses.items()}
-            return LookupResult(servers, found.ttl, _once(found.troubles), _once(found.missing))
+            return LookupResult(servers, found.ttl or 0.0, _once(found.troubles), _once(found.missing))
 
     async def _srv(self, asking: dns.asyncresolver.Resolver, name: str, families: Collection[Family]) -> LookupResult:
         records = await self._query(asking, name, "SRV")
@@ -108,7 +108,8 @@ class NameResolver:
         if records.data and not offered:
             missing = [f"the SRV records of {name} say that there is no server"]
         troubles = _once(reason for host in all_ for reason in host.troubles)
-        return LookupResult(servers, min([records.ttl, *(host.ttl for host in all_)]), troubles, _once(missing))
+        ttl = _shortest([records.ttl, *(host.ttl for host in all_)])
+        return LookupResult(servers, ttl or 0.0, troubles, _once(missing))
 
     async def _addresses(
         self, asking: dns.asyncresolver.Resolver, name: str, families: Collection[Family]
@@ -129,7 +130,7 @@ class NameResolver:
                 ttls.append(answer.ttl)
                 found.missing += (answer.missing,) if answer.missing else ()
         # A family without an address has no TTL, and does not shorten the TTL of the other family.
-        found.ttl = min((ttl for ttl in ttls if ttl), default=0.0)
+        found.ttl = _shortest(ttls)
         return found
 
     async def _query(self, asking: dns.asyncresolver.Resolver, name: str, kind: str) -> _Records:
@@ -174,12 +175,16 @@ class NameResolver:
 
 @dataclass
 class _HostAddresses:
-    """The addresses of a host by family; families that were not answered are missing."""
+    """The addresses of a host by family; families that were not answered are missing. `ttl`: None without a record."""
 
     addresses: dict[Family, list[Any]] = field(default_factory=dict)
-    ttl: float = 0.0
+    ttl: float | None = None
     troubles: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+
+
+def _shortest(ttls: Iterable[float | None]) -> float | None:
+    return min((ttl for ttl in ttls if ttl is not None), default=None)
 
 
 def _once(reasons: Iterable[str]) -> tuple[str, ...]:

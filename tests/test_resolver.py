@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import dns.message
 import dns.rcode
+import dns.rdatatype
 import dns.rrset
 import pytest
 from dns_zone import Zone
@@ -78,6 +79,24 @@ def test_names_that_do_not_exist(zone: Zone) -> None:
     assert ({"ip": {"10.0.0.1"}, "ip6": set()}, 1.0) == (texts(look_up(zone)), look_up(zone).ttl)
 
 
+@pytest.mark.parametrize("ttls", [(0, 60), (60, 0)])
+def test_a_ttl_of_zero(zone: Zone, ttls: tuple[int, int]) -> None:
+    """0 is the shortest TTL; a host of SRV records without an address has no TTL."""
+    zone.records["_sip._udp.lab.", "SRV"] = ["10 5 5060 four.lab.", "10 5 5060 empty.lab."]
+    zone.set_addresses("four", "10.0.0.1")
+    zone.set_addresses("empty")
+
+    def respond(query: dns.message.Message) -> dns.message.Message:
+        response = zone.answer(query)
+        for rrset in response.answer:
+            rrset.ttl = ttls[rrset.rdtype == dns.rdatatype.AAAA]
+        return response
+
+    assert 1 == look_up(zone, SRV).ttl
+    zone.respond = respond
+    assert 0 == look_up(zone).ttl
+
+
 def test_dead_servers(zone: Zone) -> None:
     """Without an answer, no family is answered, and the reason names the server; the time is bounded."""
     zone.silent.set()
@@ -87,7 +106,7 @@ def test_dead_servers(zone: Zone) -> None:
     assert (f"no answer for ns.lab from 127.0.0.1:{zone.port} within 0.3 s",) == found.troubles
     zone.silent.clear()
     zone.rcode = dns.rcode.SERVFAIL
-    assert "says SERVFAIL" in look_up(zone, timeout=300).troubles[0]
+    assert "says SERVFAIL" in look_up(zone, timeout=5000).troubles[0]
 
 
 def test_a_failed_host_of_srv_records(zone: Zone) -> None:
@@ -101,7 +120,7 @@ def test_a_failed_host_of_srv_records(zone: Zone) -> None:
         return response
 
     zone.respond = respond
-    found = look_up(zone, SRV, timeout=300)
+    found = look_up(zone, SRV, timeout=5000)
     assert ({}, True) == (found.servers, "bad.lab." in found.troubles[0])
 
 

@@ -511,11 +511,16 @@ def outbound(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     for _path, listener in part.listeners if pool.forward is Forward.NAT else ():
         if listener.protocol is not Protocol.UDP:
             continue
-        for server in part.backends:
-            same = server.port is None or listener.first_port == server.port == listener.last_port
-            if family(server.address) is listener.family and not same:
+        named = [
+            ((*path[:-1], "backends", one.name), f"{one.address}:{one.port}", one.port, listener.family)
+            for one in pool.named
+        ]
+        known = [(server.path, str(server), server.port, family(server.address)) for server in part.backends]
+        for place, server, port, version in (*known, *named):
+            same = port is None or listener.first_port == port == listener.last_port
+            if version is listener.family and not same:
                 message = f"{server} has another port than {listener}, and outbound keeps the port of a request"
-                yield RuleViolation(server.path, f"{message}; allowed: the same port, no port, or no outbound")
+                yield RuleViolation(place, f"{message}; allowed: the same port, no port, or no outbound")
 
 
 def quorum(part: ValidPool, _: Where) -> Iterator[RuleViolation]:

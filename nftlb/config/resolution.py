@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from nftlb.model.kinds import endpoint_text
+from nftlb.model.kinds import Family, endpoint_text
 from nftlb.model.names import MOST_ADDRESSES
 from nftlb.model.pool import Backend
 
@@ -22,15 +22,28 @@ from .pool_rules import valid_pool
 from .reading import Unfit, read_address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
-    from nftlb.model.kinds import Family, IPAddress
+    from nftlb.model.kinds import IPAddress
     from nftlb.model.names import FoundServer, HostLookup, NameAnswers
-    from nftlb.model.pool import Collector, Config, NamedBackend, Pool
+    from nftlb.model.pool import Config, NamedBackend, Pool
 
     from .faults import Path
+    from .pool_rules import RuleViolation
 
 _LOWEST_PRIORITY = 255
+_MOST_TRIALS = 64
+"""The most trials to find out which addresses break a rule: each reads all pools, and the daemon waits."""
+_TOO_MANY = "too many addresses of the answers break rules between pools"
+
+Place: TypeAlias = tuple[str, str]
+"""The names of a pool and of one of its backends."""
+Made: TypeAlias = "dict[str, dict[str, list[Backend]]]"
+"""The backends made of answers, by pool and name of the file."""
+Owners: TypeAlias = "dict[Place, tuple[str, Backend]]"
+"""The backends made of answers, with their name in the file."""
+Notes: TypeAlias = "dict[tuple[str, str], list[str]]"
+"""Why addresses are left out, by pool and name of the file."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +67,14 @@ def resolve(config: Config, answers: NameAnswers) -> Resolution:
     """Replace the backends of all names by those of the answers. A name without an answer has no backend."""
     if not any(pool.named for pool in config.pools):
         return Resolution(config)
-    notes: dict[tuple[str, str], list[str]] = defaultdict(list)
-    made = {pool.name: _found(pool, answers, notes) for pool in config.pools if pool.named}
-    while True:
-        resolved = replace(config, pools=tuple(_with(pool, made.get(pool.name, {})) for pool in config.pools))
-        refused = _refused(resolved, made, notes)
-        if not refused:
-            return Resolution(resolved, {place: tuple(dict.fromkeys(lines)) for place, lines in notes.items()})
-        made = {
-            pool: {
-                name: [backend for backend in backends if (pool, backend.name) not in refused]
-                for name, backends in names.items()
-            }
-            for pool, names in made.items()
-        }
+    notes: Notes = defaultdict(list)
+    made: Made = {pool.name: _found(pool, answers, notes) for pool in config.pools if pool.named}
+    while refused := _refused(config, made, notes):
+        made = _without(made, refused)
+    for pool, names in made.items():
+        for name, backends in names.items():
+            names[name] = _first(backends, notes[pool, name])
+    return Resolution(_resolved(config, made), {place: tuple(dict.fromkeys(said)) for place, said in notes.items()})
 
 
 def backend_name(name: str, address: IPAddress, port: int | None = None) -> str:
@@ -76,20 +83,43 @@ def backend_name(name: str, address: IPAddress, port: int | None = None) -> str:
     return f"{name}-{text}" if port is None else f"{name}-{text}-{port}"
 
 
-def _found(pool: Pool, answers: NameAnswers, notes: dict[tuple[str, str], list[str]]) -> dict[str, list[Backend]]:
+def _found(pool: Pool, answers: NameAnswers, notes: Notes) -> dict[str, list[Backend]]:
     """The backends of each name, without addresses that no backend may have."""
     made: dict[str, list[Backend]] = {}
     for named in pool.named:
         said = notes[pool.name, named.name]
-        found = answers.get(named.lookup, ())
-        fit = [server for server in found if _is_fit(pool, server, said)]
-        if len(fit) > MOST_ADDRESSES:
-            said.append(f"{len(fit)} addresses were found, and the first {MOST_ADDRESSES} are used")
-        weights = _weights(fit[:MOST_ADDRESSES], named)
+        fit = _merged(server for server in answers.get(named.lookup, ()) if _is_fit(pool, server, said))
         made[named.name] = [
-            _backend(named, server, weight) for server, weight in zip(fit[:MOST_ADDRESSES], weights, strict=True)
+            _backend(named, server, weight) for server, weight in zip(fit, _weights(fit, named), strict=True)
         ]
     return made
+
+
+def _merged(servers: Iterable[FoundServer]) -> list[FoundServer]:
+    """Each address and port once: with its best rank, and all its weight in this rank.
+
+    Several SRV records may name one server, also through several names of its host.
+    """
+    found: dict[tuple[IPAddress, int | None], FoundServer] = {}
+    for server in servers:
+        place = (server.address, server.port)
+        other = found.get(place)
+        if other is None or server.rank < other.rank:
+            found[place] = server
+        elif server.rank == other.rank and other.weight is not None:
+            found[place] = replace(other, weight=other.weight + (server.weight or 0))
+    return list(found.values())
+
+
+def _first(backends: list[Backend], notes: list[str]) -> list[Backend]:
+    """At most MOST_ADDRESSES backends, the first of each family: one family does not take the places of the other."""
+    if len(backends) <= MOST_ADDRESSES:
+        return backends
+    notes.append(f"{len(backends)} addresses were found, and {MOST_ADDRESSES} of them are used")
+    four = [backend for backend in backends if backend.family is Family.IP]
+    six = [backend for backend in backends if backend.family is Family.IP6]
+    places = max(MOST_ADDRESSES // 2, MOST_ADDRESSES - len(six))
+    return [*four[:places], *six[: MOST_ADDRESSES - min(places, len(four))]]
 
 
 def _is_fit(pool: Pool, server: FoundServer, notes: list[str]) -> bool:
@@ -143,47 +173,105 @@ def _with(pool: Pool, made: Mapping[str, list[Backend]]) -> Pool:
     return replace(pool, backends=(*own, *(backend for found in made.values() for backend in found)), named=named)
 
 
-def _refused(
-    config: Config, made: Mapping[str, Mapping[str, list[Backend]]], notes: dict[tuple[str, str], list[str]]
-) -> set[tuple[str, str]]:
-    """The backends, as pool and name, that break a rule of files. Each gets a note."""
-    owners = {
+def _resolved(config: Config, made: Made) -> Config:
+    return replace(config, pools=tuple(_with(pool, made.get(pool.name, {})) for pool in config.pools))
+
+
+def _without(made: Made, refused: Container[Place]) -> Made:
+    return {
+        pool: {
+            name: [backend for backend in backends if (pool, backend.name) not in refused]
+            for name, backends in names.items()
+        }
+        for pool, names in made.items()
+    }
+
+
+def _violations(config: Config) -> list[RuleViolation]:
+    return list(rules.faults([valid_pool(pool, (), ()) for pool in config.pools], path_text))
+
+
+def _refused(config: Config, made: Made, notes: Notes) -> set[Place]:
+    """The backends that break a rule of files. Each gets a note. Empty: there is none left."""
+    owners: Owners = {
         (pool, backend.name): (name, backend)
         for pool, names in made.items()
         for name, backends in names.items()
         for backend in backends
     }
-    refused = set()
-    for path, message in rules.faults([valid_pool(pool, (), ()) for pool in config.pools], path_text) if owners else ():
-        for pool, backend in _at_fault(config, path, owners):
-            name, server = owners[pool, backend]
-            where = str(server.address) if server.port is None else endpoint_text(server.address, server.port)
-            notes[pool, name].append(f"{where} is left out: {message.partition('; allowed')[0]}")
-            refused.add((pool, backend))
-    return refused
+    if not owners:
+        return set()
+    refused: dict[Place, str] = {}
+    unclear: dict[Place, None] = {}
+    resolved = _resolved(config, made)
+    for path, message in _violations(resolved):
+        suspects = _suspects(resolved, path, owners)
+        if len(suspects) == 1:
+            refused.setdefault(suspects[0], message)
+        else:
+            unclear |= dict.fromkeys(suspects or owners)
+    if unclear and not refused:
+        refused = _tried(config, made, list(unclear), owners)
+    for place, message in refused.items():
+        name, server = owners[place]
+        where = str(server.address) if server.port is None else endpoint_text(server.address, server.port)
+        notes[place[0], name].append(f"{where} is left out: {message.partition('; allowed')[0]}")
+    return set(refused)
 
 
-def _server_at(pool: Pool, path: Path) -> Backend | Collector | None:
-    """The backend or the collector of a path within a pool."""
-    if path[2] == "mirror":
-        return next((collector for collector in pool.mirror if collector.name == path[3]), None)
-    return pool.backend(str(path[3])) if path[2] == "backends" else None
+def _tried(config: Config, made: Made, unclear: list[Place], owners: Owners) -> dict[Place, str]:
+    """Add backends until one breaks a rule, leave this one out, and go on. Return those left out, with the reasons.
+
+    Backends are added together, and halved where a rule is broken: an address in fault costs the logarithm of the
+    number of addresses. Names with few addresses are first: a huge answer can use all trials up.
+    """
+    groups: dict[tuple[str, str], list[Place]] = defaultdict(list)
+    for place in unclear:
+        groups[place[0], owners[place][0]].append(place)
+    left_out: dict[Place, str] = {}
+    outside = set(unclear)
+    before = set(_violations(_resolved(config, _without(made, outside))))
+    waiting = sorted(groups.values(), key=len, reverse=True)
+    for _ in range(_MOST_TRIALS):
+        if not waiting:
+            break
+        group = waiting.pop()
+        outside.difference_update(group)
+        found = _violations(_resolved(config, _without(made, outside)))
+        new = next((violation.message for violation in found if violation not in before), None)
+        if new is None:
+            continue
+        outside.update(group)
+        if len(group) == 1:
+            left_out[group[0]] = new
+        else:
+            half = len(group) // 2
+            waiting += [group[half:], group[:half]]  # the first half is the next
+    return left_out | {place: _TOO_MANY for group in waiting for place in group}
 
 
-Owners: TypeAlias = "dict[tuple[str, str], tuple[str, Backend]]"
-"""The backends of names, by pool and name, with their name in the file."""
-
-
-def _at_fault(config: Config, path: Path, owners: Owners) -> Iterable[tuple[str, str]]:
-    """The backends of names that cause a violation at a path.
+def _suspects(config: Config, path: Path, owners: Owners) -> list[Place]:
+    """The backends of names that may cause a violation at a path: one, if it is certain.
 
     Where two servers exclude each other, the violation is at the later one, which may be a server of the file.
     """
     pool = config.pool(str(path[1]))
-    server = _server_at(pool, path) if pool is not None and path[3:] else None
-    if pool is not None and server is not None:
-        if (pool.name, server.name) in owners:
-            return [(pool.name, server.name)]
-        if same := [place for place, (_, backend) in owners.items() if backend.address == server.address]:
-            return same
-    return [place for place in owners if pool is not None and place[0] == pool.name] or list(owners)
+    if pool is None:
+        return []
+    if path[2] == "backends" and path[3:] and (pool.name, str(path[3])) in owners:
+        return [(pool.name, str(path[3]))]
+    addresses = _addresses_at(pool, path)
+    if same := [place for place, (_, backend) in owners.items() if backend.address in addresses]:
+        return same
+    return [place for place in owners if place[0] == pool.name]
+
+
+def _addresses_at(pool: Pool, path: Path) -> set[IPAddress]:
+    """The addresses of the servers of a path within a pool: of one server, or of all."""
+    sorry = {endpoint.address for endpoint in pool.fallback.sorry}
+    if path[2] == "fallback":
+        return sorry
+    servers = {("mirror", collector.name): collector.address for collector in pool.mirror}
+    servers |= {("backends", backend.name): backend.address for backend in pool.backends}
+    place = (path[2], path[3]) if path[3:] else None
+    return {servers[place]} if place in servers else {*servers.values(), *sorry}

@@ -7,17 +7,19 @@ import logging
 from typing import TYPE_CHECKING
 
 from nftlb.config import amend, resolve
-from nftlb.errors import NftlbError
+from nftlb.errors import NftlbError, SystemFault
 from nftlb.model import EventKind
 from nftlb.requirements import summed_up
 from nftlb.service import ConfigStatus, Conflict, Event
 
 from . import systemd
 from .events import now, wall
+from .names import emptied_names, emptied_pools, first_answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from nftlb.config import Resolution
     from nftlb.health import Change, CheckResult
     from nftlb.metrics import Metrics
     from nftlb.model import Admin, Backend, Config, FoundServer, HostLookup, NameAnswers, NamedBackend
@@ -131,7 +133,11 @@ class Controller:
     async def use_answer(self, lookup: HostLookup, servers: tuple[FoundServer, ...]) -> None:
         """Use the servers that DNS has for a name now. Raises NftlbError; then the answer before stays."""
         async with self._changing:
-            await self._use(self.state.declared, {**self.state.names.answers, lookup: servers})
+            answers = {**self.state.names.answers, lookup: servers}
+            resolution = resolve(self.state.declared, answers)
+            if reasons := emptied_names(self.state.config, resolution, lookup):
+                raise SystemFault("; ".join(reasons))
+            await self._use_answers(self.state.declared, answers, resolution)
         self._saver.touch()
 
     def record_lookup(self, lookup: HostLookup, state: LookupState) -> None:
@@ -234,7 +240,11 @@ class Controller:
     async def _reload(self) -> None:
         read = await asyncio.to_thread(self.state.read_new_file)
         config, runtime, misfits = self.state.with_runtime(read.base)
-        await self._use(config)
+        answers = {**self.state.names.answers, **await first_answers(config, self.state.names.answers)}
+        resolution = resolve(config, answers)
+        if reasons := emptied_pools(self.state.config, resolution):
+            raise SystemFault("\n".join(reasons))
+        await self._use_answers(config, answers, resolution)
         self.state.use_file(read, runtime)
         for misfit in misfits:
             _log.warning("%s", misfit)
@@ -245,16 +255,19 @@ class Controller:
         declared = self.state.declared.pool(pool)
         return {entry.name for entry in declared.entries} if declared else set()
 
-    async def _use(self, declared: Config, answers: NameAnswers | None = None) -> None:
+    async def _use(self, declared: Config) -> None:
+        """Use another configuration with the answers of now: see `_use_answers`."""
+        answers = self.state.names.answers
+        await self._use_answers(declared, answers, resolve(declared, answers))
+
+    async def _use_answers(self, declared: Config, answers: NameAnswers, resolution: Resolution) -> None:
         """Load another configuration into the kernel and then use it; or neither, if the kernel refuses."""
         moment = now()
-        found = self.state.names.answers if answers is None else answers
-        resolution = resolve(declared, found)
         config = resolution.config
         preview, _ = self.state.health.with_config(config, moment)
 
         def switch() -> None:
-            changes = self.state.use(declared, found, resolution)
+            changes = self.state.use(declared, answers, resolution)
             self._metrics.follow(config)
             for follow in self._followers:
                 follow(config)

@@ -1,7 +1,7 @@
 """Keeps the names of backends up to date: asks DNS when an answer expires, and again when DNS does not answer.
 
 The last good answer stays in use until there is another one, also over a restart. An answer that is empty takes no
-backend away: it is more often a fault of DNS than a wish.
+backend away: it is more often a fault of DNS than a wish. An answer without an address that can be used is no better.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .events import now, wall
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from nftlb.config import Resolution
     from nftlb.model import Config, Family, FoundServer, HostLookup, NameAnswers, NameServers, Pool
     from nftlb.resolver import LookupResult, NameResolver
 
@@ -43,6 +44,55 @@ class LookupState:
     answered: float | None = None
     expires: float | None = None
     trouble: str = ""
+
+
+def emptied_names(before: Config, after: Resolution, lookup: HostLookup) -> list[str]:
+    """Why an answer for a name would take its last backend away, for each pool where it would."""
+    reasons = []
+    for pool in after.config.pools:
+        old = before.pool(pool.name)
+        had = {named.name for named in old.named if named.backends} if old is not None else set()
+        for named in pool.named:
+            if named.lookup == lookup and named.name in had and not named.backends:
+                notes = ", ".join(after.notes.get((pool.name, named.name), ()))
+                reasons.append(f"{named.name} of {pool.name} would have no backend: {notes}")
+    return reasons
+
+
+def emptied_pools(before: Config, after: Resolution) -> list[str]:
+    """Why traffic that has backends would have none, for each pool of names for which DNS has no address."""
+    full = [pool for pool in before.pools if pool.backends]
+    names = {pool.name for pool in full}
+    listeners = {listener for pool in full for listener in pool.listen}
+    reasons = []
+    for pool in after.config.pools:
+        if not pool.backends and pool.named and (pool.name in names or not listeners.isdisjoint(pool.listen)):
+            notes = [note for named in pool.named for note in after.notes.get((pool.name, named.name), ())]
+            why = ", ".join(notes) or f"no address of {', '.join(str(named.lookup) for named in pool.named)} is known"
+            needed = "needed: an answer of DNS, or a backend with an address"
+            reasons.append(f"{pool.name} would have no backend, and its traffic has backends now: {why}; {needed}")
+    return reasons
+
+
+async def first_answers(config: Config, known: NameAnswers) -> NameAnswers:
+    """The answers for names that were never answered, as far as DNS gives them within the time of one lookup."""
+    new = {lookup: families for lookup, families in lookups_of(config).items() if lookup not in known}
+    if not new:
+        return {}
+    from nftlb.resolver import NameResolver  # noqa: PLC0415 - as in NameWatch
+
+    resolver = NameResolver(config.resolver)
+    tasks = {lookup: asyncio.create_task(resolver.look_up(lookup, families)) for lookup, families in new.items()}
+    try:
+        await asyncio.wait(tasks.values(), timeout=config.resolver.timeout / 1000)
+        found = {}
+        for lookup, task in tasks.items():
+            if task.done() and not task.exception() and (servers := after_answer((), task.result().servers)):
+                found[lookup] = servers
+        return found
+    finally:
+        for task in tasks.values():
+            task.cancel()
 
 
 class NameBook:

@@ -10,7 +10,7 @@ from nftlb.compiler import Compiled
 from nftlb.compiler.selection import select
 from nftlb.compiler.versions import turns
 from nftlb.config import amend, lookups_of, parse_config, resolve
-from nftlb.model import MOST_ADDRESSES, Config, Family, FoundServer, HostLookup, after_answer
+from nftlb.model import Config, Family, FoundServer, HostLookup, after_answer
 
 NS, SRV = HostLookup("ns.example.com"), HostLookup("_dns._udp.example.com", srv=True)
 BOTH = '["192.0.2.53:53/udp", "[2001:db8::53]:53/udp"]'
@@ -95,11 +95,85 @@ def test_the_other_family_is_ignored() -> None:
     assert (["ns-10.0.0.1"], ["2001:db8::1 is left out: the pool listens on IPv4 only"]) == found
 
 
-def test_many_addresses() -> None:
-    """The first addresses of a huge answer are used."""
-    names, notes = made(file("ns: ns.example.com"), *(f"10.0.{index >> 8}.{index & 255}" for index in range(1, 4001)))
+@pytest.mark.parametrize(
+    ("four", "six", "used"), [(4000, 0, (32, 0)), (40, 40, (16, 16)), (40, 3, (29, 3)), (3, 40, (3, 29))]
+)
+def test_many_addresses(four: int, six: int, used: tuple[int, int]) -> None:
+    """The first addresses of a huge answer are used, and one family leaves places for the other."""
+    addresses = [f"10.1.{index >> 8}.{index & 255}" for index in range(four)]
+    addresses += [f"2001:db8:1::{index:x}" for index in range(six)]
+    names, notes = made(file("ns: ns.example.com", BOTH), *addresses)
 
-    assert (MOST_ADDRESSES, "4000 addresses were found, and the first 32 are used") == (len(names), notes[0])
+    assert used == (sum("ns-10." in name for name in names), sum("ns-2001-" in name for name in names))
+    assert [f"{four + six} addresses were found, and 32 of them are used"] == notes
+
+
+def test_addresses_that_are_left_out_take_no_place() -> None:
+    """The limit counts only addresses that can be used."""
+    taken = ", ".join(f"s{last}: 10.0.0.{last}" for last in range(1, 33))
+    names, _ = made(file(f"{taken}, ns: ns.example.com"), *(f"10.0.0.{last}" for last in range(1, 35)))
+
+    assert ["ns-10.0.0.33", "ns-10.0.0.34"] == names[32:]
+
+
+def test_records_of_the_same_server() -> None:
+    """They are one backend, with the best rank and all the weight in this rank."""
+    records = ((5, 1), (10, 0), (20, 0), (7, 2))
+    found = tuple(FoundServer(ip_address("10.0.0.1"), 5060, weight, rank) for weight, rank in records)
+    pool = resolve(file("sip: {srv: _dns._udp.example.com}"), {SRV: found}).config.pools[0]
+
+    assert [("sip-10.0.0.1-5060", 30, 1)] == [(one.name, one.weight, one.priority) for one in pool.backends]
+
+
+OTHER = HostLookup("other.example.com")
+SORRY = """pools:
+  a: {listen: 192.0.2.53:53/udp, forward: stateless, backends: {ns: ns.example.com}}
+  b: {listen: 192.0.2.54:53/udp, forward: stateless, backends: {x: 10.0.0.50}, fallback: '10.0.0.99:53'}
+  c: {listen: 192.0.2.55:53/udp, backends: {m: other.example.com}}
+"""
+OUTBOUND = """pools:
+  a: {listen: 192.0.2.53:53/udp, outbound: true, backends: {ns: ns.example.com}}
+  b: {listen: 192.0.2.54:53/udp, outbound: true, backends: {x: 10.0.0.99}}
+  c: {listen: 192.0.2.55:53/udp, backends: {m: other.example.com}}
+"""
+OUTBOUND_NAMES = OUTBOUND.replace("x: 10.0.0.99", "x: 10.0.0.98, m: other.example.com")
+
+
+@pytest.mark.parametrize(
+    ("text", "left_out", "note"),
+    [
+        (SORRY, {("a", "ns"), ("c", "m")}, "replies have the same source as those of pools.a.backends.ns-10.0.0.99"),
+        (OUTBOUND, {("a", "ns")}, "requests of 10.0.0.99 could also leave from 192.0.2.53 of pools.a.listen[0]"),
+        (OUTBOUND_NAMES, {("b", "m")}, "requests of 10.0.0.99 could also leave from 192.0.2.53 of pools.a.listen[0]"),
+    ],
+)
+def test_only_the_address_in_fault_is_left_out(text: str, left_out: set[tuple[str, str]], note: str) -> None:
+    """An address that breaks a rule, for an option or the fallback of another pool, takes no other address away."""
+    found = resolve(parse_config(text), {NS: servers("10.0.0.1", "10.0.0.99"), OTHER: servers("10.0.0.2", "10.0.0.99")})
+
+    for pool in found.config.pools:
+        for named in pool.named:
+            both = 1 if (pool.name, named.name) in left_out else 2
+            assert (both, both == 1) == (len(named.backends), bool(found.notes[pool.name, named.name]))
+    assert f"10.0.0.99 is left out: {note}" in found.notes[min(left_out)]
+
+
+def test_an_answer_full_of_faults() -> None:
+    """The search for the addresses in fault is bounded, and other names keep their addresses."""
+    first = ", ".join(f"x{last}: 10.0.0.{last}" for last in range(100))
+    config = parse_config(
+        f"""pools:
+  first: {{listen: 192.0.2.52:53/udp, outbound: true, backends: {{{first}}}}}
+  dns: {{listen: 192.0.2.53:53/udp, outbound: true, backends: {{ns: ns.example.com, m: other.example.com}}}}
+"""
+    )
+    answers = {NS: servers(*(f"10.0.0.{last}" for last in range(100))), OTHER: servers("10.0.1.1", "10.0.0.7")}
+    found = resolve(config, answers)
+
+    assert ["m-10.0.1.1"] == [backend.name for backend in found.config.pools[1].backends]
+    assert (
+        "10.0.0.99 is left out: too many addresses of the answers break rules between pools" in found.notes["dns", "ns"]
+    )
 
 
 def test_rules_between_pools() -> None:

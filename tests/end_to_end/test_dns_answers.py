@@ -46,6 +46,10 @@ class NameScene(NamedTuple):
             f"the backends {names}",
         )
 
+    def awaits_no_fault(self) -> None:
+        """Wait until no fault is shown: a fault ends when the lookup is recorded, after its answer is in use."""
+        self.daemon.poll_status(lambda found: not found["faults"], "the end of the faults")
+
     def name_status(self) -> dict[str, Any]:
         (found,) = self.daemon.client.document()["pools"][0]["names"]
         return dict(found)
@@ -92,7 +96,7 @@ def test_addresses_come_and_go(version: int, tmp_path: Path) -> None:
         seen.zone.silent.set()
         seen.daemon.wait("fault")
         assert {"b2": 60, "b3": 60} == seen.shares()
-        assert (["name ns.lab"], True) == (seen.faults(), "within 0.5 s" in seen.name_status()["trouble"])
+        assert (["name ns.lab"], True) == (seen.faults(), "within 2 s" in seen.name_status()["trouble"])
 
         seen.daemon.kill()
         seen.daemon.start()
@@ -108,7 +112,7 @@ def test_addresses_come_and_go(version: int, tmp_path: Path) -> None:
         seen.zone.set_addresses("ns", *seen.addresses("b1"))
         seen.awaits("b1")
         assert {"b1": 120} == seen.shares()
-        assert [] == seen.faults()
+        seen.awaits_no_fault()
     sent = seen.flow.sent
     assert ([], [], {(VIP[version], 53)}) == (lost(sent), twice(sent), sources(sent))
 
@@ -130,7 +134,7 @@ def test_a_name_that_does_not_exist_yet(version: int, tmp_path: Path) -> None:
         assert {"b1": 6, "b2": 60, "b3": 120} == seen.shares(186)
         priorities = {one["port"]: one["priority"] for one in seen.daemon.client.document()["pools"][0]["backends"]}
         assert {PORT: 1, PORT + 1: 2} == priorities
-        assert [] == seen.faults()
+        seen.awaits_no_fault()
     sent = seen.flow.sent
     assert ([], [], {(VIP[version], 53)}) == (lost(sent), twice(sent), sources(sent))
 

@@ -52,7 +52,7 @@ class Zone:
     @property
     def option(self) -> dict[str, object]:
         """The option `resolver` of a file."""
-        return {"servers": f"127.0.0.1:{self.port}", "timeout": "500ms", "min_ttl": "1s"}
+        return {"servers": f"127.0.0.1:{self.port}", "timeout": "2s", "min_ttl": "1s"}
 
     def set_addresses(self, name: str, *addresses: str) -> None:
         """Let a name have these addresses, and no others."""
