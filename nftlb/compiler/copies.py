@@ -73,7 +73,7 @@ def add_copies(part: PoolRules, pool: Pool, family: Family) -> None:
             part.add(COLLECTORS[not single], key, comment=f"{pool.name}/{collector.name}")
         for target in targets(pool, family) if pool.templates else ():
             rules = _unchanged(target) if pool.forward is Forward.DSR else _copy(listener, target.address, target.port)
-            part.chain(_template_chain(target, listener), *rules)
+            part.chain(_template_chain(target, listener), _LIVES[family], *rules)
 
 
 def copies_version(

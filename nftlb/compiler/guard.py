@@ -17,10 +17,10 @@ outlive all other changes of the configuration.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from nftlb.model import DropReason, Family, Protocol
 from nftlb.ruleset import AddressRanges, Set, merged
@@ -63,7 +63,7 @@ def add_guard(
     """
     if pool.guard is None:
         return entry
-    rules = _GuardRules(part, pool.guard, family, scope or pool.name, entry)
+    rules = _GuardRules(part, pool, pool.guard, family, scope or pool.name, entry)
     name = f"guard/{entry}"
     part.chain(name, *rules.rules(protocols))
     return name
@@ -74,6 +74,7 @@ class _GuardRules:
     """The rules before one entry chain. The methods add the sets and chains that the rules name."""
 
     part: PoolRules
+    pool: Pool
     guard: Guard
     family: Family
     scope: str
@@ -147,7 +148,7 @@ class _GuardRules:
 
         The name has a hash of the ranges. So a changed list is a new set, which is complete before a rule uses it.
         """
-        elements = _ranges(entries, self.family)
+        elements = _ranges(self.pool, entries, self.family)
         if not elements:
             return ""
         name = f"guard/{self.scope}/{what}/{_digest(repr(elements.spans))}"
@@ -165,8 +166,16 @@ def _digest(content: str) -> str:
     return blake2b(content.encode(), digest_size=4).hexdigest()
 
 
-@lru_cache(maxsize=64)
-def _ranges(entries: tuple[SourceEntry, ...], family: Family) -> AddressRanges:
-    """Return the ranges of a list. A pool with two entry chains, or a fast path, has its lists twice."""
-    spans = merged(span for entry in entries for span in entry.of(family))
-    return AddressRanges(spans, 4 if family is Family.IP else 16)
+# A pool with two entry chains, or a fast path, has its lists twice. The ranges are deleted together with the pool.
+_RANGES: WeakKeyDictionary[Pool, dict[tuple[tuple[SourceEntry, ...], Family], AddressRanges]] = WeakKeyDictionary()
+
+
+def _ranges(pool: Pool, entries: tuple[SourceEntry, ...], family: Family) -> AddressRanges:
+    """Return the ranges of a list of the pool."""
+    known = _RANGES.get(pool)
+    if known is None:
+        known = _RANGES[pool] = {}
+    if (entries, family) not in known:
+        spans = merged(span for entry in entries for span in entry.of(family))
+        known[entries, family] = AddressRanges(spans, 4 if family is Family.IP else 16)
+    return known[entries, family]

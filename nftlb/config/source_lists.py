@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from nftlb.errors import ConfigError, Problem
 
+from .document import MAX_BYTES
 from .reading import Unfit, read_prefix
 
 if TYPE_CHECKING:
@@ -68,9 +69,13 @@ class SourceLists:
 
 
 def read_source_list(entry: SourceEntry, content: bytes) -> tuple[SourceEntry, list[Problem]]:
-    """Return the entry of a file with the ranges of its lines, and the problems of bad lines."""
+    """Return the entry of a file with the ranges of its lines, and the problems of bad lines, or of too many bytes."""
+    digest = sha256(content).hexdigest()
     spans: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
     problems: list[Problem] = []
+    if len(content) > MAX_BYTES:
+        problems.append(Problem(entry.path, 1, 1, "", f"larger than {MAX_BYTES >> 20} MiB; allowed: a smaller file"))
+        content = content[: content.rfind(b"\n") + 1]  # the last line may go on behind what was read
     for number, line in enumerate(content.splitlines(), 1):
         text = line.partition(b"#")[0].strip()
         if not text:
@@ -85,5 +90,5 @@ def read_source_list(entry: SourceEntry, content: bytes) -> tuple[SourceEntry, l
                 break
         else:
             spans[version].append(span)
-    found = replace(entry, digest=sha256(content).hexdigest(), ip=tuple(spans[4]), ip6=tuple(spans[6]))
+    found = replace(entry, digest=digest, ip=tuple(spans[4]), ip6=tuple(spans[6]))
     return found, problems

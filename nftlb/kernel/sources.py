@@ -57,14 +57,11 @@ def read_sources(table: str, pool: str, lengths: SourceLengths, most: int) -> So
         for family in Family:
             scopes = ((_TABLES[family], pool), (TableFamily.NETDEV, f"{pool}/{family}"))
             for place, scope in scopes:
-                for source, count, _ in _elements(
-                    netlink, place, table, family, source_set(scope, CLIENTS, lengths, family)
-                ):
-                    arrived[source] = arrived.get(source, _NOTHING) + count
-                for source, count, _ in _elements(
-                    netlink, place, table, family, source_set(scope, DROPPED, lengths, family)
-                ):
-                    dropped[source] = dropped.get(source, _NOTHING) + count
+                for total, what in ((arrived, CLIENTS), (dropped, DROPPED)):
+                    listed = _elements(netlink, place, table, family, source_set(scope, what, lengths, family))
+                    # A listing may repeat an element while packets add others.
+                    for source, count in {source: count for source, count, _ in listed}.items():
+                        total[source] = total.get(source, _NOTHING) + count
                 for source, _, left in _elements(
                     netlink, place, table, family, source_set(scope, BANNED, lengths, family)
                 ):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from nftlb.ruleset import (
     UNREADABLE,
+    AddressRanges,
     Chain,
     Element,
     Elements,
@@ -224,7 +225,11 @@ def waypoints(kernel: Ruleset, target: Ruleset) -> list[Ruleset]:
         conflicts = {} if present is None or present is wanted else _conflicts(present, wanted)
         around[family] = _detour(present, wanted, conflicts) if present is not None and conflicts else wanted
     steps = [target] if around == target.tables else [Ruleset(target.name, around), target]
-    return [*_with_new_ranges(kernel, target), *steps]
+    found = []
+    for step in steps:
+        found += [*_with_new_ranges(kernel, step), step]
+        kernel = step
+    return found
 
 
 def _with_new_ranges(kernel: Ruleset, target: Ruleset) -> list[Ruleset]:
@@ -353,7 +358,7 @@ def _make_chain(
 def _make_set(
     family: TableFamily, present: Set | None, wanted: Set, sets: list[Operation], elements: list[Operation]
 ) -> None:
-    if present is not None and not present.same_kind(wanted):
+    if present is not None and _is_replaced(present, wanted):
         sets.append(Operation(Verb.DELETE, family, present))
         present = None
     if present is None:
@@ -369,6 +374,17 @@ def _make_set(
     added = tuple(element for element in wanted.elements if element.key not in there)
     if added:
         elements.append(Operation(Verb.ADD, family, Elements(wanted.name, added)))
+
+
+def _is_replaced(present: Set, wanted: Set) -> bool:
+    """Whether the set must be deleted and added again, since its kind or its ranges of addresses differ.
+
+    The kernel deletes only ranges that were added like that, and a listing does not show how ranges were added: ranges
+    that touch are read as one. A set of ranges differs only if another program has changed it.
+    """
+    return not present.same_kind(wanted) or (
+        isinstance(wanted.elements, AddressRanges) and present.elements != wanted.elements
+    )
 
 
 def _in_the_way(present: Set, wanted: Set) -> tuple[Element, ...]:
@@ -389,7 +405,7 @@ def _left_in(present: Set, wanted: Set | None) -> tuple[Element, ...]:
     """The elements that stay after the set has its wanted elements, or that stay in a set that is not wanted."""
     if wanted is None:
         return tuple(present.elements)
-    if not present.same_kind(wanted) or present.elements == wanted.elements:
+    if _is_replaced(present, wanted) or present.elements == wanted.elements:
         return ()
     keys = {element.key for element in (*wanted.elements, *_in_the_way(present, wanted))}
     return tuple(element for element in present.elements if element.key not in keys)
@@ -402,7 +418,7 @@ def _conflicts(present: Table, wanted: Table) -> dict[str, Set]:
         for present_set in _differing(wanted.sets, present.sets)
         if (wanted_set := wanted.sets.get(present_set.name)) is not None
         and (
-            not present_set.same_kind(wanted_set)
+            _is_replaced(present_set, wanted_set)
             or _in_the_way(present_set, wanted_set)
             or _too_many(present_set, wanted_set)
         )
@@ -426,7 +442,7 @@ def _detour(present: Table, wanted: Table, conflicts: Mapping[str, Set]) -> Tabl
     for name, present_set in conflicts.items():
         wanted_set = sets.pop(name)
         sets[name + free] = replace(wanted_set, name=name + free)
-        if present_set.same_kind(wanted_set):
+        if not _is_replaced(present_set, wanted_set):
             again = set(wanted_set.elements)
             sets[name] = replace(
                 present_set, elements=tuple(element for element in present_set.elements if element in again)

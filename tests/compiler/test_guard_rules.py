@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from pool_builders import DNS, config
 
 from nftlb.compiler import Compiled
 from nftlb.config import parse_config
+from nftlb.model import Guard, SourceEntry
 from nftlb.ruleset import TableFamily
 
 if TYPE_CHECKING:
@@ -129,3 +134,24 @@ def test_only_packets_of_the_fast_path_meet_its_guard() -> None:
     assert "goto guard/pool/dns/ip " in rule
     assert "goto fast/dns/ip " in table.chains["ingress-eth0"].rules[0]
     assert {"guard/dns/ip", "guard/dns/ip6"} == {name.rsplit("/", 2)[0] for name in names(table, "")}
+
+
+def test_a_replaced_list_leaves_no_memory_behind() -> None:
+    """Ten lists of 2,000 ranges, one after another, leave less than one of them, which has 0.4 MB."""
+
+    def replaced(number: int) -> None:
+        spans = tuple((first, first + 7) for first in range(number << 24, (number << 24) + 32_000, 16))
+        Compiled(config(replace(DNS, guard=Guard(deny=(SourceEntry(ip=spans),))))).ruleset()
+
+    replaced(9)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(10, 20):
+            replaced(number)
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept < 300_000

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nftlb.config import parse_config
+from nftlb.config.document import MAX_BYTES
 from nftlb.errors import ConfigError
 from nftlb.model import Family, Guard, SourceEntry
 
@@ -74,6 +75,22 @@ def test_a_list_of_another_kind_does_not_fill_the_terminal(tmp_path: Path) -> No
 
     assert 101 == len(caught.value.problems)
     assert "too many faults" in caught.value.problems[-1].message
+
+
+def test_a_list_that_is_too_large_is_a_fault(tmp_path: Path) -> None:
+    """A list is not cut silently. A lenient reader takes the whole lines, and not the part of a line at the end."""
+    path = tmp_path / "deny.txt"
+    comment = b"# a comment\n" * (MAX_BYTES // 12)
+    path.write_bytes(b"192.0.2.7\n" + comment[: MAX_BYTES - 19] + b"\n10.0.0.0/16\n")
+
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text_with(path), "pools.yaml")
+    (found,) = guard_of(text_with(path), lenient=True).deny
+
+    assert [(str(path), 1, 1, "larger than 16 MiB; allowed: a smaller file")] == [
+        (problem.file, problem.line, problem.column, problem.message) for problem in caught.value.problems
+    ]
+    assert (span("192.0.2.7", "192.0.2.7"),) == found.ip
 
 
 def test_a_lenient_reader_leaves_bad_lines_out(tmp_path: Path) -> None:

@@ -66,6 +66,13 @@ class Exporter:
     def send(self, payload: bytes) -> None:
         self._sock.send(payload)
 
+    def set_ttl(self, ttl: int) -> None:
+        """Set the TTL, or the hop limit, of the next datagrams."""
+        if self._sock.family is socket.AF_INET:
+            self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
+        else:
+            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ttl)
+
 
 def arrived(lab: PoolLab) -> dict[str, list[int]]:
     """The numbers of the datagrams that each backend got, in order."""
@@ -112,6 +119,17 @@ def test_templates_without_a_checksum(version: int, offload: bool) -> None:
             exporter.send(flow_datagram(V9, TEMPLATE, 1))
             exporter.send(flow_datagram(V9, TEMPLATE, 2, 3000))
         assert {name: [1, 2] for name in BACKENDS} == arrived(lab)
+
+
+@pytest.mark.parametrize(("mode", "version"), [(NAT, 4), (STATELESS, 6), (DSR, 4), (DSR, 6)], ids=str)
+def test_templates_end_with_their_ttl(mode: Mode, version: int) -> None:
+    """A template with a TTL of 1 is not copied, so no template circles between balancers that are backends."""
+    with PoolLab(mode) as lab, Exporter(lab, version) as exporter:
+        lab.load(exporting(lab, mode))
+        for number, ttl in enumerate((2, 1, 1, 2)):
+            exporter.set_ttl(ttl)
+            exporter.send(flow_datagram(V9, TEMPLATE, number))
+        assert {name: [0, 3] for name in BACKENDS} == arrived(lab)
 
 
 def other_datagrams() -> Iterator[bytes]:

@@ -8,7 +8,19 @@ import pytest
 from fake_kernel import FakeNft
 from table_comparison import comparable
 
-from nftlb.ruleset import Chain, Element, Hook, NamedObject, Ruleset, Set, Table, TableFamily, Transaction
+from nftlb.ruleset import (
+    AddressRanges,
+    Chain,
+    Element,
+    Elements,
+    Hook,
+    NamedObject,
+    Ruleset,
+    Set,
+    Table,
+    TableFamily,
+    Transaction,
+)
 from nftlb.swap.plan import (
     Leftover,
     LeftoverKind,
@@ -336,3 +348,44 @@ def test_new_ranges_come_before_the_rules_that_look_them_up() -> None:
     assert [] == list(leftovers(kernel, first))
     assert [target] == waypoints(last, target)
     assert [target] == waypoints(Ruleset("t"), target)
+
+
+NET = 10 << 24
+LISTED = Set("ranges", "type ipv4_addr", interval=True, elements=AddressRanges(((NET, NET + 255),), 4))
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        AddressRanges(((NET, NET + 511),), 4),
+        AddressRanges(((NET, NET + 255), (NET + 1024, NET + 1279)), 4),
+        AddressRanges((), 4),
+        tuple(map(Element, ("10.0.0.0", "up to 10.0.1.0", "10.0.4.0", "up to 10.0.5.0"))),
+    ],
+    ids=["touching", "apart", "emptied", "with a comment"],
+)
+def test_ranges_that_others_changed_are_replaced_as_a_whole(edited: AddressRanges | tuple[Element, ...]) -> None:
+    """A listing does not show how ranges were added, so no element is deleted: another set comes, before its rules."""
+    door = Chain("raw", ("ip saddr @ranges drop",), RAW)
+    kernel, target = ruleset(replace(LISTED, elements=edited), door), ruleset(LISTED, door)
+
+    texts, changed = [], []
+    for step in waypoints(kernel, target):
+        for left in ([], list(leftovers(kernel, step))):
+            plan = make(kernel, step, left).operations + plan_removal(kernel, left).operations
+            changed += [operation for operation in plan if isinstance(operation.object, Elements)]
+            texts.append(Transaction("t", plan).text)
+            kernel = after(kernel, step, left)
+
+    add = "add set ip t {} {{ type ipv4_addr; flags interval; elements = {{ 10.0.0.0/24 }} ; }}\n"
+    led = "flush chain ip t raw\nadd rule ip t raw ip saddr @ranges{} drop\n"
+    assert [] == changed
+    assert [
+        add.format("ranges-next"),
+        led.format("-next"),
+        "delete set ip t ranges\n",
+        add.format("ranges"),
+        led.format(""),
+        "delete set ip t ranges-next\n",
+    ] == [text for text in texts if text]
+    assert comparable(target.tables) == comparable(kernel.tables)
