@@ -226,7 +226,7 @@ def read_back(listings: Mapping[TableFamily, Listing]) -> Allocation:
             ports[family] = found
         sources = {zone: address for zone, address, _ in _elements(table.sets.get(SOURCES))}
         sources |= {zone: str(SourceKind.MASQUERADE) for zone, _, _ in _elements(table.sets.get(MASQUERADED))}
-        rules = (rule for chain in table.chains.values() for rule in chain.rules)
+        rules = [rule for chain in table.chains.values() for rule in chain.rules]
         present = {int(match[1]) for rule in rules if (match := _ZONE.match(rule))}
         for name in (TARGETS, HOSTS):
             for number, endpoint, comment in _elements(table.sets.get(name)):
@@ -238,14 +238,13 @@ def read_back(listings: Mapping[TableFamily, Listing]) -> Allocation:
                     sources.get(number, str(SourceKind.KEEP)),
                     ports.get(family, {}).get(Protocol.UDP),
                 )
-                both = sorted({number, zones.get(owner, number)}, key=present.__contains__)
-                zones[owner] = both[-1]
-                zones |= {owner._replace(ports=PortRange(zone, zone)): zone for zone in both[:-1]}
+                other = zones.get(owner)
+                kept, former = (other, number) if other is not None and other in present else (number, other)
+                zones[owner] = kept
+                if former is not None:
+                    zones[owner._replace(ports=PortRange(former, former))] = former
         zones |= {FlowZone(pool, family): zone for zone, _, pool in _elements(table.sets.get(FLOWS))}
-        for chain in table.chains.values():
-            for rule in chain.rules:
-                if mark := _MARK.search(rule):
-                    marks[mark[2]] = int(mark[1], 16)
+        marks |= {mark[2]: int(mark[1], 16) for rule in rules if (mark := _MARK.search(rule))}
     return Allocation(zones, marks, ports)
 
 
