@@ -1,6 +1,6 @@
 # `make demo` and `make test` run `make setup` themselves; a new Debian 12 or 13 needs nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test tests test-debian13 test-newest-nft nft-tests test-deploy lint format golden costs bench deb debs wheel clean
+.PHONY: help setup lock demo docs test tests test-debian13 test-newest-nft nft-tests test-deploy lint format golden costs bench deb debs wheel clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -93,6 +93,13 @@ golden: setup  ## write the .nft files of rules/ again
 costs: setup  ## write the table of what packets cost again; read the difference before you commit it
 	$(PY) tests/support/cost_table.py
 
+docs: $(VENV)-docs/.ready  ## build dist/site from the documents; a broken link or heading is an error
+	$(VENV)-docs/bin/python -m sphinx --fail-on-warning --nitpicky --fresh-env --quiet --jobs auto -c docs/site -d build/site . dist/site
+
+$(VENV)-docs/.ready: tools/environment.sh requirements/docs.txt
+	tools/environment.sh $(VENV)-docs requirements/docs.txt
+	touch $@
+
 bench: setup  ## measure the figures in the documents
 	$(PY) bench/run.py
 	$(PY) bench/checks.py
@@ -100,4 +107,4 @@ bench: setup  ## measure the figures in the documents
 	$(PY) bench/start.py
 
 clean:  ## delete all that was built
-	rm -rf $(VENV) $(VENV)-deploy $(VENV)-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-deploy $(VENV)-bench $(VENV)-docs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -7,6 +7,6 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 case " $* " in
-*" --report "* | *" --all-tables "*) "$here/../tools/plotting.sh" "$here/../.venv-bench" ;;
+*" --report "* | *" --all-tables "*) "$here/../tools/environment.sh" "$here/../.venv-bench" requirements/bench.txt ;;
 esac
 PYTHONPATH=$here exec "$here/../.venv/bin/python" "$here/forwarding/measure.py" "$@"

@@ -5,6 +5,7 @@ Needs root or a user namespace: rules are loaded in a new network namespace.
 
 from __future__ import annotations
 
+import os
 import resource
 import statistics
 import subprocess
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 COMMAND = Path(sys.executable).with_name("nftlb")
 POOLS, BACKENDS = 1000, 10
+MOST_POOLS, FEW_BACKENDS = 10_000, 4
 ROUNDS = 31
 
 
@@ -39,15 +41,30 @@ def main() -> None:
         small.write_text(text(1, 3))
         large.write_text(text(POOLS, BACKENDS))
         show("nftlb compile, 1 pool x 3, whole process", seconds(lambda: command("compile", small), 11))
+        show("... processor time", processor(lambda: command("compile", small), 15))
         show(f"nftlb compile, {POOLS} pools x {BACKENDS}, whole process", seconds(lambda: command("compile", large), 5))
         show_peak()
         odd = Path(folder) / "odd.yaml"
         odd.write_text(odd_text(100, 250))
         show("nftlb compile, 100 pools x 250 with odd weights", seconds(lambda: command("compile", odd), 5))
+        show("... processor time", processor(lambda: command("compile", odd), 5))
         show_peak()
-    with Namespace("bench") as namespace:
-        for pools in (1, 100, POOLS):
-            namespace.call(swaps, pools)
+        most = Path(folder) / "most.yaml"
+        most.write_text(text(MOST_POOLS, FEW_BACKENDS))
+        with Namespace("bench") as namespace:
+            show(f"nftlb apply, {MOST_POOLS} pools x {FEW_BACKENDS}, processor time", first_load(namespace, most, 5))
+            show_peak()
+            for pools in (1, 100, POOLS):
+                namespace.call(swaps, pools)
+
+
+def first_load(namespace: Namespace, file: Path, rounds: int) -> float:
+    """The median processor time of `nftlb apply` without tables before, in seconds, with that of the kernel."""
+    times = []
+    for _ in range(rounds):
+        times.append(processor(lambda: namespace.run([str(COMMAND), "apply", "--quiet", str(file)]), 1))
+        namespace.run(["nft", "flush", "ruleset"])
+    return statistics.median(times)
 
 
 def swaps(pools: int) -> None:
@@ -94,6 +111,17 @@ def seconds(action: Callable[[], None], rounds: int) -> float:
         begin = time.perf_counter()
         action()
         times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def processor(action: Callable[[], object], rounds: int) -> float:
+    """The median processor time of the processes that `rounds` calls run, in seconds."""
+    times = []
+    for _ in range(rounds):
+        before = os.times()
+        action()
+        after = os.times()
+        times.append(after.children_user + after.children_system - before.children_user - before.children_system)
     return statistics.median(times)
 
 

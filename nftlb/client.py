@@ -50,12 +50,56 @@ class BackendView:
     reason: str
     packets: int
     bytes: int
+    answered: float | None
 
     @property
     def endpoint(self) -> str:
-        """The address and the port; the address alone if packets keep their port."""
-        host = f"[{self.address}]" if ":" in self.address and self.port is not None else self.address
-        return host if self.port is None else f"{host}:{self.port}"
+        return _endpoint(self.address, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectorView:
+    """One collector; `nftlb.service.CollectorStatus` describes the fields."""
+
+    name: str
+    address: str
+    port: int | None
+    one_in: int
+    up: bool
+    since: datetime
+    reason: str
+    packets: int
+
+    @property
+    def endpoint(self) -> str:
+        return _endpoint(self.address, self.port)
+
+
+def _endpoint(address: str, port: int | None) -> str:
+    """Return the address and the port; the address alone if packets keep their port."""
+    host = f"[{address}]" if ":" in address and port is not None else address
+    return host if port is None else f"{host}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class GuardView:
+    """The packets that the guard of a pool dropped, by reason."""
+
+    rate: int
+    banned: int
+    denied: int
+    full: int
+
+
+@dataclass(frozen=True, slots=True)
+class NameView:
+    name: str
+    lookup: str
+    backends: tuple[str, ...]
+    answered: datetime | None
+    expires: datetime | None
+    trouble: str
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +116,10 @@ class PoolView:
     preempts_at: datetime | None
     since: datetime
     packets: int
+    guard: GuardView | None
     backends: tuple[BackendView, ...]
+    collectors: tuple[CollectorView, ...]
+    names: tuple[NameView, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +156,31 @@ class StatusView:
     kernel: KernelView
     faults: tuple[FaultView, ...]
     pools: tuple[PoolView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientView:
+    """One source of packets; `nftlb.service.ClientStatus` describes the fields."""
+
+    source: str
+    packets: int
+    bytes: int
+    dropped: int
+    banned: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientsView:
+    """The sources of a pool with the most packets."""
+
+    pool: str
+    known: int
+    clients: tuple[ClientView, ...]
+
+
+def read_clients_view(document: object) -> ClientsView:
+    """Read the JSON of the clients of a pool. ValueError with the first field that is missing or has a wrong type."""
+    return _record(ClientsView, document, "")
 
 
 def read_status_view(document: object) -> StatusView:
@@ -302,6 +374,18 @@ class DaemonClient:
         """Read the JSON that `document` returned."""
         try:
             return read_status_view(document)
+        except ValueError as error:
+            raise self._foreign(str(error)) from error
+
+    def clients(self, pool: str, most: int) -> dict[str, Any]:
+        """The sources of a pool with the most packets, as JSON. Raises Unknown, Rejected, RequestRefused."""
+        found: dict[str, Any] = self._ask("GET", f"/api/v1/pools/{quote(pool, safe='')}/clients?limit={most}")
+        return found
+
+    def clients_view(self, document: Mapping[str, Any]) -> ClientsView:
+        """Read the JSON that `clients` returned."""
+        try:
+            return read_clients_view(document)
         except ValueError as error:
             raise self._foreign(str(error)) from error
 

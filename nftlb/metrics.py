@@ -1,7 +1,7 @@
 """The counters of the daemon, and the page that Prometheus reads.
 
-The metrics of pools, backends and checks are written here and not by prometheus_client, which takes more than a second
-for 10,000 backends. This code takes a tenth of that. An observation takes half a microsecond: there are thousands in a
+The metrics of pools and backends are written here and not by prometheus_client, which takes more than a second for
+10,000 backends. This code takes a tenth of that. An observation takes one or two microseconds: there are thousands in a
 second.
 """
 
@@ -22,17 +22,18 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from nftlb.model import Admin
+from nftlb.model import Admin, DropReason, EventKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client.metrics_core import Metric
 
-    from nftlb.service import BackendStatus, Overview, PoolStatus
+    from nftlb.model import Config
+    from nftlb.service import BackendStatus, CollectorStatus, Overview, PoolStatus
 
     Number = int | float | None
 
@@ -53,13 +54,17 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which Prometheus does not use
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._checks = Checks(_CHECK_BUCKETS)
+        self._counts: dict[str, PoolCounts] = {}
         self._lag = Lag(_LAG_BUCKETS)
         registry.register(self._lag)
         self._swaps = Counter("nftlb_swaps_total", "Changes made to the kernel's tables.", registry=registry)
-        self._swap_seconds = Histogram(
-            "nftlb_swap_seconds", "Duration of a change of the tables.", buckets=_SWAP_BUCKETS, registry=registry
-        )
+        self._swap_seconds = [
+            Histogram(name, help_, buckets=_SWAP_BUCKETS, registry=registry)
+            for name, help_ in (
+                ("nftlb_swap_duration_seconds", "Duration of a change of the tables."),
+                ("nftlb_swap_seconds", "Deprecated: the same as nftlb_swap_duration_seconds."),
+            )
+        ]
         self._swap_failures = Counter(
             "nftlb_swap_failures_total", "Changes that the kernel refused.", registry=registry
         )
@@ -69,18 +74,46 @@ class Metrics:
         self._reloads = Counter(
             "nftlb_config_reloads_total", "Attempts to read the file again, by result.", ("result",), registry=registry
         )
-        self._hooks = Counter("nftlb_hooks_total", "Hooks that ended, by outcome.", ("outcome",), registry=registry)
         self._tasks = Gauge("nftlb_tasks", "Tasks of the event loop, of which each does one thing.", registry=registry)
         for result in ("success", "failure"):
             self._reloads.labels(result)  # a rate needs the zero before the first
 
-    def checked(self, pool: str, kind: str, passed: bool, seconds: float) -> None:
-        """Count a finished check and its seconds. There are thousands of checks in a second."""
-        self._checks.add(pool, kind, seconds, passed=passed)
+    def follow(self, config: Config) -> None:
+        """Count for the pools and backends of a configuration: new ones from zero, and no longer for removed ones."""
+        before, self._counts = self._counts, {}
+        for pool in config.pools:
+            counts = self._counts[pool.name] = before.get(pool.name) or PoolCounts()
+            counts.backends = {
+                backend.name: counts.backends.get(backend.name) or ServerCounts(_BACKEND_CHANGES)
+                for backend in pool.backends
+            }
+            counts.collectors = {
+                collector.name: counts.collectors.get(collector.name) or ServerCounts(_COLLECTOR_CHANGES)
+                for collector in pool.mirror
+            }
+            hooks = any(getattr(pool.hooks, kind, ()) for kind in EventKind)
+            counts.hooks = {outcome: counts.hooks.get(outcome, 0) for outcome in HOOK_OUTCOMES} if hooks else {}
 
-    def forget(self, pool: str) -> None:
-        """Remove the counters of a pool that was removed."""
-        self._checks.forget(pool)
+    def checked(self, pool: str, server: str, kind: str, passed: bool, seconds: float) -> None:
+        """Count a finished check of a backend or collector, and its seconds. There are thousands in a second."""
+        counts = self._counts.get(pool)
+        if counts is not None:
+            counts.checked(server, kind, seconds, passed=passed)
+
+    def changed(self, pool: str, server: str, kind: EventKind) -> None:
+        """Count a change of a backend or collector or, if `server` is empty, of a pool."""
+        counts = self._counts.get(pool)
+        if counts is not None:
+            server_counts = counts.of(server)
+            changes = counts.changes if server_counts is None else server_counts.changes
+            if kind in changes:
+                changes[kind] += 1
+
+    def refused(self, pool: str, backend: str) -> None:
+        """Count an ICMP error with which a backend refused balanced traffic."""
+        counts = self._counts.get(pool)
+        if counts is not None and backend in counts.backends:
+            counts.backends[backend].refusals += 1
 
     def lag(self, seconds: float) -> None:
         """Record how many seconds late a check began."""
@@ -89,7 +122,8 @@ class Metrics:
     def swapped(self, seconds: float) -> None:
         """Count a change of the kernel's tables and its seconds."""
         self._swaps.inc()
-        self._swap_seconds.observe(seconds)
+        for histogram in self._swap_seconds:
+            histogram.observe(seconds)
 
     def swap_failed(self) -> None:
         self._swap_failures.inc()
@@ -102,17 +136,20 @@ class Metrics:
         """Count an attempt to read the file again."""
         self._reloads.labels("success" if success else "failure").inc()
 
-    def hook(self, outcome: str) -> None:
-        """Count a hook that ended. The outcome is one of a few words, such as ok, failed, timeout."""
-        self._hooks.labels(outcome).inc()
+    def hook(self, pool: str, outcome: str) -> None:
+        """Count a hook of a pool that ended. The outcome is one of HOOK_OUTCOMES."""
+        counts = self._counts.get(pool)
+        if counts is not None:
+            counts.hooks[outcome] = counts.hooks.get(outcome, 0) + 1
 
-    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Export the number of tasks of this event loop."""
+    def watch(self, loop: asyncio.AbstractEventLoop, conntrack: Callable[[], Mapping[str, int]]) -> None:
+        """Export the number of tasks of this event loop, and the fill of conntrack: `entries` and `limit`."""
         self._tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
+        self._registry.register(Conntrack(conntrack))
 
     def page(self) -> Scrape:
         """Start a scrape."""
-        return Scrape(self._checks, lambda: generate_latest(self._registry))
+        return Scrape(self._counts, lambda: generate_latest(self._registry))
 
 
 def head(name: str, type_: str, help_: str) -> str:
@@ -126,7 +163,27 @@ def escape(label: str) -> str:
 
 
 _ENDED = head("nftlb_checks_total", "counter", "Health checks that ended, by result.")
-_TOOK = head("nftlb_check_seconds", "histogram", "How long a health check took.")
+_TOOK = head("nftlb_check_duration_seconds", "summary", "How long the health checks of a server took, in total.")
+_TOOK_OF_POOL = head(
+    "nftlb_pool_check_duration_seconds", "histogram", "How long the health checks of all servers of a pool took."
+)
+_TOOK_DEPRECATED = head(
+    "nftlb_check_seconds", "histogram", "Deprecated: the same as nftlb_pool_check_duration_seconds."
+)
+_CHANGED = head("nftlb_backend_transitions_total", "counter", "Changes of the backend, by the kind of the event.")
+_COLLECTOR_CHANGED = head(
+    "nftlb_collector_transitions_total", "counter", "Changes of the collector, by the kind of the event."
+)
+_POOL_CHANGED = head("nftlb_pool_transitions_total", "counter", "Changes of the pool, by the kind of the event.")
+_REFUSED = head(
+    "nftlb_backend_refusals_total", "counter", "ICMP errors with which the backend refused balanced packets."
+)
+_HOOKS = head("nftlb_hooks_total", "counter", "Hooks of the pool that ended, by outcome.")
+
+HOOK_OUTCOMES = ("ok", "failed", "timeout", "unstarted", "dropped")
+_BACKEND_CHANGES = (EventKind.BACKEND_UP, EventKind.BACKEND_DOWN, EventKind.BACKEND_CHANGED)
+_COLLECTOR_CHANGES = (EventKind.COLLECTOR_UP, EventKind.COLLECTOR_DOWN)
+_POOL_CHANGES = (EventKind.QUORUM_UP, EventKind.QUORUM_DOWN, EventKind.PRIORITY_CHANGED)
 
 
 class Distribution:
@@ -148,40 +205,110 @@ class Distribution:
         bounds = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
         return [(bound, float(number)) for bound, number in zip(bounds, accumulate(self.counts), strict=True)]
 
+    def histogram(self, name: str, labels: str) -> str:
+        """The samples of a histogram in the text format."""
+        buckets = self.buckets()
+        lines = [f'{name}_bucket{{{labels},le="{bound}"}} {count:.0f}\n' for bound, count in buckets]
+        lines.append(f"{name}_sum{{{labels}}} {self.total!r}\n")
+        lines.append(f"{name}_count{{{labels}}} {buckets[-1][1]:.0f}\n")
+        return "".join(lines)
 
-class Checks:
-    """The finished checks by pool and kind: how many passed and failed, and their duration in seconds."""
 
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._pools: dict[str, dict[str, tuple[list[int], Distribution]]] = {}
+class ServerCounts:
+    """What was counted for one backend or collector.
 
-    def add(self, pool: str, kind: str, seconds: float, *, passed: bool) -> None:
-        kinds = self._pools.setdefault(pool, {})
-        of = kinds.get(kind)
+    `checks`: by kind, how many failed and passed, and their seconds in total.
+    """
+
+    __slots__ = ("changes", "checks", "refusals")
+
+    def __init__(self, kinds: Iterable[EventKind]) -> None:
+        self.checks: dict[str, tuple[list[int], list[float]]] = {}
+        self.changes = dict.fromkeys(kinds, 0)
+        self.refusals = 0
+
+
+class PoolCounts:
+    """What was counted for one pool and its servers. `hooks` is empty for a pool without hooks."""
+
+    __slots__ = ("backends", "changes", "collectors", "hooks", "seconds")
+
+    def __init__(self) -> None:
+        self.backends: dict[str, ServerCounts] = {}
+        self.collectors: dict[str, ServerCounts] = {}
+        self.changes = dict.fromkeys(_POOL_CHANGES, 0)
+        self.hooks: dict[str, int] = {}
+        self.seconds: dict[str, Distribution] = {}
+
+    def of(self, server: str) -> ServerCounts | None:
+        """The counts of a backend or collector, whose names differ; None if the pool has no such server."""
+        return self.backends.get(server) or self.collectors.get(server)
+
+    def checked(self, server: str, kind: str, seconds: float, *, passed: bool) -> None:
+        counts = self.of(server)
+        if counts is None:
+            return  # removed while its last check ran
+        of = counts.checks.get(kind)
         if of is None:
-            of = kinds[kind] = ([0, 0], Distribution(self._bounds))
+            of = counts.checks[kind] = ([0, 0], [0.0])
         of[0][passed] += 1
-        of[1].observe(seconds)
+        of[1][0] += seconds
+        distribution = self.seconds.get(kind)
+        if distribution is None:
+            distribution = self.seconds[kind] = Distribution(_CHECK_BUCKETS)
+        distribution.observe(seconds)
 
-    def forget(self, pool: str) -> None:
-        """Remove the counters of a pool that was removed."""
-        self._pools.pop(pool, None)
+    def metrics(self, pool: str) -> Iterator[tuple[str, str]]:
+        """The metrics in the text format: for each its head and samples. `pool` is the label of the pool."""
+        # A kind of a check or an event and an outcome have no character that needs an escape.
+        ended, took = [], []
+        changed: dict[str, list[str]] = {_CHANGED: [], _COLLECTOR_CHANGED: []}
+        servers = [("backend", _CHANGED, item) for item in self.backends.items()]
+        servers += [("collector", _COLLECTOR_CHANGED, item) for item in self.collectors.items()]
+        for role, head_, (name, counts) in servers:
+            labels = f'{pool},{role}="{escape(name)}"'
+            for kind, ((failed, passed), (seconds,)) in counts.checks.items():
+                of = f'{labels},kind="{kind}"'
+                ended.append(f'nftlb_checks_total{{{of},result="fail"}} {failed}\n')
+                ended.append(f'nftlb_checks_total{{{of},result="pass"}} {passed}\n')
+                took.append(f"nftlb_check_duration_seconds_sum{{{of}}} {seconds!r}\n")
+                took.append(f"nftlb_check_duration_seconds_count{{{of}}} {failed + passed}\n")
+            changed[head_] += [
+                f'nftlb_{role}_transitions_total{{{labels},event="{event}"}} {number}\n'
+                for event, number in counts.changes.items()
+            ]
+        refused = [
+            f'nftlb_backend_refusals_total{{{pool},backend="{escape(name)}"}} {counts.refusals}\n'
+            for name, counts in self.backends.items()
+        ]
+        yield _ENDED, "".join(ended)
+        yield _TOOK, "".join(took)
+        for head_, lines in changed.items():
+            yield head_, "".join(lines)
+        yield _REFUSED, "".join(refused)
+        for kind, distribution in self.seconds.items():
+            for head_ in (_TOOK_OF_POOL, _TOOK_DEPRECATED):
+                yield head_, distribution.histogram(head_.split()[2], f'{pool},kind="{kind}"')
+        for head_, label, numbers in ((_POOL_CHANGED, "event", self.changes), (_HOOKS, "outcome", self.hooks)):
+            name = head_.split()[2]
+            yield head_, "".join(f'{name}{{{pool},{label}="{of}"}} {number}\n' for of, number in numbers.items())
 
-    def of(self, pool: str, labels: str) -> Iterator[tuple[str, str]]:
-        """The metrics of a pool in the text format: for each metric its head and its samples, with these labels."""
-        for kind, ((failed, passed), distribution) in self._pools.get(pool, {}).items():
-            of = f'{labels},kind="{kind}"'  # a kind has no character that needs an escape
-            results = (("fail", failed), ("pass", passed))
-            yield (
-                _ENDED,
-                "".join(f'nftlb_checks_total{{{of},result="{result}"}} {number}\n' for result, number in results),
-            )
-            buckets = distribution.buckets()
-            took = [f'nftlb_check_seconds_bucket{{{of},le="{bound}"}} {count:.0f}\n' for bound, count in buckets]
-            took.append(f"nftlb_check_seconds_sum{{{of}}} {distribution.total!r}\n")
-            took.append(f"nftlb_check_seconds_count{{{of}}} {buckets[-1][1]:.0f}\n")
-            yield _TOOK, "".join(took)
+
+class Conntrack(Collector):
+    """How full the table of connections is: `entries` and `limit`, of which the kernel may lack one or both."""
+
+    def __init__(self, read: Callable[[], Mapping[str, int]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        found = self._read()
+        helps = {
+            "entries": "Entries of conntrack, of all pools and of other traffic in the network namespace.",
+            "limit": "Entries that conntrack may have; then the kernel drops packets that need another entry.",
+        }
+        for what, help_ in helps.items():
+            if what in found:
+                yield GaugeMetricFamily(f"nftlb_conntrack_{what}", help_, found[what])
 
 
 class Lag(Collector):
@@ -231,6 +358,17 @@ def _one_of(name: str, help_: str, label: str, states: Iterable[str], of: Callab
     ]
 
 
+def _dropped(reason: DropReason) -> _Figure[PoolStatus]:
+    """Make the metric of one reason; a pool without a guard has no sample."""
+    return _Figure(
+        "nftlb_guard_dropped_packets_total",
+        "Packets that the guard of the pool dropped, by reason.",
+        lambda it: None if it.guard is None else getattr(it.guard, reason),
+        "counter",
+        f',reason="{reason}"',
+    )
+
+
 _BACKENDS: tuple[_Figure[BackendStatus], ...] = (
     _Figure("nftlb_backend_up", "Whether the health checks find the backend healthy.", lambda it: int(it.up)),
     _Figure("nftlb_backend_in_rotation", "Whether the backend gets packets now.", lambda it: int(it.in_rotation)),
@@ -238,14 +376,38 @@ _BACKENDS: tuple[_Figure[BackendStatus], ...] = (
         "nftlb_backend_admin", "What the operator wants of the backend.", "state", Admin, lambda it: it.admin.value
     ),
     _Figure("nftlb_backend_weight", "Weight of the backend, as configured or set.", lambda it: it.weight),
+    _Figure("nftlb_backend_priority", "Priority of the backend, as configured or set.", lambda it: it.priority),
     _Figure("nftlb_backend_share", "Part of the pool's packets that it gets now, 0 to 1.", lambda it: it.share),
     _Figure("nftlb_backend_packets_total", "Packets sent to the backend.", lambda it: it.packets, "counter"),
     _Figure("nftlb_backend_bytes_total", "Bytes sent to the backend.", lambda it: it.bytes, "counter"),
+    _Figure(
+        "nftlb_backend_requests_total",
+        "UDP packets sent to the backend, where its replies are counted.",
+        lambda it: it.requests,
+        "counter",
+    ),
+    _Figure(
+        "nftlb_backend_replies_total",
+        "UDP packets that the backend sent back, where they are counted.",
+        lambda it: it.replies,
+        "counter",
+    ),
+    _Figure(
+        "nftlb_backend_answered_ratio",
+        "Part of the packets of the last seconds that the backend answered, 0 to 1.",
+        lambda it: it.answered,
+    ),
     _Figure(
         "nftlb_backend_health_change_timestamp_seconds",
         "When the backend's health last changed.",
         lambda it: it.since.timestamp(),
     ),
+)
+
+_COLLECTORS: tuple[_Figure[CollectorStatus], ...] = (
+    _Figure("nftlb_collector_up", "Whether the health checks find the collector healthy.", lambda it: int(it.up)),
+    _Figure("nftlb_collector_packets_total", "Copies sent to the collector.", lambda it: it.packets, "counter"),
+    _Figure("nftlb_collector_bytes_total", "Bytes of the copies.", lambda it: it.bytes, "counter"),
 )
 
 _POOLS: tuple[_Figure[PoolStatus], ...] = (
@@ -258,6 +420,7 @@ _POOLS: tuple[_Figure[PoolStatus], ...] = (
     *_one_of("nftlb_pool_mode", "How the pool's packets are spread now.", "mode", _MODES, lambda it: it.mode),
     _Figure("nftlb_pool_packets_total", "Packets that came to the pool.", lambda it: it.packets, "counter"),
     _Figure("nftlb_pool_bytes_total", "Bytes that came to the pool.", lambda it: it.bytes, "counter"),
+    *map(_dropped, DropReason),
 )
 
 _WHOLE: tuple[_Figure[Overview], ...] = (
@@ -287,8 +450,8 @@ class Scrape:
     `rest` returns the metrics that belong to no pool, in the same format.
     """
 
-    def __init__(self, checks: Checks, rest: Callable[[], bytes]) -> None:
-        self._checks = checks
+    def __init__(self, counts: Mapping[str, PoolCounts], rest: Callable[[], bytes]) -> None:
+        self._counts = counts
         self._rest = rest
         # The format needs all samples of a metric together. The key is the head of the metric. Each pool adds a piece.
         self._pieces: dict[str, list[bytes]] = {}
@@ -300,8 +463,12 @@ class Scrape:
             self._write(figure.head, figure.samples([(labels, pool)]))
         for family in _BACKENDS:
             self._write(family.head, family.samples(backends))
-        for name, samples in self._checks.of(pool.name, labels):
-            self._write(name, samples)
+        collectors = [(f'{labels},collector="{escape(one.name)}"', one) for one in pool.collectors]
+        for copies in _COLLECTORS if collectors else ():
+            self._write(copies.head, copies.samples(collectors))
+        if counts := self._counts.get(pool.name):
+            for name, samples in counts.metrics(labels):
+                self._write(name, samples)
 
     def finish(self, overview: Overview) -> bytes:
         """Finish the scrape and return its text."""
@@ -317,4 +484,5 @@ class Scrape:
         return b"".join(["".join(lines).encode(), *pieces, self._rest()])
 
     def _write(self, head: str, samples: str) -> None:
-        self._pieces.setdefault(head, []).append(samples.encode())
+        if samples:
+            self._pieces.setdefault(head, []).append(samples.encode())

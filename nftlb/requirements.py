@@ -229,11 +229,10 @@ def required_sources(pool: Pool) -> dict[IPAddress, str]:
 
 def _served(pool: Pool) -> Iterator[Backend]:
     """The backends that may get packets by the configuration, without regard to health."""
-    families = {listener.family for listener in pool.listen}
     return (
         backend
         for backend in pool.backends
-        if backend.family in families and backend.admin is Admin.ENABLED and backend.weight
+        if backend.family in pool.families and backend.admin is Admin.ENABLED and backend.weight
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from nftlb.errors import NftlbError
-from nftlb.model import Admin, Backend, Balance, EventKind, Forward, Per
+from nftlb.model import Admin, Backend, Balance, EventKind, Forward, NamedBackend, Per
 
 
 class StatusModel(BaseModel):
@@ -51,7 +51,73 @@ class BackendStatus(StatusModel):
     added: bool = Field(description="whether it was added at run time and is not in the file")
     packets: int = Field(description="packets sent to the backend; the counter never decreases")
     bytes: int
+    requests: int | None = Field(description="UDP packets sent to the backend; null if its replies are not counted")
+    replies: int | None = Field(description="UDP packets that the backend sent back; null if they are not counted")
+    answered: float | None = Field(
+        description="the part of the packets of the last seconds that was answered, 0 to 1; null without such packets"
+    )
     checks: tuple[CheckStatus, ...]
+
+
+class CollectorStatus(StatusModel):
+    """One collector, which gets copies of the datagrams of a pool."""
+
+    name: str
+    address: str
+    port: int | None = Field(description="null: a copy keeps the port of the packet")
+    one_in: int = Field(description="one datagram in so many is copied")
+    up: bool = Field(description="whether its checks find the collector healthy; it gets copies only while it is up")
+    since: datetime = Field(description="when the health last changed")
+    reason: str = Field(description="the reason of this health")
+    packets: int = Field(description="copies sent to the collector; the counter never decreases")
+    bytes: int
+    checks: tuple[CheckStatus, ...]
+
+
+class GuardStatus(StatusModel):
+    """What the guard of a pool has dropped. The counters never decrease."""
+
+    rate: int = Field(description="packets of sources that were above their limit")
+    banned: int = Field(description="packets of banned sources")
+    denied: int = Field(description="packets of sources in `deny`")
+    full: int = Field(description="packets of sources for which there was no room, above the limit that these share")
+
+    @property
+    def dropped(self) -> int:
+        """All packets that were dropped."""
+        return self.rate + self.banned + self.denied + self.full
+
+
+class ClientStatus(StatusModel):
+    """One source of packets, as `guard` of the pool counts it: an address or a prefix."""
+
+    source: str
+    packets: int = Field(description="packets that came from the source, also those that were dropped")
+    bytes: int
+    dropped: int = Field(description="packets of the source that were dropped")
+    banned: float | None = Field(description="for how many more seconds the source is banned; null: it is not banned")
+
+
+class PoolClients(StatusModel):
+    """The sources of a pool with the most packets. A source is forgotten an hour after its last packet."""
+
+    pool: str
+    known: int = Field(description="how many sources are counted")
+    clients: tuple[ClientStatus, ...] = Field(description="the source with the most packets first")
+
+
+class NameStatus(StatusModel):
+    """One name of a pool whose addresses come from DNS."""
+
+    name: str = Field(description="the name in the file")
+    lookup: str = Field(description="the host name, or `SRV ` and the name of the SRV records")
+    backends: tuple[str, ...] = Field(description="the backends that the last good answer gives")
+    answered: datetime | None = Field(
+        description="when DNS last answered; null: not since the start, and the backends come from the saved state"
+    )
+    expires: datetime | None = Field(description="when DNS is asked again; null before the first lookup has ended")
+    trouble: str = Field(description="why DNS did not answer last time; empty if it answered")
+    left_out: tuple[str, ...] = Field(description="addresses of the answer that can't be backends, and why")
 
 
 class PoolStatus(StatusModel):
@@ -80,7 +146,10 @@ class PoolStatus(StatusModel):
     since: datetime = Field(description="when `ready` last changed")
     packets: int
     bytes: int
+    guard: GuardStatus | None = Field(None, description="what the guard has dropped; null: the pool has no guard")
     backends: tuple[BackendStatus, ...]
+    collectors: tuple[CollectorStatus, ...] = Field((), description="the collectors of `mirror`")
+    names: tuple[NameStatus, ...] = Field((), description="the names whose addresses are among the backends")
 
 
 class ConfigStatus(StatusModel):
@@ -134,7 +203,7 @@ class Status(Overview):
 
 
 class Event(StatusModel):
-    """An event. `pool` and `backend` are empty if the event concerns none."""
+    """An event. `pool` and `backend` are empty if the event concerns none; `backend` may also name a collector."""
 
     kind: EventKind
     at: datetime
@@ -190,6 +259,12 @@ class Service(Protocol):
     async def pool(self, name: str) -> PoolStatus:
         """The status of one pool. Raises UnknownPool."""
 
+    async def clients(self, pool: str, most: int) -> PoolClients:
+        """The sources of a pool with the most packets, up to `most`.
+
+        Raises UnknownPool; Conflict if the pool does not count clients; NftlbError if the kernel refuses.
+        """
+
     def short(self) -> Sequence[Short]:
         """The pools that are not ready. Takes microseconds."""
 
@@ -210,8 +285,11 @@ class Service(Protocol):
     ) -> BackendStatus:
         """Set the values that are not None; they survive restarts. The caller checks the limits of the numbers."""
 
-    async def add(self, pool: str, backend: Backend) -> BackendStatus:
-        """Add a backend to a pool; the backend survives restarts. ConfigError if it breaks a rule between options."""
+    async def add(self, pool: str, backend: Backend | NamedBackend) -> BackendStatus | NameStatus:
+        """Add a backend to a pool; the backend survives restarts. ConfigError if it breaks a rule between options.
+
+        A backend with a host name gets its backends when DNS answers, which this method does not wait for.
+        """
 
     async def remove(self, pool: str, backend: str) -> None:
         """Remove a backend. A backend of the file returns with the next reload."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import textwrap
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
+from nftlb.cli.importing import FROM
 from nftlb.config import parse_config
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "rules").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "rules").glob("*.md")])
 _BLOCK = re.compile(r"(?m)(?:^(?: {4}.*)?\n)+")
 _POOLS = re.compile(r"(?m)^( *)pools:\n(?:\1 +.*\n|\n)+")
 _ANY_POOL = 'pools: {any: {listen: "192.0.2.53:53/udp", backends: {b1: "10.0.0.11:53"}}}\n'
@@ -51,7 +53,22 @@ def test_examples_are_found() -> None:
         listed = len(re.findall(r"(?m)^ {4,}listen:", path.read_text()))
         found = "".join(text for name, text in EXAMPLES.items() if name.startswith(f"{path.relative_to(ROOT)} "))
         assert listed == len(re.findall(r"(?m)^ +listen:", found)), path
-    assert len([name for name in EXAMPLES if name.startswith("docs/migrating.md")]) == 4
+    assert len([name for name in EXAMPLES if name.startswith("docs/migrating.md")]) == 8
+
+
+@pytest.mark.parametrize("software", FROM)
+def test_pairs_are_results_of_the_import(software: str) -> None:
+    """The configuration of another program in docs/migrating.md becomes that below it; the page has its remarks."""
+    text = (ROOT / "docs/migrating.md").read_text()
+    section = text.split(f"\n## {software}\n")[1].split("\n## ")[0]
+    source, result = (
+        textwrap.dedent(match[0]).strip("\n") + "\n" for match in _BLOCK.finditer(section) if match[0].strip()
+    )
+
+    imported = FROM[software](source, "file")
+
+    assert [] == [remark for remark in imported.remarks if remark.message not in section]
+    assert parse_config(result, "document") == parse_config(imported.text, "document")
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -87,3 +104,16 @@ def test_named_files_exist() -> None:
         if not (ROOT / name).exists()
     }
     assert set() == missing
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/images").glob("*.svg")), ids=lambda path: path.name)
+def test_drawings_are_accessible(path: Path) -> None:
+    """A drawing has a title and a description for readers of screens, and colours for light and dark pages."""
+    drawing = ET.parse(path).getroot()  # noqa: S314 - the file is ours
+    text = path.read_text()
+
+    assert drawing.get("role") == "img"
+    parts = {part.get("id"): part.text for part in drawing if part.tag.endswith(("}title", "}desc"))}
+    assert [True] * 2 == [bool(parts.get(name)) for name in (drawing.get("aria-labelledby") or "").split()]
+    assert "prefers-color-scheme: dark" in text
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")

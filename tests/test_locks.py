@@ -17,6 +17,7 @@ LOCKS = {
     "requirements/run.txt": "constraints.txt",
     "requirements/lock.txt": "constraints.txt",
     "requirements/bench.txt": "constraints.txt",
+    "requirements/docs.txt": "constraints.txt",
     "deploy/ansible/requirements.txt": "deploy/ansible/constraints.txt",
     "deploy/ansible/requirements-bookworm.txt": "deploy/ansible/constraints-bookworm.txt",
 }

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections import Counter
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,10 @@ from nftlb.daemon import startup as module
 from nftlb.daemon.startup import MOST_BACKENDS, Preparation, Unprepared, prepare, prepared_zones
 from nftlb.daemon.store import Store
 from nftlb.health import Memory, PoolMemory
+from nftlb.health.memory import remember_answers
 from nftlb.kernel.lock import hold_lock
 from nftlb.lab import VIP4, Host, Lab, Namespace
-from nftlb.model import Family
+from nftlb.model import Family, FoundServer, HostLookup
 from nftlb.ruleset import MARK
 from nftlb.swap.applier import UsedZones
 
@@ -371,6 +373,22 @@ def test_when_prepared_rules_are_not_used(start: Start, case: str) -> None:
     assert before == start.tables()
 
 
+@pytest.mark.parametrize("changed_list", [False, True])
+def test_rules_depend_on_lists_of_sources(host: Namespace, tmp_path: Path, changed_list: bool) -> None:
+    """Prepared rules are not loaded if a list that a guard names has changed since."""
+    denied = tmp_path / "deny.txt"
+    denied.write_text("192.0.2.7\n")
+    backends = {"ns1": "10.0.0.11:53"}
+    pool = {"listen": "192.0.2.53:53/udp", "backends": backends, "guard": {"deny": str(denied), "rate": "9/s"}}
+    start = Start(host, tmp_path, pools={"dns": pool})
+    if changed_list:
+        denied.write_text("192.0.2.8\n")
+        assert "deny.txt: FAILED" in start.preload()
+    else:
+        assert start.loaded == start.preload()
+        assert (0, "") == (command(host, "diff", start.file).returncode, command(host, "diff", start.file).stdout)
+
+
 @pytest.mark.parametrize("name", ["sums", "rules", "state"])
 def test_files_of_other_users_are_not_trusted(start: Start, name: str, tmp_path: Path) -> None:
     """Only files of root and of the user who starts nftlb are trusted."""
@@ -565,7 +583,9 @@ DSR = "pools: {dns: {listen: '192.0.2.53:53/udp', forward: dsr, backends: {ns1: 
 STATELESS = SMALL.replace("backends", "forward: stateless, backends")
 FLOWS: dict[ZoneOwner, int] = {FlowZone(parse_config(MIXED).pools[0].name, Family.IP): 3}
 MANY = ", ".join(f"b{n}: 10.1.{n // 250}.{n % 250 + 1}:53" for n in range(MOST_BACKENDS - 1))
-MISFIT = Memory(format=1, pools={"dns": PoolMemory(added={"ns9": "nonsense"})})
+RANGES = ", ".join(f"10.1.{n // 250}.{n % 250 + 1}" for n in range(1001))
+MISFIT = Memory(format=1, pools={"dns": PoolMemory(added={"ns9": "no name"})})
+NAMED = SMALL.replace("{ns1", "{ns: ns.lab, ns1")
 
 
 @pytest.mark.parametrize(
@@ -574,14 +594,27 @@ MISFIT = Memory(format=1, pools={"dns": PoolMemory(added={"ns9": "nonsense"})})
         (DSR, Memory(format=1), "depend on interfaces and routes"),
         (SMALL.replace("backends", "forward: stateless, ingress: [eth0], backends"), Memory(format=1), "depend on"),
         (SMALL, MISFIT, "does not fit the configuration: dns/ns9"),
+        (NAMED, Memory(format=1), "no answer of DNS is saved for ns.lab"),
         (SMALL.replace("{ns1", f"{{{MANY}, ns1"), Memory(format=1), "more than 1000 backends"),
+        (
+            SMALL.replace("backends", f"guard: {{deny: [{RANGES}]}}, backends"),
+            Memory(format=1),
+            "more than 1000 ranges",
+        ),
     ],
-    ids=["routes", "interfaces", "misfit", "large"],
+    ids=["routes", "interfaces", "misfit", "name", "large", "long lists"],
 )
 def test_configurations_that_are_not_prepared(host: Namespace, text: str, memory: Memory, reason: str) -> None:
     """Configurations that depend on the host, whose start reports problems, or that are large are not prepared."""
     with pytest.raises(Unprepared, match=reason):
         host.call(lambda: prepare(parse_config(text), memory))
+
+
+def test_names_are_prepared_with_their_saved_answers(host: Namespace) -> None:
+    """The rules have the addresses of the last good answer: no DNS server can be asked before the rules are loaded."""
+    memory = Memory(format=1, names=remember_answers({HostLookup("ns.lab"): (FoundServer(ip_address("10.0.0.9")),)}))
+
+    assert b"dns/ns-10.0.0.9" in host.call(lambda: prepare(parse_config(NAMED), memory))
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,10 @@ install -m 644 -D CHANGELOG.md "$root/usr/share/doc/nftlb-daemon/changelog"
 install -m 644 -D deploy/debian/nftlb.8 "$root/usr/share/man/man8/nftlb.8"
 gzip -9n "$root/usr/share/doc/nftlb-daemon/changelog" "$root/usr/share/man/man8/nftlb.8"
 install -m 644 -D -t "$root/usr/share/doc/nftlb-daemon" README.md docs/*.md
+install -m 644 -D -t "$root/usr/share/doc/nftlb-daemon/uses" docs/uses/*.md
+install -m 644 -D -t "$root/usr/share/doc/nftlb-daemon/images" docs/images/*.svg
 install -m 644 -D -t "$root/usr/share/doc/nftlb-daemon/examples" rules/*.yaml deploy/debian/nftlb.yaml \
-	deploy/keepalived/keepalived.conf
+	deploy/keepalived/keepalived.conf deploy/monitoring/*
 
 install -d "$root/DEBIAN"
 install -m 755 deploy/debian/postinst deploy/debian/prerm deploy/debian/postrm "$root/DEBIAN"

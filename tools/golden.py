@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 RULES = Path(__file__).parents[1] / "rules"
 
-# For these files there is a second .nft with this backend down.
+# For these files there is a second .nft with this backend or collector down.
 DOWN = {
     "dns": ["ns1"],
     "dsr": ["ns2"],
     "game": ["eu1"],
+    "mirror": ["archive"],
     "netflow": ["flow2"],
     "priority": ["here1"],
+    "quic": ["www3"],
     "sorry": ["ns1"],
     "stateless-ingress": ["ns1"],
     "weighted": ["medium"],
@@ -35,7 +37,11 @@ def expected() -> Iterator[tuple[Path, str]]:
         compiled = Compiled(config)
         yield path.with_suffix(".nft"), file_text(compiled.ruleset())
         for backend in DOWN.get(path.stem, []):
-            down = [(pool.name, backend) for pool in config.pools if pool.backend(backend)]
+            down = [
+                (pool.name, backend)
+                for pool in config.pools
+                if backend in {one.name for one in pool.backends} | {one.name for one in pool.mirror}
+            ]
             text = file_text(compiled.ruleset(Membership.with_down(down)))
             yield path.with_suffix(f".down-{backend}.nft"), text
 

@@ -44,6 +44,7 @@ PYTHON
 wanted run | lock requirements/run.txt constraints.txt
 wanted run dev build | lock requirements/dev.txt constraints.txt
 echo uv | lock requirements/lock.txt constraints.txt
+printf 'furo\nmyst-parser\nsphinx<9.1\ndocutils<0.23\nsoupsieve<3\n' | lock requirements/docs.txt constraints.txt
 printf 'matplotlib\ncontourpy<1.4\nnumpy<2.5\n' | lock requirements/bench.txt constraints.txt
 printf 'ansible-core\nansible-lint\n' | lock deploy/ansible/requirements.txt deploy/ansible/constraints.txt
 echo ansible-core | lock deploy/ansible/requirements-bookworm.txt deploy/ansible/constraints-bookworm.txt

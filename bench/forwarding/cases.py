@@ -69,6 +69,8 @@ MODES = {
     "stateless-ingress": "forward: stateless, ingress: c0",
     "dsr": "forward: dsr",
     "dsr-ingress": "forward: dsr, ingress: c0",
+    "nat-guard": "forward: nat, guard: {rate: 1000000/s}",
+    "stateless-ingress-guard": "forward: stateless, ingress: c0, guard: {rate: 1000000/s}",
 }
 OTHERS = ("routing", "tracked", "ipvs", "ipvs-ops", "ipvs-ops-replyfix", "iptables-statistic", "naive-numgen")
 """`tracked` is plain routing on a host that tracks all connections and has NAT chains without rules."""

@@ -106,6 +106,16 @@ PIECES = (
     ),
     _row("marks", "meta mark set {n}", ("immediate", "set mark")),
     _row("fibs", "fib daddr type != local", ("fib", "compare")),
+    _raw(
+        "updates",
+        [
+            " ".join(
+                ["update @sources { ip saddr timeout 10s limit rate 1000000/second burst 1000000 packets }"] * TIMES
+            )
+        ],
+        {"rule": 1, "load": TIMES, "update": TIMES},
+        "set sources { type ipv4_addr; size 65536; flags dynamic,timeout; }",
+    ),
     _raw("notrack", ["notrack"], {"rule": 1, "notrack": 1}),
     Piece("defragment", "table ip pieces { chain never { meta l4proto udp tproxy to :1\n}\n}", {"defragment": 1}),
     Piece("conntrack", f"table ip pieces {{{_TRACKING}}}", {"defragment": 1, "conntrack": 1}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 import sys
 
 __all__ = ["main"]
@@ -14,6 +15,9 @@ _GARBAGE = (50_000, 20, 100)
 Python's default is (700, 10, 10). 10,000 pools of four backends are two million objects, and a tenth of them was
 enough for Python to look at all of them once more.
 """
+_NO_PLUGINS = ("PYDANTIC_DISABLE_PLUGINS", "__all__")
+"""pydantic looks for plugins in all packages of the host. None shall change how a file is read, and the search takes
+longer than the validation of a small file."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     # At its end, Python looks for garbage among all objects, which takes a tenth of the time of a short command. Frozen
     # objects are left out. The kernel frees the memory of a process that ends.
     atexit.register(gc.freeze)
+    os.environ.setdefault(*_NO_PLUGINS)
     given = sys.argv[1:] if arguments is None else arguments
     try:
         from .group import root  # noqa: PLC0415 - inside the try: ^C during the imports must not print a traceback

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nftlb.config import load
 from nftlb.kernel import LibNftables
 from nftlb.kernel.lock import hold_lock
 from nftlb.swap.applier import Applier
 from nftlb.swap.spellings import unknown_nft
 
-from .arguments import examples, file_argument
+from .arguments import examples, file_argument, load_resolved
 from .output import write_error, write_output
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def apply_command(file: str, linger: float, quiet: bool) -> None:
     Prints the changes in one line. All backends count as up; `nftlb run` checks them. Changes only nftlb's own tables,
     the connections in its own conntrack zones and, for `forward: dsr`, its own routing rules.
     """
-    config = load(file)
+    config = load_resolved(file)
     with locked_applier(config.table, linger) as to_kernel:
         applied = to_kernel.load(config)
         try:

@@ -28,6 +28,28 @@ optional_file_argument = click.argument(
 )
 
 
+def load_resolved(file: str) -> Config:
+    """Read and validate a file, and look its names up in DNS now. ConfigError, or SystemFault if DNS does not answer.
+
+    Names of backends get the addresses of this moment. Addresses that can't be backends are left out with a warning.
+    """
+    from nftlb.config import load, lookups_of, resolve  # noqa: PLC0415 - see the module's docstring
+
+    from .output import write_error  # noqa: PLC0415 - as above
+
+    config = load(file)
+    wanted = lookups_of(config)
+    if not wanted:
+        return config
+    from nftlb.resolver import look_up_now  # noqa: PLC0415 - as above
+
+    resolution = resolve(config, look_up_now(wanted, config.resolver))
+    for (pool, name), notes in resolution.notes.items():
+        for note in notes:
+            write_error(f"{file}: warning: pools.{pool}.backends.{name}: {note}\n")
+    return resolution.config
+
+
 def examples(*lines: str) -> str:
     """The examples at the end of a command's help. A backspace keeps click from joining the lines."""
     return "\n".join(["\b", "Example:" if len(lines) == 1 else "Examples:", *(f"  {line}" for line in lines)])

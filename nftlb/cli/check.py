@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nftlb.compiler.cautions import cautions
-from nftlb.config import load
+from nftlb.config import load, lookups_of
 from nftlb.files import exposure
 from nftlb.model.checks import Radius, Snmp
 
@@ -32,6 +32,8 @@ def check_command(file: str) -> None:
     config = load(file)
     for warning in _exposed_secrets(config, file):
         write_error(f"nftlb: warning: {warning}\n")
+    if names := lookups_of(config):
+        write_error(f"nftlb: {file}: warning: not looked up: {', '.join(map(str, names))}; use nftlb doctor {file}\n")
     warn_of_cautions(config, file)
 
 

@@ -3,10 +3,9 @@
 import click
 
 from nftlb.compiler import Compiled
-from nftlb.config import load
 from nftlb.ruleset import file_pieces
 
-from .arguments import down_option, examples, file_argument, membership_without
+from .arguments import down_option, examples, file_argument, load_resolved, membership_without
 from .output import write_file
 
 
@@ -24,7 +23,7 @@ def compile_command(file: str, down: tuple[tuple[str, str], ...], output: str) -
     """Compile FILE (- for standard input) to nft text for `nft -f`. The same input always gives the same bytes.
 
     Needs neither root nor libnftables. `forward: dsr` also needs routing rules, which only `nftlb apply` and
-    `nftlb run` create.
+    `nftlb run` create. Backends by name get the addresses that DNS has now.
     """
-    config = load(file)
+    config = load_resolved(file)
     write_file(output, file_pieces(Compiled(config).ruleset(membership_without(config, down))))

@@ -123,12 +123,12 @@ def refuse_unknown_pools(names: Iterable[str], seen: StatusView) -> None:
 
 
 def name_error(error: Unknown, pool: str, backend: str, client: DaemonClient) -> NftlbError:
-    """The same error with a similar name, if the daemon answers."""
+    """The same error with a similar name, if the daemon answers. `backend` is empty in a question about a pool."""
     try:
         seen = client.status()
     except NftlbError:
         return error
-    asked = f"{pool}/{backend}"
+    asked = f"{pool}/{backend}" if backend else pool
     found = next((candidate for candidate in seen.pools if candidate.name == pool), None)
     if found is None:
         return ConfigError([no_such("pool", asked, pool, (known.name for known in seen.pools))])

@@ -2,11 +2,10 @@
 
 import click
 
-from nftlb.config import load
 from nftlb.errors import ConfigError
 
 from .apply import unlocked_applier
-from .arguments import examples, file_argument
+from .arguments import examples, file_argument, load_resolved
 from .output import write_output
 
 
@@ -24,7 +23,7 @@ def diff_command(file: str) -> int:
     Exit status: 0 no differences; 1 differences; 2 the input is bad; 3 the kernel or the system refused.
     """
     try:
-        config = load(file)
+        config = load_resolved(file)
     except ConfigError as error:
         raise BadInputError(list(error.problems)) from error
     with unlocked_applier(config.table) as to_kernel:

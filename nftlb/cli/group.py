@@ -25,6 +25,7 @@ COMMANDS = {
     "remove": "Delete nftlb's tables, connections and routing rules.",
     "status": "Show the state of the daemon, pools and backends.",
     "top": "Show every backend's packets per second, live.",
+    "clients": "Show the sources of a pool with the most packets.",
     "drain": "Stop new traffic to a backend.",
     "enable": "End drain or maintenance of a backend.",
     "maintenance": "Stop all traffic to a backend at once.",

@@ -16,7 +16,7 @@ from .terminal import Cell, Colour, Column, TextStyle, age_text, aligned_lines, 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from nftlb.client import BackendView, PoolView, StatusView
+    from nftlb.client import BackendView, CollectorView, GuardView, PoolView, StatusView
 
 
 @click.command(
@@ -58,8 +58,8 @@ COLUMNS = (
     Column("SINCE", right=True),
     Column("REASON", least=0),
 )
-_PRIORITY = 5
-"""Where the column of priorities is, in pools whose backends have several."""
+_PRIORITY, _ANSWERED = 5, 7
+"""Where the columns are that only some pools have: of priorities if there are several, and of answered packets."""
 INDENT = "  "
 _LEGIBLE = 20
 """Columns that the reasons need beside the rest."""
@@ -104,6 +104,8 @@ def fault_lines(seen: StatusView, now: datetime, style: TextStyle) -> Iterator[s
             more = f" and {len(down) - NAMED} more" if len(down) > NAMED else ""
             of = f"{len(down)} of {len(pool.backends)} down"
             yield f"{mark} pool {pool.name}: {of}: {', '.join(down[:NAMED])}{more}"
+        if silent := [collector.name for collector in pool.collectors if not collector.up]:
+            yield f"{mark} pool {pool.name}: no copies to {', '.join(silent)}, which is down"
 
 
 _MODES = {
@@ -119,7 +121,7 @@ def priorities_of(pool: PoolView) -> list[int]:
 
 def other_priorities(pool: PoolView, now: datetime) -> str:
     """Which backends get the packets if not those of the lowest priority; empty if those do."""
-    first, *others = priorities_of(pool)
+    first, *others = priorities_of(pool) or [0]
     if not others or pool.priority == first:
         return ""
     text = f"priority {pool.priority} serves instead of {first}"
@@ -160,18 +162,61 @@ def _pool(pool: PoolView, now: datetime, style: TextStyle) -> Iterator[str]:
         mode += f", priority {pool.priority}"
     yield f"{name}  {ready} for {since}, {healthy}{mode}, {number_text(pool.packets)} packets"
     yield f"{INDENT}{style.cut(', '.join(pool.listen), style.width - len(INDENT))}"
+    if pool.guard is not None:
+        yield f"{INDENT}{style.cut(_dropped(pool.guard), style.width - len(INDENT))}"
+    yield from (f"{INDENT}{style.cut(line, style.width - len(INDENT))}" for line in _names(pool, now))
     yield from _backends(pool, now, style)
+    yield from (_collector(collector, now, style) for collector in pool.collectors)
+
+
+def _collector(collector: CollectorView, now: datetime, style: TextStyle) -> str:
+    """One line about a collector."""
+    sample = f", 1 in {collector.one_in}" if collector.one_in > 1 else ""
+    state = style.paint(style.symbol("✓ up", "+ up"), Colour.GOOD)
+    if not collector.up:
+        state = style.paint(style.symbol("✗ down", "x down"), Colour.BAD)
+    since = age_text((now - collector.since).total_seconds())
+    reason = f", {collector.reason}" if not collector.up else ""
+    return (
+        f"{INDENT}copies to {collector.name} {collector.endpoint}{sample}  {state} for {since}, "
+        f"{number_text(collector.packets)} packets{reason}"
+    )
+
+
+def _dropped(guard: GuardView) -> str:
+    """What a guard dropped, by reason. Reasons without a packet are left out."""
+    reasons = {"above the rate": guard.rate, "banned": guard.banned, "denied": guard.denied, "no room": guard.full}
+    found = ", ".join(f"{number_text(number)} {reason}" for reason, number in reasons.items() if number)
+    return f"guard: dropped {found or 'no packets'}"
+
+
+def _names(pool: PoolView, now: datetime) -> Iterator[str]:
+    """A line for each name whose addresses come from DNS, and one for each address that can't be a backend."""
+    for name in pool.names:
+        count = len(name.backends)
+        words = [f"{name.name} is {name.lookup}: {count} {'backend' if count == 1 else 'backends'}"]
+        if name.answered is None:
+            words.append("saved by an earlier run" if count else "not answered yet")
+        else:
+            words.append(f"answered {age_text((now - name.answered).total_seconds())} ago")
+        if name.expires is not None:
+            words.append(f"asked again in {age_text((name.expires - now).total_seconds())}")
+        yield ", ".join(words)
+        yield from name.left_out
 
 
 def _backends(pool: PoolView, now: datetime, style: TextStyle) -> list[str]:
     columns: tuple[Column, ...] = COLUMNS
     rows = [_row(backend, now, style) for backend in pool.backends]
+    more: list[tuple[int, str, list[str]]] = []
+    if any(backend.answered is not None for backend in pool.backends):
+        answered = [backend.answered for backend in pool.backends]
+        more.append((_ANSWERED, "ANSWERED", ["-" if share is None else share_text(share) for share in answered]))
     if len(priorities_of(pool)) > 1:
-        columns = (*columns[:_PRIORITY], Column("PRIO", right=True), *columns[_PRIORITY:])
-        rows = [
-            [*row[:_PRIORITY], Cell(str(backend.priority)), *row[_PRIORITY:]]
-            for row, backend in zip(rows, pool.backends, strict=True)
-        ]
+        more.append((_PRIORITY, "PRIO", [str(backend.priority) for backend in pool.backends]))
+    for place, title, texts in more:
+        columns = (*columns[:place], Column(title, right=True), *columns[place:])
+        rows = [[*row[:place], Cell(text), *row[place:]] for row, text in zip(rows, texts, strict=True)]
     lines = aligned_lines(columns, rows, style, INDENT)
     reasons = lines[0].find(columns[-1].title)
     if reasons >= 0 and style.width - reasons >= _LEGIBLE:

@@ -44,6 +44,9 @@ def aliases(config: Config) -> Mapping[Listener, Mapping[int, int]]:
     An alias depends on the port, and hardly ever on other listeners, so it stays when other listeners change. A port
     has no alias only if listeners of its address and protocol take all ports in the ranges.
     """
+    untracked = [pool for pool in config.pools if pool.forward is not Forward.NAT]
+    if not untracked:
+        return {}
     single: dict[tuple[IPAddress, Protocol], set[int]] = defaultdict(set)
     ranges: dict[tuple[IPAddress, Protocol], list[range]] = defaultdict(list)
     for pool in config.pools:
@@ -53,8 +56,8 @@ def aliases(config: Config) -> Mapping[Listener, Mapping[int, int]]:
             else:
                 ranges[listener.address, listener.protocol].append(range(listener.first_port, listener.last_port + 1))
     found: dict[Listener, dict[int, int]] = {}
-    for pool in config.pools:
-        for listener in pool.listen if pool.forward is not Forward.NAT else ():
+    for pool in untracked:
+        for listener in pool.listen:
             for port in range(listener.first_port, listener.last_port + 1) if not is_wide(listener) else ():
                 taken = single[listener.address, listener.protocol]
                 alias = next(_free(port, taken, ranges[listener.address, listener.protocol]), None)

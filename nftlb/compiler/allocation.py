@@ -88,8 +88,7 @@ class Allocation:
         return [(target, self.zones[owner]) for target, owner in zip(every, owners, strict=True)]
 
 
-@dataclass(frozen=True)
-class ForeignNumbers:
+class ForeignNumbers(NamedTuple):
     """The numbers of other daemons in this network namespace. The tables of each daemon have a different name."""
 
     zones: frozenset[int] = frozenset()
@@ -133,7 +132,7 @@ def mark_owner(target: Target) -> str:
 
 def has_flows(pool: Pool, family: Family) -> bool:
     """Whether the pool balances connections in the family."""
-    return bool(flow_protocols(pool, family))
+    return any(listener.family == family and is_flow(pool, listener.protocol) for listener in pool.listen)
 
 
 def flow_protocols(pool: Pool, family: Family) -> list[Protocol]:
@@ -167,14 +166,14 @@ def allocate(config: Config, previous: Allocation | None = None, taken: ForeignN
     owners: list[ZoneOwner] = []
     mark_owners: list[str] = []
     for pool in config.pools:
-        for family in Family:
-            if pool.forward is Forward.NAT:
+        if pool.forward is Forward.NAT:
+            for family in pool.families:
                 if has_packets(pool, family):
                     owners += zone_owners(pool, family, ports, targets(pool, family))
                 if has_flows(pool, family):
                     owners.append(FlowZone(pool.name, family))
-            elif pool.forward is Forward.DSR:
-                mark_owners += [mark_owner(target) for target in targets(pool, family)]
+        elif pool.forward is Forward.DSR:
+            mark_owners += [mark_owner(target) for family in Family for target in targets(pool, family)]
     return Allocation(
         _number(owners, previous.zones, range(config.zones.first, LAST_ZONE + 1), "conntrack zones", taken.zones),
         _number(
@@ -192,20 +191,21 @@ def _number(
     If no number is free, owners get the previous numbers of owners that are gone. No owner gets a number in `others`.
     """
     wanted = dict.fromkeys(owners)
-    numbers = {owner: had for owner in wanted if (had := previous.get(owner, -1)) in allowed and had not in others}
-    taken, retired = {*others, *numbers.values()}, set(previous.values())
+    kept = {
+        owner: had
+        for owner in (wanted if previous else ())
+        if (had := previous.get(owner, -1)) in allowed and had not in others
+    }
+    taken, retired = {*others, *kept.values()}, set(previous.values())
     fresh = (number for number in allowed if number not in taken and number not in retired)
     used = (number for number in dict.fromkeys(previous.values()) if number not in taken and number in allowed)
-    for owner in wanted:
-        if owner not in numbers:
-            number = next(fresh, None) or next(used, None)
-            if number is None:
-                raise NftlbError(
-                    f"{len(wanted)} {what} are needed, but {allowed.start} to {allowed.stop - 1} are too few: "
-                    f"use fewer backends, or a lower `first` under `{what.rpartition(' ')[2]}`"
-                )
-            numbers[owner] = number
-    return {owner: numbers[owner] for owner in wanted}
+    numbers = [(kept.get(owner) if kept else None) or next(fresh, None) or next(used, None) for owner in wanted]
+    if None in numbers:
+        raise NftlbError(
+            f"{len(wanted)} {what} are needed, but {allowed.start} to {allowed.stop - 1} are too few: "
+            f"use fewer backends, or a lower `first` under `{what.rpartition(' ')[2]}`"
+        )
+    return {owner: number for owner, number in zip(wanted, numbers, strict=True) if number is not None}
 
 
 def read_back(listings: Mapping[TableFamily, Listing]) -> Allocation:

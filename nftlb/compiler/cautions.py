@@ -8,8 +8,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import (
+    QUIC_CID,
     Admin,
     BackendState,
+    Balance,
     Family,
     Forward,
     Protocol,
@@ -50,7 +52,10 @@ def cautions(config: Config) -> Iterator[Caution]:
     """Yield all cautions about a configuration; those about lost packets come first."""
     yield from _relays(config)
     yield from _without_room(config)
+    yield from _keys_of_servers(config)
     yield from _useless_priorities(config)
+    yield from _useless_silence(config)
+    yield from _lost_answers(config)
     yield from _shared_backends(config)
 
 
@@ -100,6 +105,31 @@ def _seen(source_: str) -> str:
     )
 
 
+def _useless_silence(config: Config) -> Iterator[Caution]:
+    """A silent backend is down only if another backend of the family can take its packets."""
+    for pool in config.pools:
+        for family in Family if pool.silence is not None else ():
+            if sum(backend.family is family for backend in pool.backends) == 1:
+                yield Caution(
+                    pool.name,
+                    f"passive: replies never takes the only backend of {_NAMES[family]} out: the last one always stays",
+                    "another backend of the family, or count_replies: true to see the share of answered packets",
+                )
+
+
+def _lost_answers(config: Config) -> Iterator[Caution]:
+    """Without conntrack, an answer to a request of a backend looks like a request of the peer."""
+    for pool in config.pools:
+        if pool.outbound and pool.forward is Forward.STATELESS and len(pool.backends) > 1:
+            which = "of the peer's address" if pool.balance is Balance.HASH else "whose turn it is"
+            yield Caution(
+                pool.name,
+                "requests of backends leave from the service, but with stateless nothing in an answer shows which "
+                f"backend asked: the answer goes to the backend {which}",
+                "forward: nat, or another port for the requests of backends",
+            )
+
+
 def _useless_priorities(config: Config) -> Iterator[Caution]:
     """A priority with less than `min_healthy` backends never serves alone, even if all its backends are healthy."""
     for pool in config.pools:
@@ -118,6 +148,27 @@ def _useless_priorities(config: Config) -> Iterator[Caution]:
                     "priority has enough",
                     "a lower min_healthy, a share such as 50%, or more backends of the priority",
                 )
+
+
+def _keys_of_servers(config: Config) -> Iterator[Caution]:
+    """Servers choose these keys themselves during the handshake, so the key of a session changes."""
+    for pool in config.pools:
+        if pool.balance is not Balance.HASH or (len(pool.backends) == 1 and not pool.named):
+            continue
+        if pool.key == QUIC_CID and all(backend.server_id is None for backend in pool.backends):
+            yield Caution(
+                pool.name,
+                "key: quic-cid without server ids: a server chooses a new connection id in its first reply, and the "
+                "next packets of the client may reach another backend",
+                "a server_id for each backend, if the servers put one into connection ids (QUIC-LB), or key: source",
+            )
+        if pool.key.text == "wireguard-receiver":
+            yield Caution(
+                pool.name,
+                "key: wireguard-receiver: a server chooses the index during the handshake, and the data packets of the "
+                "client may reach another backend",
+                "key: source, unless the servers share their sessions",
+            )
 
 
 def _shared_backends(config: Config) -> Iterator[Caution]:

@@ -12,7 +12,9 @@ from nftlb.ruleset import Chain, Ruleset, Set, SharedMapping, Table, TableFamily
 from . import aliases
 from .allocation import allocate, mark_owner
 from .connections import flow_endpoints
+from .copies import add_copies, copies_version, entry_of_copies, has_copies
 from .doors import drawing
+from .guard import add_guard
 from .in_flight import reply_rules
 from .ingress import IngressForwarding, has_fast_path
 from .nat import NatForwarding
@@ -30,7 +32,7 @@ from .words import WORDS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from nftlb.model import Config, Pool, PoolState
+    from nftlb.model import Config, Listener, Pool, PoolState, Protocol
 
     from .allocation import Allocation, ForeignNumbers
     from .connections import Endpoints
@@ -174,9 +176,7 @@ class Compiled:
         """Return what the pools add to the table of each IP family in which they listen."""
         found = {}
         for family in WORDS:
-            listening = [
-                pool for pool in self.config.pools if any(listener.family == family for listener in pool.listen)
-            ]
+            listening = [pool for pool in self.config.pools if family in pool.families]
             if listening:
                 local = any(pool.forward is not Forward.NAT for pool in listening)
                 found[family] = merge_pools(
@@ -195,7 +195,8 @@ class Compiled:
                 parts.insert(0, reply_rules(replies))  # the configuration's rules come later, so that they count
             if parts:
                 ports = self.allocation.ports.get(family, {})
-                table, entrances = ip_table(self.config.table, words, merge_pools(parts), ports, many=self._many)
+                part = merge_pools(parts) if replies else parts[0]
+                table, entrances = ip_table(self.config.table, words, part, ports, many=self._many)
                 tables[words.table], self._drawn[words.table] = table, drawing(entrances, table.chains)
         fast = merge_pools(
             self._fast_path(pool, family).fixed_rules()
@@ -217,10 +218,20 @@ class Compiled:
         """
         part = PoolRules()
         forwarding = self._ordinary(pool, family)
+        protocols: dict[str, dict[Protocol, None]] = {}
+
+        def entry(listener: Listener) -> str:
+            return entry_of_copies(pool, listener) if has_copies(pool) else forwarding.entry(listener.protocol)
+
+        for listener in pool.listen:
+            if listener.family == family:
+                protocols.setdefault(entry(listener), {})[listener.protocol] = None
+        # A packet that a guard drops is not copied.
+        first = {chain: add_guard(part, pool, family, chain, carried) for chain, carried in protocols.items()}
         for listener in pool.listen:
             if listener.family != family:
                 continue
-            service = by_fields(listener, forwarding.entry(listener.protocol), pool.name)
+            service = by_fields(listener, first[entry(listener)], pool.name)
             for hook in (SERVICES, LOCAL_SERVICES) if local and pool.forward is Forward.NAT else (SERVICES,):
                 part.add_service(hook, service)
             if pool.forward is Forward.NAT and listener.protocol in self.allocation.ports.get(family, {}):
@@ -228,6 +239,8 @@ class Compiled:
             aliases.add_aliases(part, listener, self._aliases.get(listener, {}), pool.name)
             if is_asked_from(pool, listener) and listener.protocol in self.allocation.ports.get(family, {}):
                 own_range(part, listener, pool.name)
+        if has_copies(pool):
+            add_copies(part, pool, family)
         return part, forwarding.fixed_rules()
 
     def _ordinary(self, pool: Pool, family: Family) -> NatForwarding | StatelessForwarding:
@@ -252,11 +265,13 @@ class Compiled:
 
     def _compile_versions(self, pool: Pool, state: PoolState) -> Mapping[TableFamily, Version]:
         found: dict[TableFamily, Version] = {}
-        for family in WORDS:
-            if any(listener.family == family for listener in pool.listen):
-                selection = select(pool, family, state)
-                for table, forwarding in self._forwardings(pool, family):
-                    found[table] = found.get(table, Version()) | forwarding.version(selection)
+        for family in pool.families:
+            selection = select(pool, family, state)
+            if has_copies(pool):
+                ordinary = self._ordinary(pool, family)
+                found[WORDS[family].table] = copies_version(pool, family, ordinary, state, selection)
+            for table, forwarding in self._forwardings(pool, family):
+                found[table] = found.get(table, Version()) | forwarding.version(selection)
         return found
 
     def _forwardings(self, pool: Pool, family: Family) -> Iterator[tuple[TableFamily, Forwarding]]:

@@ -10,19 +10,18 @@ A conntrack entry keeps the NAT of its first packet, whatever the rules say late
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from nftlb.model import Admin, BackendState, Family
+from nftlb.model import BackendState, Family
 
 from .allocation import FlowZone, has_flows
-from .selection import select, targets
+from .selection import may_finish, select, targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from nftlb.model import Backend, IPAddress, Membership, Pool, PoolState
+    from nftlb.model import IPAddress, Membership, Pool, PoolState
 
     from .allocation import Allocation, ZoneOwner
 
@@ -41,8 +40,7 @@ Keep: TypeAlias = "Mapping[int, Endpoints | Stay]"
 """By zone, the endpoints whose entries stay, or which entries stay whatever their endpoint."""
 
 
-@dataclass(frozen=True)
-class Cuts:
+class Cuts(NamedTuple):
     """What stays in each zone at the deletion `before` new rules are loaded, and at that `after` old rules are removed.
 
     New rules need clean zones. Old rules may make entries until they are removed.
@@ -84,10 +82,6 @@ def _usable(pool: Pool, family: Family, state: PoolState) -> Endpoints:
     states = dict(state)
     names = {target.name for target, _ in select(pool, family, state).targets}
     names |= {
-        backend.name for backend in pool.backends if _may_finish(backend, states.get(backend.name, BackendState()))
+        backend.name for backend in pool.backends if may_finish(backend, states.get(backend.name, BackendState()))
     }
     return frozenset((target.address, target.port) for target in targets(pool, family) if target.name in names)
-
-
-def _may_finish(backend: Backend, state: BackendState) -> bool:
-    return state.up and (state.admin or backend.admin) is not Admin.MAINTENANCE

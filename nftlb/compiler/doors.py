@@ -6,9 +6,9 @@ The rule of a service can draw the slot itself, without a chain in between. `dra
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.ruleset import Chain, Element, Set
 
@@ -25,16 +25,14 @@ COMMENT_BYTES = 120
 """The longest comment of a rule. nft stores 128 bytes, including the final zero."""
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(NamedTuple):
     """The action of an entry chain that does the same for all packets, and its comment."""
 
     action: str
     about: str
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """The rule of a service in one chain. `match` ends with a space, if it is not empty."""
 
     match: str
@@ -48,8 +46,7 @@ class Entry:
         return f'{self.match}{action} comment "{joined(self.about, about)}"'
 
 
-@dataclass(frozen=True, slots=True)
-class Door:
+class Door(NamedTuple):
     """A chain with rules of services, which can draw slots themselves. `chain` has only its other rules."""
 
     chain: Chain
@@ -61,8 +58,7 @@ class Door:
         return replace(self.chain, rules=(*rules, *self.chain.rules))
 
 
-@dataclass(frozen=True, slots=True)
-class Entrance:
+class Entrance(NamedTuple):
     """The doors of one kind of hook, and the chains that its maps lead to."""
 
     doors: tuple[Door, ...]
@@ -87,8 +83,7 @@ class Entrance:
                 yield of_door[0], door
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
+class Drawn(NamedTuple):
     """An entry chain whose body is in the rules of these doors. `only`: no other packets go to the chain."""
 
     doors: tuple[Door, ...]
@@ -112,8 +107,7 @@ def drawing(entrances: Collection[Entrance], fixed: Collection[str]) -> Mapping[
     return {chain: Drawn(tuple(of_chain), chain not in needed) for chain, of_chain in doors.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Finder:
+class Finder(NamedTuple):
     """How a hook finds its services in one family.
 
     `prefix` and `suffix` are parts of the names of maps and chains; a chain of an address has the suffix only if the

@@ -11,8 +11,7 @@ Only UDP counts: what a TCP or SCTP connection sends after its backend is gone i
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from nftlb.model import Protocol
 from nftlb.ruleset import Chain, Hook, Ruleset, TableFamily
@@ -36,8 +35,7 @@ _TRANSLATION = Chain(
 )
 
 
-@dataclass(frozen=True)
-class ReplyRewrite:
+class ReplyRewrite(NamedTuple):
     """The replies of a backend get a service's address and port in a chain; `key` is the element that leads there.
 
     `chain` is the reply chain for postrouting.
@@ -72,8 +70,7 @@ class ReplyRewrite:
         return address, protocol, range(int(first), int(last or first) + 1)
 
 
-@dataclass(frozen=True)
-class Translation:
+class Translation(NamedTuple):
     """The kernel translates all packets of a family that have a conntrack entry with a translation."""
 
     family: TableFamily

@@ -8,19 +8,21 @@ and interface of each backend. While some of them are not known, the ordinary ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from nftlb.model import Forward
+from nftlb.model import Family, Forward
 
+from .copies import TEMPLATES
+from .doors import joined
+from .guard import add_guard
 from .pool_rules import PoolRules
 from .selection import targets
-from .services import by_words, guard
+from .services import by_words, fast_match
 from .versions import version
 from .words import WORDS, format_address
 
 if TYPE_CHECKING:
-    from nftlb.model import Family, Pool, Protocol
+    from nftlb.model import Pool, Protocol
 
     from .routes import Routes
     from .selection import Selection, Target
@@ -34,12 +36,13 @@ def ingress_services(family: Family, interface: str) -> str:
 
 def has_fast_path(pool: Pool, family: Family, routes: Routes) -> bool:
     """Whether the pool asks for the fast path, and the next hop of each of its targets in the family is known."""
+    if not pool.ingress:
+        return False
     every = targets(pool, family)
-    return bool(pool.ingress and every) and all(routes.hop(target) for target in every)
+    return bool(every) and all(routes.hop(target) for target in every)
 
 
-@dataclass(frozen=True)
-class IngressForwarding:
+class IngressForwarding(NamedTuple):
     """The fast path of a pool for which `has_fast_path()` is true.
 
     `many` says whether the configuration has more than `MOST_MAPS` pools.
@@ -65,7 +68,11 @@ class IngressForwarding:
                 raise AssertionError(f"no next hop for {target.owner}")
             forward = f'fwd {words.ip} to {format_address(hop.via)} device "{hop.device}"'
             part.chain(f"backend/{target.owner}", *self._send(target, protocols, forward))
-        entry = first = self.entry(protocols[0])
+        entry = first = self._guarded(part, protocols)
+        ordinary = [f'{match}accept comment "{what}"' for match, what in TEMPLATES] if pool.templates else []
+        if ordinary:
+            # The ordinary chains copy templates to every backend.
+            first = f"templates/{pool.name}/{family}"
         if pool.hairpin:
             first = f"hairpin/{pool.name}/{family}"
             # A packet that a backend sends and then gets itself needs conntrack. So all packets of backends take the
@@ -74,7 +81,9 @@ class IngressForwarding:
             # There is a rule for each address: nft writes a set within a rule in its own order, and for one address
             # writes no set.
             asking = dict.fromkeys(target.host for target in targets(pool, family))
-            part.chain(first, *(f"{words.ip} saddr {address} accept" for address in asking), f"goto {entry}")
+            ordinary += [f"{words.ip} saddr {address} accept" for address in asking]
+        if ordinary:
+            part.chain(first, *ordinary, f"goto {entry}")
         for listener in pool.listen:
             if listener.family == family:
                 service = by_words(listener, first, pool.name, rewritten=self._rewrites)
@@ -85,9 +94,33 @@ class IngressForwarding:
     def version(self, selection: Selection) -> Version:
         """Return what spreads packets. Without a target, packets go on to the ordinary chains."""
         protocols = self._protocols()
-        guards = [guard(self.family, protocol, rewritten=self._rewrites) for protocol in protocols]
+        matches = [fast_match(self.family, protocol, rewritten=self._rewrites) for protocol in protocols]
         entry = self.entry(protocols[0])
-        return version(entry, self.pool, self.family, selection, many=self.many, otherwise=["accept"], guards=guards)
+        padded = self.family is Family.IP  # no datagram over IPv6 fits into the shortest frame
+        return version(
+            entry,
+            self.pool,
+            self.family,
+            selection,
+            many=self.many,
+            otherwise=["accept"],
+            matches=matches,
+            padded=padded,
+        )
+
+    def _guarded(self, part: PoolRules, protocols: list[Protocol]) -> str:
+        """Return the chain that packets go to first: the entry chain, or the chains of the guard before it.
+
+        Packets that can't take the fast path must not get to this guard: they meet the guard of the ordinary chains.
+        """
+        name = f"{self.pool.name}/{self.family}"
+        entry = self.entry(protocols[0])
+        guard = add_guard(part, self.pool, self.family, entry, protocols, scope=name)
+        if guard == entry:
+            return entry
+        found = (fast_match(self.family, protocol, rewritten=self._rewrites) for protocol in protocols)
+        part.chain(f"fast/{name}", *(f'{match}goto {guard} comment "{joined(meaning)}"' for match, meaning in found))
+        return f"fast/{name}"
 
     @property
     def _rewrites(self) -> bool:

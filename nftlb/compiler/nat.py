@@ -10,14 +10,15 @@ balancer itself exchanges with a backend, for instance health checks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import Passive, Protocol, SourceKind
 
 from .allocation import FLOWS, HOSTS, TARGETS, FlowZone, flow_protocols, has_flows, has_packets, is_flow, source_of
 from .first_packets import add_first_packets
+from .outbound import add_outbound
 from .pool_rules import PoolRules, ending
+from .reply_counts import add_reply_counts
 from .selection import targets
 from .source_ports import HAIRPINS, MASQUERADED, SOURCES
 from .versions import Version, refuse, version
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
     from .selection import Selection, Target
 
 
-@dataclass(frozen=True)
-class NatForwarding:
+class NatForwarding(NamedTuple):
     """`forward: nat` for one pool and family.
 
     `many`: the configuration has more than `MOST_MAPS` pools. `early`: prerouting rewrites replies of other pools.
@@ -59,6 +59,10 @@ class NatForwarding:
             self._add_flows(part)
         if self.pool.refusals is not Passive.OFF:
             watch(part, self.pool, self.family, self.allocation)
+        if self.pool.has_reply_counts:
+            add_reply_counts(part, self.pool, self.family, self.allocation)
+        if self.pool.outbound:
+            add_outbound(part, self.pool, self.family)
         return part
 
     def version(self, selection: Selection) -> Version:
@@ -75,13 +79,15 @@ class NatForwarding:
         return found
 
     def _add_packets(self, part: PoolRules) -> None:
+        seen, end = source_of(self.pool, self.family), ending(early=self.early)
         for target, zone in self.allocation.zones_of_targets(self.pool, self.family):
-            part.chain(f"backend/{target.owner}", f"counter ct original zone set {zone}{ending(early=self.early)}")
+            part.chain(f"backend/{target.owner}", f"counter ct original zone set {zone}{end}")
             if target.port is None:
                 part.add(HOSTS, zone_key(zone), target.host, target.owner)
             else:
                 part.add(TARGETS, zone_key(zone), f"{target.host} . {target.port}", target.owner)
-            self._add_source(part, zone, [target], target.owner, [Protocol.UDP])
+            _add_source(part, zone, [target], target.owner, seen)
+        _translate(part, seen, [Protocol.UDP])
 
     def _add_flows(self, part: PoolRules) -> None:
         pool, every = self.pool, targets(self.pool, self.family)
@@ -91,7 +97,9 @@ class NatForwarding:
         part.add(
             FLOWS, zone_key(zone), f"goto {add_first_packets(part, pool, self.family, self.allocation)}", pool.name
         )
-        self._add_source(part, zone, every, pool.name, protocols)
+        seen = source_of(pool, self.family)
+        _add_source(part, zone, every, pool.name, seen)
+        _translate(part, seen, protocols)
         for target in every:
             key = f"{zone} . {target.host}"
             destination = format_endpoint(target.address, target.port)
@@ -105,23 +113,29 @@ class NatForwarding:
                 rules = (f"meta l4proto {protocol} dnat to {destination}" for protocol in protocols)
                 part.chain(f"connection/{target.owner}", *rules)
 
-    def _add_source(
-        self, part: PoolRules, zone: int, every: Iterable[Target], owner: str, protocols: Iterable[Protocol]
-    ) -> None:
-        """Give the flows of a zone the source address that backends see.
 
-        With `keep`, a backend that gets its own packet must not see its own address: its reply would not pass this
-        host, and would not come from the service.
-        """
-        seen = source_of(self.pool, self.family)
-        name = {str(SourceKind.MASQUERADE): MASQUERADED, str(SourceKind.KEEP): HAIRPINS}.get(seen, SOURCES)
-        if name is MASQUERADED:
-            part.add(name, zone_key(zone), comment=owner)
-        elif name is HAIRPINS:
-            for target in every:
-                address = target.host
-                part.add(name, f"{zone} . {address} . {address}", comment=target.owner)
-        else:
-            part.add(name, zone_key(zone), seen, owner)
-        if name in part.elements:
-            part.translated.setdefault(name, {}).update(dict.fromkeys(protocols))
+_SETS = {str(SourceKind.MASQUERADE): MASQUERADED, str(SourceKind.KEEP): HAIRPINS}
+"""The sets of the zones whose flows get another source, by the source that backends see; `SOURCES` for an address."""
+
+
+def _add_source(part: PoolRules, zone: int, every: Iterable[Target], owner: str, seen: str) -> None:
+    """Give the flows of a zone the source address that backends see.
+
+    With `keep`, a backend that gets its own packet must not see its own address: its reply would not pass this host,
+    and would not come from the service.
+    """
+    name = _SETS.get(seen, SOURCES)
+    if name is MASQUERADED:
+        part.add(name, zone_key(zone), comment=owner)
+    elif name is HAIRPINS:
+        for target in every:
+            part.add(name, f"{zone} . {target.host} . {target.host}", comment=target.owner)
+    else:
+        part.add(name, zone_key(zone), seen, owner)
+
+
+def _translate(part: PoolRules, seen: str, protocols: Iterable[Protocol]) -> None:
+    """Note the protocols of the flows in the set of `_add_source()`, if it has an element."""
+    name = _SETS.get(seen, SOURCES)
+    if name in part.elements:
+        part.translated.setdefault(name, {}).update(dict.fromkeys(protocols))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from typing import Protocol as TypingProtocol
 
-from nftlb.ruleset import Chain, Element, NamedObject
+from nftlb.ruleset import Chain, Element, NamedObject, Set
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +27,8 @@ class PoolRules:
     chains: dict[str, Chain] = field(default_factory=dict)
     objects: dict[str, NamedObject] = field(default_factory=dict)
     """What rules refer to by name, by `NamedObject.key`. Pools may share an object."""
+    sets: dict[str, Set] = field(default_factory=dict)
+    """The sets that belong to one pool, by name, with their elements."""
     redirects: list[str] = field(default_factory=list)
     """Rules that drop ICMP redirects, which would make clients send past this host."""
     services: dict[str, dict[str, ServicePort]] = field(default_factory=dict)
@@ -68,6 +70,7 @@ def merge_pools(parts: Iterable[PoolRules]) -> PoolRules:
             whole.services.setdefault(name, {}).update(services)
         whole.chains.update(part.chains)
         whole.objects.update(part.objects)
+        whole.sets.update(part.sets)
         whole.redirects += part.redirects
         whole.reply_forms += part.reply_forms
         for name, protocols in part.translated.items():

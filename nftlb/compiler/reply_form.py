@@ -11,8 +11,7 @@ Both forms look a reply up by its source. `ReplyChain` has the rules of both.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from nftlb.model import Family, Forward, Replies
 from nftlb.model.kinds import is_link_local
@@ -39,8 +38,7 @@ _NOTRACK = "notrack "
 _HARMFUL = re.compile(r"[^ !#-~]")
 
 
-@dataclass(frozen=True, slots=True)
-class Obstacle:
+class Obstacle(NamedTuple):
     """What on this host keeps a pool's replies from being rewritten in prerouting. `fix` is a command, or empty."""
 
     message: str
@@ -54,8 +52,7 @@ Obstacles: TypeAlias = "Mapping[tuple[str, Family], Obstacle]"
 """The obstacles by the name of the pool and the family. A pool that is not named has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyForm:
+class ReplyForm(NamedTuple):
     """The hook in which a pool's replies are rewritten. `why` is empty if the file does not set `replies`."""
 
     hook: Replies
@@ -92,8 +89,7 @@ def wishes(config: Config) -> list[tuple[Pool, Family]]:
         (pool, family)
         for pool in config.pools
         if pool.forward is Forward.STATELESS and pool.replies is Replies.PREROUTING
-        for family in Family
-        if any(listener.family is family for listener in pool.listen)
+        for family in pool.families
     ]
 
 

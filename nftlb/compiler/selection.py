@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property, reduce
-from typing import TYPE_CHECKING
+from functools import reduce
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
-from nftlb.model import WHOLE, BackendKey, Balance, FallbackKind, rotation_of
+from nftlb.model import QUIC_CID, WHOLE, Admin, BackendKey, BackendState, Balance, FallbackKind, rotation_of
 
 from .words import format_address
 
 if TYPE_CHECKING:
-    from nftlb.model import Backend, Contender, Family, IPAddress, Pool, PoolState, RotationMode
+    from nftlb.model import Backend, Contender, Endpoint, Family, IPAddress, Pool, PoolState, Rotation, RotationMode
 
 SORRY = "_sorry"
 """The name of a sorry server. No configured backend can have it: their names begin with a letter or a digit."""
@@ -28,34 +27,30 @@ SLOTS_PER_BACKEND = 8
 """The most slots for each backend, for a cycle of more than 256 backends."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """A server that packets can be sent to: a backend or a sorry server. With `port` None, packets keep their port."""
+class Target(NamedTuple):
+    """A server that packets can be sent to: a backend or a sorry server. With `port` None, packets keep their port.
+
+    `owner` is `POOL/BACKEND`, the target's name in chains, and in the comments of elements and rules. `host` is the
+    address as nft prints it.
+    """
 
     pool: str
     name: str
+    owner: str
     address: IPAddress
+    host: str
     port: int | None
     device: str | None = None
     via: IPAddress | None = None
-
-    @cached_property
-    def owner(self) -> str:
-        """`POOL/BACKEND`: the target's name in chains, and in the comments of elements and rules."""
-        return str(BackendKey(self.pool, self.name))
-
-    @cached_property
-    def host(self) -> str:
-        """The address as nft prints it."""
-        return format_address(self.address)
+    server_id: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """The targets of one family of a pool with their weights.
 
     `verdict` is `reject` or `drop`: what happens to packets if `targets` is empty. `priority` and `priorities`
-    are those of the `Rotation`.
+    are those of the `Rotation`. `identified` are the targets that get the packets with their server id; others than
+    those in `targets` get only these packets.
     """
 
     targets: tuple[tuple[Target, int], ...]
@@ -63,6 +58,7 @@ class Selection:
     verdict: FallbackKind = FallbackKind.REJECT
     priority: int | None = None
     priorities: frozenset[int] = frozenset()
+    identified: tuple[Target, ...] = ()
 
 
 # The compiler asks for the targets of each pool several times. The results are deleted together with the pool.
@@ -71,22 +67,45 @@ _TARGETS: WeakKeyDictionary[Pool, dict[Family, tuple[Target, ...]]] = WeakKeyDic
 
 def targets(pool: Pool, family: Family) -> tuple[Target, ...]:
     """Return all targets that a pool can have in a family: backends in the order of the file, then a sorry server."""
-    known = _TARGETS.setdefault(pool, {})
+    known = _TARGETS.get(pool)
+    if known is None:
+        known = _TARGETS[pool] = {}
     if family not in known:
-        known[family] = (*(_target(pool, backend) for backend in _backends(pool, family)), *_sorry(pool, family))
+        known[family] = (
+            *(
+                _target(pool, backend, backend.name, backend.device, backend.via, backend.server_id)
+                for backend in _backends(pool, family)
+            ),
+            *_sorry(pool, family),
+        )
     return known[family]
 
 
 def select(pool: Pool, family: Family, state: PoolState) -> Selection:
     """Return the targets of the backends that get the packets; without any, the sorry server or the verdict."""
     chosen = rotation_of(pool, family, state)
-    priorities = (chosen.priority, chosen.priorities)
+    priorities = (chosen.priority, chosen.priorities, _identified(pool, family, state, chosen))
     if chosen.backends or pool.fallback.kind is FallbackKind.ALL:
         return Selection(_shared(pool, family, chosen.backends), chosen.mode, FallbackKind.REJECT, *priorities)
     if pool.fallback.kind is FallbackKind.SORRY:
         last = tuple((target, 1) for target in _sorry(pool, family))
         return Selection(last, chosen.mode, FallbackKind.REJECT, *priorities)
     return Selection((), chosen.mode, pool.fallback.kind, *priorities)
+
+
+def may_finish(backend: Backend, state: BackendState) -> bool:
+    """Whether a backend keeps its connections, also if it gets no new ones."""
+    return state.up and (state.admin or backend.admin) is not Admin.MAINTENANCE
+
+
+def _identified(pool: Pool, family: Family, state: PoolState, chosen: Rotation) -> tuple[Target, ...]:
+    """Return the targets that get the packets with their server id: connections stay there."""
+    if pool.key != QUIC_CID or pool.balance is not Balance.HASH:
+        return ()
+    states = dict(state)
+    kept = {contender.backend.name for contender in chosen.backends}
+    kept |= {backend.name for backend in pool.backends if may_finish(backend, states.get(backend.name, BackendState()))}
+    return tuple(target for target in targets(pool, family) if target.server_id is not None and target.name in kept)
 
 
 def weights_of_parts(weights: tuple[int, ...], percents: tuple[int, ...], most: float) -> tuple[int, ...]:
@@ -125,13 +144,17 @@ def _backends(pool: Pool, family: Family) -> list[Backend]:
     return [backend for backend in pool.backends if backend.family is family]
 
 
-def _target(pool: Pool, backend: Backend) -> Target:
-    return Target(pool.name, backend.name, backend.address, backend.port, backend.device, backend.via)
+def _target(
+    pool: Pool,
+    server: Backend | Endpoint,
+    name: str,
+    device: str | None = None,
+    via: IPAddress | None = None,
+    server_id: bytes | None = None,
+) -> Target:
+    owner, host = str(BackendKey(pool.name, name)), format_address(server.address)
+    return Target(pool.name, name, owner, server.address, host, server.port, device, via, server_id)
 
 
 def _sorry(pool: Pool, family: Family) -> tuple[Target, ...]:
-    return tuple(
-        Target(pool.name, SORRY, endpoint.address, endpoint.port)
-        for endpoint in pool.fallback.sorry
-        if endpoint.family == family
-    )
+    return tuple(_target(pool, endpoint, SORRY) for endpoint in pool.fallback.sorry if endpoint.family == family)

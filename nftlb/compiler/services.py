@@ -6,8 +6,7 @@ So the rules there compare words, and their comments say what the words mean.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import Family, Protocol
 from nftlb.ruleset import Element
@@ -22,8 +21,7 @@ SERVICES, LOCAL_SERVICES = "services", "local-services"
 _NUMBERS = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
 
 
-@dataclass(frozen=True, slots=True)
-class ServicePort:
+class ServicePort(NamedTuple):
     """An address, a protocol and a port, or a range of ports, whose packets go to a chain.
 
     `key` is that of an element. `match` and `to_address` end with a space, and compare the address and all the rest;
@@ -70,9 +68,9 @@ def by_fields(listener: Listener, chain: str, owner: str, port: int = 0) -> Serv
 def by_words(listener: Listener, chain: str, owner: str, *, rewritten: bool) -> ServicePort:
     """Return a listener's service for the ingress hook. Its match excludes all that the fast path must not forward.
 
-    `rewritten` is as in `guard()`.
+    `rewritten` is as in `fast_match()`.
     """
-    match, meaning = guard(listener.family, listener.protocol, ports(listener), rewritten=rewritten)
+    match, meaning = fast_match(listener.family, listener.protocol, ports(listener), rewritten=rewritten)
     packed = listener.address.packed
     first = 128 if listener.family is Family.IP else 192
     words = (f"@nh,{first + 8 * at},32 0x{packed[at : at + 4].hex()} " for at in range(0, len(packed), 4))
@@ -89,7 +87,7 @@ def by_words(listener: Listener, chain: str, owner: str, *, rewritten: bool) -> 
     )
 
 
-def guard(family: Family, protocol: Protocol, port: str = "", *, rewritten: bool) -> tuple[str, str]:
+def fast_match(family: Family, protocol: Protocol, port: str = "", *, rewritten: bool) -> tuple[str, str]:
     """Return a match for the packets that the fast path may forward, which ends with a space; and what it means.
 
     `port`: the packets are for this port, or for this range of ports; "" for any. `rewritten`: the packets are changed,

@@ -6,8 +6,7 @@ map that leads to these chains changes with the states of backends.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import Family, Forward, Protocol
 
@@ -16,14 +15,14 @@ from .allocation import mark_owner
 from .in_flight import ReplyRewrite
 from .pool_rules import PoolRules, ending
 from .reply_form import late_chain
-from .selection import targets
+from .selection import SORRY, targets
 from .versions import refuse, version
-from .words import WORDS, format_address, ports
+from .words import WORDS, format_address, listener_name, ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from nftlb.model import IPAddress, Listener, Pool
+    from nftlb.model import IPAddress, Pool
 
     from .allocation import Allocation
     from .reply_form import ReplyForm
@@ -32,8 +31,7 @@ if TYPE_CHECKING:
     from .words import Words
 
 
-@dataclass(frozen=True)
-class StatelessForwarding:
+class StatelessForwarding(NamedTuple):
     """`forward: stateless` or `dsr` for one pool and family.
 
     `many`: there are more than `MOST_MAPS` pools. `replies`: the form of the replies of `stateless`. `early`:
@@ -122,9 +120,13 @@ def _add_replies(part: PoolRules, pool: Pool, family: Family, words: Words, form
             continue
         port = listener.first_port if translated else None
         address = f"{words.ip} saddr set {format_address(listener.address)}"
-        chain = late_chain(_reply(pool, listener), _rewrite(words, address, "sport", port, [listener.protocol]))
+        name = f"{pool.name}/{listener_name(listener)}"
+        shared = late_chain(name, _rewrite(words, address, "sport", port, [listener.protocol]))
+        counting = _rewrite(words, f"counter {address}", "sport", port, [listener.protocol])
         ranged = listener.first_port != listener.last_port
         for target in everyone:
+            counts = pool.has_reply_counts and target.name != SORRY
+            chain = late_chain(f"{name}/{target.name}", counting) if counts else shared
             key = f"{target.host} . {listener.protocol} . {target.port or ports(listener)}"
             rewrite = ReplyRewrite(words.table, key, ranged, chain, target.owner)
             if form.early:
@@ -142,9 +144,3 @@ def _no_redirect(address: IPAddress) -> str:
     follows the 8 bytes of ICMP. (Linux 6.18 sends no such redirects over IPv6.)
     """
     return f"icmp type redirect @th,192,32 {int(address):#x} drop"
-
-
-def _reply(pool: Pool, listener: Listener) -> str:
-    """Return the listener's part of the name of its reply chain. A name can't contain the colons of IPv6 addresses."""
-    address = format_address(listener.address).replace(":", "_")
-    return f"{pool.name}/{address}/{listener.protocol}/{ports(listener)}"

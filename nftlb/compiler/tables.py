@@ -8,18 +8,21 @@ To add a base chain, write a method of `_IpHooks`, and name it in `chains()`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import Family, Protocol
 from nftlb.ruleset import MARK, Chain, Hook, Set, Table, TableFamily
 
 from . import aliases, hairpin
 from .allocation import FLOWS, HOSTS, POSTROUTING, TARGETS
+from .copies import COLLECTORS, dropping_replies, finding_refusals, refused_copies, without_overlaps
 from .doors import Door, Entrance, Finder
 from .first_packets import HELPED
 from .ingress import ingress_services
 from .layout import choose, is_crowded
+from .outbound import OUTBOUND, outbound_rule
+from .reply_counts import COUNTED, FLOWS_COUNTED, counting_rules
 from .reply_form import EARLY, LATE, UNTRACKED, look_up_comment
 from .services import LOCAL_SERVICES, SERVICES
 from .source_ports import HAIRPINS, MASQUERADED, OWN, OWN_RANGES, SOURCES, own_rules, translations
@@ -48,9 +51,12 @@ def ip_table(name: str, words: Words, part: PoolRules, ports: Ports, *, many: bo
 
     `ports` are the ranges that translated sources get their ports from; `many`: there are more than `MOST_MAPS` pools.
     """
+    ranges = COLLECTORS[1]
+    if ranges in part.elements:
+        part.elements[ranges] = without_overlaps(part.elements[ranges].values())
     finder = Finder(words, choose(part.services.get(SERVICES, {}), many=many))
     local = Finder(words, choose(part.services.get(LOCAL_SERVICES, {}), many=many), prefix="local-")
-    sets = {set_.name: set_ for set_ in (*finder.sets(), *local.sets())} | _filled(_ip_sets(words), part)
+    sets = {set_.name: set_ for set_ in (*finder.sets(), *local.sets())} | _filled(_ip_sets(words), part) | part.sets
     hooks = _IpHooks(name, words, part, ports, sets)
     own = local if LOCAL_SERVICES in part.services else finder
     entrances = [
@@ -70,7 +76,7 @@ def netdev_table(name: str, part: PoolRules, interfaces: Iterable[str]) -> tuple
         doors[chain.name] = Door(chain, tuple(entry for finder in finders for entry in finder.entries()))
     every = [finder for finders in found.values() for finder in finders]
     doors |= {door.chain.name: door for finder in every for door in finder.doors()}
-    sets = {set_.name: set_ for finder in every for set_ in finder.sets()}
+    sets = {set_.name: set_ for finder in every for set_ in finder.sets()} | part.sets
     entrances = [Entrance((*doors.values(),), frozenset().union(*(finder.in_maps for finder in every)))]
     return Table(TableFamily.NETDEV, name, sets, _chains(entrances, (), part)), entrances
 
@@ -126,6 +132,9 @@ def _ip_sets(words: Words) -> Iterable[Set]:
         yield Set(single, service, "verdict")
         yield Set(ranges, service, "verdict", interval=True)
     yield Set(WATCHED, f"{_ZONE} . {ip} saddr")
+    yield Set(COUNTED, f"{_ZONE} . {ip} saddr", counter=True)
+    yield Set(FLOWS_COUNTED, f"{_ZONE} . {ip} saddr . th sport", counter=True)
+    yield Set(OUTBOUND, endpoint, words.address, interval=True)
     yield Set(HINTING, f"type {words.address}")
     single, ranges = UNTRACKED
     yield Set(single, service)
@@ -139,10 +148,12 @@ def _ip_sets(words: Words) -> Iterable[Set]:
     for name in OWN_RANGES.values():
         yield Set(name, endpoint, interval=True)
     yield Set(HELPED, f"type {words.address}", "verdict")
+    single, ranges = COLLECTORS
+    yield Set(single, endpoint)
+    yield Set(ranges, endpoint, interval=True)
 
 
-@dataclass(frozen=True)
-class _IpHooks:
+class _IpHooks(NamedTuple):
     """The base chains of the table of an IP family, one method for each hook and priority.
 
     A rule that looks up a set is there only if the table has the set.
@@ -159,6 +170,8 @@ class _IpHooks:
         return [
             self._prerouting_refused(),
             self._output_refused(),
+            self._prerouting_replies(),
+            self._output_replies(),
             Chain("prerouting", self._translate(), Hook("nat", "prerouting", "dstnat")),
             Chain("prerouting-count", self._count(), Hook("filter", "prerouting", "dstnat + 10")),
             Chain("output", self._translate(), Hook("nat", "output", "-100")),
@@ -169,12 +182,14 @@ class _IpHooks:
             self._output_own(),
             self._prerouting_hairpin(),
             self._own_answers(),
+            self._refused_copies(),
             self._defragment(),
         ]
 
     def prerouting_raw(self, finder: Finder) -> Door:
         """Lead requests to the chains of their pools; rewrite stateless replies, or keep them out of conntrack."""
         rules = self._with_sets(
+            *dropping_replies(self.words),
             *((replies, self._rewrite(replies, early=True)) for replies in EARLY),
             *(
                 # What the balancer itself exchanges with a backend stays tracked, for instance health checks.
@@ -184,6 +199,7 @@ class _IpHooks:
             (HINTING, hint_forwarded(self.table, self.words)),
             self._expected(),
         )
+        rules = (*rules, *self._refusals())
         chain = Chain("prerouting-raw", (*finder.rules(), *rules), Hook("filter", "prerouting", "raw"))
         return Door(chain, finder.entries())
 
@@ -193,13 +209,23 @@ class _IpHooks:
         Only conntrack can translate packets that are sent locally: a packet that is only rewritten keeps its old route.
         """
         hook = Hook("filter", "output", "raw")
+        copies = (*self._with_sets(*dropping_replies(self.words)), *self._refusals())
         if not self._has_zones:
-            return Door(Chain("output-raw", (), hook))
+            return Door(Chain("output-raw", copies, hook))
         rules = (
             *finder.rules(),
             *self._with_sets((HINTING, hint_local(self.table, self.words)), self._expected()),
+            *copies,
         )
         return Door(Chain("output-raw", rules, hook), finder.entries())
+
+    def _refusals(self) -> tuple[str, ...]:
+        """Return the rule that leads to the chain of ICMP errors about copies, if there are collectors."""
+        return tuple(dict.fromkeys(self._with_sets(*finding_refusals(self.words))))
+
+    def _refused_copies(self) -> Chain:
+        """Drop ICMP errors about copies."""
+        return refused_copies(self.words, (key for name in COLLECTORS for key in self.part.elements.get(name, ())))
 
     def _expected(self) -> tuple[str, str]:
         """Return the rule that leads packets of backends to the zone in which a helper expects flows."""
@@ -227,6 +253,16 @@ class _IpHooks:
         """Log ICMP errors of backends on this host."""
         rules = self._with_sets((WATCHED, log_local(self.table, self.words)))
         return Chain("output-refused", rules, Hook("filter", "output", "mangle"))
+
+    def _prerouting_replies(self) -> Chain:
+        """Count the replies of backends, before conntrack gives them the address of the service."""
+        rules = self._with_sets(*counting_rules(self.words))
+        return Chain("prerouting-replies", rules, Hook("filter", "prerouting", "mangle"))
+
+    def _output_replies(self) -> Chain:
+        """Count the replies of backends on this host."""
+        rules = self._with_sets(*counting_rules(self.words))
+        return Chain("output-replies", rules, Hook("filter", "output", "mangle"))
 
     def _translate(self) -> tuple[str, ...]:
         """Return the rules that translate the destination according to the zone."""
@@ -264,6 +300,7 @@ class _IpHooks:
         """Translate sources, and choose the ports that new flows leave from."""
         rules = (
             *translations(self.words, self.part, self.ports),
+            *self._with_sets(outbound_rule(self.words.ip)),
             *self._with_sets(*own_rules(self.words, self.ports)),
             *self._with_sets(*((hairpin.HOSTS, rule) for rule in hairpin.source_rules(self.words.ip, self.ports))),
         )

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
-from nftlb.model import Balance, FallbackKind, Protocol, RotationMode
+from nftlb.model import WHOLE, Balance, FallbackKind, Protocol, RotationMode, server_id_places
 from nftlb.ruleset import Chain, Element, Set
 
 from .doors import COMMENT_BYTES, Body, joined
-from .selection import targets
+from .key_text import bits, hashed, match, readings
+from .selection import MOST_SLOTS, SLOTS_PER_BACKEND, targets, weights_of_parts
 from .slots import hash_size, hash_table, round_robin
-from .words import WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -39,8 +39,6 @@ But a packet passes half of the rules on average, at some 17 ns each, while a ma
 """
 MOST_RULES = 4
 """The most slots for which rules are used. With four slots, rules cost a packet 15 ns more than a map."""
-# Any constant. Without it the kernel would draw a new seed at every load, and clients would change backends.
-HASH_SEED = "0x6e66746c"
 
 
 def turns(pool: Pool, family: Family, selection: Selection) -> tuple[int, ...]:
@@ -64,6 +62,8 @@ class Version:
     bodies: Mapping[str, Body] = field(default_factory=dict)
 
     def __or__(self, other: Version) -> Version:
+        if not self.chains:
+            return other
         return Version({**self.chains, **other.chains}, {**self.sets, **other.sets}, {**self.bodies, **other.bodies})
 
 
@@ -76,36 +76,117 @@ def version(
     many: bool,
     kind: str = "backend",
     otherwise: Sequence[str],
-    guards: Sequence[tuple[str, str]] = (("", ""),),
+    matches: Sequence[tuple[str, str]] = (("", ""),),
+    padded: bool = False,
 ) -> Version:
-    """Return the entry chain of a pool, and its map if there is one.
+    """Return the entry chain of a pool, and its maps.
 
     `many`: the configuration has more than `MOST_MAPS` pools. `kind` is the prefix of the targets' chains, and
-    `otherwise` are the rules if there is no target. A packet has to match one of the guards. A guard is a match that
-    ends with a space, and what it means.
+    `otherwise` are the rules if there is no target. A packet has to satisfy one of the matches. A match ends with a
+    space, and comes with what it means. `padded`: behind a packet there may be padding of its frame.
     """
     about = describe(selection)
+    spread = by_server_id(entry, pool, selection, kind, padded=padded)
     if not selection.targets:
-        refused = _with_comment(otherwise, about)
-        return Version({entry: Chain(entry, tuple(guard + rule for guard, _ in guards for rule in refused))})
-    choices = [f"goto {kind}/{target.owner}" for target, _ in selection.targets]
-    sets = {}
-    if len(choices) == 1:
-        rules = choices
+        spread = spread.before(Spread([(rule, "") for rule in otherwise]))
     else:
-        slots = tuple(choices[index] for index in turns(pool, family, selection))
-        draw = _draw(pool, family)
-        if many and len(slots) <= MOST_RULES and pool.balance is not Balance.HASH:
-            rules = [*_by_rules(draw, slots)]
-        else:
-            slot_map = _slot_map(entry, draw, slots)
-            seed = f" seed {HASH_SEED}" if pool.balance is Balance.HASH else ""
-            sets[slot_map.name] = slot_map
-            rules = [f"{draw} mod {len(slots)}{seed} vmap @{slot_map.name}"]
-    entry_chain = Chain(
-        entry, tuple(guard + rule for guard, meaning in guards for rule in _with_comment(rules, joined(meaning, about)))
+        spread = spread.before(_spread(entry, pool, family, selection, kind, many=many, padded=padded))
+    chains = {}
+    if selection.targets and len(spread.rules) > 1 and pool.balance is Balance.HASH and matches[0][0]:
+        # One comparison of the match for all rules.
+        behind = f"{entry}/keys"
+        chains[behind] = Chain(behind, tuple(_rule(*commented) for commented in spread.rules))
+        spread = Spread([(f"goto {behind}", "")], spread.maps, movable=False)
+    rules = tuple(
+        _rule(f"{fit}{rule}", comment)
+        for fit, meaning in matches
+        for rule, comment in _commented(spread.rules, meaning if selection.targets else "", about)
     )
-    return Version({entry: entry_chain}, sets, {entry: Body(rules[0], about)} if len(rules) == 1 else {})
+    bodies = {}
+    if len(spread.rules) == 1 and selection.targets and spread.movable:
+        rule, meaning = spread.rules[0]
+        bodies[entry] = Body(rule, joined(about, meaning))
+    return Version({entry: Chain(entry, rules), **chains}, {of.name: of for of in spread.maps}, bodies)
+
+
+class Spread(NamedTuple):
+    """Rules that spread packets, each with what it means, and the maps that the rules look up.
+
+    `movable`: the rule means the same in a rule of a service.
+    """
+
+    rules: Sequence[tuple[str, str]]
+    maps: tuple[Set, ...] = ()
+    movable: bool = True
+
+    def before(self, other: Spread) -> Spread:
+        """Return the rules of both, these first."""
+        return Spread((*self.rules, *other.rules), (*self.maps, *other.maps), self.movable and other.movable)
+
+
+def by_server_id(entry: str, pool: Pool, selection: Selection, kind: str, *, padded: bool) -> Spread:
+    """Return what leads packets by the server id in their connection id; without such targets, nothing.
+
+    A connection stays with its backend while the backend may finish connections, whatever packets else it gets.
+    """
+    ids = {target.server_id: target for target in selection.identified if target.server_id is not None}
+    if not ids:
+        return Spread(())
+    elements = tuple(
+        Element(f"{int.from_bytes(server_id, 'big')}", f"goto {kind}/{target.owner}", target.name)
+        for server_id, target in ids.items()
+    )
+    places = server_id_places(pool.quic_lb_config, len(next(iter(ids))))
+    name = _map_name(entry, "server ids", *(f"{element.key} {element.data}" for element in elements))
+    slot = Set(name, f"typeof {bits(places[0])}", "verdict", elements=elements, size=len(elements))
+    rules = [
+        (f"{match(place, padded=padded)}{bits(place)} vmap @{name}", f"server id, {place.about}") for place in places
+    ]
+    return Spread(rules, (slot,))
+
+
+def _spread(
+    entry: str, pool: Pool, family: Family, selection: Selection, kind: str, *, many: bool, padded: bool
+) -> Spread:
+    """Return what spreads packets over the targets, of which there are some."""
+    choices = tuple(f"goto {kind}/{target.owner}" for target, _ in selection.targets)
+    if len(choices) == 1:
+        return Spread([(choices[0], "")])
+    slots = tuple(choices[index] for index in turns(pool, family, selection))
+    if pool.balance is not Balance.HASH:
+        return _in_turn(entry, "numgen random" if pool.balance is Balance.RANDOM else "numgen inc", slots, many=many)
+    key = pool.key
+    draws = [
+        (f"{before}jhash {part} mod {len(slots)} seed {pool.seed:#x} vmap @", meaning)
+        for before, part, meaning in readings(key, family, padded=padded)
+    ]
+    by_key = _slot_map(entry, f"jhash {hashed(key, family)}", slots)
+    found = Spread([(f"{draw}{by_key.name}", meaning) for draw, meaning in draws], (by_key,), movable=not key.port)
+    if not key.places:
+        return found
+    # Weights of a hash table are exact, but a cycle of turns has to be short.
+    weights = tuple(weight for _, weight in selection.targets)
+    most = max(MOST_SLOTS, SLOTS_PER_BACKEND * len(weights))
+    cycle = round_robin(weights_of_parts(weights, (WHOLE,) * len(weights), most))
+    rest = _in_turn(entry, "numgen inc", tuple(choices[index] for index in cycle), many=many)
+    return found.before(Spread([(rule, "without a key: in turn") for rule, _ in rest.rules], rest.maps))
+
+
+def _in_turn(entry: str, draw: str, slots: tuple[str, ...], *, many: bool) -> Spread:
+    if many and len(slots) <= MOST_RULES:
+        return Spread([(rule, "") for rule in _by_rules(draw, slots)])
+    slot_map = _slot_map(entry, draw, slots)
+    return Spread([(f"{draw} mod {len(slots)} vmap @{slot_map.name}", "")], (slot_map,))
+
+
+def _rule(text: str, comment: str) -> str:
+    return f'{text} comment "{comment}"' if comment else text
+
+
+def _commented(rules: Sequence[tuple[str, str]], matched: str, about: str) -> Iterator[tuple[str, str]]:
+    """Yield each rule with its comment: the first says what the match means, and what packets are spread over."""
+    for index, (rule, meaning) in enumerate(rules):
+        yield rule, joined(*((matched, about, meaning) if index == 0 else (meaning,)))
 
 
 def refuse(selection: Selection, protocols: Collection[Protocol]) -> list[str]:
@@ -130,22 +211,6 @@ def describe(selection: Selection) -> str:
     return text if len(text) <= COMMENT_BYTES else f"{which}: {len(selection.targets)} backends"
 
 
-def _with_comment(rules: Sequence[str], about: str) -> tuple[str, ...]:
-    first, *others = rules
-    return (f'{first} comment "{about}"', *others)
-
-
-def _draw(pool: Pool, family: Family) -> str:
-    """Return the expression that draws a slot, up to the number of slots."""
-    match pool.balance:
-        case Balance.HASH:
-            return f"jhash {WORDS[family].ip} saddr"
-        case Balance.RANDOM:
-            return "numgen random"
-        case Balance.ROUND_ROBIN:
-            return "numgen inc"
-
-
 def _slot_map(entry: str, draw: str, slots: tuple[str, ...]) -> Set:
     """Return the map from slots to verdicts.
 
@@ -154,9 +219,18 @@ def _slot_map(entry: str, draw: str, slots: tuple[str, ...]) -> Set:
     of two fields, or an interval, would be right in all versions, but costs every packet more time.)
     """
     elements = _SlotElements(slots)
-    content = "\n".join((draw, *slots)).encode()
-    name = f"{entry}/{blake2b(content, digest_size=4).hexdigest()}"
-    return Set(name, f"typeof numgen inc mod {len(slots)}", "verdict", elements=elements, size=len(elements))
+    return Set(
+        _map_name(entry, draw, *slots),
+        f"typeof numgen inc mod {len(slots)}",
+        "verdict",
+        elements=elements,
+        size=len(elements),
+    )
+
+
+def _map_name(entry: str, *content: str) -> str:
+    """Return the name of a map: maps of other content have other names."""
+    return f"{entry}/{blake2b(chr(10).join(content).encode(), digest_size=4).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import Family
 from nftlb.ruleset import TableFamily
@@ -14,8 +13,7 @@ if TYPE_CHECKING:
     from nftlb.model import IPAddress, Listener, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
+class Words(NamedTuple):
     """The words of one family: `ip` and `icmp` name headers in expressions, `address` is the type of addresses."""
 
     table: TableFamily
@@ -73,6 +71,11 @@ def format_endpoint(address: IPAddress, port: int | None) -> str:
         if isinstance(address, IPv4Address)
         else f"[{format_address(address)}]:{port}"
     )
+
+
+def listener_name(listener: Listener) -> str:
+    """Return the listener's part of the name of a chain. A name can't contain the colons of IPv6 addresses."""
+    return f"{format_address(listener.address).replace(':', '_')}/{listener.protocol}/{ports(listener)}"
 
 
 def ports(listener: Listener) -> str:

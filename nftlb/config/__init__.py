@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from .assemble import amend, assemble, read_backend, write_backend
 from .document import STDIN, read_file, read_yaml
+from .resolution import Resolution, lookups_of, resolve
+from .source_lists import SourceLists
 from .written import json_schema, read_check
 
 if TYPE_CHECKING:
@@ -15,23 +17,32 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STDIN",
+    "Resolution",
     "amend",
     "json_schema",
     "load",
+    "lookups_of",
     "parse_config",
     "read_backend",
     "read_check",
     "read_file",
+    "resolve",
     "write_backend",
 ]
 
 
-def load(path: str | os.PathLike[str]) -> Config:
-    """Read and validate a file; `-` stands for standard input. `ConfigError` with all faults of the file."""
+def load(path: str | os.PathLike[str], *, lenient: bool = False) -> Config:
+    """Read and validate a file; `-` stands for standard input. `ConfigError` with all faults of the file.
+
+    `lenient` is as in `parse_config()`.
+    """
     name = str(path)
-    return parse_config(read_file(name), "standard input" if name == STDIN else name)
+    return parse_config(read_file(name), "standard input" if name == STDIN else name, lenient=lenient)
 
 
-def parse_config(text: str | bytes, file: str = "-") -> Config:
-    """Make the model from YAML text. `file` is the name of the file in the problems of a `ConfigError`."""
-    return assemble(read_yaml(text, file), file)
+def parse_config(text: str | bytes, file: str = "-", *, lenient: bool = False) -> Config:
+    """Make the model from YAML text. `file` is the name of the file in the problems of a `ConfigError`.
+
+    Files that `guard` names are read. `lenient`: leave their bad lines out, and files that can't be read.
+    """
+    return assemble(read_yaml(text, file), file, SourceLists(read_file, lenient))

@@ -13,14 +13,14 @@ from pydantic import ValidationError
 from nftlb.errors import ConfigError, Problem
 from nftlb.model.checks import CHECKS
 from nftlb.model.constraints import BACKEND_NAME, POOL_NAME
-from nftlb.model.kinds import Forward
-from nftlb.model.pool import Backend, Config, Pool
+from nftlb.model.kinds import Forward, Protocol
+from nftlb.model.pool import Backend, Config, NamedBackend, Pool
 from nftlb.printable import show
 
 from . import rules
 from .faults import Entries, ProblemCollector, YamlDocument, path_text
 from .fields import options, without_none, write_value
-from .pool_rules import Destination, ValidParts, ValidPool, valid_pool, without_datagram_flows
+from .pool_rules import Destination, ValidParts, ValidPool, uncounted_replies, valid_pool, without_datagram_flows
 from .reading import Unfit, read_listener, read_text
 from .written import Written, WrittenBackend, WrittenConfig, WrittenDefaults, WrittenPool
 
@@ -28,20 +28,22 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from .faults import Path
+    from .source_lists import SourceLists
 
 
-def assemble(document: YamlDocument, file: str) -> Config:
-    """Make the model from a document. `ConfigError` with all faults of the document."""
+def assemble(document: YamlDocument, file: str, lists: SourceLists) -> Config:
+    """Make the model from a document. `ConfigError` with all faults of the document and of the files of `lists`."""
     faults = ProblemCollector(document, file)
     root = document.root
     top = _validate(WrittenConfig, {**root, "defaults": {}, "pools": {}}, (), faults)
     defaults = _defaults(root.get("defaults", {}), faults)
-    parts = list(_pools(root.get("pools"), defaults, faults))
+    parts = list(_pools(root.get("pools"), defaults, lists, faults))
     for fault in rules.faults(parts, faults.where):
         faults.add(*fault)
     config = _config(top, tuple(part.pool for part in parts if isinstance(part, ValidPool)))
     for fault in (
         *rules.table_of_others(config),
+        *rules.impossible_ttl(config),
         *rules.too_many_zones(config),
         *rules.too_many_marks(config),
     ):
@@ -73,17 +75,17 @@ def _defaults(data: Any, faults: ProblemCollector) -> dict[str, Any]:
     return {key: data[key] for key in data if key in WrittenDefaults.model_fields} if isinstance(data, dict) else {}
 
 
-def _pools(data: Any, defaults: dict[str, Any], faults: ProblemCollector) -> Iterator[ValidParts]:
+def _pools(data: Any, defaults: dict[str, Any], lists: SourceLists, faults: ProblemCollector) -> Iterator[ValidParts]:
     if not data:
         faults.add(("pools",), "no pools are configured; needed: at least one pool, with its name as the key")
     elif not isinstance(data, dict):
         faults.add(("pools",), f"{show(data)} is not a mapping; allowed: a mapping: the pools, each by its name")
     else:
         for name, body in data.items():
-            yield _part(name, body, defaults, faults)
+            yield _part(name, body, defaults, lists, faults)
 
 
-def _part(name: str, body: Any, defaults: dict[str, Any], faults: ProblemCollector) -> ValidParts:
+def _part(name: str, body: Any, defaults: dict[str, Any], lists: SourceLists, faults: ProblemCollector) -> ValidParts:
     path = ("pools", name)
     try:
         read_text(POOL_NAME, name)
@@ -94,14 +96,23 @@ def _part(name: str, body: Any, defaults: dict[str, Any], faults: ProblemCollect
     names_a_check = [_names_one_check(*check, faults) for check in _checks(data, path)]
     if pool is None or not all(names_a_check):
         return _valid_part(path, data)
-    return valid_pool(_without_useless_defaults(_pool(name, pool), body), pool.model_fields_set, body)
+    made = lists.fill(_without_useless_defaults(_pool(name, pool), body), faults)
+    return valid_pool(made, pool.model_fields_set, body)
 
 
 def _checks(data: Any, path: Path) -> Iterator[tuple[dict[str, Any], Path]]:
-    health = data.get("health") if isinstance(data, dict) else None
-    for index, check in enumerate(health if isinstance(health, list) else [health]):
-        if isinstance(check, dict):
-            yield check, (*path, "health", index)
+    if not isinstance(data, dict):
+        return
+    collectors = data.get("mirror")
+    places = [(data, path)]
+    for name, collector in collectors.items() if isinstance(collectors, dict) else ():
+        if isinstance(collector, dict):
+            places.append((collector, (*path, "mirror", name)))
+    for holder, place in places:
+        health = holder.get("health")
+        for index, check in enumerate(health if isinstance(health, list) else [health]):
+            if isinstance(check, dict):
+                yield check, (*place, "health", index)
 
 
 def _names_one_check(check: dict[str, Any], path: Path, faults: ProblemCollector) -> bool:
@@ -130,8 +141,10 @@ def _valid_part(path: Path, data: Any) -> ValidParts:
     servers = []
     for name, written in backends.items() if isinstance(backends, dict) else ():
         try:
-            backend: Backend = WrittenBackend.model_validate(written).value(name=name)
+            backend = WrittenBackend.model_validate(written).value(name=name)
         except ValidationError:
+            continue
+        if isinstance(backend, NamedBackend):
             continue
         servers.append(Destination((*path, "backends", name), backend.address, backend.port, backend.device))
     return ValidParts(listeners=tuple(listeners), backends=tuple(servers))
@@ -140,20 +153,39 @@ def _valid_part(path: Path, data: Any) -> ValidParts:
 def _pool(name: str, written: Written) -> Pool:
     settings = dict(vars(written))
     source = settings["source"]
-    backends = tuple(backend.value(name=key) for key, backend in settings["backends"].items())
-    changed = {"source": source.kind, "source_addresses": source.addresses, "backends": backends}
+    entries = [backend.value(name=key) for key, backend in settings["backends"].items()]
+    collectors = tuple(collector.value(name=key) for key, collector in settings["mirror"].items())
+    changed = {
+        "source": source.kind,
+        "source_addresses": source.addresses,
+        **_by_kind(entries),
+        "mirror": collectors,
+    }
     return Pool(name=name, **{**settings, **changed})
 
 
+def _by_kind(entries: Iterable[Backend | NamedBackend]) -> dict[str, Any]:
+    """The fields of a pool for backends with an address and for backends with a host name."""
+    backends, named = [], []
+    for entry in entries:
+        if isinstance(entry, NamedBackend):
+            named.append(entry)
+        else:
+            backends.append(entry)
+    return {"backends": tuple(backends), "named": tuple(named)}
+
+
 def _without_useless_defaults(pool: Pool, own: Collection[str]) -> Pool:
-    """Leave out defaults for flows of UDP that the pool does not have. `own` are the keys of the pool itself."""
-    if not without_datagram_flows(pool):
-        return pool
-    return replace(
-        pool,
-        session_timeout=pool.session_timeout if "session_timeout" in own else None,
-        helper=pool.helper if "helper" in own else None,
-    )
+    """Leave out defaults for UDP that have no effect on the pool. `own` are the keys of the pool itself."""
+    useless: dict[str, bool | None] = {}
+    if without_datagram_flows(pool):
+        useless |= {"session_timeout": None, "helper": None}
+    if pool.has_reply_counts and uncounted_replies(pool):
+        useless |= {"count_replies": False} | ({} if pool.silence is None else {"passive": None})
+    if all(listener.protocol is not Protocol.UDP for listener in pool.listen):
+        useless["outbound"] = False
+    found = {key: value for key, value in useless.items() if key not in own}
+    return replace(pool, **found) if found else pool  # type: ignore[arg-type]  # each value is the default of its key
 
 
 # --- the settings of `defaults` ---------------------------------------------------------------------------------------
@@ -161,7 +193,10 @@ def _without_useless_defaults(pool: Pool, own: Collection[str]) -> Pool:
 USELESS: dict[object, set[str]] = {
     Forward.NAT: {"ingress", "hairpin", "replies"},
     Forward.STATELESS: {"source", "passive", "session_timeout", "helper"},
-    Forward.DSR: {"source", "passive", "hairpin", "replies", "session_timeout", "helper"},
+    Forward.DSR: {
+        *("source", "passive", "hairpin", "replies", "session_timeout", "helper"),
+        *("count_replies", "outbound"),
+    },
 }
 
 
@@ -174,6 +209,8 @@ def merge_defaults(defaults: dict[str, Any], pool: dict[str, Any]) -> dict[str, 
     """
     forward = pool.get("forward", defaults.get("forward", Forward.NAT))
     useless = USELESS.get(forward, set()) if isinstance(forward, str) else set()
+    if forward == Forward.STATELESS and not isinstance(defaults.get("passive"), bool):
+        useless = useless - {"passive"}  # replies are counted there too
     general = {key: value for key, value in defaults.items() if key not in useless}
     merged = _deep(general, pool)
     if "health" in general:
@@ -212,7 +249,7 @@ def _check(general: dict[str, Any], special: Any) -> Any:
 # --- changes at run time ----------------------------------------------------------------------------------------------
 
 
-def read_backend(pool: str, name: str, written: Any) -> Backend:
+def read_backend(pool: str, name: str, written: Any) -> Backend | NamedBackend:
     """Read a backend that is written as in a file. ConfigError with all faults."""
     path = ("pools", pool, "backends", name)
     faults = ProblemCollector(YamlDocument(Entries(), ()), "request")
@@ -221,14 +258,14 @@ def read_backend(pool: str, name: str, written: Any) -> Backend:
     except Unfit as unfit:
         faults.add(path, str(unfit))
     try:
-        backend: Backend = WrittenBackend.model_validate(written).value(name=name)
+        backend: Backend | NamedBackend = WrittenBackend.model_validate(written).value(name=name)
     except ValidationError as error:
         faults.add_errors(error, WrittenBackend, path)
     faults.raise_any()
     return backend
 
 
-def write_backend(backend: Backend) -> dict[str, Any]:
+def write_backend(backend: Backend | NamedBackend) -> dict[str, Any]:
     """Write a backend as a file has it, in values of JSON, without its name and its defaults."""
     given = {option: getattr(backend, option.name) for option in options(type(backend)) if option.name != "name"}
     return {
@@ -238,12 +275,14 @@ def write_backend(backend: Backend) -> dict[str, Any]:
     }
 
 
-def amend(config: Config, pool: str, *, add: Iterable[Backend] = (), remove: Collection[str] = ()) -> Config:
+def amend(
+    config: Config, pool: str, *, add: Iterable[Backend | NamedBackend] = (), remove: Collection[str] = ()
+) -> Config:
     """Add backends at the end of a pool and remove others. ConfigError if the result breaks the rules of a file."""
     changed = config.pool(pool)
     if changed is not None:
-        kept = (backend for backend in changed.backends if backend.name not in remove)
-        changed = replace(changed, backends=(*kept, *add))
+        kept = (entry for entry in changed.entries if entry.name not in remove)
+        changed = replace(changed, **_by_kind((*kept, *add)))
     pools = tuple(changed if changed and former.name == pool else former for former in config.pools)
     amended = replace(config, pools=pools)
     parts = [valid_pool(part, (), ()) for part in pools]

@@ -183,17 +183,18 @@ class _Builder:
                     raise self._fatal(_place(event), "a second document begins; allowed: one document in a file")
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
-        place = _place(event)
+        place, text = _place(event), event.value
         plain = event.implicit[0] and event.tag is None
-        if not event.value.isascii() and _SURROGATE.search(event.value):
-            raise self._fatal(place, f"{show(event.value)} contains a surrogate; allowed: Unicode without surrogates")
-        self._refuse_tag(event, place, allowed="tag:yaml.org,2002:str")
+        if not text.isascii() and _SURROGATE.search(text):
+            raise self._fatal(place, f"{show(text)} contains a surrogate; allowed: Unicode without surrogates")
+        if event.tag is not None:
+            self._refuse_tag(event, place, allowed="tag:yaml.org,2002:str")
         if self._awaits_key():
-            self._take_key(event.value, place, plain=plain)
+            self._take_key(text, place, plain=plain)
             return
-        value: Data = event.value
+        value: Data = text
         if plain:
-            value = int(event.value) if _NUMBER.fullmatch(event.value) else _WORDS.get(event.value, event.value)
+            value = int(text) if _NUMBER.fullmatch(text) else _WORDS.get(text, text)
         if event.anchor is not None:
             self._anchors[event.anchor] = value, 1
         self._add(value, place, 1)

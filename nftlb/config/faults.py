@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -108,8 +107,7 @@ def locate(root: Entries, path: Path) -> Found:
 MAX_PROBLEMS = 1000  # more faults help no user, and 16 MiB of random text would take minutes
 
 
-@dataclass(frozen=True, slots=True)
-class YamlDocument:
+class YamlDocument(NamedTuple):
     """The data of a file, the faults after which reading could continue, and the place where the data begins."""
 
     root: Entries
@@ -136,6 +134,10 @@ class ProblemCollector:
         if len(self._problems) >= MAX_PROBLEMS:
             self._problems.add(Problem(self._file, 0, 0, "", "too many faults; not all are shown"))
             self.raise_any()
+
+    def add_elsewhere(self, problem: Problem) -> None:
+        """Add a fault of another file."""
+        self._problems.add(problem)
 
     def where(self, path: Path) -> str:
         """The name of a further place, for a message."""

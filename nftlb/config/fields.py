@@ -11,21 +11,23 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from functools import partial, reduce
+from inspect import Signature
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic import Field
 from pydantic_core import core_schema
 
-from nftlb.model import checks, kinds
+from nftlb.model import checks, hash_keys, kinds
 from nftlb.model.constraints import (
+    SERVER_NAME,
     Argv,
     NumberLimits,
     PercentLimits,
     RegexSyntax,
-    ShortestTime,
     StatusRange,
     TextPattern,
+    TimeLimits,
 )
 
 from . import reading
@@ -88,12 +90,20 @@ def or_short(short: Mapping[str, Any], schema: Any, handler: GetJsonSchemaHandle
 _V4 = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}"
 _V6 = r"[0-9A-Fa-f]*:[0-9A-Fa-f:.]+"
 _ENDPOINT = rf"(?:{_V4}|\[{_V6}\]):[0-9]{{1,5}}"
-_ADDRESS_WRITTEN = {"type": "string", "pattern": f"^(?:{_V4}|{_V6})$"}
-_ENDPOINT_WRITTEN = {"type": "string", "pattern": f"^{_ENDPOINT}$"}
+ADDRESS_WRITTEN = {"type": "string", "pattern": f"^(?:{_V4}|{_V6})$"}
+ENDPOINT_WRITTEN = {"type": "string", "pattern": f"^{_ENDPOINT}$"}
 # The address of a backend may name the interface that a link-local address needs: fe80::1%eth1.
 _V6_SCOPED = rf"{_V6}(?:%[A-Za-z0-9_.@:+-]{{1,15}})?"
 BACKEND_ADDRESS_WRITTEN = {"type": "string", "pattern": f"^(?:{_V4}|{_V6_SCOPED})$"}
 BACKEND_ENDPOINT_WRITTEN = {"type": "string", "pattern": rf"^(?:{_V4}|\[{_V6_SCOPED}\]):[0-9]{{1,5}}$"}
+
+_NAME = SERVER_NAME.pattern.pattern
+SERVER_WRITTEN = {"anyOf": [BACKEND_ADDRESS_WRITTEN, {"type": "string", "pattern": f"^{_NAME}$"}]}
+# In a pattern of a name with a port, the limit of the length would count the port, so this pattern leaves it out.
+_NAME_AND_PORT = _NAME.replace("(?=.{1,253}$)", "").replace(r"\.?$)", r"\.?:)", 1)
+SERVER_AND_PORT_WRITTEN = {
+    "anyOf": [BACKEND_ENDPOINT_WRITTEN, {"type": "string", "pattern": f"^{_NAME_AND_PORT}:[0-9]{{1,5}}$"}]
+}
 
 _NOUNS: dict[type[StrEnum], str] = {
     kinds.Admin: "a state",
@@ -109,6 +119,7 @@ _NOUNS: dict[type[StrEnum], str] = {
     checks.RecordType: "a record type",
     kinds.Replies: "a hook for replies",
     checks.SnmpVersion: "a version",
+    kinds.Templates: "a choice of backends for templates",
     checks.Transport: "a transport",
 }
 """The name of an option with fixed words, in messages."""
@@ -122,22 +133,31 @@ def _one_per_family(example: dict[str, Any], *words: str) -> dict[str, Any]:
 
 _VALUES: dict[Any, Reads] = {
     bool: Reads(reading.read_boolean, {"type": "boolean"}, bool),
-    bytes: Reads(reading.read_hex, {"type": "string", "pattern": r"^(?:\s*[0-9A-Fa-f]{2})*\s*$"}),
-    kinds.IPAddress: Reads(reading.read_address, _ADDRESS_WRITTEN),
-    tuple[kinds.IPAddress, ...]: Reads(reading.read_addresses, _one_per_family(_ADDRESS_WRITTEN), list),
+    bytes: Reads(reading.read_hex, {"type": "string", "pattern": r"^(?:\s*[0-9A-Fa-f]{2})*\s*$"}, bytes.hex),
+    kinds.IPAddress: Reads(reading.read_address, ADDRESS_WRITTEN),
+    tuple[kinds.IPAddress, ...]: Reads(reading.read_addresses, _one_per_family(ADDRESS_WRITTEN), list),
     kinds.Listener: Reads(
         reading.read_listener,
         {"type": "string", "pattern": f"^{_ENDPOINT}(?:-[0-9]{{1,5}})?/(?:udp|tcp|sctp)$"},
     ),
     kinds.Source: Reads(
         reading.read_source_address,
-        _one_per_family(_ADDRESS_WRITTEN, "masquerade", "keep"),
+        _one_per_family(ADDRESS_WRITTEN, "masquerade", "keep"),
         lambda source: str(source.kind),
     ),
     kinds.Fallback: Reads(
         reading.read_fallback,
-        _one_per_family(_ENDPOINT_WRITTEN, "reject", "drop", "all"),
+        _one_per_family(ENDPOINT_WRITTEN, "reject", "drop", "all"),
         lambda fallback: str(fallback.kind),  # only the default is written, and it has no servers
+    ),
+    hash_keys.HashKey: Reads(
+        reading.read_hash_key,
+        {
+            "type": "string",
+            "pattern": "^(?:"
+            + "|".join(hash_keys.KEY_WORDS)
+            + r"|source/[1-9][0-9]{0,2}(?:/[1-9][0-9]{0,2})?|payload@[0-9]{1,4}\+[0-9]{1,4})$",
+        },
     ),
     kinds.MinHealthy: Reads(
         reading.read_min_healthy,
@@ -149,8 +169,24 @@ _VALUES: dict[Any, Reads] = {
         },
         lambda wanted: str(wanted) if wanted.percent else wanted.amount,
     ),
+    kinds.Rate: Reads(
+        reading.read_rate, {"type": "string", "pattern": "^[1-9][0-9]{0,6}/(?:s|second|m|minute|h|hour)$"}
+    ),
+    kinds.SourceLengths: Reads(
+        reading.read_source_lengths,
+        _one_per_family({"type": "string", "pattern": "^source(?:/[1-9][0-9]{0,2})?$"}),
+        lambda _: "source",  # only the default is written
+    ),
+    kinds.SourceEntry: Reads(
+        reading.read_source_entry,
+        {"type": "string", "pattern": rf"^(?:/.+|(?:{_V4}|{_V6})(?:/[0-9]{{1,3}})?)$"},
+    ),
+    kinds.Endpoint: Reads(
+        reading.read_dns_server,
+        {"anyOf": [ADDRESS_WRITTEN, ENDPOINT_WRITTEN, {"type": "string", "pattern": rf"^\[{_V6}\]$"}]},
+    ),
     kinds.Endpoint | kinds.UnixSocket: Reads(
-        reading.read_api_listen, {"anyOf": [_ENDPOINT_WRITTEN, {"type": "string", "pattern": "^unix:/.+$"}]}
+        reading.read_api_listen, {"anyOf": [ENDPOINT_WRITTEN, {"type": "string", "pattern": "^unix:/.+$"}]}
     ),
     StatusRange: Reads(
         reading.read_status_codes,
@@ -191,10 +227,10 @@ def _text(pattern: TextPattern) -> Reads:
     return Reads(partial(reading.read_text, pattern), written)
 
 
-def _duration(limit: ShortestTime) -> Reads:
+def _duration(limit: TimeLimits) -> Reads:
     written: dict[str, Any] = {"type": "string", "pattern": "^[0-9]{1,9}(?:ms|s|m|h)$"}
     return Reads(
-        partial(reading.read_duration, limit.shortest, whole_seconds=limit.whole_seconds),
+        partial(reading.read_duration, limit.shortest, limit.longest, whole_seconds=limit.whole_seconds),
         written if limit.shortest else {"anyOf": [written, {"const": 0}]},
         lambda time: f"{time}ms" if time % 1000 else f"{time // 1000}s",
     )
@@ -209,7 +245,7 @@ _PERCENT_WRITTEN = {"type": "string", "pattern": "^(?:100|[0-9]{1,2})%$"}
 _CONSTRAINTS: dict[type[Any], Callable[[Any], Reads]] = {
     NumberLimits: _number,
     TextPattern: _text,
-    ShortestTime: _duration,
+    TimeLimits: _duration,
     PercentLimits: lambda _: Reads(reading.read_percent, _PERCENT_WRITTEN, lambda percent: f"{percent}%"),
     RegexSyntax: lambda _: Reads(reading.read_regex, {"type": "string"}),
 }
@@ -241,12 +277,24 @@ def write_value(annotation: Any, value: Any) -> Any:
     return reads(annotation).write(value)
 
 
+class _Constant:
+    """A factory that always makes the same value. pydantic asks several times for the signature of each factory."""
+
+    __signature__ = Signature()
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __call__(self) -> Any:
+        return self._value
+
+
 def described(default: Any, description: str, shown: Any) -> FieldInfo:
     """A field with a value of the model as its default; `shown` is this default as a file writes it."""
-    # A factory, as pydantic would otherwise put the value itself into the JSON Schema.
-    field: FieldInfo = Field(
-        default_factory=lambda: default, description=description, json_schema_extra={"default": shown}
-    )
+    more: dict[str, Any] = {"description": description, "json_schema_extra": {"default": shown}}
+    # A factory where pydantic can't write the value itself into the JSON Schema, where `shown` then replaces it.
+    plain = default is None or type(default) in {bool, int, str}
+    field: FieldInfo = Field(default, **more) if plain else Field(default_factory=_Constant(default), **more)
     return field
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from nftlb.model.checks import Agent
+from nftlb.model.hash_keys import ADDRESS_BITS, LONGEST_ID, QUIC_CID
 from nftlb.model.kinds import (
     Balance,
     Family,
@@ -21,6 +25,7 @@ from nftlb.model.kinds import (
     is_link_local,
     unforwarded,
 )
+from nftlb.model.names import MOST_ADDRESSES
 from nftlb.model.pool import Pool
 
 if TYPE_CHECKING:
@@ -31,6 +36,12 @@ if TYPE_CHECKING:
     from .faults import Path
 
 Where: TypeAlias = "Callable[[Path], str]"
+
+
+LONGEST_NAME = 24
+"""The longest name of a backend with a host name: an address and a port follow it in the names of its backends, and the
+kernel stores comments of at most 127 bytes."""
+_ADDRESS = re.compile(r"[0-9a-f.-]+(?:-[0-9]+)?")
 
 
 class RuleViolation(NamedTuple):
@@ -73,6 +84,14 @@ class ValidPool(ValidParts):
     own: frozenset[str]
 
     @property
+    def collectors(self) -> tuple[Destination, ...]:
+        """The servers that get copies."""
+        return tuple(
+            Destination((*self.path, "mirror", collector.name), collector.address, collector.port)
+            for collector in self.pool.mirror
+        )
+
+    @property
     def servers(self) -> tuple[Destination, ...]:
         """The backends, and the sorry servers."""
         sorry = (
@@ -103,7 +122,7 @@ def valid_pool(pool: Pool, given: Iterable[str], own: Iterable[str]) -> ValidPoo
 def families(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     listening = {listener.family for _, listener in part.listeners}
     words = " and ".join(name(member) for member in sorted(listening))
-    for server in part.servers:
+    for server in (*part.servers, *part.collectors):
         if family(server.address) not in listening:
             message = f"{server} is {name(family(server.address))}, but the pool listens on {words} only"
             yield RuleViolation(server.path, f"{message}; allowed: {words}")
@@ -113,6 +132,21 @@ def families(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
                 f"{backend.via} can't be the next hop to {backend.address}; allowed: an {name(backend.family)} address"
             )
             yield RuleViolation((*part.path, "backends", backend.name, "via"), message)
+
+
+def names(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse names that are too long for the addresses behind them, or that an address of another name may get."""
+    for named in part.pool.named:
+        path = (*part.path, "backends", named.name)
+        if len(named.name) > LONGEST_NAME:
+            message = f"the name has {len(named.name)} characters, and the addresses of its host follow it"
+            yield RuleViolation(path, f"{message}; allowed: at most {LONGEST_NAME} characters")
+        others = [("backends", entry.name) for entry in part.pool.entries if entry.name not in named.backends]
+        for kind, other in (*others, *(("mirror", collector.name) for collector in part.pool.mirror)):
+            own, dash, rest = other.partition(named.name + "-")
+            if not own and dash and _ADDRESS.fullmatch(rest):
+                message = f"{other} may be the name of an address of {named.name}"
+                yield RuleViolation((*part.path, kind, other), f"{message}; allowed: another name")
 
 
 def per_packet(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
@@ -162,7 +196,8 @@ def without_datagram_flows(pool: Pool) -> str:
 def weights(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     for version in Family:
         backends = [backend for backend in part.pool.backends if backend.family is version]
-        if backends and not any(backend.weight for backend in backends):
+        by_name = any(named.weight for named in part.pool.named)
+        if backends and not by_name and not any(backend.weight for backend in backends):
             message = f"all {name(version)} backends have weight 0; allowed: at least one above 0"
             yield RuleViolation((*part.path, "backends"), message)
 
@@ -176,7 +211,7 @@ def check_source(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
             )
     elif part.pool.source is SourceKind.ADDRESS:
         sources = {family(address) for address in part.pool.source_addresses}
-        backends = {backend.family for backend in part.pool.backends}
+        backends = {backend.family for backend in part.pool.backends} | _families_of_names(part)
         for source in sorted(sources - backends):
             yield RuleViolation(
                 path,
@@ -190,6 +225,11 @@ def check_source(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
             )
 
 
+def _families_of_names(part: ValidPool) -> frozenset[Family]:
+    """The families of the addresses that the names of a pool may get."""
+    return frozenset(part.pool.families) if part.pool.named else frozenset()
+
+
 def ingress(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     path = (*part.path, "ingress")
     if part.pool.ingress and part.pool.forward is Forward.NAT:
@@ -199,6 +239,72 @@ def ingress(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     for interface, times in Counter(part.pool.ingress).items():
         if times > 1:
             yield RuleViolation(path, f"{interface} occurs {times} times; allowed: each interface once")
+
+
+def mirror(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse copies where the rules can't make copies, or where collectors can't be distinguished."""
+    pool, path = part.pool, (*part.path, "mirror")
+    if not pool.mirror:
+        return
+    if all(listener.protocol is not Protocol.UDP for listener in pool.listen):
+        yield RuleViolation(path, "mirror is given, but only datagrams are copied; allowed: mirror with a udp listener")
+    if pool.ingress:
+        message = "mirror is given with ingress, but the fast path can't make copies"
+        yield RuleViolation(path, f"{message}; allowed: mirror without ingress")
+    taken = {entry.name for entry in pool.entries}
+    seen: dict[tuple[IPAddress, int | None], str] = {}
+    for collector, server in zip(pool.mirror, part.collectors, strict=True):
+        if collector.name in taken:
+            message = f"{collector.name} is also the name of a backend"
+            yield RuleViolation(server.path, f"{message}; allowed: a name that no backend of the pool has")
+        if (earlier := seen.setdefault((server.address, server.port), collector.name)) != collector.name:
+            message = f"{server} is also collector {earlier}"
+            yield RuleViolation(server.path, f"{message}; allowed: each address and port once in a pool")
+        yield from _collector_port(part, server)
+        for index, health in enumerate(collector.health):
+            if isinstance(health.check, Agent):
+                message = "an agent sets the weight of a backend, and a collector has no weight; allowed: another check"
+                yield RuleViolation((*server.path, "health", index), message)
+
+
+def _collector_port(part: ValidPool, server: Destination) -> Iterator[RuleViolation]:
+    """The rules write the port of the service back after each copy, so the rules must know this port."""
+    if server.port is None:
+        return
+    for listener in _datagram_listeners(part.pool, family(server.address)):
+        if listener.first_port != listener.last_port:
+            message = f"{server} has a port, but {listener} is a range, and a copy keeps the port of its packet"
+            yield RuleViolation(server.path, f"{message}; allowed: no port")
+            return
+
+
+def templates(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse `templates` where templates and data would not come from the same source, or need no copies."""
+    pool, path = part.pool, (*part.path, "templates")
+    if pool.templates is None:
+        return
+    if all(listener.protocol is not Protocol.UDP for listener in pool.listen):
+        message = "templates is given, but only datagrams are copied; allowed: templates with a udp listener"
+        yield RuleViolation(path, message)
+    if pool.per is Per.FLOW:
+        message = "templates is given with per: flow, where a backend gets all datagrams of an exporter"
+        yield RuleViolation(path, f"{message}; allowed: templates with per: packet")
+    if pool.forward is Forward.NAT and pool.source is not SourceKind.KEEP:
+        message = (
+            f"templates is given with source: {pool.source}, but collectors find a template by the address of "
+            "the exporter, and copies keep this address"
+        )
+        yield RuleViolation(path, f"{message}; allowed: source: keep, or forward: stateless or dsr")
+    if pool.forward is Forward.NAT:
+        ranged = [one for one in pool.listen if one.protocol is Protocol.UDP and one.first_port != one.last_port]
+        ported = any(named.port is not None or named.srv for named in pool.named)
+        if ranged and (ported or any(backend.port is not None for backend in pool.backends)):
+            message = f"templates is given for {ranged[0]}, a range, but a copy keeps the port of its packet"
+            yield RuleViolation(path, f"{message}; allowed: backends without a port, or one port")
+
+
+def _datagram_listeners(pool: Pool, version: Family) -> list[Listener]:
+    return [one for one in pool.listen if one.protocol is Protocol.UDP and one.family is version]
 
 
 def hairpin(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
@@ -222,15 +328,20 @@ def destination_ports(part: ValidPool, where: Where) -> Iterator[RuleViolation]:
     if forward is Forward.NAT:
         return
     unchangeable = {version: _unchangeable_ports(part, version) for version in Family}
-    for server in part.servers:
-        for path, listener in unchangeable[family(server.address)] if server.port is not None else ():
+    servers = [(server.path, str(server), server.port, [family(server.address)]) for server in part.servers]
+    servers += [
+        ((*part.path, "backends", named.name), f"{named.address}:{named.port}", named.port, [*part.pool.families])
+        for named in part.pool.named
+    ]
+    for place, server, port, versions in servers:
+        for path, listener in chain(*(unchangeable[version] for version in versions)) if port is not None else ():
             message = f"{server} has a port, but {listener} of {where(path)}"
             if listener.first_port != listener.last_port:
-                yield RuleViolation(server.path, f"{message} is a range; allowed: no port, with forward: {forward}")
+                yield RuleViolation(place, f"{message} is a range; allowed: no port, with forward: {forward}")
                 break
-            if listener.first_port != server.port:
+            if listener.first_port != port:
                 yield RuleViolation(
-                    server.path,
+                    place,
                     f"{message} has another port, and dsr does not change ports; allowed: the same port, or no port",
                 )
                 break
@@ -262,9 +373,84 @@ def stateless_balance(part: ValidPool, where: Where) -> Iterator[RuleViolation]:
             return
 
 
+def hash_key(part: ValidPool, where: Where) -> Iterator[RuleViolation]:
+    """Refuse a key where the key has no effect, or where a packet may have no such key."""
+    pool, key = part.pool, part.pool.key
+    path = (*part.path, "key") if "key" in part.given else part.path
+    if pool.balance is not Balance.HASH:
+        for name_ in ("key", "seed"):
+            if name_ in part.own and getattr(pool, name_) != getattr(Pool, name_):
+                message = f"{name_} is given with balance: {pool.balance}, which uses no key"
+                yield RuleViolation((*part.path, name_), f"{message}; allowed: {name_} with balance: hash")
+        return
+    yield from _prefix(part, path, where)
+    if not key.places:
+        return
+    allowed = "allowed: source, source-port, or a part of the address such as source/24"
+    if pool.per is Per.FLOW:
+        reason = "with per: flow, but all packets of a flow go to the backend of its first packet, whatever their key"
+        yield RuleViolation(path, f"key is {key} {reason}; {allowed}, or per: packet")
+    for listening, listener in part.listeners:
+        if listener.protocol is not Protocol.UDP:
+            message = f"key is {key} for {listener} of {where(listening)}, but packets of a connection stay together"
+            yield RuleViolation(path, f"{message}; {allowed}, or listeners for udp only")
+            return
+
+
+def _prefix(part: ValidPool, path: Path, where: Where) -> Iterator[RuleViolation]:
+    """Check the length of a part of the address against the families of the listeners."""
+    key = part.pool.key
+    versions = {listener.family for _, listener in part.listeners}
+    if len(key.prefixes) == 1 and len(versions) > 1:
+        message = f"key is {key}, one length for IPv4 and IPv6"
+        yield RuleViolation(path, f"{message}; allowed: a length for each, such as source/24/56")
+        return
+    for listening, listener in part.listeners:
+        most = ADDRESS_BITS[listener.family]
+        if key.prefix(listener.family) > most:
+            message = f"key is {key}, but {listener} of {where(listening)} has clients with addresses of {most} bits"
+            yield RuleViolation(path, f"{message}; allowed: at most {most}")
+            return
+
+
+def server_ids(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """A server id must lead to one backend, and each backend needs one: otherwise its connections would be lost."""
+    pool = part.pool
+    given = [backend for backend in pool.backends if backend.server_id is not None]
+    wanted = pool.balance is Balance.HASH and pool.key == QUIC_CID
+    if "quic_lb_config" in part.own and pool.quic_lb_config and not (wanted and given):
+        message = "quic_lb_config is given, but the pool has no server ids in connection ids"
+        yield RuleViolation(
+            (*part.path, "quic_lb_config"), f"{message}; allowed: with key: quic-cid and a server_id for each backend"
+        )
+    first: dict[tuple[Family, bytes], str] = {}
+    for named in pool.named if given else ():
+        message = f"{named.name} is a host name and has no server_id, but other backends have one"
+        allowed = "a server_id for each backend, with an address, or for none"
+        yield RuleViolation((*part.path, "backends", named.name), f"{message}; allowed: {allowed}")
+    for backend in pool.backends if given else ():
+        path = (*part.path, "backends", backend.name)
+        own = backend.server_id
+        if own is None:
+            message = f"{backend.name} has no server_id, but other backends have one"
+            yield RuleViolation(path, f"{message}; allowed: a server_id for each backend, or for none")
+        elif not wanted:
+            message = "server_id is given, but the pool does not read connection ids"
+            yield RuleViolation(
+                (*path, "server_id"), f"{message}; allowed: server_id with balance: hash and key: quic-cid"
+            )
+        elif not 1 <= len(own) <= LONGEST_ID or len(own) != len(given[0].server_id or b""):
+            message = f"the length of server_id is {len(own)} bytes"
+            allowed = f"1 to {LONGEST_ID} bytes, as many for each backend of the pool"
+            yield RuleViolation((*path, "server_id"), f"{message}; allowed: {allowed}")
+        elif (other := first.setdefault((backend.family, own), backend.name)) != backend.name:
+            message = f"{own.hex()} is also the server_id of {other}"
+            yield RuleViolation((*path, "server_id"), f"{message}; allowed: each server_id once in a family")
+
+
 def passive(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     pool = part.pool
-    if not pool.passive:
+    if pool.passive is not True:
         return
     path = (*part.path, "passive")
     if pool.forward is not Forward.NAT:
@@ -278,12 +464,71 @@ def passive(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
         yield RuleViolation(path, f"{message}; allowed: passive with a health check")
 
 
+def counted_replies(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse `passive: replies` and `count_replies` where packets and replies of a backend can't be compared."""
+    pool = part.pool
+    if not pool.has_reply_counts:
+        return
+    key, word = ("count_replies", "count_replies is on") if pool.silence is None else ("passive", "passive is replies")
+    if reason := uncounted_replies(pool):
+        yield RuleViolation((*part.path, key), f"{word} {reason}")
+    elif pool.outbound and pool.forward is Forward.NAT:
+        # Conntrack finds the backend that asked only behind the choice of a backend, which counts a packet.
+        message = f"{word} with outbound, but an answer to a request of a backend counts as a packet to another backend"
+        yield RuleViolation((*part.path, key), f"{message}; allowed: one of both")
+    if pool.silence is not None and not pool.silence.answered_below:
+        message = "answered_below is 0%, so no backend would be silent; allowed: 1% to 100%"
+        yield RuleViolation((*part.path, "passive", "answered_below"), message)
+
+
+def uncounted_replies(pool: Pool) -> str:
+    """Return why the replies of a pool's backends can't be counted, and what is allowed; empty if they can."""
+    others = any(listener.protocol is not Protocol.UDP for listener in pool.listen)
+    if pool.forward is Forward.DSR:
+        return "with forward: dsr, but replies do not pass this host; allowed: forward: nat or stateless"
+    if all(listener.protocol is not Protocol.UDP for listener in pool.listen):
+        return "for a pool without a udp listener, but only replies of udp are counted; allowed: a udp listener"
+    if others and (pool.per is Per.FLOW or pool.forward is Forward.STATELESS):
+        why = "per: flow" if pool.forward is Forward.NAT else "forward: stateless"
+        return f"with {why} and listeners for tcp or sctp, whose packets have the same counter; allowed: udp listeners"
+    if pool.hairpin:
+        return "with hairpin, but the replies of a backend to itself are not counted; allowed: one of both"
+    return ""
+
+
+def outbound(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse `outbound` where requests of a backend do not pass this host, or can't keep the port of the service."""
+    pool, path = part.pool, (*part.path, "outbound")
+    if not pool.outbound:
+        return
+    if pool.forward is Forward.DSR:
+        message = "with forward: dsr, but dsr backends have the address of the service, and send from it themselves"
+        yield RuleViolation(path, f"outbound is on {message}; allowed: forward: nat or stateless")
+        return
+    if all(listener.protocol is not Protocol.UDP for listener in pool.listen):
+        yield RuleViolation(path, "outbound is on for a pool without a udp listener; allowed: a udp listener")
+        return
+    for _path, listener in part.listeners if pool.forward is Forward.NAT else ():
+        if listener.protocol is not Protocol.UDP:
+            continue
+        named = [
+            ((*path[:-1], "backends", one.name), f"{one.address}:{one.port}", one.port, listener.family)
+            for one in pool.named
+        ]
+        known = [(server.path, str(server), server.port, family(server.address)) for server in part.backends]
+        for place, server, port, version in (*known, *named):
+            same = port is None or listener.first_port == port == listener.last_port
+            if version is listener.family and not same:
+                message = f"{server} has another port than {listener}, and outbound keeps the port of a request"
+                yield RuleViolation(place, f"{message}; allowed: the same port, no port, or no outbound")
+
+
 def quorum(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     """A pool comes up with `quorum + hysteresis` healthy backends and goes down with less than `quorum - hysteresis`.
 
     Both numbers must be possible.
     """
-    count, wanted, beyond = len(part.pool.backends), part.pool.quorum, part.pool.hysteresis
+    count, wanted, beyond = most_backends(part.pool), part.pool.quorum, part.pool.hysteresis
     if wanted > count:
         yield RuleViolation(
             (*part.path, "quorum"), f"{wanted} is more than the number of backends; allowed: at most {count}"
@@ -298,7 +543,8 @@ def quorum(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
 def priorities(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     """Refuse options of priorities where they have no effect: the author of the file expects something to stand by."""
     given = {(backend.family, backend.priority) for backend in part.pool.backends}
-    if len(given) > len({family for family, _ in given}):
+    given |= {(version, named.priority) for named in part.pool.named for version in part.pool.families}
+    if any(named.srv for named in part.pool.named) or len(given) > len({family for family, _ in given}):
         return
     for key in ("min_healthy", "preempt_delay"):
         if key in part.own and getattr(part.pool, key) != getattr(Pool, key):
@@ -306,14 +552,44 @@ def priorities(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
             yield RuleViolation((*part.path, key), f"{message}; allowed: {key} with backends of several priorities")
 
 
+_DAY = 24 * 3600
+
+
+def guard(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse a guard, or a key of a guard, that has no effect."""
+    found, path = part.pool.guard, (*part.path, "guard")
+    if found is None:
+        return
+    if found.rate is None:
+        for key in ("burst", "ban", "shared_rate"):
+            if getattr(found, key):
+                yield RuleViolation((*path, key), f"{key} is given without rate, so it has no effect; needed: rate")
+        if found.allow and not found.deny:
+            message = "allow is given, but no other source is limited or denied, so it has no effect"
+            yield RuleViolation((*path, "allow"), f"{message}; needed: rate or deny")
+        elif not found.deny and not found.clients:
+            yield RuleViolation(path, "guard does nothing; needed: at least one of rate, deny and clients: true")
+    elif found.refill > _DAY:
+        message = f"a burst of {found.most_at_once} takes {found.refill} s to come back at {found.rate}"
+        most = _DAY * found.rate.packets // found.rate.seconds
+        yield RuleViolation((*path, "burst"), f"{message}; allowed: at most {most}, which takes a day")
+
+
 def health_ports(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     """A backend without a port has a port to check only if all listeners of its family have the same port."""
     clear = {version for version in Family if len(_ports(part, version)) == 1}
     unclear = [backend.name for backend in part.pool.backends if backend.port is None and backend.family not in clear]
+    if not clear.issuperset(part.pool.families):
+        unclear += [named.name for named in part.pool.named if named.port is None and named.srv is None]
     for index, health in enumerate(part.pool.health if unclear else ()):
         if health.check.needs_port and health.port is None:
             message = f"the port to check is unknown: backend {unclear[0]} has no port, and the listeners have several"
             yield RuleViolation((*part.path, "health", index), f"{message}; allowed: a port under health")
+    for collector, server in zip(part.pool.mirror, part.collectors, strict=True):
+        for index, health in enumerate(collector.health):
+            if collector.port is None and collector.family not in clear and health.check.needs_port and not health.port:
+                message = "the port to check is unknown: the collector has no port, and the listeners have several"
+                yield RuleViolation((*server.path, "health", index), f"{message}; allowed: a port under health")
 
 
 def _ports(part: ValidPool, version: Family) -> set[int]:
@@ -349,13 +625,15 @@ def unforwarded_addresses(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
 
 
 def _forwarded(part: ValidPool) -> Iterator[tuple[Path, IPAddress]]:
-    """The addresses that packets have in every mode, without the addresses of backends."""
+    """The addresses that packets and copies have in every mode, without the addresses of backends."""
     for path, listener in part.listeners:
         yield path, listener.address
     for address in part.pool.source_addresses:
         yield (*part.path, "source"), address
     for endpoint in part.pool.fallback.sorry:
         yield (*part.path, "fallback"), endpoint.address
+    for collector in part.collectors:
+        yield collector.path, collector.address
 
 
 def _backend(part: ValidPool, backend: Backend) -> Iterator[RuleViolation]:
@@ -381,12 +659,19 @@ def _lacks_interface(path: Path, address: IPAddress, allowed: str) -> RuleViolat
     return RuleViolation(path, f"{address} is a link-local address, which needs its interface; allowed: {allowed}")
 
 
+def most_backends(pool: Pool) -> int:
+    """The number of backends that a pool has when each of its names has the most addresses."""
+    resolved = sum(len(named.backends) for named in pool.named)
+    return len(pool.backends) - resolved + MOST_ADDRESSES * len(pool.named)
+
+
 def name(family: Family) -> str:
     return {Family.IP: "IPv4", Family.IP6: "IPv6"}[family]
 
 
 RULES: tuple[Callable[[ValidPool, Where], Iterator[RuleViolation]], ...] = (
     families,
+    names,
     unforwarded_addresses,
     per_packet,
     session_timeout,
@@ -394,12 +679,19 @@ RULES: tuple[Callable[[ValidPool, Where], Iterator[RuleViolation]], ...] = (
     weights,
     check_source,
     ingress,
+    mirror,
+    templates,
     hairpin,
     replies,
     destination_ports,
     stateless_balance,
+    hash_key,
+    server_ids,
     passive,
+    counted_replies,
+    outbound,
     quorum,
     priorities,
+    guard,
     health_ports,
 )

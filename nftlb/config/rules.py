@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
 from nftlb.model.kinds import (
@@ -19,7 +20,7 @@ from nftlb.model.kinds import (
     is_link_local,
 )
 
-from .pool_rules import RULES, Destination, RuleViolation, ValidParts, ValidPool, Where
+from .pool_rules import RULES, Destination, RuleViolation, ValidParts, ValidPool, Where, most_backends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +73,9 @@ def faults(parts: list[ValidParts], where: Where) -> Iterator[RuleViolation]:
         for rule in RULES:
             yield from rule(part, where)
     yield from ambiguous_replies(pools, where)
+    yield from ambiguous_requests(pools, where)
     yield from shared_helped_backends(pools, where)
+    yield from serving_collectors(pools, where)
 
 
 # --- duplicates ------------------------------------------------------------------------------------------------------
@@ -110,7 +113,7 @@ def balanced_again(pools: list[ValidPool], taken: Taken, where: Where) -> Iterat
     for a server that receives no traffic.
     """
     for part in pools:
-        for server in part.servers:
+        for server in (*part.servers, *part.collectors):
             for own in (listener for _, listener in part.listeners if listener.family is family(server.address)):
                 ranges = taken.get((server.address, own.protocol))
                 ports = (own.first_port, own.last_port) if server.port is None else (server.port, server.port)
@@ -168,6 +171,60 @@ def shared_helped_backends(pools: list[ValidPool], where: Where) -> Iterator[Rul
                 yield RuleViolation(server.path, f"{message}; needed: one pool with the listeners of both")
 
 
+def ambiguous_requests(pools: list[ValidPool], where: Where) -> Iterator[RuleViolation]:
+    """Find backends of nat pools with `outbound` whose own requests could leave from several addresses."""
+    sources: Replies = defaultdict(Ranges)
+    for part in pools:
+        for protocol, source in _replies(part) if part.pool.outbound and part.pool.forward is Forward.NAT else ():
+            if protocol is not Protocol.UDP or source.server not in part.backends:
+                continue
+            ranges = sources[source.server.address, protocol]
+            earlier = ranges.overlapping(source.first, source.last)
+            if earlier is None:
+                ranges.add(source.first, source.last, source)
+            elif source.leads_elsewhere(earlier):
+                message = f"requests of {source.server} could also leave from {earlier.address} of "
+                allowed = "allowed: outbound with one address for each port of a backend"
+                yield RuleViolation((*part.path, "outbound"), f"{message}{where(earlier.listening)}; {allowed}")
+                break
+
+
+def serving_collectors(pools: list[ValidPool], where: Where) -> Iterator[RuleViolation]:
+    """Find collectors that are also servers of a pool: replies of collectors are dropped, those of servers are not.
+
+    With `dsr`, the replies of servers come from another address, and do not pass this host.
+    """
+    if not any(part.pool.mirror for part in pools):
+        return
+    serving: dict[IPAddress, list[tuple[range, Path]]] = defaultdict(list)
+    for part in pools:
+        for server in part.servers if part.pool.forward is not Forward.DSR else ():
+            serving[server.address] += [(ports, server.path) for ports in _datagram_ports(part, server)]
+    for part in pools:
+        for collector in part.collectors:
+            paths = [
+                path
+                for wanted in _datagram_ports(part, collector)
+                for ports, path in serving.get(collector.address, ())
+                if ports.start < wanted.stop and wanted.start < ports.stop
+            ]
+            if paths:
+                message = f"{collector} is also {where(paths[0])}, and replies of a collector are dropped"
+                yield RuleViolation(collector.path, f"{message}; allowed: another port of the server")
+
+
+def _datagram_ports(part: ValidPool, server: Destination) -> list[range]:
+    """Return the ports at which a server gets datagrams."""
+    listeners = [
+        listener
+        for _, listener in part.listeners
+        if listener.protocol is Protocol.UDP and listener.family is family(server.address)
+    ]
+    if server.port is not None:
+        return [range(server.port, server.port + 1)] if listeners else []
+    return [range(listener.first_port, listener.last_port + 1) for listener in listeners]
+
+
 def _stateless_replies(part: ValidPool, replies: Replies, where: Where) -> Iterator[RuleViolation]:
     for protocol, reply in _replies(part):
         ranges = replies[reply.server.address, protocol]
@@ -198,7 +255,7 @@ def _nat_replies(part: ValidPool, replies: Replies, order: dict[Path, int], wher
 
 
 def _replies(part: ValidPool) -> Iterator[tuple[Protocol, ReplyRange]]:
-    for server in part.servers:
+    for server in (*part.servers, *_unknown_servers(part)):
         for path, listener in part.listeners:
             if listener.family is not family(server.address):
                 continue
@@ -207,6 +264,13 @@ def _replies(part: ValidPool) -> Iterator[tuple[Protocol, ReplyRange]]:
                 first = last = server.port
             shift = listener.first_port - first
             yield listener.protocol, ReplyRange(first, last, listener.address, shift, server, path)
+
+
+def _unknown_servers(part: ValidPool) -> Iterator[Destination]:
+    """A server in each family for each name: its replies may be ambiguous whatever its address is."""
+    for index, named in enumerate(part.pool.named):
+        for address in (IPv4Address(index), IPv6Address(index)):
+            yield Destination((*part.path, "backends", named.name), address, named.port)
 
 
 # --- the names and numbers of nftlb ----------------------------------------------------------------------------------
@@ -247,6 +311,13 @@ def table_of_others(config: Config) -> Iterator[RuleViolation]:
         )
 
 
+def impossible_ttl(config: Config) -> Iterator[RuleViolation]:
+    shortest, longest = config.resolver.min_ttl, config.resolver.max_ttl
+    if shortest > longest:
+        message = f"{shortest} ms is more than max_ttl, {longest} ms; allowed: up to max_ttl"
+        yield RuleViolation(("resolver", "min_ttl"), message)
+
+
 def too_many_zones(config: Config) -> Iterator[RuleViolation]:
     """Count the zones that the compiler may need: for each nat pool, one per server and two more."""
     needed = sum(2 + _server_count(pool) for pool in config.pools if pool.forward is Forward.NAT)
@@ -276,4 +347,4 @@ def _at_most(number: int) -> str:
 
 
 def _server_count(pool: Pool) -> int:
-    return len(pool.backends) + len(pool.fallback.sorry)
+    return most_backends(pool) + len(pool.fallback.sorry)

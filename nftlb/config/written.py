@@ -10,33 +10,51 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
 
 from nftlb.model import checks
 from nftlb.model.checks import CHECKS, Expect
 from nftlb.model.constraints import BackendName, Line, PoolName, TableName
 from nftlb.model.kinds import Source, is_link_local
-from nftlb.model.pool import Api, Backend, Config, Health, Hooks, Marks, Pool, Zones
+from nftlb.model.pool import (
+    Api,
+    Backend,
+    Collector,
+    Config,
+    Guard,
+    Health,
+    Hooks,
+    Marks,
+    NamedBackend,
+    NameServers,
+    PassiveReplies,
+    Pool,
+    Zones,
+)
 
 from .fields import (
-    BACKEND_ADDRESS_WRITTEN,
-    BACKEND_ENDPOINT_WRITTEN,
+    ADDRESS_WRITTEN,
+    ENDPOINT_WRITTEN,
+    SERVER_AND_PORT_WRITTEN,
+    SERVER_WRITTEN,
     OneOrMany,
     OwnForm,
     Reads,
     described,
+    options,
     or_short,
     reads,
     written_fields,
     written_form,
 )
-from .reading import Unfit, digits_or_text, read_address, split_port
+from .reading import REPLIES, Unfit, digits_or_text, read_address, read_server, split_port
 from .rules import PREFIXES, TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from typing import Self
 
-    from pydantic import GetJsonSchemaHandler
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
     from pydantic_core.core_schema import DictSchema
@@ -91,24 +109,87 @@ def _mapping(declared: type[Any]) -> OwnForm:
 
 # --- backends --------------------------------------------------------------------------------------------------------
 
+SRV_RECORDS = next(option for option in options(NamedBackend) if option.name == "srv")
+
+
+_NOT_WITH_SRV = ("address", "port", "weight", "via", "server_id")
+ONE_KIND_OF_SERVER = [
+    {"required": ["address"], "not": {"required": ["srv"]}},
+    {"required": ["srv"], "not": {"anyOf": [{"required": [key]} for key in _NOT_WITH_SRV]}},
+]
+"""The JSON Schema of a `backend_fault`."""
+
+
+def backend_fault(given: Mapping[str, Any]) -> str:
+    """Say which options of a backend exclude each other; empty if they fit together."""
+    srv, address = given.get("srv"), given.get("address")
+    if (srv is None) == (address is None):
+        found = "neither address nor srv is" if srv is None else "both address and srv are"
+        return f"{found} given; allowed: one of them"
+    if srv is not None and (own := sorted({"port", "weight"} & given.keys())):
+        return f"{own[0]} is given with srv, whose records have a {own[0]}; allowed: {own[0]} with address"
+    if (srv is not None or isinstance(address, str)) and "via" in given:
+        return "via is given for a host name, whose addresses may have other routers; allowed: via with an address"
+    if (srv is not None or isinstance(address, str)) and "server_id" in given:
+        return "server_id is given for a host name, but each server has its own; allowed: server_id with an address"
+    return ""
+
+
+def make_backend(given: Mapping[str, Any]) -> Backend | NamedBackend:
+    """Make a backend of options without a `backend_fault`; options that are not given have their defaults."""
+    by_name = given.get("srv") is not None or isinstance(given["address"], str)
+    return NamedBackend(**given) if by_name else Backend(**given)
+
+
+def _given(written: Written) -> dict[str, Any]:
+    """The options that a backend has in the file. An option that is null is not given."""
+    return {key: value for key in written.model_fields_set if (value := getattr(written, key)) is not None}
+
+
+def _one_kind_of_server(schema: dict[str, Any]) -> None:
+    del schema["required"]
+    schema["oneOf"] = ONE_KIND_OF_SERVER
+
+
+def _read_server_unless_srv(found: object) -> object:
+    return None if found is None else read_server(found)
+
 
 class _BackendForms(Written):
+    model_config = ConfigDict(json_schema_extra=_one_kind_of_server)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if fault := backend_fault(_given(self)):
+            raise ValueError(fault)
+        return self
+
+    def value(self, **names: Any) -> Any:
+        return make_backend({**_given(self), **names})
+
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, found: Any) -> Any:
         if isinstance(found, dict):
-            return _with_device(found)
-        if not isinstance(found, str):
-            raise Unfit(
-                found, "not a backend", "address:port, such as 10.0.0.11:5353, or a mapping with the key address"
-            )
-        address, port = split_port(found)
-        backend = {"address": address} if port is None else {"address": address, "port": digits_or_text(port)}
-        return _with_device(backend)
+            return _with_device({"address": None, **found} if "srv" in found else found)
+        allowed = "address:port, such as 10.0.0.11:5353 or ns1.example.com:53, or a mapping with the key address or srv"
+        return _with_device(_address_and_port(found, "a backend", allowed))
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return or_short({"anyOf": [BACKEND_ENDPOINT_WRITTEN, BACKEND_ADDRESS_WRITTEN]}, schema, handler)
+        return or_short({"anyOf": [SERVER_AND_PORT_WRITTEN, SERVER_WRITTEN]}, schema, handler)
+
+
+def _address_and_port(
+    found: Any, what: str, allowed: str = "address:port, such as 10.0.0.11:5353, or a mapping with the key address"
+) -> dict[str, Any]:
+    """Read the short form of a server, `ADDRESS:PORT` or `ADDRESS`, as its mapping."""
+    if isinstance(found, dict):
+        return found
+    if not isinstance(found, str):
+        raise Unfit(found, f"not {what}", allowed)
+    address, port = split_port(found)
+    return {"address": address} if port is None else {"address": address, "port": digits_or_text(port)}
 
 
 def _with_device(backend: dict[str, Any]) -> dict[str, Any]:
@@ -127,8 +208,9 @@ def _with_device(backend: dict[str, Any]) -> dict[str, Any]:
 WrittenBackend = _written(
     Backend,
     _BackendForms,
-    {"address": OwnForm(Annotated[Any, Reads(read_address, BACKEND_ADDRESS_WRITTEN)])},
+    {"address": OwnForm(Annotated[Any, Reads(_read_server_unless_srv, SERVER_WRITTEN)])},
     leave_out={"name"},
+    more={"srv": (written_form(SRV_RECORDS.type), described(None, SRV_RECORDS.description, None))},
 )
 
 
@@ -233,16 +315,56 @@ WrittenHealth = _written(
 )
 
 
+_HEALTH = OwnForm(Annotated[tuple[_as_value(WrittenHealth), ...], OneOrMany()], shown=[])  # type: ignore[misc]
+
+
+# --- collectors ------------------------------------------------------------------------------------------------------
+
+
+class _CollectorForms(Written):
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, found: Any) -> Any:
+        return _address_and_port(found, "a collector")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return or_short({"anyOf": [ENDPOINT_WRITTEN, ADDRESS_WRITTEN]}, schema, handler)
+
+
+WrittenCollector = _written(Collector, _CollectorForms, {"health": _HEALTH}, leave_out={"name"})
+
+
 # --- pools and the rest of the file ----------------------------------------------------------------------------------
+
+
+class _PassiveForms:
+    """Reads `true`, `false`, or `replies` for a mapping without keys."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._read, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "boolean"}, {"const": REPLIES}, handler(schema)]}
+
+    def _read(self, found: Any, read_limits: Callable[[Any], PassiveReplies]) -> bool | PassiveReplies:
+        if isinstance(found, bool):
+            return found
+        if found != REPLIES and not isinstance(found, dict):
+            raise Unfit(found, "not an effect", f"true, false, {REPLIES}, or a mapping with limits for {REPLIES}")
+        return read_limits({} if found == REPLIES else found)
+
 
 WrittenDefaults = _written(
     Pool,
     forms={
         "source": OwnForm(Annotated[Any, reads(Source)], Source(), "masquerade"),
-        "health": OwnForm(Annotated[tuple[_as_value(WrittenHealth), ...], OneOrMany()], shown=[]),  # type: ignore[misc]
+        "health": _HEALTH,
+        "guard": OwnForm(_as_value(_written(Guard)) | None, shown=None),
         "hooks": _mapping(Hooks),
+        "passive": OwnForm(Annotated[_as_value(_written(PassiveReplies)), _PassiveForms()] | None),
     },
-    leave_out={"name", "listen", "backends", "source_addresses"},
+    leave_out={"name", "listen", "backends", "source_addresses", "mirror", "templates"},
     name="Defaults",
 )
 WrittenPool = _written(
@@ -251,7 +373,8 @@ WrittenPool = _written(
     {
         "backends": OwnForm(
             Annotated[dict[written_form(BackendName), WrittenBackend], Field(min_length=1)]  # type: ignore[misc]
-        )
+        ),
+        "mirror": OwnForm(dict[written_form(BackendName), WrittenCollector], {}, {}),  # type: ignore[misc]
     },
     leave_out={"name", "source_addresses", *WrittenDefaults.model_fields},
 )
@@ -271,6 +394,7 @@ WrittenConfig = _written(
         "zones": _mapping(Zones),
         "marks": _mapping(Marks),
         "api": _mapping(Api),
+        "resolver": _mapping(NameServers),
         "pools": OwnForm(
             Annotated[
                 dict[written_form(PoolName), WrittenPool],  # type: ignore[misc]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from nftlb.health import CheckResult
-    from nftlb.model import AnyCheck, Backend, Config, Health, Pool
+    from nftlb.model import AnyCheck, Backend, Config, Health, IPAddress, Pool
 
 
 _log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ _STRANGLED = 5.0
 
 
 class CheckKey(NamedTuple):
-    """The name of a check: its pool, its backend, and its index in the pool's list of checks."""
+    """The name of a check: its pool, its backend or collector, and its index in the list of checks."""
 
     pool: str
     backend: str
@@ -270,15 +270,23 @@ class Checker:
 def _checks(pool: Pool) -> Iterable[tuple[CheckKey, Health, Subject]]:
     for backend in pool.backends:
         for index, health in enumerate(pool.health):
-            yield CheckKey(pool.name, backend.name, index), health, _subject(pool, backend, health)
+            yield (
+                CheckKey(pool.name, backend.name, index),
+                health,
+                _subject(pool, backend, health, pool.source_addresses),
+            )
+    for collector in pool.mirror:
+        for index, health in enumerate(collector.health):
+            yield CheckKey(pool.name, collector.name, index), health, _subject(pool, collector.server, health, ())
 
 
-def _subject(pool: Pool, backend: Backend, health: Health) -> Subject:
+def _subject(pool: Pool, backend: Backend, health: Health, usual: tuple[IPAddress, ...]) -> Subject:
+    """Return what a check needs. `usual`: the source addresses of checks that name no source."""
     port = health.port or backend.port
     if port is None:
         # The packet's port is kept: the rules of the file make sure that the listeners agree on one, or give it above.
         port = next((listener.first_port for listener in pool.listen if listener.family is backend.family), None)
-    sources = (*health.source, *pool.source_addresses)
+    sources = (*health.source, *usual)
     source = next((candidate for candidate in sources if family(candidate) is backend.family), None)
     timeout = health.timeout / 1000
     # A link-local address belongs to one interface: through another one, another host would answer.

@@ -6,25 +6,28 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from nftlb.config import amend
-from nftlb.errors import NftlbError
+from nftlb.config import amend, resolve
+from nftlb.errors import NftlbError, SystemFault
 from nftlb.model import EventKind
 from nftlb.requirements import summed_up
 from nftlb.service import ConfigStatus, Conflict, Event
 
 from . import systemd
 from .events import now, wall
+from .names import emptied_names, emptied_pools, first_answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from nftlb.config import Resolution
     from nftlb.health import Change, CheckResult
     from nftlb.metrics import Metrics
-    from nftlb.model import Admin, Backend, Config
+    from nftlb.model import Admin, Backend, Config, FoundServer, HostLookup, NameAnswers, NamedBackend
     from nftlb.requirements import Lack
 
     from .checker import CheckKey
     from .events import ActiveFaults, Bus
+    from .names import LookupState
     from .notifier import Notifier
     from .reconciler import Reconciler
     from .state_saver import StateSaver
@@ -65,6 +68,7 @@ class Controller:
         self._followers: list[Callable[[Config], None]] = []
         self._loaded = self._attempted = wall()
         self._lacks: tuple[Lack, ...] = ()
+        metrics.follow(state.config)
         self._lacking: set[str] = set()
         self._preemption: asyncio.TimerHandle | None = None
         self._await_preemption()
@@ -80,9 +84,9 @@ class Controller:
     def record_result(self, key: CheckKey, result: CheckResult) -> float:
         """Record the result of a check. Return the seconds between the start of this check and of the next."""
         changes = self.state.health.record_result(*key, result, now())
-        check = self.state.health.pools[key.pool].backends[key.backend].checks[key.check]
+        check = self.state.health.pools[key.pool].tracked(key.backend).checks[key.check]
         passed = result.passed if check.last is None else check.last.passed  # silence may have counted as a failure
-        self._metrics.checked(key.pool, check.health.check.kind, passed, result.seconds)
+        self._metrics.checked(key.pool, key.backend, check.health.check.kind, passed, result.seconds)
         self._follow(changes)
         return check.state.delay(check.health)
 
@@ -94,12 +98,16 @@ class Controller:
     def record_refusal(self, pool: str, backend: str) -> None:
         """Record that a backend refused balanced traffic."""
         if backend in self.state.health.pools[pool].backends:
+            self._metrics.refused(pool, backend)
             self._follow(self.state.health.record_refusal(pool, backend, "port unreachable", now()))
 
     def record_hint(self, pool: str, backend: str) -> bool:
         """Record a sign that a backend refuses balanced traffic. Return whether the backend should be checked now."""
         tracked = self.state.health.pools[pool].backends.get(backend)
-        if tracked is None or not tracked.up:
+        if tracked is None:
+            return False
+        self._metrics.refused(pool, backend)
+        if not tracked.up:
             return False
         self._follow(self.state.health.record_hint(pool, backend, "port unreachable", now()))
         return True
@@ -111,10 +119,45 @@ class Controller:
         self.state.health.set_unconfirmed(unconfirmed)
         self._follow(self.state.health.set_unreachable(unreachable, now()))
 
+    def set_silent(self, silent: Mapping[tuple[str, str], str]) -> None:
+        """Record the backends that get packets and send no replies, each with the reason."""
+        self._follow(self.state.health.set_silent(silent, now()))
+
     def set_lacks(self, lacks: Iterable[Lack]) -> None:
         """Record what pools need from this host and the host does not have."""
         self._lacks = tuple(lacks)
         self._assign_lacks()
+
+    # --- DNS ---------------------------------------------------------------------------------------------------------
+
+    async def use_answer(self, lookup: HostLookup, servers: tuple[FoundServer, ...]) -> None:
+        """Use the servers that DNS has for a name now. Raises NftlbError; then the answer before stays."""
+        async with self._changing:
+            answers = {**self.state.names.answers, lookup: servers}
+            resolution = resolve(self.state.declared, answers)
+            if reasons := emptied_names(self.state.config, resolution, lookup):
+                raise SystemFault("; ".join(reasons))
+            await self._use_answers(self.state.declared, answers, resolution)
+        self._saver.touch()
+
+    def record_lookup(self, lookup: HostLookup, state: LookupState) -> None:
+        """Record how a lookup ended."""
+        self.state.names.lookups[lookup] = state
+        servers = self.state.names.answers.get(lookup)
+        rest = "there is no backend for the name yet"
+        if servers:
+            rest = f"the last good answer stays: {', '.join(str(server.address) for server in servers)}"
+        self._faults.set(f"name {lookup}", f"{state.trouble}; {rest}" if state.trouble else "")
+
+    def forget_lookup(self, lookup: HostLookup) -> None:
+        """Record that no pool has a name any more."""
+        self.state.names.lookups.pop(lookup, None)
+        self._faults.clear(f"name {lookup}")
+
+    @property
+    def answers(self) -> NameAnswers:
+        """The last good answers."""
+        return self.state.names.answers
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
@@ -134,21 +177,25 @@ class Controller:
         await self._saver.save()
         await self.reconciler.wait_until_applied()
 
-    async def add(self, pool: str, backend: Backend) -> None:
+    async def add(self, pool: str, backend: Backend | NamedBackend) -> None:
         """Add a backend. Raises Conflict, ConfigError or, if the kernel refuses, KernelError."""
         async with self._changing:
-            if backend.name in self.state.find(pool).backends:
+            if backend.name in self._entries(pool) | self.state.find(pool).backends.keys():
                 raise Conflict(f"{pool} has a backend {backend.name} already; remove it first, or take another name")
-            await self._use(amend(self.state.config, pool, add=[backend]))
+            await self._use(amend(self.state.declared, pool, add=[backend]))
             self.state.record_added(pool, backend)
         await self._saver.save()
 
     async def remove(self, pool: str, backend: str) -> None:
         """Remove a backend. Raises Conflict for the last backend of a pool, and KernelError if the kernel refuses."""
         async with self._changing:
-            if len(self.state.find(pool, backend).backends) == 1:
+            entries = self._entries(pool)
+            if backend not in entries:
+                owner = next(named for named in self.state.find(pool, backend).pool.named if backend in named.backends)
+                raise Conflict(f"DNS gives {backend} for {owner.lookup}; remove {owner.name}, or drain {backend}")
+            if len(entries) == 1:
                 raise Conflict(f"{backend} is the last backend of {pool}; drain it instead, or remove the pool")
-            await self._use(amend(self.state.config, pool, remove=[backend]))
+            await self._use(amend(self.state.declared, pool, remove=[backend]))
             self.state.record_removed(pool, backend)
         await self._saver.save()
 
@@ -162,7 +209,8 @@ class Controller:
             except NftlbError as error:
                 self._problems = tuple(str(error).splitlines())
                 self._metrics.reloaded(success=False)
-                _log.error("not reloaded, the old configuration stays:\n%s", error)
+                fields = {"event": EventKind.RELOAD_FAILED}
+                _log.error("not reloaded, the old configuration stays:\n%s", error, extra={"fields": fields})
                 self._bus.publish(Event(kind=EventKind.RELOAD_FAILED, at=wall(), reason=str(error)))
                 raise
             finally:
@@ -172,7 +220,7 @@ class Controller:
             self._faults.clear(_COPY)
             self._metrics.reloaded(success=True)
             self._faults.clear("memory")  # the operator was here and has seen it
-            _log.info("reloaded %s", self.state.file)
+            _log.info("reloaded %s", self.state.file, extra={"fields": {"event": EventKind.RELOAD}})
             self._bus.publish(Event(kind=EventKind.RELOAD, at=wall(), reason=self.state.file))
         await self._saver.save()
 
@@ -192,20 +240,35 @@ class Controller:
     async def _reload(self) -> None:
         read = await asyncio.to_thread(self.state.read_new_file)
         config, runtime, misfits = self.state.with_runtime(read.base)
-        await self._use(config)
+        answers = {**self.state.names.answers, **await first_answers(config, self.state.names.answers)}
+        resolution = resolve(config, answers)
+        if reasons := emptied_pools(self.state.config, resolution):
+            raise SystemFault("\n".join(reasons))
+        await self._use_answers(config, answers, resolution)
         self.state.use_file(read, runtime)
         for misfit in misfits:
             _log.warning("%s", misfit)
 
-    async def _use(self, config: Config) -> None:
+    def _entries(self, pool: str) -> set[str]:
+        """The names of the backends of a pool, without those of the answers of DNS. Raises UnknownPool."""
+        self.state.find(pool)
+        declared = self.state.declared.pool(pool)
+        return {entry.name for entry in declared.entries} if declared else set()
+
+    async def _use(self, declared: Config) -> None:
+        """Use another configuration with the answers of now: see `_use_answers`."""
+        answers = self.state.names.answers
+        await self._use_answers(declared, answers, resolve(declared, answers))
+
+    async def _use_answers(self, declared: Config, answers: NameAnswers, resolution: Resolution) -> None:
         """Load another configuration into the kernel and then use it; or neither, if the kernel refuses."""
         moment = now()
+        config = resolution.config
         preview, _ = self.state.health.with_config(config, moment)
 
         def switch() -> None:
-            changes, gone = self.state.use(config)
-            for pool in gone:
-                self._metrics.forget(pool)
+            changes = self.state.use(declared, answers, resolution)
+            self._metrics.follow(config)
             for follow in self._followers:
                 follow(config)
             self._follow(changes)
@@ -220,6 +283,8 @@ class Controller:
                 self._assign_lacks()
             self.reconciler.wake()
             self._saver.touch()
+            for change in changes:
+                self._metrics.changed(change.pool, change.backend, change.kind)
             self._notifier.report(changes, self.state.config)
             self._await_preemption()
 

@@ -25,10 +25,10 @@ from .store import Store
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-    from nftlb.health import PoolStates
     from nftlb.model import Config
 
     from .kernel_thread import FirstLoad
+    from .runtime import InitialState
     from .startup import StartupConfig
 
 _OPERATION = "nftlb.daemon.operation"
@@ -42,19 +42,16 @@ class Begun:
     file: str
     source: StartupConfig
     """The configuration file or its last good copy."""
-    config: Config
-    """The same with the backends that were added and removed at run time."""
+    initial: InitialState
+    """The same with the saved state."""
     store: Store
     memory: Memory
-    health: PoolStates
     kernel_thread: KernelThread
     links: LinkMonitor | None
     """Opened before the first load, if this host permits it."""
     first: FirstLoad
     faults: tuple[str, ...]
     """Why the saved state can't be used."""
-    misfits: tuple[str, ...]
-    """A line for each saved backend that does not fit the file."""
 
 
 @dataclass(frozen=True)
@@ -95,25 +92,24 @@ class Daemon:
         base = source.config
         store = Store(base.state_dir, base.table)
         memory, faults = _recall(store)
-        config, health, misfits = initial_state(base, memory.pools, monotonic())
+        initial = initial_state(base, memory, monotonic())
+        config = initial.config
         kernel_thread = KernelThread(config.table)
         await kernel_thread.open()
         links = _links()
         try:
             # The rules of an earlier run work until the kernel has accepted these.
-            first = await kernel_thread.first_load(config, health.membership(monotonic()))
+            first = await kernel_thread.first_load(config, initial.health.membership(monotonic()))
             begun = Begun(
                 file=self._file,
                 source=source,
-                config=config,
+                initial=initial,
                 store=store,
                 memory=memory,
-                health=health,
                 kernel_thread=kernel_thread,
                 links=links,
                 first=first,
                 faults=tuple(faults),
-                misfits=tuple(misfits),
             )
             operate: Callable[[Begun, SignalRequests], Awaitable[Config]] = import_module(_OPERATION).operate
             config = await operate(begun, requests)

@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING
 
 from nftlb.compiler.reply_form import reply_form
 from nftlb.compiler.selection import select
-from nftlb.model import Family, Forward, RotationMode
-from nftlb.service import BackendStatus, CheckStatus, Overview, PoolStatus, Short
+from nftlb.model import DropReason, Family, Forward, NamedBackend, RotationMode
+from nftlb.service import (
+    BackendStatus,
+    CheckStatus,
+    ClientStatus,
+    CollectorStatus,
+    Conflict,
+    GuardStatus,
+    Overview,
+    PoolClients,
+    PoolStatus,
+    Short,
+)
 
 from .events import now, wall
 
@@ -20,8 +31,8 @@ if TYPE_CHECKING:
     from nftlb.compiler.reply_form import Obstacles
     from nftlb.compiler.selection import Selection
     from nftlb.health import BackendHealth, CheckHealth, PoolHealth
-    from nftlb.model import Admin, Backend, Pool, PoolState
-    from nftlb.service import Event
+    from nftlb.model import Admin, Backend, Collector, Pool, PoolState
+    from nftlb.service import Event, NameStatus
 
     from .controller import Controller
     from .counters import CounterReader, Counters
@@ -70,7 +81,12 @@ class DaemonService:
         # A reload may replace the pools while this generator waits.
         for pool, added in [(pool, self._state.added(pool)) for pool in self._state.health.pools.values()]:
             yield pool_status(
-                pool, membership.of(pool.pool.name), self._counter_reader.counters, added, self._obstacles
+                pool,
+                membership.of(pool.pool.name),
+                self._counter_reader.counters,
+                added,
+                self._obstacles,
+                self._state.names.status(pool.pool),
             )
             await asyncio.sleep(0)  # ten thousand backends take a while, in which checks have to begin
 
@@ -79,7 +95,25 @@ class DaemonService:
         await self._counter_reader.refresh()
         pool = self._state.find(name)
         state = self._state.health.state(name, now())
-        return pool_status(pool, state, self._counter_reader.counters, self._state.added(pool), self._obstacles)
+        counters, names = self._counter_reader.counters, self._state.names.status(pool.pool)
+        return pool_status(pool, state, counters, self._state.added(pool), self._obstacles, names)
+
+    async def clients(self, pool: str, most: int) -> PoolClients:
+        found = self._state.find(pool).pool
+        if found.guard is None or not found.guard.clients:
+            raise Conflict(f"pool {pool} does not count clients; set `clients: true` in its guard")
+        counts = await self._kernel_thread.read(lambda applier: applier.sources(found, most))
+        clients = (
+            ClientStatus(
+                source=client.source,
+                packets=client.arrived.packets,
+                bytes=client.arrived.bytes,
+                dropped=client.dropped.packets,
+                banned=None if client.banned is None else round(client.banned, 1),
+            )
+            for client in counts.most
+        )
+        return PoolClients(pool=pool, known=counts.known, clients=tuple(clients))
 
     @property
     def _obstacles(self) -> Obstacles:
@@ -117,8 +151,11 @@ class DaemonService:
         await self._controller.change(pool, backend, admin=admin, weight=weight, priority=priority)
         return self._backend(pool, backend)
 
-    async def add(self, pool: str, backend: Backend) -> BackendStatus:
+    async def add(self, pool: str, backend: Backend | NamedBackend) -> BackendStatus | NameStatus:
         await self._controller.add(pool, backend)
+        if isinstance(backend, NamedBackend):
+            names = self._state.names.status(self._state.find(pool).pool)
+            return next(status for status in names if status.name == backend.name)
         return self._backend(pool, backend.name)
 
     async def remove(self, pool: str, backend: str) -> None:
@@ -143,11 +180,16 @@ _WORST_FIRST = (RotationMode.FALLBACK, RotationMode.PANIC, RotationMode.HEALTHY)
 
 
 def pool_status(
-    pool: PoolHealth, state: PoolState, counters: Counters, added: Collection[str], obstacles: Obstacles
+    pool: PoolHealth,
+    state: PoolState,
+    counters: Counters,
+    added: Collection[str],
+    obstacles: Obstacles,
+    names: tuple[NameStatus, ...] = (),
 ) -> PoolStatus:
     """The status of a pool. `state`: the state that the compiler got. `added`: the backends not in the file.
 
-    `obstacles`: what the compiler got about this host.
+    `obstacles`: what the compiler got about this host. `names`: those whose addresses come from DNS.
     """
     selections = _selections(pool, state)
     shares = _shares(selections)
@@ -176,16 +218,43 @@ def pool_status(
         since=wall(pool.since),
         packets=count.packets,
         bytes=count.bytes,
+        guard=_guard(pool.pool, counters),
         backends=backends,
+        collectors=tuple(
+            _collector(pool.pool.name, collector, pool.collectors[collector.name], counters)
+            for collector in pool.pool.mirror
+        ),
+        names=names,
     )
+
+
+def _collector(pool: str, collector: Collector, tracked: BackendHealth, counters: Counters) -> CollectorStatus:
+    count = counters.of_collector(pool, collector.name)
+    return CollectorStatus.model_construct(
+        name=collector.name,
+        address=str(collector.address),
+        port=collector.port,
+        one_in=collector.one_in,
+        up=tracked.up,
+        since=wall(tracked.since),
+        reason=tracked.reason,
+        packets=count.packets,
+        bytes=count.bytes,
+        checks=tuple(map(_check, tracked.checks)),
+    )
+
+
+def _guard(pool: Pool, counters: Counters) -> GuardStatus | None:
+    if pool.guard is None:
+        return None
+    return GuardStatus(**{str(reason): counters.dropped(pool.name, reason).packets for reason in DropReason})
 
 
 def _replies(pool: Pool, obstacles: Obstacles) -> Iterator[str]:
     """The hook in which the replies of a `stateless` pool are rewritten, for each family."""
     if pool.forward is Forward.STATELESS:
-        for family in Family:
-            if any(listener.family is family for listener in pool.listen):
-                yield f"{family}: {reply_form(pool, family, obstacles)}"
+        for family in pool.families:
+            yield f"{family}: {reply_form(pool, family, obstacles)}"
 
 
 def backend_status(pool: PoolHealth, name: str, state: PoolState, counters: Counters, *, added: bool) -> BackendStatus:
@@ -196,8 +265,7 @@ def backend_status(pool: PoolHealth, name: str, state: PoolState, counters: Coun
 
 def _selections(pool: PoolHealth, state: PoolState) -> list[Selection]:
     """The targets of each family in which the pool listens."""
-    listening = {listener.family for listener in pool.pool.listen}
-    return [select(pool.pool, family, state) for family in Family if family in listening]
+    return [select(pool.pool, family, state) for family in Family if family in pool.pool.families]
 
 
 def _shares(selections: Iterable[Selection]) -> dict[str, float]:
@@ -211,7 +279,7 @@ def _shares(selections: Iterable[Selection]) -> dict[str, float]:
 
 def _backend(pool: str, tracked: BackendHealth, share: float, counters: Counters, *, added: bool) -> BackendStatus:
     backend = tracked.backend
-    count = counters.of(pool, backend.name)
+    count, replies = counters.of(pool, backend.name), counters.replies(pool, backend.name)
     return BackendStatus.model_construct(
         name=backend.name,
         address=str(backend.address),
@@ -225,10 +293,13 @@ def _backend(pool: str, tracked: BackendHealth, share: float, counters: Counters
         in_rotation=share > 0,
         standby=tracked.counts and not share,
         since=wall(tracked.since),
-        reason=tracked.unreachable or tracked.reason,
+        reason=tracked.outage or tracked.reason,
         added=added,
         packets=count.packets,
         bytes=count.bytes,
+        requests=None if replies is None else replies.requests,
+        replies=None if replies is None else replies.replies,
+        answered=None if replies is None or replies.share is None else round(replies.share, 3),
         checks=tuple(map(_check, tracked.checks)),
     )
 

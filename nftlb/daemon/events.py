@@ -91,11 +91,11 @@ class ActiveFaults:
         if before is not None and before.message == message:
             return
         self._present[what] = Fault(what=what, message=message, since=before.since if before else at)
-        _log.error("%s: %s", what, message)
+        _log.error("%s: %s", what, message, extra={"fields": {"event": EventKind.FAULT, "what": what}})
         self._publish(Event(kind=EventKind.FAULT, at=at, reason=message, details={"what": what}))
 
     def clear(self, what: str) -> None:
         """Record that something works, or works again."""
         if self._present.pop(what, None) is not None:
-            _log.info("%s: works again", what)
+            _log.info("%s: works again", what, extra={"fields": {"event": EventKind.FAULT_GONE, "what": what}})
             self._publish(Event(kind=EventKind.FAULT_GONE, at=wall(), details={"what": what}))

@@ -36,7 +36,7 @@ LINGER = 30.0
 """Seconds for which in-flight replies of former backends still get the address of the service. conntrack remembers a
 datagram without a reply for the same time (`nf_conntrack_udp_timeout`)."""
 
-LINES = 1000
+PARTS = 1000
 """Lines of the text of a ruleset that are made in one turn of the event loop, in about a millisecond."""
 
 T = TypeVar("T")
@@ -123,13 +123,13 @@ class KernelThread:
     async def text(self) -> str:
         """The ruleset that the kernel accepted last, as a file for `nft -f`; empty if there is none.
 
-        The event loop makes the text, LINES lines in a turn. In a thread, the text would keep each system call of the
+        The event loop makes the text, PARTS parts in a turn. In a thread, the text would keep each system call of the
         loop waiting until Python changes to the loop's thread again.
         """
         accepted = self.accepted
         lines = iter(()) if accepted is None else file_lines(accepted.ruleset)
         pieces = []
-        while piece := list(islice(lines, LINES)):
+        while piece := list(islice(lines, PARTS)):
             pieces.append("\n".join([*piece, ""]))
             await asyncio.sleep(0)
         return "".join(pieces)

@@ -40,7 +40,12 @@ _ABOUT_POOLS = {
     EventKind.QUORUM_DOWN: "quorum ",
     EventKind.PRIORITY_CHANGED: "priority ",
 }
-_LEVELS = {EventKind.BACKEND_DOWN: logging.WARNING, EventKind.QUORUM_DOWN: logging.ERROR}
+_LEVELS = {
+    EventKind.BACKEND_DOWN: logging.WARNING,
+    EventKind.COLLECTOR_DOWN: logging.WARNING,
+    EventKind.QUORUM_DOWN: logging.ERROR,
+}
+_WHAT = {EventKind.COLLECTOR_UP: "collector ", EventKind.COLLECTOR_DOWN: "collector "}
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,9 @@ class HookCall:
 
 
 class HookRunner:
-    """Runs hooks. `ended` receives each result (`ok`, `failed`, `timeout`, `unstarted` or `dropped`) and a message."""
+    """Runs hooks. `ended` receives the pool, each result (one of HOOK_OUTCOMES of the metrics) and a message."""
 
-    def __init__(self, ended: Callable[[str, str], None], seconds: float = HOOK_SECONDS) -> None:
+    def __init__(self, ended: Callable[[str, str, str], None], seconds: float = HOOK_SECONDS) -> None:
         self._ended = ended
         self._seconds = seconds
         self._waiting: dict[tuple[str, str], deque[HookCall]] = {}
@@ -76,7 +81,7 @@ class HookRunner:
             task.add_done_callback(self._tasks.discard)
             return
         if len(queue) >= HOOK_BACKLOG:
-            self._ended("dropped", f"{queue.popleft()} was dropped: too many hooks wait")
+            self._ended(call.key[0], "dropped", f"{queue.popleft()} was dropped: too many hooks wait")
         queue.append(call)
 
     async def close(self) -> None:
@@ -91,7 +96,7 @@ class HookRunner:
             while queue:
                 call = queue.popleft()
                 async with self._slots:
-                    self._ended(*await self._run_program(call))
+                    self._ended(call.key[0], *await self._run_program(call))
         finally:
             del self._waiting[key]
 
@@ -128,7 +133,7 @@ class Notifier:
         """Report changes; `config` has the hooks."""
         for change in changes:
             subject = f"{change.pool}/{change.backend}" if change.backend else f"pool {change.pool}"
-            what = "" if change.backend else _ABOUT_POOLS[change.kind]
+            what = _WHAT.get(change.kind, "") if change.backend else _ABOUT_POOLS[change.kind]
             level = _LEVELS.get(change.kind, logging.INFO)
             fields = {
                 "event": change.kind,
@@ -160,7 +165,8 @@ class Notifier:
 
 
 def _environment(change: Change, pool: Pool) -> dict[str, str]:
-    backend = pool.backend(change.backend)
+    collectors = (collector.server for collector in pool.mirror if collector.name == change.backend)
+    backend = pool.backend(change.backend) or next(collectors, None)
     return {
         "NFTLB_EVENT": change.kind,
         "NFTLB_POOL": change.pool,

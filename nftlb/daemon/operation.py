@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from nftlb.errors import KernelError, NftlbError
+from nftlb.kernel.conntrack import read_fill
 from nftlb.metrics import Metrics
 from nftlb.programs import STRAYS
 
@@ -20,8 +21,10 @@ from .counters import CounterReader
 from .daemon_service import DaemonService
 from .events import ActiveFaults, Bus
 from .garbage import Garbage
+from .names import NameWatch
 from .notifier import HookRunner, Notifier
 from .reconciler import Reconciler
+from .silence_watch import SilenceWatch
 from .state_saver import StateSaver
 from .store import Store
 from .surveyor import Surveyor
@@ -49,40 +52,42 @@ lets the others run at each system call, so while a thread reads counters, each 
 async def operate(begun: Begun, wishes: SignalRequests) -> Config:
     """Run until the daemon shall stop. Return the last configuration."""
     sys.setswitchinterval(SWITCH)
-    config, kernel_thread = begun.config, begun.kernel_thread
+    config, kernel_thread = begun.initial.config, begun.kernel_thread
     metrics, bus = Metrics(), Bus()
-    metrics.watch(asyncio.get_running_loop())
+    metrics.watch(asyncio.get_running_loop(), read_fill)
     faults = ActiveFaults(bus.publish)
-    for fault in begun.faults:
-        faults.set("memory", fault)
-    for misfit in begun.misfits:
-        _log.warning("%s", misfit)
+    _report_saved_state(begun, faults)
 
-    def hook_ended(outcome: str, message: str) -> None:
-        metrics.hook(outcome)
+    def hook_ended(pool: str, outcome: str, message: str) -> None:
+        metrics.hook(pool, outcome)
         if message:
             _log.warning("%s", message)
 
     STRAYS.adopt()
     hooks = HookRunner(hook_ended)
     recorder = SwapRecorder(metrics, bus, faults)
-    state = WantedState(begun.file, begun.source, config, begun.health, begun.memory)
+    state = WantedState(begun.file, begun.source, begun.initial, begun.memory)
     reconciler = Reconciler(kernel_thread, state.wanted, recorder)
     saver = StateSaver(begun.store, state, faults, lambda: reconciler.loaded, lambda: kernel_thread.used_zones)
     notifier = Notifier(bus, hooks)
-    problems = begun.source.problems
-    control = Controller(state, reconciler, saver, notifier, metrics=metrics, bus=bus, faults=faults, problems=problems)
+    control = Controller(
+        state, reconciler, saver, notifier, metrics=metrics, bus=bus, faults=faults, problems=begun.source.problems
+    )
     counter_reader = CounterReader(kernel_thread)
     service = DaemonService(control, kernel_thread, counter_reader, recorder=recorder, bus=bus, faults=faults)
     checker = Checker(control.record_result, control.set_check_fault, metrics.lag)
     api = ApiServer(service, metrics, faults)
     surveyor = Surveyor(config, control, faults)
     watcher = Watcher(config, reconciler, control, surveyor, checker, faults, begun.links)
+    silence = SilenceWatch(config, control, kernel_thread, counter_reader.counters)
     garbage = Garbage()
-    control.on_config(checker.configure, api.follow, watcher.follow, surveyor.follow)
-    control.on_config(_Directory(saver, config).follow, garbage.follow)
+    names = NameWatch(config, control)
+    control.on_config(
+        *(checker.configure, api.follow, watcher.follow, surveyor.follow, garbage.follow, silence.follow),
+        *(names.follow, _Directory(saver, config).follow),
+    )
     try:
-        with surveyor, watcher, closing(garbage):
+        with surveyor, watcher, names, closing(garbage):
             with suppress(KernelError):
                 await reconciler.start(begun.first)
             await surveyor.first_look()
@@ -90,8 +95,9 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
             garbage.begin(config)
             checker.configure(config)
             api.follow(config)
+            names.begin()
             saver.begin()
-            await _serve(control, reconciler, api, wishes)
+            await _serve(control, reconciler, api, silence, wishes)
     finally:
         _log.info("stopping")
         systemd.notify("STOPPING=1")
@@ -103,11 +109,22 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
     return state.config
 
 
-async def _serve(control: Controller, reconciler: Reconciler, api: ApiServer, wishes: SignalRequests) -> None:
+def _report_saved_state(begun: Begun, faults: ActiveFaults) -> None:
+    """Report what of the saved state can't be used."""
+    for fault in begun.faults:
+        faults.set("memory", fault)
+    for misfit in begun.initial.misfits:
+        _log.warning("%s", misfit)
+
+
+async def _serve(
+    control: Controller, reconciler: Reconciler, api: ApiServer, silence: SilenceWatch, wishes: SignalRequests
+) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(reconciler.run()),
             group.create_task(api.run()),
+            group.create_task(silence.run()),
             group.create_task(_sign_of_life(control, reconciler)),
         ]
         # `systemctl start nftlb && nftlb status` must find the API.

@@ -1,17 +1,38 @@
-"""Changes at run time on top of the file: backends that were added and removed, and their saved health. Pure."""
+"""What the daemon puts on top of the file: changes of backends at run time, answers of DNS and saved health. Pure."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nftlb.config import amend, read_backend, write_backend
+from nftlb.config import Resolution, amend, read_backend, resolve, write_backend
 from nftlb.errors import ConfigError
 from nftlb.health import PoolMemory, PoolStates
+from nftlb.health.memory import remembered_answers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nftlb.model import Backend, Config, Pool
+    from nftlb.health import Memory
+    from nftlb.model import Backend, Config, NamedBackend, Pool
+
+
+@dataclass(frozen=True)
+class InitialState:
+    """What a start begins with.
+
+    `declared` is the configuration of the file with the changes at run time, and `resolution` the same with the last
+    answers of DNS. `misfits` has a line for each backend added at run time that does not fit the file.
+    """
+
+    declared: Config
+    resolution: Resolution
+    health: PoolStates
+    misfits: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> Config:
+        return self.resolution.config
 
 
 def remaining(config: Config, memory: Mapping[str, PoolMemory]) -> dict[str, PoolMemory]:
@@ -23,21 +44,23 @@ def remaining(config: Config, memory: Mapping[str, PoolMemory]) -> dict[str, Poo
     for name, old in memory.items():
         pool = config.pool(name)
         if pool is not None:
-            removed = tuple(backend for backend in old.removed if pool.backend(backend) is not None)
+            removed = tuple(backend for backend in old.removed if pool.entry(backend) is not None)
             added = {
                 backend: text
                 for backend, text in old.added.items()
-                if backend in removed or pool.backend(backend) is None
+                if backend in removed or pool.entry(backend) is None
             }
             if added or removed:
                 found[name] = PoolMemory(added=added, removed=removed)
     return found
 
 
-def initial_state(config: Config, memory: Mapping[str, PoolMemory], now: float) -> tuple[Config, PoolStates, list[str]]:
-    """Return the configuration and health for the first load, and a line for each added backend that does not fit."""
-    config, misfits = overlay(config, remaining(config, memory))
-    return config, PoolStates.begin(config, memory, now), misfits
+def initial_state(config: Config, memory: Memory, now: float) -> InitialState:
+    """Return what a start with this file and this saved state begins with."""
+    declared, misfits = overlay(config, remaining(config, memory.pools))
+    resolution = resolve(declared, remembered_answers(memory))
+    health = PoolStates.begin(resolution.config, memory.pools, now)
+    return InitialState(declared, resolution, health, tuple(misfits))
 
 
 def overlay(config: Config, memory: Mapping[str, PoolMemory]) -> tuple[Config, list[str]]:
@@ -65,10 +88,10 @@ def overlay(config: Config, memory: Mapping[str, PoolMemory]) -> tuple[Config, l
     return config, misfits
 
 
-def with_added(memory: PoolMemory, backend: Backend, file: Pool | None) -> PoolMemory:
+def with_added(memory: PoolMemory, backend: Backend | NamedBackend, file: Pool | None) -> PoolMemory:
     """The changes of a pool after a backend was added; `file` is the pool in the file."""
     name = backend.name
-    same = file is not None and file.backend(name) == backend
+    same = file is not None and file.entry(name) == backend
     added = memory.added if same else {**memory.added, name: write_backend(backend)}
     return PoolMemory(
         added=added, removed=tuple(backend for backend in memory.removed if backend != name or name in added)
@@ -78,6 +101,6 @@ def with_added(memory: PoolMemory, backend: Backend, file: Pool | None) -> PoolM
 def with_removed(memory: PoolMemory, name: str, file: Pool | None) -> PoolMemory:
     """The changes of a pool after a backend was removed; `file` is the pool in the file."""
     added = {backend: text for backend, text in memory.added.items() if backend != name}
-    in_file = file is not None and file.backend(name) is not None
+    in_file = file is not None and file.entry(name) is not None
     removed = dict.fromkeys((*memory.removed, name)) if in_file else memory.removed
     return PoolMemory(added=added, removed=tuple(removed))

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 from nftlb.compiler import Allocation, Compiled
 from nftlb.compiler.allocation import ForeignNumbers
 from nftlb.compiler.reply_form import unknown_host
-from nftlb.config import STDIN, load, parse_config, read_file
+from nftlb.config import STDIN, load, lookups_of, parse_config, read_file
 from nftlb.errors import ConfigError, NftlbError
 from nftlb.health import Memory
-from nftlb.health.memory import write_memory
+from nftlb.health.memory import remembered_answers, write_memory
 from nftlb.kernel import LibNftables
 from nftlb.kernel.helpers import has_helper
 from nftlb.kernel.nflog import can_log
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
-    from nftlb.model import Config
+    from nftlb.model import Config, SourceEntry
     from nftlb.swap.applier import Applied, Applier
 
     Opens = Callable[[str], AbstractContextManager[Applier]]
@@ -79,7 +79,7 @@ def first_source(file: str, directory: str | None) -> StartupConfig:
             raise
         with suppress(ConfigError, OSError):
             text = kept(copy)
-            return StartupConfig(parse_config(text, str(copy)), text, str(copy), problems)
+            return StartupConfig(parse_config(text, str(copy), lenient=True), text, str(copy), problems)
         raise
 
 
@@ -106,7 +106,7 @@ def apis_of(file: str) -> list[str]:
     found: dict[str, None] = {}
     for former in texts:
         with suppress(ConfigError):
-            found[str(parse_config(former, file).api.listen)] = None
+            found[str(parse_config(former, file, lenient=True).api.listen)] = None
     return list(found)
 
 
@@ -137,7 +137,7 @@ def restore_rules(file: str, directory: str, applier: Opens) -> Restored | None:
         if copy is None:
             raise
         try:
-            restored = _load_saved(str(copy), applier)
+            restored = _load_saved(str(copy), applier, lenient=True)
         except NftlbError:
             raise error from None
         said = (f"{file} can't be used, its last good copy is:", *str(error).splitlines())
@@ -150,18 +150,18 @@ def _text(file: str) -> bytes:
     return b""
 
 
-def _load_saved(file: str, applier: Opens) -> Restored:
-    base = load(file)
+def _load_saved(file: str, applier: Opens, *, lenient: bool = False) -> Restored:
+    base = load(file, lenient=lenient)
     remarks = []
     try:
         memory = Store(base.state_dir, base.table).look()
     except (OSError, ValueError) as error:
         memory = None
         remarks.append(f"nothing is remembered: {error}")
-    config, states, misfits = initial_state(base, (memory or Memory(format=1)).pools, monotonic())
-    with applier(config.table) as to_kernel:
-        applied = to_kernel.load(config, states.membership(monotonic()), lenient=True)
-    return Restored(file, applied, (*remarks, *misfits, *applied.lacking, *applied.slower, *applied.unhelped))
+    initial = initial_state(base, memory or Memory(format=1), monotonic())
+    with applier(base.table) as to_kernel:
+        applied = to_kernel.load(initial.config, initial.health.membership(monotonic()), lenient=True)
+    return Restored(file, applied, (*remarks, *initial.misfits, *applied.lacking, *applied.slower, *applied.unhelped))
 
 
 # --- the prepared rules -----------------------------------------------------------------------------------------------
@@ -169,6 +169,8 @@ def _load_saved(file: str, applier: Opens) -> Restored:
 MOST_BACKENDS = 1000
 """A larger configuration is not prepared: each change of a backend's health would write its whole text again, and the
 kernel takes most of the time of its start."""
+MOST_RANGES = 1000
+"""The most ranges of addresses in the lists of guards, for the same reason."""
 _CODE = ("", "compiler", "config", "daemon", "health", "kernel", "model", "ruleset", "swap")
 """The folders with the code that decides what is loaded."""
 _ZONES = "# conntrack zones {} to {}\n"
@@ -194,7 +196,8 @@ class Preparation:
         """
         made_of = {str(Path(self.file).absolute()): self.source, str(store): write_memory(memory).encode()}
         sums = {path: sha256(content).hexdigest() for path, content in made_of.items()}
-        return prepare(self.base, memory, self.used), {**sums, **code()}
+        lists = {entry.path: entry.digest for entry in _source_lists(self.base) if entry.path}
+        return prepare(self.base, memory, self.used), {**sums, **lists, **code()}
 
     def write(self, memory: Memory, store: Store) -> None:
         """Write the rules to the state directory, or delete older rules if there can be none. Raises OSError."""
@@ -218,9 +221,12 @@ def prepare(base: Config, memory: Memory, used: UsedZones | None = None) -> byte
     if the saved state does not fit the configuration.
     """
     _refuse(base)
-    config, fleet, misfits = initial_state(base, memory.pools, 0.0)
-    if misfits:
-        raise Unprepared(f"the saved state does not fit the configuration: {misfits[0]}")
+    initial = initial_state(base, memory, 0.0)
+    if initial.misfits:
+        raise Unprepared(f"the saved state does not fit the configuration: {initial.misfits[0]}")
+    config = initial.config
+    if unknown := lookups_of(config).keys() - remembered_answers(memory).keys():
+        raise Unprepared(f"no answer of DNS is saved for {min(map(str, unknown))}")
     _refuse(config)
     if not can_log():
         config = without_hints(config)
@@ -228,7 +234,7 @@ def prepare(base: Config, memory: Memory, used: UsedZones | None = None) -> byte
         with LibNftables() as kernel:
             config = without_missing_helpers(config, lambda name: has_helper(kernel, name))
     compiled, zones = _compiled(config, used or UsedZones())
-    text = make(Ruleset(config.table, {}), compiled.ruleset(fleet.membership(0.0))).text
+    text = make(Ruleset(config.table, {}), compiled.ruleset(initial.health.membership(0.0))).text
     head = _ZONES.format(min(zones), max(zones)) if zones else ""
     return f"{head}{text}\n".encode()
 
@@ -256,8 +262,18 @@ def code() -> Mapping[str, str]:
 def _refuse(config: Config) -> None:
     if any(pool.ingress or pool.forward is Forward.DSR for pool in config.pools):
         raise Unprepared("a pool has `ingress` or `forward: dsr`: its rules depend on interfaces and routes")
+    if any(entry.path and not entry.digest for entry in _source_lists(config)):
+        raise Unprepared("a list of sources can't be read")
+    if sum(len(entry.ip) + len(entry.ip6) for entry in _source_lists(config)) > MOST_RANGES:
+        raise Unprepared(f"the lists of sources have more than {MOST_RANGES} ranges")
     if sum(len(pool.backends) for pool in config.pools) > MOST_BACKENDS:
         raise Unprepared(f"there are more than {MOST_BACKENDS} backends")
+
+
+def _source_lists(config: Config) -> Iterator[SourceEntry]:
+    for pool in config.pools:
+        if pool.guard is not None:
+            yield from (*pool.guard.allow, *pool.guard.deny)
 
 
 def _compiled(config: Config, used: UsedZones) -> tuple[Compiled, frozenset[int]]:

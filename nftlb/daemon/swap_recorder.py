@@ -47,12 +47,15 @@ class SwapRecorder:
             "transactions": transactions,
             "restored": commit.restored,
         }
+        extra = {"fields": {"event": EventKind.SWAP}}
+        milliseconds = commit.seconds * 1000
         if commit.restored:
             self._restored += 1
             self._metrics.restored()
-            _log.warning("another program changed our tables or routes; restored after %.1f ms", commit.seconds * 1000)
+            words = "another program changed our tables or routes; restored after %.1f ms"
+            _log.warning(words, milliseconds, extra=extra)
         else:
-            _log.info("kernel updated in %.1f ms, %d transaction(s)", commit.seconds * 1000, transactions)
+            _log.info("kernel updated in %.1f ms, %d transaction(s)", milliseconds, transactions, extra=extra)
         self._bus.publish(Event(kind=EventKind.SWAP, at=wall(), details=details))
         self._report_unrecognised(commit.applied.unrecognised)
 

@@ -1,4 +1,4 @@
-"""The interface to the service manager: the log on standard error, and messages of sd_notify(3).
+"""The interface to the service manager: the log on standard error or in the journal, and messages of sd_notify(3).
 
 Without systemd, the log has its own time stamps and no message is sent.
 """
@@ -16,13 +16,12 @@ from enum import StrEnum
 from nftlb.errors import NftlbError
 from nftlb.printable import printable
 
+from .journal import PRIORITIES, JournalHandler
+
 _log = logging.getLogger(__name__)
 
 _NOTIFY_TIMEOUT = 1.0
 """Seconds that systemd may be too busy to take a message; checks wait meanwhile."""
-
-# The numbers of syslog, which journald reads in angle brackets.
-_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
 class LogFormat(StrEnum):
@@ -32,8 +31,12 @@ class LogFormat(StrEnum):
 
 def configure_logging(form: LogFormat, level: str) -> None:
     """Write the log of nftlb and the warnings of its libraries to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if form is LogFormat.JSON else _Text(journal=_is_journal()))
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    journal = _is_journal()
+    handler.setFormatter(_Json() if form is LogFormat.JSON else _Text(journal=journal))
+    if journal and form is LogFormat.TEXT:
+        handler = JournalHandler(handler)
+        handler.setFormatter(_Plain())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -49,6 +52,13 @@ def _is_journal() -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
+class _Plain(logging.Formatter):
+    """The message alone."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(_lines(self, record))
+
+
 class _Text(logging.Formatter):
     """Lines `TIME LEVEL message`; for the journal, which has its own time, `<PRIORITY>message`."""
 
@@ -59,7 +69,7 @@ class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         lines = _lines(self, record)
         if self._journal:
-            return "\n".join(f"<{_PRIORITIES.get(record.levelno, 6)}>{line}" for line in lines)
+            return "\n".join(f"<{PRIORITIES.get(record.levelno, 6)}>{line}" for line in lines)
         return "\n".join(f"{_time(record)} {record.levelname.lower():<7} {line}" for line in lines)
 
 

@@ -6,23 +6,27 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from nftlb.config import STDIN, parse_config, read_file
+from nftlb.config import STDIN, lookups_of, parse_config, read_file
 from nftlb.errors import ConfigError, Problem
 from nftlb.health import Memory, PoolMemory
+from nftlb.health.memory import remember_answers, remembered_answers
 from nftlb.service import UnknownBackend, UnknownPool
 
 from .events import now
+from .names import NameBook
 from .reconciler import Wanted
 from .runtime import overlay, remaining, with_added, with_removed
 from .startup import Preparation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from nftlb.health import Change, PoolHealth, PoolStates
-    from nftlb.model import Backend, Config
+    from nftlb.config import Resolution
+    from nftlb.health import Change, PoolHealth
+    from nftlb.model import Backend, Config, NameAnswers, NamedBackend
     from nftlb.swap.applier import UsedZones
 
+    from .runtime import InitialState
     from .startup import StartupConfig
 
 _LENGTH_DIFFERENCE, _COMPARED = 3, 50
@@ -40,17 +44,20 @@ class WantedState:
     """The configuration in use, and the state of its pools and backends.
 
     `base` is the configuration of the file, `text` its text, and `copy` the path of its last good copy while that copy
-    is in use because the file is bad. `config` also has the backends added and removed at run time. `health` has the
+    is in use because the file is bad. `config` also has the backends added and removed at run time, and the backends
+    that DNS gives for names. `declared` is `config` without the answers of DNS, which `names` has. `health` has the
     states that checks, the operator and this host lead to.
     """
 
-    def __init__(self, file: str, source: StartupConfig, config: Config, health: PoolStates, memory: Memory) -> None:
+    def __init__(self, file: str, source: StartupConfig, initial: InitialState, memory: Memory) -> None:
         self.file = file
         self.base = source.config
         self.text = source.text
         self.copy = source.copy
-        self.config = config
-        self.health = health
+        self.declared = initial.declared
+        self.config = initial.config
+        self.health = initial.health
+        self.names = NameBook(remembered_answers(memory), initial.resolution.notes)
         self._runtime = remaining(self.base, memory.pools)
 
     def wanted(self) -> Wanted:
@@ -59,12 +66,12 @@ class WantedState:
         until = self.health.next_step(moment)
         return Wanted(self.config, self.health.membership(moment), until)
 
-    def use(self, config: Config) -> tuple[Iterable[Change], set[str]]:
-        """Use another configuration. Return the changes of health and the names of the pools that are gone."""
-        gone = {pool.name for pool in self.config.pools} - {pool.name for pool in config.pools}
-        self.health, changes = self.health.with_config(config, now())
-        self.config = config
-        return changes, gone
+    def use(self, declared: Config, answers: NameAnswers, resolution: Resolution) -> Sequence[Change]:
+        """Use another configuration. Return the changes of health."""
+        self.health, changes = self.health.with_config(resolution.config, now())
+        self.declared, self.config = declared, resolution.config
+        self.names.use(answers, resolution.notes, lookups_of(declared))
+        return changes
 
     # --- the file and the changes at run time ------------------------------------------------------------------------
 
@@ -93,7 +100,7 @@ class WantedState:
         self.base, self.text, self.copy = read.base, read.text, ""
         self._runtime = runtime
 
-    def record_added(self, pool: str, backend: Backend) -> None:
+    def record_added(self, pool: str, backend: Backend | NamedBackend) -> None:
         """Record that a backend was added at run time."""
         before = self._runtime.get(pool, PoolMemory())
         self._runtime[pool] = with_added(before, backend, self.base.pool(pool))
@@ -112,7 +119,8 @@ class WantedState:
             pools[name] = PoolMemory(
                 backends=saved.backends, added=runtime.added, serving=saved.serving, removed=runtime.removed
             )
-        return Memory(format=1, table=self.config.table, pools=pools)
+        names = remember_answers(self.names.answers)
+        return Memory(format=1, table=self.config.table, names=names, pools=pools)
 
     def good_file(self) -> tuple[str, bytes] | None:
         """The file and its text, to keep a copy once the kernel has accepted it."""
@@ -132,13 +140,20 @@ class WantedState:
         if found is None:
             raise UnknownPool(f"there is no pool {pool}{_similar(pool, self.health.pools)}")
         if backend is not None and backend not in found.backends:
+            for named in found.pool.named:
+                if named.name == backend:
+                    its = f"its backends are {', '.join(named.backends)}" if named.backends else "it has no backend now"
+                    raise UnknownBackend(f"{backend} is the name of {named.lookup} in {pool}; {its}")
             raise UnknownBackend(f"{pool} has no backend {backend}{_similar(backend, found.backends)}")
         return found
 
     def added(self, pool: PoolHealth) -> set[str]:
         """The names of the backends of a pool that were added at run time."""
         file = self.base.pool(pool.pool.name)
-        known = {backend.name for backend in file.backends} if file else set()
+        if file is None:
+            return set(pool.backends)
+        known = {entry.name for entry in file.entries}
+        known |= {backend for named in pool.pool.named if named.name in known for backend in named.backends}
         return pool.backends.keys() - known
 
 

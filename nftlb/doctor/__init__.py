@@ -14,6 +14,7 @@ from nftlb.ruleset import file_text
 from .addresses import (
     addresses_to_look_up,
     check_backends,
+    check_collectors,
     check_dsr_addresses,
     check_icmp_error_limit,
     check_ipvs,
@@ -62,6 +63,7 @@ def check_all(config: Config, compiled: Compiled, host: HostFacts) -> Iterator[F
         check_ipvs(config, host),
         check_source_addresses(config, host),
         check_backends(config, host),
+        check_collectors(config, host),
         check_interfaces(config, host),
         check_conntrack(config, host),
         check_zones(own_zones, host),

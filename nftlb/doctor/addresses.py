@@ -116,6 +116,7 @@ def addresses_to_look_up(config: Config) -> Iterator[IPAddress]:
         yield from (listener.address for listener in pool.listen)
         yield from required_sources(pool)
         yield from (backend.address for backend in pool.backends)
+        yield from (collector.address for collector in pool.mirror)
         yield from (backend.via for backend in pool.backends if backend.via is not None)
 
 
@@ -131,6 +132,18 @@ def check_backends(config: Config, host: HostFacts) -> Iterator[Finding]:
                 reachable += 1
     if reachable:
         yield ok("backends", f"{reachable} of {sum(len(pool.backends) for pool in config.pools)} have a route")
+
+
+def check_collectors(config: Config, host: HostFacts) -> Iterator[Finding]:
+    """Check the route to every collector: without a route, its copies are dropped, and nothing else happens."""
+    for pool in config.pools:
+        for collector in pool.mirror:
+            if host.routes.get(collector.address) is None:
+                yield warning(
+                    f"collector {pool.name}/{collector.name}",
+                    f"there is no route to {collector.address}, so it gets no copies",
+                    f"ip route add {collector.address} via ROUTER",
+                )
 
 
 def _check_backend(pool: Pool, backend: Backend, host: HostFacts) -> Finding | None:

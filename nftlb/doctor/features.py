@@ -16,7 +16,7 @@ from .finding import Finding, error, ok, warning
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nftlb.model import Config
+    from nftlb.model import Config, Pool
 
     from .host import NftFacts
 
@@ -60,7 +60,7 @@ FEATURES = (
         _uses("numgen"),
     ),
     Feature(
-        "choosing by the client's address",
+        "choosing by a hash",
         "nft_hash (CONFIG_NFT_HASH)",
         ("jhash {ip} saddr mod 2 seed 0x1 vmap {{ 0 : accept, 1 : drop }}",),
         _uses("hash"),
@@ -148,6 +148,13 @@ FEATURES = (
         _uses("stateless"),
     ),
     Feature(
+        "copying datagrams",
+        "nft_dup_ipv4 (CONFIG_NFT_DUP_IPV4, CONFIG_NFT_DUP_IPV6)",
+        ("{ip} daddr set {sample} udp dport set 1 dup to {sample}", "fib daddr type != local accept"),
+        _uses("copies"),
+        "type filter hook prerouting priority raw;",
+    ),
+    Feature(
         "telling local addresses from others",
         "nft_fib (CONFIG_NFT_FIB, CONFIG_NFT_FIB_IPV4, CONFIG_NFT_FIB_IPV6)",
         ("fib daddr type != local accept",),
@@ -227,27 +234,32 @@ def _text(feature: Feature, family: Family, name: str) -> str:
     return "\n".join([f"table {table} {name} {{", *body, "}", ""])
 
 
+def _drawn_by(pool: Pool) -> set[str]:
+    """Return the words for how slots are drawn. Datagrams without a key in the payload take turns."""
+    if pool.balance is not Balance.HASH:
+        return {"numgen"}
+    return {"hash", "numgen"} if pool.key.places else {"hash"}
+
+
 def _used(config: Config | None) -> frozenset[str]:
     """The words for what a configuration uses, as in `Feature.uses`."""
     used: set[str] = set()
     for pool in config.pools if config else ():
         used |= {listener.family for listener in pool.listen}
-        used.add("hash" if pool.balance is Balance.HASH else "numgen")
+        used |= _drawn_by(pool)
         used.add(str(pool.forward))
         if pool.forward is not Forward.NAT:
             used.add("untracked")
         elif pool.source is not SourceKind.KEEP:
             used.add("masquerade" if pool.source is SourceKind.MASQUERADE else "snat")
-        if pool.refusals is not Passive.OFF:
-            used.add("passive")
-        if pool.helper:
-            used.add(str(pool.helper))
-        if pool.session_timeout:
-            used.add("session_timeout")
-        if pool.ingress:
-            used.add("ingress")
-        if any(listener.first_port != listener.last_port for listener in pool.listen):
-            used.add("range")
-        if any(listener.protocol is Protocol.SCTP for listener in pool.listen):
-            used.add("sctp")
+        options = {
+            "passive": pool.refusals is not Passive.OFF,
+            "copies": pool.mirror or pool.templates,
+            str(pool.helper): pool.helper,
+            "session_timeout": pool.session_timeout,
+            "ingress": pool.ingress,
+            "range": any(listener.first_port != listener.last_port for listener in pool.listen),
+            "sctp": any(listener.protocol is Protocol.SCTP for listener in pool.listen),
+        }
+        used |= {word for word, given in options.items() if given}
     return frozenset(used)

@@ -35,7 +35,7 @@ def check_forwarding(config: Config | None, host: HostFacts) -> Iterator[Finding
     closed = [*_check_ipv4_forwarding(host, say)] if Family.IP in families else []
     closed += _check_ipv6_forwarding(host, say) if Family.IP6 in families else []
     yield from closed or [ok("forwarding", "is on")]
-    ipv4 = [pool for pool in pools if any(listener.family is Family.IP for listener in pool.listen)]
+    ipv4 = [pool for pool in pools if Family.IP in pool.families]
     untracked = [pool for pool in ipv4 if pool.forward is not Forward.NAT]
     if untracked:
         yield from _check_reverse_paths(untracked, host)

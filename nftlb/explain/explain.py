@@ -9,12 +9,12 @@ from nftlb.compiler.aliases import aliases
 from nftlb.compiler.allocation import FlowZone, allocate, is_flow, mark_owner
 from nftlb.compiler.selection import select, targets
 from nftlb.compiler.source_ports import is_asked_from, source_ports
-from nftlb.compiler.versions import HASH_SEED, turns
-from nftlb.model import Admin, BackendState, Balance, Forward, Membership
+from nftlb.compiler.versions import turns
+from nftlb.model import Admin, BackendState, Forward, Membership, Protocol
 from nftlb.model.kinds import endpoint_text
 
+from .choice import choice_of
 from .explanation import Candidate, Explanation, NearListener, Treatment
-from .jhash import slot_of
 from .packet_paths import reply_path, request_path, sources_of_flows
 from .remarks import remarks, takes_fast_path
 
@@ -45,6 +45,8 @@ def why_none_matches(config: Config, question: Question) -> str:
         for backend in pool.backends:
             if backend.address == service.address and backend.port in (None, service.port):
                 return f"{service} is backend {pool.name}/{backend.name} itself: what is sent there is not balanced"
+    if asking := _asking_backend(config, question):
+        return asking
     for listener, found in aliases(config).items():
         if (listener.address, listener.protocol) == (service.address, question.protocol):
             for own, alias in found.items():
@@ -56,6 +58,20 @@ def why_none_matches(config: Config, question: Question) -> str:
     if any(listener.address == service.address for pool in config.pools for listener in pool.listen):
         return f"{service.address} has listeners, but none of them for {port}"
     return f"no pool listens on {service.address}"
+
+
+def _asking_backend(config: Config, question: Question) -> str:
+    """Return a sentence about a request that a backend itself sends; empty for any other packet."""
+    client = question.client
+    for pool in config.pools if question.protocol is Protocol.UDP else ():
+        for backend in pool.backends if pool.outbound else ():
+            for listener in pool.listen if backend.address == client.address else ():
+                port = client.port if backend.port in (None, client.port) else 0
+                ours = listener.family is backend.family and listener.protocol is Protocol.UDP
+                if ours and listener.first_port <= port <= listener.last_port:
+                    source = endpoint_text(listener.address, port)
+                    return f"it is a request of backend {pool.name}/{backend.name}, and leaves from {source}"
+    return ""
 
 
 def nearest_listeners(config: Config, question: Question) -> tuple[NearListener, ...]:
@@ -112,7 +128,7 @@ def explain_packet(
         verdict=None if selection.targets else selection.verdict,
         candidates=_candidates(config, pool, listener, question, state, selection, slots, allocate(config)),
         slots=slots,
-        slot=_own_slot(pool, question, slots),
+        choice=choice_of(pool, question, selection, slots),
         fast_path=takes_fast_path(pool, listener.family, routes or Routes()),
         remarks=remarks(
             config,
@@ -182,10 +198,3 @@ def _state(pool: Pool, target: Target, states: dict[str, BackendState], *, takin
         waiting = f"priority {priority} waits to take over" if state.waiting else f"standby, priority {priority}"
         return IN if taking_part else waiting
     return f"{IN}, though down" if taking_part else "down"
-
-
-def _own_slot(pool: Pool, question: Question, slots: tuple[str, ...]) -> int | None:
-    """Return the packet's slot if the client's address decides about it."""
-    if not slots or pool.balance is not Balance.HASH:
-        return None
-    return slot_of(question.client.address.packed, len(slots), int(HASH_SEED, 16))

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The packet that is explained: from a client to an endpoint where a pool may listen."""
+    """The packet that is explained: from a client to an endpoint where a pool may listen. `payload`: if known."""
 
     client: Endpoint
     service: Endpoint
     protocol: Protocol
+    payload: bytes | None = None
 
     def __str__(self) -> str:
         return f"{self.client} to {self.service}/{self.protocol}"
@@ -68,11 +69,23 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """What decides about a packet, in words. `target`: the server that gets the packet; empty if that is not known.
+
+    `slot`: the packet's slot, if the hash of its key decides.
+    """
+
+    by: str
+    target: str = ""
+    slot: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Treatment:
     """How the pool of a packet treats the packet.
 
-    `slots` names the target of each slot in one turn; empty without targets. `slot` is the packet's own slot,
-    counted from 0, if the client's address decides about it. `priority` is the priority that serves; None if no
+    `slots` names the target of each slot in one turn; empty without targets. `choice` is what decides about the packet,
+    if not only the turn. `priority` is the priority that serves; None if no
     priority serves alone. `remarks` are pairs of a heading and sentences.
     """
 
@@ -84,7 +97,7 @@ class Treatment:
     verdict: FallbackKind | None
     candidates: tuple[Candidate, ...]
     slots: tuple[str, ...]
-    slot: int | None
+    choice: Choice | None
     fast_path: bool | None
     remarks: tuple[tuple[str, str], ...]
 
@@ -131,7 +144,9 @@ def as_data(explanation: Explanation) -> dict[str, Any]:
         "verdict": str(answer.verdict) if answer and answer.verdict else None,
         "candidates": [_candidate_data(candidate) for candidate in answer.candidates] if answer else [],
         "slots": list(answer.slots) if answer else [],
-        "slot": answer.slot if answer else None,
+        "slot": answer.choice.slot if answer and answer.choice else None,
+        "target": (answer.choice.target or None) if answer and answer.choice else None,
+        "decided_by": answer.choice.by if answer and answer.choice else None,
         "fast_path": answer.fast_path if answer else None,
         "remarks": dict(answer.remarks) if answer else {},
     }
@@ -197,14 +212,18 @@ def _candidate_row(answer: Treatment, candidate: Candidate) -> list[str]:
 
 
 def _slot_lines(answer: Treatment) -> Iterator[str]:
-    slots = answer.slots
+    slots, choice = answer.slots, answer.choice
     what = "connection" if answer.by_flow else "packet"
-    if not slots:
+    if choice and choice.target and choice.slot is None:
+        yield f"{choice.by}: every {what} with it -> {choice.target}"
+    elif not slots:
         yield "none: no backend is left"
     elif len(set(slots)) == 1:
         yield f"every {what} -> {slots[0]}"
-    elif answer.slot is not None:
-        yield f"slot {answer.slot} of {len(slots)}, by the client's address: every {what} -> {slots[answer.slot]}"
+    elif choice and choice.slot is not None:
+        yield f"slot {choice.slot} of {len(slots)}, by {choice.by}: every {what} -> {choice.target}"
+    elif choice:
+        yield choice.by
     elif answer.pool.balance == "random":
         yield f"every {what} draws one of {len(slots)}"
     else:

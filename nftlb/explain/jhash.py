@@ -1,4 +1,4 @@
-"""The kernel's hash of a client's address, as nft's `jhash` expression computes it. It gives the client's backend.
+"""The kernel's hash of a key, as nft's `jhash` expression computes it. It gives the backend of a packet.
 
 The function is Bob Jenkins' lookup3, which the kernel has in include/linux/jhash.h; numbers are 32 bits.
 """
@@ -13,9 +13,9 @@ _START = 0xDEADBEEF
 _BLOCK = 12
 
 
-def slot_of(address: bytes, slots: int, seed: int) -> int:
-    """Return the slot of an address (bytes in network order) among `slots`. The kernel scales the hash to the slots."""
-    return jhash(address, seed) * slots >> 32
+def slot_of(key: bytes, slots: int, seed: int) -> int:
+    """Return the slot of a key (bytes as in the packet) among `slots`. The kernel scales the hash to the slots."""
+    return jhash(key, seed) * slots >> 32
 
 
 def jhash(key: bytes, seed: int, byteorder: Literal["little", "big"] = sys.byteorder) -> int:

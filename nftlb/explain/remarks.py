@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 from nftlb.compiler.cautions import cautions
@@ -9,7 +10,7 @@ from nftlb.compiler.ingress import has_fast_path
 from nftlb.compiler.reply_form import reply_form
 from nftlb.compiler.selection import targets
 from nftlb.compiler.source_ports import source_ports
-from nftlb.model import Balance, FallbackKind, Forward, Protocol, Replies, RotationMode, SourceKind
+from nftlb.model import SOURCE, Balance, FallbackKind, Forward, Protocol, Replies, RotationMode, SourceKind
 
 if TYPE_CHECKING:
     from nftlb.compiler import Routes
@@ -40,7 +41,9 @@ def remarks(
     found = {
         "forward": _FORWARD[pool.forward] + (_KEPT if pool.source is SourceKind.KEEP else ""),
         "spread": _spread(pool, question, by_flow=by_flow),
+        "guard": _guard(pool, question),
         "helper": _HELPER.format(pool.helper) if pool.helper and by_flow else "",
+        "copies": _copies(pool, listener) if datagrams else "",
         "now": _now(pool, selection),
         "priority": _priority(pool, selection),
         "fragments": _FRAGMENTS[pool.forward] if datagrams else "",
@@ -81,7 +84,7 @@ def _spread(pool: Pool, question: Question, *, by_flow: bool) -> str:
     who = {
         Balance.ROUND_ROBIN: "takes the next slot; all clients of the pool share the turns",
         Balance.RANDOM: "draws a slot at random",
-        Balance.HASH: f"takes the slot of its client's address, the same for every port of {question.client.address}",
+        Balance.HASH: _hashed(pool, question),
     }[pool.balance]
     if not by_flow:
         return f"per packet: every packet, also of one and the same socket, {who}."
@@ -95,10 +98,57 @@ def _spread(pool: Pool, question: Question, *, by_flow: bool) -> str:
     )
 
 
+def _hashed(pool: Pool, question: Question) -> str:
+    if pool.key == SOURCE:
+        return f"takes the slot of its client's address, the same for every port of {question.client.address}"
+    without = "; a datagram without them takes the next turn" if pool.key.places else ""
+    return f"takes the slot of its key, {pool.key.meaning}{without}"
+
+
+def _guard(pool: Pool, question: Question) -> str:
+    """Say what the guard of the pool does with packets of this client."""
+    guard, client = pool.guard, question.client
+    if guard is None:
+        return ""
+    for entries, text in ((guard.allow, "is in `allow`, so its packets always pass."), (guard.deny, _DENIED)):
+        if any(first <= int(client.address) <= last for entry in entries for first, last in entry.of(client.family)):
+            return f"the client {text}"
+    if guard.rate is None:
+        return "the client is in no list, so its packets pass."
+    source = ip_network((client.address, guard.per.of(client.family)), strict=False)
+    what = "packets" if question.protocol is Protocol.UDP else "new connections"
+    ban = f" Then it is banned for {guard.ban // 1000} s." if guard.ban else ""
+    who = (
+        f"{client.address}" if guard.per.is_whole(client.family) else f"all clients in {source}, which are one source,"
+    )
+    return f"{who} may send {guard.most_at_once} {what} at once and {guard.rate} later; the rest is dropped.{ban}"
+
+
+_DENIED = "is in `deny`, so its packets are dropped."
 _HELPER = (
     "{}: the backend answers from a new port. The client gets that answer from the service's address and that port. "
     "Packets of the client to that port reach the same backend."
 )
+
+
+def _copies(pool: Pool, listener: Listener) -> str:
+    """Say where copies of the datagrams go."""
+    sentences = []
+    names = [
+        f"{collector.name} (1 in {collector.one_in})" if collector.one_in > 1 else collector.name
+        for collector in pool.mirror
+        if collector.family is listener.family
+    ]
+    if names:
+        sentences.append(
+            f"{', '.join(names)}: copies with the source of the client. Replies of collectors are dropped."
+        )
+    if pool.templates:
+        sentences.append(
+            "templates: a datagram that begins with templates of NetFlow v9 or IPFIX goes to every backend in "
+            "rotation, and takes no turn."
+        )
+    return " ".join(sentences)
 
 
 def _now(pool: Pool, selection: Selection) -> str:

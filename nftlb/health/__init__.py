@@ -5,6 +5,7 @@ from .check_health import CheckHealth, CheckResult, CheckState
 from .memory import Memory, PoolMemory
 from .pool_health import Change, PoolHealth
 from .pool_states import PoolStates
+from .silence import SilentBackends
 
 __all__ = [
     "BackendHealth",
@@ -16,4 +17,5 @@ __all__ = [
     "PoolHealth",
     "PoolMemory",
     "PoolStates",
+    "SilentBackends",
 ]

@@ -13,7 +13,9 @@ from .check_health import CheckHealth, CheckState
 from .memory import BackendMemory
 
 if TYPE_CHECKING:
-    from nftlb.model import Backend, Health, Pool
+    from collections.abc import Sequence
+
+    from nftlb.model import Backend, Health
 
 SLOW_START_STEPS = 10
 """The number of ruleset changes that raise a weight from a tenth to the whole."""
@@ -26,9 +28,10 @@ class BackendHealth:
     """The state of a backend.
 
     `admin`, `weight` and `priority` are what the operator set at run time; None: as in the file. `unreachable` is the
-    reason why this host can't send to the backend, whatever the checks say; empty if it can. `since` is the time of the
-    last change of health. `risen` is the time at which the backend came into rotation, where slow start begins.
-    `was_up` and `counted` are the values of `up` and `counts` that were reported last.
+    reason why this host can't send to the backend, whatever the checks say; empty if it can. `silent` is the reason why
+    the backend counts as silent (`silence.py`); empty if it does not. `since` is the time of the last change of health.
+    `risen` is the time at which the backend came into rotation, where slow start begins. `was_up` and `counted` are the
+    values of `up` and `counts` that were reported last.
     """
 
     backend: Backend
@@ -42,6 +45,7 @@ class BackendHealth:
     agent_percent: int = WHOLE
     risen: float | None = None
     unreachable: str = ""
+    silent: str = ""
     was_up: bool = field(init=False)
     counted: bool = field(init=False)
 
@@ -50,8 +54,13 @@ class BackendHealth:
 
     @property
     def up(self) -> bool:
-        """Whether all checks are up and this host can send to the backend."""
-        return not self.unreachable and all(check.state.up for check in self.checks)
+        """Whether all checks are up, this host can send to the backend, and the backend is not silent."""
+        return not self.outage and all(check.state.up for check in self.checks)
+
+    @property
+    def outage(self) -> str:
+        """Why the backend is down whatever its checks say; empty if only the checks decide."""
+        return self.unreachable or self.silent
 
     @property
     def requested_admin(self) -> Admin:
@@ -122,22 +131,22 @@ class BackendHealth:
             agent_percent=self.agent_percent,
         )
 
-    def with_config(self, backend: Backend, pool: Pool) -> BackendHealth:
+    def with_config(self, backend: Backend, checks: Sequence[Health]) -> BackendHealth:
         """Return the state of the same server under a new configuration."""
         new = copy(self)
         new.backend = backend
         new.drop_outdated_wishes(self.backend.admin, self.backend.weight, self.backend.priority)
         healthy = all(check.state.up for check in self.checks)
-        new.checks = [_continued(self.checks, health, up=healthy) for health in pool.health]
-        if not _agents(pool):
+        new.checks = [_continued(self.checks, health, up=healthy) for health in checks]
+        if not _agents(checks):
             new.agent_admin, new.agent_percent = None, WHOLE  # no agent is left that could withdraw its wish
         return new
 
-    def restore(self, memory: BackendMemory, pool: Pool) -> None:
+    def restore(self, memory: BackendMemory, checks: Sequence[Health]) -> None:
         """Take over saved wishes: the operator's always, the agent's if the `initial` of its check is `last`."""
         self.admin, self.weight, self.priority = memory.admin, memory.weight, memory.priority
         self.drop_outdated_wishes(memory.file_admin, memory.file_weight, memory.file_priority)
-        if any(health.initial is Initial.LAST for health in _agents(pool)):
+        if any(health.initial is Initial.LAST for health in _agents(checks)):
             self.agent_admin, self.agent_percent = memory.agent_admin, memory.agent_percent
 
     def drop_outdated_wishes(self, admin: Admin, weight: int, priority: int) -> None:
@@ -153,22 +162,24 @@ class BackendHealth:
             self.priority = None
 
 
-def initial_health(backend: Backend, pool: Pool, memory: BackendMemory | None, now: float) -> BackendHealth:
-    """The first state of a backend: each check starts as its `initial` says."""
+def initial_health(
+    backend: Backend, checks: Sequence[Health], memory: BackendMemory | None, now: float
+) -> BackendHealth:
+    """The first state of a backend or collector: each check starts as its `initial` says."""
     known = memory is not None and memory.endpoint == backend_endpoint(backend)
     saved = memory.checks if memory is not None and known else ()
-    last_states = saved if len(saved) == len(pool.health) else [all(saved)] * len(pool.health)
+    last_states = saved if len(saved) == len(checks) else [all(saved)] * len(checks)
     tracked = BackendHealth(
         backend=backend,
         checks=[
             CheckHealth(health, CheckState(_initially_up(health, last=last)))
-            for health, last in zip(pool.health, last_states, strict=True)
+            for health, last in zip(checks, last_states, strict=True)
         ],
         since=now,
-        reason="no check yet" if pool.health else "not checked: the pool has no health check",
+        reason="no check yet" if checks else "not checked: there is no health check",
     )
     if memory is not None and known:
-        tracked.restore(memory, pool)
+        tracked.restore(memory, checks)
     tracked.mark_reported()
     return tracked
 
@@ -193,8 +204,8 @@ def _steps_done(elapsed: float, duration: float) -> int:
     return int(max(elapsed, 0) * SLOW_START_STEPS / duration + _ROUNDING) if duration else SLOW_START_STEPS
 
 
-def _agents(pool: Pool) -> list[Health]:
-    return [health for health in pool.health if isinstance(health.check, Agent)]
+def _agents(checks: Sequence[Health]) -> list[Health]:
+    return [health for health in checks if isinstance(health.check, Agent)]
 
 
 def _initially_up(health: Health, *, last: bool) -> bool:

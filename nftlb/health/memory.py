@@ -1,16 +1,17 @@
 """The state that survives a restart of the daemon, and its JSON text. Pure.
 
-It has the wishes of the operator, the backends added and removed at run time, the state of each check, and
-the priorities that serve.
+It has the wishes of the operator, the backends added and removed at run time, the state of each check, the
+priorities that serve, and the last good answers of DNS for the names of backends.
 """
 
 import json
 from functools import cached_property
+from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nftlb.model import WHOLE
+from nftlb.model import WHOLE, FoundServer, HostLookup, NameAnswers
 from nftlb.model.kinds import Admin, Family
 
 
@@ -49,12 +50,46 @@ class PoolMemory(_Part):
         return self.model_dump_json(exclude_defaults=True)
 
 
+class ServerMemory(_Part):
+    """A server of an answer of DNS."""
+
+    address: IPv4Address | IPv6Address
+    port: int | None = None
+    weight: int | None = None
+    rank: int = 0
+
+
 class Memory(_Part):
-    """All pools."""
+    """All pools, and the answers of DNS by name; `SRV ` is before the names of SRV records."""
 
     format: Literal[1]
     table: str = "nftlb"
+    names: dict[str, tuple[ServerMemory, ...]] = {}
     pools: dict[str, PoolMemory] = {}
+
+
+_SRV = "SRV "
+
+
+def remember_answers(answers: NameAnswers) -> dict[str, tuple[ServerMemory, ...]]:
+    """The `names` of a Memory."""
+    return {
+        str(lookup): tuple(
+            ServerMemory(address=server.address, port=server.port, weight=server.weight, rank=server.rank)
+            for server in servers
+        )
+        for lookup, servers in answers.items()
+    }
+
+
+def remembered_answers(memory: Memory) -> NameAnswers:
+    """The answers of DNS that a Memory has."""
+    return {
+        HostLookup(name.removeprefix(_SRV), srv=name.startswith(_SRV)): tuple(
+            FoundServer(server.address, server.port, server.weight, server.rank) for server in servers
+        )
+        for name, servers in memory.names.items()
+    }
 
 
 def write_memory(memory: Memory) -> str:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of state to report. `old` and `new` are texts. `backend` is empty if the change is about the pool."""
+    """A change of state to report. `old` and `new` are texts.
+
+    `backend` is a backend or a collector; it is empty if the change is about the pool.
+    """
 
     kind: EventKind
     pool: str
@@ -26,7 +29,7 @@ class Change:
 
 @dataclass(slots=True)
 class PoolHealth:
-    """The state of a pool and of its backends, which are in the order of the file.
+    """The state of a pool, of its backends and of its collectors, which are in the order of the file.
 
     `lacking` describes what the pool needs from this host and the host does not have. `since` is the time of the last
     change of `ready`. `precedence` has the families whose backends have several priorities.
@@ -34,10 +37,20 @@ class PoolHealth:
 
     pool: Pool
     backends: dict[str, BackendHealth]
+    collectors: dict[str, BackendHealth]
     quorate: bool
     since: float
     lacking: tuple[str, ...] = ()
     precedence: dict[Family, Precedence] = field(default_factory=dict)
+
+    @property
+    def checked(self) -> dict[str, BackendHealth]:
+        """The backends and the collectors. No collector has the name of a backend."""
+        return {**self.backends, **self.collectors}
+
+    def tracked(self, name: str) -> BackendHealth:
+        """Return the backend or the collector of that name."""
+        return self.backends.get(name) or self.collectors[name]
 
     def families_with_priorities(self) -> list[Family]:
         """The families whose backends have several priorities."""

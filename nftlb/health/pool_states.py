@@ -17,7 +17,7 @@ from .pool_health import Change, PoolHealth, has_quorum
 from .precedence import Precedence, settle
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from nftlb.model import Config, Pool, PoolState
 
@@ -28,7 +28,7 @@ _CONFIGURED = "by the configuration"
 
 
 class PoolStates:
-    """The states of all pools and backends of one configuration."""
+    """The states of all pools, backends and collectors of one configuration."""
 
     def __init__(self) -> None:
         self.pools: dict[str, PoolHealth] = {}
@@ -40,6 +40,7 @@ class PoolStates:
         self._memory: dict[str, PoolMemory] = {}
         self._unsaved: set[str] = set()
         self._unreachable: set[tuple[str, str]] = set()
+        self._silent: set[tuple[str, str]] = set()
         self._unconfirmed: Mapping[tuple[str, str], str] = {}
 
     @classmethod
@@ -50,9 +51,14 @@ class PoolStates:
             remembered = memory.get(pool.name, PoolMemory())
             known = remembered.backends
             backends = {
-                backend.name: initial_health(backend, pool, known.get(backend.name), now) for backend in pool.backends
+                backend.name: initial_health(backend, pool.health, known.get(backend.name), now)
+                for backend in pool.backends
             }
-            states._add(pool, backends, None, now)
+            collectors = {
+                collector.name: initial_health(collector.server, collector.health, known.get(collector.name), now)
+                for collector in pool.mirror
+            }
+            states._add(pool, backends, collectors, None, now)
             served = {family: Precedence(priority) for family, priority in remembered.serving.items()}
             states.pools[pool.name].precedence = served
             states._settle_priorities(states.pools[pool.name], now)
@@ -66,21 +72,25 @@ class PoolStates:
         """
         states, changes = PoolStates(), []
         states._unreachable, states._unconfirmed = set(self._unreachable), self._unconfirmed
+        states._silent = set(self._silent)
         for pool in config.pools:
             old = self.pools.get(pool.name)
             known = old.backends if old else {}
             kept = {
-                backend.name: known[backend.name].with_config(backend, pool)
+                backend.name: known[backend.name].with_config(backend, pool.health)
                 for backend in pool.backends
                 if backend.name in known and backend_endpoint(known[backend.name].backend) == backend_endpoint(backend)
             }
             backends = {
-                backend.name: kept.get(backend.name) or initial_health(backend, pool, None, now)
+                backend.name: kept.get(backend.name) or initial_health(backend, pool.health, None, now)
                 for backend in pool.backends
             }
             gone = [tracked for name, tracked in known.items() if name not in kept]
             changes += [_changed(pool.name, tracked, "present", "absent", _CONFIGURED) for tracked in gone]
-            changes += states._add(pool, backends, old, now)
+            collectors = _continued_collectors(pool, old.collectors if old else {}, now)
+            changes += states._add(pool, backends, collectors, old, now)
+            for collector in collectors.values():
+                changes += states._settle_health(pool.name, collector, _CONFIGURED, now)
             for name, tracked in backends.items():
                 if name in kept:
                     changes += states._settle(pool.name, tracked, _CONFIGURED, now)
@@ -124,7 +134,7 @@ class PoolStates:
     def memory(self) -> dict[str, PoolMemory]:
         """The state to save, by pool name. Only pools that changed since the last call cost time."""
         for name in self._unsaved:
-            backends = {backend: tracked.memory() for backend, tracked in self.pools[name].backends.items()}
+            backends = {checked: tracked.memory() for checked, tracked in self.pools[name].checked.items()}
             serving = {
                 family: precedence.serving
                 for family, precedence in self.pools[name].precedence.items()
@@ -137,8 +147,8 @@ class PoolStates:
     # --- changing ----------------------------------------------------------------------------------------------------
 
     def record_result(self, pool: str, backend: str, check: int, result: CheckResult, now: float) -> list[Change]:
-        """Record the result of a check; `check` is its index in the pool's list of checks."""
-        tracked = self.pools[pool].backends[backend]
+        """Record the result of a check of a backend or collector; `check` is its index in the list of checks."""
+        tracked = self.pools[pool].tracked(backend)
         tracked_check = tracked.checks[check]
         state = tracked_check.state
         if result.passed and tracked_check.health.check.silence_passes:
@@ -178,19 +188,22 @@ class PoolStates:
 
         These backends are down at once; the state of all others follows from their checks again.
         """
-        known = []
-        for pool, name in self._unreachable | unreachable.keys():
-            tracked = self.pools[pool].backends.get(name) if pool in self.pools else None
-            if tracked is not None:
-                tracked.unreachable = unreachable.get((pool, name), "")
-                known.append((pool, tracked))
-        self._unreachable = set(unreachable)
-        # The quorum and the priorities of a pool follow from all its backends, so all have their new state by now.
-        return [
-            change
-            for pool, tracked in known
-            for change in self._settle(pool, tracked, tracked.unreachable or "this host can send to it again", now)
-        ]
+        before, self._unreachable = self._unreachable, set(unreachable)
+        known = self._tracked(before | unreachable.keys())
+        for pool, tracked in known:
+            tracked.unreachable = unreachable.get((pool, tracked.backend.name), "")
+        return self._settle_outages(known, "this host can send to it again", now)
+
+    def set_silent(self, silent: Mapping[tuple[str, str], str], now: float) -> list[Change]:
+        """Record the backends that get packets and send no replies: (pool, backend) to the reason.
+
+        These backends are down at once; the state of all others follows from their checks again.
+        """
+        before, self._silent = self._silent, set(silent)
+        known = self._tracked(before | silent.keys())
+        for pool, tracked in known:
+            tracked.silent = silent.get((pool, tracked.backend.name), "")
+        return self._settle_outages(known, "passive: its probation is over", now)
 
     def set_unconfirmed(self, unconfirmed: Mapping[tuple[str, str], str]) -> None:
         """Record the backends whose neighbour has not answered yet: (pool, backend) to the reason.
@@ -260,8 +273,29 @@ class PoolStates:
 
     # --- internals ---------------------------------------------------------------------------------------------------
 
-    def _add(self, pool: Pool, backends: dict[str, BackendHealth], old: PoolHealth | None, now: float) -> list[Change]:
-        tracked = self.pools[pool.name] = PoolHealth(pool, backends, quorate=False, since=now)
+    def _tracked(self, names: Iterable[tuple[str, str]]) -> list[tuple[str, BackendHealth]]:
+        """Return each of these backends that is present, with the name of its pool."""
+        present = ((pool, self.pools[pool].backends.get(name)) for pool, name in names if pool in self.pools)
+        return [(pool, tracked) for pool, tracked in present if tracked is not None]
+
+    def _settle_outages(self, known: list[tuple[str, BackendHealth]], over: str, now: float) -> list[Change]:
+        """Derive the changes of backends whose outages have changed. `over`: the reason of the end of an outage.
+
+        The quorum and the priorities of a pool follow from all its backends, so all must have their new state.
+        """
+        return [
+            change for pool, tracked in known for change in self._settle(pool, tracked, tracked.outage or over, now)
+        ]
+
+    def _add(
+        self,
+        pool: Pool,
+        backends: dict[str, BackendHealth],
+        collectors: dict[str, BackendHealth],
+        old: PoolHealth | None,
+        now: float,
+    ) -> list[Change]:
+        tracked = self.pools[pool.name] = PoolHealth(pool, backends, collectors, quorate=False, since=now)
         self._stale.add(pool.name)
         self._unsaved.add(pool.name)
         if old is None:
@@ -285,7 +319,7 @@ class PoolStates:
 
     def _state(self, pool: PoolHealth, now: float) -> PoolState:
         slow_start = pool.pool.slow_start / 1000
-        states = ((name, tracked.state(now, slow_start)) for name, tracked in pool.backends.items())
+        states = ((name, tracked.state(now, slow_start)) for name, tracked in pool.checked.items())
         marked = ((name, _mark_waiting(pool, name, state)) for name, state in states)
         return frozenset((name, state) for name, state in marked if state != _DEFAULT)
 
@@ -301,12 +335,9 @@ class PoolStates:
 
     def _settle(self, pool: str, tracked: BackendHealth, reason: str, now: float) -> list[Change]:
         """Derive the changes to report after something about a backend has changed."""
-        changes = []
-        if tracked.up is not tracked.was_up:
-            kind = EventKind.BACKEND_UP if tracked.up else EventKind.BACKEND_DOWN
-            changes.append(Change(kind, pool, tracked.backend.name, _word(not tracked.up), _word(tracked.up), reason))
-            tracked.was_up, tracked.since, tracked.reason = tracked.up, now, reason
-            self._stale.add(pool)
+        changes = self._settle_health(pool, tracked, reason, now)
+        if tracked.backend.name in self.pools[pool].collectors:
+            return changes
         counts = tracked.counts
         if counts is not tracked.counted:
             tracked.counted = counts
@@ -315,6 +346,18 @@ class PoolStates:
             changes += self._settle_priorities(self.pools[pool], now)
             self._stale.add(pool)
         return changes
+
+    def _settle_health(self, pool: str, tracked: BackendHealth, reason: str, now: float) -> list[Change]:
+        """Derive the change to report if a backend or collector came up or went down."""
+        if tracked.up is tracked.was_up:
+            return []
+        up, down = EventKind.BACKEND_UP, EventKind.BACKEND_DOWN
+        if tracked.backend.name in self.pools[pool].collectors:
+            up, down = EventKind.COLLECTOR_UP, EventKind.COLLECTOR_DOWN
+        tracked.was_up, tracked.since, tracked.reason = tracked.up, now, reason
+        self._stale.add(pool)
+        kind = up if tracked.up else down
+        return [Change(kind, pool, tracked.backend.name, _word(not tracked.up), _word(tracked.up), reason)]
 
     def _start_slowly(self, pool: str, tracked: BackendHealth, risen: float | None) -> None:
         place = (pool, tracked.backend.name)
@@ -362,9 +405,21 @@ class PoolStates:
         return changes
 
 
-def _mark_waiting(pool: PoolHealth, backend: str, state: BackendState) -> BackendState:
+def _continued_collectors(pool: Pool, known: Mapping[str, BackendHealth], now: float) -> dict[str, BackendHealth]:
+    """Return the states of collectors under a new configuration. The same server keeps its state."""
+    found = {}
+    for collector in pool.mirror:
+        before, server = known.get(collector.name), collector.server
+        if before is not None and backend_endpoint(before.backend) == backend_endpoint(server):
+            found[collector.name] = before.with_config(server, collector.health)
+        else:
+            found[collector.name] = initial_health(server, collector.health, None, now)
+    return found
+
+
+def _mark_waiting(pool: PoolHealth, name: str, state: BackendState) -> BackendState:
     """Mark the state of a healthy backend whose priority waits."""
-    tracked = pool.backends[backend]
+    tracked = pool.tracked(name)
     family = pool.precedence.get(tracked.backend.family)
     waits = family is not None and tracked.effective_priority in family.waiting and tracked.counts
     return replace(state, waiting=True) if waits else state

@@ -122,6 +122,15 @@ class DraftServer:
     down: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Netmask:
+    """With `persistent`, the part of an address that makes a client; `written` is the setting in the source."""
+
+    value: str
+    written: str
+    line: Line
+
+
 @dataclass
 class SorryServer:
     address: IPAddress
@@ -149,6 +158,7 @@ class Draft:
     servers: list[DraftServer] = field(default_factory=list)
     ops: bool = False
     persistent: bool = False
+    netmask: Netmask | None = None
     quorum: int = 1
     hysteresis: int = 0
     sorry: SorryServer | None = None

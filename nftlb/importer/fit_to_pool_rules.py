@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from ipaddress import IPV4LENGTH, IPv4Network
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from .draft import ALL_PORTS
 from .fit_checks import common_checks
 
 if TYPE_CHECKING:
-    from .draft import Check, Draft, DraftServer
+    from .draft import Check, Draft, DraftServer, Netmask
 
 BALANCES = {
     "rr": Balance.ROUND_ROBIN,
@@ -211,10 +212,32 @@ def _balance(draft: Draft, pool: FittedPool) -> Balance:
         )
     pool.settings["balance"] = str(balance)
     pool.notes["balance"] = f"was {draft.scheduler}" + (", persistent" if draft.persistent else "")
+    if draft.persistent and draft.netmask:
+        _key(draft, draft.netmask, pool)
     if udp and not draft.ops:
         pool.settings["per"] = "flow"
         pool.notes["per"] = "as LVS without ops; packet, the default, spreads every datagram on its own"
     return balance
+
+
+def _key(draft: Draft, netmask: Netmask, pool: FittedPool) -> None:
+    """Count the addresses of a network as one client."""
+    lengths = {_length(netmask.value, listener.address.max_prefixlen) for listener in draft.listen}
+    length = lengths.pop() if len(lengths) == 1 else None
+    if not length:
+        draft.notes.missing(netmask.line, f"{netmask.written}: not the length of a part of these addresses")
+    elif all(length < listener.address.max_prefixlen for listener in draft.listen):
+        pool.settings["key"] = f"source/{length}"
+
+
+def _length(netmask: str, longest: int) -> int | None:
+    """Return how many bits a netmask leaves; None for other texts."""
+    if netmask.isdecimal():
+        return int(netmask) if int(netmask) <= longest else None
+    try:
+        return IPv4Network(f"0.0.0.0/{netmask}").prefixlen if longest == IPV4LENGTH else None
+    except ValueError:
+        return None
 
 
 def _weights(draft: Draft, pool: FittedPool, balance: Balance) -> list[int]:

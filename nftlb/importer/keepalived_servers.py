@@ -12,6 +12,7 @@ from .draft import (
     MOST_WEIGHT,
     NO_TUNNELS,
     DraftServer,
+    Netmask,
     Notes,
     SorryServer,
     bad_text,
@@ -234,7 +235,8 @@ class VirtualServerReader(_BlockReader):
     def _read_granularity(self, statement: Statement) -> None:
         """A service with this keyword alone is persistent, too."""
         self._draft.persistent = True
-        self._notes.missing(statement.line, f"{statement}: balance: hash uses the whole address of a client")
+        if statement.values:
+            self._draft.netmask = Netmask(statement.values[0], f"{statement}", statement.line)
 
     def _read_number(self, statement: Statement) -> None:
         if (found := self._last_number(statement, *_LIMITS[statement.key])) is not None:

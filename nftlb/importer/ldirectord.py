@@ -23,6 +23,7 @@ from .draft import (
     DraftListener,
     DraftServer,
     Line,
+    Netmask,
     Notes,
     SorryServer,
     bad_text,
@@ -216,8 +217,8 @@ class _Virtual:
             raise bad_text(netmask.line, f"{netmask} is not a netmask; allowed: 255.255.255.0, for IPv6 1 to 128")
         if not self.draft.persistent:
             notes.missing(netmask.line, f"{netmask}: without persistent, ldirectord does not use a netmask either")
-        elif netmask.value not in {"255.255.255.255", "128"}:
-            notes.missing(netmask.line, f"{netmask}: nftlb counts each address as a client")
+        else:
+            self.draft.netmask = Netmask(netmask.value, f"{netmask}", netmask.line)
 
     def _quiescence(self) -> None:
         given = self._options.use("quiescent") or self._top.use("quiescent")

@@ -12,6 +12,8 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nftlb.errors import KernelError, SystemFault
@@ -146,6 +148,17 @@ def _doomed(netlink: Netlink, zones: Mapping[int, Kept]) -> list[bytes]:
             original = attribute(_CTA_TUPLE_ORIG | NLA_F_NESTED, found[_CTA_TUPLE_ORIG])
             doomed.append(entry[: _NFGENMSG.size] + original + attribute(_CTA_ID, found[_CTA_ID]))
     return doomed
+
+
+def read_fill() -> dict[str, int]:
+    """Return the number of `entries` in the network namespace, and the `limit`; each only if there is one."""
+    found = {}
+    for name, file in (("entries", "nf_conntrack_count"), ("limit", "nf_conntrack_max")):
+        with suppress(OSError):  # the module is not loaded
+            found[name] = int(Path("/proc/sys/net/netfilter", file).read_text(encoding="ascii"))
+    if not found.get("limit"):
+        found.pop("limit", None)  # 0: without a limit
+    return found
 
 
 def _count(netlink: Netlink) -> int:

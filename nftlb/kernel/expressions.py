@@ -44,6 +44,7 @@ _OPERATORS = {0: "", 1: "!= ", 2: "< ", 3: "<= ", 4: "> ", 5: ">= "}
 _AT_MOST = 3
 _LINK, _NETWORK, _TRANSPORT = 0, 1, 2
 _BASES = {_LINK: "ll", _NETWORK: "nh", _TRANSPORT: "th"}
+_ADDRESSES = ("ipv4_addr", "ipv6_addr")
 _HEADER_OF = {"ipv6-icmp": "icmpv6"}
 
 
@@ -169,7 +170,10 @@ class _Rule:
         if source.flags:
             self._put(_int(of, 2), replace(source, data=mask))
             return
-        text = f"{source.text} & {read_integer(source.kind, mask):#x}"
+        written = (
+            format_value(source.kind, mask) if source.kind in _ADDRESSES else f"{read_integer(source.kind, mask):#x}"
+        )
+        text = f"{source.text} & {written}"
         self._put(_int(of, 2), _Loaded(text, source.kind, source.size, masked=True))
 
     def byteorder(self, of: Mapping[int, bytes]) -> None:
@@ -220,6 +224,25 @@ class _Rule:
             self.said.append(f"{text} vmap {content}")
         else:
             self._put(_int(of, 3), _Loaded(f"{text} map {content}", size=data_size))
+
+    def dynset(self, of: Mapping[int, bytes]) -> None:
+        """A statement that puts an element into a set, with a time-out and perhaps a counter or a limit."""
+        if 5 in of or _int(of, 9, 0) & ~1:  # data of a map, or an inverse; bit 0: the statement has expressions
+            raise UnknownError("dynset")
+        name, verb = of[1].rstrip(b"\0").decode(), {0: "add", 1: "update"}[_int(of, 3)]
+        key_size, _ = self._sets.sizes(name)
+        words = [" . ".join(key.text for key in self._row(_int(of, 4), key_size))]
+        milliseconds = int.from_bytes(of[6], "big") if 6 in of else 0
+        if milliseconds:
+            words.append(
+                f"timeout {milliseconds // 1000}s" if milliseconds % 1000 == 0 else f"timeout {milliseconds}ms"
+            )
+        inner, self.said = self.said, []
+        for expression in [of[7]] if 7 in of else members(of.get(10, b"")):
+            parts = attributes(expression)
+            self.add_expression(parts[1].rstrip(b"\0").decode(), attributes(parts.get(2, b"")))
+        words, self.said = [*words, *self.said], inner
+        self.said.append(f"{verb} @{name} {{ {' '.join(words)} }}")
 
     # --- statements
 
@@ -418,6 +441,7 @@ _STEPS: Mapping[str, Callable[[_Rule, Mapping[int, bytes]], None]] = {
     "reject": _Rule.reject,
     "log": _Rule.log,
     "limit": _Rule.limit,
+    "dynset": _Rule.dynset,
     "tproxy": _Rule.tproxy,
     "fwd": _Rule.forward,
     "dup": _Rule.duplicate,

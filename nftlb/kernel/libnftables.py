@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from nftlb.errors import KernelError, SystemFault
 
 from .generation import Generation
-from .reading import TablesReader, read_counts, read_siblings
+from .reading import TablesReader, read_counts, read_reply_counts, read_siblings
+from .sources import read_sources
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from nftlb.ruleset import Count, Listing, TableFamily, Transaction
+    from nftlb.model import SourceLengths
+    from nftlb.ruleset import Count, Listing, ReplyCount, TableFamily, Transaction
+
+    from .sources import SourceCounts
 
 _SHOWN_LINES = 6
 _VERSION = re.compile(r"v([0-9.]+)")
@@ -41,7 +45,16 @@ class Kernel(Protocol):
         """Return the names of the other tables that nftlb has made, for other configurations."""
 
     def counters(self, table: str) -> Mapping[str, Count]:
-        """Return the packets and bytes sent to each backend, by `POOL/BACKEND`, over all tables of that name."""
+        """Return the packets and bytes sent to each backend, by `POOL/BACKEND`, over all tables of that name.
+
+        Also what guards have dropped, by `DropReason.owner`.
+        """
+
+    def sources(self, table: str, pool: str, lengths: SourceLengths, most: int) -> SourceCounts:
+        """Return the sources of a pool that sent the most packets, up to `most`, where `guard` counts clients."""
+
+    def reply_counts(self, table: str) -> Mapping[str, ReplyCount]:
+        """Return packets and replies of each backend whose replies are counted, by `POOL/BACKEND`."""
 
     def generation(self) -> int:
         """Return a number that grows by one with every transaction of any process in this namespace."""
@@ -95,6 +108,12 @@ class LibNftables:
 
     def counters(self, table: str) -> Mapping[str, Count]:
         return read_counts(table)
+
+    def reply_counts(self, table: str) -> Mapping[str, ReplyCount]:
+        return read_reply_counts(table)
+
+    def sources(self, table: str, pool: str, lengths: SourceLengths, most: int) -> SourceCounts:
+        return read_sources(table, pool, lengths, most)
 
     def generation(self) -> int:
         return self._generation.read()

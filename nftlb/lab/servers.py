@@ -202,6 +202,8 @@ class Servers:
             waiting = {number: end for number, end in enumerate(self._endpoints) if end.version == version}
             with self._fence_from.call(socket.socket, sockopt.family_of(version), socket.SOCK_DGRAM) as sock:
                 sockopt.grow_receive_buffer(sock)
+                if self._zero_checksum:
+                    sockopt.omit_checksum(sock)  # over IPv6, a socket receives no such replies by default
                 while waiting:
                     if time.monotonic() > deadline:
                         raise TimeoutError(

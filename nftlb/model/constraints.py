@@ -7,14 +7,12 @@ annotation the form that the configuration file and the HTTP API accept, with it
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 from .kinds import Milliseconds
 
 
-@dataclass(frozen=True, slots=True)
-class NumberLimits:
+class NumberLimits(NamedTuple):
     """A whole number from `low` to `high`. `what` names the option in messages, such as "a port"."""
 
     what: str
@@ -24,8 +22,7 @@ class NumberLimits:
     """Other programs show this number in hexadecimal, so that form is accepted too."""
 
 
-@dataclass(frozen=True, slots=True)
-class TextPattern:
+class TextPattern(NamedTuple):
     """A text that matches `pattern` as a whole. `allowed` describes the pattern in words."""
 
     what: str
@@ -33,20 +30,21 @@ class TextPattern:
     pattern: re.Pattern[str]
 
 
-@dataclass(frozen=True, slots=True)
-class ShortestTime:
-    """A duration of at least this many milliseconds, and at most a day."""
+DAY: Milliseconds = 24 * 3_600_000
+
+
+class TimeLimits(NamedTuple):
+    """A duration from `shortest` to `longest`."""
 
     shortest: Milliseconds
+    longest: Milliseconds = DAY
     whole_seconds: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class PercentLimits:
     """A share in whole per cent, 0 to 100."""
 
 
-@dataclass(frozen=True, slots=True)
 class RegexSyntax:
     """A regular expression in the syntax of RE2; see `nftlb.model.patterns`."""
 
@@ -57,19 +55,29 @@ def _text(what: str, allowed: str, pattern: str) -> TextPattern:
 
 Port: TypeAlias = Annotated[int, NumberLimits("a port", 1, 65535)]
 Weight: TypeAlias = Annotated[int, NumberLimits("a weight", 0, 256)]
+Burst: TypeAlias = Annotated[int, NumberLimits("a burst", 1, 1_000_000)]
+SourceCount: TypeAlias = Annotated[int, NumberLimits("a number of sources", 16, 1_000_000)]
 Priority: TypeAlias = Annotated[int, NumberLimits("a priority", 0, 255)]
 Length: TypeAlias = Annotated[int, NumberLimits("a length", 0, 65535)]
+SampleRate: TypeAlias = Annotated[int, NumberLimits("a sampling rate", 1, 1_000_000)]
 Count: TypeAlias = Annotated[int, NumberLimits("a count", 1, 255)]
+PacketCount: TypeAlias = Annotated[int, NumberLimits("a number of packets", 1, 1_000_000)]
 Quorum: TypeAlias = Annotated[int, NumberLimits("a quorum", 1, 65535)]
 Hysteresis: TypeAlias = Annotated[int, NumberLimits("a hysteresis", 0, 65535)]
 Stratum: TypeAlias = Annotated[int, NumberLimits("a stratum", 1, 15)]
+HashSeed: TypeAlias = Annotated[int, NumberLimits("a seed", 1, 0xFFFFFFFF)]  # without one, the kernel draws it
+ConfigId: TypeAlias = Annotated[int, NumberLimits("a config id", 0, 6)]  # 7 marks connection ids without a server id
 Zone: TypeAlias = Annotated[int, NumberLimits("a conntrack zone", 1, 65535)]
 Mark: TypeAlias = Annotated[int, NumberLimits("a firewall mark", 1, 0xFFFFFFFF, hexadecimal=True)]
 FirstMark: TypeAlias = Annotated[int, NumberLimits("a firewall mark", 1, 0xFFFFFF00, hexadecimal=True)]
 Percent: TypeAlias = Annotated[int, PercentLimits()]
-Duration: TypeAlias = Annotated[Milliseconds, ShortestTime(0)]
-SessionTime: TypeAlias = Annotated[Milliseconds, ShortestTime(1000, whole_seconds=True)]  # the kernel counts seconds
-Timer: TypeAlias = Annotated[Milliseconds, ShortestTime(10)]  # a shorter interval would only keep the daemon busy
+Duration: TypeAlias = Annotated[Milliseconds, TimeLimits(0)]
+SessionTime: TypeAlias = Annotated[Milliseconds, TimeLimits(1000, whole_seconds=True)]  # the kernel counts seconds
+BanTime: TypeAlias = Annotated[Milliseconds, TimeLimits(0, whole_seconds=True)]
+NameTime: TypeAlias = Annotated[Milliseconds, TimeLimits(1000)]  # a shorter time would only flood DNS servers
+Timer: TypeAlias = Annotated[Milliseconds, TimeLimits(10)]  # a shorter interval would only keep the daemon busy
+CountingTime: TypeAlias = Annotated[Milliseconds, TimeLimits(1000, 600_000)]  # several readings; a hang is noticed
+ReplyTime: TypeAlias = Annotated[Milliseconds, TimeLimits(10, 600_000)]
 
 POOL_NAME = _text(
     "a name of a pool",
@@ -81,6 +89,10 @@ BACKEND_NAME = _text(
     "a letter or digit, then letters, digits and _ . -, at most 48 characters",
     r"[A-Za-z0-9][A-Za-z0-9_.-]{0,47}",
 )
+SHOWN_BACKEND_NAME = _text(
+    "a name of a backend", "a name of a backend, or of an address of a host name", r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}"
+)
+"""Unlike BACKEND_NAME with the address that follows a name: see `nftlb.config.resolution`."""
 # nft writes the names of interfaces in quotes. The characters allowed here can't end the quotes and are not wildcards.
 INTERFACE = _text("an interface", "1 to 15 letters, digits and _ . - @ : +", r"(?!\.{1,2}$)[A-Za-z0-9_.@:+-]{1,15}")
 PATH = _text("a path", "an absolute path, which begins with /", r"/[^\x00-\x1f\x7f]*")
@@ -90,6 +102,7 @@ LINES = _text("text", "text that is not empty, without control characters", r"[^
 
 PoolName: TypeAlias = Annotated[str, POOL_NAME]
 BackendName: TypeAlias = Annotated[str, BACKEND_NAME]
+ShownBackendName: TypeAlias = Annotated[str, SHOWN_BACKEND_NAME]
 Interface: TypeAlias = Annotated[str, INTERFACE]
 Path: TypeAlias = Annotated[str, PATH]
 Line: TypeAlias = Annotated[str, LINE]
@@ -120,6 +133,14 @@ DnsName: TypeAlias = Annotated[
         r"\.|(?=.{1,253}\.?$)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?",
     ),
 ]
+# The last part must not be a number: 10.0.0.300 is a wrong address and no name.
+SERVER_NAME = _text(
+    "a host name",
+    "letters, digits, - and _ in parts with . between them, such as ns1.example.com",
+    r"(?=.{1,253}$)(?!(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?$)"
+    r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?",
+)
+ServerName: TypeAlias = Annotated[str, SERVER_NAME]
 Digest: TypeAlias = Annotated[str, _text("an MD5 digest", "32 hexadecimal digits", r"[0-9A-Fa-f]{32}")]
 Oid: TypeAlias = Annotated[
     str,

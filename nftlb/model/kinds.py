@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 Milliseconds: TypeAlias = int
@@ -25,7 +25,7 @@ class Protocol(StrEnum):
 
 
 class Balance(StrEnum):
-    """How the next backend is chosen; `HASH` uses the address of the client."""
+    """How the next backend is chosen; `HASH` uses the key of the pool."""
 
     ROUND_ROBIN = "round-robin"
     RANDOM = "random"
@@ -82,10 +82,33 @@ class Passive(StrEnum):
     OUT = "out"
 
 
+class DropReason(StrEnum):
+    """Why `guard` drops a packet.
+
+    `RATE`: its source sends too many. `BANNED`: its source was above the limit before. `DENIED`: its source is in
+    `deny`. `FULL`: there is no room for its source, and the sources without room send too many.
+    """
+
+    RATE = "rate"
+    BANNED = "banned"
+    DENIED = "denied"
+    FULL = "full"
+
+    def owner(self, pool: str) -> str:
+        """The owner of the counter of a pool, among those of its backends. No backend can have such a name."""
+        return f"{pool}/_{self}"
+
+
 class Helper(StrEnum):
     """A protocol whose servers answer from a new port, which conntrack reads from the request."""
 
     TFTP = "tftp"
+
+
+class Templates(StrEnum):
+    """Which backends get the templates of NetFlow v9 and IPFIX, which describe the data records after them."""
+
+    ALL = "all"
 
 
 class Capability(StrEnum):
@@ -113,7 +136,7 @@ class Initial(StrEnum):
 
 
 class EventKind(StrEnum):
-    """What an event of the daemon is about. Health reports changes of backends, quorums and priorities."""
+    """What an event of the daemon is about. Health reports changes of backends, collectors, quorums, priorities."""
 
     BACKEND_UP = "backend_up"
     BACKEND_DOWN = "backend_down"
@@ -121,6 +144,8 @@ class EventKind(StrEnum):
     """The operator or the backend's agent changed its admin state or weight, or the backend was added or removed."""
     QUORUM_UP = "quorum_up"
     QUORUM_DOWN = "quorum_down"
+    COLLECTOR_UP = "collector_up"
+    COLLECTOR_DOWN = "collector_down"
     PRIORITY_CHANGED = "priority_changed"
     """Another priority serves, or no priority has enough healthy backends any more."""
     SWAP = "swap"
@@ -174,8 +199,7 @@ class Listener:
         return f"{endpoint_text(self.address, ports)}/{self.protocol}"
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """An address and a port."""
 
     address: IPAddress
@@ -189,8 +213,7 @@ class Endpoint:
         return endpoint_text(self.address, self.port)
 
 
-@dataclass(frozen=True, slots=True)
-class UnixSocket:
+class UnixSocket(NamedTuple):
     """A listening socket in the file system."""
 
     path: str
@@ -199,16 +222,14 @@ class UnixSocket:
         return f"unix:{self.path}"
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """The source address that backends see with `nat`; `addresses` has at most one address per family."""
 
     kind: SourceKind = SourceKind.MASQUERADE
     addresses: tuple[IPAddress, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class MinHealthy:
+class MinHealthy(NamedTuple):
     """How much of a priority must be healthy: a number of backends or, with `percent`, a share of their weight."""
 
     amount: int = 1
@@ -219,7 +240,54 @@ class MinHealthy:
 
 
 @dataclass(frozen=True, slots=True)
-class Fallback:
+class Rate:
+    """So many packets in a period of 1, 60 or 3,600 seconds."""
+
+    packets: int
+    seconds: int = 1
+
+    @property
+    def unit(self) -> str:
+        """The word of nft for the period."""
+        return {1: "second", 60: "minute", 3600: "hour"}[self.seconds]
+
+    def __str__(self) -> str:
+        return f"{self.packets}/{self.unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLengths:
+    """How many bits of an address make a source, for IPv4 and IPv6: all clients of a prefix are one source."""
+
+    ip: int = 32
+    ip6: int = 128
+
+    def of(self, version: Family) -> int:
+        return self.ip if version is Family.IP else self.ip6
+
+    def is_whole(self, version: Family) -> bool:
+        """Whether each address is a source."""
+        return self.of(version) == (32 if version is Family.IP else 128)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """An entry of a list of sources: an address or a prefix, or a file with one in each line.
+
+    `ip` and `ip6` are ranges of addresses, each with its first and its last address as numbers. `path` is empty for an
+    entry that names no file; `digest` is the SHA-256 of the file, in hexadecimal digits.
+    """
+
+    path: str = ""
+    digest: str = ""
+    ip: tuple[tuple[int, int], ...] = ()
+    ip6: tuple[tuple[int, int], ...] = ()
+
+    def of(self, version: Family) -> tuple[tuple[int, int], ...]:
+        return self.ip if version is Family.IP else self.ip6
+
+
+class Fallback(NamedTuple):
     """The treatment of packets when no backend is left; `sorry` has at most one endpoint per family."""
 
     kind: FallbackKind = FallbackKind.REJECT

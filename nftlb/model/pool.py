@@ -8,7 +8,7 @@ An annotation holds the type of an option and its description. This module has n
 because `nftlb.config` reads the annotations.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address
 from typing import Annotated
@@ -17,24 +17,36 @@ from .checks import AnyCheck
 from .constraints import (
     Argv,
     BackendName,
+    BanTime,
+    Burst,
+    ConfigId,
     Count,
+    CountingTime,
     Duration,
     FirstMark,
+    HashSeed,
     HostName,
     Hysteresis,
     Interface,
     Mark,
+    NameTime,
+    PacketCount,
     Path,
     Percent,
     Port,
     Priority,
     Quorum,
+    ReplyTime,
+    SampleRate,
+    ServerName,
     SessionTime,
+    SourceCount,
     TableName,
     Timer,
     Weight,
     Zone,
 )
+from .hash_keys import SOURCE, HashKey
 from .kinds import (
     Admin,
     Balance,
@@ -51,16 +63,24 @@ from .kinds import (
     Passive,
     Per,
     Protocol,
+    Rate,
     Replies,
+    SourceEntry,
     SourceKind,
+    SourceLengths,
+    Templates,
     UnixSocket,
     family,
 )
+from .names import HostLookup
 
 REJECT = Fallback()
 ONE_HEALTHY = MinHealthy()
+WHOLE_ADDRESS = SourceLengths()
 API_LISTEN = Endpoint(IPv4Address("127.0.0.1"), 9146)
 STATE_DIR = "/var/lib/nftlb"
+HASH_SEED = 0x6E66746C
+"""Any constant: all balancers send a client to the same backend, also after a load."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +99,38 @@ class Backend:
         Interface | None, "the interface towards the backend: for the fast path, and for a link-local address"
     ] = None
     via: Annotated[IPAddress | None, "the next hop towards the backend, for the fast path"] = None
+    server_id: Annotated[
+        bytes | None, "key: quic-cid: the server id in the connection ids that the backend chooses, in hexadecimal"
+    ] = None
 
     @property
     def family(self) -> Family:
         return family(self.address)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedBackend:
+    """Servers behind a pool whose addresses come from DNS. One of `address` and `srv` is given.
+
+    `backends` are the names of the backends that were made of the last answer: see `nftlb.config.resolution`.
+    """
+
+    name: Annotated[BackendName, "the name of the backends, unique in their pool; an address follows it"]
+    address: Annotated[ServerName | None, "the host name; each of its addresses is a backend"] = None
+    srv: Annotated[
+        ServerName | None, "the name of SRV records, which give the hosts, ports, weights and priorities of backends"
+    ] = None
+    port: Annotated[Port | None, "the port to send to; without it, a packet keeps its port"] = None
+    weight: Annotated[Weight, "the share of each address, relative to the other backends; 0 receives nothing"] = 1
+    priority: Annotated[Priority, "the priority of the addresses; with srv, that of the most preferred records"] = 1
+    admin: Annotated[Admin, "the state that the operator wants, whatever the health of the backends"] = Admin.ENABLED
+    device: Annotated[Interface | None, "the interface towards the addresses, for the fast path"] = None
+    backends: tuple[str, ...] = ()
+
+    @property
+    def lookup(self) -> HostLookup:
+        """What to ask DNS for."""
+        return HostLookup((self.srv or self.address or "").lower(), srv=self.srv is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,17 +155,96 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Collector:
+    """A server that gets copies of the datagrams of a pool. Its replies are dropped."""
+
+    name: Annotated[BackendName, "the name of the collector; no backend of the pool has the same name"]
+    address: Annotated[IPAddress, "the address to send copies to"]
+    port: Annotated[Port | None, "the port to send copies to; without it, a copy keeps the port of the packet"] = None
+    one_in: Annotated[SampleRate, "copy one datagram in so many, for each listener"] = 1
+    health: Annotated[
+        tuple[Health, ...], "one check, or a list that must all pass; a collector that is down gets no copies"
+    ] = ()
+
+    @property
+    def family(self) -> Family:
+        return family(self.address)
+
+    @property
+    def server(self) -> Backend:
+        """The collector as a server, for health checks and messages."""
+        return Backend(name=self.name, address=self.address, port=self.port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
     """Programs to run at transitions, each a list of arguments without a shell; an empty list runs nothing."""
 
     backend_up: Annotated[Argv, "run when a backend comes up"] = ()
     backend_down: Annotated[Argv, "run when a backend goes down"] = ()
+    collector_up: Annotated[Argv, "run when a collector comes up"] = ()
+    collector_down: Annotated[Argv, "run when a collector goes down"] = ()
     quorum_up: Annotated[Argv, "run when a pool gains its quorum"] = ()
     quorum_down: Annotated[Argv, "run when a pool loses its quorum"] = ()
     priority_changed: Annotated[Argv, "run when another priority of a pool serves"] = ()
     capabilities: Annotated[
         tuple[Capability, ...], "the capabilities of nftlb that the programs receive: one, or a list"
     ] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassiveReplies:
+    """`passive: replies`: when a backend that gets packets and sends no replies is down, and for how long."""
+
+    min_packets: Annotated[PacketCount, "how many packets a backend must have got before their replies are judged"] = 20
+    window: Annotated[CountingTime, "the time in which the backend must have got these packets"] = 10_000
+    answered_below: Annotated[Percent, "below this share of packets with a reply, the backend is silent"] = 10
+    reply_time: Annotated[ReplyTime, "how long a reply may take"] = 2000
+    probation: Annotated[
+        Timer, "how long a silent backend is down before it gets packets again; doubled each time that it stays silent"
+    ] = 30_000
+    most_out: Annotated[
+        Percent, "the most backends of a family that may be down for this reason, rounded up; one always stays"
+    ] = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """A limit for each source of a pool's packets, and lists of sources.
+
+    A limit counts each packet of UDP. Of TCP and SCTP, it counts the first packet of each connection.
+    """
+
+    rate: Annotated[Rate | None, "how many packets of a source may pass: NUMBER/s, /m or /h, such as 100/s"] = None
+    burst: Annotated[
+        Burst | None, "how many packets of a source that was quiet may pass at once; by default the number of `rate`"
+    ] = None
+    per: Annotated[
+        SourceLengths,
+        "what a source is: source, an address; source/24 and source/64, a prefix of IPv4 and of IPv6; one, or a list",
+    ] = WHOLE_ADDRESS
+    ban: Annotated[BanTime, "how long all packets of a source are dropped after one above the limit; 0s: no ban"] = 0
+    sources: Annotated[SourceCount, "for how many sources of a family there is room; the others share a limit"] = 65536
+    shared_rate: Annotated[
+        Rate | None, "the limit that sources share for which there is no room; by default that of one source"
+    ] = None
+    allow: Annotated[
+        tuple[SourceEntry, ...], "sources that always pass: an address, a prefix, or the path of a file; one, or a list"
+    ] = ()
+    deny: Annotated[
+        tuple[SourceEntry, ...], "sources whose packets are dropped, unless `allow` has them; as in `allow`"
+    ] = ()
+    clients: Annotated[bool, "count the packets and drops of each source, for `nftlb clients`"] = False
+
+    @property
+    def most_at_once(self) -> int:
+        """The burst that counts."""
+        return self.burst or (self.rate.packets if self.rate else 0)
+
+    @property
+    def refill(self) -> int:
+        """Seconds after which a source that is quiet has its whole burst again, rounded up."""
+        return -(-self.most_at_once * self.rate.seconds // self.rate.packets) if self.rate else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +256,15 @@ class Pool:
         tuple[Listener, ...], "where packets arrive: ADDRESS:PORT/udp, /tcp or /sctp; one listener, or a list"
     ]
     backends: Annotated[tuple[Backend, ...], "the servers, each by its name"]
+    named: tuple[NamedBackend, ...] = ()
     balance: Annotated[Balance, "how the next backend is chosen"] = Balance.ROUND_ROBIN
+    key: Annotated[HashKey, "balance: hash: the part of a packet that decides which backend gets the packet"] = SOURCE
+    seed: Annotated[
+        HashSeed, "balance: hash: the seed of the hash; balancers with the same seed send a key to the same backend"
+    ] = HASH_SEED
+    quic_lb_config: Annotated[
+        ConfigId, "key: quic-cid: the config id (rotation bits) of connection ids with a server_id"
+    ] = 0
     per: Annotated[Per, "whether each packet or each flow is balanced; tcp and sctp: always flows"] = Per.PACKET
     session_timeout: Annotated[
         SessionTime | None,
@@ -154,12 +289,19 @@ class Pool:
         "stateless: the hook in which replies get the address of the service. prerouting costs packets less, and needs "
         "accept_local=1 and no strict rp_filter on the interfaces to the backends",
     ] = Replies.POSTROUTING
+    outbound: Annotated[
+        bool, "nat, stateless; udp: requests that a backend itself sends from its port leave from the service's address"
+    ] = False
     health: Annotated[tuple[Health, ...], "one check, or a list of checks that must all pass"] = ()
     passive: Annotated[
-        bool | None,
+        bool | PassiveReplies | None,
         "the effect of an ICMP port-unreachable from a backend. true: the backend is down at once; false: none; "
-        "not given: the backend is checked at once, where checks and traffic have the same source address",
+        "not given: the backend is checked at once, where checks and traffic have the same source address. "
+        "replies, or a mapping with limits: as not given, and a backend that gets packets and sends no replies is down",
     ] = None
+    count_replies: Annotated[
+        bool, "nat, stateless; udp: count the replies of each backend, and show which share of the packets got one"
+    ] = False
     slow_start: Annotated[Duration, "how long it takes until a backend that came up has its full share"] = 0
     quorum: Annotated[Quorum, "how many healthy backends the pool needs"] = 1
     hysteresis: Annotated[Hysteresis, "how far beyond the quorum a change must go"] = 0
@@ -172,15 +314,26 @@ class Pool:
     ] = 10_000
     panic: Annotated[Percent, "below this share of healthy weight, use all backends"] = 0
     fallback: Annotated[Fallback, "what happens to packets when no backend is left"] = REJECT
+    guard: Annotated[Guard | None, "a limit for each source of packets, and lists of sources"] = None
     hooks: Annotated[Hooks, "programs to run at transitions"] = Hooks()
+    mirror: Annotated[
+        tuple[Collector, ...],
+        "servers that get copies of the datagrams, with the source of the client, each by its name",
+    ] = ()
+    templates: Annotated[
+        Templates | None,
+        "all: datagrams that begin with templates of NetFlow v9 or IPFIX go to every backend, all others take turns",
+    ] = None
 
     def __hash__(self) -> int:
-        return self._hash
+        # Pools are keys of the compiler's caches. Hashing every address would cost more than a look-up saves.
+        return hash(self.name)
 
     @cached_property
-    def _hash(self) -> int:
-        # Pools are keys of the compiler's caches. Hashing every address again would cost more than a look-up saves.
-        return hash(tuple(getattr(self, item.name) for item in fields(self)))
+    def families(self) -> tuple[Family, ...]:
+        """The families of the listeners, in the order of `Family`."""
+        found = {listener.family for listener in self.listen}
+        return tuple(of for of in Family if of in found)
 
     @property
     def refusals(self) -> Passive:
@@ -190,11 +343,21 @@ class Pool:
         balancer, errors for traffic use up the limit, and checks may receive none. If backends see the address of the
         client, checks have their own limit.
         """
-        if self.passive is not None:
+        if isinstance(self.passive, bool):
             return Passive.OUT if self.passive else Passive.OFF
         shared = self.forward is Forward.NAT and self.source is not SourceKind.KEEP
         by_udp = any(listener.protocol is Protocol.UDP for listener in self.listen)
         return Passive.CHECK if shared and by_udp and self.health else Passive.OFF
+
+    @property
+    def silence(self) -> PassiveReplies | None:
+        """The limits of `passive: replies`; None if silence has no effect."""
+        return self.passive if isinstance(self.passive, PassiveReplies) else None
+
+    @property
+    def has_reply_counts(self) -> bool:
+        """Whether the replies of the backends are counted."""
+        return self.count_replies or self.silence is not None
 
     def source_address(self, of: Family) -> IPAddress | None:
         """The source address that backends of a family see; None if the pool has no such address."""
@@ -202,6 +365,15 @@ class Pool:
 
     def backend(self, name: str) -> Backend | None:
         return next((backend for backend in self.backends if backend.name == name), None)
+
+    def entry(self, name: str) -> Backend | NamedBackend | None:
+        """The backend of this name as the file may have it: with an address, or with a host name."""
+        return next((entry for entry in self.entries if entry.name == name), None)
+
+    @property
+    def entries(self) -> tuple[Backend | NamedBackend, ...]:
+        """The backends with an address, and the backends with a host name."""
+        return (*self.backends, *self.named)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +402,19 @@ class Api:
     ] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameServers:
+    """How names of backends are looked up."""
+
+    servers: Annotated[
+        tuple[Endpoint, ...],
+        "DNS servers: ADDRESS or ADDRESS:PORT, one or a list; by default those of /etc/resolv.conf",
+    ] = ()
+    timeout: Annotated[Timer, "how long one lookup may take, with all servers and repetitions"] = 3000
+    min_ttl: Annotated[NameTime, "an answer is kept for this time at least, even if its TTL is shorter"] = 5000
+    max_ttl: Annotated[NameTime, "an answer is kept for this time at most, even if its TTL is longer"] = 3_600_000
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A configuration of nftlb."""
@@ -239,6 +424,7 @@ class Config:
     marks: Annotated[Marks, "the firewall marks to use"] = Marks()
     state_dir: Annotated[Path, "the directory where states are stored"] = STATE_DIR
     api: Annotated[Api, "the HTTP API"] = Api()
+    resolver: Annotated[NameServers, "how the names of backends are looked up"] = NameServers()
     pools: Annotated[tuple[Pool, ...], "the pools, each by its name"] = ()
 
     def pool(self, name: str) -> Pool | None:

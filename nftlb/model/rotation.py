@@ -82,6 +82,8 @@ def sufficient(pool: Pool, all_: Iterable[Contender]) -> list[int]:
 
 def is_panic(pool: Pool, all_: Iterable[Contender]) -> bool:
     """Whether the healthy share of the weight of the enabled backends is less than `panic`."""
+    if not pool.panic:
+        return False
     enabled = [backend for backend in all_ if backend.enabled]
     return _weight(backend for backend in enabled if backend.healthy) * 100 < pool.panic * _weight(enabled)
 

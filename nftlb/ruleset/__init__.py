@@ -1,6 +1,7 @@
 """nftables objects and transactions as values, with their nft text."""
 
-from .listing import PROTOCOLS, UNREADABLE, Count, Listing, canonical_rule
+from .address_ranges import AddressRanges, merged
+from .listing import OF_REPLIES, PROTOCOLS, UNREADABLE, Count, Listing, ReplyCount, canonical_rule, counter_owner
 from .objects import Chain, Element, Hook, NamedObject, Ruleset, Set, Table, TableFamily
 from .ownership import MARK, is_empty, is_ours
 from .shared_mapping import SharedMapping
@@ -9,8 +10,10 @@ from .transaction import Elements, Object, Operation, Rules, Transaction, Verb
 
 __all__ = [
     "MARK",
+    "OF_REPLIES",
     "PROTOCOLS",
     "UNREADABLE",
+    "AddressRanges",
     "Chain",
     "Count",
     "Element",
@@ -20,6 +23,7 @@ __all__ = [
     "NamedObject",
     "Object",
     "Operation",
+    "ReplyCount",
     "Rules",
     "Ruleset",
     "Set",
@@ -29,11 +33,13 @@ __all__ = [
     "Transaction",
     "Verb",
     "canonical_rule",
+    "counter_owner",
     "element_text",
     "file_lines",
     "file_pieces",
     "file_text",
     "is_empty",
     "is_ours",
+    "merged",
     "set_body",
 ]

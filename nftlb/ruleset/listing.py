@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +21,35 @@ class Count:
 
     def __add__(self, other: Count) -> Count:
         return Count(self.packets + other.packets, self.bytes + other.bytes)
+
+
+class ReplyCount(NamedTuple):
+    """The packets that one backend got, and the packets that it sent back."""
+
+    requests: Count
+    replies: Count
+
+
+OF_REPLIES = " replies"
+"""The end of the owner of a counter of replies, such as `dns/ns1 replies`; elements have the owner as their comment."""
+
+
+def counter_owner(chain: str) -> str:
+    """Return the owner of the counter in a chain: `dns/ns1` of `backend/dns/ns1`; for a chain of replies, the replies.
+
+    `collector/POOL/NAME/LISTENER` counts for `collector/POOL/NAME`, and `guarded/POOL/.../REASON` for `POOL/_REASON`.
+    For any other chain, "" is returned.
+    """
+    kind, _, rest = chain.partition("/")
+    if kind == "backend":
+        return rest
+    if kind in ("reply", "early-reply"):
+        return f"{rest.partition('/')[0]}/{rest.rpartition('/')[2]}{OF_REPLIES}"
+    if kind == "collector":
+        return "/".join(chain.split("/")[:3])
+    if kind == "guarded":
+        return f"{rest.partition('/')[0]}/_{rest.rpartition('/')[2]}"
+    return ""
 
 
 @dataclass(frozen=True)

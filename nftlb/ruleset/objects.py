@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,9 +22,11 @@ class TableFamily(StrEnum):
     NETDEV = "netdev"
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
-    """An element of a set (without data) or of a map. The comment names its owner, a pool or a backend."""
+class Element(NamedTuple):
+    """An element of a set (without data) or of a map. The comment names its owner, a pool or a backend.
+
+    A tuple, because a table has hundreds of thousands of elements, which are made, compared and hashed in C.
+    """
 
     key: str
     data: str = ""
@@ -38,6 +40,9 @@ class Set:
     `size` is the number of elements that the set has room for; 0 means no limit. With a size, the kernel finds a key
     faster, because its hash table does not have to grow.
 
+    `dynamic`: packets add the elements, each with a time-out, and not nftlb. So these elements are never part of a
+    ruleset, and no listing has them.
+
     `counter` gives each element a counter that look-ups advance (Linux 5.7 and later). Ten thousand counted backends
     are then one object. Ten thousand named counters would make every transaction several times as slow, because
     libnftables reads all of them from the kernel.
@@ -50,6 +55,7 @@ class Set:
     counter: bool = False
     elements: Sequence[Element] = ()
     size: int = 0
+    dynamic: bool = False
 
     @property
     def keyword(self) -> str:
@@ -58,12 +64,13 @@ class Set:
 
     def same_kind(self, other: Set) -> bool:
         """Whether two sets have the same properties; their elements may differ."""
-        return (self.key_type, self.data_type, self.interval, self.counter, self.size) == (
+        return (self.key_type, self.data_type, self.interval, self.counter, self.size, self.dynamic) == (
             other.key_type,
             other.data_type,
             other.interval,
             other.counter,
             other.size,
+            other.dynamic,
         )
 
 

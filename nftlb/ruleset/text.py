@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # nft aligns elements with the first one, which follows two tabs of 8 columns and `elements = { `.
 _ELEMENT_INDENT = "\t\t\t     "
 _ELEMENTS_WIDTH = 90
-_PIECE_LINES = 4096
+_PIECE_PARTS = 512
 
 
 def file_text(ruleset: Ruleset) -> str:
@@ -25,13 +25,13 @@ def file_text(ruleset: Ruleset) -> str:
 
 def file_pieces(ruleset: Ruleset) -> Iterator[str]:
     """Yield `file_text` in pieces of some thousand lines: the whole text may take more memory than the ruleset."""
-    lines = file_lines(ruleset)
-    while piece := list(islice(lines, _PIECE_LINES)):
+    parts = file_lines(ruleset)
+    while piece := list(islice(parts, _PIECE_PARTS)):
         yield "\n".join((*piece, ""))
 
 
 def file_lines(ruleset: Ruleset) -> Iterator[str]:
-    """Yield the lines of `file_text`.
+    """Yield the parts of `file_text`, without the newline at their end: a line, or all lines of a chain.
 
     Each table is added before it is deleted, so that the deletion succeeds also if there was no table.
     """
@@ -48,18 +48,17 @@ def file_lines(ruleset: Ruleset) -> Iterator[str]:
 
 
 def table_lines(table: Table) -> Iterator[str]:
-    """Yield the lines of one table: named objects, sets, then chains."""
+    """Yield the parts of one table, as `file_lines`: named objects, sets, then chains."""
     yield f"table {table.family} {table.name} {{"
-    for number, block in enumerate(
-        chain(
-            map(_object_lines, table.objects.values()),
-            map(_set_lines, table.sets.values()),
-            map(_chain_lines, table.chains.values()),
-        )
-    ):
-        if number:
+    between = ""
+    for block in chain(map(_object_lines, table.objects.values()), map(_set_lines, table.sets.values())):
+        if between:
             yield ""
         yield from block
+        between = "\n"
+    for one_chain in table.chains.values():
+        yield between + _chain_text(one_chain)
+        between = "\n"
     yield "}"
 
 
@@ -77,6 +76,8 @@ def set_body(set_: Set) -> list[str]:
         lines.append(f"size {set_.size}")
     if set_.interval:
         lines.append("flags interval")
+    if set_.dynamic:
+        lines.append("flags dynamic,timeout")
     if set_.counter:
         lines.append("counter")
     return lines
@@ -106,23 +107,26 @@ def _filled_lines(elements: Iterable[Element]) -> Iterator[str]:
     """Yield lines: an element with a comment has a separate line; as many other elements as fit share a line."""
     line = ""
     for element in elements:
-        text = element_text(element)
-        if line and not element.comment and len(line) + len(text) <= _ELEMENTS_WIDTH:
-            line += f", {text}"
-        else:
+        key, data, comment = element
+        if comment:
             if line:
                 yield line
+                line = ""
+            yield element_text(element)
+            continue
+        text = f"{key} : {data}" if data else key
+        if not line:
             line = text
-        if element.comment:
+        elif len(line) + len(text) <= _ELEMENTS_WIDTH:
+            line = f"{line}, {text}"
+        else:
             yield line
-            line = ""
+            line = text
     if line:
         yield line
 
 
-def _chain_lines(chain: Chain) -> Iterator[str]:
-    yield f"\tchain {chain.name} {{"
-    if chain.hook:
-        yield f"\t\t{chain.hook}"
-    yield from (f"\t\t{rule}" for rule in chain.rules)
-    yield "\t}"
+def _chain_text(chain: Chain) -> str:
+    lines = chain.rules if chain.hook is None else (str(chain.hook), *chain.rules)
+    body = "\n\t\t".join((f"\tchain {chain.name} {{", *lines))
+    return f"{body}\n\t}}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from .objects import Chain, Element, NamedObject, Set
-from .text import element_text, set_body
+from .objects import Chain, Element, NamedObject, Set, Table
+from .text import element_text, set_body, table_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from .objects import TableFamily
 
@@ -28,30 +29,29 @@ class Verb(StrEnum):
     DELETE = "delete"
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(NamedTuple):
     """Rules to add to a chain, after those that it has."""
 
     chain: str
     rules: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Elements:
+class Elements(NamedTuple):
     """Elements to add to a set or map, or to delete; for a deletion, their keys suffice."""
 
     set: str
     elements: Sequence[Element]
 
 
-Object: TypeAlias = Chain | Set | NamedObject | Rules | Elements
+Object: TypeAlias = Chain | Set | NamedObject | Rules | Elements | Table
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """A verb and its object in the table of a family; without an object, the table itself.
 
-    A chain is added without its rules, and a set without its elements: `Rules` and `Elements` are separate objects.
+    A chain is added without its rules, which are a separate object (`Rules`). A set is added with its elements; further
+    elements are a separate object (`Elements`). Only a `Table` is created with its whole content. libnftables and the
+    kernel take a third less time for one table than for an operation for each chain and rule.
     """
 
     verb: Verb
@@ -62,22 +62,28 @@ class Operation:
         """Return the operation as nft text, without a newline at the end."""
         where = f"{self.family} {table}"
         match self.object:
-            case None:
-                return f"{self.verb} table {where}"
+            case None | Table() as whole:
+                return "\n".join((f"{self.verb} table {where}", *(table_lines(whole) if whole else ())))
             case Chain(name=name, hook=hook):
                 declared = f" {{ {hook} }}" if hook and self.verb is Verb.ADD else ""
                 return f"{self.verb} chain {where} {name}{declared}"
             case Set(name=name, keyword=keyword) as declaration:
-                declared = f" {{ {'; '.join(set_body(declaration))} ; }}" if self.verb is Verb.ADD else ""
-                return f"{self.verb} {keyword} {where} {name}{declared}"
+                if self.verb is Verb.ADD:
+                    elements = [f"elements = {_elements(declaration.elements)}"] if declaration.elements else []
+                    name += f" {{ {'; '.join([*set_body(declaration), *elements])} ; }}"
+                return f"{self.verb} {keyword} {where} {name}"
             case NamedObject(kind=kind, name=name, properties=properties):
                 declared = f" {{ {'; '.join(properties)} ; }}" if self.verb is Verb.ADD else ""
                 return f"{self.verb} {kind} {where} {name}{declared}"
             case Rules(chain=chain, rules=rules):
                 return "\n".join(f"{self.verb} rule {where} {chain} {rule}" for rule in rules)
             case Elements(set=name, elements=elements):
-                texts = (element_text(element) if self.verb is Verb.ADD else element.key for element in elements)
-                return f"{self.verb} element {where} {name} {{ {', '.join(texts)} }}"
+                keys = elements if self.verb is Verb.ADD else map(Element, (element.key for element in elements))
+                return f"{self.verb} element {where} {name} {_elements(keys)}"
+
+
+def _elements(elements: Iterable[Element]) -> str:
+    return f"{{ {', '.join(map(element_text, elements))} }}"
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class Transaction:
     def __bool__(self) -> bool:
         return bool(self.operations)
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The transaction as text that has the same effect when `nft -f` loads it."""
         return "".join(f"{operation.text(self.table)}\n" for operation in self.operations)

@@ -25,7 +25,7 @@ from nftlb.kernel.helpers import has_helper, missing_helpers
 from nftlb.kernel.nflog import can_log
 from nftlb.kernel.policy_routing import PolicyRouting, find_hops
 from nftlb.kernel.reply_paths import find_obstacles
-from nftlb.model import Family, Membership, Passive
+from nftlb.model import Family, Forward, Membership, Passive, SourceLengths
 from nftlb.ruleset import Listing, Operation, Ruleset, Transaction, Verb, is_empty, is_ours
 
 from .difference import difference, routing_difference
@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from nftlb.compiler.connections import Keep
     from nftlb.compiler.reply_form import Obstacles
     from nftlb.kernel import Kernel
-    from nftlb.model import Config, IPAddress
-    from nftlb.ruleset import Count, TableFamily
+    from nftlb.kernel.sources import SourceCounts
+    from nftlb.model import Config, IPAddress, Pool
+    from nftlb.ruleset import Count, ReplyCount, TableFamily
 
 
 @dataclass(frozen=True)
@@ -215,8 +216,17 @@ class Applier:
         return Applied(tuple(texts), lingers=self._lingers(), unrecognised=self.swapper.unrecognised)
 
     def counters(self) -> Mapping[str, Count]:
-        """The packets and bytes by `POOL/BACKEND` that the kernel counted."""
+        """The packets and bytes by `POOL/BACKEND` that the kernel counted, and by `DropReason.owner`."""
         return self.kernel.counters(self.table)
+
+    def reply_counts(self) -> Mapping[str, ReplyCount]:
+        """The packets and the replies of each backend whose replies are counted, by `POOL/BACKEND`."""
+        return self.kernel.reply_counts(self.table)
+
+    def sources(self, pool: Pool, most: int) -> SourceCounts:
+        """The sources of a pool that sent the most packets. KernelError if the kernel refuses."""
+        lengths = pool.guard.per if pool.guard else SourceLengths()
+        return self.kernel.sources(self.table, pool.name, lengths, most)
 
     @property
     def in_force(self) -> bool:
@@ -341,19 +351,27 @@ class Applier:
 
 def _without_missing(config: Config, present: Collection[str]) -> tuple[Config, list[str]]:
     """Leave out missing interfaces, for which the kernel would refuse the whole load. Also return a line for each."""
-    lacking = [
-        f"pool {pool.name}: there is no interface {name}, so its fast path is left out there"
-        for pool in config.pools
-        for name in pool.ingress
-        if name not in present
-    ]
-    if not lacking:
-        return config, []
-    pools = (
-        replace(pool, ingress=tuple(interface for interface in pool.ingress if interface in present))
-        for pool in config.pools
-    )
-    return replace(config, pools=tuple(pools)), lacking
+    found = [_pool_without_missing(pool, present) for pool in config.pools]
+    lacking = [line for _, lines in found for line in lines]
+    return replace(config, pools=tuple(pool for pool, _ in found)) if lacking else config, lacking
+
+
+def _pool_without_missing(pool: Pool, present: Collection[str]) -> tuple[Pool, list[str]]:
+    missing = f"pool {pool.name}: there is no interface"
+    lacking = [f"{missing} {name}, so its fast path is left out there" for name in pool.ingress if name not in present]
+    ingress = tuple(interface for interface in pool.ingress if interface in present)
+    templates = pool.templates
+    # The rules of the fast path, and those that copy templates for `dsr`, name the interfaces of backends.
+    for backend in pool.backends:
+        if not backend.device or backend.device in present:
+            continue
+        if pool.ingress:
+            ingress = ()
+            lacking.append(f"{missing} {backend.device} of backend {backend.name}, so its fast path is left out")
+        if pool.templates and pool.forward is Forward.DSR:
+            templates = None
+            lacking.append(f"{missing} {backend.device} of backend {backend.name}, so templates go to one backend")
+    return replace(pool, ingress=ingress, templates=templates) if lacking else pool, lacking
 
 
 def without_hints(config: Config) -> Config:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from nftlb.ruleset import (
     UNREADABLE,
+    AddressRanges,
     Chain,
     Element,
     Elements,
@@ -30,7 +31,6 @@ from nftlb.ruleset import (
     Ruleset,
     Set,
     SharedMapping,
-    Table,
     TableFamily,
     Transaction,
     Verb,
@@ -40,6 +40,8 @@ from nftlb.ruleset import (
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from nftlb.ruleset import Table
 
 # Two names, because a swap may find the rules on the detour of another swap that did not end.
 _DETOURS = ("-next", "-other")
@@ -91,8 +93,8 @@ def make(kernel: Ruleset, target: Ruleset, removed: Collection[Leftover] = ()) -
     for family, wanted in target.tables.items():
         present = kernel.tables.get(family)
         if present is None:
-            chains.append(Operation(Verb.CREATE, family))
-            present = Table(family, target.name)
+            chains.append(Operation(Verb.CREATE, family, wanted))
+            continue
         if wanted is present:
             continue
         present = _make_objects(present, wanted, objects)
@@ -222,7 +224,31 @@ def waypoints(kernel: Ruleset, target: Ruleset) -> list[Ruleset]:
         present = kernel.tables.get(family)
         conflicts = {} if present is None or present is wanted else _conflicts(present, wanted)
         around[family] = _detour(present, wanted, conflicts) if present is not None and conflicts else wanted
-    return [target] if around == target.tables else [Ruleset(target.name, around), target]
+    steps = [target] if around == target.tables else [Ruleset(target.name, around), target]
+    found = []
+    for step in steps:
+        found += [*_with_new_ranges(kernel, step), step]
+        kernel = step
+    return found
+
+
+def _with_new_ranges(kernel: Ruleset, target: Ruleset) -> list[Ruleset]:
+    """The present ruleset with the new sets of ranges, if there are any that rules of packets at this moment may need.
+
+    The kernel fills a set of ranges a moment after the rules of the same transaction are in force. A packet that meets
+    the rules in between does not find its range. So the sets come one transaction before the rules.
+    """
+    tables = {}
+    for family, present in kernel.tables.items():
+        wanted = target.tables.get(family, present)
+        new: dict[str, Set | None] = {
+            new_set.name: new_set
+            for new_set in _differing(present.sets, wanted.sets)
+            if new_set.interval and not new_set.data_type and new_set.name not in present.sets
+        }
+        if new:
+            tables[family] = replace(present, sets=SharedMapping.of(present.sets).with_changes(new))
+    return [Ruleset(kernel.name, {**kernel.tables, **tables})] if tables else []
 
 
 def _differing(present: Mapping[str, _Named], wanted: Mapping[str, _Named]) -> list[_Named]:
@@ -332,12 +358,15 @@ def _make_chain(
 def _make_set(
     family: TableFamily, present: Set | None, wanted: Set, sets: list[Operation], elements: list[Operation]
 ) -> None:
-    if present is not None and not present.same_kind(wanted):
+    if present is not None and _is_replaced(present, wanted):
         sets.append(Operation(Verb.DELETE, family, present))
         present = None
     if present is None:
+        # With its elements: for a separate `add element`, libnftables would first read all elements of sets of ranges.
         sets.append(Operation(Verb.ADD, family, wanted))
-        present = Set(wanted.name, wanted.key_type)
+        return
+    if present.elements == wanted.elements:
+        return
     stale = _in_the_way(present, wanted)
     if stale:
         elements.append(Operation(Verb.DELETE, family, Elements(wanted.name, stale)))
@@ -347,9 +376,20 @@ def _make_set(
         elements.append(Operation(Verb.ADD, family, Elements(wanted.name, added)))
 
 
+def _is_replaced(present: Set, wanted: Set) -> bool:
+    """Whether the set must be deleted and added again, since its kind or its ranges of addresses differ.
+
+    The kernel deletes only ranges that were added like that, and a listing does not show how ranges were added: ranges
+    that touch are read as one. A set of ranges differs only if another program has changed it.
+    """
+    return not present.same_kind(wanted) or (
+        isinstance(wanted.elements, AddressRanges) and present.elements != wanted.elements
+    )
+
+
 def _in_the_way(present: Set, wanted: Set) -> tuple[Element, ...]:
     """The elements that have to go before others can come."""
-    if present.elements is wanted.elements:
+    if present.elements == wanted.elements:
         return ()
     new_elements = {element.key: element for element in wanted.elements}
     # Intervals may overlap under different keys.
@@ -365,7 +405,7 @@ def _left_in(present: Set, wanted: Set | None) -> tuple[Element, ...]:
     """The elements that stay after the set has its wanted elements, or that stay in a set that is not wanted."""
     if wanted is None:
         return tuple(present.elements)
-    if not present.same_kind(wanted) or present.elements is wanted.elements:
+    if _is_replaced(present, wanted) or present.elements == wanted.elements:
         return ()
     keys = {element.key for element in (*wanted.elements, *_in_the_way(present, wanted))}
     return tuple(element for element in present.elements if element.key not in keys)
@@ -378,7 +418,7 @@ def _conflicts(present: Table, wanted: Table) -> dict[str, Set]:
         for present_set in _differing(wanted.sets, present.sets)
         if (wanted_set := wanted.sets.get(present_set.name)) is not None
         and (
-            not present_set.same_kind(wanted_set)
+            _is_replaced(present_set, wanted_set)
             or _in_the_way(present_set, wanted_set)
             or _too_many(present_set, wanted_set)
         )
@@ -402,7 +442,7 @@ def _detour(present: Table, wanted: Table, conflicts: Mapping[str, Set]) -> Tabl
     for name, present_set in conflicts.items():
         wanted_set = sets.pop(name)
         sets[name + free] = replace(wanted_set, name=name + free)
-        if present_set.same_kind(wanted_set):
+        if not _is_replaced(present_set, wanted_set):
             again = set(wanted_set.elements)
             sets[name] = replace(
                 present_set, elements=tuple(element for element in present_set.elements if element in again)

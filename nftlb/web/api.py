@@ -11,11 +11,10 @@ from urllib.parse import quote
 from aiohttp import web
 
 from nftlb.metrics import CONTENT_TYPE
-from nftlb.model import Backend
 
-from .bodies import BackendChange, NewBackend, read_body
+from .bodies import BackendChange, NewBackend, new_backend, read_body
 from .errors import RequestError
-from .routes import BACKEND
+from .routes import BACKEND, MOST_CLIENTS, USUAL_CLIENTS
 from .shared import LargeBody
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ class ApiRoutes:
             "status": self.status,
             "pools": self.pools,
             "pool": self.pool,
+            "clients": self.clients,
             "ruleset": self.ruleset,
             "reload": self.reload,
             "addBackend": self.add,
@@ -65,6 +65,10 @@ class ApiRoutes:
         name = request.match_info["pool"]
         return _large(await self._shared.get(f"pool {name}", partial(self._pool, name)))
 
+    async def clients(self, request: web.Request) -> web.Response:
+        name, most = request.match_info["pool"], _limit(request)
+        return _large(await self._shared.get(f"clients {name} {most}", partial(self._clients, name, most)))
+
     async def ruleset(self, _: web.Request) -> web.Response:
         return _large(await self._shared.get("ruleset", self._ruleset), "text/plain; charset=utf-8")
 
@@ -73,7 +77,7 @@ class ApiRoutes:
         return _text(json.dumps({"reloaded": True}) + "\n")
 
     async def add(self, request: web.Request) -> web.Response:
-        backend = Backend(**await read_body(request, NewBackend, self._limits))
+        backend = new_backend(await read_body(request, NewBackend, self._limits))
         pool = request.match_info["pool"]
         added = await self._whole(self._service.add(pool, backend))
         place = BACKEND.format(pool=quote(pool, safe=""), backend=quote(added.name, safe=""))
@@ -100,6 +104,9 @@ class ApiRoutes:
     async def _pool(self, name: str) -> bytes:
         return f"{(await self._service.pool(name)).model_dump_json()}\n".encode()
 
+    async def _clients(self, name: str, most: int) -> bytes:
+        return f"{(await self._service.clients(name, most)).model_dump_json()}\n".encode()
+
     async def _ruleset(self) -> bytes:
         return (await self._service.ruleset()).encode()
 
@@ -114,6 +121,25 @@ class ApiRoutes:
         self._changes.discard(change)
         if not change.cancelled():
             change.exception()  # retrieved: the client may have gone, and asyncio would log the exception
+
+
+def _limit(request: web.Request) -> int:
+    """The number of clients in the query. RequestError 400 for other parameters."""
+    values = _query(request, "limit")
+    text = values[0] if values else f"{USUAL_CLIENTS}"
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= MOST_CLIENTS):  # noqa: PLR2004
+        raise RequestError(400, f"limit is not a number of clients; allowed: 1 to {MOST_CLIENTS}")
+    return int(text)
+
+
+def _query(request: web.Request, name: str) -> list[str]:
+    """The value of the only parameter, if it is given. RequestError 400 for other parameters, and for two values."""
+    if unknown := set(request.query) - {name}:
+        raise RequestError(400, f"unknown in the query: {', '.join(sorted(unknown))}; allowed: {name}")
+    values = list(request.query.getall(name, []))
+    if len(values) > 1:
+        raise RequestError(400, f"{name} is given more than once; allowed: once")
+    return values
 
 
 def _large(body: bytes, content_type: str = "application/json; charset=utf-8") -> web.Response:
@@ -173,9 +199,5 @@ class MonitoringRoutes:
 
 def _only_pool(request: web.Request) -> str | None:
     """The pool of the query, or None. RequestError 400 for other parameters: a typing error must not mean all pools."""
-    if unknown := set(request.query) - {"pool"}:
-        raise RequestError(400, f"unknown in the query: {', '.join(sorted(unknown))}; allowed: pool")
-    pools = request.query.getall("pool", [])
-    if len(pools) > 1:
-        raise RequestError(400, "pool is given more than once; allowed: once")
+    pools = _query(request, "pool")
     return pools[0] if pools else None

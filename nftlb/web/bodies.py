@@ -12,9 +12,10 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from nftlb.config.fields import Reads, options, reads, without_none, written_form
-from nftlb.config.reading import Unfit, read_address
-from nftlb.model import Backend
-from nftlb.model.constraints import TextPattern
+from nftlb.config.reading import Unfit, read_address, read_server
+from nftlb.config.written import ONE_KIND_OF_SERVER, backend_fault, make_backend
+from nftlb.model import Backend, NamedBackend
+from nftlb.model.constraints import SERVER_NAME, TextPattern
 from nftlb.printable import show
 
 from .errors import RequestError
@@ -51,8 +52,9 @@ _UNICAST = {
         {"type": "string", "format": "ipv6", "not": {"pattern": "^(?:[fF]{2}|[0:]*$|[0:]*:[fF]{4}:|.*%)"}},
     ]
 }
+_SERVER = {"anyOf": [*_UNICAST["anyOf"], {"type": "string", "pattern": f"^{SERVER_NAME.pattern.pattern}$"}]}
 _FORMS = {
-    "address": Annotated[Any, Reads(read_address, _UNICAST)],
+    "address": Annotated[Any, Reads(read_server, _SERVER)],
     "via": Annotated[Any, Reads(read_address, _UNICAST)],
 }
 
@@ -62,11 +64,14 @@ def _without_default(schema: dict[str, Any]) -> None:
     schema.pop("default", None)
 
 
+# Where both kinds of backends have an option, that of a host name says more about the address, and needs none.
+_OPTIONS = {option.name: option for kind in (Backend, NamedBackend) for option in options(kind)}
+
+
 def _body(name: str, doc: str, only: Iterable[str], **schema: Any) -> type[BaseModel]:
-    """Make the model of a body from options of `nftlb.model.Backend`. An option that is not given stays unset."""
+    """Make the model of a body from options of backends. An option that is not given stays unset."""
     made: dict[str, Any] = {}
-    declared = {option.name: option for option in options(Backend)}
-    for option in map(declared.__getitem__, only):
+    for option in map(_OPTIONS.__getitem__, only):
         annotation = without_none(option.type)
         form = _FORMS.get(option.name) or (_string(annotation) if _is_text(annotation) else written_form(annotation))
         field = Field(description=option.description)
@@ -91,9 +96,21 @@ BackendChange = _body(
 NewBackend = _body(
     "NewBackend",
     "A backend to add: its name, and the options that a file has for a backend.",
-    [option.name for option in options(Backend)],
-    examples=[{"name": "ns9", "address": "10.0.0.19", "port": 5353, "weight": 2}],
+    _OPTIONS,
+    oneOf=ONE_KIND_OF_SERVER,
+    dependentSchemas={"via": {"properties": {"address": _UNICAST}}},
+    examples=[
+        {"name": "ns9", "address": "10.0.0.19", "port": 5353, "weight": 2},
+        {"name": "ns", "address": "ns.example.com", "port": 53},
+    ],
 )
+
+
+def new_backend(given: dict[str, Any]) -> Backend | NamedBackend:
+    """Make a backend from a body of NewBackend. RequestError 422 if its options exclude each other."""
+    if fault := backend_fault(given):
+        raise RequestError(422, "the body is not valid", [fault])
+    return make_backend(given)
 
 
 async def read_body(request: web.Request, model: type[BaseModel], limits: Limits) -> dict[str, Any]:

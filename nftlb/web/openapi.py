@@ -11,7 +11,7 @@ from aiohttp import web
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from nftlb.config.fields import reads
-from nftlb.model.constraints import BackendName, PoolName
+from nftlb.model.constraints import PoolName, ShownBackendName
 
 from .routes import ROUTES, SHOWN, refusal_response, schema_of
 from .shared import LargeBody
@@ -121,7 +121,7 @@ def _path(name: str, annotation: Any, example: str) -> Json:
     return {"name": name, "in": "path", "required": True, "schema": schema, "example": example}
 
 
-_PARAMETERS = {"pool": _path("pool", PoolName, "dns"), "backend": _path("backend", BackendName, "ns1")}
+_PARAMETERS = {"pool": _path("pool", PoolName, "dns"), "backend": _path("backend", ShownBackendName, "ns1")}
 
 
 class _Generator(GenerateJsonSchema):

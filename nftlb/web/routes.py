@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiohttp import web
 
-from nftlb.service import BackendStatus, Event, PoolStatus, Status
+from nftlb.service import BackendStatus, Event, PoolClients, PoolStatus, Status
 
 from .bodies import BackendChange, NewBackend
 
@@ -28,9 +28,10 @@ Json: TypeAlias = dict[str, Any]
 
 POOL = "/api/v1/pools/{pool}"
 BACKENDS = POOL + "/backends"
+CLIENTS = POOL + "/clients"
 BACKEND = BACKENDS + "/{backend}"
 
-SHOWN: tuple[type[BaseModel], ...] = (Status, PoolStatus, BackendStatus, Event)
+SHOWN: tuple[type[BaseModel], ...] = (Status, PoolStatus, BackendStatus, PoolClients, Event)
 """The models of answers."""
 
 _ANY = (421,)
@@ -125,7 +126,10 @@ _EVENTS: Json = {
     "content": {"text/event-stream": {"schema": {"type": "string", "contentSchema": schema_of("Event")}}},
 }
 _CREATED: Json = {
-    **_json("the backend was added, and the kernel has it", schema_of("BackendStatus")),
+    **_json(
+        "the backend was added, and the kernel has it; a name was added, and its backends follow when DNS answers",
+        {"anyOf": [schema_of("BackendStatus"), schema_of("NameStatus")]},
+    ),
     "headers": {"Location": {"description": "the path of the backend", "required": True, "schema": {"type": "string"}}},
 }
 _ONE_POOL: Json = {
@@ -135,6 +139,17 @@ _ONE_POOL: Json = {
     "description": "ask about this pool only",
     "schema": {"type": "string"},
     "example": "dns",
+}
+
+MOST_CLIENTS = 10_000
+USUAL_CLIENTS = 100
+_LIMIT: Json = {
+    "name": "limit",
+    "in": "query",
+    "required": False,
+    "description": "how many sources to show",
+    "schema": {"type": "integer", "minimum": 1, "maximum": MOST_CLIENTS, "default": USUAL_CLIENTS},
+    "example": 10,
 }
 
 ROUTES: tuple[ApiRoute, ...] = (
@@ -185,6 +200,14 @@ ROUTES: tuple[ApiRoute, ...] = (
         summary="One pool",
         answers={"200": _json("the state of the pool", schema_of("PoolStatus"))},
         refuses=(503,),
+    ),
+    ApiRoute(
+        path=CLIENTS,
+        operation="clients",
+        summary="The sources of a pool with the most packets, if its guard counts clients",
+        answers={"200": _json("the source with the most packets first", schema_of("PoolClients"))},
+        refuses=(400, 409, 503),
+        query=_LIMIT,
     ),
     ApiRoute(
         path="/api/v1/ruleset",

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from dns_zone import Zone
 from installed_command import GOOD, PACKET, outcome, run_command
 from pool_builders import DNS, config
 from unprivileged import ordinary_user
@@ -40,6 +41,34 @@ def test_check_warns(tmp_path: Path) -> None:
     assert error.startswith(f"nftlb: {path}: warning: pools.dns: DHCP servers send re")
     assert error.endswith("; use source: keep\n")
     assert 1 == error.count("\n")
+
+
+def test_names_are_looked_up_by_commands_that_need_addresses(tmp_path: Path) -> None:
+    """`compile` and `explain` use the addresses of now, or end with the reason; `check` asks nobody and warns."""
+    path = tmp_path / "names.yaml"
+
+    def write(name: str) -> None:
+        resolver = f"{{servers: '127.0.0.1:{zone.port}', timeout: 1s}}"
+        path.write_text(f"resolver: {resolver}\n{GOOD}      ns: {name}:53\n")
+
+    with Zone(ns=["10.0.0.13", "127.0.0.1"]) as zone:
+        write("ns.lab")
+        assert (0, "", f"nftlb: {path}: warning: not looked up: ns.lab; use nftlb doctor {path}\n") == outcome(
+            "check", str(path)
+        )
+        assert [] == zone.asked
+        status, rules, warning = outcome("compile", str(path))
+        assert (0, True) == (status, '"dns/ns-10.0.0.13"' in rules)
+        assert f"{path}: warning: pools.dns.backends.ns: 127.0.0.1:53 is left out" in warning
+        assert (0, True) == (outcome("explain", str(path), *PACKET)[0], "ns-10.0.0.13" in rules)
+        write("gone.lab")
+        status, rules, error = outcome("compile", str(path))
+        assert (3, "") == (status, rules)
+        assert "gone.lab does not exist; needed: an answer of DNS for each name" in error
+        found = json.loads(outcome("doctor", "--json", str(path))[1])
+        assert ["gone.lab does not exist; needed: an answer of DNS for each name"] == [
+            one["message"] for one in found if one["subject"] == "names"
+        ]
 
 
 RADIUS = "{radius: {secret: shh}}"
@@ -200,6 +229,23 @@ def test_explain(good: str) -> None:
     status, out, error = outcome("explain", good, PACKET[0], "192.0.2.53:54/udp")
     assert (0, "") == (status, error)
     assert "taken by no pool" in out
+
+
+def test_explain_a_payload(tmp_path: Path) -> None:
+    """The payload is given in hexadecimal or as a file, not both; a file that does not exist is a usage error."""
+    file, datagram = tmp_path / "keys.yaml", tmp_path / "datagram"
+    options = "balance: hash, key: payload@1+1, backends: {b1: 10.0.0.1, b2: 10.0.0.2}"
+    file.write_text(f"pools: {{dns: {{listen: 192.0.2.53:53/udp, {options}}}}}")
+    datagram.write_bytes(b"\0\7")
+    text = outcome("explain", str(file), *PACKET, "--payload", "0007")
+    assert (0, "") == (text[0], text[2])
+    assert "by byte 1 of the payload: every packet -> b" in text[1]
+    assert text == outcome("explain", str(file), *PACKET, "--payload-file", str(datagram))
+    assert "give the payload" in outcome("explain", str(file), *PACKET)[1]
+    both = outcome("explain", str(file), *PACKET, "--payload", "00", "--payload-file", str(datagram))
+    assert (2, "") == both[:2]
+    assert "both --payload and --payload-file" in both[2]
+    assert 2 == outcome("explain", str(file), *PACKET, "--payload-file", str(tmp_path / "missing"))[0]
 
 
 def test_schema() -> None:

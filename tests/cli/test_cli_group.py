@@ -43,6 +43,7 @@ pytest_plugins = ("cli_fixtures",)
         ),
         pytest.param(["explain", "a", PACKET[0], "192.0.2.53:53"], "192.0.2.53:53 is not a listener", id="service"),
         pytest.param(["explain", "a", PACKET[0], "192.0.2.53:53-54/udp"], "is a range of ports", id="range"),
+        pytest.param(["explain", "a", *PACKET, "--payload", "abc"], "abc is not bytes in hexadecimal", id="payload"),
         pytest.param(
             ["explain", "a", PACKET[0], "[2001:db8::53]:53/udp"], "belong to two address families", id="families"
         ),

@@ -27,6 +27,7 @@ from nftlb.cli.terminal import (
     output_style,
 )
 from nftlb.client import StatusView, read_status_view
+from nftlb.service import CollectorStatus, GuardStatus, NameStatus
 
 if TYPE_CHECKING:
     from nftlb.service import Status
@@ -55,6 +56,48 @@ dns  ready for 3d1h, 2/2 healthy (quorum 1), 24.7k packets
   ns1      10.0.0.11:5353  ✓ up   enabled   1  50.0%    12.3k  2h13m  noerror in 0.4 ms
   ns2      10.0.0.12:5353  ✓ up   enabled   1  50.0%    12.3k  2h13m  noerror in 0.4 ms
 """
+
+
+def test_dropped_packets_are_shown() -> None:
+    """A pool with a guard has a line with what was dropped, by reason."""
+    guards = (GuardStatus(rate=12345, banned=7, denied=0, full=1), GuardStatus(rate=0, banned=0, denied=0, full=0))
+    lines = text(status(pools=[pool("a", guard=guards[0]), pool("b", guard=guards[1]), pool("c")])).splitlines()
+
+    shown = [line for line in lines if "guard:" in line]
+    assert ["  guard: dropped 12.3k above the rate, 7 banned, 1 no room", "  guard: dropped no packets"] == shown
+
+
+NAMED = """\
+  ns is ns.example.com: 2 backends, answered 20s ago, asked again in 40s
+  127.0.0.1:53 is left out: a loopback address
+  far is SRV _dns._udp.example.com: 1 backend, saved by an earlier run
+  new is new.example.com: 0 backends, not answered yet, asked again in 2s
+"""
+
+
+def test_names() -> None:
+    """Each name has a line with its backends and the age of its answer, and a line for each address left out."""
+
+    def name(name: str, lookup: str, *backends: str, **changed: Any) -> NameStatus:
+        given = {"answered": None, "expires": None, "trouble": "", "left_out": ()}
+        return NameStatus(name=name, lookup=lookup, backends=backends, **{**given, **changed})
+
+    left_out = ("127.0.0.1:53 is left out: a loopback address",)
+    ago, later = NOW - timedelta(seconds=20), NOW + timedelta(seconds=40)
+    names = (
+        name("ns", "ns.example.com", "ns1", "ns2", answered=ago, expires=later, left_out=left_out),
+        name("far", "SRV _dns._udp.example.com", "far-1"),
+        name("new", "new.example.com", expires=NOW + timedelta(seconds=2)),
+    )
+
+    assert NAMED in text(status(pools=(pool(names=names),)))
+
+
+def test_a_pool_without_backends() -> None:
+    """A pool whose names have no answer yet is shown too."""
+    shown = status(ready=False, pools=(pool(backends=(), ready=False, healthy=0, mode="fallback", priority=None),))
+
+    assert "dns  not ready for 3d1h, 0/0 healthy (quorum 1), fallback, 24.7k packets" in text(shown)
 
 
 TROUBLED = """\
@@ -111,6 +154,34 @@ def test_status_with_priorities() -> None:
     assert text_ in text(status(pools=(shared,)), width=100)
     calm = pool(backends=behind, priority=1)
     assert "!" not in text(status(pools=(calm,)), width=100)
+
+
+ANSWERED = """\
+  BACKEND  ADDRESS         STATE   ADMIN    WT  SHARE  PACKETS  ANSWERED  SINCE
+  ns1      10.0.0.11:5353  ✓ up    enabled   1  50.0%    12.3k     99.5%  2h13m
+  ns2      10.0.0.12:5353  ✗ down  enabled   1   0.0%    12.3k         -  2h13m
+"""
+
+
+def test_status_with_counted_replies() -> None:
+    """A pool whose replies are counted has a column for the share of answered packets."""
+    behind = (backend("ns1", answered=0.995), backend("ns2", 2, up=False, in_rotation=False, share=0.0, reason=""))
+
+    assert text(status(pools=(pool(backends=behind),)), width=84).endswith(ANSWERED)
+
+
+def test_status_with_collectors() -> None:
+    """Each collector has a line with its copies; a collector that is down is among the faults."""
+    since = NOW - timedelta(minutes=5)
+    archive = CollectorStatus(
+        name="archive", address="10.0.9.9", port=9995, one_in=1, up=True, since=since, reason="icmp: fine",
+        packets=2500, bytes=250000, checks=(),
+    )  # fmt: skip
+    sample = archive.model_copy(update={"name": "sample", "one_in": 10, "up": False, "reason": "icmp: no answer"})
+    lines = text(status(pools=(pool(collectors=(archive, sample)),)), width=120, unicode=False)
+    assert "  copies to archive 10.0.9.9:9995  + up for 5m, 2500 packets\n" in lines
+    assert "  copies to sample 10.0.9.9:9995, 1 in 10  x down for 5m, 2500 packets, icmp: no answer\n" in lines
+    assert "pool dns: no copies to sample, which is down" in lines
 
 
 def test_status_in_ascii() -> None:

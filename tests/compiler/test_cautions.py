@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import pytest
 from pool_builders import backend, backends, config, pool
 
 from nftlb.compiler.cautions import cautions
-from nftlb.model import Admin, Forward, MinHealthy, SourceKind
+from nftlb.model import KEY_WORDS, Admin, Balance, Forward, MinHealthy, PassiveReplies, SourceKind
 
 if TYPE_CHECKING:
     from nftlb.model import Pool
@@ -126,3 +127,43 @@ def test_a_priority_that_never_serves_alone() -> None:
     assert "priority 3 has 1 backends of IPv4 with a weight" in next(cautions(config(two))).message
     assert [] == found_cautions(pool("dns", "192.0.2.53:53/udp", behind, min_healthy=MinHealthy(100, percent=True)))
     assert [] == found_cautions(pool("dns", "192.0.2.53:53/udp", SERVERS, min_healthy=MinHealthy(3)))
+
+
+def test_silence_of_the_only_backend() -> None:
+    """`passive: replies` has no effect in a family with one backend."""
+    fix = "another backend of the family, or count_replies: true to see the share of answered packets"
+    both = ("192.0.2.1:53/udp", "[2001:db8::1]:53/udp")
+    one = pool("dns", both, (*SERVERS, *backends("fd00::1")), passive=PassiveReplies())
+    assert [("dns", True, fix)] == found_cautions(one)
+    assert "IPv6" in next(cautions(config(one))).message
+    assert [] == found_cautions(pool("dns", both, SERVERS, passive=PassiveReplies()))
+    assert [] == found_cautions(pool("dns", both, backends("10.0.0.1"), count_replies=True))
+
+
+def test_answers_that_stateless_cannot_return() -> None:
+    """With `stateless` and `outbound`, the caution says which backend gets an answer; with nat there is none."""
+    fix = "forward: nat, or another port for the requests of backends"
+    sip = "192.0.2.1:5060/udp"
+    for balance, where in ((Balance.HASH, "of the peer's address"), (Balance.ROUND_ROBIN, "whose turn it is")):
+        one = pool("sip", sip, SERVERS, outbound=True, forward=Forward.STATELESS, balance=balance)
+        assert [("sip", True, fix)] == found_cautions(one)
+        assert where in next(cautions(config(one))).message
+    assert [] == found_cautions(pool("sip", sip, SERVERS, outbound=True))
+    assert [] == found_cautions(pool("sip", sip, SERVERS[:1], outbound=True, forward=Forward.STATELESS))
+
+
+@pytest.mark.parametrize("word", ["quic-cid", "wireguard-receiver"])
+def test_keys_that_servers_choose(word: str) -> None:
+    """Servers choose these keys during the handshake, so sessions would change their backend."""
+    options = {"balance": Balance.HASH, "key": KEY_WORDS[word]}
+    of = pool("session", "192.0.2.1:443/udp", SERVERS, **options)
+    assert [("session", True)] == [found[:2] for found in found_cautions(of)]
+    assert [] == found_cautions(replace(of, backends=SERVERS[:1]))
+    assert [] == found_cautions(replace(of, balance=Balance.ROUND_ROBIN))
+
+
+def test_server_ids_need_no_caution() -> None:
+    """With server ids, connections stay with their server."""
+    behind = tuple(replace(server, server_id=server.address.packed) for server in SERVERS)
+    of = pool("web", "192.0.2.1:443/udp", behind, balance=Balance.HASH, key=KEY_WORDS["quic-cid"])
+    assert [] == found_cautions(of)

@@ -48,19 +48,19 @@ def test_the_counter_sends_packets_where_the_rules_send_them(setting: Setting) -
     requests, strangers = passages["request"], passages["nobody"]
 
     targets: set[int | bytes]
-    if setting.mode == "nat":
+    if setting.way == "nat":
         targets = {request.zone for request in requests}
         new = {passage.packet.destination for passage in passages["first"]}
         assert {ip_address(setting.backend(0, backend)).packed for backend in range(BACKENDS)} == new
-    elif setting.mode in ("stateless", "stateless-early"):
+    elif setting.way in ("stateless", "stateless-early"):
         targets = {request.packet.destination for request in requests}
-    elif setting.mode == "dsr":
+    elif setting.way == "dsr":
         targets = {request.mark for request in requests}
     else:
         assert {"fwd"} == {request.end for request in requests}
         targets = {request.neighbour for request in requests}
     assert BACKENDS == len(targets)
-    if setting.mode.startswith("stateless"):
+    if setting.way.startswith("stateless"):
         service = ip_address(setting.service(0)).packed
         assert {(service, 53)} == {(passage.packet.source, passage.packet.ports[0]) for passage in passages["reply"]}
     assert [("forwarded", 0, 9999)] == [(passage.end, passage.zone, passage.packet.ports[1]) for passage in strangers]

@@ -157,7 +157,8 @@ def _counts(compiled: Compiled, ruleset: Ruleset, listener: Listener, packets: i
     )
     client = "198.51.100.7" if four else "2001:db8:7::7"
     for _ in range(packets):
-        tracer.send(Packet(client, 40000, vip, listener.last_port, listener.protocol))
+        # Each key in a payload has bytes here.
+        tracer.send(Packet(client, 40000, vip, listener.last_port, listener.protocol, payload=b"@" * 40))
     return tracer.counts
 
 

@@ -13,7 +13,7 @@ from pool_builders import DNS, backend, config, pool
 
 from nftlb.config import amend, parse_config, read_backend, write_backend
 from nftlb.errors import ConfigError
-from nftlb.model import Admin, Backend, Dns, Forward, Icmp, RecordType, Udp
+from nftlb.model import Admin, Backend, Dns, Forward, Icmp, PassiveReplies, RecordType, Udp
 
 OTHER = pool("other", "192.0.2.54:53/udp", (backend("a", "10.0.1.1:53"),))
 BOTH = config(DNS, OTHER)
@@ -43,7 +43,7 @@ def test_a_backend_is_read_as_in_a_file(written: Any, expected: Backend) -> None
 
 def test_all_faults_of_a_backend_are_reported() -> None:
     """Each fault has its path, and the same message as in a file."""
-    found = refused(read_backend, "dns", "x", {"address": "nowhere", "port": 0, "weight": 1000, "wait": 1})
+    found = refused(read_backend, "dns", "x", {"address": "no where", "port": 0, "weight": 1000, "wait": 1})
 
     assert [f"request: pools.dns.backends.x.{key}" for key in ("address", "port", "wait", "weight")] == sorted(
         line.rpartition(": ")[0].partition(": ")[0] + ": " + line.split(": ")[1] for line in found
@@ -128,11 +128,13 @@ def test_inapplicable_defaults_are_allowed_again() -> None:
         {"address": "10.0.0.1"},
         {"address": "2001:db8::1", "port": 53, "weight": 0, "admin": "drain"},
         {"address": "fe80::1", "device": "eth1", "via": "fe80::2"},
+        {"address": "ns.example.com", "port": 53, "priority": 2},
+        {"srv": "_sip._udp.example.com", "device": "eth1"},
     ],
 )
 def test_a_backend_is_written_as_it_was_read(written: dict[str, object]) -> None:
     """A backend that was added at run time is stored as a file has it, without its defaults, and read again."""
-    assert written == write_backend(read_backend("dns", "ns9", {"weight": 1, **written}))
+    assert written == write_backend(read_backend("dns", "ns9", {"priority": 1, **written}))
 
 
 def test_defaults_are_merged_deeply() -> None:
@@ -222,3 +224,28 @@ def test_faults_of_unused_defaults_are_reported() -> None:
     assert ["1:20: defaults.quorum: 0 is not a quorum; allowed: 1 to 65535"] == faults(
         "defaults: {quorum: 0}\npools: {dns: {listen: 192.0.2.53:53/udp, quorum: 1, backends: {a: 10.0.0.1}}}"
     )
+
+
+def test_defaults_for_replies_and_requests_of_backends() -> None:
+    """Pools where a default can have no effect are without it; its own keys of a pool are never left out."""
+    config = parse_config(
+        """
+        defaults: {passive: replies, count_replies: true, outbound: true}
+        pools:
+          dns: {listen: 192.0.2.1:53/udp, outbound: false, backends: {a: 10.0.0.1}}
+          stateless: {listen: 192.0.2.2:53/udp, forward: stateless, backends: {a: 10.0.0.2}}
+          dsr: {listen: 192.0.2.3:53/udp, forward: dsr, backends: {a: 10.0.0.3}}
+          tcp: {listen: 192.0.2.4:53/tcp, backends: {a: 10.0.0.4}}
+          flows: {listen: [192.0.2.5:53/udp, 192.0.2.5:53/tcp], per: flow, backends: {a: 10.0.0.5}}
+        """
+    )
+    limits = PassiveReplies()
+    assert [
+        (limits, True, False),
+        (limits, True, True),
+        (None, False, False),
+        (None, False, False),
+        (None, False, True),
+    ] == [(pool.passive, pool.count_replies, pool.outbound) for pool in config.pools]
+    with pytest.raises(ConfigError, match="for a pool without a udp listener"):
+        parse_config("pools: {tcp: {listen: 192.0.2.4:53/tcp, backends: {a: 10.0.0.4}, passive: replies}}")

@@ -18,6 +18,7 @@ from nftlb.model import (
     Source,
     SourceKind,
 )
+from nftlb.model.constraints import DAY
 from nftlb.printable import show
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def test_an_endpoint_is_read_from_its_text(address: IPv4Address | IPv6Address, p
 )
 def test_durations_are_milliseconds(text: str, milliseconds: int) -> None:
     """A duration of any unit is a number of milliseconds."""
-    assert milliseconds == reading.read_duration(0, text)
+    assert milliseconds == reading.read_duration(0, DAY, text)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nftlb.daemon.counters import Counters
+from nftlb.model import DropReason
 from nftlb.ruleset import Count
 
 OWNERS = ("dns/ns1", "dns/ns2", "dns/_sorry", "web.1/a")
@@ -69,3 +70,14 @@ def test_counters_never_decrease(readings: list[dict[str, Count]]) -> None:
         )
         assert sum(backend.packets for backend in backends[:3]) == counters.of_pool("dns").packets
         before = figures
+
+
+def test_dropped_packets_are_no_packets_of_the_pool() -> None:
+    """What a guard drops is counted by reason, never decreases, and is not among the packets of the pool."""
+    counters = taken(
+        {"dns/ns1": Count(5, 500), "dns/_rate": Count(7, 700)}, {"dns/ns1": Count(6, 600), "dns/_rate": Count(2, 200)}
+    )
+
+    assert Count(6, 600) == counters.of_pool("dns")
+    assert Count(9, 900) == counters.dropped("dns", DropReason.RATE)
+    assert Count(0, 0) == counters.dropped("dns", DropReason.FULL)

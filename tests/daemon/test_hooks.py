@@ -24,7 +24,7 @@ class RecordedOutcomes:
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def __call__(self, outcome: str, message: str) -> None:
+    def __call__(self, _: str, outcome: str, message: str) -> None:
         self.all.append((outcome, message))
         self._tasks.add(asyncio.create_task(self._notify()))
 

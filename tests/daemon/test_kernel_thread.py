@@ -16,11 +16,11 @@ from nftlb.daemon import kernel_thread as module
 from nftlb.daemon.kernel_thread import KernelThread, load_config
 from nftlb.errors import KernelError, SystemFault
 from nftlb.model import Membership
-from nftlb.ruleset import file_text
+from nftlb.ruleset import file_lines, file_text
 from nftlb.swap.applier import Applier
 
 if TYPE_CHECKING:
-    from nftlb.ruleset import Count
+    from nftlb.ruleset import Count, Ruleset
     from nftlb.swap.applier import Applied
 
 
@@ -163,10 +163,10 @@ def test_readings_of_cancelled_callers_are_dropped() -> None:
 
 
 def test_a_long_text_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a text is made, the event loop has a turn after every few lines, and the text is whole in the end."""
-    monkeypatch.setattr(module, "LINES", 4)
+    """While a text is made, the event loop has a turn after every few parts of it, and the text is whole in the end."""
+    monkeypatch.setattr(module, "PARTS", 4)
 
-    async def scene() -> tuple[str, str, int]:
+    async def scene() -> tuple[str, Ruleset, int]:
         kernel_thread = FakeKernelThread()
         await kernel_thread.open()
         await kernel_thread.write(load)
@@ -178,11 +178,11 @@ def test_a_long_text_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
             await asyncio.sleep(0)
             turns += 1
         kernel_thread.close()
-        return await asked, file_text(accepted.ruleset), turns
+        return await asked, accepted.ruleset, turns
 
-    text, whole, turns = asyncio.run(scene())
-    assert whole == text
-    assert turns >= whole.count("\n") / 4
+    text, ruleset, turns = asyncio.run(scene())
+    assert file_text(ruleset) == text
+    assert turns >= len(list(file_lines(ruleset))) / 4
 
 
 def test_the_text_is_the_last_accepted_ruleset() -> None:

@@ -60,7 +60,7 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
     for old, new in INSTEAD.items():
         assert old in text
         text = text.replace(old, new)
-    file.write_text(text)
+    file.write_text(f"defaults: {{guard: {{clients: true}}}}\n{text}")
     with apart(serving(file)) as (server, wired):
         yield f"http://{server.bound}", wired
 

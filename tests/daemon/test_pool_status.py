@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +14,7 @@ from pool_builders import ALL, backend, backends, config, pool, sorry
 from nftlb.daemon.counters import Counters
 from nftlb.daemon.daemon_service import backend_status, pool_status
 from nftlb.health import CheckResult, PoolStates
-from nftlb.model import Admin, Agent, Health, Icmp
+from nftlb.model import Admin, Agent, Collector, Health, Icmp
 from nftlb.ruleset import Count
 from nftlb.service import PoolStatus
 
@@ -53,6 +55,24 @@ class ReportedPool:
     @property
     def shares(self) -> dict[str, float]:
         return {status.name: round(status.share, 3) for status in self.status().backends}
+
+
+def test_the_copies_of_a_collector() -> None:
+    """A collector has its own count, which is no part of the count of the pool; its state decides nothing else."""
+    ping = replace(PING, fall=1)
+    archive = Collector(name="archive", address=ip_address("10.0.9.9"), port=9995, one_in=10, health=(ping,))
+    reported = ReportedPool(dns(mirror=(archive,), quorum=3))
+    reported.counters.record({"dns/b1": Count(30, 3000), "collector/dns/archive": Count(3, 300)})
+    (status,) = reported.status().collectors
+    assert ("archive", "10.0.9.9", 9995, 10, True) == (
+        status.name, status.address, status.port, status.one_in, status.up,
+    )  # fmt: skip
+    assert (3, 300, 30) == (status.packets, status.bytes, reported.status().packets)
+
+    reported.fall("archive")
+    (status,) = reported.status().collectors
+    assert (False, "icmp: no answer") == (status.up, status.reason)
+    assert reported.status().ready
 
 
 def test_a_pool_that_is_well() -> None:

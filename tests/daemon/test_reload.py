@@ -15,7 +15,7 @@ from nftlb.config import read_backend
 from nftlb.errors import ConfigError, KernelError
 from nftlb.health.memory import read_memory
 from nftlb.model import Admin
-from nftlb.service import Conflict
+from nftlb.service import BackendStatus, Conflict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +41,7 @@ def test_an_added_backend_stays_over_restarts_and_reloads(file: Path) -> None:
             status = await daemon.service.add(
                 "dns", read_backend("dns", "x", {"address": "10.0.0.20", "port": 53, "weight": 3})
             )
+            assert isinstance(status, BackendStatus)
             assert (True, True, 0.5) == (status.added, status.in_rotation, status.share)
             await daemon.service.reload()
             assert (await shares(daemon))["x"] == 0.5
@@ -179,7 +180,7 @@ def test_a_bad_file_changes_nothing(file: Path, caplog: pytest.LogCaptureFixture
             daemon.record_results("ns1", "---")
             await asyncio.sleep(3)
             before = daemon.kernel_thread.kernel.content
-            daemon.file.write_text('{"pools": {"dns": {"listen": "x", "backends": {"a": "y"}}}}')
+            daemon.file.write_text('{"pools": {"dns": {"listen": "x", "backends": {"a": "no name"}}}}')
             with pytest.raises(ConfigError) as caught:
                 await daemon.service.reload()
             status = await status_of(daemon.service)

@@ -140,13 +140,16 @@ def test_a_missing_interface_is_looked_for_again() -> None:
             lacking = wired.lacks
             for second in range(12):
                 if second == 7:
-                    wired.kernel_thread.interfaces = ("eth0",)
+                    wired.kernel_thread.interfaces = ("eth0", "eth1")
                 wired.reconciler.wake()
                 await asyncio.sleep(1)
             return lacking, wired.calls.all, wired.lacks
 
     lacking, calls, after = play(scene())
-    assert ("pool fast: there is no interface eth0, so its fast path is left out there",) == lacking
+    assert (
+        "pool fast: there is no interface eth0, so its fast path is left out there",
+        "pool fast: there is no interface eth1 of backend b1, so its fast path is left out",
+    ) == lacking
     assert [(10 + 2 * COLLECT, "commit")] == [(round(when, 2) + 2 * COLLECT, what) for when, what in calls]
     assert () == after
 

@@ -61,7 +61,7 @@ def test_a_removal_is_forgotten_with_the_files_backend() -> None:
 
 def test_a_change_that_does_not_fit_is_reported_and_left_out() -> None:
     """A change that does not fit does not affect the others."""
-    found, misfits = result(THREE, memory("b3", bad={"address": "nowhere"}, twice="10.0.0.11:53", x=NEW))
+    found, misfits = result(THREE, memory("b3", bad={"address": "no where"}, twice="10.0.0.11:53", x=NEW))
 
     assert {"b1": "10.0.0.11", "b2": "10.0.0.12", "x": "10.0.0.20"} == found
     assert ["dns/bad, added at run time, is left out", "dns/twice, added at run time, is left out"] == [

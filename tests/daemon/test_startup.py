@@ -76,6 +76,24 @@ def test_a_copy_replaces_a_bad_or_missing_file(what: str, file: Path, tmp_path: 
     assert before == (directory / "nftlb.yaml").read_bytes()
 
 
+def test_a_bad_list_of_sources_does_not_make_the_copy_bad(file: Path, tmp_path: Path) -> None:
+    """Lists have no copy. With a bad list, the copy of the file is used, with the good lines of the list."""
+    denied = tmp_path / "deny.txt"
+    denied.write_text("nonsense\n192.0.2.7\n")
+    text = GOOD.replace("backends", f"guard: {{deny: [{denied}, {tmp_path}/none]}}, backends")
+    directory = keep(tmp_path, file, text)
+    file.write_text(text)
+
+    found = first_source(str(file), str(directory))
+
+    assert [f"{denied}:1:1", f"{file}:1:{text.index(f'{tmp_path}/none') + 1}"] == sorted(
+        problem.partition(": ")[0] for problem in found.problems
+    )
+    guard = found.config.pools[0].guard
+    assert guard is not None
+    assert [1, 0] == [len(entry.ip) for entry in guard.deny]
+
+
 def test_a_bad_copy_is_of_no_use(file: Path, tmp_path: Path) -> None:
     """With a bad copy, the problems of the file are raised."""
     directory = keep(tmp_path, file, BAD)

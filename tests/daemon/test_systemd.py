@@ -7,14 +7,19 @@ import logging
 import os
 import re
 import socket
+import struct
+import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from logging.handlers import BufferingHandler
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from nftlb.daemon import LogFormat, configure_logging, systemd
+from nftlb.daemon.journal import JournalHandler, message_id
+from nftlb.lab import userns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -237,3 +242,61 @@ def test_levels(capsys: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("asyncio").warning("slow")
 
     assert ["yes", "slow"] == [line.rsplit(None, 1)[1] for line in capsys.readouterr().err.splitlines()]
+
+
+def test_entries_about_events_have_fields(tmp_path: Path) -> None:
+    """An entry with fields goes to journald, in its native protocol; all other entries go to the other handler."""
+    other = BufferingHandler(100)
+    handler = JournalHandler(other, str(tmp_path / "journal"))
+    plain = logging.LogRecord("nftlb", logging.INFO, "", 0, "plain", (), None)
+    event = logging.LogRecord("nftlb", logging.ERROR, "", 0, "two\nlines", (), None)
+    event.fields = {"event": "backend_down", "pool": "dns", "backend": "ns1"}
+
+    handler.handle(event)  # no journald yet
+    with listening(str(tmp_path / "journal")) as receiver:
+        handler.handle(plain)
+        handler.handle(event)
+        received = receiver.recv(4096)
+
+    assert [event, plain] == other.buffer
+    assert (
+        b"MESSAGE\n" + struct.pack("<Q", 9) + b"two\nlines\nPRIORITY=3\nSYSLOG_IDENTIFIER=nftlb\n"
+        b"MESSAGE_ID=" + message_id("backend_down").encode() + b"\n"
+        b"NFTLB_EVENT=backend_down\nNFTLB_POOL=dns\nNFTLB_BACKEND=ns1\n"
+    ) == received
+
+
+JOURNALD = """
+mount -t tmpfs run /run && mkdir -p /run/systemd/journal /run/log/journal
+echo 0123456789abcdef0123456789abcdef >/run/id && { [ ! -e /etc/machine-id ] || mount --bind /run/id /etc/machine-id; }
+/lib/systemd/systemd-journald &
+until [ -S /run/systemd/journal/socket ]; do sleep 0.05; done
+"$1" -c "$2" && journalctl --sync && journalctl --directory /run/log/journal --output json $3
+"""
+PROGRAM = """
+import logging
+from nftlb.daemon.journal import JournalHandler
+
+record = logging.LogRecord("nftlb", logging.ERROR, "", 0, "down:\\nno answer", (), None)
+record.fields = {"event": "backend_down", "pool": "dns", "backend": "ns1"}
+JournalHandler(logging.NullHandler()).handle(record)
+"""
+
+
+def test_journald_stores_the_fields() -> None:
+    """The real journald finds an entry by its fields and its MESSAGE_ID, and has the message with its line break."""
+    alone = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    alone += [] if userns.permitted() else ["--user", "--map-root-user"]
+    wanted = f"NFTLB_POOL=dns NFTLB_BACKEND=ns1 MESSAGE_ID={message_id('backend_down')}"
+    done = subprocess.run(
+        [*alone, "sh", "-c", JOURNALD, "sh", sys.executable, PROGRAM, wanted],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    entry = json.loads(done.stdout)
+    assert ("down:\nno answer", "3", "nftlb") == tuple(
+        entry[key] for key in ("MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER")
+    )

@@ -40,6 +40,13 @@ class TestJudgements:
             (fault.subject, fault.fix) for fault in faults(shared)
         ]
 
+    def test_a_collector_without_a_route(self) -> None:
+        """The finding is a warning, because only copies are lost; with a route there is none."""
+        copied = NAT.replace("    backends", "    mirror: {archive: 10.0.2.9}\n    backends")
+        assert ["warning collector dns/archive"] == fault_names(check_facts(copied))
+        routes = {**HEALTHY.routes, ip_address("10.0.2.9"): HEALTHY.routes[ip_address("10.0.2.2")]}
+        assert [] == fault_names(check_facts(copied, routes=routes))
+
     def test_routes_from_router_advertisements_survive_forwarding(self) -> None:
         """The fix sets accept_ra too: with forwarding on, the host would delete its default route."""
         (finding,) = faults(check_facts(sysctls={"net/ipv6/conf/all/forwarding": 0}, advertised=frozenset({"eth1.7"})))

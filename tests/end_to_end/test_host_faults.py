@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from daemon_process import PORT, Running, Seen, dns
+from daemon_process import PORT, Running, Seen, dns, mounted
 from servers.programs import data
 from steady_traffic import Flow, lost, twice
 
@@ -40,11 +40,6 @@ def fault(what: str) -> Any:
 
 def no_fault(document: dict[str, Any]) -> bool:
     return not document["faults"]
-
-
-def mounted(script: str) -> tuple[str, ...]:
-    """Words before a command that give it separate mounts, which a shell script makes."""
-    return ("unshare", "--mount", "sh", "-c", f'{script}; exec "$@"', "sh")
 
 
 def clock(offset: Path) -> dict[str, str]:

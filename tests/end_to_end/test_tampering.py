@@ -54,6 +54,32 @@ def test_restored(hurt: str, tmp_path: Path) -> None:
         assert 1 == daemon.client.document()["kernel"]["restored"]
 
 
+@pytest.mark.parametrize(
+    "hurt",
+    [
+        "add element ip nftlb {} {{ 10.0.1.0/24 }}",
+        'add element ip nftlb {} {{ 10.0.9.0/24 comment "mine" }}',
+        "delete element ip nftlb {} {{ 10.0.0.0/24 }}",
+    ],
+    ids=["touching", "with a comment", "deleted"],
+)
+def test_a_list_of_sources_is_restored(hurt: str, tmp_path: Path) -> None:
+    """An edit of a `deny` list is undone, also if the kernel lists the edited ranges in another form than they have."""
+    with Lab(backends=3) as lab, lab.serve(PORT):
+        pools = dns(lab, guard={"deny": ["10.0.0.0/24"]})
+        with Running(lab.balancer, tmp_path, pools) as daemon:
+            before = sorted(shape(lab).splitlines())  # a set that was added again is at the end
+            (name,) = set(re.findall(r"guard/dns/deny/\w+", "".join(before)))
+            changed = time.monotonic()
+            lab.nft(hurt.format(name))
+            restored = daemon.wait("swap", since=changed)
+            daemon.poll_status(lambda status: status["kernel"]["synced"], "the list")
+
+            assert restored.at - changed < 1
+            assert restored.event["details"]["restored"]
+            assert before == sorted(shape(lab).splitlines())
+
+
 def test_a_large_ruleset_is_restored_as_fast(tmp_path: Path) -> None:
     """A second is enough for 1,500 pools with two listeners and three backends each."""
     pools = {

@@ -22,16 +22,22 @@ from nftlb.model import (
     Admin,
     BackendState,
     Balance,
+    Collector,
     Endpoint,
     FallbackKind,
     Forward,
+    Guard,
     Helper,
     Membership,
     MinHealthy,
     Per,
     Protocol,
+    Rate,
     RotationMode,
+    SourceEntry,
     SourceKind,
+    SourceLengths,
+    Templates,
 )
 from nftlb.swap.applier import Applier
 
@@ -317,6 +323,21 @@ def test_flows_have_one_zone() -> None:
     assert "of that socket to the same backend" in dict(answer(by_flow, "192.0.2.53:53/udp").remarks)["spread"]
 
 
+def test_copies() -> None:
+    """The remark names the collectors of the family of the listener, and says what happens to templates."""
+    archive = Collector(name="archive", address=ip_address("10.0.9.9"), one_in=10)
+    six = Collector(name="six", address=ip_address("2001:db8::9"))
+    flows = pool(
+        "flows", ("192.0.2.53:2055/udp", "192.0.2.53:2055/tcp"), THREE, forward=Forward.STATELESS, balance=Balance.HASH
+    )
+    copied = config(replace(flows, mirror=(archive, six), templates=Templates.ALL))
+    found = dict(answer(copied, "192.0.2.53:2055/udp").remarks)["copies"]
+    assert found.startswith("archive (1 in 10): copies with the source of the client.")
+    assert "templates: a datagram that begins with templates" in found
+    for configuration, service in ((copied, "192.0.2.53:2055/tcp"), (config(flows), "192.0.2.53:2055/udp")):
+        assert "copies" not in dict(answer(configuration, service).remarks)
+
+
 def test_time_outs_and_helpers_of_flows() -> None:
     """A pool's own time-out takes the place of Linux's defaults; a helper has a remark, and no other pool has one."""
     flows = pool("dns", "192.0.2.53:53/udp", THREE, per=Per.FLOW)
@@ -502,9 +523,51 @@ def test_hashed_clients_reach_the_explained_backend() -> None:
                 question = Question(Endpoint(ip_address(own), 4000), Endpoint(ip_address(vip), 53), Protocol.UDP)
                 found = explain_packet(configuration, question).treatment
                 assert found is not None
-                assert found.slot is not None
-                explained.append(found.slots[found.slot].replace("s", "b"))
+                assert found.choice is not None
+                explained.append(found.choice.target.replace("s", "b"))
                 with lab.client.connect((vip, 53), source_address=own) as client:
                     met += [reply.backend for reply in client.exchange(1)]
         assert explained == met
         assert {"b1", "b2", "b3"} == set(met)
+
+
+@pytest.mark.parametrize(
+    ("client", "said"),
+    [
+        ("10.0.1.1:5060", "leaves from 192.0.2.50:5060"),
+        ("10.0.1.2:5060", "leaves from 192.0.2.50:5060"),
+        ("10.0.1.2:5061", "no pool listens on"),
+        ("10.0.1.9:5060", "no pool listens on"),
+    ],
+)
+def test_a_request_of_a_backend(client: str, said: str) -> None:
+    """With `outbound`, a request that a backend sends from its port leaves from the service."""
+    behind = backends("10.0.1.1:5060", "10.0.1.2")
+    configuration = config(pool("sip", ("192.0.2.50:5060/udp", "192.0.2.50:5060/tcp"), behind, outbound=True))
+    question = Question(read_endpoint(client), read_endpoint("203.0.113.9:5060"), Protocol.UDP)
+    assert said in explain_packet(configuration, question).reason
+
+
+def test_a_guard_is_explained() -> None:
+    """The remark says whether the client is in a list, and otherwise what it may send; a prefix is one source."""
+    guard = Guard(
+        rate=Rate(100),
+        burst=20,
+        ban=60_000,
+        per=SourceLengths(24, 64),
+        allow=(SourceEntry(ip=((int(ip_address("198.51.100.7")),) * 2,)),),
+        deny=(SourceEntry(ip=((int(ip_address("198.51.100.0")), int(ip_address("198.51.100.255"))),)),),
+    )
+    configuration = config(replace(pool("dns", ("192.0.2.53:53/udp", "192.0.2.53:53/tcp"), THREE), guard=guard))
+
+    def said(client: str, service: str = "192.0.2.53:53/udp") -> str:
+        return dict(answer(configuration, service, client).remarks)["guard"]
+
+    assert "the client is in `allow`, so its packets always pass." == said("198.51.100.7:40000")
+    assert "the client is in `deny`, so its packets are dropped." == said("198.51.100.8:40000")
+    rest = "at once and 100/second later; the rest is dropped. Then it is banned for 60 s."
+    who = "all clients in 203.0.113.0/24, which are one source, may send"
+    assert f"{who} 20 packets {rest}" == said("203.0.113.7:40000")
+    assert f"{who} 20 new connections {rest}" == said("203.0.113.7:40000", "192.0.2.53:53/tcp")
+    plain = config(pool("dns", "192.0.2.53:53/udp", THREE))
+    assert "guard" not in dict(answer(plain, "192.0.2.53:53/udp").remarks)

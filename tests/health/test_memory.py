@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from unittest.mock import patch
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nftlb.health import Memory, PoolMemory
-from nftlb.health.memory import BackendMemory, read_memory, write_memory
-from nftlb.model import Admin
+from nftlb.health.memory import BackendMemory, read_memory, remember_answers, remembered_answers, write_memory
+from nftlb.model import Admin, FoundServer, HostLookup
 
 WORDS = st.text(max_size=12)
 ADMIN = st.sampled_from(Admin)
@@ -40,6 +41,18 @@ MEMORIES = st.builds(Memory, format=st.just(1), table=WORDS, pools=st.dictionari
 def test_round_trip(memory: Memory) -> None:
     """A saved state is read as it was written, from text and from bytes."""
     assert memory == read_memory(write_memory(memory)) == read_memory(write_memory(memory).encode())
+
+
+def test_answers_of_dns_are_saved() -> None:
+    """Hosts and SRV records keep all that an answer has, and stay different."""
+    answers = {
+        HostLookup("ns.lab"): (FoundServer(ip_address("10.0.0.1")), FoundServer(ip_address("2001:db8::1"))),
+        HostLookup("_sip._udp.lab", srv=True): (FoundServer(ip_address("10.0.0.2"), 5060, 65535, 3),),
+        HostLookup("empty.lab"): (),
+    }
+    saved = write_memory(Memory(format=1, names=remember_answers(answers)))
+
+    assert answers == remembered_answers(read_memory(saved))
 
 
 @pytest.mark.parametrize(

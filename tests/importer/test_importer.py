@@ -214,7 +214,7 @@ def test_exit_status_1_is_a_failure(status: int) -> None:
     [
         ("smtp_alert", "", "4: not taken over: smtp_alert"),
         ("@backup delay_loop 3", "", "4: not taken over: @backup delay_loop 3"),
-        ("persistence_granularity 255.255.255.0", "", "4: not taken over: persistence_granularity 255.255.255.0"),
+        ("persistence_granularity 255.0.255.0", "", "4: not taken over: persistence_granularity 255.0.255.0: not the"),
         ("quorum 2 {\n}", "", "4: not taken over: quorum 2: its block"),
         ("# none", "weight 1\nlthreshold 3", "7: not taken over: lthreshold 3"),
         ("# none", "BFD_CHECK {\nname x\n}", "6: not taken over: BFD_CHECK"),

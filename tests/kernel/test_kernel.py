@@ -28,11 +28,13 @@ from nftlb.errors import KernelError
 from nftlb.kernel import libnftables
 from nftlb.kernel.values import of_newer_nft
 from nftlb.ruleset import (
+    AddressRanges,
     Chain,
     Count,
     Element,
     Elements,
     Operation,
+    ReplyCount,
     Rules,
     Ruleset,
     Set,
@@ -144,6 +146,25 @@ def test_an_element_that_stays_keeps_its_comment(kernel: Kernel) -> None:
 def test_counters_begin_at_zero(kernel: Kernel) -> None:
     """Every backend with a counter is found: by the element's comment, or by its own chain."""
     assert {"dns/ns1": Count(0, 0), "dns/ns2": Count(0, 0)} == kernel.counters(TABLE)
+
+
+def test_counters_of_replies_begin_at_zero(kernel: Kernel) -> None:
+    """Replies are counted by an element, or by a chain of the backend; they do not count as packets to the backend."""
+    zero, before = Count(0, 0), kernel.counters(TABLE)
+    assert {} == kernel.reply_counts(TABLE)
+    replies = Set("replies-counted", "typeof ct original zone . ip saddr", counter=True)
+    element = Element("1 . 10.0.0.11", comment="dns/ns1 replies")
+    chain = "reply/dns/192.0.2.53/udp/53/ns9"
+    kernel.apply(
+        transaction(
+            Operation(Verb.ADD, IP, replies),
+            Operation(Verb.ADD, IP, Elements(replies.name, (element,))),
+            Operation(Verb.ADD, IP, Chain(chain)),
+            Operation(Verb.ADD, IP, Rules(chain, ("counter ip saddr set 192.0.2.53 accept",))),
+        )
+    )
+    assert {"dns/ns1": ReplyCount(zero, zero), "dns/ns9": ReplyCount(zero, zero)} == kernel.reply_counts(TABLE)
+    assert before == kernel.counters(TABLE)
 
 
 def test_check_accepts_a_transaction_and_changes_nothing(kernel: Kernel) -> None:
@@ -287,3 +308,67 @@ def test_an_older_nft_does_not_read_tables_of_a_newer_nft(
     with pytest.raises(KernelError, match=f"libnftables {version} would crash"):
         real.apply(change)
     assert [IP] == list(real.list(TABLE))
+
+
+RANGES = (
+    (0, 5),
+    (0x0A000000, 0x0A0000FF),
+    (0xC0000201, 0xC0000207),
+    (0xC0000209, 0xC0000209),
+    (0xFF000000, 0xFFFFFFFF),
+)
+
+
+@pytest.mark.parametrize("spans", [RANGES, RANGES[1:], RANGES[:-1], RANGES[2:3], ((0, 0xFFFFFFFF),)])
+@pytest.mark.parametrize("size", [4, 16])
+def test_ranges_of_addresses_are_listed_as_written(real: Inside, spans: tuple[tuple[int, int], ...], size: int) -> None:
+    """Ranges come back as they were written: at both ends of the address space, and beside each other."""
+    shift = 8 * size - 32
+    wide = tuple((first << shift, (last + 1 << shift) - 1) for first, last in spans)
+    family = {4: IP, 16: TableFamily.IP6}[size]
+    written = Set(
+        "ranges", {4: "type ipv4_addr", 16: "type ipv6_addr"}[size], interval=True, elements=AddressRanges(wide, size)
+    )
+    table = "ranges"
+    real.apply(
+        Transaction(
+            table,
+            (
+                Operation(Verb.ADD, family),
+                Operation(Verb.DELETE, family),
+                Operation(Verb.ADD, family),
+                Operation(Verb.ADD, family, written),
+                Operation(Verb.ADD, family, Elements("ranges", written.elements)),
+            ),
+        )
+    )
+
+    assert written == real.list(table)[family].table.sets["ranges"]
+
+
+def test_an_element_that_others_added_to_ranges_is_listed(real: Inside) -> None:
+    """A range of another program is a difference; so is a comment, which nftlb does not write there."""
+    table, written = "ranges", Set("ranges", "type ipv4_addr", interval=True, elements=AddressRanges(((1, 5),), 4))
+    for addition in (Element("192.0.2.0/24"), Element("192.0.2.0/24", comment="mine")):
+        real.apply(
+            Transaction(
+                table,
+                (
+                    Operation(Verb.ADD, IP),
+                    Operation(Verb.DELETE, IP),
+                    Operation(Verb.ADD, IP),
+                    Operation(Verb.ADD, IP, written),
+                    Operation(Verb.ADD, IP, Elements("ranges", (*written.elements, addition))),
+                ),
+            )
+        )
+        assert written != real.list(table)[IP].table.sets["ranges"]
+
+
+def test_elements_that_packets_add_are_no_part_of_a_set(real: Inside) -> None:
+    """A dynamic set is listed without its elements, and is the same with and without elements."""
+    table, written = "filled", Set("seen", "type ipv4_addr", size=99, dynamic=True)
+    real.apply(Transaction(table, (Operation(Verb.ADD, IP), Operation(Verb.ADD, IP, written))))
+    real.apply(Transaction(table, (Operation(Verb.ADD, IP, Elements("seen", (Element("192.0.2.7"),))),)))
+
+    assert written == real.list(table)[IP].table.sets["seen"]

@@ -167,3 +167,20 @@ class PoolLab:
     def senders(self) -> dict[str, int]:
         """The number of datagrams that arrived, by sending host."""
         return dict(Counter(datagram.sender for datagram in self.servers.received))
+
+
+TRAP = f"""
+table inet trap {{
+    chain prerouting {{
+        type filter hook prerouting priority -450
+        ip daddr {vip(4)} udp dport {PORT} drop
+        ip6 daddr {vip(6)} udp dport {PORT} drop
+    }}
+}}
+"""
+
+
+def close_slow_path(pool_lab: PoolLab) -> None:
+    """Drop the packets that pass by the rules on the ingress hook, if the mode has such rules."""
+    if pool_lab.mode.ingress:
+        pool_lab.lab.nft(TRAP)

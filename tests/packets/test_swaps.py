@@ -16,9 +16,22 @@ from typing import TYPE_CHECKING
 import pytest
 from blaster import Membership as Members
 from nft_listing import parse_table
-from pool_lab import DSR_INGRESS, FORMS, MODES, NAT, PORT, STATELESS, STATELESS_EARLY, PoolLab, down, vip
+from pool_lab import (
+    DSR_INGRESS,
+    FORMS,
+    MODES,
+    NAT,
+    PORT,
+    STATELESS,
+    STATELESS_EARLY,
+    STATELESS_INGRESS,
+    PoolLab,
+    close_slow_path,
+    down,
+    vip,
+)
 
-from nftlb.model import Config
+from nftlb.model import Balance, Config, payload_key
 from nftlb.ruleset import Chain, Operation, Rules, Ruleset, TableFamily, Transaction, Verb
 
 if TYPE_CHECKING:
@@ -37,23 +50,6 @@ PACE = 0.002  # seconds from one swap to the next
 # The sender's processor does the balancing too, so the sender has a processor for itself: twice as many datagrams.
 SENDER, OTHERS = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 CASES = [*((mode, 4) for mode in MODES), (NAT, 6), (STATELESS, 6), (STATELESS_EARLY, 6), (DSR_INGRESS, 6)]
-
-
-TRAP = f"""
-table inet trap {{
-    chain prerouting {{
-        type filter hook prerouting priority -450
-        ip daddr {vip(4)} udp dport {PORT} drop
-        ip6 daddr {vip(6)} udp dport {PORT} drop
-    }}
-}}
-"""
-
-
-def close_slow_path(pool_lab: PoolLab) -> None:
-    """Drop the packets that pass by the rules on the ingress hook, if the mode has such rules."""
-    if pool_lab.mode.ingress:
-        pool_lab.lab.nft(TRAP)
 
 
 def swap_while(pool_lab: PoolLab, sender: Sender) -> list[Members]:
@@ -95,6 +91,29 @@ def test_swaps_under_fire(blaster: Blaster, mode: Mode, version: int, echo: bool
         own = f"{vip(4)}:{PORT}" if version == 4 else f"[{vip(6)}]:{PORT}"
         assert ({own: count}, count, 0) == (sent.sources, sent.replies, sent.duplicates)
     assert len(history) > 100  # with fewer swaps, the test would prove nothing
+
+
+@pytest.mark.parametrize(("mode", "version"), [(NAT, 4), (STATELESS_INGRESS, 4), (DSR_INGRESS, 6)], ids=str)
+def test_swaps_of_keys_under_fire(blaster: Blaster, mode: Mode, version: int) -> None:
+    """With a key in the payload, each datagram arrives once, at a backend of the set of its moment."""
+    count = 200_000
+    with PoolLab(mode, serve=False) as pool_lab:
+        close_slow_path(pool_lab)
+        pool_lab.load(replace(pool_lab.pool(), balance=Balance.HASH, key=payload_key(0, 8)))
+        bind = vip(version) if mode.dsr else ""
+        with blaster.sinks(
+            pool_lab.lab.backends, port=mode.port, version=version, address=bind, log=count, cpu=OTHERS
+        ) as sinks:
+            sender = sinks.start(pool_lab.lab.client, (vip(version), PORT), count=count, cpu=SENDER)
+            history = pool_lab.lab.balancer.call(swap_while, pool_lab, sender)
+            sent = sender.report()
+        ledger = sinks.ledger(count)
+    print(f"{mode} IPv{version}: {len(history) - 1} swaps, {sent.rate:.0f} datagrams/s, {ledger.counts}")  # noqa: T201
+    assert 0 == sum(report.buffer_drops for report in sinks.reports.values()) + sent.buffer_drops
+    assert (count, [], []) == (sent.sent, ledger.missing, ledger.twice)
+    assert [] == ledger.outside(history)
+    assert {"b1", "b2", "b3"} == {name for name, received in ledger.counts.items() if received}
+    assert len(history) > 20  # with fewer swaps, the test would prove nothing
 
 
 @pytest.mark.parametrize(

@@ -359,6 +359,7 @@ static int run_send(void)
 		tx.sent += (uint64_t)batch; /* before they leave: a reply may be quicker than sendmmsg returns */
 		tx.sent -= (uint64_t)(batch - send_batch(fd, message, batch));
 	}
+	stopped = 0; /* what is under way still arrives */
 	double seconds = (double)(now() - start) / 1e9; /* of sending: the wait for lost datagrams is not part of the rate */
 	if (paced)
 		await_window(in, fd, counters, 0);

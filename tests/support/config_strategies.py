@@ -20,6 +20,13 @@ INTERFACES = ("eth0", "eth1.7")
 PORTS = ("53", "54", "5353", "100-200", "150-250", "201-201", "30000-40000")
 VIPS = {4: ("192.0.2.53", "192.0.2.54"), 6: ("[2001:db8::53]", "[2001:db8::]")}
 POOLS = ("a", "b.c", "D-e", "f_9")
+GUARDS: tuple[Document, ...] = (
+    {"rate": "100/s"},
+    {"rate": "5/m", "ban": "60s", "per": ["source/24", "source/64"], "clients": True},
+    {"deny": ["203.0.113.0/24", "2001:db8:66::/48"], "allow": ["198.51.100.0/24", "198.51.101.7"], "rate": "100/s"},
+    {"deny": ["203.0.113.0/24", "203.0.113.7", "203.0.114.0/24"]},
+)
+"""Guards that let the packets of the tests pass."""
 FORWARDS = ("nat", "nat", "stateless", "dsr")
 
 
@@ -78,6 +85,24 @@ def _backends(draw: st.DrawFn, versions: list[int], *, net: int, ports: list[int
     return found
 
 
+def _add_copies(draw: st.DrawFn, pool: Document, versions: list[int], number: int) -> None:
+    """Add collectors and `templates` to some of the pools that can have them."""
+    if not any(listener.endswith("/udp") for listener in pool["listen"]):
+        return
+    ranged = any("-" in listener.rpartition(":")[2] for listener in pool["listen"])
+    if draw(st.booleans()) and "device" not in next(iter(pool["backends"].values())):
+        collectors = {}
+        for name, version in zip(("archive", "6.x"), versions, strict=False):
+            collectors[name] = {"address": _address(version, 95, number + 1), "one_in": draw(st.sampled_from((1, 10)))}
+            if not ranged:
+                collectors[name]["port"] = draw(st.sampled_from((53, 9995)))
+        pool["mirror"] = collectors
+    by_nat = pool["forward"] == "nat"
+    possible = pool.get("per") != "flow" and (not by_nat or pool["source"] == "keep")
+    if possible and not (by_nat and ranged and any("port" in one for one in pool["backends"].values())):
+        pool |= draw(st.sampled_from(({}, {"templates": "all"})))
+
+
 @st.composite
 def pools(draw: st.DrawFn, name: str, listen: list[str] | None = None) -> Document:
     """Draw a pool. The number in its name gives pools without conntrack different servers."""
@@ -98,6 +123,7 @@ def pools(draw: st.DrawFn, name: str, listen: list[str] | None = None) -> Docume
         "min_healthy": "60%" if len({one["priority"] for one in backends.values()}) > len(versions) else 1,
         "panic": draw(st.sampled_from(("0%", "0%", "60%"))),
         "fallback": draw(st.sampled_from(("reject", "drop", "all"))),
+        "guard": draw(st.sampled_from((None, None, *GUARDS))),
     }
     if forward == "nat":
         # By default, hints of refusals are asked for where there are a UDP listener and a health check.
@@ -124,6 +150,7 @@ def pools(draw: st.DrawFn, name: str, listen: list[str] | None = None) -> Docume
     if forward == "stateless":
         pool["hairpin"] = draw(st.booleans())
         pool["replies"] = draw(st.sampled_from(("postrouting", "prerouting")))
+    _add_copies(draw, pool, versions, number)
     if ingress:
         pool["ingress"] = draw(st.lists(st.sampled_from(INTERFACES), min_size=1, unique=True))
     return pool
@@ -142,9 +169,11 @@ def changed(draw: st.DrawFn, before: Document) -> Document:
     names = list(before)
     after = {name: before[name] for name in draw(st.permutations(names))}
     name = draw(st.sampled_from(names))
-    match draw(st.sampled_from(("pool", "pool", "backends", "exchange", "listener", "more", "less"))):
+    match draw(st.sampled_from(("pool", "pool", "guard", "backends", "exchange", "listener", "more", "less"))):
         case "pool":
             after[name] = draw(pools(name, before[name]["listen"]))
+        case "guard":
+            after[name] = {**before[name], "guard": draw(st.sampled_from((None, *GUARDS)))}
         case "backends":
             other = draw(pools(name, before[name]["listen"]))
             if other["forward"] == before[name]["forward"]:
@@ -187,7 +216,7 @@ def configs(most: int = 3) -> st.SearchStrategy[Config]:
 
 @st.composite
 def memberships(draw: st.DrawFn, config: Config) -> Membership:
-    """Draw states of some of the backends."""
+    """Draw states of some of the backends and collectors."""
     states = st.builds(
         BackendState,
         up=st.booleans(),
@@ -198,6 +227,7 @@ def memberships(draw: st.DrawFn, config: Config) -> Membership:
     )
     found = {}
     for pool in config.pools:
-        chosen = draw(st.lists(st.sampled_from(pool.backends), max_size=2, unique=True))
-        found[pool.name] = frozenset((backend.name, draw(states)) for backend in chosen)
+        names = [*(backend.name for backend in pool.backends), *(collector.name for collector in pool.mirror)]
+        chosen = draw(st.lists(st.sampled_from(names), max_size=2, unique=True))
+        found[pool.name] = frozenset((name, draw(states)) for name in chosen)
     return Membership(found)

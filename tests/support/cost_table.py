@@ -29,6 +29,13 @@ MODES = {
     "dsr": "forward: dsr",
     "dsr-ingress": "forward: dsr, ingress: eth0",
 }
+FEATURES = {
+    "nat-guard": ("nat", "guard: {rate: 100/s}"),
+    "ingress-guard": ("stateless-ingress", "guard: {rate: 100/s}"),
+    "nat-replies": ("nat", "passive: replies"),
+    "stateless-replies": ("stateless", "passive: replies"),
+}
+"""Features that cost only the pools that have them: the mode in which each is counted, and the key. With one pool."""
 FAMILIES = ("ip", "ip6")
 SIZES = (1, 10, 1000)
 BACKENDS = 3
@@ -54,6 +61,11 @@ class Setting:
         return f"{self.mode}, {self.family}, {self.pools} pools"
 
     @property
+    def way(self) -> str:
+        """The mode without its feature."""
+        return FEATURES[self.mode][0] if self.mode in FEATURES else self.mode
+
+    @property
     def heading(self) -> str:
         """The beginning of the setting's lines in the table."""
         return f"{self.mode:<18}{self.family:<4}{self.pools:>5}"
@@ -64,7 +76,8 @@ class Setting:
         lines = ["pools:"]
         for pool in range(self.pools):
             behind = ", ".join(f"b{backend}: {self._backend(pool, backend)}" for backend in range(BACKENDS))
-            lines.append(f"  p{pool}: {{listen: '{self._listen(pool)}', {MODES[self.mode]},")
+            extra = f" {FEATURES[self.mode][1]}," if self.mode in FEATURES else ""
+            lines.append(f"  p{pool}: {{listen: '{self._listen(pool)}', {MODES[self.way]},{extra}")
             lines.append(f"    backends: {{{behind}}}}}")
         return "\n".join(lines)
 
@@ -79,15 +92,15 @@ class Setting:
         return f"2001:db8:2:{pool:x}::{backend + 1}"
 
     def _backend(self, pool: int, backend: int) -> str:
-        port = "" if self.mode.startswith("dsr") else "port: 5353, "
-        device = "device: eth1, " if "ingress" in self.mode else ""
+        port = "" if self.way.startswith("dsr") else "port: 5353, "
+        device = "device: eth1, " if "ingress" in self.way else ""
         return f"{{{port}{device}address: '{self.backend(pool, backend)}'}}"
 
     def _listen(self, pool: int) -> str:
         return f"{self.service(pool)}:53/udp" if self.family == "ip" else f"[{self.service(pool)}]:53/udp"
 
 
-SETTINGS = [Setting(*of) for of in product(MODES, FAMILIES, SIZES)]
+SETTINGS = [Setting(*of) for of in (*product(MODES, FAMILIES, SIZES), *product(FEATURES, FAMILIES, SIZES[:1]))]
 
 
 def rules(setting: Setting) -> str:
@@ -117,12 +130,12 @@ class Counted:
 
     def passages(self) -> dict[str, list[Passage]]:
         """Return the passages of a packet for each turn of the backends, by the kind of the packet."""
-        nat = self.setting.mode == "nat"
+        nat = self.setting.way == "nat"
         known = Flow(translated=_TRANSLATED if nat else ())
         found = {"request": [self._request(known) for _ in range(BACKENDS)]}
         if nat:
             found["first"] = [self._request(Flow(new=True)) for _ in range(BACKENDS)]
-        if not self.setting.mode.startswith("dsr"):  # otherwise replies do not pass the balancer
+        if not self.setting.way.startswith("dsr"):  # otherwise replies do not pass the balancer
             found["reply"] = [self._reply(backend) for backend in range(BACKENDS)]
         other = packet(_CLIENT[self.setting.family], 40000, _OTHER[self.setting.family], 9999, "eth0")
         found["nobody"] = [self._counter.send(other, Flow())]
@@ -133,11 +146,17 @@ class Counted:
         return self._counter.send(packet(_CLIENT[self.setting.family], 40000, service, 53, "eth0"), flow)
 
     def _reply(self, backend: int) -> Passage:
-        nat = self.setting.mode == "nat"
+        nat = self.setting.way == "nat"
         client = (_OWN if nat else _CLIENT)[self.setting.family]
         source = self.setting.backend(self.setting.pools - 1, backend)
         return self._counter.send(
-            packet(source, 5353, client, 40000, "eth1"), Flow(reply=True, translated=_TRANSLATED if nat else ())
+            packet(source, 5353, client, 40000, "eth1"),
+            # The backends of the last pool have the last zones.
+            Flow(
+                reply=True,
+                zone=(self.setting.pools - 1) * BACKENDS + backend + 1 if nat else 0,
+                translated=_TRANSLATED if nat else (),
+            ),
         )
 
     def lines(self) -> Iterator[str]:

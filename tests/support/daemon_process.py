@@ -49,6 +49,11 @@ def at(address: str, port: int) -> str:
     return endpoint_text(ip_address(address), port)
 
 
+def mounted(script: str) -> tuple[str, ...]:
+    """Words before a command that give it separate mounts, which a shell script makes."""
+    return ("unshare", "--mount", "sh", "-c", f'{script}; exec "$@"', "sh")
+
+
 @dataclass(frozen=True)
 class Seen:
     """An event of the daemon, with the times of its arrival here and of its cause (seconds, monotonic clock)."""

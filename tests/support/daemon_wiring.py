@@ -110,8 +110,9 @@ class WiredDaemon:
         text = read_file(str(file))
         source = StartupConfig(parse_config(text, str(file)), text)
         start = asyncio.get_running_loop().time()
-        config, health, self.misfits = initial_state(source.config, remembered.pools, start)
-        self.state = WantedState(str(file), source, config, health, remembered)
+        initial = initial_state(source.config, remembered, start)
+        self.misfits = initial.misfits
+        self.state = WantedState(str(file), source, initial, remembered)
         self.reconciler = Reconciler(self.kernel_thread, self.state.wanted, self.recorder)
         self.saver = StateSaver(store or self.store, self.state, self.faults)  # type: ignore[arg-type]
         self.controller = Controller(

@@ -40,6 +40,9 @@ def backend(name: str = "ns1", number: int = 1, **changed: Any) -> BackendStatus
         "added": False,
         "packets": 12345,
         "bytes": 1234500,
+        "requests": None,
+        "replies": None,
+        "answered": None,
         "checks": (),
     }
     return BackendStatus(**{**given, **changed})

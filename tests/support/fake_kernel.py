@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, NoReturn
 from nft_script import read_script
 
 from nftlb.errors import KernelError
+from nftlb.kernel.sources import SourceCounts
 from nftlb.ruleset import (
     MARK,
+    OF_REPLIES,
     Chain,
     Count,
     Element,
@@ -28,15 +30,18 @@ from nftlb.ruleset import (
     Listing,
     NamedObject,
     Operation,
+    ReplyCount,
     Rules,
     Set,
     Table,
     Verb,
+    counter_owner,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
+    from nftlb.model import SourceLengths
     from nftlb.ruleset import TableFamily, Transaction
 
 _LAST_GENERATION = 0xFFFFFFFF
@@ -74,7 +79,21 @@ class FakeNft:
         return {name for (_, name), held in self._tables.items() if name != table and MARK.name in held.hooks}
 
     def counters(self, table: str) -> Mapping[str, Count]:
-        return _total(self.list(table))
+        counts = _total(self.list(table))
+        return {owner: count for owner, count in counts.items() if not owner.endswith(OF_REPLIES)}
+
+    def reply_counts(self, table: str) -> Mapping[str, ReplyCount]:
+        counts = _total(self.list(table))
+        return {
+            owner: ReplyCount(counts.get(owner, _ZERO), replies)
+            for name, replies in counts.items()
+            if (owner := name.removesuffix(OF_REPLIES)) != name
+        }
+
+    def sources(self, table: str, pool: str, lengths: SourceLengths, most: int) -> SourceCounts:
+        """No packet passes rules here, so there are no sources."""
+        del table, pool, lengths, most
+        return SourceCounts(0, ())
 
     def generation(self) -> int:
         return self._generation
@@ -108,12 +127,14 @@ class FakeNft:
         for name, operation in steps:
             key = (operation.family, name)
             match operation.verb, operation.object:
-                case ((Verb.ADD | Verb.CREATE), None) if key not in tables:
+                case ((Verb.ADD | Verb.CREATE), (None | Table()) as content) if key not in tables:
                     tables[key] = _Table()
                     own.add(key)
+                    for step in _additions(content) if content else ():
+                        tables[key].carry_out(step)
                 case Verb.ADD, None:
                     pass
-                case Verb.CREATE, None:
+                case Verb.CREATE, (None | Table()):
                     _refuse(errno.EEXIST, f"table {operation.family} {name}")
                 case _ if key not in tables:
                     _refuse(errno.ENOENT, f"table {operation.family} {name}")
@@ -129,6 +150,17 @@ class FakeNft:
     def _commit(self, tables: dict[tuple[TableFamily, str], _Table]) -> None:
         self._tables = tables
         self._generation = self._generation % _LAST_GENERATION + 1
+
+
+def _additions(table: Table) -> Iterator[Operation]:
+    """Yield the steps in which nft makes the content of a table."""
+    yield from (Operation(Verb.ADD, table.family, chain) for chain in table.chains.values())
+    yield from (Operation(Verb.ADD, table.family, named_object) for named_object in table.objects.values())
+    yield from (Operation(Verb.ADD, table.family, nft_set) for nft_set in table.sets.values())
+    filled = (Elements(nft_set.name, nft_set.elements) for nft_set in table.sets.values())
+    yield from (Operation(Verb.ADD, table.family, elements) for elements in filled)
+    ruled = (Rules(chain.name, chain.rules) for chain in table.chains.values())
+    yield from (Operation(Verb.ADD, table.family, rules) for rules in ruled)
 
 
 @dataclass(frozen=True)
@@ -248,6 +280,7 @@ class _Table:
             self.set_handles[nft_set.name] = self._next_handle()
         elif not present.same_kind(nft_set):
             _refuse(errno.EEXIST, f"{present.keyword} {nft_set.name}, which is of another kind")
+        self._add_elements(nft_set.name, nft_set.elements)
 
     def _delete_set(self, name: str) -> None:
         self._need_set(name)
@@ -358,8 +391,8 @@ def _total(listings: Mapping[TableFamily, Listing]) -> dict[str, Count]:
     counts: dict[str, Count] = {}
     for listing in listings.values():
         for owner, count in listing.counts.items():
-            if owner in listing.table.chains and not owner.startswith("backend/"):
+            name = counter_owner(owner) if owner in listing.table.chains else owner
+            if not name:
                 continue  # a pool's chain: it counts refused packets, which no backend got
-            name = owner.removeprefix("backend/")
             counts[name] = counts.get(name, Count(0, 0)) + count
     return counts

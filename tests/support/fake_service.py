@@ -8,16 +8,21 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from nftlb.config import write_backend
-from nftlb.model import Admin, Backend, Balance, Forward, Per
+from nftlb.model import Admin, Backend, Balance, Forward, NamedBackend, Per
 from nftlb.service import (
     BackendStatus,
     CheckStatus,
+    ClientStatus,
+    CollectorStatus,
     ConfigStatus,
     Conflict,
     Event,
     Fault,
+    GuardStatus,
     KernelStatus,
+    NameStatus,
     Overview,
+    PoolClients,
     PoolStatus,
     Short,
     UnknownBackend,
@@ -53,9 +58,22 @@ def a_backend(name: str, **changes: Any) -> BackendStatus:
         "added": False,
         "packets": 0,
         "bytes": 0,
+        "requests": None,
+        "replies": None,
+        "answered": None,
         "checks": (a_check(),),
     }
     return BackendStatus(**{**usual, **changes})
+
+
+def a_collector(name: str, **changes: Any) -> CollectorStatus:
+    usual = {"name": name, "address": "10.0.9.9", "port": 9995, "one_in": 1, "up": True, "since": NOON, "reason": ""}
+    return CollectorStatus(**{**usual, "packets": 0, "bytes": 0, "checks": (), **changes})
+
+
+def a_name(name: str, lookup: str, **changes: Any) -> NameStatus:
+    usual = {"backends": (), "answered": None, "expires": None, "trouble": "", "left_out": ()}
+    return NameStatus(name=name, lookup=lookup, **{**usual, **changes})
 
 
 def a_pool(name: str, *backends: BackendStatus, **changes: Any) -> PoolStatus:
@@ -142,6 +160,14 @@ class FakeService:
             raise UnknownPool(f"no pool is named {pool}")
         return self.shown[pool].ready
 
+    async def clients(self, pool: str, most: int) -> PoolClients:
+        if (await self.pool(pool)).guard is None:
+            raise Conflict(f"pool {pool} does not count clients")
+        sources = (("198.51.100.7", 900, 54000, 300, 12.5), ("2001:db8:7::/64", 20, 1200, 0, None))
+        fields = ("source", "packets", "bytes", "dropped", "banned")
+        found = tuple(ClientStatus(**dict(zip(fields, values, strict=True))) for values in sources)
+        return PoolClients(pool=pool, known=len(found), clients=found[:most])
+
     async def ruleset(self) -> str:
         return "table ip nftlb {\n}\n"
 
@@ -161,11 +187,13 @@ class FakeService:
         self._set(pool, [new if shown is old else shown for shown in self.shown[pool].backends])
         return new
 
-    async def add(self, pool: str, backend: Backend) -> BackendStatus:
+    async def add(self, pool: str, backend: Backend | NamedBackend) -> BackendStatus | NameStatus:
         name = backend.name
         await self._work(f"add {pool}/{name} {write_backend(backend)}")
         if any(shown.name == name for shown in (await self.pool(pool)).backends):
             raise Conflict(f"{pool} has a backend {name} already")
+        if isinstance(backend, NamedBackend):
+            return a_name(name, str(backend.lookup))
         shown = {"port": backend.port, "weight": backend.weight, "admin": backend.admin}
         new = a_backend(name, **shown, address=str(backend.address), added=True)
         self._set(pool, [*self.shown[pool].backends, new])
@@ -213,7 +241,12 @@ def two_pools() -> FakeService:
     """Return a service with a healthy pool, and a pool without its quorum."""
     service = FakeService()
     service.put(
-        a_pool("dns", a_backend("ns1", packets=3, bytes=300), a_backend("ns2", packets=4, bytes=400)),
+        a_pool(
+            "dns",
+            a_backend("ns1", packets=3, bytes=300),
+            a_backend("ns2", packets=4, bytes=400),
+            guard=GuardStatus(rate=1, banned=2, denied=0, full=0),
+        ),
         a_pool("syslog", a_backend("log1", up=False, in_rotation=False, share=0, reason="timeout after 1 s")),
     )
     return service

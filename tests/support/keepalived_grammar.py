@@ -254,7 +254,7 @@ TABLE = [
     Row("virtual_server", "persistence_timeout", "balance: hash", "not the same: persistence_timeout: balance: hash"),
     Row("virtual_server", "persistence_timeout 9", "balance: hash", "not the same: persistence_timeout 9: balance"),
     Row("virtual_server", "persistence_timeout 0", remark="not taken over: persistence_timeout 0: 0 is", heeded=False),
-    Row("virtual_server", "persistence_granularity 255.255.255.0", "balance: hash", "not taken over: persistence_gran"),
+    Row("virtual_server", "persistence_granularity 255.255.255.0", 'key: "source/24"'),
     Row("virtual_server", "quorum 1"),
     Row("virtual_server", "quorum 0", remark="not taken over: quorum 0: 0 is not a number", heeded=False),
     Row("virtual_server", "quorum x", remark="not taken over: quorum x: x is not a number", heeded=False),

@@ -259,7 +259,7 @@ VIRTUAL_TABLE: dict[str, Row] = {
     "persistent = 0": (inner("persistent = 0"), ("4: not taken over: persistent = 0: a persistence of 0 seconds has",)),
     "netmask": (
         inner("persistent = 9\nnetmask = 255.255.255.0"),
-        ("balance: hash", "4: not the same: persistent", "5: not taken over: netmask = 255.255.255.0: nftlb counts ea"),
+        ("balance: hash", 'key: "source/24"', "4: not the same: persistent"),
     ),
     "netmask of an address": (
         inner("persistent = 9\nnetmask = 255.255.255.255"), ("balance: hash", "4: not the same: persistent"),
@@ -268,7 +268,7 @@ VIRTUAL_TABLE: dict[str, Row] = {
     "netmask of another family": (inner("netmask = 24"), ("error 4: netmask = 24 is not a netmask",)),
     "netmask of IPv6": (
         six("persistent = 9\n\tnetmask = 64"),
-        ("balance: hash", "4: not the same: persistent = 9", "5: not taken over: netmask = 64: nftlb counts each"),
+        ("balance: hash", 'key: "source/64"', "4: not the same: persistent = 9"),
     ),
     "netmask of IPv6, too long": (six("netmask = 129"), ("error 4: netmask = 129 is not a netmask",)),
     "schedflags": (inner("schedflags = sh-port"), ("4: not taken over: schedflags = sh-port: nftlb's `balance` has",)),

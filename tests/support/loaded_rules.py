@@ -22,6 +22,7 @@ _HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
 _NETDEV_HOOKS = ("ingress", "egress")
 _NFGENMSG = struct.Struct("=BBH")
 _SET_ANONYMOUS, _SET_INTERVAL = 0x1, 0x4
+_SET_EXPRESSION = 17
 
 Attributes = dict[int, bytes]
 Expression = tuple[str, Attributes]
@@ -57,6 +58,8 @@ class LoadedSet:
 
     No anonymous set counts as such: nft 1.0.6 sends the size of anonymous sets to the kernel, 1.1.3 and 1.1.7 do not.
     """
+    counts: bool = False
+    """Whether each element counts the packets that find it."""
     elements: dict[bytes, bytes | Verdict] = field(default_factory=dict)
 
 
@@ -118,7 +121,8 @@ def _base(family: str, chain: Attributes) -> Base:
 def _set(attributes_: Attributes) -> LoadedSet:
     described = attributes(attributes_.get(9, b""))
     flags = number(attributes_, 3)
-    return LoadedSet(number(attributes_, 5), bool(flags & _SET_INTERVAL), 1 in described and not flags & _SET_ANONYMOUS)
+    fixed = 1 in described and not flags & _SET_ANONYMOUS
+    return LoadedSet(number(attributes_, 5), bool(flags & _SET_INTERVAL), fixed, _SET_EXPRESSION in attributes_)
 
 
 def _elements(netlink: Netlink, family: str, attributes_: Attributes, found: LoadedSet) -> None:

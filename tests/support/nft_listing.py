@@ -77,14 +77,14 @@ def _add(counts: dict[str, Count], owner: str, counter: str | None) -> None:
 
 def _set(name: str, block: list[str], counts: dict[str, Count]) -> Set:
     key_type = data_type = ""
-    interval = counter = False
+    interval = counter = dynamic = False
     size = 0
     elements: list[Element] = []
     for number, line in enumerate(block):
         if line.startswith(("type ", "typeof ")):
             key_type, _, data_type = line.partition(" : ")
         elif line.startswith("flags "):
-            interval = "interval" in line
+            interval, dynamic = "interval" in line, "dynamic" in line
         elif line.startswith("size "):
             size = int(line.split()[1])
         elif line == "counter":
@@ -100,7 +100,8 @@ def _set(name: str, block: list[str], counts: dict[str, Count]) -> Set:
                 elements.append(Element(key, found["data"] or "", found["comment"] or ""))
                 _add(counts, found["comment"] or "", found["counter"])
             break
-    return Set(name, key_type, data_type, interval, counter, tuple(elements), size)
+    # Packets fill a dynamic set, so its elements are no part of the set.
+    return Set(name, key_type, data_type, interval, counter, () if dynamic else tuple(elements), size, dynamic)
 
 
 def _named(key: str, key_type: str) -> str:

@@ -41,6 +41,7 @@ WEIGHTS: Mapping[str, int] = {
     "look up": 106,
     "look up, growing": 147,
     "numgen": 31,
+    "update": 1180,
     "counter": 56,
     "write address": 436,
     "write port": 108,
@@ -58,6 +59,8 @@ WEIGHTS: Mapping[str, int] = {
 
 They were measured with IPv4; the same kinds have the same weights in IPv6. `fwd` is below zero because the packet is
 not routed then. `nat` sets up the translation of a connection: only the first packet meets that, it was not measured.
+`update` puts a source into a set, with or without a limit. It comes from an earlier measurement of one rule: 0.34 of
+what `ipvs-ops` adds.
 """
 
 _DROP, _ACCEPT, _STOLEN, _CONTINUE, _BREAK, _JUMP, _GOTO, _RETURN = 0, 1, 2, -1, -2, -3, -4, -5
@@ -83,10 +86,14 @@ class NotModelledError(Exception):
 
 @dataclass(frozen=True)
 class Flow:
-    """What conntrack knows of a packet. `translated`: the hooks at which packets of the connection are rewritten."""
+    """What conntrack knows of a packet. `translated`: the hooks at which packets of the connection are rewritten.
+
+    `zone`: the zone of the original direction, for a reply.
+    """
 
     new: bool = False
     reply: bool = False
+    zone: int = 0
     translated: tuple[str, ...] = ()
 
 
@@ -290,7 +297,8 @@ class _Walk:
         self._met("ct")
         if not self.tracked:
             return Verdict(_BREAK)
-        values = {1: bytes([self.flow.reply]), 17: self.passage.zone.to_bytes(2, sys.byteorder)}
+        zone = self.flow.zone or self.passage.zone
+        values = {1: bytes([self.flow.reply]), 17: zone.to_bytes(2, sys.byteorder)}
         if key not in values:
             raise NotModelledError(f"ct {key}")
         self._put(number(of, 1), values[key])
@@ -330,10 +338,19 @@ class _Walk:
             return None if data is None else Verdict(_BREAK)
         if data is None:
             return Verdict(_BREAK)
+        if found.counts:
+            self._met("counter")
         if isinstance(data, Verdict):
             return data
         if 3 in of:
             self._put(number(of, 3), data)
+        return None
+
+    def dynset(self, of: Attributes) -> Verdict | None:
+        """Put the source of the packet into a set. No source is above its limit."""
+        self._met("update")
+        if number(of, 3) != 1:
+            raise NotModelledError("an element that is only added")
         return None
 
     def numgen(self, of: Attributes) -> Verdict | None:
@@ -426,6 +443,7 @@ _STEPS: Mapping[str, Callable[[_Walk, Attributes], Verdict | None]] = {
     "bitwise": _Walk.bitwise,
     "immediate": _Walk.immediate,
     "lookup": _Walk.lookup,
+    "dynset": _Walk.dynset,
     "numgen": _Walk.numgen,
     "fib": _Walk.fib,
     "notrack": _Walk.notrack,

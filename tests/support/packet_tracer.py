@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
 from rule_reader import (
@@ -41,7 +41,7 @@ from rule_reader import (
 from nftlb.ruleset import Hook, Ruleset, Set, Table, TableFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
 _CONNTRACK = -200  # where a packet is looked up in conntrack
@@ -60,7 +60,7 @@ class Checksum(StrEnum):
 class Packet:
     """A packet. `fragment` is `first` or `later` for a piece; `extended`: with IPv6 extension headers.
 
-    Without an input `interface`, the host itself sends the packet.
+    Only UDP has a `payload`. Without an input `interface`, the host itself sends the packet.
     """
 
     source: str
@@ -73,6 +73,7 @@ class Packet:
     fragment: str = ""
     ttl: int = 64
     extended: bool = False
+    payload: bytes = b""
 
     @property
     def family(self) -> TableFamily:
@@ -383,18 +384,24 @@ class _Walk:
                 self.packet = replace(self.packet, ttl=self.packet.ttl - 1)
                 raise _Final("fwd")
             case Plain(word="counter"):
-                self.tracer.counts[place.chain.removeprefix("backend/")] += 1
+                self.count(place)
             case Plain(word="notrack"):
                 self.tracked = False
-            case Plain(word="ct timeout" | "ct helper"):
+            case Plain(word="ct timeout" | "ct helper" | "dup" | "update"):
                 pass
             case _:
                 raise Unreadable(f"{statement} in {place.chain}: not to be walked over")
         return True
 
+    def count(self, place: _Place) -> None:
+        """Count a packet, but no copy: the tracer follows no copies."""
+        if not place.chain.startswith("collector/"):
+            self.tracer.counts[place.chain.removeprefix("backend/")] += 1
+
     def match(self, statement: Match, place: _Place) -> bool:
         if isinstance(statement.fields, Number):
-            return self.number(statement.fields, place) == statement.value
+            number = self.drawn(statement.fields, place)
+            return number is not None and (number == statement.value) is (statement.operator == "==")
         found = [self.read(name) for name in statement.fields.names]
         if any(value is None for value in found):
             return False
@@ -405,8 +412,10 @@ class _Walk:
                 inside = any(key == element for element, _ in elements)
             case Named() as named:
                 inside = self.look_up(named, key, place) is not None
-            case str() as literal if statement.operator == ">":
-                return int(key) > int(literal)
+            case str() as literal if statement.operator in (">", ">="):
+                return int(key) > int(literal) - (statement.operator == ">=")
+            case str() as literal if statement.operator == "<":
+                return int(key) < int(literal)
             case str() as literal:
                 number = str(int(literal, 16)) if literal.startswith("0x") else literal
                 inside = _within(key, number) if key.isdecimal() else key == number
@@ -477,6 +486,8 @@ class _Walk:
                 raise _Accepted
             case ["drop"]:
                 raise _Final("dropped")
+            case ["return"]:
+                raise _Ended
             case ["goto", name]:
                 self.chain(place.family, place.rules, name)
                 raise _Ended
@@ -495,6 +506,10 @@ class _Walk:
         family, _, part = name.partition(" ")
         if family.startswith("@"):
             return _bits(packet, name)
+        whole, masked, mask = name.partition(" & ")
+        if masked and "addr" in whole:
+            found = self.read(whole)
+            return found and str(ip_network(f"{found}/{_bits_of(mask)}", strict=False).network_address)
         if family in ("ip", "ip6") and family != packet.family:
             return None
         if (family in ("th", "udp", "tcp", "sctp") and packet.fragment == "later") or (
@@ -506,6 +521,8 @@ class _Walk:
                 return None  # the packets here are UDP, TCP and SCTP
             case "iif", _:
                 return "0" if self.locally else "1"
+            case "ct", "state":
+                return ("established" if self.entry else "new") if self.tracked else "untracked"
             case "ct", "original zone":
                 return str(self.entry.zone if self.entry else 0)
             case "ct", "direction":
@@ -540,13 +557,18 @@ class _Walk:
             return value
         match value.key:
             case Number() as number:
-                key: str | None = self.number(number, place)
+                key = self.drawn(number, place)
             case Fields(names=names):
-                found = [self.read(name) for name in names]
-                key = None if None in found else " . ".join(filter(None, found))
+                key = self.joined(names)
         return None if key is None else self.look_up(value.map, key, place)
 
-    def number(self, number: Number, place: _Place) -> str:
+    def joined(self, names: Iterable[str]) -> str | None:
+        """Return the values of fields; None if the packet lacks one of them."""
+        found = [self.read(name) for name in names]
+        return None if None in found else " . ".join(filter(None, found))
+
+    def drawn(self, number: Number, place: _Place) -> str | None:
+        """Return the number that is drawn for the packet; None if the packet lacks what is hashed."""
         match number.kind:
             case "numgen inc":
                 position = self.tracer.positions.get(place.rule, self.tracer.first_slot % number.modulus)
@@ -555,7 +577,8 @@ class _Walk:
             case "numgen random":
                 return str(self.tracer.dice(number.modulus))
             case _:
-                return str(self.tracer.hash_of(self.read(number.field) or "", number.modulus))
+                key = self.joined(number.fields)
+                return None if key is None else str(self.tracer.hash_of(key, number.modulus))
 
     def look_up(self, found: Named | Inline, key: str, place: _Place) -> str | None:
         """Return the present data of an element; "" for an element without data; None if there is no element."""
@@ -668,16 +691,27 @@ def _network_header(packet: Packet) -> bytes:
 
 
 def _transport_header(packet: Packet) -> bytes:
-    """The header up to the checksum of UDP, which no rule looks at in other protocols."""
+    """The header of UDP, whose length and checksum no rule looks at in other protocols, and the payload."""
     if packet.fragment == "later":
         return b""
     checksum = 0 if packet.checksum is Checksum.NONE else 1
-    return struct.pack("!HH2xH", packet.sport, packet.dport, checksum)
+    return struct.pack("!HHHH", packet.sport, packet.dport, 8 + len(packet.payload), checksum) + packet.payload
+
+
+def _bits_of(mask: str) -> int:
+    """The length of the prefix that a mask of addresses leaves."""
+    return int(ip_address(mask)).bit_count()
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else int(ip_address(text))
 
 
 def _within(key: str, ranges: str) -> bool:
     def inside(inner: str, outer: str) -> bool:
         low, dash, high = outer.partition("-")
-        return inner == outer or bool(dash and int(low) <= int(inner) <= int(high))
+        if "/" in outer:
+            return ip_address(inner) in ip_network(outer)
+        return inner == outer or bool(dash and _number(low) <= _number(inner) <= _number(high))
 
     return all(map(inside, key.split(" . "), ranges.split(" . ")))

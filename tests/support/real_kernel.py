@@ -11,7 +11,9 @@ from nftlb.lab import Namespace
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from nftlb.ruleset import Count, Listing, TableFamily, Transaction
+    from nftlb.kernel.sources import SourceCounts
+    from nftlb.model import SourceLengths
+    from nftlb.ruleset import Count, Listing, ReplyCount, TableFamily, Transaction
 
 # The ends of pairs: a kernel without the module `dummy` has these too.
 INTERFACES = (("eth0", "eth1"), ("eth1.7", "spare"))
@@ -41,6 +43,12 @@ class Inside:
 
     def counters(self, table: str) -> Mapping[str, Count]:
         return self.namespace.call(self.kernel.counters, table)
+
+    def reply_counts(self, table: str) -> Mapping[str, ReplyCount]:
+        return self.namespace.call(self.kernel.reply_counts, table)
+
+    def sources(self, table: str, pool: str, lengths: SourceLengths, most: int) -> SourceCounts:
+        return self.namespace.call(self.kernel.sources, table, pool, lengths, most)
 
     def generation(self) -> int:
         return self.namespace.call(self.kernel.generation)

@@ -57,11 +57,11 @@ class Fields:
 
 @dataclass(frozen=True)
 class Number:
-    """`numgen inc`, `numgen random` or `jhash FIELD`: a number below `modulus`."""
+    """`numgen inc`, `numgen random` or `jhash FIELD . FIELD`: a number below `modulus`."""
 
     kind: str
     modulus: int
-    field: str = ""
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Nat:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`accept`, `drop`, `goto CHAIN`, or the verdict in a map."""
+    """`accept`, `drop`, `return`, `goto CHAIN`, `jump CHAIN`, or the verdict in a map."""
 
     value: str | Mapped
 
@@ -118,7 +118,10 @@ class Send:
 
 @dataclass(frozen=True)
 class Plain:
-    """`counter`, `notrack`, `tproxy`, `log`, `ct timeout`, `ct helper`, or a `limit` that is never reached."""
+    """`counter`, `notrack`, `tproxy`, `log`, `dup`, `ct timeout`, `ct helper`, or a `limit` that is never reached.
+
+    Also `update`, which puts the source of the packet into a set; no source is above its limit here.
+    """
 
     word: str
 
@@ -149,6 +152,9 @@ def read_verdict(text: str) -> Verdict:
     raise Unreadable(text)
 
 
+_WORDS = {"counter": Plain, "notrack": Plain, "accept": Verdict, "drop": Verdict, "return": Verdict}
+
+
 class _Reader:
     def __init__(self, text: str) -> None:
         self.text = text
@@ -156,7 +162,7 @@ class _Reader:
         self.at = 0
 
     def statement(self) -> Statement:  # noqa: C901, PLR0911, PLR0912 - a table of words
-        for word, make in {"counter": Plain, "notrack": Plain, "accept": Verdict, "drop": Verdict}.items():
+        for word, make in _WORDS.items():
             if self.take(word):
                 return make(word)  # type: ignore[return-value]
         if self.take("masquerade"):
@@ -167,8 +173,17 @@ class _Reader:
             if self.take(f"{word} set"):
                 self.next()
                 return Plain(word)
+        if self.take("dup to"):
+            self.next()
+            if self.take("device"):
+                self.next()
+            return Plain("dup")
         if self.take("log prefix"):
             return self.log()
+        if self.take("update") or self.take("add"):
+            while self.next() != "}":
+                pass
+            return Plain("update")
         if self.take("limit rate"):
             return self.limit()
         if self.take("reject"):
@@ -205,10 +220,10 @@ class _Reader:
         if self.take("vmap"):
             return Verdict(Mapped(key, self.map()))
         if isinstance(key, Number):
-            return Match(key, "==", self.next())
+            return Match(key, "!=" if self.take("!=") else "==", self.next())
         if self.take("set"):
             return Put(" . ".join(key.names), self.value())
-        operator = next((word for word in ("!=", "==", ">") if self.take(word)), "==")
+        operator = next((word for word in ("!=", "==", ">=", ">", "<") if self.take(word)), "==")
         if self.peek()[:1] in ("{", "@"):
             return Match(key, operator, self.map())
         return Match(key, operator, self.next())
@@ -237,19 +252,25 @@ class _Reader:
             if self.take(kind):
                 return Number(kind, self.after("mod"))
         if self.take("jhash"):
-            field = self.field() or self.refuse()
-            number = Number("jhash", self.after("mod"), field)
+            hashed = self.names()
+            number = Number("jhash", self.after("mod"), hashed)
             self.after("seed")
             return number
+        names = self.names()
+        return Fields(names) if names else None
+
+    def names(self) -> tuple[str, ...]:
+        """Parse fields with dots between them; empty if no field comes next."""
         names = []
         while field := self.field():
             names.append(field)
             if not self.take("."):
-                return Fields(tuple(names))
-        return None if not names else self.refuse()
+                return tuple(names)
+        return () if not names else self.refuse()
 
     def field(self) -> str:
-        return next((name for name in _FIELDS if self.take(name)), "") or self.raw()
+        name = next((name for name in _FIELDS if self.take(name)), "")
+        return f"{name} & {self.next()}" if name and self.take("&") else name or self.raw()
 
     def raw(self) -> str:
         """Parse bits of a header, `@nh,128,32` or `@nh,48,32 & 0x3fff00ff`."""

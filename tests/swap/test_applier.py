@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from applier_states import B1, B2, B3, DOWN, DRAIN, MAINTENANCE, TCP, THREE, UDP, cast, end, mixed, state, text_of
@@ -29,6 +29,7 @@ from nftlb.model import (
     Per,
     Replies,
     SourceKind,
+    Templates,
 )
 from nftlb.ruleset import TableFamily, file_text
 from nftlb.swap import Swapper
@@ -192,6 +193,33 @@ def test_a_lenient_load_leaves_out_a_missing_interface() -> None:
     there.append("eth9")
     assert () == applier.load(fast, lenient=True).lacking
     assert "eth9" in text_of(applier)
+
+
+@pytest.mark.parametrize(
+    ("options", "left_out", "match"),
+    [
+        ({"forward": Forward.DSR, "templates": Templates.ALL}, "templates go to one backend", "dup to"),
+        ({"forward": Forward.STATELESS, "ingress": ("eth0",)}, "its fast path is left out", "fwd ip to"),
+    ],
+    ids=["templates", "fast path"],
+)
+def test_a_lenient_load_leaves_out_rules_with_the_missing_interface_of_a_backend(
+    options: dict[str, Any], left_out: str, match: str
+) -> None:
+    """The kernel would refuse the rules of all pools for a rule that names a missing interface of a backend."""
+    applier = Record().applier()
+    apart = (backend("a", "10.0.7.1", device="eth0"), backend("b", "10.0.8.1", device="eth1"))
+    there = ["eth0"]
+    applier.interfaces = lambda: there
+
+    lacking = applier.load(config(pool("far", UDP, apart, **options)), lenient=True).lacking
+
+    assert (f"pool far: there is no interface eth1 of backend b, so {left_out}",) == lacking
+    assert "eth1" not in text_of(applier)
+    there.append("eth1")
+    assert () == applier.load(config(pool("far", UDP, apart, **options)), lenient=True).lacking
+    assert match in text_of(applier)
+    assert 'device "eth1"' in text_of(applier)
 
 
 def test_a_lenient_load_reports_a_refused_routing_rule() -> None:

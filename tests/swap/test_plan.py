@@ -8,7 +8,19 @@ import pytest
 from fake_kernel import FakeNft
 from table_comparison import comparable
 
-from nftlb.ruleset import Chain, Element, Hook, NamedObject, Ruleset, Set, Table, TableFamily, Transaction
+from nftlb.ruleset import (
+    AddressRanges,
+    Chain,
+    Element,
+    Elements,
+    Hook,
+    NamedObject,
+    Ruleset,
+    Set,
+    Table,
+    TableFamily,
+    Transaction,
+)
 from nftlb.swap.plan import (
     Leftover,
     LeftoverKind,
@@ -62,13 +74,31 @@ NOTHING = Ruleset("t")
 def test_objects_are_added_before_references_to_them() -> None:
     """Chains, sets, elements and rules are added in this order, so that no object refers to a missing object."""
     assert (
-        "create table ip t\n"
         f"add chain ip t raw {{ {RAW} }}\n"
         "add chain ip t pool\n"
-        f"add map ip t services {{ {SERVICE} : verdict ; }}\n"
-        f"add element ip t services {{ {KEY} : goto pool }}\n"
+        f"add map ip t services {{ {SERVICE} : verdict; elements = {{ {KEY} : goto pool }} ; }}\n"
         "add rule ip t raw ip daddr . th dport vmap @services\n"
         "add rule ip t pool goto pool/v1\n"
+    ) == make(ruleset(), ruleset(SERVICES, DOOR, POOL)).text
+
+
+def test_a_new_table_is_one_operation_with_its_whole_content() -> None:
+    """An operation for each object would take libnftables longer. The table must be new: others may have made it."""
+    assert (
+        "create table ip t\n"
+        "table ip t {\n"
+        "\tmap services {\n"
+        f"\t\t{SERVICE} : verdict\n"
+        f"\t\telements = {{ {KEY} : goto pool }}\n"
+        "\t}\n\n"
+        "\tchain raw {\n"
+        f"\t\t{RAW}\n"
+        "\t\tip daddr . th dport vmap @services\n"
+        "\t}\n\n"
+        "\tchain pool {\n"
+        "\t\tgoto pool/v1\n"
+        "\t}\n"
+        "}\n"
     ) == make(NOTHING, ruleset(SERVICES, DOOR, POOL)).text
 
 
@@ -302,3 +332,60 @@ def test_the_predicted_ruleset_is_the_kernels(target: Ruleset) -> None:
         listed = {family: listing.table for family, listing in kernel.list("t").items()}
         assert comparable(listed) == comparable(known.tables)
     assert comparable(target.tables) == comparable(known.tables)
+
+
+def test_new_ranges_come_before_the_rules_that_look_them_up() -> None:
+    """The kernel fills a set of ranges after the rules of its transaction are in force, so the set comes before."""
+    ranges = Set("ranges", "type ipv4_addr", interval=True, elements=(Element("192.0.2.0/24"),))
+    door = Chain("raw", ("ip saddr @ranges drop",), RAW)
+    kernel, target = ruleset(SERVICES, DOOR, POOL), ruleset(SERVICES, ranges, door, POOL)
+
+    first, last = waypoints(kernel, target)
+
+    assert target == last
+    added = "add set ip t ranges { type ipv4_addr; flags interval; elements = { 192.0.2.0/24 } ; }\n"
+    assert added == make(kernel, first).text
+    assert [] == list(leftovers(kernel, first))
+    assert [target] == waypoints(last, target)
+    assert [target] == waypoints(Ruleset("t"), target)
+
+
+NET = 10 << 24
+LISTED = Set("ranges", "type ipv4_addr", interval=True, elements=AddressRanges(((NET, NET + 255),), 4))
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        AddressRanges(((NET, NET + 511),), 4),
+        AddressRanges(((NET, NET + 255), (NET + 1024, NET + 1279)), 4),
+        AddressRanges((), 4),
+        tuple(map(Element, ("10.0.0.0", "up to 10.0.1.0", "10.0.4.0", "up to 10.0.5.0"))),
+    ],
+    ids=["touching", "apart", "emptied", "with a comment"],
+)
+def test_ranges_that_others_changed_are_replaced_as_a_whole(edited: AddressRanges | tuple[Element, ...]) -> None:
+    """A listing does not show how ranges were added, so no element is deleted: another set comes, before its rules."""
+    door = Chain("raw", ("ip saddr @ranges drop",), RAW)
+    kernel, target = ruleset(replace(LISTED, elements=edited), door), ruleset(LISTED, door)
+
+    texts, changed = [], []
+    for step in waypoints(kernel, target):
+        for left in ([], list(leftovers(kernel, step))):
+            plan = make(kernel, step, left).operations + plan_removal(kernel, left).operations
+            changed += [operation for operation in plan if isinstance(operation.object, Elements)]
+            texts.append(Transaction("t", plan).text)
+            kernel = after(kernel, step, left)
+
+    add = "add set ip t {} {{ type ipv4_addr; flags interval; elements = {{ 10.0.0.0/24 }} ; }}\n"
+    led = "flush chain ip t raw\nadd rule ip t raw ip saddr @ranges{} drop\n"
+    assert [] == changed
+    assert [
+        add.format("ranges-next"),
+        led.format("-next"),
+        "delete set ip t ranges\n",
+        add.format("ranges"),
+        led.format(""),
+        "delete set ip t ranges-next\n",
+    ] == [text for text in texts if text]
+    assert comparable(target.tables) == comparable(kernel.tables)

@@ -66,8 +66,7 @@ def test_a_change_of_membership_touches_one_map_and_two_rules() -> None:
     draw = f'ip daddr 192.0.2.53 ip protocol udp udp dport 53 numgen inc mod 2 vmap @{new} comment "1 service; b2, b3"'
     slots = "0 : goto backend/dns/b2, 1 : goto backend/dns/b3, 16777216 : goto backend/dns/b3"
     steps = (
-        f"add map ip nftlb {new} {{ typeof numgen inc mod 2 : verdict; size 3 ; }}",
-        f"add element ip nftlb {new} {{ {slots} }}",
+        f"add map ip nftlb {new} {{ typeof numgen inc mod 2 : verdict; size 3; elements = {{ {slots} }} ; }}",
         "flush chain ip nftlb prerouting-raw",
         f"add rule ip nftlb prerouting-raw {draw}",
         "flush chain ip nftlb output-raw",

@@ -14,7 +14,7 @@ from web_server import head, read_answer, run, serving
 
 from nftlb.errors import KernelError, SystemFault
 from nftlb.model import UnixSocket
-from nftlb.service import PoolStatus, Status, Unapplied
+from nftlb.service import PoolClients, PoolStatus, Status, Unapplied
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,6 +138,35 @@ def test_state() -> None:
             assert list(status.pools) == [PoolStatus.model_validate_json(json.dumps(pool)) for pool in pools]
             pool = PoolStatus.model_validate_json((await api.get("/api/v1/pools/syslog")).body)
             assert status.pools[1] == pool
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "shown"),
+    [
+        ("dns/clients", 200, 2),
+        ("dns/clients?limit=1", 200, 1),
+        ("syslog/clients", 409, "pool syslog does not count clients"),
+        ("none/clients", 404, "no pool is named none; there are: dns, syslog"),
+        ("dns/clients?limit=0", 400, "limit is not a number of clients; allowed: 1 to 10000"),
+        ("dns/clients?limit=10001", 400, "limit is not a number of clients; allowed: 1 to 10000"),
+        ("dns/clients?limit=%C2%B2", 400, "limit is not a number of clients; allowed: 1 to 10000"),
+        ("dns/clients?most=1", 400, "unknown in the query: most; allowed: limit"),
+        ("dns/clients?limit=1&limit=2", 400, "limit is given more than once; allowed: once"),
+    ],
+)
+def test_clients(path: str, status: int, shown: object) -> None:
+    """The sources with the most packets, up to a limit; a refusal for a pool that does not count them."""
+
+    async def test() -> None:
+        async with serving() as api:
+            answer = await api.get(f"/api/v1/pools/{path}")
+            assert status == answer.status
+            if status == 200:
+                assert shown == len(PoolClients.model_validate_json(answer.body).clients)
+            else:
+                assert {"error": shown} == answer.json
 
     run(test())
 

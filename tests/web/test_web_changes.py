@@ -121,7 +121,7 @@ def test_reload_of_a_bad_file() -> None:
                 '"x\\n" is unknown; allowed: admin, weight, priority',
             ],
         ),
-        (BACKENDS, {"name": "a"}, ["address is missing"]),
+        (BACKENDS, {"name": "a"}, ["neither address nor srv is given; allowed: one of them"]),
         (BACKENDS, {"address": "10.0.0.1"}, ["name is missing"]),
         (
             BACKENDS,
@@ -129,7 +129,7 @@ def test_reload_of_a_bad_file() -> None:
             [
                 (
                     "address: 10.0.0.256 is not an address; "
-                    "allowed: an IPv4 or IPv6 address, without port, brackets or leading zeros"
+                    "allowed: a host name, or an IPv4 or IPv6 address without port, brackets or leading zeros"
                 )
             ],
         ),

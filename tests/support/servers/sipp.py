@@ -44,7 +44,7 @@ _SCENARIO = """<?xml version="1.0" encoding="UTF-8"?>
   <Reference variables="is_wrong"/>
 </scenario>
 """
-_RESPONSE = """SIP/2.0 {status}
+RESPONSE = """SIP/2.0 {status}
 [last_Via:]
 [last_From:]
 [last_To:];tag=[call_number]
@@ -64,7 +64,7 @@ class Sipp(Daemon):
     def configure(self) -> None:
         (self.directory / "options.xml").write_text(
             _SCENARIO.format(
-                ok=_RESPONSE.format(status="200 OK"), unavailable=_RESPONSE.format(status="503 Service Unavailable")
+                ok=RESPONSE.format(status="200 OK"), unavailable=RESPONSE.format(status="503 Service Unavailable")
             ),
             encoding="utf-8",
         )

@@ -1,0 +1,181 @@
+"""`guard` of a pool: what is dropped before a packet takes a turn, and how many packets each source may send. Pure.
+
+The chain `guard/ENTRY` stands before the entry chain of the pool, and counts sources in sets that packets fill. The
+kernel adds no element to a full set, and the rule ends there. So a packet goes to the chain `limit/ENTRY` only if its
+source has a place (`sources`); all sources without a place share one limit. In `limit/ENTRY`, each source has an
+element with its limit (`limits`). The rule with the limit lets packets *pass*, and the next rules drop.
+
+There are two sets, because a look-up of an element with a limit is not found while its source is above the limit: the
+kernel carries out the limit at each look-up. `limits` has room for twice as many elements. An element keeps its place
+until the kernel collects it, up to some seconds after its end, and the other set may have collected it already.
+
+An element keeps the limit with which it was made. So the names of both sets have a hash of all that their elements
+depend on, and another limit has new sets. The set of banned sources depends on nothing but the length of prefixes: bans
+outlive all other changes of the configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from nftlb.model import DropReason, Family, Protocol
+from nftlb.ruleset import AddressRanges, Set, merged
+
+from .words import WORDS, format_address
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from nftlb.model import Guard, Pool, Rate, SourceEntry, SourceLengths
+
+    from .pool_rules import PoolRules
+
+GUARDED = "guarded/"
+"""The beginning of the names of the chains that drop and count, one for each pool and reason."""
+CLIENTS, DROPPED, BANNED = "clients", "dropped", "banned"
+"""The sets with an element for each source."""
+BAN_ROOM = 65536
+"""How many sources of a family can be banned at a time. A source that has no room there is limited, but not banned."""
+_REMEMBERED = 3600
+"""Seconds after its last packet that a source is listed by `nftlb clients`."""
+_SHORTEST = 10
+"""The least seconds after its last packet that a source keeps its place. A source with short pauses stays."""
+# A packet that is not the first of a connection: in TCP, SYN without ACK; in SCTP, the chunk INIT, which stands alone.
+_LATER = {Protocol.TCP: "@th,104,8 & 0x12 != 0x2", Protocol.SCTP: "@th,96,8 != 0x1"}
+
+
+def source_set(scope: str, what: str, lengths: SourceLengths, family: Family) -> str:
+    """Return the name of a set of sources, with the length of prefixes. `scope`: see `add_guard()`."""
+    return f"guard/{scope}/{what}" + ("" if lengths.is_whole(family) else f"/{lengths.of(family)}")
+
+
+def add_guard(
+    part: PoolRules, pool: Pool, family: Family, entry: str, protocols: Collection[Protocol], *, scope: str = ""
+) -> str:
+    """Add what stands before an entry chain. Return the chain to go to: the entry chain itself without a guard.
+
+    `protocols` are those of the packets that go to the entry chain. `scope` is the middle of the names of sets, by
+    default the pool; in a table of both families it also has the family.
+    """
+    if pool.guard is None:
+        return entry
+    rules = _GuardRules(part, pool, pool.guard, family, scope or pool.name, entry)
+    name = f"guard/{entry}"
+    part.chain(name, *rules.rules(protocols))
+    return name
+
+
+@dataclass(frozen=True)
+class _GuardRules:
+    """The rules before one entry chain. The methods add the sets and chains that the rules name."""
+
+    part: PoolRules
+    pool: Pool
+    guard: Guard
+    family: Family
+    scope: str
+    entry: str
+
+    def rules(self, protocols: Collection[Protocol]) -> Iterator[str]:
+        guard, saddr = self.guard, f"{WORDS[self.family].ip} saddr"
+        if guard.clients:
+            yield self._count(CLIENTS)
+        if allowed := self._list("allow", guard.allow):
+            yield f"{saddr} @{allowed} goto {self.entry}"
+        if denied := self._list("deny", guard.deny):
+            yield f"{saddr} @{denied} goto {self._drop(DropReason.DENIED)}"
+        if guard.rate is not None:
+            yield from self._limit(guard.rate, protocols)
+        else:
+            yield f"goto {self.entry}"
+
+    def _limit(self, rate: Rate, protocols: Collection[Protocol]) -> Iterator[str]:
+        guard, key, burst = self.guard, self._key, self.guard.most_at_once
+        banned = self._name(BANNED)
+        dropped = self._drop(DropReason.RATE)
+        if guard.ban:
+            self._add_set(banned, BAN_ROOM)
+            yield f"{key} @{banned} goto {self._drop(DropReason.BANNED)}"
+        for protocol, later in _LATER.items():
+            if protocol in protocols:
+                yield f"meta l4proto {protocol} {later} goto {self.entry}"
+        stays = max(_SHORTEST, guard.refill + 1)
+        limit = f"timeout {stays}s limit rate {rate} burst {burst} packets"
+        digest = _digest(f"{key} {limit} {guard.sources}")
+        sources, limits = (f"guard/{self.scope}/{what}/{digest}" for what in ("sources", "limits"))
+        self._add_set(sources, guard.sources)
+        self._add_set(limits, 2 * guard.sources)
+        self.part.chain(
+            f"limit/{self.entry}",
+            f'update @{limits} {{ {key} {limit} }} goto {self.entry} comment "within the limit of its source"',
+            *([f"add @{banned} {{ {key} timeout {guard.ban // 1000}s }} goto {dropped}"] if guard.ban else ()),
+            f"goto {dropped}",
+        )
+        yield f"update @{sources} {{ {key} timeout {stays}s }} goto limit/{self.entry}"
+        shared = guard.shared_rate
+        together = f"limit rate {shared or rate} burst {shared.packets if shared else burst} packets"
+        yield f'{together} goto {self.entry} comment "no room for its source"'
+        yield f"goto {self._drop(DropReason.FULL)}"
+
+    @property
+    def _key(self) -> str:
+        """The source of a packet: its address, or the prefix of the address."""
+        saddr, bits = f"{WORDS[self.family].ip} saddr", self.guard.per.of(self.family)
+        if self.guard.per.is_whole(self.family):
+            return saddr
+        if self.family is Family.IP:
+            return f"{saddr} & {format_address(IPv4Address((1 << 32) - (1 << 32 - bits)))}"
+        return f"{saddr} & {format_address(IPv6Address((1 << 128) - (1 << 128 - bits)))}"
+
+    def _drop(self, reason: DropReason) -> str:
+        """Return the name of the chain that drops and counts."""
+        name = f"{GUARDED}{self.scope}/{reason}"
+        self.part.chain(name, *([self._count(DROPPED)] if self.guard.clients else ()), "counter drop")
+        return name
+
+    def _count(self, what: str) -> str:
+        """Return a rule that counts the packet for its source. In a full set, the packet is not counted."""
+        name = self._name(what)
+        self._add_set(name, self.guard.sources)
+        return f"update @{name} {{ {self._key} timeout {_REMEMBERED}s counter }}"
+
+    def _list(self, what: str, entries: tuple[SourceEntry, ...]) -> str:
+        """Return the name of the set with the ranges of a list; empty if the list has none of this family.
+
+        The name has a hash of the ranges. So a changed list is a new set, which is complete before a rule uses it.
+        """
+        elements = _ranges(self.pool, entries, self.family)
+        if not elements:
+            return ""
+        name = f"guard/{self.scope}/{what}/{_digest(repr(elements.spans))}"
+        self.part.sets[name] = Set(name, f"type {WORDS[self.family].address}", interval=True, elements=elements)
+        return name
+
+    def _name(self, what: str) -> str:
+        return source_set(self.scope, what, self.guard.per, self.family)
+
+    def _add_set(self, name: str, room: int) -> None:
+        self.part.sets[name] = Set(name, f"type {WORDS[self.family].address}", size=room, dynamic=True)
+
+
+def _digest(content: str) -> str:
+    return blake2b(content.encode(), digest_size=4).hexdigest()
+
+
+# A pool with two entry chains, or a fast path, has its lists twice. The ranges are deleted together with the pool.
+_RANGES: WeakKeyDictionary[Pool, dict[tuple[tuple[SourceEntry, ...], Family], AddressRanges]] = WeakKeyDictionary()
+
+
+def _ranges(pool: Pool, entries: tuple[SourceEntry, ...], family: Family) -> AddressRanges:
+    """Return the ranges of a list of the pool."""
+    known = _RANGES.get(pool)
+    if known is None:
+        known = _RANGES[pool] = {}
+    if (entries, family) not in known:
+        spans = merged(span for entry in entries for span in entry.of(family))
+        known[entries, family] = AddressRanges(spans, 4 if family is Family.IP else 16)
+    return known[entries, family]

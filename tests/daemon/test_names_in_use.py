@@ -1,0 +1,148 @@
+"""Answers of DNS and reloads with names, over a kernel in memory: none takes the last backends away."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import pytest
+from daemon_wiring import OTHER, WiredDaemon, document, shares
+from virtual_time import elapsed, play
+
+from nftlb import resolver
+from nftlb.errors import SystemFault
+from nftlb.model import Family, FoundServer, HostLookup
+from nftlb.resolver import LookupResult
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from nftlb.model import NameServers
+
+NS, NEW = HostLookup("ns.lab"), HostLookup("new.lab")
+NAMED = {"listen": "192.0.2.53:53/udp", "backends": {"ns": "ns.lab"}}
+GOOD = {"ns-10.0.0.1": 0.5, "ns-10.0.0.2": 0.5}
+
+
+def servers(*addresses: str) -> tuple[FoundServer, ...]:
+    return tuple(FoundServer(ip_address(address)) for address in addresses)
+
+
+class Dns:
+    """DNS with the records of `hosts`. A host without an entry does not answer for a long time."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[str, tuple[FoundServer, ...]] = {}
+        self.asked: list[str] = []
+
+    def __call__(self, _: NameServers) -> Dns:
+        return self
+
+    async def look_up(self, lookup: HostLookup, _: Collection[Family]) -> LookupResult:
+        self.asked.append(lookup.name)
+        if lookup.name not in self.hosts:
+            await asyncio.sleep(1000)
+        return LookupResult({Family.IP: self.hosts[lookup.name]}, 30)
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Dns:
+    found = Dns()
+    monkeypatch.setattr(resolver, "NameResolver", found)
+    return found
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration file with a pool whose backends come from DNS."""
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    path = tmp_path / "nftlb.json"
+    path.write_text(document(dns=NAMED))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("answer", "note"),
+    [
+        (("0.0.0.0",), "0.0.0.0 is the unspecified address"),  # noqa: S104 - no address to bind
+        (("127.0.0.1",), "127.0.0.1 is a loopback address"),
+        (("192.0.2.53",), "192.0.2.53 is the listener 192.0.2.53:53/udp"),
+    ],
+)
+def test_an_answer_without_a_usable_address(answer: tuple[str, ...], note: str, file: Path) -> None:
+    """The answer before stays in use and on the disk, and the reason is shown; an answer in part is used."""
+
+    async def scene() -> str:
+        async with WiredDaemon(file) as daemon:
+            await daemon.controller.use_answer(NS, servers("10.0.0.1", "10.0.0.2"))
+            with pytest.raises(SystemFault, match=f"ns of dns would have no backend: .*{note}"):
+                await daemon.controller.use_answer(NS, servers(*answer))
+            assert GOOD == await shares(daemon)
+            await daemon.saver.save()
+            return daemon.store.text
+
+    async def restarted(memory: str) -> None:
+        async with WiredDaemon(file, memory) as daemon:
+            assert GOOD == await shares(daemon)
+            await daemon.controller.use_answer(NS, servers("10.0.0.3", *answer))
+            assert {"ns-10.0.0.3": 1.0} == await shares(daemon)
+
+    play(restarted(play(scene())))
+
+
+def test_a_reload_with_another_name(file: Path, names: Dns) -> None:
+    """A new name is looked up before the new configuration is used; a name that is known is not looked up."""
+    names.hosts["new.lab"] = servers("10.0.0.9")
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            await daemon.controller.use_answer(NS, servers("10.0.0.1", "10.0.0.2"))
+            daemon.write(dns={**NAMED, "backends": {"ns": "new.lab"}}, other={**OTHER, "backends": {"x": "ns.lab"}})
+            await daemon.service.reload()
+            assert {"ns-10.0.0.9": 1.0} == await shares(daemon)
+            assert ["new.lab"] == names.asked
+
+    play(scene())
+
+
+@pytest.mark.parametrize("pool", ["dns", "renamed"])
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(None, "no address of new.lab is known"), ("127.0.0.1", "127.0.0.1 is left out: 127.0.0.1 is a loopback")],
+)
+def test_a_reload_without_an_answer(pool: str, answer: str | None, reason: str, file: Path, names: Dns) -> None:
+    """A reload that would leave a pool without a backend is refused after a bounded time."""
+    if answer:
+        names.hosts["new.lab"] = servers(answer)
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            await daemon.controller.use_answer(NS, servers("10.0.0.1", "10.0.0.2"))
+            began = elapsed()
+            daemon.write(**{pool: {**NAMED, "backends": {"ns": "new.lab"}}})
+            with pytest.raises(
+                SystemFault, match=rf"^{pool} would have no backend, and its traffic has backends now: {reason}"
+            ) as caught:
+                await daemon.service.reload()
+            assert (0 if answer else 3) == elapsed() - began
+            assert (GOOD, (str(caught.value),)) == (await shares(daemon), daemon.controller.config_status().problems)
+
+    play(scene())
+
+
+@pytest.mark.usefixtures("names")
+def test_a_reload_with_a_name_beside_other_backends(file: Path) -> None:
+    """A name without an answer takes no backend away, so the new configuration is used; so is that of a new pool."""
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            await daemon.controller.use_answer(NS, servers("10.0.0.1"))
+            backends = {"ns": "ns.lab", "more": "new.lab"}
+            daemon.write(dns={**NAMED, "backends": backends}, other={**OTHER, "backends": {"x": "new.lab"}})
+            await daemon.service.reload()
+            assert ({"ns-10.0.0.1": 1.0}, {}) == (await shares(daemon), await shares(daemon, "other"))
+            await daemon.service.reload()  # a pool without a backend stays without: no reason to refuse
+
+    play(scene())

@@ -1,0 +1,189 @@
+"""Lookups with a DNS server on this host: good answers, faults of DNS, and hostile answers."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+import pytest
+from dns_zone import Zone
+
+from nftlb import resolver as module
+from nftlb.errors import SystemFault
+from nftlb.model import Endpoint, Family, FoundServer, HostLookup, NameServers
+from nftlb.resolver import LookupResult, NameResolver, look_up_now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+NS, SRV = HostLookup("ns.lab"), HostLookup("_sip._udp.lab", srv=True)
+BOTH = (Family.IP, Family.IP6)
+
+
+@pytest.fixture
+def zone() -> Iterator[Zone]:
+    with Zone(ns=["10.0.0.2", "10.0.0.1", "2001:db8::1"]) as served:
+        yield served
+
+
+def settings(zone: Zone, timeout: int = 2000) -> NameServers:
+    return NameServers(servers=(Endpoint(ip_address("127.0.0.1"), zone.port),), timeout=timeout)
+
+
+def look_up(zone: Zone, lookup: HostLookup = NS, timeout: int = 2000) -> LookupResult:
+    async def ask() -> LookupResult:
+        return await NameResolver(settings(zone, timeout)).look_up(lookup, BOTH)
+
+    return asyncio.run(ask())
+
+
+def texts(result: LookupResult) -> dict[str, set[str]]:
+    return {family: {str(server.address) for server in found} for family, found in result.servers.items()}
+
+
+def test_addresses(zone: Zone) -> None:
+    """A name has the addresses of its A and AAAA records, and their TTL."""
+    found = look_up(zone)
+
+    assert {"ip": {"10.0.0.1", "10.0.0.2"}, "ip6": {"2001:db8::1"}} == texts(found)
+    assert (1.0, (), ()) == (found.ttl, found.troubles, found.missing)
+
+
+def test_srv(zone: Zone) -> None:
+    """SRV records have ports, weights and ranks; records without a server are left out."""
+    zone.set_addresses("a", "10.0.0.3")
+    zone.records["_sip._udp.lab.", "SRV"] = ["20 7 5061 a.lab.", "10 5 5060 ns.lab.", "10 5 0 a.lab.", "10 5 9 ."]
+    found = look_up(zone, SRV)
+    record = {str(server.address): server for server in found.servers[Family.IP]}
+
+    assert FoundServer(ip_address("10.0.0.3"), 5061, 7, 1) == record["10.0.0.3"]
+    assert FoundServer(ip_address("10.0.0.1"), 5060, 5, 0) == record["10.0.0.1"]
+    assert {("2001:db8::1", 5060)} == {(str(server.address), server.port) for server in found.servers[Family.IP6]}
+
+
+def test_names_that_do_not_exist(zone: Zone) -> None:
+    """The answer is empty, and has the reason; one family without an address does not change the other."""
+    assert ({Family.IP: (), Family.IP6: ()}, ("no.lab does not exist",)) == (
+        look_up(zone, HostLookup("no.lab")).servers,
+        look_up(zone, HostLookup("no.lab")).missing,
+    )
+    assert {"no.lab."} == {name for name, _ in zone.asked}  # no search list
+    zone.set_addresses("ns", "10.0.0.1")
+    assert ({"ip": {"10.0.0.1"}, "ip6": set()}, 1.0) == (texts(look_up(zone)), look_up(zone).ttl)
+
+
+@pytest.mark.parametrize("ttls", [(0, 60), (60, 0)])
+def test_a_ttl_of_zero(zone: Zone, ttls: tuple[int, int]) -> None:
+    """0 is the shortest TTL; a host of SRV records without an address has no TTL."""
+    zone.records["_sip._udp.lab.", "SRV"] = ["10 5 5060 four.lab.", "10 5 5060 empty.lab."]
+    zone.set_addresses("four", "10.0.0.1")
+    zone.set_addresses("empty")
+
+    def respond(query: dns.message.Message) -> dns.message.Message:
+        response = zone.answer(query)
+        for rrset in response.answer:
+            rrset.ttl = ttls[rrset.rdtype == dns.rdatatype.AAAA]
+        return response
+
+    assert 1 == look_up(zone, SRV).ttl
+    zone.respond = respond
+    assert 0 == look_up(zone).ttl
+
+
+def test_dead_servers(zone: Zone) -> None:
+    """Without an answer, no family is answered, and the reason names the server; the time is bounded."""
+    zone.silent.set()
+    found = look_up(zone, timeout=300)
+
+    assert {} == found.servers
+    assert (f"no answer for ns.lab from 127.0.0.1:{zone.port} within 0.3 s",) == found.troubles
+    zone.silent.clear()
+    zone.rcode = dns.rcode.SERVFAIL
+    assert "says SERVFAIL" in look_up(zone, timeout=5000).troubles[0]
+
+
+def test_a_failed_host_of_srv_records(zone: Zone) -> None:
+    """If one host of the records can't be looked up, no family counts as answered: its servers must not vanish."""
+    zone.records["_sip._udp.lab.", "SRV"] = ["10 5 5060 ns.lab.", "10 5 5060 bad.lab."]
+
+    def respond(query: dns.message.Message) -> dns.message.Message:
+        response = zone.answer(query)
+        if query.question[0].name.to_text() == "bad.lab.":
+            response.set_rcode(dns.rcode.SERVFAIL)
+        return response
+
+    zone.respond = respond
+    found = look_up(zone, SRV, timeout=5000)
+    assert ({}, True) == (found.servers, "bad.lab." in found.troubles[0])
+
+
+def test_alias_circles(zone: Zone) -> None:
+    """A circle of CNAME records ends with a fault or without an address, and never hangs."""
+
+    def respond(query: dns.message.Message) -> dns.message.Message:
+        response = zone.answer(query)
+        response.set_rcode(dns.rcode.NOERROR)
+        response.answer[:] = [
+            dns.rrset.from_text("ns.lab.", 1, "IN", "CNAME", "other.lab."),
+            dns.rrset.from_text("other.lab.", 1, "IN", "CNAME", "ns.lab."),
+        ]
+        return response
+
+    zone.respond = respond
+    found = look_up(zone, timeout=300)
+    assert ([], True) == (
+        [one for servers in found.servers.values() for one in servers],
+        bool(found.troubles or found.missing),
+    )
+
+
+def test_answers_to_other_questions(zone: Zone) -> None:
+    """Records of other names in an answer do not count, and nothing that is not DNS ends a lookup."""
+
+    def respond(query: dns.message.Message) -> dns.message.Message:
+        response = zone.answer(query)
+        response.answer[:] = [dns.rrset.from_text("evil.lab.", 1, "IN", "A", "10.6.6.6")]
+        return response
+
+    zone.respond = respond
+    assert [] == [one for servers in look_up(zone, timeout=300).servers.values() for one in servers]
+
+
+def test_the_servers_of_the_host(zone: Zone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without `servers`, /etc/resolv.conf names them; it is read for each lookup, and may be anything."""
+    path = tmp_path / "resolv.conf"
+    monkeypatch.setattr(module, "RESOLV_CONF", str(path))
+
+    def trouble() -> str:
+        async def ask() -> LookupResult:
+            return await NameResolver(NameServers(timeout=200)).look_up(NS, BOTH)
+
+        return asyncio.run(ask()).troubles[0]
+
+    assert f"can't read {path}: No such file or directory" == trouble()
+    path.write_text("search lab\n")
+    assert f"{path} names no DNS server" == trouble()
+    path.write_bytes(b"nameserver 127.0.0.2\nsearch lab\noptions timeout:1\n")
+    assert "no answer for ns.lab" in trouble()
+    path.write_bytes(b"nameserver 127.0.0.2\nsearch \xff..\n")
+    assert f"{path} has a fault" in trouble()
+    path.unlink()
+    path.mkdir()
+    assert "not a regular file" in trouble()
+    assert [] == zone.asked
+
+
+def test_commands_need_an_answer(zone: Zone) -> None:
+    """A command gets the answers, or one error with all names that have no address."""
+    wanted = {NS: BOTH, HostLookup("no.lab"): BOTH}
+
+    assert {NS: 3} == {lookup: len(found) for lookup, found in look_up_now({NS: BOTH}, settings(zone)).items()}
+    with pytest.raises(SystemFault, match=r"no\.lab does not exist; needed: an answer of DNS for each name"):
+        look_up_now(wanted, settings(zone))
