@@ -1,25 +1,28 @@
-"""The web application: routes, middlewares, headers, and the status page, one file that loads nothing else."""
+"""The web application: routes, middlewares, headers, and the files of the status page."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-from base64 import b64encode
 from importlib.resources import files
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from nftlb.printable import show
+
 from .admission import Admission, check_hosts, no_tokens, only_own_hosts
 from .api import ApiRoutes, MonitoringRoutes
 from .connection import Limits, request_started
-from .errors import add_headers, answer_errors
+from .errors import RequestError, add_headers, answer_errors
 from .events import EventStreams
 from .openapi import Description
 from .routes import bind
 from .shared import SharedResponses
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     from aiohttp.typedefs import Handler
 
     from nftlb.metrics import Metrics
@@ -29,39 +32,51 @@ if TYPE_CHECKING:
 
 
 class StatusPage:
-    """The route of the status page."""
+    """The routes of the status page: the document, and the scripts and styles that the document names."""
 
     def __init__(self) -> None:
-        self._html = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-        self._headers = {"Content-Security-Policy": content_security_policy(self._html), "Cache-Control": "no-cache"}
+        folder = files(__package__).joinpath("page")
+        self._files = {file.name: PageFile(file) for file in folder.iterdir() if file.name.endswith(tuple(_TYPES))}
 
     def handlers(self) -> dict[str, Handler]:
-        return {"page": self.page}
+        return {"page": self.page, "pageFile": self.file}
 
-    async def page(self, _: web.Request) -> web.Response:
-        return web.Response(text=self._html, content_type="text/html", headers=self._headers)
+    async def page(self, request: web.Request) -> web.Response:
+        return self._files["index.html"].response(request)
 
-
-def content_security_policy(html: str) -> str:
-    """A policy that allows only the scripts and styles of this page, by digest, and requests to its own origin."""
-    allowed = {tag: " ".join(_digests(html, tag)) for tag in ("script", "style")}
-    return "; ".join(
-        (
-            "default-src 'none'",
-            f"script-src {allowed['script']}",
-            f"style-src {allowed['style']}",
-            "connect-src 'self'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-        )
-    )
+    async def file(self, request: web.Request) -> web.Response:
+        name = request.match_info["file"]
+        if name not in self._files:
+            raise RequestError(404, f"the page has no file {show(name)}")
+        return self._files[name].response(request)
 
 
-def _digests(html: str, tag: str) -> list[str]:
-    found = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
-    return [f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in found]
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Allows scripts and styles that are files of this server, and requests to this server; nothing inline."""
+
+
+class PageFile:
+    """A file of the page. A browser asks each time, and downloads the file again only if nftlb was upgraded."""
+
+    def __init__(self, file: Traversable) -> None:
+        self._content = file.read_bytes()
+        self._type = _TYPES[PurePath(file.name).suffix]
+        self._headers = {
+            "ETag": f'"{hashlib.sha256(self._content).hexdigest()}"',
+            "Cache-Control": "no-cache",
+            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+        }
+
+    def response(self, request: web.Request) -> web.Response:
+        """The file, or 304 if the browser has the file."""
+        known = request.headers.get("If-None-Match", "")
+        if self._headers["ETag"] in known.split(", "):
+            return web.Response(status=304, headers=self._headers)
+        return web.Response(body=self._content, content_type=self._type, charset="utf-8", headers=self._headers)
 
 
 # --- the application --------------------------------------------------------------------------------------------------

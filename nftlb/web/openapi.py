@@ -121,7 +121,17 @@ def _path(name: str, annotation: Any, example: str) -> Json:
     return {"name": name, "in": "path", "required": True, "schema": schema, "example": example}
 
 
-_PARAMETERS = {"pool": _path("pool", PoolName, "dns"), "backend": _path("backend", ShownBackendName, "ns1")}
+_PARAMETERS = {
+    "pool": _path("pool", PoolName, "dns"),
+    "backend": _path("backend", ShownBackendName, "ns1"),
+    "file": {
+        "name": "file",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "pattern": r"^[A-Za-z.]+$"},
+        "example": "main.js",
+    },
+}
 
 
 class _Generator(GenerateJsonSchema):

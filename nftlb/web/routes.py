@@ -125,6 +125,7 @@ _EVENTS: Json = {
     "description": "server-sent events; `event` is the kind, `data` an Event as JSON, `id` the time of the event",
     "content": {"text/event-stream": {"schema": {"type": "string", "contentSchema": schema_of("Event")}}},
 }
+_UNCHANGED: Json = {"description": "the client has this version of the file already"}
 _CREATED: Json = {
     **_json(
         "the backend was added, and the kernel has it; a name was added, and its backends follow when DNS answers",
@@ -178,7 +179,17 @@ ROUTES: tuple[ApiRoute, ...] = (
         path="/",
         operation="page",
         summary="The web page",
-        answers={"200": {"description": "HTML", "content": {"text/html": {}}}},
+        answers={"200": {"description": "HTML", "content": {"text/html": {}}}, "304": _UNCHANGED},
+    ),
+    ApiRoute(
+        path="/page/{file}",
+        operation="pageFile",
+        summary="A script or style of the web page",
+        answers={
+            "200": {"description": "the file", "content": {"text/javascript": {}, "text/css": {}, "text/html": {}}},
+            "304": _UNCHANGED,
+        },
+        refuses=(404,),
     ),
     ApiRoute(
         path="/api/v1/status",

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CONTENT = """
 from importlib.resources import files
-for name in ("web/page.html", "cli/demo.yaml", "py.typed"):
+for name in ("web/page/index.html", "cli/demo.yaml", "py.typed"):
     assert (files("nftlb") / name).stat().st_size >= 0, name
 assert "/site-packages/" in str(files("nftlb"))
 """

@@ -1,0 +1,73 @@
+// The file and its errors, the rules in the kernel, and what each change of the rules changed.
+
+import {$, ago, arrange, chip, clockTime, count, make, makeTime, plural, say} from "./dom.js";
+import {getJson, getText} from "./api.js";
+import {problemParts, reload, showRefusal} from "./operate.js";
+
+let status = null, seen = null, busy = false;
+
+/** Show the state of the file and of the rules; read the rules again if they changed. */
+export function showConfiguration(shown) {
+  status = shown;
+  if ($("view-configuration").hidden) return;
+  const {config, kernel} = status;
+  const word = config.success ? `${config.file} is in use for ${ago(config.loaded)}` : `${config.file} was refused ${ago(config.attempted)} ago; the configuration before is in use`;
+  chip($("config-state"), {kind: config.success ? "plain" : "bad", sign: config.success ? "✓" : "✕", word});
+  if (!$("problems").classList.contains("kept")) showProblems(config.problems);
+  say($("kernel-state"), [
+    kernel.synced ? "The kernel has the rules of this configuration." : "The kernel does not have the rules of this configuration: " + kernel.error,
+    plural(kernel.swaps, "change"), count(kernel.failures) + " refused", count(kernel.restored) + " changes by other programs undone",
+  ].join(" · "));
+  const version = JSON.stringify([kernel.swaps, kernel.last_swap, status.started]);
+  if (version !== seen && !busy) readRules(version);
+}
+
+function showProblems(problems) {
+  arrange($("problems"), problems.length ? [make("ul", "note bad", ...problems.map(problem => make("li", "", ...problemParts(problem))))] : []);
+}
+
+async function readRules(version) {
+  busy = true;
+  try {
+    const text = await getText("api/v1/ruleset");
+    const swaps = await getJson("api/v1/ruleset/changes").then(answer => answer.changes || answer.swaps || answer, () => []);
+    seen = version;
+    showRules(text, swaps);
+  } catch (error) {
+    arrange($("changes"), [showRefusal(error)]);
+  }
+  busy = false;
+}
+
+function linesOf(swap) { return Array.isArray(swap.difference) ? swap.difference : Array.isArray(swap.lines) ? swap.lines : String(swap.difference || swap.diff || "").split("\n").filter(Boolean); }
+
+function showRules(text, swaps) {
+  const added = new Set(swaps.length ? linesOf(swaps[0]).filter(line => line.startsWith("+")).map(line => line.slice(1).trim()) : []);
+  const lines = text.split("\n").map(line => {
+    const isNew = line.trim() && added.has(line.trim());
+    return isNew ? make("ins", "", line + "\n") : line + "\n";
+  });
+  $("ruleset").replaceChildren(...lines);
+  arrange($("changes"), swaps.length ? swaps.map(showSwap) : [make("p", "dim", "No change since the start of the daemon is known.")]);
+}
+
+function showSwap(swap, place) {
+  const lines = linesOf(swap), plus = lines.filter(line => line.startsWith("+")).length, minus = lines.filter(line => line.startsWith("-")).length;
+  const reason = swap.reason || (swap.events || []).map(event => typeof event === "string" ? event : [event.kind, [event.pool, event.backend].filter(Boolean).join("/")].join(" ")).join(", ");
+  const box = make("details", "swap", make("summary", "", makeTime(swap.at, clockTime(swap.at)), ` ${reason || "rules changed"} · ${plural(plus, "line")} added, ${minus} deleted`));
+  box.open = place === 0;
+  const text = make("pre");
+  for (const line of lines) text.append(make(line.startsWith("+") ? "ins" : line.startsWith("-") ? "del" : "span", "", line + "\n"));
+  box.append(text);
+  return box;
+}
+
+export function startConfiguration() {
+  $("reload").addEventListener("click", async () => {
+    $("reload").disabled = true;
+    const refusal = await reload();
+    $("reload").disabled = false;
+    $("problems").classList.toggle("kept", refusal !== null);
+    arrange($("problems"), refusal ? [showRefusal(refusal)] : []);
+  });
+}

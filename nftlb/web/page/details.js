@@ -1,0 +1,139 @@
+// The details of a pool or backend in a dialog: large charts, facts, checks, and what an operator can do.
+
+import {$, ago, arrange, chip, count, figure, make, makeButton, milliseconds, percent, say} from "./dom.js";
+import {Chart} from "./charts.js";
+import {addBackend, removeBackend, setAdmin, setNumber} from "./operate.js";
+import {measuredShare, meterOf} from "./rates.js";
+import {addressOf, poolFacts, poolState, reasonOf, shareText, stateOf} from "./states.js";
+
+const MOST_LINES = 12;
+let view = null;
+
+class Details {
+  constructor(pool, backend) {
+    this.pool = pool;
+    this.backend = backend;
+    this.title = make("h2");
+    this.title.id = "details-title";
+    this.state = make("span");
+    this.facts = make("dl");
+    this.checks = make("ul", "checks");
+    this.buttons = make("div", "buttons");
+    this.charts = [];
+    const close = makeButton("Close", () => $("details").close());
+    this.element = make("div", "panel", make("div", "bar", this.title, this.state, make("span", "push"), close), this.buttons);
+    say(this.title, backend === undefined ? pool : pool + "/" + backend);
+  }
+
+  start(shown) {
+    if (this.backend === undefined) this.startPool(shown);
+    else this.startBackend(shown.backends.find(one => one.name === this.backend));
+    this.element.append(...this.charts.map(chart => chart.element), this.facts, this.checks);
+  }
+
+  startPool(pool) {
+    this.names = pool.backends.slice(0, MOST_LINES).map(one => one.name);
+    this.keys = this.names.map(name => pool.name + "/" + name);
+    this.charts = [new Chart("Packets per second of each backend", this.names, "packets/s"), new Chart("Response time of checks, ms", this.names, "ms")];
+    this.buttons.append(makeButton("Add a backend", () => addBackend(pool.name)));
+  }
+
+  startBackend(backend) {
+    const {pool} = this, name = backend.name;
+    this.keys = [pool + "/" + name];
+    this.charts = [new Chart("Packets per second", [name], "packets/s"), new Chart("Response time of checks, ms", [name], "ms")];
+    this.admin = [["enabled", "Enable"], ["drain", "Drain"], ["maintenance", "Maintenance"]].map(
+      ([admin, text]) => Object.assign(makeButton(text, () => setAdmin(pool, name, admin)), {admin}));
+    const numbers = [["weight", 0, 256], ["priority", 1, 255]].map(([what, min, max]) => {
+      const input = make("input");
+      Object.assign(input, {type: "number", min, max, value: backend[what], required: true});
+      const form = make("form", "field", make("label", "", what === "weight" ? "Weight " : "Priority ", input), make("button", "", "Set"));
+      form.lastChild.setAttribute("aria-label", "Set the " + what);
+      form.addEventListener("submit", event => { event.preventDefault(); setNumber(pool, name, what, Number(input.value)); });
+      return form;
+    });
+    this.buttons.append(...this.admin, ...numbers, makeButton("Remove", async () => { if (await removeBackend(pool, name)) $("details").close(); }, "danger"));
+  }
+
+  /** Show new values. Returns whether the pool and the backend still exist. */
+  show(pool) {
+    const backend = this.backend === undefined ? null : pool.backends.find(one => one.name === this.backend);
+    if (backend === undefined) return false;
+    chip(this.state, backend ? stateOf(backend) : poolState(pool));
+    for (const button of this.admin || []) button.setAttribute("aria-pressed", button.admin === backend.admin);
+    this.showFacts(backend ? this.backendFacts(pool, backend) : this.poolFacts(pool));
+    arrange(this.checks, (backend ? backend.checks : []).map(check => make(
+      "li", "", `${check.passed === false ? "✕" : "✓"} ${check.kind}: ${check.reason || "not run yet"}`,
+      check.seconds === null ? "" : ` (${milliseconds(check.seconds)})`)));
+    const meters = this.keys.map(meterOf), times = meters[0] ? meters[0].times : [];
+    const fit = list => times.length === list.length ? list : times.map((_, place) => list[list.length - times.length + place] ?? null);
+    this.charts[0].show(times, meters.map(meter => fit(meter.packets)));
+    this.charts[1].show(times, meters.map(meter => fit(meter.response)));
+    return true;
+  }
+
+  showFacts(facts) {
+    while (this.facts.children.length < 2 * facts.length) this.facts.append(make("dt"), make("dd"));
+    facts.forEach(([name, value], place) => {
+      say(this.facts.children[2 * place], name);
+      say(this.facts.children[2 * place + 1], value);
+    });
+  }
+
+  poolFacts(pool) {
+    const {rate} = meterOf(pool.name);
+    return [
+      ["Listens on", pool.listen.join(", ")],
+      ["Backends", poolFacts(pool)],
+      ["Forwarding", [pool.forward, pool.balance, "per " + pool.per].join(", ")],
+      ["Traffic", `${figure(rate.packets)} packets/s, ${figure(rate.bits)} bit/s, ${count(pool.packets)} packets in all`],
+      ["In this state for", ago(pool.since)],
+      ...(pool.guard ? [["Dropped by the guard", `${count(pool.guard.rate)} above the rate, ${count(pool.guard.banned)} banned, ${count(pool.guard.denied)} denied`]] : []),
+      ...pool.collectors.map(one => ["Collector " + one.name, `${one.up ? "up" : "down"}, ${addressOf(one)}, ${count(one.packets)} copies`]),
+      ...(pool.names || []).map(one => ["Name " + one.name, `${one.lookup}: ${one.trouble || one.backends.length + " addresses"}`]),
+    ];
+  }
+
+  backendFacts(pool, backend) {
+    const {rate} = meterOf(pool.name + "/" + backend.name);
+    return [
+      ["Address", addressOf(backend)],
+      ["Reason", reasonOf(backend)],
+      ["In this state for", ago(backend.since)],
+      ["Share now / wanted", shareText(measuredShare(pool, backend), backend.share)],
+      ["Traffic", `${figure(rate.packets)} packets/s, ${figure(rate.bits)} bit/s, ${count(backend.packets)} packets in all`],
+      ["Answered", backend.answered === null ? "not known" : percent(backend.answered)],
+      ["Set by the operator", backend.admin + (backend.agent ? ", by the agent: " + backend.agent : "")],
+      ["From", backend.added ? "added at run time" : "the file"],
+    ];
+  }
+
+  end() { for (const chart of this.charts) chart.end(); }
+}
+
+/** Open the details of a pool, or of a backend of the pool. */
+export function openDetails(status, pool, backend) {
+  const shown = status.pools.find(one => one.name === pool);
+  if (!shown || (backend !== undefined && !shown.backends.some(one => one.name === backend))) return;
+  const dialog = $("details");
+  if (view) view.end();
+  view = new Details(pool, backend);
+  view.start(shown);
+  dialog.replaceChildren(view.element);
+  if (!dialog.open) dialog.showModal();
+  view.show(shown);
+}
+
+/** Show new values in the open details. */
+export function showDetails(status) {
+  if (!view) return;
+  const pool = status.pools.find(one => one.name === view.pool);
+  if (!pool || !view.show(pool)) $("details").close();
+}
+
+export function startDetails() {
+  $("details").addEventListener("close", () => {
+    if (view) view.end();
+    view = null;
+  });
+}

@@ -1,0 +1,66 @@
+// Where a packet would go now, and why.
+
+import {$, arrange, make, plural} from "./dom.js";
+import {getJson} from "./api.js";
+import {showRefusal} from "./operate.js";
+
+const MOST_SLOTS = 48;
+
+function makeTable(heads, lines) {
+  const row = (tag, cells) => make("tr", "", ...cells.map(cell => make(tag, "", cell)));
+  return make("div", "scroll", make("table", "plain-table", make("thead", "", row("th", heads)), make("tbody", "", ...lines.map(cells => row("td", cells)))));
+}
+
+function way(what, name, {before, after}) {
+  const [from, to] = [before.join(" → "), after.join(" → ")];
+  return [name, what, from, from === to ? "unchanged" : to];
+}
+
+function show(answer) {
+  if (!answer.pool) {
+    const near = (answer.near || []).map(one => [one.listener, one.pool, "another " + one.differs]);
+    return [
+      make("p", "note warn", make("strong", "", "No pool takes this packet: "), answer.reason || ""),
+      ...(near.length ? [make("h3", "", "Listeners that almost match"), makeTable(["Listener", "Pool", "Differs in"], near)] : []),
+    ];
+  }
+  const target = answer.target ? ` and goes to ${answer.target}` : "", by = answer.decided_by ? ` (${answer.decided_by})` : "";
+  const unit = answer.per === "flow" ? "connection" : "packet";
+  const parts = [make("p", "note good", make("strong", "", `Pool ${answer.pool} takes this packet`), `${target}${by}. ${answer.listener} · ${answer.forward} · ${answer.balance} · per ${answer.per}`)];
+  if (answer.verdict) parts.push(make("p", "note bad", `No backend is left: the packet gets the verdict ${answer.verdict}.`));
+  parts.push(make("h3", "", "Backends"), makeTable(["Backend", "Address", "State", "Weight", "Slots"], answer.candidates.map(
+    one => [one.name, one.address, one.state === "in" ? "in service" : one.state, String(one.weight), one.slots ? `${one.slots} of ${answer.slots.length}` : "–"])));
+  if (answer.slots.length) {
+    const shown = answer.slots.slice(0, MOST_SLOTS).map((name, place) => make("li", place === answer.slot ? "taken" : "", name));
+    if (answer.slots.length > MOST_SLOTS) shown.push(make("li", "dim", plural(answer.slots.length - MOST_SLOTS, "more slot")));
+    parts.push(make("h3", "", `Turns: each ${unit} takes the next`), make("ol", "slots", ...shown));
+  }
+  const ways = answer.candidates.filter(one => one.slots).flatMap(one => [
+    way("request", one.name, one.request), ...(one.reply ? [way("reply", "", one.reply)] : [["", "reply", "goes to the client directly", ""]]),
+  ]);
+  if (ways.length) parts.push(make("h3", "", "Addresses"), makeTable(["Backend", "", "Before", "After"], ways));
+  const remarks = Object.entries(answer.remarks || {});
+  if (remarks.length) parts.push(make("h3", "", "Remarks"), make("dl", "", ...remarks.flatMap(([name, text]) => [make("dt", "", name), make("dd", "", text)])));
+  return parts;
+}
+
+/** Offer the listeners of all pools as destinations. */
+export function offerListeners(status) {
+  const wanted = status.pools.flatMap(pool => pool.listen).slice(0, 200);
+  if ($("listeners").children.length === wanted.length) return;
+  arrange($("listeners"), wanted.map(listener => Object.assign(make("option"), {value: listener})));
+}
+
+export function startExplain() {
+  $("explain-form").addEventListener("submit", async event => {
+    event.preventDefault();
+    const asked = {source: $("explain-source"), destination: $("explain-destination"), payload: $("explain-payload")};
+    const query = new URLSearchParams();
+    for (const [name, input] of Object.entries(asked)) if (input.value.trim()) query.set(name, input.value.trim());
+    try {
+      arrange($("explanation"), show(await getJson("api/v1/explain?" + query)));
+    } catch (error) {
+      arrange($("explanation"), [showRefusal(error.status === 404 ? {message: "This daemon can't explain packets; use the command nftlb explain"} : error)]);
+    }
+  });
+}

@@ -1,0 +1,191 @@
+// The wiring of the page: reads the status in intervals and after each event, and shows the chosen view.
+
+import {$, announce, ago, arrange, chip, figure, make, makeButton, plural, say, setClock} from "./dom.js";
+import {get} from "./api.js";
+import {showConfiguration, startConfiguration} from "./configuration.js";
+import {openDetails, showDetails, startDetails} from "./details.js";
+import {offerListeners, startExplain} from "./explain.js";
+import {startNotices} from "./notices.js";
+import {startOperating} from "./operate.js";
+import {showPools, showTrouble, startPools} from "./pools.js";
+import {forget, keep, measure, meterOf} from "./rates.js";
+import {overallState, responseTime, stateOf, troubles} from "./states.js";
+import {KINDS, note, readHistory, showTimeline, startTimeline} from "./timeline.js";
+
+const POLL = 2000, STALE = 8000;  // milliseconds
+const SOON = 60;                  // several events at once cause one request
+const MOST_POOLS = 8;             // more pools than this at once: the whole status is read
+const MOST_TROUBLES = 4;
+const VIEWS = ["pools", "timeline", "configuration", "explain", "notices"];
+
+let status = null, received = 0, size = 1, failure = "", timer = 0, asking = false, again = false, view = "pools";
+const fresh = new Map();  // pool -> when it was read alone: an older status must not hide what it shows
+
+// --- reading ---------------------------------------------------------------------------------------------------------
+
+async function readStatus() {
+  if (asking) { again = true; return; }
+  asking = true;
+  clearTimeout(timer);
+  const began = performance.now();
+  try {
+    const answer = await get("api/v1/status");
+    const next = await answer.json();
+    setClock(answer.headers.get("Date"));
+    if (status && status.started !== next.started) forget();
+    const older = new Map((status ? status.pools : []).map(pool => [pool.name, pool]));
+    next.pools = next.pools.map(pool => fresh.get(pool.name) > began && older.get(pool.name) || pool);
+    fresh.clear();
+    status = next;
+    size = Math.ceil((1 + status.pools.reduce((sum, pool) => sum + pool.backends.length, 0)) / 1000);  // 4 MB for 10,000
+    received = performance.now();
+    failure = "";
+    measureAll();
+    draw();
+    performance.mark("nftlb-shown");
+  } catch (error) {
+    failure = error.message;
+    if (!("status" in error)) throw error;
+  } finally {
+    asking = false;
+    showLink();
+    timer = setTimeout(readStatus, again ? 100 * size : POLL * size);
+    again = false;
+  }
+}
+
+const waiting = new Set();
+function readSoon(pool) {
+  if (!waiting.size) setTimeout(readWaiting, SOON);
+  waiting.add(pool);
+}
+
+async function readWaiting() {
+  const names = [...waiting];
+  waiting.clear();
+  if (!status || names.includes("") || names.length > MOST_POOLS) { readStatus(); return; }
+  try {
+    const pools = await Promise.all(names.map(async name => (await get("api/v1/pools/" + encodeURIComponent(name))).json()));
+    const found = new Map(pools.map(pool => [pool.name, pool]));
+    for (const name of names) fresh.set(name, performance.now());
+    status = {...status, pools: status.pools.map(pool => found.get(pool.name) || pool)};
+    status.ready = status.ready && pools.every(pool => pool.ready) || status.pools.every(pool => pool.ready);
+    draw();
+    performance.mark("nftlb-changed");
+  } catch {
+    readStatus();  // for example, the pool is not in the file any more
+  }
+}
+
+function measureAll() {
+  const keys = new Set([""]), sum = {packets: 0, bytes: 0};
+  for (const pool of status.pools) {
+    keys.add(pool.name);
+    measure(pool.name, received, pool);
+    sum.packets += pool.packets;
+    sum.bytes += pool.bytes;
+    for (const backend of pool.backends) {
+      const key = pool.name + "/" + backend.name;
+      keys.add(key);
+      measure(key, received, backend, responseTime(backend));
+    }
+  }
+  measure("", received, sum);
+  keep(keys);
+}
+
+function listen() {
+  const source = new EventSource("api/v1/events");
+  let lost = false;
+  for (const kind of Object.keys(KINDS)) source.addEventListener(kind, message => {
+    const event = JSON.parse(message.data);
+    note(event);
+    readSoon(event.kind === "swap" ? "" : event.pool);
+    if (event.kind === "backend_down" || event.kind === "quorum_down") announce(`${[event.pool, event.backend].filter(Boolean).join("/")} ${KINDS[event.kind][2]}: ${event.reason}`);
+  });
+  source.addEventListener("open", () => {
+    if (lost) { readHistory(); readStatus(); }
+    lost = false;
+  });
+  // The browser does not try again if the response is not a stream: too many listeners, or a refusal by a proxy.
+  source.addEventListener("error", () => {
+    lost = true;
+    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 10000);
+  });
+}
+
+// --- showing ---------------------------------------------------------------------------------------------------------
+
+function draw() {
+  const backends = status.pools.flatMap(pool => pool.backends), good = backends.filter(one => stateOf(one).name === "good").length;
+  const overall = overallState(status), host = status.host || location.hostname, {rate} = meterOf("");
+  say($("host"), host);
+  say($("version"), `nftlb ${status.version}, up for ${ago(status.started)}`);
+  chip($("ready"), overall);
+  say($("backends"), `${good} of ${plural(backends.length, "backend")} in service`);
+  say($("traffic"), `${figure(rate.packets)} packets/s · ${figure(rate.bits)} bit/s`);
+  document.title = `${overall.sign} ${overall.word} – ${host} – nftlb`;
+  showTroubles();
+  if (!$("view-pools").hidden) showPools(status);
+  showConfiguration(status);
+  showDetails(status);
+  offerListeners(status);
+}
+
+const items = new Map();
+function showTroubles() {
+  const found = troubles(status), shown = found.slice(0, MOST_TROUBLES), used = new Set();
+  $("trouble").hidden = found.length === 0;
+  arrange($("troubles"), shown.map(({kind, where, text, pool, backend}) => {
+    const key = [kind, where, text].join("\n");
+    used.add(key);
+    if (!items.has(key)) {
+      const name = pool ? makeButton(where, () => openDetails(status, pool, backend || undefined), "link") : make("strong", "", where);
+      items.set(key, make("li", kind, make("span", "sign", kind === "bad" ? "✕" : "!"), name, make("span", "what", text)));
+    }
+    return items.get(key);
+  }));
+  for (const key of items.keys()) if (!used.has(key)) items.delete(key);
+  $("trouble-more").hidden = found.length <= MOST_TROUBLES;
+  say($("trouble-more"), `Show all ${found.length}`);
+}
+
+function showLink() {
+  if (!received && !failure) return;
+  const silent = received ? performance.now() - received : 0;
+  const bad = !received || silent > STALE * size || (failure && silent > 2 * POLL * size);
+  chip($("link"), bad ? {kind: "bad", sign: "✕", word: "no answer" + (received ? " for " + Math.round(silent / 1000) + " s" : "")} : {kind: "good", sign: "✓", word: "live"}, failure);
+}
+
+function showView() {
+  view = VIEWS.find(name => location.hash === "#" + name) || view;  // #content is the link that skips the head
+  for (const name of VIEWS) $("view-" + name).hidden = name !== view;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === "#" + view) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
+  }
+  showTimeline();
+  if (status) draw();
+}
+
+startPools((pool, backend) => openDetails(status, pool, backend));
+startDetails();
+startTimeline();
+startConfiguration();
+startExplain();
+startOperating(readSoon);
+$("trouble-more").addEventListener("click", () => { location.hash = "#pools"; showTrouble(); });
+addEventListener("hashchange", showView);
+document.addEventListener("keydown", event => {
+  if (event.key !== "/" || event.target.closest("input, select, dialog")) return;
+  event.preventDefault();
+  location.hash = "#pools";
+  showView();
+  $("search").focus();
+});
+document.addEventListener("visibilitychange", () => { if (!document.hidden) readStatus(); });
+setInterval(showLink, 1000);
+showView();
+readStatus();
+listen();
+readHistory();
+startNotices();

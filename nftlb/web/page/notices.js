@@ -1,0 +1,31 @@
+// What `nftlb doctor` finds on this host for the configuration in use.
+
+import {$, arrange, clockTime, make, say} from "./dom.js";
+import {getJson} from "./api.js";
+
+const PERIOD = 30000;
+const LOOKS = {error: ["bad", "✕ error"], warning: ["warn", "! warning"], ok: ["good", "✓ ok"]};
+
+function makeItem({severity, subject, message, fix}) {
+  const [kind, words] = LOOKS[severity] || ["plain", severity];
+  const fixes = (Array.isArray(fix) ? fix : [fix]).filter(Boolean);
+  return make("li", "notice", make("span", "chip " + kind, words), make("strong", "", subject), make("span", "what", message),
+    ...(fixes.length ? [make("pre", "", fixes.join("\n"))] : []));
+}
+
+async function read() {
+  try {
+    const {at, findings} = await getJson("api/v1/notices");
+    const order = ["error", "warning", "ok"], wrong = findings.filter(one => one.severity !== "ok");
+    arrange($("notices"), [...findings].sort((one, other) => order.indexOf(one.severity) - order.indexOf(other.severity)).map(makeItem));
+    say($("notices-note"), (at ? "Examined at " + clockTime(at) + ". " : "") + (wrong.length ? "A fix is a command to run as root, or what to change." : "No problem was found."));
+    say($("notices-count"), wrong.length ? `(${wrong.length})` : "");
+  } catch (error) {
+    say($("notices-note"), error.status === 404 ? "This daemon has no notices; use the command nftlb doctor." : "The notices can't be read: " + error.message);
+  }
+}
+
+export function startNotices() {
+  read();
+  setInterval(() => { if (!document.hidden) read(); }, PERIOD);
+}

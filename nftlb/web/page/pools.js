@@ -1,0 +1,261 @@
+// The table of pools and backends: filter, groups, order, and rows that are changed in place.
+
+import {$, ago, arrange, chip, count, dress, figure, hint, make, makeButton, makeCell, milliseconds, percent, plural, say} from "./dom.js";
+import {Spark} from "./charts.js";
+import {measuredShare, meterOf} from "./rates.js";
+import {addressOf, poolFacts, poolState, reasonOf, responseTime, shareScale, shareText, stateOf} from "./states.js";
+
+const MANY = 60;   // more backends than this: only pools with trouble are open at the start
+const ROWS = 120;  // rows that are made at once; more follow when the end of the table comes into view
+// Each column: its class, its title, the order that a click on the title gives.
+const COLUMNS = [
+  ["state", "State", "trouble"], ["name", "Name", "name"], ["address", "Address"], ["packets", "Packets/s", "packets"], ["bits", "Bits/s"],
+  ["share", "Share now / wanted"], ["answered", "Answered"], ["response", "Check time", "response"], ["since", "Since", "since"], ["reason", "Last result"],
+];
+const ORDERS = {
+  trouble: (one, other) => one.rank - other.rank,
+  name: (one, other) => one.name.localeCompare(other.name, "en", {numeric: true}),
+  packets: (one, other) => (other.packets || 0) - (one.packets || 0),
+  response: (one, other) => (other.response || 0) - (one.response || 0),
+  since: (one, other) => Date.parse(other.since) - Date.parse(one.since),
+  file: () => 0,
+};
+const GROUPS = [["down", "Down"], ["out", "Out of service"], ["standby", "Standby"], ["good", "In service"]];
+
+const rows = new Map();    // key -> row; a row lives as long as its pool or backend
+const chosen = new Map();  // pool -> whether the user opened or closed it
+let limit = ROWS, openDetails = () => {}, status = null, scale = 1;
+
+class Row {
+  constructor(className) {
+    this.element = make("tr", className);
+    this.element.setAttribute("role", "row");
+    this.cells = {};
+    for (const [name, title] of COLUMNS) {
+      const cell = makeCell("cell-" + name, name === "name" ? "th" : "td");
+      cell.dataset.title = title;
+      this.cells[name] = cell;
+      this.element.append(cell);
+    }
+    this.state = make("span");
+    this.cells.state.append(this.state);
+    this.spark = new Spark();
+    this.packets = make("span");
+    this.cells.packets.append(this.spark.element, this.packets);
+  }
+
+  showTraffic(meter, counters) {
+    say(this.packets, figure(meter.rate.packets));
+    hint(this.cells.packets, count(counters.packets) + " packets in all");
+    say(this.cells.bits, figure(meter.rate.bits));
+    hint(this.cells.bits, count(counters.bytes) + " bytes in all");
+    this.spark.show(meter.times, meter.packets);
+  }
+
+  showSince(when) {
+    say(this.cells.since, ago(when));
+    hint(this.cells.since, when);
+  }
+
+  end() { this.spark.end(); }
+}
+
+class BackendRow extends Row {
+  constructor(pool, backend) {
+    super("backend");
+    this.button = makeButton("", () => openDetails(pool, backend), "link");
+    this.added = make("span", "dim", " (added)");
+    this.cells.name.append(this.button, this.added);
+    // The bar is the measured share, and the mark is the share that the rules give. All bars have one scale.
+    this.bar = make("span", "bar-now");
+    this.mark = make("span", "bar-wanted");
+    const bar = make("span", "share", this.bar, this.mark);
+    bar.setAttribute("aria-hidden", "true");
+    this.share = make("span", "figure");
+    this.cells.share.append(bar, this.share);
+  }
+
+  show({pool, backend}, grouped) {
+    const meter = meterOf(pool.name + "/" + backend.name), state = stateOf(backend), now = measuredShare(pool, backend);
+    dress(this.element, "backend " + (state.name === "good" ? "" : state.name));
+    chip(this.state, state);
+    say(this.button, grouped ? backend.name : pool.name + "/" + backend.name);
+    this.added.hidden = !backend.added;
+    say(this.cells.address, addressOf(backend));
+    this.showTraffic(meter, backend);
+    this.bar.style.width = 100 * Math.min(1, (now || 0) / scale) + "%";
+    this.mark.style.left = 100 * Math.min(1, backend.share / scale) + "%";
+    say(this.share, shareText(now, backend.share));
+    hint(this.cells.share, "weight " + backend.weight + "; the bars end at " + 100 * scale + " %");
+    say(this.cells.answered, percent(backend.answered));
+    hint(this.cells.answered, backend.replies === null ? "replies are not counted" : count(backend.replies) + " replies to " + count(backend.requests) + " packets in all");
+    say(this.cells.response, milliseconds(responseTime(backend)));
+    this.showSince(backend.since);
+    say(this.cells.reason, reasonOf(backend));
+  }
+}
+
+class PoolRow extends Row {
+  constructor(pool) {
+    super("pool");
+    this.name = pool;
+    this.toggle = makeButton("", () => { chosen.set(pool, this.toggle.getAttribute("aria-expanded") !== "true"); draw(); }, "toggle");
+    this.button = makeButton(pool, () => openDetails(pool), "link");
+    this.cells.name.append(this.toggle, this.button);
+  }
+
+  show({pool}, open) {
+    const state = poolState(pool);
+    dress(this.element, "pool " + (state.name === "good" ? "" : state.name));
+    chip(this.state, state);
+    say(this.toggle, open ? "▾" : "▸");
+    this.toggle.setAttribute("aria-expanded", open);
+    this.toggle.setAttribute("aria-label", "Backends of " + pool.name);
+    const listen = pool.listen.join(", ");
+    say(this.cells.address, pool.listen.length > 2 ? pool.listen.slice(0, 2).join(", ") + " …" : listen);
+    hint(this.cells.address, listen);
+    this.showTraffic(meterOf(pool.name), pool);
+    say(this.cells.share, poolFacts(pool));
+    this.showSince(pool.since);
+    say(this.cells.reason, pool.forward + " · " + pool.balance);
+    hint(this.cells.reason, [pool.forward, pool.balance, "per " + pool.per].join(" · "));
+  }
+}
+
+class GroupRow extends Row {
+  constructor(title) {
+    super("pool");
+    this.title = make("strong");
+    say(this.title, title);
+    this.cells.name.append(this.title);
+    this.element.classList.add("group");
+  }
+
+  show({backends}) { say(this.cells.share, plural(backends, "backend")); }
+}
+
+function rowOf(key, make) {
+  let row = rows.get(key);
+  if (!row) rows.set(key, row = make());
+  return row;
+}
+
+// --- what is shown ---------------------------------------------------------------------------------------------------
+
+function entryOf(pool, backend) {
+  return {
+    pool, backend, name: backend.name, rank: stateOf(backend).rank, state: stateOf(backend).name, since: backend.since,
+    packets: meterOf(pool.name + "/" + backend.name).rate.packets, response: responseTime(backend),
+  };
+}
+
+function matcher() {
+  const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean), kind = $("filter").value;
+  const fits = entry => (!kind || (kind === "trouble" ? entry.rank < 6 : entry.state === kind)) && (!words.length || hasWords(entry, words));
+  return Object.assign(fits, {active: Boolean(kind || words.length), kind, words});
+}
+
+function hasWords({pool, backend}, words) {
+  const text = [pool.name, backend ? backend.name + " " + addressOf(backend) + " " + backend.reason : "", ...pool.listen].join(" ").toLowerCase();
+  return words.every(word => text.includes(word));
+}
+
+/** The rows of the table in their order, as [row, arguments of its show]. */
+function lines(fits) {
+  const order = ORDERS[$("sort").value], group = $("group").value, found = [];
+  let shown = 0, all = 0;
+  const put = (entry, grouped) => found.push([`backend ${entry.pool.name}/${entry.backend.name}`, () => new BackendRow(entry.pool.name, entry.backend.name), entry, grouped]);
+  const pools = status.pools.map(pool => {
+    const backends = pool.backends.map(backend => entryOf(pool, backend)).filter(fits);
+    all += pool.backends.length;
+    shown += backends.length;
+    return {
+      pool, backends, name: pool.name, rank: poolState(pool).rank, since: pool.since, packets: meterOf(pool.name).rate.packets,
+      response: Math.max(0, ...backends.map(entry => entry.response || 0)),
+    };
+  });
+  if (group === "pool") {
+    const many = all > MANY && !fits.active;
+    for (const entry of pools.sort(order)) {
+      const {pool, backends} = entry, empty = !pool.ready && (!fits.kind || fits.kind === "trouble") && hasWords({pool}, fits.words);
+      if (!backends.length && !(empty || (!fits.active && !pool.backends.length))) continue;
+      const open = chosen.get(pool.name) ?? (!many || entry.rank < 7);
+      found.push([`pool ${pool.name}`, () => new PoolRow(pool.name), entry, open]);
+      if (open) for (const backend of backends.sort(order)) put(backend, true);
+    }
+  } else {
+    const flat = pools.flatMap(entry => entry.backends).sort(order);
+    if (!group) for (const entry of flat) put(entry, false);
+    else for (const [name, title] of GROUPS) {
+      const members = flat.filter(entry => entry.state === name);
+      if (members.length) found.push([`group ${name}`, () => new GroupRow(title), {backends: members.length}]);
+      for (const entry of members) put(entry, false);
+    }
+  }
+  return {found, shown, all};
+}
+
+function draw() {
+  if (!status) return;
+  const fits = matcher(), {found, shown, all} = lines(fits);
+  scale = shareScale(status.pools.flatMap(pool => pool.backends.map(backend => Math.max(backend.share, measuredShare(pool, backend) || 0))));
+  const kept = found.slice(0, limit).map(([key, make, entry, more]) => {
+    const row = rowOf(key, make);
+    row.show(entry, more);
+    return row.element;
+  });
+  arrange($("rows"), kept);
+  say($("matches"), fits.active ? shown + " of " + plural(all, "backend") : plural(status.pools.length, "pool") + ", " + plural(all, "backend"));
+  $("more").hidden = found.length <= limit;
+  say($("more"), "Show " + Math.min(ROWS, found.length - limit) + " more of " + count(found.length) + " rows");
+  const open = [...$("rows").querySelectorAll("[aria-expanded=true]")].length > 0;
+  $("fold").hidden = $("group").value !== "pool";
+  say($("fold"), open ? "Close all" : "Open all");
+  const sort = $("sort").value;
+  for (const head of $("columns").children) {
+    if (head.dataset.order === sort) head.setAttribute("aria-sort", sort === "name" || sort === "trouble" ? "ascending" : "descending");
+    else head.removeAttribute("aria-sort");
+  }
+}
+
+/** Show a status. */
+export function showPools(shown) {
+  status = shown;
+  const alive = new Set(["group down", "group out", "group standby", "group good"]);
+  for (const pool of status.pools) {
+    alive.add("pool " + pool.name);
+    for (const backend of pool.backends) alive.add(`backend ${pool.name}/${backend.name}`);
+  }
+  for (const [key, row] of rows) if (!alive.has(key)) { row.end(); rows.delete(key); }
+  draw();
+}
+
+/** Show only trouble: what the panel of troubles has no room for. */
+export function showTrouble() {
+  $("filter").value = "trouble";
+  draw();
+}
+
+/** Build the head of the table. `details(pool, backend)` opens the details of a pool or backend. */
+export function startPools(details) {
+  openDetails = details;
+  for (const [name, title, order] of COLUMNS) {
+    const head = make("th", "cell-" + name);
+    head.scope = "col";
+    head.setAttribute("role", "columnheader");
+    if (order) {
+      head.dataset.order = order;
+      head.append(makeButton(title, () => { $("sort").value = order; draw(); }, "head"));
+    } else head.append(title);
+    $("columns").append(head);
+  }
+  for (const id of ["search", "filter", "group", "sort"]) $(id).addEventListener("input", () => { limit = ROWS; draw(); });
+  $("fold").addEventListener("click", () => {
+    const open = $("fold").textContent === "Open all";
+    for (const pool of status ? status.pools : []) chosen.set(pool.name, open);
+    draw();
+  });
+  const more = () => { limit += ROWS; draw(); };
+  $("more").addEventListener("click", more);
+  new IntersectionObserver(entries => { if (entries.some(entry => entry.isIntersecting) && !$("more").hidden) more(); }, {rootMargin: "400px"}).observe($("more"));
+}

@@ -1,0 +1,114 @@
+// The time line: the events that the daemon keeps, and those that arrive while the page is open.
+
+import {$, arrange, clockTime, dayOf, make, makeTime, say} from "./dom.js";
+import {getJson} from "./api.js";
+
+/** All kinds of events, each with its group, its sign and its words. */
+export const KINDS = {
+  backend_up: ["health", "✓", "backend up"],
+  backend_down: ["health", "✕", "backend down"],
+  backend_changed: ["operated", "‖", "backend changed"],
+  collector_up: ["health", "✓", "collector up"],
+  collector_down: ["health", "✕", "collector down"],
+  quorum_up: ["health", "✓", "pool ready"],
+  quorum_down: ["health", "✕", "pool not ready"],
+  priority_changed: ["health", "!", "priority changed"],
+  swap: ["kernel", "↻", "rules changed"],
+  swap_failed: ["kernel", "✕", "change of rules failed"],
+  reload: ["kernel", "✓", "file in use"],
+  reload_failed: ["kernel", "✕", "file refused"],
+  fault: ["fault", "✕", "fault"],
+  fault_gone: ["fault", "✓", "fault is gone"],
+  operated: ["operated", "•", "operated"],
+};
+const PAGE = 200, MOST = 2000;
+const COLOURS = {"✕": "bad", "✓": "good", "‖": "warn", "!": "warn"};
+
+let events = [], kept = true, more = false, dirty = false;
+
+function key(event) { return event.id ?? [event.at, event.kind, event.pool, event.backend].join(" "); }
+
+/** Read the kept events. A daemon without them shows those since the page was opened. */
+export async function readHistory() {
+  try {
+    const {events: found} = await getJson("api/v1/history?limit=" + PAGE);
+    const known = new Set(found.map(key));
+    const newer = events.filter(event => !known.has(key(event)) && found.length && event.at > found[0].at);
+    events = [...newer, ...found];
+    more = found.length === PAGE;
+    kept = true;
+  } catch (error) {
+    if (error.status === 404) kept = false;
+  }
+  changed();
+}
+
+async function readOlder() {
+  const last = events.at(-1);
+  const {events: found} = await getJson(`api/v1/history?limit=${PAGE}&before=${last.id}`);
+  events = [...events, ...found];
+  more = found.length === PAGE && events.length < MOST;
+  changed();
+}
+
+/** Put a new event in front. */
+export function note(event) {
+  if (events.some((one, place) => place < 50 && key(one) === key(event))) return;
+  events = [event, ...events].slice(0, MOST);
+  changed();
+}
+
+function changed() {
+  dirty = true;
+  showTimeline();
+}
+
+function describe(event) {
+  const details = {...event.details}, who = details.who ? [`by ${details.who}` + (details.from ? ` from ${details.from}` : "")] : [];
+  for (const name of ["who", "from"]) delete details[name];
+  const change = event.old || event.new ? `${event.old || "nothing"} → ${event.new || "nothing"}` : "";
+  const rest = Object.entries(details).map(([name, value]) => `${name} ${typeof value === "number" && value % 1 ? value.toPrecision(3) : typeof value === "string" ? value : JSON.stringify(value)}`);
+  return [change, event.reason, ...who, ...rest].filter(Boolean).join(" · ");
+}
+
+const made = new WeakMap();
+function itemOf(event) {
+  let item = made.get(event);
+  if (item) return item;
+  const [, sign, words] = KINDS[event.kind] || ["", "•", event.kind.replaceAll("_", " ")];
+  const where = [event.pool, event.backend].filter(Boolean).join("/");
+  item = make("li", "event", makeTime(event.at, clockTime(event.at)), make("span", "chip " + (COLOURS[sign] || "plain"), sign + " " + words));
+  if (where) item.append(make("strong", "", where));
+  item.append(make("span", "what", describe(event)));
+  made.set(event, item);
+  return item;
+}
+
+const headings = new Map();
+function headingOf(day) {
+  if (!headings.has(day)) headings.set(day, make("li", "day", make("h3", "", day)));
+  return headings.get(day);
+}
+
+/** Draw the list, if it is on the screen and something changed. */
+export function showTimeline() {
+  if (!dirty || $("view-timeline").hidden) return;
+  dirty = false;
+  const group = $("timeline-kind").value, words = $("timeline-search").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const fits = event => (!group || (KINDS[event.kind] || [])[0] === group) && words.every(
+    word => [event.pool + "/" + event.backend, event.kind, event.reason, describe(event)].join(" ").toLowerCase().includes(word));
+  const found = events.filter(fits), items = [];
+  let day = "";
+  for (const event of found) {
+    if (dayOf(event.at) !== day) items.push(headingOf(day = dayOf(event.at)));
+    items.push(itemOf(event));
+  }
+  arrange($("events"), items);
+  say($("timeline-note"), !kept ? "This daemon keeps no history: events since the page was opened" : found.length ? "" : "No events");
+  $("older").hidden = !more;
+}
+
+export function startTimeline() {
+  $("older").addEventListener("click", readOlder);
+  for (const id of ["timeline-search", "timeline-kind"]) $(id).addEventListener("input", () => { dirty = true; showTimeline(); });
+}

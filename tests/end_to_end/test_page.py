@@ -1,0 +1,339 @@
+"""The web page in a real browser: with the real daemon and its kernel, and with a simulated daemon.
+
+The simulated daemon has states and sizes that a lab of namespaces does not have.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from contextlib import ExitStack, closing, contextmanager, suppress
+from datetime import UTC, datetime
+from importlib.resources import files
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from browser import PATIENCE, browser, opened
+from daemon_process import PORT, TOKEN, Running, dns
+from fake_service import a_backend, a_pool
+from page_service import Traffic, answer, kept_events, many_pools, served, showcase
+from playwright.sync_api import expect
+from web_server import TOKEN as FAKE_TOKEN
+
+from nftlb.lab import VIP4, Lab
+from nftlb.model import EventKind
+from nftlb.service import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Browser, Page
+
+expect.set_options(timeout=PATIENCE)
+AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+VIEWS = ("pools", "timeline", "configuration", "explain", "notices")
+HOSTILE = "<img src=x onerror=document.title='taken'>"
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("browser")) as running:
+        yield running
+
+
+@contextmanager
+def tcp_address(path: Path) -> Iterator[str]:
+    """A URL on this host's loopback interface for the Unix socket of a daemon in a namespace."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+
+        def accept() -> None:
+            with suppress(OSError):  # the server is closed
+                while True:
+                    Thread(target=join, args=(server.accept()[0],), daemon=True).start()
+
+        def join(client: socket.socket) -> None:
+            daemon = socket.socket(socket.AF_UNIX)
+            with client, daemon, suppress(OSError):  # the daemon is stopped, or one of both left
+                daemon.connect(str(path))
+                back = Thread(target=copy, args=(daemon, client), daemon=True)
+                back.start()
+                copy(client, daemon)
+                back.join()
+
+        Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/"
+        with suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
+
+
+def copy(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    for end in (source, target):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+def row(page: Page, name: str) -> Any:
+    """The row of a backend of an open pool."""
+    return page.locator("tr.backend", has=page.get_by_role("button", name=name, exact=True))
+
+
+def enter_token(page: Page, token: str) -> None:
+    page.get_by_label("Token", exact=True).fill(token)
+    page.get_by_role("button", name="Use this token").click()
+
+
+# --- the real daemon ------------------------------------------------------------------------------------------------
+
+
+def test_a_day_of_a_balancer(chromium: Browser, tmp_path: Path) -> None:
+    """A backend that dies, a drain, a refused file and a restart are on the screen without a reload of the page."""
+    health = {"udp": {"send": "?", "match": "."}, "interval": "200ms", "fast_interval": "50ms", "timeout": "200ms"}
+    with Lab(backends=3) as lab:
+        pools = dns(lab, health={**health, "rise": 1, "fall": 2})
+        with (
+            lab.serve(PORT, backends=lab.backends[:2]),
+            ExitStack() as third,
+            Running(lab.balancer, tmp_path, pools) as daemon,
+            tcp_address(daemon.socket) as url,
+            opened(chromium, url) as (page, faults),
+        ):
+            third.enter_context(lab.serve(PORT, backends=lab.backends[2:]))
+            expect(row(page, "b3")).to_contain_text("in service")
+            watch_a_day(page, lab, daemon, pools, third)
+            assert [] == faults
+
+
+def watch_a_day(page: Page, lab: Lab, daemon: Running, pools: dict[str, Any], third: ExitStack) -> None:
+    page.evaluate("window.here = 'the same document'")
+
+    third.close()  # the server of b3
+    expect(row(page, "b3")).to_contain_text("down")
+    expect(page.locator("#troubles")).to_contain_text("dns/b3down:")
+    expect(page.locator("tr.pool")).to_contain_text("ready, 1 down")
+
+    row(page, "b2").get_by_role("button").click()
+    page.get_by_role("button", name="Drain").click()
+    enter_token(page, TOKEN)
+    expect(page.locator("#details .chip")).to_contain_text("drained")
+    page.keyboard.press("Escape")
+    expect(row(page, "b2")).to_contain_text("drained")
+    assert "drain" == daemon.backend("dns", "b2")["admin"]
+    with lab.client.connect((VIP4, 53), connected=False) as client:
+        answers = {found.backend for found in client.exchange(12)}
+    assert {"b1"} == answers  # neither the dead backend nor the drained backend
+
+    daemon.write({"dns": {**pools["dns"], "lissen": "192.0.2.1:53/udp"}})
+    page.get_by_role("link", name="Configuration").click()
+    page.get_by_role("button", name="Read the file again").click()
+    expect(page.locator("#problems")).to_contain_text(re.compile(r"line \d+.*lissen"))
+    assert "chain" in page.locator("#ruleset").inner_text()
+    daemon.write(pools)
+
+    daemon.kill()
+    expect(page.locator("#link")).to_contain_text("no answer")
+    daemon.start()
+    expect(page.locator("#link")).to_contain_text("live")
+    page.get_by_role("link", name="Pools").click()
+    expect(row(page, "b2")).to_contain_text("drained")
+    third.enter_context(lab.serve(PORT, backends=lab.backends[2:]))
+    expect(row(page, "b3")).to_contain_text("in service")
+    assert "the same document" == page.evaluate("window.here")
+
+
+# --- a simulated daemon ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_accessibility(chromium: Browser, dark: bool) -> None:
+    """axe-core finds nothing in any view or dialog, on a desktop in light and on a phone in dark."""
+    width = 390 if dark else 1440
+    with served(showcase()) as api, opened(chromium, api.url, width=width, dark=dark) as (page, faults):
+        answer(page, "api/v1/history", {"events": kept_events()})
+        page.evaluate(AXE)
+        for view in VIEWS:
+            page.evaluate(f"location.hash = '#{view}'")
+            expect(page.locator(f"#view-{view}")).to_be_visible()
+            assert [] == findings(page), view
+        page.evaluate("location.hash = '#pools'")
+        row(page, "ns1").get_by_role("button", name="ns1").click()
+        expect(page.locator("#details")).to_be_visible()
+        assert [] == findings(page), "details"
+        page.get_by_role("button", name="Remove").click()
+        expect(page.locator("#question")).to_be_visible()
+        assert [] == findings(page), "question"
+        assert [] == faults
+
+
+def findings(page: Page) -> list[str]:
+    """What axe-core finds, with the elements."""
+    result = page.evaluate(
+        "axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})"
+    )
+    return [f"{found['id']}: {[node['html'] for node in found['nodes']]}" for found in result["violations"]]
+
+
+def test_hostile_names_stay_text(chromium: Browser) -> None:
+    """HTML in a reason, a name, an event or an error is shown as text and not run."""
+    service = Traffic()
+    down: dict[str, Any] = {"up": False, "in_rotation": False, "share": 0.0}
+    service.put(a_pool(HOSTILE, a_backend(HOSTILE, reason=HOSTILE, **down), listen=(HOSTILE,)))
+    with served(service) as api, opened(chromium, api.url) as (page, faults):
+        event = Event(kind=EventKind.BACKEND_DOWN, at=datetime.now(UTC), pool=HOSTILE, backend=HOSTILE, reason=HOSTILE)
+        answer(
+            page,
+            "api/v1/notices",
+            {"at": None, "findings": [{"subject": HOSTILE, "severity": "error", "message": HOSTILE, "fix": [HOSTILE]}]},
+        )
+        page.reload()
+        expect(row(page, HOSTILE)).to_contain_text(HOSTILE)
+        api.emit(event)
+        for view in VIEWS:
+            page.evaluate(f"location.hash = '#{view}'")
+            expect(page.locator(f"#view-{view}")).to_be_visible()
+        page.evaluate("location.hash = '#timeline'")
+        expect(page.locator("#events")).to_contain_text(HOSTILE)
+        page.evaluate("location.hash = '#pools'")
+        row(page, HOSTILE).get_by_role("button").click()
+        expect(page.locator("#details dl")).to_contain_text(HOSTILE)
+        assert 0 == page.locator("img").count()
+        assert page.title().endswith("nftlb")
+        assert [] == faults
+
+
+def test_many_pools(chromium: Browser) -> None:
+    """200 pools with 10 backends load quickly, a change is on the screen at once, and trouble comes first.
+
+    The bounds are generous, because tests share the processors; `make screenshots` prints the measured times.
+    """
+    with served(many_pools()) as api, opened(chromium, api.url) as (page, faults):
+        expect(page.locator("tr.pool").first).to_be_visible()
+        assert 120 == page.locator("#rows tr").count()  # the rest follows when the user scrolls
+        assert load_time(page) < 3000
+        assert change_time(api, page) < 3000
+
+        expect(page.locator("#rows tr").nth(1)).to_contain_text("down")
+        expect(page.locator("#troubles")).to_contain_text("pool-150/b7")
+        page.get_by_label("Find a pool, backend or address").fill("pool-199 b3")
+        expect(page.locator("#matches")).to_have_text("1 of 2,000 backends")
+        expect(page.locator("tr.backend")).to_contain_text("10.199.0.4:5353")
+        page.get_by_label("Find a pool, backend or address").fill("")
+        page.get_by_label("Group by").select_option("state")
+        expect(page.locator("tr.group").first).to_contain_text("1 backend")
+        page.get_by_label("Show", exact=False).first.select_option("down")
+        expect(page.locator("#matches")).to_have_text("1 of 2,000 backends")
+        assert [] == faults
+
+
+def load_time(page: Page) -> float:
+    """Milliseconds from the start of the navigation to the moment when the first status was drawn."""
+    page.wait_for_function("performance.getEntriesByName('nftlb-shown').length > 0")
+    return float(page.evaluate("performance.getEntriesByName('nftlb-shown')[0].startTime"))
+
+
+def change_time(api: Any, page: Page) -> float:
+    """Milliseconds from the event of a dead backend to the moment when its row says so."""
+    page.evaluate(
+        """() => new Promise(resolve => {
+            const rows = document.getElementById('rows');
+            const seen = () => [...rows.querySelectorAll('tr.backend')].some(one => one.textContent.includes('down'));
+            window.shown = new Promise(done => new MutationObserver(() => { if (seen()) done(performance.now()); })
+                .observe(rows, {subtree: true, childList: true, characterData: true}));
+            const source = new EventSource('api/v1/events');
+            source.addEventListener('backend_down', () => { window.happened ??= performance.now(); });
+            source.addEventListener('open', resolve);
+        })"""
+    )
+    api.service.change_backend("pool-150", "b7", up=False, in_rotation=False, share=0.0, reason="no answer within 1s")
+    api.emit(
+        Event(kind=EventKind.BACKEND_DOWN, at=datetime.now(UTC), pool="pool-150", backend="b7", reason="no answer")
+    )
+    return float(page.evaluate("async () => await window.shown - window.happened"))
+
+
+def test_phone_and_keyboard(chromium: Browser) -> None:
+    """On a phone nothing is cut off and the reason of a dead backend is on the first screen; keys do everything."""
+    with served(showcase()) as api, opened(chromium, api.url, width=390, height=844) as (page, faults):
+        reason = page.locator("#troubles").get_by_text("no answer within 1s")
+        expect(reason).to_be_in_viewport()
+        for view in VIEWS:
+            page.evaluate(f"location.hash = '#{view}'")
+            expect(page.locator(f"#view-{view}")).to_be_visible()
+            assert 390 >= page.evaluate("document.documentElement.scrollWidth"), view
+        page.keyboard.press("/")
+        page.keyboard.type("ns2")
+        expect(page.locator("tr.backend")).to_have_count(1)
+        row(page, "ns2").get_by_role("button").focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#details-title")).to_have_text("dns/ns2")
+        page.keyboard.press("Escape")
+        expect(page.locator("#details")).to_be_hidden()
+        assert [] == faults
+
+
+def test_operating(chromium: Browser) -> None:
+    """A change that loses traffic is asked back with its consequences, and a wrong token or a refusal is shown."""
+    with served(showcase()) as api, opened(chromium, api.url) as (page, faults):
+        consequence = "the pool dns would have 2 of 4 backends in service"
+        answer(page, "*preview=true", {"consequences": [consequence]})
+        row(page, "ns1").get_by_role("button").click()
+        page.get_by_role("button", name="Drain").click()
+        enter_token(page, "wrong")
+        question = page.locator("#question")
+        expect(question).to_contain_text(consequence)
+        page.get_by_role("button", name="Drain anyway").click()
+        expect(question).to_contain_text("the bearer token is wrong")
+        page.get_by_role("button", name="Cancel").click()
+        assert [] == api.service.done
+
+        page.get_by_role("button", name="Drain").click()
+        enter_token(page, FAKE_TOKEN)
+        page.get_by_role("button", name="Drain anyway").click()
+        expect(page.locator("#details .chip")).to_contain_text("drained")
+        assert ["change dns/ns1 drain None"] == api.service.done
+        assert FAKE_TOKEN not in page.url
+        page.get_by_role("button", name="Close", exact=True).click()
+
+        page.locator("tr.pool").get_by_role("button", name="dns", exact=True).click()
+        page.get_by_role("button", name="Add a backend").click()
+        page.get_by_label("Name", exact=True).fill("ns9")
+        page.get_by_label("Address", exact=True).fill("224.0.0.1")
+        page.get_by_role("button", name="Add", exact=True).click()
+        expect(question).to_contain_text("224.0.0.1")  # refused, with the reason, and the fields stay
+        page.get_by_label("Address", exact=True).fill("10.0.0.19")
+        page.get_by_role("button", name="Add", exact=True).click()
+        expect(row(page, "ns9")).to_contain_text("(added)")
+        assert [] == faults
+
+
+def test_history_and_notices(chromium: Browser) -> None:
+    """Events that the daemon keeps survive a reload of the page; new events come in front; notices have their fix."""
+    with served(showcase()) as api, opened(chromium, api.url) as (page, faults):
+        answer(page, "api/v1/history", {"events": kept_events()})
+        fix = "sysctl -w net.netfilter.nf_conntrack_max=1048576"
+        answer(
+            page,
+            "api/v1/notices",
+            {
+                "at": "2026-01-02T12:00:00Z",
+                "findings": [
+                    {"subject": "conntrack", "severity": "warning", "message": "65,536 entries", "fix": [fix]}
+                ],
+            },
+        )
+        for _ in range(2):
+            page.goto(f"{api.url}#timeline")
+            page.reload()
+            expect(page.locator("#events .event")).to_have_count(len(kept_events()))
+        expect(page.locator("#events")).to_contain_text("by anna from 192.0.2.200")
+        api.emit(Event(kind=EventKind.BACKEND_UP, at=datetime.now(UTC), pool="dns", backend="ns3", reason="noerror"))
+        expect(page.locator("#events .event").first).to_contain_text("backend up")
+        page.get_by_label("Show").last.select_option("operated")
+        expect(page.locator("#events .event")).to_have_count(1)
+        page.get_by_role("link", name="Notices (1)").click()
+        expect(page.locator("#notices")).to_contain_text(fix)
+        assert [] == faults

@@ -1,0 +1,201 @@
+"""A simulated daemon behind a real HTTP server in a thread, for tests of the page. The test lets its traffic pass."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from threading import Event as Flag
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from fake_service import NOON, FakeService, a_backend, a_check, a_pool, an_overview
+from web_server import serving
+
+from nftlb.model import Admin, Endpoint, EventKind, Forward
+from nftlb.service import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from playwright.sync_api import Page, Route
+
+    from nftlb.service import BackendStatus, Overview, PoolStatus
+
+
+@dataclass
+class Traffic(FakeService):
+    """A service whose backends get packets when `advance` is called."""
+
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Packets per second by POOL/BACKEND; other backends get 1,000 in proportion to their share."""
+    started: datetime = NOON
+    dice: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 - the same data each time
+
+    async def overview(self) -> Overview:
+        ready = all(pool.ready for pool in self.shown.values())
+        return an_overview(ready=ready, faults=self.faults, started=self.started)
+
+    def advance(self, seconds: float) -> None:
+        """Let the traffic of some seconds pass."""
+        for pool in list(self.shown.values()):
+            backends = tuple(self._later(pool, backend, seconds) for backend in pool.backends)
+            packets, size = (sum(getattr(backend, name) for backend in backends) for name in ("packets", "bytes"))
+            self.shown[pool.name] = pool.model_copy(update={"backends": backends, "packets": packets, "bytes": size})
+
+    def _later(self, pool: PoolStatus, backend: BackendStatus, seconds: float) -> BackendStatus:
+        rate = self.rates.get(f"{pool.name}/{backend.name}", 1000 * backend.share * len(pool.backends))
+        packets = int(rate * seconds * self.dice.uniform(0.85, 1.15)) if backend.in_rotation else 0
+        checks = tuple(
+            check.model_copy(update={"seconds": self.dice.uniform(0.0008, 0.0019)}) if check.passed else check
+            for check in backend.checks
+        )
+        counters = {"packets": backend.packets + packets, "bytes": backend.bytes + 120 * packets}
+        return backend.model_copy(update={**counters, "checks": checks})
+
+    def change_backend(self, pool: str, name: str, **values: Any) -> None:
+        """Change the status of a backend; shares stay as they are."""
+        old = self.shown[pool]
+        changed = [one.model_copy(update=values) if one.name == name else one for one in old.backends]
+        self.put(old.model_copy(update={"backends": tuple(changed), "healthy": sum(one.up for one in changed)}))
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server with its service."""
+
+    url: str
+    service: Traffic
+    loop: asyncio.AbstractEventLoop
+
+    def emit(self, event: Event) -> None:
+        """Send an event to all listeners."""
+        self.loop.call_soon_threadsafe(self.service.emit, event)
+
+
+@contextmanager
+def served(service: Traffic) -> Iterator[Served]:
+    """Serve the page in a thread: Playwright's event loop runs in the thread of the test."""
+    found: list[Served] = []
+    ready, ends = Flag(), Flag()
+
+    async def serve() -> None:
+        async with serving(service) as api:
+            bound = api.server.bound
+            assert isinstance(bound, Endpoint)
+            found.append(Served(f"http://127.0.0.1:{bound.port}/", service, asyncio.get_running_loop()))
+            ready.set()
+            await asyncio.to_thread(ends.wait)
+
+    thread = Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield found[0]
+    finally:
+        ends.set()
+        thread.join()
+
+
+def many_pools(pools: int = 200, backends: int = 10) -> Traffic:
+    """A large installation in which all is well."""
+    service = Traffic()
+    for number in range(pools):
+        members = [
+            a_backend(f"b{one}", address=f"10.{number}.0.{one + 1}", share=1 / backends, packets=1000, bytes=120000)
+            for one in range(backends)
+        ]
+        service.put(a_pool(f"pool-{number:03}", *members, listen=(f"192.0.2.{number}:53/udp",)))
+    return service
+
+
+def showcase(now: datetime = NOON) -> Traffic:
+    """Pools in the states that operators see: healthy, without a backend, drained, and not ready."""
+    service = Traffic(
+        started=now - timedelta(days=12),
+        rates={
+            "dns/ns1": 21400,
+            "dns/ns2": 21350,
+            "dns/ns3": 0,
+            "dns/ns4": 42700,
+            "syslog/log1": 3100,
+            "syslog/log2": 0,
+        }
+        | {f"netflow/flow{number}": 5200 for number in (1, 2, 3)}
+        | {"radius/aaa1": 310, "radius/aaa2": 305},
+    )
+    refused = a_check(up=False, passed=False, reason="no answer within 1s", seconds=1.0)
+    lost = now - timedelta(minutes=4)
+    down: dict[str, Any] = {"up": False, "in_rotation": False, "share": 0.0, "checks": (refused,), "since": lost}
+    well: dict[str, Any] = {"since": now - timedelta(hours=31), "reason": "noerror in 1.1 ms"}
+    counted: dict[str, Any] = {**well, "requests": 9, "replies": 9}
+    service.put(
+        a_pool(
+            "dns",
+            a_backend("ns1", address="10.0.0.11", share=0.25, answered=0.999, **counted),
+            a_backend("ns2", address="10.0.0.12", share=0.25, answered=0.998, **counted),
+            a_backend("ns3", address="10.0.0.13", reason="no answer within 1s, 3 times in a row", **down),
+            a_backend("ns4", address="10.0.0.14", share=0.5, weight=2, answered=1.0, **counted),
+            listen=("192.0.2.53:53/udp", "[2001:db8::53]:53/udp"),
+            since=service.started,
+        ),
+        a_pool(
+            "syslog",
+            a_backend("log1", address="10.0.1.11", port=514, share=1.0, **well),
+            a_backend("log2", address="10.0.1.12", port=514, share=0.0, admin=Admin.DRAIN, in_rotation=False, **well),
+            listen=("192.0.2.14:514/udp",),
+            since=service.started,
+        ),
+        a_pool(
+            "netflow",
+            *(a_backend(f"flow{n}", address=f"10.0.2.{n}", port=2055, share=1 / 3, **well) for n in (1, 2, 3)),
+            listen=("192.0.2.20:2055/udp",),
+            forward=Forward.STATELESS,
+            since=service.started,
+        ),
+        a_pool(
+            "radius",
+            a_backend("aaa1", address="10.0.3.1", port=1812, share=0.5, **well),
+            a_backend("aaa2", address="10.0.3.2", port=1812, share=0.5, **well),
+            listen=("192.0.2.12:1812/udp",),
+            since=service.started,
+        ),
+        a_pool(
+            "tftp",
+            a_backend("boot1", address="10.0.4.1", port=69, **down, reason="ICMP: port unreachable"),
+            listen=("192.0.2.69:69/udp",),
+            since=lost,
+        ),
+    )
+    return service
+
+
+def kept_events() -> list[dict[str, Any]]:
+    """A history, newest first."""
+    told = [
+        (EventKind.BACKEND_DOWN, "dns", "ns3", "up", "down", "no answer within 1s, 3 times in a row", {}),
+        (EventKind.SWAP, "", "", "", "", "", {"seconds": 0.0021, "changes": 1}),
+        (EventKind.QUORUM_DOWN, "tftp", "", "ready", "not ready", "0 of 1 backends are healthy", {}),
+        (EventKind.BACKEND_DOWN, "tftp", "boot1", "up", "down", "ICMP: port unreachable", {}),
+        (EventKind.BACKEND_CHANGED, "syslog", "log2", "enabled", "drain", "", {"who": "anna", "from": "192.0.2.200"}),
+        (EventKind.RELOAD, "", "", "", "", "", {"pools": 5}),
+    ]
+    return [
+        Event(
+            kind=kind, at=NOON, pool=pool, backend=backend, old=old, new=new, reason=reason, details=details
+        ).model_dump(mode="json")
+        | {"id": len(told) - place}
+        for place, (kind, pool, backend, old, new, reason, details) in enumerate(told)
+    ]
+
+
+def answer(page: Page, path: str, document: object) -> None:
+    """Answer the requests of the page for a path with this document, in place of the daemon."""
+
+    def fulfil(route: Route) -> None:
+        route.fulfill(status=200, content_type="application/json", body=json.dumps(document))
+
+    page.route(f"**/{path}*", fulfil)
