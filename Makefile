@@ -1,6 +1,6 @@
 # `make demo` and `make test` run `make setup` themselves; a new Debian 12 or 13 needs nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo docs test tests test-debian13 test-newest-nft nft-tests test-deploy lint format golden costs bench deb debs wheel clean
+.PHONY: help setup lock demo docs test tests test-debian13 test-newest-nft nft-tests test-deploy lint format golden costs screenshots bench deb debs wheel clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -99,6 +99,9 @@ docs: $(VENV)-docs/.ready  ## build dist/site from the documents; a broken link 
 $(VENV)-docs/.ready: tools/environment.sh requirements/docs.txt
 	tools/environment.sh $(VENV)-docs requirements/docs.txt
 	touch $@
+
+screenshots: setup  ## take the pictures of the web page in docs/images/ again; look at them before you commit them
+	$(PY) tools/screenshots.py
 
 bench: setup  ## measure the figures in the documents
 	$(PY) bench/run.py

@@ -6,18 +6,17 @@ The simulated daemon has states and sizes that a lab of namespaces does not have
 from __future__ import annotations
 
 import re
-import socket
-from contextlib import ExitStack, closing, contextmanager, suppress
+import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.resources import files
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from browser import PATIENCE, browser, opened
+from browser import PATIENCE, browser, load_time, opened, seen_at, tcp_address, watch_for
 from daemon_process import PORT, TOKEN, Running, dns
 from fake_service import a_backend, a_pool
-from page_service import Traffic, answer, kept_events, many_pools, served, showcase
+from page_service import Traffic, answer, explanation, kept_changes, kept_events, many_pools, notices, served, showcase
 from playwright.sync_api import expect
 from web_server import TOKEN as FAKE_TOKEN
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from page_service import Served
     from playwright.sync_api import Browser, Page
 
 expect.set_options(timeout=PATIENCE)
@@ -41,40 +41,6 @@ HOSTILE = "<img src=x onerror=document.title='taken'>"
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with browser(tmp_path_factory.mktemp("browser")) as running:
         yield running
-
-
-@contextmanager
-def tcp_address(path: Path) -> Iterator[str]:
-    """A URL on this host's loopback interface for the Unix socket of a daemon in a namespace."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-
-        def accept() -> None:
-            with suppress(OSError):  # the server is closed
-                while True:
-                    Thread(target=join, args=(server.accept()[0],), daemon=True).start()
-
-        def join(client: socket.socket) -> None:
-            daemon = socket.socket(socket.AF_UNIX)
-            with client, daemon, suppress(OSError):  # the daemon is stopped, or one of both left
-                daemon.connect(str(path))
-                back = Thread(target=copy, args=(daemon, client), daemon=True)
-                back.start()
-                copy(client, daemon)
-                back.join()
-
-        Thread(target=accept, daemon=True).start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}/"
-        with suppress(OSError):
-            server.shutdown(socket.SHUT_RDWR)
-
-
-def copy(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-    for end in (source, target):
-        with suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
 
 
 def row(page: Page, name: str) -> Any:
@@ -208,7 +174,7 @@ def test_hostile_names_stay_text(chromium: Browser) -> None:
 def test_many_pools(chromium: Browser) -> None:
     """200 pools with 10 backends load quickly, a change is on the screen at once, and trouble comes first.
 
-    The bounds are generous, because tests share the processors; `make screenshots` prints the measured times.
+    The bounds are generous, because tests share the processors; bench/page.py measures.
     """
     with served(many_pools()) as api, opened(chromium, api.url) as (page, faults):
         expect(page.locator("tr.pool").first).to_be_visible()
@@ -229,30 +195,14 @@ def test_many_pools(chromium: Browser) -> None:
         assert [] == faults
 
 
-def load_time(page: Page) -> float:
-    """Milliseconds from the start of the navigation to the moment when the first status was drawn."""
-    page.wait_for_function("performance.getEntriesByName('nftlb-shown').length > 0")
-    return float(page.evaluate("performance.getEntriesByName('nftlb-shown')[0].startTime"))
-
-
-def change_time(api: Any, page: Page) -> float:
-    """Milliseconds from the event of a dead backend to the moment when its row says so."""
-    page.evaluate(
-        """() => new Promise(resolve => {
-            const rows = document.getElementById('rows');
-            const seen = () => [...rows.querySelectorAll('tr.backend')].some(one => one.textContent.includes('down'));
-            window.shown = new Promise(done => new MutationObserver(() => { if (seen()) done(performance.now()); })
-                .observe(rows, {subtree: true, childList: true, characterData: true}));
-            const source = new EventSource('api/v1/events');
-            source.addEventListener('backend_down', () => { window.happened ??= performance.now(); });
-            source.addEventListener('open', resolve);
-        })"""
-    )
+def change_time(api: Served, page: Page) -> float:
+    """Milliseconds from the death of a backend to the moment when its row says so."""
+    watch_for(page, "down")
+    began = time.time()
     api.service.change_backend("pool-150", "b7", up=False, in_rotation=False, share=0.0, reason="no answer within 1s")
-    api.emit(
-        Event(kind=EventKind.BACKEND_DOWN, at=datetime.now(UTC), pool="pool-150", backend="b7", reason="no answer")
-    )
-    return float(page.evaluate("async () => await window.shown - window.happened"))
+    now = datetime.now(UTC)
+    api.emit(Event(kind=EventKind.BACKEND_DOWN, at=now, pool="pool-150", backend="b7", reason="no answer"))
+    return seen_at(page) - 1000 * began
 
 
 def test_phone_and_keyboard(chromium: Browser) -> None:
@@ -312,19 +262,11 @@ def test_operating(chromium: Browser) -> None:
 
 def test_history_and_notices(chromium: Browser) -> None:
     """Events that the daemon keeps survive a reload of the page; new events come in front; notices have their fix."""
-    with served(showcase()) as api, opened(chromium, api.url) as (page, faults):
+    with served(showcase()) as api, opened(chromium, "about:blank") as (page, faults):
         answer(page, "api/v1/history", {"events": kept_events()})
-        fix = "sysctl -w net.netfilter.nf_conntrack_max=1048576"
-        answer(
-            page,
-            "api/v1/notices",
-            {
-                "at": "2026-01-02T12:00:00Z",
-                "findings": [
-                    {"subject": "conntrack", "severity": "warning", "message": "65,536 entries", "fix": [fix]}
-                ],
-            },
-        )
+        answer(page, "api/v1/notices", notices())
+        answer(page, "api/v1/explain", explanation())
+        answer(page, "api/v1/ruleset/changes", kept_changes())
         for _ in range(2):
             page.goto(f"{api.url}#timeline")
             page.reload()
@@ -332,8 +274,16 @@ def test_history_and_notices(chromium: Browser) -> None:
         expect(page.locator("#events")).to_contain_text("by anna from 192.0.2.200")
         api.emit(Event(kind=EventKind.BACKEND_UP, at=datetime.now(UTC), pool="dns", backend="ns3", reason="noerror"))
         expect(page.locator("#events .event").first).to_contain_text("backend up")
-        page.get_by_label("Show").last.select_option("operated")
+        page.locator("#timeline-kind").select_option("operated")
         expect(page.locator("#events .event")).to_have_count(1)
+
         page.get_by_role("link", name="Notices (1)").click()
-        expect(page.locator("#notices")).to_contain_text(fix)
+        expect(page.locator("#notices")).to_contain_text(notices()["findings"][0]["fix"][0])
+        page.get_by_role("link", name="Configuration").click()
+        expect(page.locator("#changes")).to_contain_text("backend_down dns/ns3 · 1 line added, 1 deleted")
+        page.get_by_role("link", name="Explain a packet").click()
+        page.get_by_label("From").fill("198.51.100.7:40000")
+        page.get_by_label("To", exact=True).fill("192.0.2.53:53/udp")
+        page.keyboard.press("Enter")
+        expect(page.locator("#explanation")).to_contain_text("Pool dns takes this packet")
         assert [] == faults

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+import socket
+from contextlib import closing, contextmanager, suppress
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from playwright.sync_api import sync_playwright
@@ -73,3 +75,83 @@ def opened(
         yield page, faults
     finally:
         context.close()
+
+
+# --- times ----------------------------------------------------------------------------------------------------------
+
+
+def load_time(page: Page) -> float:
+    """Milliseconds from the start of the navigation to the moment when the first status was on the page."""
+    return float(
+        page.evaluate(
+            """() => new Promise(done => {
+                const look = () => {
+                    const [first] = performance.getEntriesByName('nftlb-shown');
+                    if (first) done(first.startTime); else setTimeout(look, 5);
+                };
+                look();
+            })"""
+        )
+    )
+
+
+def watch_for(page: Page, state: str) -> None:
+    """Begin to watch for a state in the rows of backends; `seen_at` has the result."""
+    page.evaluate(
+        """state => {
+            const rows = document.getElementById('rows');
+            const chips = () => [...rows.querySelectorAll('.backend .chip')];
+            const seen = () => chips().some(one => one.textContent.includes(state));
+            window.seen = new Promise(done => {
+                const watch = new MutationObserver(() => {
+                    if (!seen()) return;
+                    watch.disconnect();
+                    requestAnimationFrame(() => done(Date.now()));
+                });
+                watch.observe(rows, {subtree: true, childList: true, characterData: true});
+            });
+        }""",
+        state,
+    )
+
+
+def seen_at(page: Page) -> float:
+    """When the state was on the screen, in milliseconds since 1970."""
+    return float(page.evaluate("window.seen"))
+
+
+# --- a daemon in a namespace ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def tcp_address(path: Path) -> Iterator[str]:
+    """A URL on this host's loopback interface for the Unix socket of a daemon in a namespace."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+
+        def accept() -> None:
+            with suppress(OSError):  # the server is closed
+                while True:
+                    Thread(target=join, args=(server.accept()[0],), daemon=True).start()
+
+        def join(client: socket.socket) -> None:
+            daemon = socket.socket(socket.AF_UNIX)
+            with client, daemon, suppress(OSError):  # the daemon is stopped, or one of both left
+                daemon.connect(str(path))
+                back = Thread(target=copy, args=(daemon, client), daemon=True)
+                back.start()
+                copy(client, daemon)
+                back.join()
+
+        Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/"
+        with suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
+
+
+def copy(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    for end in (source, target):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)

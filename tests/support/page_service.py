@@ -173,23 +173,70 @@ def showcase(now: datetime = NOON) -> Traffic:
     return service
 
 
-def kept_events() -> list[dict[str, Any]]:
-    """A history, newest first."""
-    told = [
-        (EventKind.BACKEND_DOWN, "dns", "ns3", "up", "down", "no answer within 1s, 3 times in a row", {}),
-        (EventKind.SWAP, "", "", "", "", "", {"seconds": 0.0021, "changes": 1}),
-        (EventKind.QUORUM_DOWN, "tftp", "", "ready", "not ready", "0 of 1 backends are healthy", {}),
-        (EventKind.BACKEND_DOWN, "tftp", "boot1", "up", "down", "ICMP: port unreachable", {}),
-        (EventKind.BACKEND_CHANGED, "syslog", "log2", "enabled", "drain", "", {"who": "anna", "from": "192.0.2.200"}),
-        (EventKind.RELOAD, "", "", "", "", "", {"pools": 5}),
+def kept_events(now: datetime = NOON) -> list[dict[str, Any]]:
+    """A history as `GET /api/v1/history` gives it, newest first."""
+    told: list[tuple[int, dict[str, Any]]] = [
+        (4, {"kind": EventKind.SWAP, "details": {"seconds": 0.0021, "changes": 2}}),
+        (
+            4,
+            {"kind": EventKind.BACKEND_DOWN, "pool": "dns", "backend": "ns3", **_DOWN, "reason": "no answer within 1s"},
+        ),
+        (4, {"kind": EventKind.QUORUM_DOWN, "pool": "tftp", "reason": "0 of 1 backends are healthy"}),
+        (
+            4,
+            {"kind": EventKind.BACKEND_DOWN, "pool": "tftp", "backend": "boot1", **_DOWN, "reason": "port unreachable"},
+        ),
+        (61, {"kind": EventKind.BACKEND_CHANGED, "pool": "syslog", "backend": "log2", **_DRAINED}),
+        (310, {"kind": EventKind.BACKEND_UP, "pool": "dns", "backend": "ns1", "old": "down", "new": "up"}),
+        (311, {"kind": EventKind.BACKEND_DOWN, "pool": "dns", "backend": "ns1", **_DOWN, "reason": "refused"}),
+        (2900, {"kind": EventKind.RELOAD, "details": {"pools": 5}}),
     ]
     return [
-        Event(
-            kind=kind, at=NOON, pool=pool, backend=backend, old=old, new=new, reason=reason, details=details
-        ).model_dump(mode="json")
-        | {"id": len(told) - place}
-        for place, (kind, pool, backend, old, new, reason, details) in enumerate(told)
+        {"id": len(told) - place, **Event(at=now - timedelta(minutes=minutes), **values).model_dump(mode="json")}
+        for place, (minutes, values) in enumerate(told)
     ]
+
+
+_DOWN = {"old": "up", "new": "down"}
+_DRAINED = {"old": "enabled", "new": "drain", "details": {"who": "anna", "from": "192.0.2.200"}}
+
+
+def kept_changes(now: datetime = NOON) -> dict[str, Any]:
+    """Changes of the rules as `GET /api/v1/ruleset/changes` gives them, newest first."""
+    lines = ["- map dns-v7 { 0 : goto ns1, 1 : goto ns4, 2 : goto ns3 }", "+ map dns-v8 { 0 : goto ns1, 1 : goto ns4 }"]
+    return {"changes": [{"at": now.isoformat(), "reason": "backend_down dns/ns3", "difference": lines}]}
+
+
+def notices() -> dict[str, Any]:
+    """What `GET /api/v1/notices` gives."""
+    fix = "sysctl -w net.netfilter.nf_conntrack_max=1048576"
+    found = {"subject": "conntrack", "severity": "warning", "message": "the table has room for 65,536 entries only"}
+    well = {"subject": "ip_forward", "severity": "ok", "message": "packets are forwarded", "fix": []}
+    return {"at": NOON.isoformat(), "findings": [{**found, "fix": [fix]}, well]}
+
+
+def explanation() -> dict[str, Any]:
+    """What `nftlb explain --json` prints for a packet of the pool dns."""
+    client, service = "198.51.100.7:40000", "192.0.2.53:53"
+
+    def candidate(name: str, server: str, weight: int, slots: int, zone: int) -> dict[str, Any]:
+        request = {"before": [client, service], "after": ["10.0.0.1:40000", server]}
+        reply = {"before": [server, "10.0.0.1:40000"], "after": [service, client]}
+        known = {"name": name, "address": server, "weight": weight, "slots": slots, "zone": zone, "mark": None}
+        return {**known, "state": "in" if slots else "down", "request": request, "reply": reply}
+
+    members = [
+        candidate("ns1", "10.0.0.11:5353", 1, 1, 1),
+        candidate("ns2", "10.0.0.12:5353", 1, 1, 2),
+        candidate("ns3", "10.0.0.13:5353", 0, 0, 3),
+        candidate("ns4", "10.0.0.14:5353", 2, 2, 4),
+    ]
+    pool = {"pool": "dns", "listener": f"{service}/udp", "forward": "nat", "balance": "round-robin", "per": "packet"}
+    asked: dict[str, Any] = {"client": client, "service": service, "protocol": "udp", "reason": None, "near": []}
+    nothing = dict.fromkeys(("verdict", "slot", "target", "decided_by"))
+    decided = {"why": "healthy", "priority": 1, "fast_path": False, "slots": ["ns1", "ns4", "ns2", "ns4"]}
+    remarks = {"replies": "pass the balancer, which gives them the address of the service"}
+    return {**asked, **pool, **nothing, **decided, "candidates": members, "remarks": remarks}
 
 
 def answer(page: Page, path: str, document: object) -> None:

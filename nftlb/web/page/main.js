@@ -100,7 +100,7 @@ function listen() {
   for (const kind of Object.keys(KINDS)) source.addEventListener(kind, message => {
     const event = JSON.parse(message.data);
     note(event);
-    readSoon(event.kind === "swap" ? "" : event.pool);
+    if (event.kind !== "swap") readSoon(event.pool);  // the events that caused the swap came before
     if (event.kind === "backend_down" || event.kind === "quorum_down") announce(`${[event.pool, event.backend].filter(Boolean).join("/")} ${KINDS[event.kind][2]}: ${event.reason}`);
   });
   source.addEventListener("open", () => {
@@ -185,7 +185,7 @@ document.addEventListener("keydown", event => {
 document.addEventListener("visibilitychange", () => { if (!document.hidden) readStatus(); });
 setInterval(showLink, 1000);
 showView();
-readStatus();
+await readStatus();  // first, because the daemon answers one request after the other
 listen();
 readHistory();
 startNotices();
