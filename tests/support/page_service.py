@@ -60,7 +60,9 @@ class Traffic(FakeService):
         """Change the status of a backend; shares stay as they are."""
         old = self.shown[pool]
         changed = [one.model_copy(update=values) if one.name == name else one for one in old.backends]
-        self.put(old.model_copy(update={"backends": tuple(changed), "healthy": sum(one.up for one in changed)}))
+        self.put(
+            old.model_copy(update={"backends": tuple(changed), "healthy": sum(one.in_rotation for one in changed)})
+        )
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ def showcase(now: datetime = NOON) -> Traffic:
             a_backend("log1", address="10.0.1.11", port=514, share=1.0, **well),
             a_backend("log2", address="10.0.1.12", port=514, share=0.0, admin=Admin.DRAIN, in_rotation=False, **well),
             listen=("192.0.2.14:514/udp",),
+            healthy=1,
             since=service.started,
         ),
         a_pool(
@@ -186,25 +189,33 @@ def kept_events(now: datetime = NOON) -> list[dict[str, Any]]:
             4,
             {"kind": EventKind.BACKEND_DOWN, "pool": "tftp", "backend": "boot1", **_DOWN, "reason": "port unreachable"},
         ),
-        (61, {"kind": EventKind.BACKEND_CHANGED, "pool": "syslog", "backend": "log2", **_DRAINED}),
+        (61, {"kind": EventKind.BACKEND_CHANGED, "pool": "syslog", "backend": "log2", "details": _DRAINED}),
         (310, {"kind": EventKind.BACKEND_UP, "pool": "dns", "backend": "ns1", "old": "down", "new": "up"}),
         (311, {"kind": EventKind.BACKEND_DOWN, "pool": "dns", "backend": "ns1", **_DOWN, "reason": "refused"}),
         (2900, {"kind": EventKind.RELOAD, "details": {"pools": 5}}),
     ]
     return [
-        {"id": len(told) - place, **Event(at=now - timedelta(minutes=minutes), **values).model_dump(mode="json")}
+        {**Event(at=now - timedelta(minutes=minutes), **values).model_dump(mode="json"), "id": len(told) - place}
         for place, (minutes, values) in enumerate(told)
     ]
 
 
 _DOWN = {"old": "up", "new": "down"}
-_DRAINED = {"old": "enabled", "new": "drain", "details": {"who": "anna", "from": "192.0.2.200"}}
+_DRAINED = {"who": "anna", "from": "192.0.2.200", "what": "drain", "result": "done"}
 
 
 def kept_changes(now: datetime = NOON) -> dict[str, Any]:
     """Changes of the rules as `GET /api/v1/ruleset/changes` gives them, newest first."""
-    lines = ["- map dns-v7 { 0 : goto ns1, 1 : goto ns4, 2 : goto ns3 }", "+ map dns-v8 { 0 : goto ns1, 1 : goto ns4 }"]
-    return {"changes": [{"at": now.isoformat(), "reason": "backend_down dns/ns3", "difference": lines}]}
+    lines = [
+        "@@ table ip nftlb: map dns @@",
+        "- map dns-v7 { 0 : goto ns1, 1 : goto ns4, 2 : goto ns3 }",
+        "+ map dns-v8 { 0 : goto ns1, 1 : goto ns4 }",
+    ]
+    return {
+        "changes": [
+            {"at": now.isoformat(), "reason": "dns/ns3: down, was up", "events": [7], "lines": lines, "cut": False}
+        ]
+    }
 
 
 def notices() -> dict[str, Any]:

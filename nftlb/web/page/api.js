@@ -32,8 +32,11 @@ async function request(method, path, body) {
   if (answer.ok) return answer;
   let problem = {};
   try { problem = await answer.json(); } catch { /* a proxy answers without JSON */ }
-  throw new Refusal(answer.status, problem.error || problem.detail || problem.title || "HTTP status " + answer.status, problem.problems || problem.errors || []);
+  throw new Refusal(answer.status, problem.error || "HTTP status " + answer.status, placed(problem));
 }
+
+/** The problems of a refusal: with their places, if the daemon gives places. */
+function placed({problems = [], faults = []}) { return problems.length && faults.length ? faults : problems; }
 
 export function get(path) { return request("GET", path); }
 export async function getJson(path) { return (await get(path)).json(); }

@@ -30,7 +30,7 @@ async function readRules(version) {
   busy = true;
   try {
     const text = await getText("api/v1/ruleset");
-    const swaps = await getJson("api/v1/ruleset/changes").then(answer => answer.changes || answer.swaps || answer, () => []);
+    const swaps = await getJson("api/v1/ruleset/changes").then(answer => answer.changes, () => []);
     seen = version;
     showRules(text, swaps);
   } catch (error) {
@@ -39,10 +39,8 @@ async function readRules(version) {
   busy = false;
 }
 
-function linesOf(swap) { return Array.isArray(swap.difference) ? swap.difference : Array.isArray(swap.lines) ? swap.lines : String(swap.difference || swap.diff || "").split("\n").filter(Boolean); }
-
 function showRules(text, swaps) {
-  const added = new Set(swaps.length ? linesOf(swaps[0]).filter(line => line.startsWith("+")).map(line => line.slice(1).trim()) : []);
+  const added = new Set(swaps.length ? swaps[0].lines.filter(line => line.startsWith("+")).map(line => line.slice(1).trim()) : []);
   const lines = text.split("\n").map(line => {
     const isNew = line.trim() && added.has(line.trim());
     return isNew ? make("ins", "", line + "\n") : line + "\n";
@@ -51,13 +49,13 @@ function showRules(text, swaps) {
   arrange($("changes"), swaps.length ? swaps.map(showSwap) : [make("p", "dim", "No change since the start of the daemon is known.")]);
 }
 
-function showSwap(swap, place) {
-  const lines = linesOf(swap), plus = lines.filter(line => line.startsWith("+")).length, minus = lines.filter(line => line.startsWith("-")).length;
-  const reason = swap.reason || (swap.events || []).map(event => typeof event === "string" ? event : [event.kind, [event.pool, event.backend].filter(Boolean).join("/")].join(" ")).join(", ");
-  const box = make("details", "swap", make("summary", "", makeTime(swap.at, clockTime(swap.at)), ` ${reason || "rules changed"} · ${plural(plus, "line")} added, ${minus} deleted`));
+function showSwap({at, reason, lines, cut}, place) {
+  const plus = lines.filter(line => line.startsWith("+")).length, minus = lines.filter(line => line.startsWith("-")).length;
+  const box = make("details", "swap", make("summary", "", makeTime(at, clockTime(at)), ` ${reason || "rules changed"} · ${plural(plus, "line")} added, ${minus} deleted`));
   box.open = place === 0;
   const text = make("pre");
   for (const line of lines) text.append(make(line.startsWith("+") ? "ins" : line.startsWith("-") ? "del" : "span", "", line + "\n"));
+  if (cut) text.append(make("span", "dim", "… more lines are left out"));
   box.append(text);
   return box;
 }

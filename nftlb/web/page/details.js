@@ -4,7 +4,7 @@ import {$, ago, arrange, chip, count, figure, make, makeButton, milliseconds, pe
 import {Chart} from "./charts.js";
 import {addBackend, removeBackend, setAdmin, setNumber} from "./operate.js";
 import {measuredShare, meterOf} from "./rates.js";
-import {addressOf, poolFacts, poolState, reasonOf, shareText, stateOf} from "./states.js";
+import {addressOf, poolFacts, poolState, reasonOf, shareText, sinceOf, stateOf} from "./states.js";
 
 const MOST_LINES = 12;
 let view = null;
@@ -99,7 +99,7 @@ class Details {
     return [
       ["Address", addressOf(backend)],
       ["Reason", reasonOf(backend)],
-      ["In this state for", ago(backend.since)],
+      ["In this state for", ago(sinceOf(backend))],
       ["Share now / wanted", shareText(measuredShare(pool, backend), backend.share)],
       ["Traffic", `${figure(rate.packets)} packets/s, ${figure(rate.bits)} bit/s, ${count(backend.packets)} packets in all`],
       ["Answered", backend.answered === null ? "not known" : percent(backend.answered)],

@@ -9,7 +9,7 @@ import {startNotices} from "./notices.js";
 import {startOperating} from "./operate.js";
 import {showPools, showTrouble, startPools} from "./pools.js";
 import {forget, keep, measure, meterOf} from "./rates.js";
-import {overallState, responseTime, stateOf, troubles} from "./states.js";
+import {overallState, responseTime, troubles} from "./states.js";
 import {KINDS, note, readHistory, showTimeline, startTimeline} from "./timeline.js";
 
 const POLL = 2000, STALE = 8000;  // milliseconds
@@ -117,12 +117,12 @@ function listen() {
 // --- showing ---------------------------------------------------------------------------------------------------------
 
 function draw() {
-  const backends = status.pools.flatMap(pool => pool.backends), good = backends.filter(one => stateOf(one).name === "good").length;
+  const sum = each => status.pools.reduce((total, pool) => total + each(pool), 0), good = sum(pool => pool.healthy), all = sum(pool => pool.backends.length);
   const overall = overallState(status), host = status.host || location.hostname, {rate} = meterOf("");
   say($("host"), host);
   say($("version"), `nftlb ${status.version}, up for ${ago(status.started)}`);
   chip($("ready"), overall);
-  say($("backends"), `${good} of ${plural(backends.length, "backend")} in service`);
+  say($("backends"), `${good} of ${plural(all, "backend")} in service`);
   say($("traffic"), `${figure(rate.packets)} packets/s · ${figure(rate.bits)} bit/s`);
   document.title = `${overall.sign} ${overall.word} – ${host} – nftlb`;
   showTroubles();

@@ -3,7 +3,7 @@
 import {$, ago, arrange, chip, count, dress, figure, hint, make, makeButton, makeCell, milliseconds, percent, plural, say} from "./dom.js";
 import {Spark} from "./charts.js";
 import {measuredShare, meterOf} from "./rates.js";
-import {addressOf, poolFacts, poolState, reasonOf, responseTime, shareScale, shareText, stateOf} from "./states.js";
+import {addressOf, poolFacts, poolState, reasonOf, responseTime, shareScale, shareText, sinceOf, stateOf} from "./states.js";
 
 const MANY = 60;   // more backends than this: only pools with trouble are open at the start
 const ROWS = 120;  // rows that are made at once; more follow when the end of the table comes into view
@@ -90,7 +90,7 @@ class BackendRow extends Row {
     say(this.cells.answered, percent(backend.answered));
     hint(this.cells.answered, backend.replies === null ? "replies are not counted" : count(backend.replies) + " replies to " + count(backend.requests) + " packets in all");
     say(this.cells.response, milliseconds(responseTime(backend)));
-    this.showSince(backend.since);
+    this.showSince(sinceOf(backend));
     say(this.cells.reason, reasonOf(backend));
   }
 }
@@ -144,7 +144,7 @@ function rowOf(key, make) {
 
 function entryOf(pool, backend) {
   return {
-    pool, backend, name: backend.name, rank: stateOf(backend).rank, state: stateOf(backend).name, since: backend.since,
+    pool, backend, name: backend.name, rank: stateOf(backend).rank, state: stateOf(backend).name, since: sinceOf(backend),
     packets: meterOf(pool.name + "/" + backend.name).rate.packets, response: responseTime(backend),
   };
 }

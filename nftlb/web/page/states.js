@@ -22,8 +22,8 @@ export function stateOf(backend) {
   return {name: "out", kind: "warn", sign: "‖", word: backend.weight ? "gets no packets" : "weight 0", rank: 4};
 }
 
-/** How many backends of a pool get packets because they are healthy and nothing takes them out. */
-export function inService(pool) { return pool.backends.filter(one => stateOf(one).name === "good").length; }
+/** Since when a backend has its state: a drained backend since the operator drained the backend. */
+export function sinceOf(backend) { return backend.up && backend.admin !== "enabled" && backend.admin_since || backend.since; }
 
 /** The state of a pool. */
 export function poolState(pool) {
@@ -40,7 +40,7 @@ export function poolState(pool) {
 export function poolFacts(pool) {
   const several = new Set(pool.backends.map(one => one.priority)).size > 1;
   return [
-    inService(pool) + " of " + pool.backends.length + " in service",
+    pool.healthy + " of " + pool.backends.length + " in service",
     "quorum " + pool.quorum,
     ...(several && pool.priority !== null ? ["priority " + pool.priority] : []),
   ].join(", ");
@@ -84,7 +84,7 @@ export function troubles(status) {
   for (const pool of status.pools) {
     for (const what of pool.lacking) put(0, "bad", pool.name, "not ready: " + what, pool.name);
     if (!pool.ready && !pool.lacking.length) {
-      put(1, "bad", pool.name, "not ready: " + pool.healthy + " healthy, the quorum is " + pool.quorum, pool.name);
+      put(1, "bad", pool.name, "not ready: " + pool.healthy + " in service, the quorum is " + pool.quorum, pool.name);
     }
     if (pool.ready && pool.mode !== "healthy") put(1, "bad", pool.name, "serves in mode " + pool.mode, pool.name);
     for (const backend of pool.backends) {

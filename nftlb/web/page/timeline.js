@@ -19,14 +19,14 @@ export const KINDS = {
   reload_failed: ["kernel", "✕", "file refused"],
   fault: ["fault", "✕", "fault"],
   fault_gone: ["fault", "✓", "fault is gone"],
-  operated: ["operated", "•", "operated"],
+  operated: ["operated", "•", "operator"],
 };
 const PAGE = 200, MOST = 2000;
 const COLOURS = {"✕": "bad", "✓": "good", "‖": "warn", "!": "warn"};
 
 let events = [], kept = true, more = false, dirty = false;
 
-function key(event) { return event.id ?? [event.at, event.kind, event.pool, event.backend].join(" "); }
+function key(event) { return event.id || [event.at, event.kind, event.pool, event.backend].join(" "); }
 
 /** Read the kept events. A daemon without them shows those since the page was opened. */
 export async function readHistory() {
@@ -64,11 +64,11 @@ function changed() {
 }
 
 function describe(event) {
-  const details = {...event.details}, who = details.who ? [`by ${details.who}` + (details.from ? ` from ${details.from}` : "")] : [];
-  for (const name of ["who", "from"]) delete details[name];
+  const {who, from, what, result, ...details} = event.details;
+  const operated = [what, who && `by ${who}` + (from ? ` (${from})` : ""), result === "done" ? "" : result];
   const change = event.old || event.new ? `${event.old || "nothing"} → ${event.new || "nothing"}` : "";
   const rest = Object.entries(details).map(([name, value]) => `${name} ${typeof value === "number" && value % 1 ? value.toPrecision(3) : typeof value === "string" ? value : JSON.stringify(value)}`);
-  return [change, event.reason, ...who, ...rest].filter(Boolean).join(" · ");
+  return [change, ...operated, event.reason, ...rest].filter(Boolean).join(" · ");
 }
 
 const made = new WeakMap();
