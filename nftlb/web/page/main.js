@@ -136,6 +136,7 @@ const items = new Map();
 function showTroubles() {
   const found = troubles(status), shown = found.slice(0, MOST_TROUBLES), used = new Set();
   $("trouble").hidden = found.length === 0;
+  $("trouble").classList.toggle("mild", !found.some(one => one.kind === "bad"));
   arrange($("troubles"), shown.map(({kind, where, text, pool, backend}) => {
     const key = [kind, where, text].join("\n");
     used.add(key);
@@ -154,6 +155,7 @@ function showLink() {
   if (!received && !failure) return;
   const silent = received ? performance.now() - received : 0;
   const bad = !received || silent > STALE * size || (failure && silent > 2 * POLL * size);
+  if (bad) document.title = "✕ no answer – " + $("host").textContent + " – nftlb";
   chip($("link"), bad ? {kind: "bad", sign: "✕", word: "no answer" + (received ? " for " + Math.round(silent / 1000) + " s" : "")} : {kind: "good", sign: "✓", word: "live"}, failure);
 }
 

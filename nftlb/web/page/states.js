@@ -108,7 +108,7 @@ export function overallState(status) {
   const unready = status.pools.filter(pool => !pool.ready).length;
   if (unready) return {kind: "bad", sign: "✕", word: unready + " of " + status.pools.length + " pools not ready"};
   if (!status.ready) return {kind: "bad", sign: "✕", word: "not ready"};
-  const worst = Math.min(7, ...status.pools.map(pool => poolState(pool).rank));
-  if (worst < 7) return {kind: "warn", sign: "!", word: "ready, " + status.pools.filter(pool => poolState(pool).rank < 7).length + " pools with trouble"};
+  const troubled = status.pools.filter(pool => poolState(pool).rank < 6).length;
+  if (troubled) return {kind: "warn", sign: "!", word: "ready, " + troubled + (troubled === 1 ? " pool" : " pools") + " with trouble"};
   return {kind: "good", sign: "✓", word: status.pools.length === 1 ? "ready" : "all pools ready"};
 }

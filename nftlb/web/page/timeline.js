@@ -1,6 +1,6 @@
 // The time line: the events that the daemon keeps, and those that arrive while the page is open.
 
-import {$, arrange, clockTime, dayOf, make, makeTime, say} from "./dom.js";
+import {$, arrange, clockTime, dayOf, make, makeTime, milliseconds, say} from "./dom.js";
 import {getJson} from "./api.js";
 
 /** All kinds of events, each with its group, its sign and its words. */
@@ -63,12 +63,19 @@ function changed() {
   showTimeline();
 }
 
+function describeDetail([name, value]) {
+  if (value === false || value === null) return "";
+  const words = name.replaceAll("_", " ");
+  if (typeof value === "number" && words.endsWith("seconds")) return words.replace(/ ?seconds$/, "").concat(" ", milliseconds(value)).trim();
+  return words + " " + (typeof value === "string" ? value : JSON.stringify(value));
+}
+
 function describe(event) {
   const {who, from, what, result, ...details} = event.details;
   const operated = [what, who && `by ${who}` + (from ? ` (${from})` : ""), result === "done" ? "" : result];
   const change = event.old || event.new ? `${event.old || "nothing"} → ${event.new || "nothing"}` : "";
-  const rest = Object.entries(details).map(([name, value]) => `${name} ${typeof value === "number" && value % 1 ? value.toPrecision(3) : typeof value === "string" ? value : JSON.stringify(value)}`);
-  return [change, ...operated, event.reason, ...rest].filter(Boolean).join(" · ");
+  const reason = event.reason === result || event.reason === "done" ? "" : event.reason;
+  return [change, ...operated, reason, ...Object.entries(details).map(describeDetail)].filter(Boolean).join(" · ");
 }
 
 const made = new WeakMap();
