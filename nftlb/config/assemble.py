@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from nftlb.errors import ConfigError, Problem
 from nftlb.model.checks import CHECKS
 from nftlb.model.constraints import BACKEND_NAME, POOL_NAME
-from nftlb.model.kinds import Forward, Protocol
+from nftlb.model.kinds import Family, Forward, Protocol
 from nftlb.model.pool import Backend, Config, NamedBackend, Pool
 from nftlb.printable import show
 
@@ -135,9 +135,10 @@ def _valid_part(path: Path, data: Any) -> ValidParts:
     listeners = []
     for index, text in enumerate(listen if isinstance(listen, list) else [listen]):
         try:
-            listeners.append(((*path, "listen", index), read_listener(text)))
+            found = read_listener(text)
         except Unfit:
             continue
+        listeners += [((*path, "listen", index), listener) for listener in found.in_families(Family)]
     servers = []
     for name, written in backends.items() if isinstance(backends, dict) else ():
         try:
@@ -155,7 +156,12 @@ def _pool(name: str, written: Written) -> Pool:
     source = settings["source"]
     entries = [backend.value(name=key) for key, backend in settings["backends"].items()]
     collectors = tuple(collector.value(name=key) for key, collector in settings["mirror"].items())
+    # Without a backend, packets of a family would only be rejected. A host name may have addresses of both families.
+    backends = [entry for entry in entries if isinstance(entry, Backend)]
+    served = {backend.family for backend in backends} if len(backends) == len(entries) else set(Family)
+    families = [of for of in Family if of in served]
     changed = {
+        "listen": tuple(one for listener in settings["listen"] for one in listener.in_families(families)),
         "source": source.kind,
         "source_addresses": source.addresses,
         **_by_kind(entries),
