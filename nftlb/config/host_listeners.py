@@ -11,12 +11,12 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from nftlb.model.kinds import Protocol, unforwarded
+from nftlb.model.kinds import Listener, unforwarded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from nftlb.model.kinds import HostAddresses, IPAddress, Listener
+    from nftlb.model.kinds import HostAddresses, IPAddress, Protocol
     from nftlb.model.pool import Config, Pool
 
 Taken: TypeAlias = "dict[tuple[IPAddress, Protocol], list[tuple[int, int]]]"
@@ -57,7 +57,7 @@ def _on_addresses(listener: Listener, addresses: HostAddresses, taken: Taken) ->
         if address.version != listener.address.version or unforwarded(address):
             continue
         for first, last in _free(listener, taken.get((address, listener.protocol), ())):
-            yield replace(listener, address=address, first_port=first, last_port=last, host="")
+            yield Listener(address, first, last, listener.protocol, origin=str(listener))
 
 
 def sorted_addresses(addresses: HostAddresses) -> list[IPAddress]:

@@ -92,9 +92,7 @@ class Daemon:
         base = source.config
         store = Store(base.state_dir, base.table)
         memory, faults = _recall(store)
-        addresses, trouble = addresses_for(base)
-        faults += [trouble] if trouble else []
-        initial = initial_state(base, memory, monotonic(), addresses)
+        initial = initial_state(base, memory, monotonic(), addresses_for(base))
         config = initial.config
         kernel_thread = KernelThread(config.table)
         await kernel_thread.open()

@@ -21,7 +21,7 @@ from nftlb.compiler import Allocation, Compiled
 from nftlb.compiler.allocation import ForeignNumbers
 from nftlb.compiler.reply_form import unknown_host
 from nftlb.config import STDIN, listens_on_host, load, lookups_of, parse_config, read_file
-from nftlb.errors import ConfigError, KernelError, NftlbError
+from nftlb.errors import ConfigError, NftlbError
 from nftlb.health import Memory
 from nftlb.health.memory import remembered_answers, write_memory
 from nftlb.kernel import LibNftables
@@ -159,20 +159,18 @@ def _load_saved(file: str, applier: Opens, *, lenient: bool = False) -> Restored
     except (OSError, ValueError) as error:
         memory = None
         remarks.append(f"nothing is remembered: {error}")
-    addresses, trouble = addresses_for(base)
-    remarks += [trouble] if trouble else []
-    initial = initial_state(base, memory or Memory(format=1), monotonic(), addresses)
+    initial = initial_state(base, memory or Memory(format=1), monotonic(), addresses_for(base))
     with applier(base.table) as to_kernel:
         applied = to_kernel.load(initial.config, initial.health.membership(monotonic()), lenient=True)
     return Restored(file, applied, (*remarks, *initial.misfits, *applied.lacking, *applied.slower, *applied.unhelped))
 
 
-def addresses_for(config: Config) -> tuple[HostAddresses, str]:
-    """The addresses of this host, if a listener stands for them; and why they can't be read, or empty."""
-    try:
-        return (read_addresses() if listens_on_host(config) else {}), ""
-    except KernelError as error:
-        return {}, f"listeners for addresses of this host get no packets yet: {error}"
+def addresses_for(config: Config) -> HostAddresses:
+    """The addresses of this host, if a listener stands for them.
+
+    Raises KernelError if they can't be read: rules without them would take the traffic of earlier rules down.
+    """
+    return read_addresses() if listens_on_host(config) else {}
 
 
 # --- the prepared rules -----------------------------------------------------------------------------------------------

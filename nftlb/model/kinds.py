@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple, TypeAlias
@@ -196,7 +196,8 @@ class Listener:
     """A place where packets of a pool arrive: an address, a range of ports (often one port) and a protocol.
 
     `host` is not empty if the listener stands for addresses that this host has: `*`, `0.0.0.0`, `::` or the name of an
-    interface. Then `address` is the unspecified address, which no packet has, and only gives the family.
+    interface. Then `address` is the unspecified address, which no packet has, and only gives the family. `origin` is
+    the text of such a listener, if this listener was made from it for one address.
     """
 
     address: IPAddress
@@ -204,6 +205,7 @@ class Listener:
     last_port: int
     protocol: Protocol
     host: str = ""
+    origin: str = field(default="", compare=False)
 
     @property
     def family(self) -> Family:

@@ -12,6 +12,7 @@ from nftlb.compiler import Compiled
 from nftlb.config import amend, listens_on_host, parse_config, resolve
 from nftlb.config.reading import read_listener
 from nftlb.model import UNSPECIFIED, Family, HostAddresses, Listener, Protocol
+from nftlb.ruleset import file_text
 
 HOST: HostAddresses = {
     "lo": (ip_address("127.0.0.1"), ip_address("192.0.2.99"), ip_address("::1")),
@@ -100,6 +101,16 @@ def test_rules_are_made_without_addresses_too() -> None:
     assert listens_on_host(waiting)
     assert not listens_on_host(parse_config(exact + "}"))
     assert Compiled(resolve(waiting, {}).config).ruleset().tables
+
+
+def test_dsr_backends_have_the_addresses_of_an_interface() -> None:
+    """An interface with the addresses of services works with `dsr`, also on the fast path."""
+    backends = "{a: {address: 10.0.0.1, device: eth1}}"
+    text = f"pools: {{a: {{forward: dsr, ingress: eth1, listen: eth0:53/udp, backends: {backends}}}}}"
+    config = resolve(parse_config(text), {}, HOST).config
+
+    assert at("192.0.2.53", "192.0.2.54") == [str(one) for one in config.pools[0].listen]
+    assert "ip daddr 192.0.2.54 udp dport 53" in file_text(Compiled(config).ruleset())
 
 
 def test_backends_change_at_run_time() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from daemon_process import PORT, VIP, Running, at
+from daemon_process import NFTLB, PORT, VIP, Running, at
 from steady_traffic import Flow, lost, sources, twice
 
 from nftlb.lab import Lab
@@ -27,6 +28,12 @@ def change(host: Host, what: str, version: int) -> None:
     """Add or delete the address that the interface vip0 has for a time."""
     length = {4: 32, 6: 128}[version]
     host.run(["ip", "address", what, f"{NEW[version]}/{length}", "dev", "vip0"])
+
+
+def run(host: Host, command: str, file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return host.call(
+        lambda: subprocess.run([NFTLB, command, file, *arguments], capture_output=True, check=False, text=True)
+    )
 
 
 def await_listener(daemon: Running, pool: int, address: str, *, there: bool) -> None:
@@ -88,3 +95,16 @@ def test_addresses_of_this_host_come_and_go(tmp_path: Path) -> None:
             assert ([], [], {target}) == (lost(sent), twice(sent), sources(sent))
             assert ({"b1", "b2"} if target[1] == 53 else {"b1"}) == {datagram.backend for datagram in sent}
         assert not daemon.client.document()["faults"]
+
+        # Commands without the daemon see the same addresses.
+        assert 0 == run(balancer, "diff", daemon.file).returncode
+        explained = run(balancer, "explain", daemon.file, "198.51.100.2:4000", f"{NEW[4]}:99/udp").stdout
+        assert f"pool interface, which listens on {NEW[4]}:99/udp (vip0:99/udp)" in explained
+        found = run(balancer, "doctor", daemon.file).stdout
+        assert f"address {NEW[6]}: is an address of this host" in found
+        change(balancer, "del", 4)
+        assert (
+            "listener vip0:99/udp: gets no IPv4 packets: interface vip0 has no"
+            in run(balancer, "doctor", daemon.file).stdout
+        )
+        await_listener(daemon, 2, "vip0:99", there=True)
