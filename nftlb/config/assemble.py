@@ -27,6 +27,8 @@ from .written import Written, WrittenBackend, WrittenConfig, WrittenDefaults, Wr
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
+    from nftlb.model.kinds import Listener
+
     from .faults import Path
     from .source_lists import SourceLists
 
@@ -156,18 +158,24 @@ def _pool(name: str, written: Written) -> Pool:
     source = settings["source"]
     entries = [backend.value(name=key) for key, backend in settings["backends"].items()]
     collectors = tuple(collector.value(name=key) for key, collector in settings["mirror"].items())
-    # Without a backend, packets of a family would only be rejected. A host name may have addresses of both families.
-    backends = [entry for entry in entries if isinstance(entry, Backend)]
-    served = {backend.family for backend in backends} if len(backends) == len(entries) else set(Family)
-    families = [of for of in Family if of in served]
     changed = {
-        "listen": tuple(one for listener in settings["listen"] for one in listener.in_families(families)),
+        "listen": _served(settings["listen"], entries),
         "source": source.kind,
         "source_addresses": source.addresses,
         **_by_kind(entries),
         "mirror": collectors,
     }
     return Pool(name=name, **{**settings, **changed})
+
+
+def _served(listeners: Iterable[Listener], entries: Collection[Backend | NamedBackend]) -> tuple[Listener, ...]:
+    """The listeners, where one without a family of its own stands for the families of these backends.
+
+    Without a backend, packets of a family would only be rejected. A host name may have addresses of both families.
+    """
+    served = {entry.family if isinstance(entry, Backend) else None for entry in entries}
+    families = [of for of in Family if of in served or None in served]
+    return tuple(one for listener in listeners for one in listener.in_families(families))
 
 
 def _by_kind(entries: Iterable[Backend | NamedBackend]) -> dict[str, Any]:
@@ -287,8 +295,9 @@ def amend(
     """Add backends at the end of a pool and remove others. ConfigError if the result breaks the rules of a file."""
     changed = config.pool(pool)
     if changed is not None:
-        kept = (entry for entry in changed.entries if entry.name not in remove)
-        changed = replace(changed, **_by_kind((*kept, *add)))
+        entries = (*(entry for entry in changed.entries if entry.name not in remove), *add)
+        listen = tuple(dict.fromkeys(_served(changed.listen, entries)))
+        changed = replace(changed, listen=listen, **_by_kind(entries))
     pools = tuple(changed if changed and former.name == pool else former for former in config.pools)
     amended = replace(config, pools=pools)
     parts = [valid_pool(part, (), ()) for part in pools]

@@ -114,13 +114,14 @@ def test_dsr_backends_have_the_addresses_of_an_interface() -> None:
 
 
 def test_backends_change_at_run_time() -> None:
-    """A backend is added to the listeners of the file, and the listeners get the addresses of this host again."""
-    config = parse_config("pools: {a: {listen: eth1:53/udp, backends: {a: 10.0.0.1}}}")
-    backend = parse_config("pools: {a: {listen: eth1:53/udp, backends: {b: 10.0.0.2}}}").pools[0].backends[0]
-    changed = amend(config, "a", add=[backend])
+    """A pool listens in the families of the backends that it has now."""
+    text = "pools: {{a: {{listen: ['*:53/udp', eth0:54/udp], backends: {{{}}}}}}}"
+    four, both = (parse_config(text.format(some)) for some in ("a: 10.0.0.1", "a: 10.0.0.1, b: '2001:db8::2'"))
+    added = amend(four, "a", add=both.pools[0].backends[1:])
 
-    assert changed.pools[0].listen == config.pools[0].listen
-    assert ["a", "b"] == [one.name for one in resolve(changed, {}, HOST).config.pools[0].backends]
+    assert added == both
+    assert added.pools[0].listen == both.pools[0].listen
+    assert amend(both, "a", remove=["b"]) == four
 
 
 PORTS = st.tuples(st.integers(1, 30), st.integers(1, 30)).map(sorted)
