@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nftlb.compiler import Compiled
-from nftlb.config import load
+from nftlb.config import load, resolve
 from nftlb.model import Membership
 from nftlb.ruleset import file_text
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RULES = Path(__file__).parents[1] / "rules"
+
+HOST = {"eth0": (ip_address("192.0.2.53"), ip_address("192.0.2.54"), ip_address("2001:db8::53"))}
+"""The addresses of the host for which the files are compiled."""
 
 # For these files there is a second .nft with this backend or collector down.
 DOWN = {
@@ -33,7 +37,7 @@ DOWN = {
 def expected() -> Iterator[tuple[Path, str]]:
     """Yield the path of each .nft file, with its text."""
     for path in sorted(RULES.glob("*.yaml")):
-        config = load(str(path))
+        config = resolve(load(str(path)), {}, HOST).config
         compiled = Compiled(config)
         yield path.with_suffix(".nft"), file_text(compiled.ruleset())
         for backend in DOWN.get(path.stem, []):

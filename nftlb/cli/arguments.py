@@ -15,7 +15,7 @@ from nftlb.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from nftlb.model import Config, Membership
+    from nftlb.model import Config, HostAddresses, Membership
 
 _MOST_LISTED = 10
 """Names that an error message lists; more would not be read."""
@@ -32,22 +32,34 @@ def load_resolved(file: str) -> Config:
     """Read and validate a file, and look its names up in DNS now. ConfigError, or SystemFault if DNS does not answer.
 
     Names of backends get the addresses of this moment. Addresses that can't be backends are left out with a warning.
+    Listeners for addresses of this host get the addresses of this moment too. KernelError if they can't be read.
     """
     from nftlb.config import load, lookups_of, resolve  # noqa: PLC0415 - see the module's docstring
 
     from .output import write_error  # noqa: PLC0415 - as above
 
     config = load(file)
-    wanted = lookups_of(config)
+    wanted, addresses = lookups_of(config), addresses_for(config)
     if not wanted:
-        return config
+        return resolve(config, {}, addresses).config
     from nftlb.resolver import look_up_now  # noqa: PLC0415 - as above
 
-    resolution = resolve(config, look_up_now(wanted, config.resolver))
+    resolution = resolve(config, look_up_now(wanted, config.resolver), addresses)
     for (pool, name), notes in resolution.notes.items():
         for note in notes:
             write_error(f"{file}: warning: pools.{pool}.backends.{name}: {note}\n")
     return resolution.config
+
+
+def addresses_for(config: Config) -> HostAddresses:
+    """The addresses of this host, if a listener stands for them. KernelError if they can't be read."""
+    from nftlb.config import listens_on_host  # noqa: PLC0415 - see the module's docstring
+
+    if not listens_on_host(config):
+        return {}
+    from nftlb.kernel.surroundings import read_addresses  # noqa: PLC0415 - as above
+
+    return read_addresses()
 
 
 def examples(*lines: str) -> str:

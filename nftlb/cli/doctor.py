@@ -16,7 +16,7 @@ from nftlb.errors import SystemFault
 from nftlb.printable import printable
 from nftlb.resolver import look_up_now
 
-from .arguments import examples, optional_file_argument
+from .arguments import addresses_for, examples, optional_file_argument
 from .output import write_output
 
 if TYPE_CHECKING:
@@ -44,15 +44,15 @@ def doctor_command(file: str | None, as_json: bool) -> int:
 
 
 def _looked_up(config: Config) -> tuple[Config, list[Finding]]:
-    """The configuration with the addresses that DNS has now for its names, and what is wrong with the answers."""
-    wanted = lookups_of(config)
+    """The configuration with the addresses of this host and of the answers of DNS, and faults of the answers."""
+    wanted, addresses = lookups_of(config), addresses_for(config)
     if not wanted:
-        return config, []
+        return resolve(config, {}, addresses).config, []
     try:
-        resolution = resolve(config, look_up_now(wanted, config.resolver))
+        resolution = resolve(config, look_up_now(wanted, config.resolver), addresses)
     except SystemFault as fault:
         fix = "correct the name or `resolver`; a daemon uses its last good answer meanwhile"
-        return config, [error("names", line, fix) for line in str(fault).splitlines()]
+        return resolve(config, {}, addresses).config, [error("names", line, fix) for line in str(fault).splitlines()]
     return resolution.config, [
         warning(f"backend {pool}/{name}", note, "correct the records of the name")
         for (pool, name), notes in resolution.notes.items()

@@ -37,6 +37,8 @@ def _service(_: click.Context, __: click.Parameter, value: str) -> Listener:
         listener = read_listener(value)
     except Unfit as error:
         raise click.BadParameter(str(error)) from error
+    if listener.host:
+        raise click.BadParameter(f"{value} is no single address; allowed: the destination address of a packet")
     if listener.first_port != listener.last_port:
         raise click.BadParameter(f"{value} is a range of ports; allowed: one port")
     return listener

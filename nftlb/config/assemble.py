@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from nftlb.errors import ConfigError, Problem
 from nftlb.model.checks import CHECKS
 from nftlb.model.constraints import BACKEND_NAME, POOL_NAME
-from nftlb.model.kinds import Forward, Protocol
+from nftlb.model.kinds import Family, Forward, Protocol
 from nftlb.model.pool import Backend, Config, NamedBackend, Pool
 from nftlb.printable import show
 
@@ -26,6 +26,8 @@ from .written import Written, WrittenBackend, WrittenConfig, WrittenDefaults, Wr
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
+
+    from nftlb.model.kinds import Listener
 
     from .faults import Path
     from .source_lists import SourceLists
@@ -135,9 +137,10 @@ def _valid_part(path: Path, data: Any) -> ValidParts:
     listeners = []
     for index, text in enumerate(listen if isinstance(listen, list) else [listen]):
         try:
-            listeners.append(((*path, "listen", index), read_listener(text)))
+            found = read_listener(text)
         except Unfit:
             continue
+        listeners += [((*path, "listen", index), listener) for listener in found.in_families(Family)]
     servers = []
     for name, written in backends.items() if isinstance(backends, dict) else ():
         try:
@@ -156,12 +159,23 @@ def _pool(name: str, written: Written) -> Pool:
     entries = [backend.value(name=key) for key, backend in settings["backends"].items()]
     collectors = tuple(collector.value(name=key) for key, collector in settings["mirror"].items())
     changed = {
+        "listen": _served(settings["listen"], entries),
         "source": source.kind,
         "source_addresses": source.addresses,
         **_by_kind(entries),
         "mirror": collectors,
     }
     return Pool(name=name, **{**settings, **changed})
+
+
+def _served(listeners: Iterable[Listener], entries: Collection[Backend | NamedBackend]) -> tuple[Listener, ...]:
+    """The listeners, where one without a family of its own stands for the families of these backends.
+
+    Without a backend, packets of a family would only be rejected. A host name may have addresses of both families.
+    """
+    served = {entry.family if isinstance(entry, Backend) else None for entry in entries}
+    families = [of for of in Family if of in served or None in served]
+    return tuple(one for listener in listeners for one in listener.in_families(families))
 
 
 def _by_kind(entries: Iterable[Backend | NamedBackend]) -> dict[str, Any]:
@@ -281,8 +295,9 @@ def amend(
     """Add backends at the end of a pool and remove others. ConfigError if the result breaks the rules of a file."""
     changed = config.pool(pool)
     if changed is not None:
-        kept = (entry for entry in changed.entries if entry.name not in remove)
-        changed = replace(changed, **_by_kind((*kept, *add)))
+        entries = (*(entry for entry in changed.entries if entry.name not in remove), *add)
+        listen = tuple(dict.fromkeys(_served(changed.listen, entries)))
+        changed = replace(changed, listen=listen, **_by_kind(entries))
     pools = tuple(changed if changed and former.name == pool else former for former in config.pools)
     amended = replace(config, pools=pools)
     parts = [valid_pool(part, (), ()) for part in pools]

@@ -90,6 +90,7 @@ def or_short(short: Mapping[str, Any], schema: Any, handler: GetJsonSchemaHandle
 _V4 = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}"
 _V6 = r"[0-9A-Fa-f]*:[0-9A-Fa-f:.]+"
 _ENDPOINT = rf"(?:{_V4}|\[{_V6}\]):[0-9]{{1,5}}"
+_INTERFACE = r"(?![0-9.]*:|[0-9]+\.|[^:]*\.[^0-9])[A-Za-z0-9_.@+-]{1,15}"
 ADDRESS_WRITTEN = {"type": "string", "pattern": f"^(?:{_V4}|{_V6})$"}
 ENDPOINT_WRITTEN = {"type": "string", "pattern": f"^{_ENDPOINT}$"}
 # The address of a backend may name the interface that a link-local address needs: fe80::1%eth1.
@@ -138,7 +139,10 @@ _VALUES: dict[Any, Reads] = {
     tuple[kinds.IPAddress, ...]: Reads(reading.read_addresses, _one_per_family(ADDRESS_WRITTEN), list),
     kinds.Listener: Reads(
         reading.read_listener,
-        {"type": "string", "pattern": f"^{_ENDPOINT}(?:-[0-9]{{1,5}})?/(?:udp|tcp|sctp)$"},
+        {
+            "type": "string",
+            "pattern": f"^(?:{_ENDPOINT}|(?:\\*|{_INTERFACE}):[0-9]{{1,5}})(?:-[0-9]{{1,5}})?/(?:udp|tcp|sctp)$",
+        },
     ),
     kinds.Source: Reads(
         reading.read_source_address,

@@ -104,7 +104,7 @@ class ValidPool(ValidParts):
 def valid_pool(pool: Pool, given: Iterable[str], own: Iterable[str]) -> ValidPool:
     path = ("pools", pool.name)
     return ValidPool(
-        listeners=tuple(((*path, "listen", index), listener) for index, listener in enumerate(pool.listen)),
+        listeners=tuple(_listeners((*path, "listen"), pool.listen)),
         backends=tuple(
             Destination((*path, "backends", backend.name), backend.address, backend.port, backend.device)
             for backend in pool.backends
@@ -114,6 +114,17 @@ def valid_pool(pool: Pool, given: Iterable[str], own: Iterable[str]) -> ValidPoo
         given=frozenset(given),
         own=frozenset(own),
     )
+
+
+def _listeners(path: Path, listeners: Iterable[Listener]) -> Iterator[tuple[Path, Listener]]:
+    """Yield each listener with its place in the file, where one entry may stand for both families."""
+    index, before = -1, None
+    for listener in listeners:
+        # An entry that stands for both families has IPv4 first.
+        second = before is not None and before.host and (before, listener) == listener.in_families(Family)
+        index += not second
+        before = listener
+        yield (*path, index), listener
 
 
 # --- the rules --------------------------------------------------------------------------------------------------------
@@ -132,6 +143,21 @@ def families(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
                 f"{backend.via} can't be the next hop to {backend.address}; allowed: an {name(backend.family)} address"
             )
             yield RuleViolation((*part.path, "backends", backend.name, "via"), message)
+
+
+def host_listeners(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse addresses of this host where the mode of the pool can't serve addresses that nobody knows beforehand."""
+    pool = part.pool
+    for path, listener in {path: listener for path, listener in part.listeners if listener.host}.items():
+        if pool.forward is Forward.STATELESS:
+            message = f"{listener} may stand for several addresses, and stateless has no record of the address"
+            yield RuleViolation(path, f"{message} that a client used; allowed: an address, or forward: nat")
+        elif pool.forward is Forward.DSR and not listener.interface:
+            message = f"{listener} stands for every address of this host, and dsr backends would need all of them"
+            yield RuleViolation(path, f"{message}; allowed: an address, an interface, or forward: nat")
+        elif pool.outbound and listener.protocol is Protocol.UDP:
+            message = f"outbound is on, and {listener} may stand for several addresses that a request could leave from"
+            yield RuleViolation(path, f"{message}; allowed: an address, or no outbound")
 
 
 def names(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
@@ -671,6 +697,7 @@ def name(family: Family) -> str:
 
 RULES: tuple[Callable[[ValidPool, Where], Iterator[RuleViolation]], ...] = (
     families,
+    host_listeners,
     names,
     unforwarded_addresses,
     per_packet,

@@ -14,9 +14,11 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from socket import AF_INET, inet_pton
 from typing import TypeVar
 
-from nftlb.model.constraints import DAY, LINES, PATH, SERVER_NAME, TextPattern
+from nftlb.model.constraints import DAY, INTERFACE, LINES, PATH, SERVER_NAME, TextPattern
 from nftlb.model.hash_keys import ADDRESS_BITS, KEY_WORDS, LAST_BYTE, MOST_BYTES, HashKey, payload_key, prefix_key
 from nftlb.model.kinds import (
+    ANY,
+    UNSPECIFIED,
     Endpoint,
     Fallback,
     FallbackKind,
@@ -38,7 +40,10 @@ from nftlb.model.patterns import BadPattern, compiled
 from nftlb.printable import show
 
 ADDRESS_AND_PORT = "an address and a port, such as 10.0.0.11:5353 or [2001:db8::11]:5353"
-LISTENER = "ADDRESS:PORT/udp, /tcp or /sctp, such as 192.0.2.53:53/udp or [2001:db8::53]:53/udp"
+LISTENER = (
+    "ADDRESS:PORT/udp, /tcp or /sctp, such as 192.0.2.53:53/udp or [2001:db8::53]:53/udp; in place of ADDRESS also an "
+    "interface, or *"
+)
 REPLIES = "replies"
 """The value of `passive` for silent backends."""
 DURATION = "a whole number with a unit, such as 500ms, 2s, 1m or 1h"
@@ -352,7 +357,27 @@ def read_listener(found: object) -> Listener:
     last_port = read_port(digits_or_text(last)) if dash else first_port
     if last_port < first_port:
         raise Unfit(ports, "not a range of ports", "the lower port first, such as 16384-16484")
-    return Listener(read_address(address, LISTENER), first_port, last_port, read_word(Protocol, "a protocol", protocol))
+    place, host = _read_place(address)
+    return Listener(place, first_port, last_port, read_word(Protocol, "a protocol", protocol), host)
+
+
+_OTHER_PLACE = re.compile(r"[0-9.]*|[0-9]+\..*|.*:.*|.*\.[^0-9].*")
+"""Texts that are rather a mistyped address or a host name than an interface. Behind a dot, interfaces of VLANs have a
+number: eth0.100."""
+
+
+def _read_place(text: str) -> tuple[IPAddress, str]:
+    """Read what stands before the port of a listener: an address, or what stands for addresses of this host.
+
+    Return the address and "", or else the unspecified address and the text.
+    """
+    for address in UNSPECIFIED.values():
+        if text == str(address):
+            return address, text
+    named = INTERFACE.pattern.fullmatch(text) and not _OTHER_PLACE.fullmatch(text)
+    if text == ANY or named:
+        return UNSPECIFIED[Family.IP], text
+    return read_address(text, LISTENER), ""
 
 
 def read_source_address(found: object) -> Source:

@@ -1,4 +1,6 @@
-"""Puts the answers of DNS into a configuration: each address of a name becomes a backend. No I/O.
+"""Puts into a configuration what is not known beforehand: the answers of DNS, and the addresses of this host. No I/O.
+
+Each address of a name becomes a backend; `host_listeners.py` does the same for listeners.
 
 The backends of a name follow the backends with addresses. A backend is named after its name in the file and its
 address, `ns-10.0.0.11`, so it is the same backend for as long as the address is in the answers. Answers come from
@@ -17,6 +19,7 @@ from nftlb.model.pool import Backend
 
 from . import rules
 from .faults import path_text
+from .host_listeners import with_addresses
 from .pool_rules import name as family_name
 from .pool_rules import valid_pool
 from .reading import Unfit, read_address
@@ -24,7 +27,7 @@ from .reading import Unfit, read_address
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
 
-    from nftlb.model.kinds import IPAddress
+    from nftlb.model.kinds import HostAddresses, IPAddress
     from nftlb.model.names import FoundServer, HostLookup, NameAnswers
     from nftlb.model.pool import Config, NamedBackend, Pool
 
@@ -63,8 +66,12 @@ def lookups_of(config: Config) -> dict[HostLookup, frozenset[Family]]:
     return wanted
 
 
-def resolve(config: Config, answers: NameAnswers) -> Resolution:
-    """Replace the backends of all names by those of the answers. A name without an answer has no backend."""
+def resolve(config: Config, answers: NameAnswers, addresses: HostAddresses | None = None) -> Resolution:
+    """Replace the backends of all names by those of the answers. A name without an answer has no backend.
+
+    Also replace the listeners for addresses of this host, which has these addresses.
+    """
+    config = with_addresses(config, addresses or {})
     if not any(pool.named for pool in config.pools):
         return Resolution(config)
     notes: Notes = defaultdict(list)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from .faults import Path
 
 Owner = TypeVar("Owner")
-Taken: TypeAlias = "dict[tuple[IPAddress, Protocol], Ranges[tuple[Path, Listener]]]"
+Taken: TypeAlias = "dict[tuple[IPAddress, str, Protocol], Ranges[tuple[Path, Listener]]]"
+"""The listeners by address (the unspecified address, for addresses of this host), interface and protocol."""
 
 LAST_ZONE = 65535
 LAST_MARK = 0xFFFFFFFF
@@ -85,7 +86,7 @@ def overlapping_listeners(parts: list[ValidParts], taken: Taken, where: Where) -
     """Find listeners that overlap, and record all listeners in `taken`."""
     for part in parts:
         for path, listener in part.listeners:
-            ranges = taken[listener.address, listener.protocol]
+            ranges = taken[listener.address, listener.interface, listener.protocol]
             earlier = ranges.overlapping(listener.first_port, listener.last_port)
             if earlier is None:
                 ranges.add(listener.first_port, listener.last_port, (path, listener))
@@ -115,7 +116,7 @@ def balanced_again(pools: list[ValidPool], taken: Taken, where: Where) -> Iterat
     for part in pools:
         for server in (*part.servers, *part.collectors):
             for own in (listener for _, listener in part.listeners if listener.family is family(server.address)):
-                ranges = taken.get((server.address, own.protocol))
+                ranges = taken.get((server.address, "", own.protocol))
                 ports = (own.first_port, own.last_port) if server.port is None else (server.port, server.port)
                 found = ranges and ranges.overlapping(*ports)
                 if found:

@@ -1,5 +1,8 @@
 """Starts the health checks: staggered, with jitter, and never two runs of one check at the same time.
 
+A server that is in several pools is checked once for all pools whose check has the same options, times, port and
+source. Each pool gets each result, and counts `rise` and `fall` by itself.
+
 No task waits until a check is due: a heap that compares in C and a single timer of the event loop serve ten thousand
 checks. The loop compares its own timers in Python, a dozen comparisons for each timer that is set or ends.
 """
@@ -10,13 +13,13 @@ import asyncio
 import heapq
 import logging
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from nftlb.errors import SystemFault
-from nftlb.model.checks import asks_over_udp
+from nftlb.model.checks import Exec, asks_over_udp
 from nftlb.model.kinds import family, is_link_local
 from nftlb.probes import Probe, Subject, probe_for, run_probe
 
@@ -108,21 +111,60 @@ class CheckKey(NamedTuple):
     check: int
 
 
+class _Identity(NamedTuple):
+    """What makes two checks the same. `names` are those of pool and backend, if the check passes them on."""
+
+    check: AnyCheck
+    interval: int
+    fast_interval: int
+    address: IPAddress
+    port: int | None
+    source: IPAddress | None
+    timeout: float
+    device: str | None
+    mark: int | None
+    names: tuple[str, str] | None
+
+
+def _identity(health: Health, subject: Subject) -> _Identity:
+    return _Identity(
+        health.check,
+        health.interval,
+        health.fast_interval,
+        subject.address,
+        subject.port,
+        subject.source,
+        subject.timeout,
+        subject.device,
+        subject.mark,
+        (subject.pool, subject.backend) if isinstance(health.check, Exec) else None,
+    )
+
+
 @dataclass(slots=True, eq=False)
 class _Item:
-    """A check and its timer. `quiet`: it uses UDP, so a refusal may get lost. `due`: its start unless it runs."""
+    """A check and its timer, for all places that get its results.
 
-    place: CheckKey
+    `health` and `subject` are those of one place. `quiet`: the check uses UDP, so a refusal may get lost. `due`: its
+    start, unless it runs. `doubted`: the places for which traffic gave a hint of a failure since the last start.
+    """
+
     health: Health
     subject: Subject
     probe: Probe
     quiet: bool
     strangled: float
-    due: float = 0.0
+    places: list[CheckKey]
+    due: float = inf
     task: asyncio.Task[None] | None = None
     active: bool = True
-    doubted: bool = False
+    doubted: set[CheckKey] = field(default_factory=set)
     hurried: float = -inf
+
+
+def _item(health: Health, subject: Subject, probe: Probe) -> _Item:
+    quiet = asks_over_udp(health.check)
+    return _Item(health, subject, probe, quiet, strangled=health.fast_interval / 1000, places=[])
 
 
 class Checker:
@@ -142,31 +184,39 @@ class Checker:
         self._on_result = on_result
         self._unable = unable
         self._late = late
-        self._items: dict[CheckKey, _Item] = {}
+        self._items: dict[_Identity, _Item] = {}
+        self._places: dict[CheckKey, _Item] = {}
         self._schedule = Schedule(self._start)
-        self._unfit: dict[CheckKey, str] = {}
+        self._unfit: dict[_Item, str] = {}
 
     def configure(self, config: Config) -> None:
-        """Use another configuration. A check that did not change keeps its timer, and goes on if it is running."""
+        """Use another configuration. A check that did not change keeps its timer, and goes on if it is running.
+
+        If a check gets a further place, its next run is soon.
+        """
         before, self._items = self._items, {}
-        new = []
+        known, self._places = self._places, {}
+        new: dict[_Item, None] = {}
         probes: dict[AnyCheck, Probe] = {}
+        for item in before.values():
+            item.places = []
         for pool in config.pools:
             for place, health, subject in _checks(pool):
-                old = before.get(place)
-                if old is not None and (old.health, old.subject) == (health, subject):
-                    self._items[place] = before.pop(place)
-                    continue
-                if health.check not in probes:
+                identity = _identity(health, subject)
+                kept = self._items.get(identity) or before.pop(identity, None)
+                if kept is None and health.check not in probes:
                     probes[health.check] = probe_for(health.check)
-                fast = health.fast_interval / 1000
-                quiet = asks_over_udp(health.check)
-                item = self._items[place] = _Item(place, health, subject, probes[health.check], quiet, strangled=fast)
-                new.append(item)
+                item = kept or _item(health, subject, probes[health.check])
+                self._items[identity] = self._places[place] = item
+                item.places.append(place)
+                if known.get(place) is not item:
+                    new[item] = None
         for item in before.values():
             self._stop(item)
-            self._able(item.place)
-        self._stagger(new)
+            self._able(item)
+        for item in self._items.values():
+            item.doubted.intersection_update(item.places)
+        self._stagger(list(new))
 
     def hurry(self, pool: str, backend: str) -> None:
         """Check a backend at once, because traffic gave a hint that it fails. The results of these checks decide.
@@ -178,10 +228,11 @@ class Checker:
         """
         now = asyncio.get_running_loop().time()
         for number in count():
-            item = self._items.get(CheckKey(pool, backend, number))
+            place = CheckKey(pool, backend, number)
+            item = self._places.get(place)
             if item is None:
                 break
-            item.doubted = True
+            item.doubted.add(place)
             if item.task is not None and item.quiet and now >= item.hurried + item.health.fast_interval / 1000:
                 item.task.cancel()
                 item.task = None
@@ -193,7 +244,7 @@ class Checker:
         tasks = [item.task for item in self._items.values() if item.task is not None]
         for item in self._items.values():
             self._stop(item)
-        self._items = {}
+        self._items, self._places = {}, {}
         self._schedule.close()
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -202,7 +253,9 @@ class Checker:
         now = asyncio.get_running_loop().time()
         for number, item in enumerate(items):
             span = min(item.health.interval / 1000, len(items) / FIRST_CHECKS_PER_SECOND)
-            self._put(item, now + span * number / len(items))
+            due = now + span * number / len(items)
+            if item.task is None and due < item.due:
+                self._put(item, due)
 
     def _put(self, item: _Item, due: float) -> None:
         """Let the check start at `due`, instead of the time that was set before."""
@@ -226,45 +279,66 @@ class Checker:
         loop = asyncio.get_running_loop()
         began = loop.time()
         subject = item.subject
-        doubted, item.doubted = item.doubted, False
+        doubted, item.doubted = item.doubted, set()
+        hasty = bool(doubted) and item.quiet
         if doubted:
             item.hurried = began
-            if item.quiet:
-                subject = replace(subject, timeout=min(subject.timeout, item.health.fast_interval / 1000))
+        if hasty:
+            subject = replace(subject, timeout=min(subject.timeout, item.health.fast_interval / 1000))
         try:
             result = await run_probe(item.probe, subject)
+            in_doubt = doubted | item.doubted
             if not result.passed:
-                if doubted or item.doubted:
-                    result = replace(result, decides=True)
-                item.doubted = False
-            delay = self._result(item, result)
+                item.doubted = set()
+            delay = self._report(item, result, in_doubt, hasty=hasty)
         except SystemFault as fault:
-            self._unfit[item.place] = str(fault)
+            self._unfit[item] = str(fault)
             self._show()
             delay = item.strangled
             item.strangled = min(2 * delay, _STRANGLED)
         except Exception:  # noqa: BLE001 - it is in the log, and the check goes on
-            _log.exception("a fault of nftlb itself in the %s check of %s", item.health.check.kind, item.place)
+            _log_fault(item, item.places)
             delay = item.health.interval / 1000
         item.task = None
         if item.active:
             delay *= 0 if item.doubted else 1 - JITTER * random.random()  # noqa: S311 - nothing secret about it
             self._put(item, max(began + delay, loop.time()))
 
-    def _result(self, item: _Item, result: CheckResult) -> float:
+    def _report(self, item: _Item, result: CheckResult, in_doubt: set[CheckKey], *, hasty: bool) -> float:
+        """Give the result to the places of a check. Return the seconds until the next start: the shortest of all.
+
+        A failure decides for the places in doubt. It does not count for other places if the check was `hasty`: with
+        the whole time-out, it might have passed.
+        """
         if not item.active:
             return 0.0
-        self._able(item.place)
+        self._able(item)
         item.strangled = item.health.fast_interval / 1000
-        return self._on_result(item.place, result)
+        delays = []
+        for place in tuple(item.places):
+            decides = not result.passed and place in in_doubt
+            if hasty and not result.passed and not decides:
+                delays.append(item.health.fast_interval / 1000)
+                continue
+            try:
+                delays.append(self._on_result(place, replace(result, decides=True) if decides else result))
+            except Exception:  # noqa: BLE001 - it is in the log, and the other places get their result
+                _log_fault(item, [place])
+                delays.append(item.health.interval / 1000)
+        return min(delays, default=item.health.interval / 1000)
 
-    def _able(self, place: CheckKey) -> None:
-        if self._unfit.pop(place, None) is not None:
+    def _able(self, item: _Item) -> None:
+        if self._unfit.pop(item, None) is not None:
             self._show()
 
     def _show(self) -> None:
         """Report the reason of the first check that can't be carried out; other checks may work meanwhile."""
         self._unable(next(iter(self._unfit.values()), ""))
+
+
+def _log_fault(item: _Item, places: Iterable[CheckKey]) -> None:
+    where = ", ".join(map(str, places))
+    _log.exception("a fault of nftlb itself in the %s check of %s", item.health.check.kind, where)
 
 
 def _checks(pool: Pool) -> Iterable[tuple[CheckKey, Health, Subject]]:

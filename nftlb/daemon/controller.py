@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nftlb.config import Resolution
     from nftlb.health import Change, CheckResult
     from nftlb.metrics import Metrics
-    from nftlb.model import Admin, Backend, Config, FoundServer, HostLookup, NameAnswers, NamedBackend
+    from nftlb.model import Admin, Backend, Config, FoundServer, HostAddresses, HostLookup, NameAnswers, NamedBackend
     from nftlb.requirements import Lack
 
     from .checker import CheckKey
@@ -123,6 +123,18 @@ class Controller:
         """Record the backends that get packets and send no replies, each with the reason."""
         self._follow(self.state.health.set_silent(silent, now()))
 
+    async def use_addresses(self, addresses: HostAddresses) -> None:
+        """Let listeners for addresses of this host follow a change. Raises NftlbError if the kernel refuses."""
+        async with self._changing:
+            if addresses == self.state.addresses:
+                return
+            resolution = resolve(self.state.declared, self.state.names.answers, addresses)
+            if resolution.config == self.state.config:
+                self.state.addresses = addresses
+                return
+            await self._use_answers(self.state.declared, self.state.names.answers, resolution, addresses)
+        _log.info("the addresses of this host have changed, and listeners follow")
+
     def set_lacks(self, lacks: Iterable[Lack]) -> None:
         """Record what pools need from this host and the host does not have."""
         self._lacks = tuple(lacks)
@@ -134,7 +146,7 @@ class Controller:
         """Use the servers that DNS has for a name now. Raises NftlbError; then the answer before stays."""
         async with self._changing:
             answers = {**self.state.names.answers, lookup: servers}
-            resolution = resolve(self.state.declared, answers)
+            resolution = resolve(self.state.declared, answers, self.state.addresses)
             if reasons := emptied_names(self.state.config, resolution, lookup):
                 raise SystemFault("; ".join(reasons))
             await self._use_answers(self.state.declared, answers, resolution)
@@ -241,7 +253,7 @@ class Controller:
         read = await asyncio.to_thread(self.state.read_new_file)
         config, runtime, misfits = self.state.with_runtime(read.base)
         answers = {**self.state.names.answers, **await first_answers(config, self.state.names.answers)}
-        resolution = resolve(config, answers)
+        resolution = resolve(config, answers, self.state.addresses)
         if reasons := emptied_pools(self.state.config, resolution):
             raise SystemFault("\n".join(reasons))
         await self._use_answers(config, answers, resolution)
@@ -258,16 +270,26 @@ class Controller:
     async def _use(self, declared: Config) -> None:
         """Use another configuration with the answers of now: see `_use_answers`."""
         answers = self.state.names.answers
-        await self._use_answers(declared, answers, resolve(declared, answers))
+        await self._use_answers(declared, answers, resolve(declared, answers, self.state.addresses))
 
-    async def _use_answers(self, declared: Config, answers: NameAnswers, resolution: Resolution) -> None:
-        """Load another configuration into the kernel and then use it; or neither, if the kernel refuses."""
+    async def _use_answers(
+        self,
+        declared: Config,
+        answers: NameAnswers,
+        resolution: Resolution,
+        addresses: HostAddresses | None = None,
+    ) -> None:
+        """Load another configuration into the kernel and then use it; or neither, if the kernel refuses.
+
+        `addresses`: other addresses of this host than now.
+        """
+        there = self.state.addresses if addresses is None else addresses
         moment = now()
         config = resolution.config
         preview, _ = self.state.health.with_config(config, moment)
 
         def switch() -> None:
-            changes = self.state.use(declared, answers, resolution)
+            changes = self.state.use(declared, answers, there, resolution)
             self._metrics.follow(config)
             for follow in self._followers:
                 follow(config)

@@ -19,7 +19,7 @@ from nftlb.model.pool import STATE_DIR
 
 from .kernel_thread import KernelThread
 from .runtime import initial_state
-from .startup import first_source
+from .startup import addresses_for, first_source
 from .store import Store
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Daemon:
         base = source.config
         store = Store(base.state_dir, base.table)
         memory, faults = _recall(store)
-        initial = initial_state(base, memory, monotonic())
+        initial = initial_state(base, memory, monotonic(), addresses_for(base))
         config = initial.config
         kernel_thread = KernelThread(config.table)
         await kernel_thread.open()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nftlb.health import Memory
-    from nftlb.model import Backend, Config, NamedBackend, Pool
+    from nftlb.model import Backend, Config, HostAddresses, NamedBackend, Pool
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,14 @@ class InitialState:
     """What a start begins with.
 
     `declared` is the configuration of the file with the changes at run time, and `resolution` the same with the last
-    answers of DNS. `misfits` has a line for each backend added at run time that does not fit the file.
+    answers of DNS and the `addresses` of this host. `misfits` has a line for each backend added at run time that does
+    not fit the file.
     """
 
     declared: Config
     resolution: Resolution
     health: PoolStates
+    addresses: HostAddresses
     misfits: tuple[str, ...] = ()
 
     @property
@@ -55,12 +57,12 @@ def remaining(config: Config, memory: Mapping[str, PoolMemory]) -> dict[str, Poo
     return found
 
 
-def initial_state(config: Config, memory: Memory, now: float) -> InitialState:
-    """Return what a start with this file and this saved state begins with."""
+def initial_state(config: Config, memory: Memory, now: float, addresses: HostAddresses | None = None) -> InitialState:
+    """Return what a start with this file and this saved state begins with, on a host that has these addresses."""
     declared, misfits = overlay(config, remaining(config, memory.pools))
-    resolution = resolve(declared, remembered_answers(memory))
+    resolution = resolve(declared, remembered_answers(memory), addresses)
     health = PoolStates.begin(resolution.config, memory.pools, now)
-    return InitialState(declared, resolution, health, tuple(misfits))
+    return InitialState(declared, resolution, health, addresses or {}, tuple(misfits))
 
 
 def overlay(config: Config, memory: Mapping[str, PoolMemory]) -> tuple[Config, list[str]]:

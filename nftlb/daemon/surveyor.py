@@ -17,18 +17,18 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
-from nftlb.errors import KernelError
+from nftlb.errors import KernelError, NftlbError
 from nftlb.kernel import LibNftables
 from nftlb.kernel.helpers import has_helper, missing_helpers
 from nftlb.kernel.neighbours import USABLE, State, ask_neighbours
-from nftlb.kernel.surroundings import Surroundings, read_surroundings
+from nftlb.kernel.surroundings import Surroundings, read_surroundings, usable_addresses
 from nftlb.requirements import backend_path, lacking, lookups
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
     from nftlb.kernel.neighbours import Neighbour
-    from nftlb.model import Config
+    from nftlb.model import Config, HostAddresses
     from nftlb.requirements import Lack
 
     from .events import ActiveFaults
@@ -57,6 +57,9 @@ _SEARCHED = (State.INCOMPLETE, State.FAILED)
 
 class HostObserver(Protocol):
     """Receives the findings. Pools and backends that are not named have no fault."""
+
+    async def use_addresses(self, addresses: HostAddresses) -> None:
+        """Use the addresses of this host, by interface. Raises NftlbError if the kernel refuses the rules for them."""
 
     def set_lacks(self, lacks: Iterable[Lack]) -> None:
         """Record what pools need and this host lacks."""
@@ -146,11 +149,21 @@ class Surveyor:
             loop.call_later(AGAIN, self._changed.set)
         else:
             self._faults.clear("surroundings")
+            await self._use_addresses(view)
             if config is self._config:  # otherwise another survey follows
                 self._use(view)
         finally:
             self._surveyed.set()
         await asyncio.sleep(min(AGAIN, REST * seconds))
+
+    async def _use_addresses(self, view: _View) -> None:
+        try:
+            await self._observer.use_addresses(usable_addresses(view.host.interfaces))
+        except NftlbError as error:
+            self._faults.set("addresses", f"listeners still have the former addresses of this host: {error}")
+            asyncio.get_running_loop().call_later(AGAIN, self._changed.set)
+        else:
+            self._faults.clear("addresses")
 
     def _use(self, view: _View) -> None:
         self._view = view

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from nftlb.config import Resolution
     from nftlb.health import Change, PoolHealth
-    from nftlb.model import Backend, Config, NameAnswers, NamedBackend
+    from nftlb.model import Backend, Config, HostAddresses, NameAnswers, NamedBackend
     from nftlb.swap.applier import UsedZones
 
     from .runtime import InitialState
@@ -45,8 +45,8 @@ class WantedState:
 
     `base` is the configuration of the file, `text` its text, and `copy` the path of its last good copy while that copy
     is in use because the file is bad. `config` also has the backends added and removed at run time, and the backends
-    that DNS gives for names. `declared` is `config` without the answers of DNS, which `names` has. `health` has the
-    states that checks, the operator and this host lead to.
+    that DNS gives for names. `declared` is `config` without the answers of DNS, which `names` has, and without the
+    `addresses` of this host. `health` has the states that checks, the operator and this host lead to.
     """
 
     def __init__(self, file: str, source: StartupConfig, initial: InitialState, memory: Memory) -> None:
@@ -57,6 +57,7 @@ class WantedState:
         self.declared = initial.declared
         self.config = initial.config
         self.health = initial.health
+        self.addresses = initial.addresses
         self.names = NameBook(remembered_answers(memory), initial.resolution.notes)
         self._runtime = remaining(self.base, memory.pools)
 
@@ -66,10 +67,12 @@ class WantedState:
         until = self.health.next_step(moment)
         return Wanted(self.config, self.health.membership(moment), until)
 
-    def use(self, declared: Config, answers: NameAnswers, resolution: Resolution) -> Sequence[Change]:
+    def use(
+        self, declared: Config, answers: NameAnswers, addresses: HostAddresses, resolution: Resolution
+    ) -> Sequence[Change]:
         """Use another configuration. Return the changes of health."""
         self.health, changes = self.health.with_config(resolution.config, now())
-        self.declared, self.config = declared, resolution.config
+        self.declared, self.config, self.addresses = declared, resolution.config, addresses
         self.names.use(answers, resolution.notes, lookups_of(declared))
         return changes
 

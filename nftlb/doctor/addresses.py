@@ -38,7 +38,16 @@ _SECOND = {
 def check_listener_addresses(config: Config, host: HostFacts) -> Iterator[Finding]:
     """Check whether packets for the listeners' addresses get to this host."""
     unusable = unusable_addresses(host.surroundings)
-    for address in dict.fromkeys(listener.address for pool in config.pools for listener in pool.listen):
+    for listener in dict.fromkeys(one for pool in config.pools for one in pool.listen if one.host):
+        version = listener.address.version
+        where = f"interface {listener.interface}" if listener.interface else "this host"
+        if listener.interface and host.interface(listener.interface) is None:
+            yield warning(f"listener {listener}", f"there is no interface {listener.interface}", "ip link show")
+        else:
+            message = f"gets no IPv{version} packets: {where} has no IPv{version} address that other hosts can reach"
+            yield warning(f"listener {listener}", message, "ip address show")
+    exact = (listener for pool in config.pools for listener in pool.listen if not listener.host)
+    for address in dict.fromkeys(listener.address for listener in exact):
         subject = f"address {address}"
         route = host.routes.get(address)
         if address in unusable:

@@ -181,7 +181,8 @@ def _lines(explanation: Explanation) -> Iterator[str]:
             rows = [[str(near.listener), f"pool {near.pool}", f"another {near.differs}"] for near in explanation.near]
             yield from _table(rows)
         return
-    yield f"  taken by pool {answer.pool.name}, which listens on {answer.listener}"
+    origin = f" ({answer.listener.origin})" if answer.listener.origin else ""
+    yield f"  taken by pool {answer.pool.name}, which listens on {answer.listener}{origin}"
     yield ""
     yield "backends"
     yield from _table([_candidate_row(answer, candidate) for candidate in answer.candidates])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from nftlb.config import read_check
 from nftlb.config.reading import Unfit, read_address, read_text
 from nftlb.errors import ConfigError, Problem
-from nftlb.model.constraints import INTERFACE
+from nftlb.model.constraints import INTERFACE, SERVER_NAME
 from nftlb.printable import printable, show
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Imported:
 ALL_PORTS = (1, 65535)
 ANOTHER_FORWARD = "forward is the same for the whole pool"
 MARKS = "pools select packets by address and port, not by mark"
+FOLLOWED = "the name is looked up all the time, and each of its addresses is a backend"
 NO_TUNNELS = "nftlb has no tunnels; with dsr backends must be on a link of this host"
 Check = dict[str, Any]
 
@@ -110,7 +111,10 @@ class DraftListener:
 
 @dataclass
 class DraftServer:
-    """A real server. Without a port, packets keep their port."""
+    """A real server. Without a port, packets keep their port.
+
+    `host` is its name, if it has no address in the source; `address` is then the unspecified address, for the family.
+    """
 
     address: IPAddress
     port: int | None
@@ -120,6 +124,12 @@ class DraftServer:
     checks: list[Check] = field(default_factory=list)
     up: tuple[str, ...] = ()
     down: tuple[str, ...] = ()
+    host: str = ""
+
+    @property
+    def where(self) -> str:
+        """The host name, or else the address."""
+        return self.host or str(self.address)
 
 
 @dataclass(frozen=True)
@@ -197,6 +207,11 @@ def parse_address(text: str, line: Line) -> IPAddress:
     return _parse(read_address, text, line)
 
 
+def is_host_name(text: str) -> bool:
+    """Whether a text can be the host name of a backend."""
+    return SERVER_NAME.pattern.fullmatch(text) is not None
+
+
 def parse_interface(text: str, line: Line) -> str:
     return _parse(partial(read_text, INTERFACE), text, line)
 
@@ -213,6 +228,24 @@ def parse_number(text: str, line: Line, low: int, high: int) -> int:
     if not _DIGITS.fullmatch(text) or not low <= int(text) <= high:
         raise bad_text(line, f"{show(text)} is not a number in the range; allowed: {low} to {high}")
     return int(text)
+
+
+PORTS = {
+    "ftp": 21, "ssh": 22, "telnet": 23, "smtp": 25, "domain": 53, "tftp": 69, "http": 80, "www": 80, "kerberos": 88,
+    "pop3": 110, "sunrpc": 111, "nntp": 119, "ntp": 123, "imap": 143, "imap2": 143, "snmp": 161, "ldap": 389,
+    "https": 443, "syslog": 514, "submission": 587, "domain-s": 853, "ldaps": 636, "imaps": 993, "pop3s": 995,
+    "radius": 1812, "radius-acct": 1813, "nfs": 2049, "mysql": 3306, "postgresql": 5432, "sip": 5060, "sip-tls": 5061,
+}  # fmt: skip
+"""The names of ports that the import knows. It reads no other file, so not /etc/services either."""
+
+
+def parse_named_port(text: str, line: Line) -> int | None:
+    """Read a port, or the usual name of a port. None for 0, as in `parse_port()`."""
+    if text.isdecimal():
+        return parse_port(text, line)
+    if text not in PORTS:
+        raise bad_text(line, f"{show(text)} is not a known name of a port; allowed: a number from 0 to {LAST_PORT}")
+    return PORTS[text]
 
 
 def parse_port(text: str, line: Line) -> int | None:

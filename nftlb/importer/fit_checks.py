@@ -37,10 +37,10 @@ def common_checks(draft: Draft, servers: list[DraftServer], ports: set[int]) -> 
     kept = [check for check in model.checks if "exec" not in check or not differing or having[_written(check)] > 1]
     for server in differing:
         own, others = _difference(server.checks, model.checks)
-        what = f"checks of {server.address} ({own}) differ from the checks of {model.address} ({others})"
+        what = f"checks of {server.where} ({own}) differ from the checks of {model.where} ({others})"
         draft.notes.changed(server.line, f"{what}: a pool has the same checks for all backends")
     if len(kept) < len(model.checks):
-        draft.notes.missing(model.line, f"programs that check {model.address} only: each backend has another program")
+        draft.notes.missing(model.line, f"programs that check {model.where} only: each backend has another program")
     if any("exec" in check for check in kept):
         what = (
             f"{draft.program}: a shell turns the program's exit status 1 into 2, because 1 is only a warning for nftlb"

@@ -133,7 +133,7 @@ def fit_to_pool_rules(draft: Draft, listen: list[Listener], taken: UsedPorts) ->
         draft.notes.missing(draft.line, f"{draft.written}: it has no {what} that nftlb can use")
         for server in draft.servers if not listen else ():
             draft.notes.missing(
-                server.line, f"real server {server.address}: its service has no listener that nftlb can use"
+                server.line, f"real server {server.where}: its service has no listener that nftlb can use"
             )
         return None
     _forward(draft, pool)
@@ -149,20 +149,20 @@ def fit_to_pool_rules(draft: Draft, listen: list[Listener], taken: UsedPorts) ->
 
 def _servers(draft: Draft, listen: list[Listener], taken: UsedPorts) -> list[DraftServer]:
     ports = _ports_by_family(listen)
-    kept: dict[tuple[IPAddress, int | None], DraftServer] = {}
+    kept: dict[tuple[str, int | None], DraftServer] = {}
     for server in draft.servers:
         # With dsr, packets keep their port, whatever port a real server has.
         port = None if draft.forward is Forward.DSR else server.port
         if family(server.address) not in ports:
             reason = "the pool has no listener of its family"
-        elif (server.address, port) in kept:
+        elif (server.where.lower(), port) in kept:
             reason = "the pool has this backend already"
         else:
             reason = unforwarded(server.address) or _listener_there(draft, server.address, port, ports, taken)
         if reason:
-            draft.notes.missing(server.line, f"real server {server.address}: {reason}")
+            draft.notes.missing(server.line, f"real server {server.where}: {reason}")
         else:
-            kept[server.address, port] = server
+            kept[server.where.lower(), port] = server
     return list(kept.values())
 
 
@@ -260,8 +260,10 @@ def _weights(draft: Draft, pool: FittedPool, balance: Balance) -> list[int]:
 def _backend(draft: Draft, server: DraftServer, weight: int) -> Any:
     port = None if draft.forward is Forward.DSR else server.port
     if weight == 1:
-        return str(server.address) if port is None else endpoint_text(server.address, port)
-    written: dict[str, Any] = {"address": str(server.address)}
+        if port is None:
+            return server.where
+        return f"{server.host}:{port}" if server.host else endpoint_text(server.address, port)
+    written: dict[str, Any] = {"address": server.where}
     if port is not None:
         written["port"] = port
     if weight == 0:

@@ -1,5 +1,7 @@
 """Reads the output of `ipvsadm -S -n`, or the table of `ipvsadm -L -n`, into drafts of pools. No I/O.
 
+Without `-n`, ipvsadm prints names: those of ports, and of hosts as servers in commands, are taken over too.
+
 The text around the output, in a terminal or a script, is recognised: prompts, the commands that printed the text, and
 tables of other things.
 """
@@ -12,11 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nftlb.config.reading import split_port
-from nftlb.model import Forward, IPAddress, Protocol
+from nftlb.model import UNSPECIFIED, Forward, IPAddress, Protocol
+from nftlb.model.kinds import family
 from nftlb.printable import show
 
 from .draft import (
     ALL_PORTS,
+    FOLLOWED,
     MARKS,
     MOST_WEIGHT,
     Draft,
@@ -25,9 +29,10 @@ from .draft import (
     Line,
     Notes,
     bad_text,
+    is_host_name,
     parse_address,
+    parse_named_port,
     parse_number,
-    parse_port,
 )
 from .write import write_config
 
@@ -240,6 +245,7 @@ _SHORT = {
 DEFAULT_SCHEDULER = "wlc"
 HINT = "ipvsadm knows no health checks: without `health` all backends count as up."
 _NUMERIC = "numbers, as `ipvsadm -S -n` prints them"
+_ADDRESS = re.compile(r"[0-9.]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.:]*")
 _PROTOCOLS = {"TCP": "tcp", "UDP": "udp", "SCTP": "sctp"}
 _MARKS = {"mark", "FWM"}
 _METHODS = {
@@ -308,7 +314,7 @@ class _Table:
             raise bad_text(line, f"{found} is not a server; allowed: the table of `ipvsadm -L -n`, or `ipvsadm -S -n`")
         if self._last is None:
             return
-        server = self._server(self._last, words[1], words[2], words[where_weight], line)
+        server = self._server(self._last, words[1], words[2], words[where_weight], line, names=False)
         if server is not None and row.tunnels and words[3] != "n/a":
             server.notes.missing(line, f"tunnel {words[3]}")
 
@@ -380,7 +386,9 @@ class _Table:
         given = {kind: value for kind, value, _ in options}
         if "server" not in given:
             raise bad_text(line, "no server; allowed: -r ADDRESS:PORT")
-        server = self._server(draft, given["server"], given.get("method", "-g"), given.get("weight", "1"), line)
+        server = self._server(
+            draft, given["server"], given.get("method", "-g"), given.get("weight", "1"), line, names=True
+        )
         for kind, _, written in options:
             if server is not None and kind not in {"server", "method", "weight", "family", "form"}:
                 server.notes.missing(line, written)
@@ -413,19 +421,30 @@ class _Table:
         self._drafts[key] = draft
         return draft
 
-    def _server(self, draft: Draft, where: str, method: str, weight: str, line: Line) -> DraftServer | None:
-        address, port = self._endpoint(where, line)
+    def _server(
+        self, draft: Draft, where: str, method: str, weight: str, line: Line, *, names: bool
+    ) -> DraftServer | None:
+        """Add a server. `names`: it may be a host name. Tables need addresses: `ipvsadm -L` cuts long names off."""
+        name, port = split_port(where)
+        host = name if names and is_host_name(name) else ""
+        if host:
+            address = UNSPECIFIED[family(draft.listen[0].address)]
+            number = None if port is None else parse_named_port(port, line)
+        else:
+            address, number = self._endpoint(where, line)
         how = _METHODS[method]
         if how not in _FORWARDS:
             draft.notes.missing(line, f"{where} {method}: a backend must be another host")
             return None
-        server = DraftServer(address, port, line, Notes())
+        server = DraftServer(address, number, line, Notes(), host=host)
+        if host:
+            server.notes.changed(line, f"{where}: {FOLLOWED}")
         server.weight = parse_number(weight, line, 0, MOST_WEIGHT)
         draft.add_server(server, _FORWARDS[how], method, tunnel=how == "TUN")
         return server
 
     def _endpoint(self, where: str, line: Line) -> tuple[IPAddress, int | None]:
         address, port = split_port(where)
-        if not re.fullmatch(r"[0-9A-Fa-f.:]+", address) or (port is not None and not port.isdecimal()):
+        if not _ADDRESS.fullmatch(address):
             raise bad_text(line, f"{show(where)} is not ADDRESS:PORT; allowed: {_NUMERIC}")
-        return parse_address(address, line), None if port is None else parse_port(port, line)
+        return parse_address(address, line), None if port is None else parse_named_port(port, line)

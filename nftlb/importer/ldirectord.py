@@ -9,13 +9,13 @@ import re
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from nftlb.model import Forward, IPAddress, Protocol
+from nftlb.model import UNSPECIFIED, Family, Forward, IPAddress, Protocol
 from nftlb.model.kinds import endpoint_text
 from nftlb.printable import show
 
 from .draft import (
     ALL_PORTS,
-    LAST_PORT,
+    FOLLOWED,
     MARKS,
     MAX_RANGE,
     MOST_WEIGHT,
@@ -27,9 +27,10 @@ from .draft import (
     Notes,
     SorryServer,
     bad_text,
+    is_host_name,
     parse_address,
+    parse_named_port,
     parse_number,
-    parse_port,
 )
 from .ldirectord_checks import VirtualChecks
 from .ldirectord_directives import Directive, Options, ParsedDirectives, VirtualBlock, parse_directives
@@ -42,13 +43,6 @@ if TYPE_CHECKING:
 
 DEFAULT_SCHEDULER = "wrr"
 METHODS = {"masq": Forward.NAT, "gate": Forward.DSR, "ipip": Forward.DSR}
-PORTS = {
-    "ftp": 21, "ssh": 22, "telnet": 23, "smtp": 25, "domain": 53, "tftp": 69, "http": 80, "www": 80, "kerberos": 88,
-    "pop3": 110, "sunrpc": 111, "nntp": 119, "ntp": 123, "imap": 143, "imap2": 143, "snmp": 161, "ldap": 389,
-    "https": 443, "syslog": 514, "submission": 587, "domain-s": 853, "ldaps": 636, "imaps": 993, "pop3s": 995,
-    "radius": 1812, "radius-acct": 1813, "nfs": 2049, "mysql": 3306, "postgresql": 5432, "sip": 5060, "sip-tls": 5061,
-}  # fmt: skip
-"""The names of ports that the import knows. It reads no other file, so not /etc/services either."""
 
 _AS_HERE = {("cleanstop", "no"), ("autoreload", "no"), ("readdquiescent", "no")}
 _LEFT = {
@@ -162,7 +156,7 @@ class _Virtual:
             program="checktype external",
         )
         self.address = self._address(host, head.line)
-        self._port = self._port_number(port, head.line)
+        self._port = parse_named_port(port, head.line)
         self.identity = (self.draft.protocol.value, f"{self.address or host} {self._port}")
 
     def _protocol(self, port: str) -> Protocol:
@@ -240,7 +234,7 @@ class _Virtual:
         if address is None:
             self.draft.notes.missing(given.line, f"{given}: {_not_an_address(match[1])}")
             return
-        port = self._port_number(match[2], given.line) if match[2] else self._port
+        port = parse_named_port(match[2], given.line) if match[2] else self._port
         self.draft.sorry = SorryServer(address, port, given.line, given.key)
 
     def _fallback_command(self, address: IPAddress) -> None:
@@ -266,15 +260,17 @@ class _Virtual:
         if match is None or flags is None or flags[1] not in METHODS:
             raise bad_text(directive.line, f"{show(directive.value)} is not a real server; allowed: {_REAL_FORM}")
         request, receive, limits = self._pair(flags[3], directive)
-        port = self._port_number(match[3], directive.line) if match[3] else None
+        port = parse_named_port(match[3], directive.line) if match[3] else None
         notes = Notes()
         for limit in limits:
             notes.missing(
                 directive.line,
                 f"{limit} of {directive.key} = {match[1]}: nftlb does not limit the connections of a backend",
             )
-        for address in self._addresses(match[1], match[2], directive):
-            server = DraftServer(address, port, directive.line, notes)
+        for address, host in self._addresses(match[1], match[2], directive):
+            server = DraftServer(address, port, directive.line, notes, host=host)
+            if host:
+                notes.changed(directive.line, f"{directive}: {FOLLOWED}")
             server.weight = parse_number(flags[2] or "1", directive.line, 0, MOST_WEIGHT)
             self.draft.add_server(server, METHODS[flags[1]], flags[1], tunnel=flags[1] == "ipip")
             checks.add_checks(server, request, receive)
@@ -301,8 +297,14 @@ class _Virtual:
             raise bad_text(directive.line, f"{show(text.strip())} does not fit here; allowed: {_REAL_FORM}")
         return request, receive, [f"{name}:{value}" for name, value in zip("lu", match.groups(), strict=True) if value]
 
-    def _addresses(self, first: str, last: str | None, directive: Directive) -> Iterator[IPAddress]:
-        """The addresses of an entry: one, or a range; none, with a remark, where the entry has names."""
+    def _addresses(self, first: str, last: str | None, directive: Directive) -> Iterator[tuple[IPAddress, str]]:
+        """The addresses of an entry, one or a range; or the unspecified address with the name of a host.
+
+        None, with a remark, where the ends of a range are names.
+        """
+        if last is None and self._address(first, directive.line) is None and is_host_name(first):
+            yield UNSPECIFIED[Family.IP6 if self._six else Family.IP], first
+            return
         ends = [self._address(host, directive.line) for host in (first, last) if host is not None]
         if None in ends:
             names = " and ".join(
@@ -317,7 +319,7 @@ class _Virtual:
             what = f"{show(f'{first}->{last}')} is not a range"
             raise bad_text(directive.line, f"{what}; allowed: an upward range of at most {MAX_RANGE} addresses")
         for number in range(start, end + 1):
-            yield IPv6Address(number) if self._six else IPv4Address(number)
+            yield (IPv6Address(number) if self._six else IPv4Address(number)), ""
 
     # --- values -----------------------------------------------------------------------------------------------------
 
@@ -333,13 +335,6 @@ class _Virtual:
             family = "virtual6, real6 and fallback6" if found.version == 6 else "virtual, real and fallback"  # noqa: PLR2004
             raise bad_text(line, f"{show(host)} is of the wrong family; allowed: with {family}")
         return found
-
-    def _port_number(self, text: str, line: Line) -> int | None:
-        if text.isdecimal():
-            return parse_port(text, line)
-        if text not in PORTS:
-            raise bad_text(line, f"{show(text)} is not a known name of a port; allowed: a number from 0 to {LAST_PORT}")
-        return PORTS[text]
 
 
 def _server_count(block: VirtualBlock) -> int:

@@ -95,7 +95,7 @@ class VirtualChecks:
         if request is None and maker in _ASKING:
             request, receive = self._options.text("request"), self._options.text("receive")
         if own and maker not in _ASKING:
-            self._notes.missing(server.line, f"request and receive of {server.address}: {self.reason_unused}")
+            self._notes.missing(server.line, f"request and receive of {server.where}: {self.reason_unused}")
         line = server.line if own else self._line
         wanted = _Wanted(server.port, (request or "").removeprefix("/"), receive or "", own, line)
         found = maker(self, wanted)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import count
 from typing import TYPE_CHECKING, TypeAlias
 
+from nftlb.config.pool_rules import LONGEST_NAME
 from nftlb.errors import ConfigError, Problem
-from nftlb.model import Forward
+from nftlb.model import MOST_ADDRESSES, Forward
 from nftlb.model.pool import Zones
 
 from .draft import Imported, Line, bad_text
@@ -85,7 +87,8 @@ def write_config(drafts: list[Draft], notes: Notes, file: str, tool: str, servic
 def _zones(draft: Draft, pool: FittedPool | None) -> int:
     if pool is None or draft.forward is not Forward.NAT:
         return 0
-    return 2 + len(pool.servers) + ("fallback" in pool.after)
+    servers = sum(MOST_ADDRESSES if server.host else 1 for server in pool.servers)
+    return 2 + servers + ("fallback" in pool.after)
 
 
 def _left_out(draft: Draft, pool: FittedPool | None) -> list[Remark]:
@@ -149,13 +152,23 @@ def pool_name(draft: Draft, taken: Taken) -> str:
 
 
 def backend_names(servers: list[DraftServer]) -> dict[int, str]:
-    """Name the servers, by their index, after their address; with the port where an address has several servers."""
-    often = Counter(server.address for server in servers)
+    """Name the servers, by their index, after their address or host name; with the port where one has several servers.
+
+    The backends of a host name get their names from it, with the address behind a dash. So this name is short, and no
+    other name begins with it and a dash.
+    """
+    often = Counter(server.where for server in servers)
     taken: Taken = {}
     found = {}
     for index, server in enumerate(servers):
-        port = f"-{server.port}" if often[server.address] > 1 and server.port is not None else ""
-        found[index] = _free(_text(str(server.address)) + port, taken)
+        port = f"-{server.port}" if often[server.where] > 1 and server.port is not None else ""
+        text = server.host.rstrip(".") if server.host else _text(str(server.address))
+        found[index] = _free(text + port, taken)
+    begun = {name[: dash.start()] for name in found.values() for dash in re.finditer("-", name)}
+    numbers = (name for name in map("host{}".format, count(1)) if name not in taken and name not in begun)
+    for index, server in enumerate(servers):
+        if server.host and (len(found[index]) > LONGEST_NAME or found[index] in begun):
+            found[index] = next(numbers)
     return found
 
 

@@ -20,6 +20,8 @@ from .netlink import NETLINK_ROUTE, Netlink, attributes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from nftlb.model import HostAddresses
+
     from .rtnetlink import IPAddress, Route
 
 # include/uapi/linux/rtnetlink.h, netconf.h: links; then addresses, routes, rules and settings of IPv4 and IPv6
@@ -105,6 +107,26 @@ def read_surroundings(lookups: Iterable[Lookup]) -> Surroundings:
             return Surroundings(interfaces, routes, forwards)
     except OSError as error:
         raise KernelError(f"addresses and routes can't be read: {error.strerror}") from error
+
+
+def read_addresses() -> HostAddresses:
+    """Read `usable_addresses()` in the network namespace of this thread. Raises KernelError if the kernel refuses."""
+    try:
+        with Netlink(NETLINK_ROUTE) as netlink:
+            return usable_addresses(read_interfaces(netlink))
+    except OSError as error:
+        raise KernelError(f"the addresses of this host can't be read: {error.strerror}") from error
+
+
+def usable_addresses(interfaces: Iterable[Interface]) -> HostAddresses:
+    """The addresses by interface that packets can be sent to: not those of interfaces that are down."""
+    return {
+        interface.name: tuple(
+            sorted(interface.addresses - interface.unusable, key=lambda address: (address.version, int(address)))
+        )
+        for interface in interfaces
+        if interface.up
+    }
 
 
 def read_interfaces(netlink: Netlink) -> tuple[Interface, ...]:

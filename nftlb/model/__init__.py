@@ -21,6 +21,8 @@ from .checks import (
 )
 from .hash_keys import KEY_WORDS, QUIC_CID, SOURCE, HashKey, Place, payload_key, prefix_key, server_id_places
 from .kinds import (
+    ANY,
+    UNSPECIFIED,
     Admin,
     Balance,
     Capability,
@@ -32,6 +34,7 @@ from .kinds import (
     Family,
     Forward,
     Helper,
+    HostAddresses,
     Initial,
     IPAddress,
     Listener,
@@ -69,11 +72,13 @@ from .pool import (
 from .rotation import Contender, Rotation, RotationMode, contenders, is_panic, rotation_of, sufficient
 
 __all__ = [
+    "ANY",
     "HASH_SEED",
     "KEY_WORDS",
     "MOST_ADDRESSES",
     "QUIC_CID",
     "SOURCE",
+    "UNSPECIFIED",
     "UNTOUCHED",
     "WHOLE",
     "Admin",
@@ -104,6 +109,7 @@ __all__ = [
     "Health",
     "Helper",
     "Hooks",
+    "HostAddresses",
     "HostLookup",
     "Http",
     "IPAddress",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple, TypeAlias
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 Milliseconds: TypeAlias = int
+HostAddresses: TypeAlias = Mapping[str, tuple[IPAddress, ...]]
+"""The addresses of this host, by interface."""
 
 
 class Family(StrEnum):
@@ -181,22 +184,48 @@ def endpoint_text(address: IPAddress, port: int | str) -> str:
     return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"  # noqa: PLR2004
 
 
+ANY = "*"
+"""Stands for all addresses of this host, of both families."""
+UNSPECIFIED: Mapping[Family, IPAddress] = {Family.IP: IPv4Address(0), Family.IP6: IPv6Address(0)}
+"""Stands for all addresses of this host, of one family."""
+_UNSPECIFIED_TEXTS = frozenset(map(str, UNSPECIFIED.values()))
+
+
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A place where packets of a pool arrive: an address, a range of ports (often one port) and a protocol."""
+    """A place where packets of a pool arrive: an address, a range of ports (often one port) and a protocol.
+
+    `host` is not empty if the listener stands for addresses that this host has: `*`, `0.0.0.0`, `::` or the name of an
+    interface. Then `address` is the unspecified address, which no packet has, and only gives the family. `origin` is
+    the text of such a listener, if this listener was made from it for one address.
+    """
 
     address: IPAddress
     first_port: int
     last_port: int
     protocol: Protocol
+    host: str = ""
+    origin: str = field(default="", compare=False)
 
     @property
     def family(self) -> Family:
         return family(self.address)
 
+    @property
+    def interface(self) -> str:
+        """The interface whose addresses the listener stands for; empty for any other listener."""
+        return "" if self.host == ANY or self.host in _UNSPECIFIED_TEXTS else self.host
+
+    def in_families(self, families: Iterable[Family]) -> tuple[Listener, ...]:
+        """The listener in each of these families, if it names no family itself."""
+        if not self.host or self.host in _UNSPECIFIED_TEXTS:
+            return (self,)
+        return tuple(replace(self, address=UNSPECIFIED[of]) for of in families)
+
     def __str__(self) -> str:
         ports = str(self.first_port) if self.first_port == self.last_port else f"{self.first_port}-{self.last_port}"
-        return f"{endpoint_text(self.address, ports)}/{self.protocol}"
+        named = self.host and self.host not in _UNSPECIFIED_TEXTS
+        return f"{f'{self.host}:{ports}' if named else endpoint_text(self.address, ports)}/{self.protocol}"
 
 
 class Endpoint(NamedTuple):

@@ -253,7 +253,9 @@ class Pool:
 
     name: str
     listen: Annotated[
-        tuple[Listener, ...], "where packets arrive: ADDRESS:PORT/udp, /tcp or /sctp; one listener, or a list"
+        tuple[Listener, ...],
+        "where packets arrive: ADDRESS:PORT/udp, /tcp or /sctp; one listener, or a list. In place of ADDRESS also an "
+        "interface (nat, dsr), or * (nat): the addresses of this host",
     ]
     backends: Annotated[tuple[Backend, ...], "the servers, each by its name"]
     named: tuple[NamedBackend, ...] = ()

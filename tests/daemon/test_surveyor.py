@@ -23,7 +23,7 @@ from nftlb.model import Expect, Health, Helper, Icmp, Per, Udp
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from nftlb.model import Config
+    from nftlb.model import Config, HostAddresses
     from nftlb.requirements import Lack
 
 LISTEN = "192.0.2.53:53/udp"
@@ -53,6 +53,8 @@ class SurveyedHost:
         self.unreachable: dict[tuple[str, str], str] = {}
         self.unconfirmed: dict[tuple[str, str], str] = {}
         self.lacking: list[str] = []
+        self.addresses: list[HostAddresses] = []
+        self.refusal: Exception | None = None
         self.faults = ActiveFaults(lambda _: None)
         self.surveyor = Surveyor(of, self, self.faults)
         monkeypatch.setattr(module, "read_surroundings", self.read_surroundings)
@@ -78,6 +80,11 @@ class SurveyedHost:
         self, unreachable: Mapping[tuple[str, str], str], unconfirmed: Mapping[tuple[str, str], str]
     ) -> None:
         self.unreachable, self.unconfirmed = dict(unreachable), dict(unconfirmed)
+
+    async def use_addresses(self, addresses: HostAddresses) -> None:
+        self.addresses.append(addresses)
+        if self.refusal:
+            raise self.refusal
 
     def set_lacks(self, lacks: Iterable[Lack]) -> None:
         self.lacking = [lack.message for lack in lacks]
@@ -220,6 +227,30 @@ def test_a_missing_helper_is_looked_for_until_the_kernel_has_it(monkeypatch: pyt
             assert ["the kernel has no helper for tftp, which pool boot needs"] == host.lacking
             await asyncio.sleep(30)
             assert ([], 3) == (host.lacking, len(host.looks))
+
+    play(scene())
+
+
+def test_new_addresses_are_reported_until_the_kernel_has_rules_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only addresses that can be used count. If the kernel refuses, that is a fault, and tried again."""
+
+    async def scene() -> None:
+        host = SurveyedHost(PLAIN, monkeypatch)
+        good, bad, away = map(ip_address, ("192.0.2.53", "192.0.2.54", "192.0.2.55"))
+        with host.surveyor:
+            await host.surveyor.first_look()
+            eth1 = Interface(2, "eth1", unusable=frozenset({bad}), addresses=frozenset({good, bad}))
+            down = Interface(3, "eth2", up=False, addresses=frozenset({away}))
+            host.host, host.refusal = replace(host.host, interfaces=(eth1, down)), KernelError("no memory")
+            host.surveyor.suspect()
+            await asyncio.sleep(0.5)
+            assert {"eth1": (good,)} == host.addresses[-1]
+            assert ["listeners still have the former addresses of this host: no memory"] == [
+                fault.message for fault in host.faults.all()
+            ]
+            host.refusal = None
+            await asyncio.sleep(AGAIN + 1)
+            assert () == host.faults.all()
 
     play(scene())
 

@@ -16,6 +16,7 @@ from servers.programs import data
 from nftlb.config import parse_config
 from nftlb.errors import ConfigError
 from nftlb.importer import from_ipvsadm
+from nftlb.importer.draft import FOLLOWED
 
 NOT_THIS = "which has no schedulers; allowed: `ipvsadm -S -n`, or `ipvsadm -L -n`"
 HEAD = """\
@@ -297,3 +298,21 @@ def test_hostile_texts_are_read_in_bounded_time(name: str) -> None:
     began = time.process_time()
     problems(HOSTILE[name])
     assert time.process_time() - began < 30
+
+
+def test_names_without_the_option_n() -> None:
+    """Names of ports and, in commands, names of servers are taken over; a table may have cut names off."""
+    text = "-A -u 192.0.2.53:domain -s wrr\n-a -u 192.0.2.53:domain -r ns1.example.com:domain -m -w 3\n"
+    found = from_ipvsadm(text + "-a -u 192.0.2.53:domain -r 10.0.0.2:5353 -m\n")
+    (pool,) = parse_config(found.text).pools
+
+    assert ["192.0.2.53:53/udp"] == [str(listener) for listener in pool.listen]
+    assert [("ns1.example.com", 53, 3)] == [(str(named.lookup), named.port, named.weight) for named in pool.named]
+    assert [(2, f"not the same: ns1.example.com:domain: {FOLLOWED}")] == [
+        (remark.line, remark.message) for remark in found.remarks if "looked up" in remark.message
+    ]
+    for bad in ("-A -u vip.example.com:53\n", "UDP 192.0.2.53:domain rr\n  -> ns1.example.co:domain Masq 1 0 0\n"):
+        with pytest.raises(ConfigError, match=r"is not ADDRESS:PORT; allowed: numbers"):
+            from_ipvsadm(bad)
+    with pytest.raises(ConfigError, match=r"nonsense is not a known name of a port"):
+        from_ipvsadm("-A -u 192.0.2.53:nonsense\n")

@@ -22,7 +22,9 @@ from servers.programs import data
 from nftlb.config import parse_config
 from nftlb.errors import ConfigError
 from nftlb.importer import from_ldirectord
+from nftlb.importer.draft import FOLLOWED
 from nftlb.importer.ldirectord_directives import CHECKTYPES, SERVICES, TOP, VIRTUAL
+from nftlb.model import Admin, Family
 
 # The rows that only one of ldirectord and the import accepts.
 STRICTER: set[str] = set()
@@ -148,7 +150,7 @@ def test_text_without_effect(written: str) -> None:
 
 
 def test_names_of_hosts() -> None:
-    """Names of hosts become remarks, because an import asks no name server. The rest is imported."""
+    """A real server may have a name. Other names become remarks, because an import asks no name server."""
     text = (
         "virtual = www.example.com:80\n\treal = 10.0.0.1:80 masq\n\n"
         "fallback = sorry.example.com\n"
@@ -158,11 +160,33 @@ def test_names_of_hosts() -> None:
     assert [
         "1: not taken over: virtual = www.example.com:80, with its 1 real servers: www.example.com: not an address",
         "4: not taken over: fallback = sorry.example.com: sorry.example.com: not an address",
-        "6: not taken over: real = a.example.com:80 masq: a.example.com: not an address",
+        f"6: not the same: real = a.example.com:80 masq: {FOLLOWED}",
         "7: not taken over: real = 10.0.0.1->b:80 masq: b: not an address",
     ] == [problem.partition(";")[0] for problem in problems(text)]
     (pool,) = parse_config(from_ldirectord(text).text).pools
     assert ["10.0.0.2"] == [str(backend.address) for backend in pool.backends]
+    assert [("a.example.com", 80, 1)] == [(str(named.lookup), named.port, named.weight) for named in pool.named]
+
+
+def test_names_of_both_families() -> None:
+    """`real6` asks for IPv6 addresses. Long names, names that begin other names, and a weight of 0 fit the rules."""
+    text = "".join(
+        f"virtual{six} = {address}:53\n\treal{six} = web masq\n\treal{six} = web-1 masq 0\n"
+        f"\treal{six} = web-1.a-long-name.of.example.com:5353 masq 7\n\treal{six} = WEB:54 masq\n"
+        f"\treal{six} = web masq\n\tservicename = s{six}\n\tchecktype = on\n\n"
+        for six, address in (("", "192.0.2.80"), ("6", "[2001:db8::80]"))
+    )
+    pools = parse_config(from_ldirectord(text).text).pools
+
+    assert [[Family.IP], [Family.IP6]] == [list(pool.families) for pool in pools]
+    for pool in pools:
+        found = {named.name: (str(named.lookup), named.port, named.weight, named.admin) for named in pool.named}
+        assert {
+            "host1": ("web", None, 1, Admin.ENABLED),
+            "web-1": ("web-1", None, 1, Admin.DRAIN),
+            "host2": ("web-1.a-long-name.of.example.com", 5353, 7, Admin.ENABLED),
+            "WEB": ("web", 54, 1, Admin.ENABLED),
+        } == found
 
 
 @pytest.mark.parametrize(
