@@ -23,7 +23,7 @@ from nftlb.metrics import Metrics
 from nftlb.model import Api, Endpoint, EventKind, UnixSocket
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Coroutine
     from pathlib import Path
 
     from nftlb.model import Config
@@ -135,6 +135,13 @@ async def refused(where: Where) -> None:
             await writer.wait_closed()
 
 
+def in_a_namespace(scene: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Run a scene where no other program has the port of the API."""
+    with Namespace("api") as namespace:
+        namespace.run(["ip", "link", "set", "lo", "up"])
+        namespace.call(lambda: asyncio.run(scene()))
+
+
 def test_the_api_serves_until_the_end(tmp_path: Path) -> None:
     """The server serves from the first configuration to the end; then the socket is gone."""
     socket = tmp_path / "api"
@@ -235,9 +242,7 @@ def test_the_api_moves_to_all_addresses_with_the_same_port() -> None:
             assert (EventKind.FAULT_GONE, "api") == await setup.next()
             assert "HTTP/1.1 200 OK" == await get(("127.0.0.3", PORT))
 
-    with Namespace("api") as namespace:
-        namespace.run(["ip", "link", "set", "lo", "up"])
-        namespace.call(lambda: asyncio.run(scene()))
+    in_a_namespace(scene)
 
 
 def test_connections_are_not_closed_again_and_again() -> None:
@@ -266,9 +271,7 @@ def test_connections_are_not_closed_again_and_again() -> None:
             assert (EventKind.FAULT_GONE, "api") == await setup.next()
             await refused(("127.0.0.2", PORT))
 
-    with Namespace("api") as namespace:
-        namespace.run(["ip", "link", "set", "lo", "up"])
-        namespace.call(lambda: asyncio.run(scene()))
+    in_a_namespace(scene)
 
 
 def test_new_tokens_are_used_at_the_same_address(tmp_path: Path) -> None:
@@ -355,7 +358,7 @@ def test_new_hosts_are_valid_without_a_new_socket() -> None:
             stays[1].close()
             await stays[1].wait_closed()
 
-    asyncio.run(scene())
+    in_a_namespace(scene)
 
 
 def test_a_lack_of_descriptors_is_shown(tmp_path: Path) -> None:
