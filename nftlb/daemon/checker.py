@@ -239,8 +239,9 @@ class Checker:
                 item.doubted = False
             delay = self._result(item, result)
         except SystemFault as fault:
-            self._unfit[item.place] = str(fault)
-            self._show()
+            if item.active:
+                self._unfit[item.place] = str(fault)
+                self._show()
             delay = item.strangled
             item.strangled = min(2 * delay, _STRANGLED)
         except Exception:  # noqa: BLE001 - it is in the log, and the check goes on
