@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass, field
 from io import StringIO
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dns.asyncresolver
 import dns.exception
@@ -20,7 +20,7 @@ import dns.resolver
 
 from nftlb.errors import SystemFault
 from nftlb.files import read_regular
-from nftlb.model import MOST_ADDRESSES, Family, FoundServer, HostLookup, after_answer
+from nftlb.model import MOST_ADDRESSES, MOST_KEPT, Family, FoundServer, HostLookup, after_answer
 from nftlb.model.kinds import endpoint_text
 from nftlb.printable import printable
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from nftlb.model import NameAnswers, NameServers
+
+T = TypeVar("T")
 
 RESOLV_CONF = "/etc/resolv.conf"
 _MOST_BYTES = 64 * 1024
@@ -43,12 +45,14 @@ class LookupResult:
 
     `servers` has each family that was answered, also without an address. `ttl` is in seconds. `troubles` are the
     reasons why other families were not answered, and `missing` the reasons why answered families have no address.
+    `cut` says which records are not in `servers` because an answer has too many.
     """
 
     servers: Mapping[Family, tuple[FoundServer, ...]]
     ttl: float = 0.0
     troubles: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
 
 
 @dataclass
@@ -82,24 +86,32 @@ class NameResolver:
             except _NoAnswer as reason:
                 return LookupResult({}, troubles=(str(reason),))
             servers = {family: tuple(map(FoundServer, addresses)) for family, addresses in found.addresses.items()}
-            return LookupResult(servers, found.ttl or 0.0, _once(found.troubles), _once(found.missing))
+            return LookupResult(servers, found.ttl or 0.0, _once(found.troubles), _once(found.missing), found.cut)
 
     async def _srv(self, asking: dns.asyncresolver.Resolver, name: str, families: Collection[Family]) -> LookupResult:
         records = await self._query(asking, name, "SRV")
-        offered = sorted(
-            (record for record in records.data if record.port and record.target.labels != (b"",)),
-            key=lambda record: (record.priority, -record.weight, record.target, record.port),
-        )[:MOST_ADDRESSES]
+        usable = [record for record in records.data if record.port and record.target.labels != (b"",)]
+        usable.sort(key=lambda record: (record.priority, -record.weight, record.target, record.port))
+        cut: list[str] = []
+        offered = _cut(usable, MOST_ADDRESSES, f"SRV records of {name}", cut)
         ranks = {priority: rank for rank, priority in enumerate(sorted({record.priority for record in offered}))}
         targets = list(dict.fromkeys(record.target.to_text() for record in offered))
         all_ = await asyncio.gather(*(self._addresses(asking, target, families) for target in targets))
         hosts = dict(zip(targets, all_, strict=True))
         failed = {family for host in all_ for family in families if family not in host.addresses}
+        cut += [line for host in all_ for line in host.cut]
         servers = {
             family: tuple(
-                FoundServer(address, record.port, record.weight, ranks[record.priority])
-                for record in offered
-                for address in hosts[record.target.to_text()].addresses[family]
+                _cut(
+                    [
+                        FoundServer(address, record.port, record.weight, ranks[record.priority])
+                        for record in offered
+                        for address in hosts[record.target.to_text()].addresses[family]
+                    ],
+                    MOST_KEPT,
+                    f"servers of {name} by {_TYPES[family]} records",
+                    cut,
+                )
             )
             for family in families
             if family not in failed
@@ -109,7 +121,7 @@ class NameResolver:
             missing = [f"the SRV records of {name} say that there is no server"]
         troubles = _once(reason for host in all_ for reason in host.troubles)
         ttl = _shortest([records.ttl, *(host.ttl for host in all_)])
-        return LookupResult(servers, ttl or 0.0, troubles, _once(missing))
+        return LookupResult(servers, ttl or 0.0, troubles, _once(missing), _once(cut))
 
     async def _addresses(
         self, asking: dns.asyncresolver.Resolver, name: str, families: Collection[Family]
@@ -120,17 +132,20 @@ class NameResolver:
         )
         found = _HostAddresses()
         ttls = []
+        cut: list[str] = []
         for family, answer in zip(wanted, answers, strict=True):
             if isinstance(answer, _NoAnswer):
                 found.troubles += (str(answer),)
             elif isinstance(answer, BaseException):
                 raise answer
             else:
-                found.addresses[family] = [ip_address(record.address) for record in answer.data]
+                # The order of records changes with each answer, and must not decide which addresses are kept.
+                addresses = sorted(ip_address(record.address) for record in answer.data)
+                found.addresses[family] = _cut(addresses, MOST_KEPT, f"{_TYPES[family]} records of {name}", cut)
                 ttls.append(answer.ttl)
                 found.missing += (answer.missing,) if answer.missing else ()
         # A family without an address has no TTL, and does not shorten the TTL of the other family.
-        found.ttl = _shortest(ttls)
+        found.ttl, found.cut = _shortest(ttls), tuple(cut)
         return found
 
     async def _query(self, asking: dns.asyncresolver.Resolver, name: str, kind: str) -> _Records:
@@ -181,6 +196,14 @@ class _HostAddresses:
     ttl: float | None = None
     troubles: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
+
+
+def _cut(found: list[T], most: int, what: str, notes: list[str]) -> list[T]:
+    """The first elements of a list, with a note if there are more: answers are kept in memory and on the disk."""
+    if len(found) > most:
+        notes.append(f"{len(found)} {what} were found, and the first {most} of them are kept")
+    return found[:most]
 
 
 def _shortest(ttls: Iterable[float | None]) -> float | None:

@@ -15,7 +15,7 @@ from dns_zone import Zone
 
 from nftlb import resolver as module
 from nftlb.errors import SystemFault
-from nftlb.model import Endpoint, Family, FoundServer, HostLookup, NameServers
+from nftlb.model import MOST_ADDRESSES, MOST_KEPT, Endpoint, Family, FoundServer, HostLookup, NameServers
 from nftlb.resolver import LookupResult, NameResolver, look_up_now
 
 if TYPE_CHECKING:
@@ -154,6 +154,35 @@ def test_answers_to_other_questions(zone: Zone) -> None:
 
     zone.respond = respond
     assert [] == [one for servers in look_up(zone, timeout=300).servers.values() for one in servers]
+
+
+def test_an_answer_with_many_records(zone: Zone) -> None:
+    """A part of a long answer is kept, the same part in any order of the records, and a note says so."""
+    many = [f"10.1.{number // 200}.{number % 200}" for number in range(3 * MOST_KEPT)]
+    zone.set_addresses("many", *many, "2001:db8::1")
+    found = look_up(zone, HostLookup("many.lab"))
+    zone.set_addresses("many", *reversed(many), "2001:db8::1")
+
+    assert [ip_address(address) for address in many[:MOST_KEPT]] == [one.address for one in found.servers[Family.IP]]
+    assert 1 == len(found.servers[Family.IP6])
+    assert (f"{len(many)} A records of many.lab were found, and the first {MOST_KEPT} of them are kept",) == found.cut
+    assert found == look_up(zone, HostLookup("many.lab"))
+
+
+def test_srv_records_with_many_servers(zone: Zone) -> None:
+    """The most preferred records are kept, with a part of the addresses of their hosts."""
+    hosts = range(2 * MOST_ADDRESSES)
+    zone.records["_sip._udp.lab.", "SRV"] = [f"{number} 5 5060 h{number}.lab." for number in hosts]
+    for number in hosts:
+        zone.set_addresses(f"h{number}", *(f"10.2.{number}.{last}" for last in range(1, 9)))
+    found = look_up(zone, SRV)
+
+    assert MOST_KEPT == len(found.servers[Family.IP])
+    assert {*range(MOST_KEPT // 8)} == {one.rank for one in found.servers[Family.IP]}
+    assert [
+        f"{len(hosts)} SRV records of _sip._udp.lab",
+        f"{8 * MOST_ADDRESSES} servers of _sip._udp.lab by A records",
+    ] == [line.partition(" were found")[0] for line in found.cut]
 
 
 def test_the_servers_of_the_host(zone: Zone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nftlb.compiler import Compiled
 from nftlb.config import load, resolve
-from nftlb.model import Membership
+from nftlb.model import FoundServer, HostLookup, Membership
 from nftlb.ruleset import file_text
 
 if TYPE_CHECKING:
@@ -34,10 +34,23 @@ DOWN = {
 }
 
 
+# The answers of DNS for rules/names.yaml.
+ANSWERS = {
+    HostLookup("ns.example.com"): tuple(
+        FoundServer(ip_address(address)) for address in ("10.0.0.11", "10.0.0.12", "2001:db8:2::11")
+    ),
+    HostLookup("_sip._udp.example.com", srv=True): (
+        FoundServer(ip_address("10.0.0.21"), 5060, 20, 0),
+        FoundServer(ip_address("10.0.0.22"), 5060, 10, 0),
+        FoundServer(ip_address("10.0.9.21"), 5060, 0, 1),
+    ),
+}
+
+
 def expected() -> Iterator[tuple[Path, str]]:
     """Yield the path of each .nft file, with its text."""
     for path in sorted(RULES.glob("*.yaml")):
-        config = resolve(load(str(path)), {}, HOST).config
+        config = resolve(load(str(path)), ANSWERS, HOST).config
         compiled = Compiled(config)
         yield path.with_suffix(".nft"), file_text(compiled.ruleset())
         for backend in DOWN.get(path.stem, []):

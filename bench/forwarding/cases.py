@@ -61,6 +61,7 @@ class Case:
     """The number of the host, address and port of each backend that sends replies."""
 
 
+_COLLECTOR = f"{{archive: '{OTHER}:9995'}}"
 MODES = {
     "nat": "forward: nat",
     "nat-keep": "forward: nat, source: keep",
@@ -71,6 +72,14 @@ MODES = {
     "dsr-ingress": "forward: dsr, ingress: c0",
     "nat-guard": "forward: nat, guard: {rate: 1000000/s}",
     "stateless-ingress-guard": "forward: stateless, ingress: c0, guard: {rate: 1000000/s}",
+    "nat-hash": "forward: nat, balance: hash",
+    "stateless-hash-payload": "forward: stateless, balance: hash, key: payload@4+8",
+    "stateless-ingress-hash-payload": "forward: stateless, ingress: c0, balance: hash, key: payload@4+8",
+    "nat-mirror": f"forward: nat, mirror: {_COLLECTOR}",
+    "stateless-mirror": f"forward: stateless, mirror: {_COLLECTOR}",
+    "nat-count-replies": "forward: nat, count_replies: true",
+    "stateless-count-replies": "forward: stateless, count_replies: true",
+    "nat-outbound": "forward: nat, outbound: true",
 }
 OTHERS = ("routing", "tracked", "ipvs", "ipvs-ops", "ipvs-ops-replyfix", "iptables-statistic", "naive-numgen")
 """`tracked` is plain routing on a host that tracks all connections and has NAT chains without rules."""
@@ -114,11 +123,19 @@ def address(backend: int) -> str:
     return f"10.2.{host(backend)}.{backend // HOSTS + 2}"
 
 
+def _port(mode: str, pool: int) -> int:
+    """The port of a service: with `outbound`, that of its backends."""
+    return BACKEND_PORT + pool if "outbound" in mode else PORT
+
+
 def configuration(setting: Setting, mode: str) -> str:
     """Return the configuration file of a mode."""
     lines = ["pools:"]
     for pool in range(setting.pools):
-        lines += [f"  p{pool}:", f"    {{listen: '{service(pool)}:{PORT}/udp', {MODES[mode]}, backends: {{"]
+        lines += [
+            f"  p{pool}:",
+            f"    {{listen: '{service(pool)}:{_port(mode, pool)}/udp', {MODES[mode]}, backends: {{",
+        ]
         for backend in range(setting.backends):
             port = "" if mode.startswith("dsr") else f", port: {BACKEND_PORT + pool}"
             device = f", device: b{host(backend)}" if "ingress" in mode or mode == "dsr" else ""
@@ -131,7 +148,7 @@ def _case(name: str, setting: Setting, packets: str) -> Case:
     case = Case(name, packets)
     if packets != NOBODY:
         direct = (address(0), BACKEND_PORT + setting.pool)
-        case.target = direct if name in DIRECT else (service(setting.pool), PORT)
+        case.target = direct if name in DIRECT else (service(setting.pool), _port(name, setting.pool))
     if packets == REPLY:
         numbers = range(1 if name in DIRECT else setting.backends)
         case.servers = tuple((host(backend), address(backend), BACKEND_PORT + setting.pool) for backend in numbers)

@@ -2,7 +2,8 @@
 
 The chain `guard/ENTRY` stands before the entry chain of the pool, and counts sources in sets that packets fill. The
 kernel adds no element to a full set, and the rule ends there. So a packet goes to the chain `limit/ENTRY` only if its
-source has a place (`sources`); all sources without a place share one limit. In `limit/ENTRY`, each source has an
+source has a place (`sources`); all sources without a place share one limit, in the chain `shared/SCOPE`, which the
+guards of all entry chains of the pool in a table jump to. In `limit/ENTRY`, each source has an
 element with its limit (`limits`). The rule with the limit lets packets *pass*, and the next rules drop.
 
 There are two sets, because a look-up of an element with a limit is not found while its source is above the limit: the
@@ -64,9 +65,14 @@ def add_guard(
     if pool.guard is None:
         return entry
     rules = _GuardRules(part, pool, pool.guard, family, scope or pool.name, entry)
-    name = f"guard/{entry}"
+    name = guard_of(entry)
     part.chain(name, *rules.rules(protocols))
     return name
+
+
+def guard_of(entry: str) -> str:
+    """Return the name of the chain of a guard that stands before an entry chain."""
+    return f"guard/{entry}"
 
 
 @dataclass(frozen=True)
@@ -116,10 +122,16 @@ class _GuardRules:
             f"goto {dropped}",
         )
         yield f"update @{sources} {{ {key} timeout {stays}s }} goto limit/{self.entry}"
-        shared = guard.shared_rate
-        together = f"limit rate {shared or rate} burst {shared.packets if shared else burst} packets"
-        yield f'{together} goto {self.entry} comment "no room for its source"'
-        yield f"goto {self._drop(DropReason.FULL)}"
+        yield f'jump {self._shared(rate)} comment "no room for its source"'
+        yield f"goto {self.entry}"
+
+    def _shared(self, rate: Rate) -> str:
+        """Return the chain that drops what is above the limit of all sources without a place, and returns the rest."""
+        shared, name = self.guard.shared_rate, f"shared/{self.scope}"
+        burst = shared.packets if shared else self.guard.most_at_once
+        together = f"limit rate over {shared or rate} burst {burst} packets"
+        self.part.chain(name, f"{together} goto {self._drop(DropReason.FULL)}")
+        return name
 
     @property
     def _key(self) -> str:

@@ -11,14 +11,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import Family, Forward
+from nftlb.ruleset import Chain
 
 from .copies import TEMPLATES
 from .doors import joined
-from .guard import add_guard
+from .guard import add_guard, guard_of
 from .pool_rules import PoolRules
 from .selection import targets
 from .services import by_words, fast_match
-from .versions import version
+from .versions import Version, version
 from .words import WORDS, format_address
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from .routes import Routes
     from .selection import Selection, Target
-    from .versions import Version
 
 
 def ingress_services(family: Family, interface: str) -> str:
@@ -68,7 +68,8 @@ class IngressForwarding(NamedTuple):
                 raise AssertionError(f"no next hop for {target.owner}")
             forward = f'fwd {words.ip} to {format_address(hop.via)} device "{hop.device}"'
             part.chain(f"backend/{target.owner}", *self._send(target, protocols, forward))
-        entry = first = self._guarded(part, protocols)
+        add_guard(part, pool, family, self.entry(protocols[0]), protocols, scope=f"{pool.name}/{family}")
+        entry = first = self._fast if pool.guard else self.entry(protocols[0])
         ordinary = [f'{match}accept comment "{what}"' for match, what in TEMPLATES] if pool.templates else []
         if ordinary:
             # The ordinary chains copy templates to every backend.
@@ -92,12 +93,16 @@ class IngressForwarding(NamedTuple):
         return part
 
     def version(self, selection: Selection) -> Version:
-        """Return what spreads packets. Without a target, packets go on to the ordinary chains."""
+        """Return what spreads packets. Without a target, packets go on to the ordinary chains, past the guard here.
+
+        Packets that can't take the fast path do the same. They meet the guard of the ordinary chains, and would count
+        twice otherwise.
+        """
         protocols = self._protocols()
         matches = [fast_match(self.family, protocol, rewritten=self._rewrites) for protocol in protocols]
         entry = self.entry(protocols[0])
         padded = self.family is Family.IP  # no datagram over IPv6 fits into the shortest frame
-        return version(
+        spread = version(
             entry,
             self.pool,
             self.family,
@@ -107,20 +112,16 @@ class IngressForwarding(NamedTuple):
             matches=matches,
             padded=padded,
         )
+        if not self.pool.guard:
+            return spread
+        guarded = [f'{match}goto {guard_of(entry)} comment "{joined(meaning)}"' for match, meaning in matches]
+        rules = guarded if selection.targets else ["accept"]
+        return spread | Version({self._fast: Chain(self._fast, tuple(rules))})
 
-    def _guarded(self, part: PoolRules, protocols: list[Protocol]) -> str:
-        """Return the chain that packets go to first: the entry chain, or the chains of the guard before it.
-
-        Packets that can't take the fast path must not get to this guard: they meet the guard of the ordinary chains.
-        """
-        name = f"{self.pool.name}/{self.family}"
-        entry = self.entry(protocols[0])
-        guard = add_guard(part, self.pool, self.family, entry, protocols, scope=name)
-        if guard == entry:
-            return entry
-        found = (fast_match(self.family, protocol, rewritten=self._rewrites) for protocol in protocols)
-        part.chain(f"fast/{name}", *(f'{match}goto {guard} comment "{joined(meaning)}"' for match, meaning in found))
-        return f"fast/{name}"
+    @property
+    def _fast(self) -> str:
+        """The name of the chain before the guard, which lets only packets pass that can take the fast path."""
+        return f"fast/{self.pool.name}/{self.family}"
 
     @property
     def _rewrites(self) -> bool:

@@ -292,8 +292,9 @@ class Checker:
                 item.doubted = set()
             delay = self._report(item, result, in_doubt, hasty=hasty)
         except SystemFault as fault:
-            self._unfit[item] = str(fault)
-            self._show()
+            if item.active:
+                self._unfit[item] = str(fault)
+                self._show()
             delay = item.strangled
             item.strangled = min(2 * delay, _STRANGLED)
         except Exception:  # noqa: BLE001 - it is in the log, and the check goes on

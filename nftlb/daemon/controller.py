@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nftlb.config import amend, resolve
@@ -14,7 +15,7 @@ from nftlb.service import ConfigStatus, Conflict, Event
 
 from . import systemd
 from .events import now, wall
-from .names import emptied_names, emptied_pools, first_answers
+from .names import emptied_pools, first_answers, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -36,6 +37,18 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _COPY = "configuration"
+
+TOGETHER = 0.05
+"""Seconds for which an answer of DNS waits for other answers, because each change reads all pools again."""
+
+
+@dataclass
+class _WaitingAnswer:
+    """An answer that waits for its use. `error`: why it was not used."""
+
+    servers: tuple[FoundServer, ...]
+    used: bool = False
+    error: NftlbError | None = None
 
 
 class Controller:
@@ -66,6 +79,7 @@ class Controller:
         self._problems = problems
         self._changing = asyncio.Lock()
         self._followers: list[Callable[[Config], None]] = []
+        self._waiting: dict[HostLookup, _WaitingAnswer] = {}
         self._loaded = self._attempted = wall()
         self._lacks: tuple[Lack, ...] = ()
         metrics.follow(state.config)
@@ -128,11 +142,12 @@ class Controller:
         async with self._changing:
             if addresses == self.state.addresses:
                 return
-            resolution = resolve(self.state.declared, self.state.names.answers, addresses)
+            answers = self.state.names.answers
+            resolution = await asyncio.to_thread(resolve, self.state.declared, answers, addresses)
             if resolution.config == self.state.config:
                 self.state.addresses = addresses
                 return
-            await self._use_answers(self.state.declared, self.state.names.answers, resolution, addresses)
+            await self._use_answers(self.state.declared, answers, resolution, addresses)
         _log.info("the addresses of this host have changed, and listeners follow")
 
     def set_lacks(self, lacks: Iterable[Lack]) -> None:
@@ -143,14 +158,53 @@ class Controller:
     # --- DNS ---------------------------------------------------------------------------------------------------------
 
     async def use_answer(self, lookup: HostLookup, servers: tuple[FoundServer, ...]) -> None:
-        """Use the servers that DNS has for a name now. Raises NftlbError; then the answer before stays."""
-        async with self._changing:
-            answers = {**self.state.names.answers, lookup: servers}
-            resolution = resolve(self.state.declared, answers, self.state.addresses)
-            if reasons := emptied_names(self.state.config, resolution, lookup):
-                raise SystemFault("; ".join(reasons))
-            await self._use_answers(self.state.declared, answers, resolution)
-        self._saver.touch()
+        """Use the servers that DNS has for a name now. Raises NftlbError; then the answer before stays.
+
+        Answers that arrive together, or during another change, are used in one change.
+        """
+        mine = self._waiting[lookup] = _WaitingAnswer(servers)
+        try:
+            await asyncio.sleep(TOGETHER)
+            async with self._changing:
+                if not mine.used:
+                    await self._use_waiting()
+        finally:
+            if self._waiting.get(lookup) is mine:
+                del self._waiting[lookup]
+        if mine.error is not None:
+            raise mine.error
+
+    async def _use_waiting(self) -> None:
+        """Use all waiting answers."""
+        batch = dict(self._waiting)
+        refused = await self._use_together({lookup: answer.servers for lookup, answer in batch.items()})
+        for lookup, answer in batch.items():
+            answer.used, answer.error = True, refused.get(lookup)
+        if refused.keys() != batch.keys():
+            self._saver.touch()
+
+    async def _use_together(self, new: NameAnswers) -> Mapping[HostLookup, NftlbError]:
+        """Use answers in one change, without those that take the last backend of a name. Return the refused ones.
+
+        If the kernel refuses, it refuses the whole change. The lookups are repeated at different times.
+        """
+        state = self.state
+        refused: dict[HostLookup, NftlbError] = {}
+        while new:
+            judged = await asyncio.to_thread(
+                judge, state.config, state.declared, state.names.answers, new, state.addresses
+            )
+            if not judged.emptied:
+                break
+            refused |= {lookup: SystemFault("; ".join(reasons)) for lookup, reasons in judged.emptied.items()}
+            new = {lookup: servers for lookup, servers in new.items() if lookup not in refused}
+        if not new:
+            return refused
+        try:
+            await self._use_answers(state.declared, {**state.names.answers, **new}, judged.resolution)
+        except NftlbError as error:
+            refused |= dict.fromkeys(new, error)
+        return refused
 
     def record_lookup(self, lookup: HostLookup, state: LookupState) -> None:
         """Record how a lookup ended."""
@@ -253,7 +307,7 @@ class Controller:
         read = await asyncio.to_thread(self.state.read_new_file)
         config, runtime, misfits = self.state.with_runtime(read.base)
         answers = {**self.state.names.answers, **await first_answers(config, self.state.names.answers)}
-        resolution = resolve(config, answers, self.state.addresses)
+        resolution = await asyncio.to_thread(resolve, config, answers, self.state.addresses)
         if reasons := emptied_pools(self.state.config, resolution):
             raise SystemFault("\n".join(reasons))
         await self._use_answers(config, answers, resolution)
@@ -270,7 +324,8 @@ class Controller:
     async def _use(self, declared: Config) -> None:
         """Use another configuration with the answers of now: see `_use_answers`."""
         answers = self.state.names.answers
-        await self._use_answers(declared, answers, resolve(declared, answers, self.state.addresses))
+        resolution = await asyncio.to_thread(resolve, declared, answers, self.state.addresses)
+        await self._use_answers(declared, answers, resolution)
 
     async def _use_answers(
         self,

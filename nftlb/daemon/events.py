@@ -22,6 +22,10 @@ LISTENER_BACKLOG = 4096
 """The number of events that a listener may be behind. After that it loses the oldest."""
 
 
+_AT_THE_SAME_TIME = 0.001
+"""The most seconds between the readings of two clocks that are compared."""
+
+
 def now() -> float:
     """Seconds of the running event loop's clock, which is the monotonic clock."""
     return asyncio.get_running_loop().time()
@@ -29,8 +33,15 @@ def now() -> float:
 
 def wall(moment: float | None = None) -> datetime:
     """The time of day at a moment of the monotonic clock, as today's wall clock counts it; without a moment, now."""
-    passed = 0.0 if moment is None else time.monotonic() - moment
-    return datetime.fromtimestamp(time.time() - passed, UTC)
+    return datetime.fromtimestamp(time.time() if moment is None else moment + _offset(), UTC)
+
+
+def _offset() -> float:
+    """The seconds by which the wall clock is ahead of the monotonic clock now."""
+    while True:
+        before, wall_clock, after = time.monotonic(), time.time(), time.monotonic()
+        if after - before < _AT_THE_SAME_TIME:  # else this thread waited for a processor between the two clocks
+            return wall_clock - before
 
 
 class Bus:

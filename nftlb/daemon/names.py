@@ -10,9 +10,9 @@ import asyncio
 import logging
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
-from nftlb.config import lookups_of
+from nftlb.config import lookups_of, resolve
 from nftlb.errors import NftlbError
 from nftlb.model import after_answer
 from nftlb.service import NameStatus
@@ -20,10 +20,10 @@ from nftlb.service import NameStatus
 from .events import now, wall
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from nftlb.config import Resolution
-    from nftlb.model import Config, Family, FoundServer, HostLookup, NameAnswers, NameServers, Pool
+    from nftlb.model import Config, Family, FoundServer, HostAddresses, HostLookup, NameAnswers, NameServers, Pool
     from nftlb.resolver import LookupResult, NameResolver
 
 _log = logging.getLogger(__name__)
@@ -39,23 +39,46 @@ class LookupState:
     """How the last lookup of a name ended. Times are of the loop's clock; None: never.
 
     `trouble` is the reason why DNS did not answer; empty if it answered. `expires` is the time of the next lookup.
+    `cut` says what was left out of an answer that is too long.
     """
 
     answered: float | None = None
     expires: float | None = None
     trouble: str = ""
+    cut: tuple[str, ...] = ()
 
 
-def emptied_names(before: Config, after: Resolution, lookup: HostLookup) -> list[str]:
+class Judgement(NamedTuple):
+    """The configuration that answers lead to, and why they can't be used: by name, a line for each pool."""
+
+    resolution: Resolution
+    emptied: Mapping[HostLookup, Sequence[str]]
+
+
+def judge(
+    before: Config, declared: Config, known: NameAnswers, new: NameAnswers, addresses: HostAddresses
+) -> Judgement:
+    """Put new answers into a configuration in the place of the known ones. Runs in any thread.
+
+    With thousands of pools, or with addresses that break rules, this takes some tenths of a second.
+    """
+    resolution = resolve(declared, {**known, **new}, addresses)
+    return Judgement(resolution, emptied_names(before, resolution, new.keys()))
+
+
+def emptied_names(before: Config, after: Resolution, answered: Container[HostLookup]) -> dict[HostLookup, list[str]]:
     """Why an answer for a name would take its last backend away, for each pool where it would."""
-    reasons = []
+    reasons: dict[HostLookup, list[str]] = {}
     for pool in after.config.pools:
+        if not pool.named:
+            continue
         old = before.pool(pool.name)
         had = {named.name for named in old.named if named.backends} if old is not None else set()
         for named in pool.named:
-            if named.lookup == lookup and named.name in had and not named.backends:
+            if named.lookup in answered and named.name in had and not named.backends:
                 notes = ", ".join(after.notes.get((pool.name, named.name), ()))
-                reasons.append(f"{named.name} of {pool.name} would have no backend: {notes}")
+                line = f"{named.name} of {pool.name} would have no backend: {notes}"
+                reasons.setdefault(named.lookup, []).append(line)
     return reasons
 
 
@@ -126,7 +149,7 @@ class NameBook:
                     answered=None if last.answered is None else wall(last.answered),
                     expires=None if last.expires is None else wall(last.expires),
                     trouble=last.trouble,
-                    left_out=self._notes.get((pool.name, named.name), ()),
+                    left_out=(*last.cut, *self._notes.get((pool.name, named.name), ())),
                 )
             )
         return tuple(found)
@@ -166,6 +189,7 @@ class NameWatch:
     def __exit__(self, *_: object) -> None:
         for _families, task in self._tasks.values():
             task.cancel()
+        self._tasks.clear()
 
     def begin(self) -> None:
         """Look up all names now, and from now on."""
@@ -201,14 +225,19 @@ class NameWatch:
     async def _keep(self, resolver: NameResolver, lookup: HostLookup, families: frozenset[Family]) -> None:
         """Keep the answer for one name up to date."""
         answered: float | None = None
+        cut: tuple[str, ...] = ()
         failures = 0
         while True:
             try:
                 result = await resolver.look_up(lookup, families)
+                if not self._is_current(lookup):
+                    return
                 trouble = await self._use(lookup, result)
             except Exception:  # noqa: BLE001 - it is in the log, and the next lookup may work
                 _log.exception("a fault of nftlb itself while it looked %s up", lookup)
                 result, trouble = None, "a fault of nftlb itself: see the log"
+            if result is not None and result.servers:
+                cut = result.cut
             if trouble or result is None:
                 failures = min(failures + 1, 30)  # the number need not grow: the wait does not
                 delay = min(RETRY_FIRST * 2 ** (failures - 1), RETRY_LAST)
@@ -217,8 +246,17 @@ class NameWatch:
                 settings = self._config.resolver
                 delay = min(max(result.ttl, settings.min_ttl / 1000), settings.max_ttl / 1000)
             delay *= 1 - _EARLY * random.random()  # noqa: S311 - nothing secret about it
-            self._observer.record_lookup(lookup, LookupState(answered, now() + delay, trouble))
+            if not self._is_current(lookup):
+                return
+            self._observer.record_lookup(lookup, LookupState(answered, now() + delay, trouble, cut))
             await asyncio.sleep(delay)
+
+    def _is_current(self, lookup: HostLookup) -> bool:
+        """Whether the running task still has to look this name up.
+
+        asyncio.wait_for of Python 3.11, which dnspython uses, loses a cancellation that comes together with an answer.
+        """
+        return lookup in self._tasks and self._tasks[lookup][1] is asyncio.current_task()
 
     async def _use(self, lookup: HostLookup, result: LookupResult) -> str:
         """Use what DNS answered. Return the reason why the answer is not complete, or can't be used; else empty."""

@@ -50,9 +50,10 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True)
 class Commit:
-    """One change of the kernel: its duration in seconds, and whether it undid changes of other programs."""
+    """One change of the kernel: its end by the loop's clock, its seconds, and whether it undid changes of others."""
 
     applied: Applied
+    ended: float
     seconds: float
     restored: bool
 
@@ -346,7 +347,7 @@ class Reconciler:
         if applied:
             self._untidy = True
             self._last_commit = (ended, ended - began)
-            self.observer.committed(Commit(applied, ended - began, restored))
+            self.observer.committed(Commit(applied, ended, ended - began, restored))
 
     def _accepted(self, asked: int) -> None:
         if self._failures:

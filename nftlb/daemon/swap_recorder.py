@@ -38,7 +38,7 @@ class SwapRecorder:
     def committed(self, commit: Commit) -> None:
         """Record a change of the kernel's tables."""
         self._swaps += 1
-        self._last_swap = wall()
+        at = self._last_swap = wall(commit.ended)  # this thread may have waited for a processor since
         self._metrics.swapped(commit.seconds)
         transactions = len(commit.applied.transactions)
         details = {
@@ -56,7 +56,7 @@ class SwapRecorder:
             _log.warning(words, milliseconds, extra=extra)
         else:
             _log.info("kernel updated in %.1f ms, %d transaction(s)", milliseconds, transactions, extra=extra)
-        self._bus.publish(Event(kind=EventKind.SWAP, at=wall(), details=details))
+        self._bus.publish(Event(kind=EventKind.SWAP, at=at, details=details))
         self._report_unrecognised(commit.applied.unrecognised)
 
     def _report_unrecognised(self, unrecognised: tuple[str, ...]) -> None:

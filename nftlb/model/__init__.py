@@ -52,7 +52,7 @@ from .kinds import (
     UnixSocket,
 )
 from .membership import UNTOUCHED, WHOLE, BackendKey, BackendState, Membership, PoolState
-from .names import MOST_ADDRESSES, FoundServer, HostLookup, NameAnswers, after_answer
+from .names import MOST_ADDRESSES, MOST_KEPT, FoundServer, HostLookup, NameAnswers, after_answer
 from .pool import (
     HASH_SEED,
     Api,
@@ -76,6 +76,7 @@ __all__ = [
     "HASH_SEED",
     "KEY_WORDS",
     "MOST_ADDRESSES",
+    "MOST_KEPT",
     "QUIC_CID",
     "SOURCE",
     "UNSPECIFIED",

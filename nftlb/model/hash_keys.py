@@ -100,6 +100,9 @@ def payload_key(offset: int, length: int) -> HashKey:
 
 _LONG_HEADER = Condition(0, 1, 0x80, 0x80)
 _SHORT_HEADER = Condition(0, 1, 0x80, 0x00)
+_LONG_ID = Condition(5, 1, 0xF8, 0, inverse=True)
+"""A long header has the length of its connection id in byte 5: this one has 8 bytes or more."""
+_OF_A_TUNNEL = Condition(4, 4, 0xFFFFFFFF, 0, inverse=True)
 
 
 def server_id_places(config_id: int, length: int) -> tuple[Place, Place]:
@@ -126,7 +129,7 @@ QUIC_CID = _preset(
     "the first 8 bytes of the connection id of QUIC",
     # RFC 8999, section 5.1: after flags, version and length. Section 5.2: after the flags.
     Place(1, 8, (_SHORT_HEADER,), "short header"),
-    Place(6, 8, (_LONG_HEADER,), "long header"),
+    Place(6, 8, (_LONG_HEADER, _LONG_ID), "long header"),
 )
 _WORDS = (
     SOURCE,
@@ -135,15 +138,18 @@ _WORDS = (
     _preset(
         "gtp-teid",
         "the tunnel endpoint identifier of GTP",
-        # 3GPP TS 29.281, section 5.1, and TS 29.274, section 5.1. Messages that belong to no tunnel have 0.
-        Place(4, 4, (Condition(4, 4, 0xFFFFFFFF, 0, inverse=True),), "of a tunnel"),
+        # 3GPP TS 29.281, section 5.1, and TS 29.274, section 5.1. Messages that belong to no tunnel have 0. In GTPv2-C,
+        # the flag T says whether there is an identifier at all; without, a sequence number is in its place.
+        Place(4, 4, (Condition(0, 1, 0xF0, 0x30), _OF_A_TUNNEL), "GTPv1"),
+        Place(4, 4, (Condition(0, 1, 0xE8, 0x48), _OF_A_TUNNEL), "GTPv2"),
     ),
     _preset(
         "rtp-ssrc",
         "the synchronization source of RTP and RTCP",
         # RFC 3550, sections 5.1 and 6.4.1; RFC 5761, section 4, says which numbers of packet types are those of RTCP.
-        Place(4, 4, (Condition(1, 1, 0xE0, 0xC0),), "RTCP"),
-        Place(8, 4, about="RTP"),
+        # Both have the version 2 in the first two bits; STUN, DTLS and TURN on the same port have not (RFC 7983).
+        Place(4, 4, (Condition(0, 2, 0xC0E0, 0x80C0),), "RTCP"),
+        Place(8, 4, (Condition(0, 1, 0xC0, 0x80),), "RTP"),
     ),
     _preset(
         "wireguard-receiver",

@@ -14,6 +14,11 @@ MOST_ADDRESSES = 32
 """The most addresses of a name. More would be a fault or an attack: an answer over TCP may have four thousand."""
 
 
+MOST_KEPT = 4 * MOST_ADDRESSES
+"""The most addresses of a family that are kept of an answer. This is more than are used, because a pool may be unable
+to use some of them."""
+
+
 class HostLookup(NamedTuple):
     """What to ask DNS for: the addresses of a host, or with `srv` the SRV records and the addresses of their hosts."""
 

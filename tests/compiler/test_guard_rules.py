@@ -12,7 +12,7 @@ from pool_builders import DNS, config
 
 from nftlb.compiler import Compiled
 from nftlb.config import parse_config
-from nftlb.model import Guard, SourceEntry
+from nftlb.model import Guard, Membership, SourceEntry
 from nftlb.ruleset import TableFamily
 
 if TYPE_CHECKING:
@@ -51,9 +51,10 @@ def test_the_order_of_a_guard() -> None:
         f"ip saddr @{deny} goto guarded/dns/denied",
         "ip saddr @guard/dns/banned goto guarded/dns/banned",
         f"update @{sources} {{ ip saddr timeout 10s }} goto limit/pool/dns",
-        'limit rate 100/second burst 7 packets goto pool/dns comment "no room for its source"',
-        "goto guarded/dns/full",
+        'jump shared/dns comment "no room for its source"',
+        "goto pool/dns",
     ) == table.chains["guard/pool/dns"].rules
+    assert ("limit rate over 100/second burst 7 packets goto guarded/dns/full",) == table.chains["shared/dns"].rules
     limit = "timeout 10s limit rate 100/second burst 7 packets"
     assert (
         f'update @{limits} {{ ip saddr {limit} }} goto pool/dns comment "within the limit of its source"',
@@ -86,6 +87,30 @@ def test_connections_are_limited_by_their_first_packet() -> None:
     assert "meta l4proto sctp @th,96,8 != 0x1 goto flow/dns" == sctp
     assert "limit rate 5/minute burst 5 packets } goto flow/dns" in limit
     assert not any("l4proto" in rule for rule in table.chains["guard/pool/dns"].rules)
+
+
+def test_one_shared_limit_for_all_ways_into_a_pool() -> None:
+    """Single packets, connections and each listener of a pool with copies share one limit for sources without room."""
+    listen = "[192.0.2.53:53/udp, 192.0.2.53:54/udp, 192.0.2.53:53/tcp, '[2001:db8::53]:53/udp']"
+    for more in ("", "source: keep\n    mirror: {archive: 10.0.0.9:9995}"):
+        chains = tables("{rate: 5/m, shared_rate: 9/m}", more, listen)["ip"].chains
+        guards = [chain.rules for name, chain in chains.items() if name.startswith("guard/")]
+        assert len(guards) >= 2
+        assert {'jump shared/dns comment "no room for its source"'} == {rules[-2] for rules in guards}
+        assert ["shared/dns"] == [name for name, chain in chains.items() if "limit rate over" in "".join(chain.rules)]
+
+
+def test_without_a_backend_the_fast_path_counts_nothing() -> None:
+    """The ordinary chains then drop, reject or redirect all packets, behind their own guard."""
+    text = "{pools: {dns: {listen: 192.0.2.53:53/udp, forward: dsr, ingress: [eth0], guard: {rate: 1/s}, "
+    text += "backends: {a: {address: 10.0.0.1, device: eth1}}}}}"
+    compiled = Compiled(parse_config(text))
+    serving, none = (
+        compiled.ruleset(Membership.with_down(down)).tables[NETDEV].chains["fast/dns/ip"].rules
+        for down in ((), (("dns", "a"),))
+    )
+    assert "goto guard/pool/dns/ip" in serving[0]
+    assert ("accept",) == none
 
 
 def test_prefixes_are_sources() -> None:

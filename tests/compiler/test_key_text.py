@@ -47,7 +47,14 @@ def test_a_pool_without_a_key_has_the_same_rules_as_before() -> None:
         ("source/24", [f"ip daddr {VIP} ip protocol udp udp dport 53 jhash ip saddr & 255.255.255.0"]),
         ("source-port", ["jhash ip saddr . th sport"]),
         ("payload@0+3", ["jhash @th,64,24", "numgen inc mod 3"]),
-        ("gtp-teid", ["@th,96,32 != 0 jhash @th,96,32", "numgen inc mod 3"]),
+        (
+            "gtp-teid",
+            [
+                "@th,64,8 & 0xf0 == 0x30 @th,96,32 != 0 jhash @th,96,32",
+                "@th,64,8 & 0xe8 == 0x48 @th,96,32 != 0 jhash @th,96,32",
+                "numgen inc mod 3",
+            ],
+        ),
         (
             "netflow-source-id",
             [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from contextlib import suppress
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -46,6 +48,7 @@ class Scene:
         self.states: dict[HostLookup, LookupState] = {}
         self.asked: list[tuple[float, HostLookup]] = []
         self.refuses = False
+        self.takes = 0.0
         self._results = list(results)
         monkeypatch.setattr(resolver, "NameResolver", self._resolver)
         monkeypatch.setattr("random.random", lambda: 0.0)
@@ -55,6 +58,8 @@ class Scene:
 
     async def look_up(self, lookup: HostLookup, _: Collection[Family]) -> LookupResult:
         self.asked.append((asyncio.get_running_loop().time() - START, lookup))
+        with suppress(asyncio.CancelledError):  # asyncio.wait_for of Python 3.11 may lose it in the same way
+            await asyncio.sleep(self.takes)
         return self._results.pop(0) if len(self._results) > 1 else self._results[0]
 
     async def use_answer(self, lookup: HostLookup, servers: tuple[FoundServer, ...]) -> None:
@@ -67,7 +72,7 @@ class Scene:
         self.states[lookup] = state
 
     def forget_lookup(self, lookup: HostLookup) -> None:
-        del self.states[lookup]
+        self.states.pop(lookup, None)
 
     def run(self, seconds: float, *configs: Config) -> list[float]:
         """Use these configurations for so long each. Return the times of the lookups."""
@@ -127,6 +132,25 @@ def test_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert [(0, NS), (10, HostLookup("other.lab"))] == scene.asked
     assert [HostLookup("other.lab")] == list(scene.states)
+
+
+def test_a_late_answer_for_a_name_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is dropped, and the name is not looked up again."""
+    scene = Scene(monkeypatch, answer(A, 5))
+    scene.takes = 3.0
+    scene.run(1, config(), *[config("other: other.lab")] * 30)
+
+    assert [NS] == [lookup for _, lookup in scene.asked if lookup == NS]
+    assert [HostLookup("other.lab")] == list(scene.states) == list(scene.answers)
+
+
+def test_a_long_answer_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The status of the name says what was left out, also while DNS does not answer any more."""
+    long = replace(answer(A, 5), cut=("300 A records",))
+    scene = Scene(monkeypatch, long, DEAD)
+    scene.run(6, config())
+
+    assert (("300 A records",), "no answer") == (scene.states[NS].cut, scene.states[NS].trouble)
 
 
 def test_other_servers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,31 @@ def test_an_answer_without_a_usable_address(answer: tuple[str, ...], note: str, 
     play(restarted(play(scene())))
 
 
+def test_answers_that_arrive_together(file: Path) -> None:
+    """They are one change; an answer that can't be used does not hold up the others; a removed name is dropped."""
+    hosts = [HostLookup(f"h{number}.lab") for number in range(20)]
+    entries = {f"b{number}": host.name for number, host in enumerate(hosts)}
+    file.write_text(document(dns={**NAMED, "backends": entries}))
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            use = daemon.controller.use_answer
+            await asyncio.gather(*(use(host, servers(f"10.0.0.{n}")) for n, host in enumerate(hosts, 1)))
+            assert (1, 20) == (len(daemon.followed), len(await shares(daemon)))
+            gone = asyncio.create_task(use(hosts[2], servers("10.0.9.9")))
+            await asyncio.sleep(0)
+            gone.cancel()
+            said = await asyncio.gather(
+                use(hosts[0], servers("127.0.0.1")), use(hosts[1], servers("10.0.1.2")), return_exceptions=True
+            )
+            assert ["SystemFault", "NoneType"] == [type(one).__name__ for one in said]
+            found = await shares(daemon)
+            assert (2, True, True) == (len(daemon.followed), "b0-10.0.0.1" in found, "b1-10.0.1.2" in found)
+            assert "b2-10.0.0.3" in found
+
+    play(scene())
+
+
 def test_a_reload_with_another_name(file: Path, names: Dns) -> None:
     """A new name is looked up before the new configuration is used; a name that is known is not looked up."""
     names.hosts["new.lab"] = servers("10.0.0.9")

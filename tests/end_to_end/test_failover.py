@@ -83,6 +83,7 @@ class Scene(NamedTuple):
             over = time.monotonic()
         back = self.daemon.wait("swap", since=self.daemon.wait("backend_up", "b2").at).at
         self.flow.wait(before)
+        self.flow.pause(since=out)  # a reply that a busy machine delays is not lost
         return Course(begin, out, over, back)
 
 

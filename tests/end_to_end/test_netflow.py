@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from flow_export import IPFIX, V9, Nfcapd, export, template_flows
 from packet_tap import Tap
+from servers.processes import await_that
 
 from nftlb.kernel import LibNftables
 from nftlb.lab import VIP4, VIP6, Lab
@@ -41,6 +42,8 @@ class Export:
     def __init__(self, family: int, version: int, *, templates: bool = True) -> None:
         self.family, self.version = family, version
         self.templates = Templates.ALL if templates else None
+        self._in_rotation = 2
+        self._due = 0
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -76,22 +79,33 @@ class Export:
 
     def update(self, *down: str) -> None:
         """Take backends out of rotation, as the daemon does."""
+        self._in_rotation = len(self.collectors) - len(down)
         membership = Membership.with_down(("netflow", name) for name in down)
         self.lab.balancer.call(self._applier.update, membership)
 
     def export(self, ports: range) -> tuple[int, int]:
-        """Export these flows. Return the datagrams with templates, and the flows in these datagrams."""
+        """Export these flows, and wait until the collectors have decoded what they got.
+
+        Return the datagrams with templates, and the flows in these datagrams.
+        """
         target = f"{VIP4}:{PORT}" if self.family == 4 else f"[{VIP6}]:{PORT}"
         self.tap.packets()
         export(self.lab.client, target, self.version, ports)
         sent = [packet for packet in self.tap.datagrams() if packet.outgoing and packet.destination[1] == PORT]
         assert 1 == len({packet.source for packet in sent})  # ONE socket
-        return template_flows(packet.payload for packet in sent)
+        begins, flows = template_flows(packet.payload for packet in sent)
+        self._due += len(sent) + (begins * (self._in_rotation - 1) if self.templates else 0)
+        await_that(self._all_are_decoded, f"{self._due} datagrams at the collectors")
+        return begins, flows
+
+    def _all_are_decoded(self) -> bool:
+        collectors = self.collectors.values()
+        return self._due == sum(one.received() for one in collectors) and all(one.waits() for one in collectors)
 
     def decoded(self) -> dict[str, list[int]]:
         """End the collectors; return the flows that each has decoded, by their source ports."""
         for collector in self.collectors.values():
-            collector.stop()
+            collector.stop()  # nfcapd reads no more datagrams after the signal
         return {name: collector.flows() for name, collector in self.collectors.items()}
 
 

@@ -16,7 +16,20 @@ from servers.processes import await_that
 from tcp_connections import TcpConnection, TcpServers
 
 from nftlb.lab.datagram import Datagram, DatagramKind
-from nftlb.model import Config, DropReason, Family, Guard, Membership, Per, Protocol, Rate, SourceEntry, SourceLengths
+from nftlb.model import (
+    Config,
+    DropReason,
+    Fallback,
+    FallbackKind,
+    Family,
+    Guard,
+    Membership,
+    Per,
+    Protocol,
+    Rate,
+    SourceEntry,
+    SourceLengths,
+)
 from nftlb.ruleset import Count
 from nftlb.swap.applier import Applier
 
@@ -241,6 +254,32 @@ def test_lists_and_clients(mode: Mode, version: int) -> None:
         seen = [(one.source, one.arrived.packets, one.dropped.packets, one.banned is not None) for one in found.most]
         hosts = ((allowed, 8, 0, False), (denied, 6, 6, False), (limited, 5, 2, True))
         assert [(host.address(version), *rest) for host, *rest in hosts] == seen
+
+
+@pytest.mark.parametrize(("mode", "version"), [(STATELESS_INGRESS, 4), (DSR_INGRESS, 6)], ids=str)
+def test_each_packet_counts_once_without_a_backend(mode: Mode, version: int) -> None:
+    """While no backend is left, packets pass by the guard of the fast path; afterwards, the fast path counts again."""
+    with PoolLab(mode) as pool_lab:
+        client = pool_lab.lab.client
+        pool = guarded(pool_lab, Guard(rate=SLOW, burst=100, clients=True), fallback=Fallback(FallbackKind.DROP))
+        pool_lab.load(pool)
+
+        def counted() -> int:
+            (found,) = pool_lab.lab.balancer.call(pool_lab.applier.sources, pool, 10).most
+            return int(found.arrived.packets)
+
+        with client.connect((vip(version), PORT)) as sender:
+            sender.send(6)
+            assert {client.name: 6} == arrived(pool_lab)
+            assert 6 == counted()
+            pool_lab.update(down("b1", "b2", "b3"))
+            sender.send(6)
+            assert {client.name: 6} == arrived(pool_lab)
+            assert 12 == counted()
+            pool_lab.update(down())
+            sender.send(6)
+            assert {client.name: 12} == arrived(pool_lab)
+            assert 18 == counted()
 
 
 def test_other_forms_of_a_pool() -> None:

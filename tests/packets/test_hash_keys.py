@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_address
 from itertools import cycle, islice
@@ -16,6 +17,7 @@ import pytest
 from pool_lab import DSR_INGRESS, MODES, NAT, PORT, STATELESS, STATELESS_INGRESS, PoolLab, close_slow_path, down, vip
 from protocol_datagrams import ENGINE, KEYED, KEYLESS, quic_initial, quic_short
 from quic_connections import CID_LENGTH, QuicClient, QuicServers
+from servers.freeradius import FreeRadius, is_genuine, status_server
 
 from nftlb.explain import Question, explain_packet
 from nftlb.lab import sockopt
@@ -273,6 +275,32 @@ def test_server_ids_in_connection_ids(mode: Mode, length: int, version: int) -> 
         moved = reached("b2")
         assert "b2" not in moved
         assert 6 == len(moved)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_repeated_request_reaches_the_same_freeradius(version: int) -> None:
+    """With `radius-identifier`, real servers answer requests and repetitions, each time the one of the identifier."""
+    with PoolLab(NAT, serve=False) as pool_lab, ExitStack() as stack:
+        for host in pool_lab.lab.backends:
+            stack.enter_context(FreeRadius(host, port=NAT.port, version=version))
+        pool = keyed(pool_lab.pool(), KEY_WORDS["radius-identifier"])
+        pool_lab.load(pool)
+        client = pool_lab.lab.client
+        wanted: Counter[str] = Counter()
+        with Asker(client, version) as asker:
+            for number in NUMBERS:
+                request = status_server(number, bytes([number]) * 16)
+                for _ in range(2):
+                    asker.sock.sendto(request, asker.service)
+                    answer, source = asker.sock.recvfrom(4096)
+                    assert (asker.service, True) == (source[:2], is_genuine(answer, request))
+                    backend = expected(pool, asker.endpoint(client.address(version)), request)
+                    wanted[backend + ("-6" if version == 6 else "")] += 1
+                    counts = pool_lab.lab.balancer.call(pool_lab.applier.counters)
+                    assert wanted == {
+                        name.removeprefix("dns/"): count.packets for name, count in counts.items() if count.packets
+                    }
+        assert 3 == len(wanted)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -34,6 +34,11 @@ FEATURES = {
     "ingress-guard": ("stateless-ingress", "guard: {rate: 100/s}"),
     "nat-replies": ("nat", "passive: replies"),
     "stateless-replies": ("stateless", "passive: replies"),
+    "nat-hash": ("nat", "balance: hash"),
+    "ingress-hash": ("stateless-ingress", "balance: hash, key: payload@4+8"),
+    "nat-mirror": ("nat", "mirror: {archive: COLLECTOR}"),
+    "stateless-mirror": ("stateless", "mirror: {archive: COLLECTOR}"),
+    "nat-outbound": ("nat", "outbound: true"),
 }
 """Features that cost only the pools that have them: the mode in which each is counted, and the key. With one pool."""
 FAMILIES = ("ip", "ip6")
@@ -42,6 +47,7 @@ BACKENDS = 3
 _CLIENT = {"ip": "198.51.100.7", "ip6": "2001:db8:7::7"}
 _OWN = {"ip": "10.255.255.1", "ip6": "2001:db8:ffff::1"}
 _OTHER = {"ip": "203.0.113.9", "ip6": "2001:db8:9::9"}
+_COLLECTOR = {"ip": "203.0.113.5:9995", "ip6": "[2001:db8:9::5]:9995"}
 _TRANSLATED = ("prerouting", "postrouting")
 _HEADING = """\
 What a packet costs in the compiled rules beyond plain routing, and what it meets there. Written by `make costs`.
@@ -77,9 +83,15 @@ class Setting:
         for pool in range(self.pools):
             behind = ", ".join(f"b{backend}: {self._backend(pool, backend)}" for backend in range(BACKENDS))
             extra = f" {FEATURES[self.mode][1]}," if self.mode in FEATURES else ""
+            extra = extra.replace("COLLECTOR", f"'{_COLLECTOR[self.family]}'")
             lines.append(f"  p{pool}: {{listen: '{self._listen(pool)}', {MODES[self.way]},{extra}")
             lines.append(f"    backends: {{{behind}}}}}")
         return "\n".join(lines)
+
+    @property
+    def port(self) -> int:
+        """The port of backends: with `outbound`, that of the service."""
+        return 53 if "outbound" in self.mode else 5353
 
     def service(self, pool: int) -> str:
         if self.family == "ip":
@@ -92,7 +104,7 @@ class Setting:
         return f"2001:db8:2:{pool:x}::{backend + 1}"
 
     def _backend(self, pool: int, backend: int) -> str:
-        port = "" if self.way.startswith("dsr") else "port: 5353, "
+        port = "" if self.way.startswith("dsr") else f"port: {self.port}, "
         device = "device: eth1, " if "ingress" in self.way else ""
         return f"{{{port}{device}address: '{self.backend(pool, backend)}'}}"
 
@@ -150,7 +162,7 @@ class Counted:
         client = (_OWN if nat else _CLIENT)[self.setting.family]
         source = self.setting.backend(self.setting.pools - 1, backend)
         return self._counter.send(
-            packet(source, 5353, client, 40000, "eth1"),
+            packet(source, self.setting.port, client, 40000, "eth1"),
             # The backends of the last pool have the last zones.
             Flow(
                 reply=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import struct
 import subprocess
@@ -37,11 +38,16 @@ def write_capture(path: Path, ports: Iterable[int]) -> None:
 
 
 def export(host: Host, target: str, version: int, ports: Iterable[int]) -> None:
-    """Export the flows of these source ports with softflowd: one process, one socket. Returns when all are sent."""
+    """Export the flows of these source ports with softflowd: one process, one socket. Returns when all are sent.
+
+    softflowd runs on one processor: each processor has its own queue of received packets, so the datagrams of a
+    program that moves to another processor can overtake each other, and data would arrive before its template.
+    """
     with tempfile.TemporaryDirectory() as folder:
         capture = Path(folder, "flows.pcap")
         write_capture(capture, ports)
-        argv = [program("softflowd"), "-r", str(capture), "-n", target, "-v", str(version), "-d"]
+        argv = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))]
+        argv += [program("softflowd"), "-r", str(capture), "-n", target, "-v", str(version), "-d"]
         argv += ["-p", f"{folder}/pid", "-c", "none"]  # 1.1.0 may wait for a control socket
         host.run(argv, env=environment(), timeout=PATIENCE)
 
@@ -76,8 +82,18 @@ class Nfcapd:
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """End the program, which then writes its flows."""
+        """End the program, which then writes its flows. Datagrams that it has not decoded until now are lost."""
         self._end(signal.SIGTERM)
+
+    def received(self) -> int:
+        """The datagrams that this host's programs have read, of both families."""
+        return self._counter("snmp", "Udp:", "InDatagrams") + self._counter("snmp6", "Udp6InDatagrams")
+
+    def waits(self) -> bool:
+        """Whether the program waits for a datagram, and has decoded all that it has read; or does not run."""
+        if self._process is None:
+            return True
+        return Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
     def flows(self) -> list[int]:
         """The source ports of the flows that the program decoded and wrote, sorted."""
@@ -95,6 +111,12 @@ class Nfcapd:
             self._process.send_signal(how)
             self._process.wait(PATIENCE)
             self._process = None
+
+    def _counter(self, file: str, first: str, column: str = "") -> int:
+        """A counter of the host's network: the second word of a line, or a word below the name of its column."""
+        lines = self._host.call(Path(f"/proc/thread-self/net/{file}").read_text).splitlines()
+        found = [line.split() for line in lines if line.split()[0] == first]
+        return int(found[1][found[0].index(column)] if column else found[0][1])
 
     def _listens(self) -> bool:
         assert self._process is not None

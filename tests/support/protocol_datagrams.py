@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 logging.getLogger("scapy.runtime").setLevel(logging.ERROR)  # it complains where IPv6 has no default route
 
 from scapy.contrib.gtp import GTP_U_Header  # noqa: E402 - the logger must be quiet before scapy is loaded
+from scapy.contrib.gtp_v2 import GTPHeader, GTPV2CreateSessionRequest, GTPV2EchoRequest, GTPV2ModifyBearerRequest  # noqa: E402
 from scapy.contrib.rtcp import RTCP, SenderInfo  # noqa: E402
+from scapy.contrib.stun import STUN  # noqa: E402
 from scapy.contrib.wireguard import (  # noqa: E402
     Wireguard,
     WireguardCookieReply,
@@ -62,7 +64,8 @@ def _quic(number: int) -> Group:
 
 def _gtp(number: int) -> Group:
     teid = number + 1  # 0 belongs to no tunnel
-    return bytes(GTP_U_Header(teid=teid) / b"one packet"), bytes(GTP_U_Header(teid=teid, gtp_type=254))
+    control = GTPHeader(P=0, teid=teid, seq=number + 5) / GTPV2ModifyBearerRequest()
+    return bytes(GTP_U_Header(teid=teid) / b"one packet"), bytes(GTP_U_Header(teid=teid, gtp_type=254)), bytes(control)
 
 
 def _rtp(number: int) -> Group:
@@ -104,11 +107,25 @@ KEYED: Mapping[str, Callable[[int], Group]] = {
 """By key, the datagrams with the key of a number. Every datagram is a real one of the protocol."""
 
 KEYLESS: Mapping[str, Group] = {
-    "quic-cid": (b"", b"\x40short"),
-    "gtp-teid": (bytes(GTP_U_Header(teid=0, gtp_type=1)), b"\x30\xff\x00"),
-    "rtp-ssrc": (bytes(RTP())[:11],),
+    "quic-cid": (b"", b"\x40short", quic_initial(b"7 bytes")),
+    "gtp-teid": (
+        bytes(GTP_U_Header(teid=0, gtp_type=1)),
+        b"\x30\xff\x00",
+        bytes(GTPHeader(P=0, seq=77) / GTPV2EchoRequest()),  # without an identifier
+        bytes(GTPHeader(P=0, teid=0, seq=77) / GTPV2CreateSessionRequest()),
+        bytes.fromhex("1e010004 00010000 ffffffff 0000000000000000"),  # GTP version 0: 3GPP TS 09.60
+    ),
+    "rtp-ssrc": (
+        bytes(RTP())[:11],
+        bytes(STUN(transaction_id=0x1234567890ABCDEF12345678)),
+        b"\x16\xfe\xfd" + bytes(8) + b"\x00\x01\x01" + bytes(40),  # DTLS
+    ),
     "wireguard-receiver": (bytes(Wireguard() / WireguardInitiation(sender_index=5)), b"\x04\0\0\0\1\2\3"),
-    "netflow-source-id": (bytes(NetflowHeader(version=1) / NetflowHeaderV1()), bytes(NetflowHeader(version=9))),
+    "netflow-source-id": (
+        bytes(NetflowHeader(version=1) / NetflowHeaderV1()),
+        bytes(NetflowHeader(version=9)),
+        struct.pack("!II4sIIII", 5, 1, bytes([192, 0, 2, 9]), 1, 77, 1000, 0),  # sFlow 5, from the agent 192.0.2.9
+    ),
     "radius-identifier": (b"\x01",),
 }
 """By key, datagrams without the key: other messages of the protocol, and datagrams that are too short."""

@@ -120,7 +120,8 @@ class Send:
 class Plain:
     """`counter`, `notrack`, `tproxy`, `log`, `dup`, `ct timeout`, `ct helper`, or a `limit` that is never reached.
 
-    Also `update`, which puts the source of the packet into a set; no source is above its limit here.
+    Also `update`, which puts the source of the packet into a set; no source is above its limit here. `over` is a limit
+    that only packets above it match.
     """
 
     word: str
@@ -184,6 +185,9 @@ class _Reader:
             while self.next() != "}":
                 pass
             return Plain("update")
+        if self.take("limit rate over"):
+            self.limit()
+            return Plain("over")
         if self.take("limit rate"):
             return self.limit()
         if self.take("reject"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import select
 import time
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from operator import attrgetter
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Self
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from nftlb.lab import Host
 
 LATE = 1.0
-"""Seconds to wait for replies after the last datagram."""
+"""Seconds to wait for a reply after the last datagram, and after each reply that comes then."""
 
 
 @dataclass
@@ -75,12 +77,15 @@ class Flow:
         """Pause until `resume`."""
         self._paused = True
 
-    def pause(self, timeout: float = 20.0) -> None:
-        """Pause until `resume`, and wait until all datagrams have replies."""
+    def pause(self, timeout: float = 20.0, *, since: float = 0.0) -> None:
+        """Pause until `resume`, and wait until all datagrams that were sent since a time have replies."""
         self.hold()
         with self._changed:
-            if not self._changed.wait_for(lambda: all(datagram.backends for datagram in self.sent), timeout):
-                raise TimeoutError(f"{len(lost(self.sent))} datagrams were not answered within {timeout} s")
+            if not self._changed.wait_for(lambda: all(datagram.backends for datagram in self._since(since)), timeout):
+                raise TimeoutError(f"{len(lost(self._since(since)))} datagrams were not answered within {timeout} s")
+
+    def _since(self, moment: float) -> list[Sent]:
+        return self.sent[bisect_left(self.sent, moment, key=attrgetter("at")) :]
 
     def resume(self) -> None:
         self._paused = False
@@ -103,12 +108,14 @@ class Flow:
             if now >= due:
                 self._send(now)
                 due = max(due + self._pause, now - 10 * self._pause)
+                self._receive()  # a machine that is too slow for the rate would never get to the branch below
             elif poll.poll(max(0.0, due - now) * 1000):
                 self._receive()
         end = time.monotonic() + LATE
         while (left := end - time.monotonic()) > 0 and any(not datagram.backends for datagram in self.sent[-1000:]):
             if poll.poll(left * 1000):
                 self._receive()
+                end = time.monotonic() + LATE
 
     def _send(self, now: float) -> None:
         number = len(self.sent)

@@ -103,15 +103,21 @@ server default {{
 
     def _request(self, source: Host | None, timeout: float, *, verdict: str = "") -> Answer:
         attributes = bytes([_USER_NAME, 2 + len(verdict)]) + verdict.encode() if verdict else b""
-        question = _status_server(os.urandom(1)[0], os.urandom(16), attributes)
+        question = status_server(os.urandom(1)[0], os.urandom(16), attributes)
         answer, seconds = ask_udp(source or self.host, self.target, question, timeout)
-        code, identifier, length, authenticator = _HEADER.unpack_from(answer)
-        signed = hashlib.md5(answer[:4] + question[4:20] + answer[20:length] + SECRET.encode()).digest()  # noqa: S324 - RFC 2865
-        genuine = identifier == question[1] and hmac.compare_digest(signed, authenticator)
+        genuine = is_genuine(answer, question)
+        code = answer[0]
         return Answer(genuine and code == _ACCESS_ACCEPT, f"code {code}, {'genuine' if genuine else 'forged'}", seconds)
 
 
-def _status_server(identifier: int, authenticator: bytes, attributes: bytes) -> bytes:
+def is_genuine(answer: bytes, question: bytes) -> bool:
+    """Whether an answer belongs to the question, and the server knows the secret: RFC 2865, section 3."""
+    _, identifier, length, authenticator = _HEADER.unpack_from(answer)
+    signed = hashlib.md5(answer[:4] + question[4:20] + answer[20:length] + SECRET.encode()).digest()  # noqa: S324 - RFC 2865
+    return identifier == question[1] and hmac.compare_digest(signed, authenticator)
+
+
+def status_server(identifier: int, authenticator: bytes, attributes: bytes = b"") -> bytes:
     """Return a Status-Server request whose Message-Authenticator is the HMAC of the packet with that attribute zero."""
 
     def packet(signature: bytes) -> bytes:
