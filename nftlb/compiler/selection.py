@@ -100,7 +100,7 @@ def may_finish(backend: Backend, state: BackendState) -> bool:
 
 def _identified(pool: Pool, family: Family, state: PoolState, chosen: Rotation) -> tuple[Target, ...]:
     """Return the targets that get the packets with their server id: connections stay there."""
-    if pool.key != QUIC_CID or pool.balance is not Balance.HASH:
+    if pool.balance is not Balance.HASH or pool.key != QUIC_CID:
         return ()
     states = dict(state)
     kept = {contender.backend.name for contender in chosen.backends}

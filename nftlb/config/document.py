@@ -125,10 +125,12 @@ _WORDS: dict[str, bool | None] = {
     for spelling in (word, word.capitalize(), word.upper())
 }
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_NUMBER_BEGINS = frozenset("-0123456789")
 # Further forms that YAML 1.1 reads as numbers and dates. A key must be a string to every reader of YAML.
 _NO_TEXT = re.compile(
     r"[-+]?(\.?[0-9][0-9_]*([.:][0-9_]*)*(e[-+][0-9]+)?|0b[01_]+|0x[0-9a-f_]+|\.inf|\.nan)|[0-9]{4}-.*", re.IGNORECASE
 )
+_NO_TEXT_BEGINS = frozenset("+-.0123456789")
 _MERGE = "<<"
 _SURROGATE = re.compile("[\ud800-\udfff]")  # libyaml refuses these; the parser written in Python does not
 
@@ -183,18 +185,19 @@ class _Builder:
                     raise self._fatal(_place(event), "a second document begins; allowed: one document in a file")
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
-        place, text = _place(event), event.value
-        plain = event.implicit[0] and event.tag is None
+        # A file of 10,000 pools has 130,000 scalars: what most of them do not need is behind a cheap condition.
+        place, text, tag = _place(event), event.value, event.tag
+        plain = event.implicit[0] and tag is None
         if not text.isascii() and _SURROGATE.search(text):
             raise self._fatal(place, f"{show(text)} contains a surrogate; allowed: Unicode without surrogates")
-        if event.tag is not None:
+        if tag is not None:
             self._refuse_tag(event, place, allowed="tag:yaml.org,2002:str")
         if self._awaits_key():
             self._take_key(text, place, plain=plain)
             return
         value: Data = text
         if plain:
-            value = int(text) if _NUMBER.fullmatch(text) else _WORDS.get(text, text)
+            value = int(text) if text[:1] in _NUMBER_BEGINS and _NUMBER.fullmatch(text) else _WORDS.get(text, text)
         if event.anchor is not None:
             self._anchors[event.anchor] = value, 1
         self._add(value, place, 1)
@@ -232,12 +235,15 @@ class _Builder:
         self._add(value, place, size)
 
     def _awaits_key(self) -> bool:
-        return bool(self._open) and self._open[-1].key is None and isinstance(self._open[-1].container, Entries)
+        if not self._open:
+            return False
+        level = self._open[-1]
+        return level.key is None and isinstance(level.container, Entries)
 
     def _take_key(self, text: str, place: Position, *, plain: bool) -> None:
         level = self._open[-1]
         level.key, level.key_place = text, place
-        if plain and text != _MERGE and (text in _WORDS or _NO_TEXT.fullmatch(text)):
+        if plain and (text in _WORDS or (text[:1] in _NO_TEXT_BEGINS and _NO_TEXT.fullmatch(text))):
             message = f"the key {show(text)} is not a string in YAML; allowed: {json.dumps(text)}, in quotes"
             self._problems.append(Problem(self._file, *place, path_text(self._path()), message))
         elif text in level.container and isinstance(level.container, Entries):
@@ -264,7 +270,8 @@ class _Builder:
         if key == _MERGE:
             level.merged += self._to_merge(value, place)
         elif key is not None:
-            level.container.put(key, value, (level.key_place, place))
+            level.container[key] = value
+            level.container.places[key] = level.key_place, place
 
     def _to_merge(self, value: Data, place: Position) -> list[Entries]:
         sources = value if isinstance(value, Items) else [value]
