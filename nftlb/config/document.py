@@ -19,10 +19,10 @@ from nftlb.errors import ConfigError, Problem
 from nftlb.files import NotRegularError, read_regular
 from nftlb.printable import show
 
-from .faults import MAX_PROBLEMS, START, WHOLE, Entries, Items, Position, YamlDocument, path_text
+from .faults import MAX_PROBLEMS, START, Entries, Items, Position, YamlDocument, path_text, position
 
 if TYPE_CHECKING:
-    from .faults import Data, Path
+    from .faults import Data, Path, Spot
 
 STDIN = "-"
 MAX_BYTES = 16 << 20
@@ -140,10 +140,10 @@ class _Open:
     """A mapping or sequence whose end event has not arrived yet."""
 
     container: Entries | Items
-    place: Position
+    place: Spot
     anchor: str | None
     key: str | None = None
-    key_place: Position = WHOLE
+    key_place: Spot = 0
     merged: list[Entries] = field(default_factory=list)
     size: int = 1
 
@@ -240,19 +240,21 @@ class _Builder:
         level = self._open[-1]
         return level.key is None and isinstance(level.container, Entries)
 
-    def _take_key(self, text: str, place: Position, *, plain: bool) -> None:
+    def _take_key(self, text: str, place: Spot, *, plain: bool) -> None:
         level = self._open[-1]
         level.key, level.key_place = text, place
         if plain and (text in _WORDS or (text[:1] in _NO_TEXT_BEGINS and _NO_TEXT.fullmatch(text))):
             message = f"the key {show(text)} is not a string in YAML; allowed: {json.dumps(text)}, in quotes"
-            self._problems.append(Problem(self._file, *place, path_text(self._path()), message))
+            self._problems.append(Problem(self._file, *position(place), path_text(self._path()), message))
         elif text in level.container and isinstance(level.container, Entries):
-            message = f"the key occurs twice, first in line {level.container.places[text][0].line}; allowed: once"
-            self._problems.append(Problem(self._file, *place, path_text(self._path()), message))
+            message = (
+                f"the key occurs twice, first in line {position(level.container.places[text][0]).line}; allowed: once"
+            )
+            self._problems.append(Problem(self._file, *position(place), path_text(self._path()), message))
 
-    def _add(self, value: Data, place: Position, size: int) -> None:
+    def _add(self, value: Data, place: Spot, size: int) -> None:
         if not self._open:
-            self._root, self._root_place = value, place
+            self._root, self._root_place = value, position(place)
             return
         level = self._open[-1]
         level.size += size
@@ -273,14 +275,14 @@ class _Builder:
             level.container[key] = value
             level.container.places[key] = level.key_place, place
 
-    def _to_merge(self, value: Data, place: Position) -> list[Entries]:
+    def _to_merge(self, value: Data, place: Spot) -> list[Entries]:
         sources = value if isinstance(value, Items) else [value]
         mappings = [source for source in sources if isinstance(source, Entries)]
         if len(mappings) == len(sources):
             return mappings
         raise self._fatal(place, f"{show(value)} can't be merged by <<; allowed: a mapping, or a list of mappings")
 
-    def _refuse_tag(self, event: yaml.NodeEvent, place: Position, allowed: str | None = None) -> None:
+    def _refuse_tag(self, event: yaml.NodeEvent, place: Spot, allowed: str | None = None) -> None:
         tag = getattr(event, "tag", None)
         if tag not in {None, "!", allowed}:
             raise self._fatal(place, f"the tag {show(tag)} is not supported; allowed: no tags")
@@ -291,14 +293,14 @@ class _Builder:
             for level in self._open
         )
 
-    def _fatal(self, place: Position, message: str) -> ConfigError:
-        problem = Problem(self._file, *place, "", message)
+    def _fatal(self, place: Spot, message: str) -> ConfigError:
+        problem = Problem(self._file, *position(place), "", message)
         return ConfigError([*self._problems, problem])
 
 
-def _place(event: yaml.Event) -> Position:
+def _place(event: yaml.Event) -> Spot:
     mark = event.start_mark
-    return Position(mark.line + 1, mark.column + 1) if mark is not None else WHOLE
+    return (mark.line + 1) << 32 | (mark.column + 1) if mark is not None else 0
 
 
 def _merge(own: Entries, sources: list[Entries]) -> Entries:
