@@ -43,7 +43,7 @@ MOST_RULES = 4
 
 def turns(pool: Pool, family: Family, selection: Selection) -> tuple[int, ...]:
     """Return, for each slot, the index of its target in the selection; empty without targets."""
-    weights = tuple(weight for _, weight in selection.targets)
+    weights = tuple([weight for _, weight in selection.targets])
     if pool.balance is Balance.HASH:
         names = tuple(target.owner for target, _ in selection.targets)
         return hash_table(names, weights, hash_size(len(targets(pool, family))))
@@ -149,10 +149,10 @@ def _spread(
     entry: str, pool: Pool, family: Family, selection: Selection, kind: str, *, many: bool, padded: bool
 ) -> Spread:
     """Return what spreads packets over the targets, of which there are some."""
-    choices = tuple(f"goto {kind}/{target.owner}" for target, _ in selection.targets)
+    choices = [f"goto {kind}/{target.owner}" for target, _ in selection.targets]
     if len(choices) == 1:
         return Spread([(choices[0], "")])
-    slots = tuple(choices[index] for index in turns(pool, family, selection))
+    slots = tuple(map(choices.__getitem__, turns(pool, family, selection)))
     if pool.balance is not Balance.HASH:
         return _in_turn(entry, "numgen random" if pool.balance is Balance.RANDOM else "numgen inc", slots, many=many)
     key = pool.key
