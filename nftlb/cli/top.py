@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import shutil
@@ -206,6 +207,7 @@ def top_command(daemon: DaemonAccess, pools: tuple[str, ...], interval: float, s
             "".join(f"{line}\n" for line in rate_lines(second, shown, datetime.now(UTC), output_style())), painted=True
         )
         return
+    gc.enable()  # from here on, the command may run for days
     with suppress(KeyboardInterrupt), full_screen() as terminal:
         _live(client, terminal, first, order, pools, interval)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from functools import reduce
+from functools import lru_cache, reduce
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -100,7 +101,7 @@ def may_finish(backend: Backend, state: BackendState) -> bool:
 
 def _identified(pool: Pool, family: Family, state: PoolState, chosen: Rotation) -> tuple[Target, ...]:
     """Return the targets that get the packets with their server id: connections stay there."""
-    if pool.key != QUIC_CID or pool.balance is not Balance.HASH:
+    if pool.balance is not Balance.HASH or pool.key != QUIC_CID:
         return ()
     states = dict(state)
     kept = {contender.backend.name for contender in chosen.backends}
@@ -108,6 +109,7 @@ def _identified(pool: Pool, family: Family, state: PoolState, chosen: Rotation) 
     return tuple(target for target in targets(pool, family) if target.server_id is not None and target.name in kept)
 
 
+@lru_cache(maxsize=4096)
 def weights_of_parts(weights: tuple[int, ...], percents: tuple[int, ...], most: float) -> tuple[int, ...]:
     """Return whole numbers in the proportion of weight times per cent, with a sum of some `most` slots at the most.
 
@@ -130,11 +132,14 @@ def most_slots(pool: Pool, backends: int) -> float:
     return math.inf if pool.balance is Balance.HASH else max(MOST_SLOTS, SLOTS_PER_BACKEND * backends)
 
 
+_WEIGHT, _PERCENT = attrgetter("weight"), attrgetter("percent")
+
+
 def _shared(pool: Pool, family: Family, backends: tuple[Contender, ...]) -> tuple[tuple[Target, int], ...]:
     by_name = {target.name: target for target in targets(pool, family)}
     weights = weights_of_parts(
-        tuple(contender.weight for contender in backends),
-        tuple(contender.percent for contender in backends),
+        tuple(map(_WEIGHT, backends)),
+        tuple(map(_PERCENT, backends)),
         most_slots(pool, len(backends)),
     )
     return tuple((by_name[contender.backend.name], weight) for contender, weight in zip(backends, weights, strict=True))

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
-from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple, overload
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, NamedTuple, cast, overload
 
 from nftlb.model import WHOLE, Balance, FallbackKind, Protocol, RotationMode, server_id_places
 from nftlb.ruleset import Chain, Element, Set
@@ -24,7 +24,7 @@ from .selection import MOST_SLOTS, SLOTS_PER_BACKEND, targets, weights_of_parts
 from .slots import hash_size, hash_table, round_robin
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from nftlb.model import Family, Pool
 
@@ -43,7 +43,7 @@ MOST_RULES = 4
 
 def turns(pool: Pool, family: Family, selection: Selection) -> tuple[int, ...]:
     """Return, for each slot, the index of its target in the selection; empty without targets."""
-    weights = tuple(weight for _, weight in selection.targets)
+    weights = tuple([weight for _, weight in selection.targets])
     if pool.balance is Balance.HASH:
         names = tuple(target.owner for target, _ in selection.targets)
         return hash_table(names, weights, hash_size(len(targets(pool, family))))
@@ -149,10 +149,10 @@ def _spread(
     entry: str, pool: Pool, family: Family, selection: Selection, kind: str, *, many: bool, padded: bool
 ) -> Spread:
     """Return what spreads packets over the targets, of which there are some."""
-    choices = tuple(f"goto {kind}/{target.owner}" for target, _ in selection.targets)
+    choices = [f"goto {kind}/{target.owner}" for target, _ in selection.targets]
     if len(choices) == 1:
         return Spread([(choices[0], "")])
-    slots = tuple(choices[index] for index in turns(pool, family, selection))
+    slots = tuple(map(choices.__getitem__, turns(pool, family, selection)))
     if pool.balance is not Balance.HASH:
         return _in_turn(entry, "numgen random" if pool.balance is Balance.RANDOM else "numgen inc", slots, many=many)
     key = pool.key
@@ -233,6 +233,10 @@ def _map_name(entry: str, *content: str) -> str:
     return f"{entry}/{blake2b(chr(10).join(content).encode(), digest_size=4).hexdigest()}"
 
 
+_element = cast("Callable[[tuple[str, str, str]], Element]", partial(tuple.__new__, Element))
+"""Makes an element of its three parts. The constructor of a named tuple takes three times as long."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _SlotElements(Sequence[Element]):
     """The elements of a map from slots to verdicts. An element is made when it is read: large pools have thousands."""
@@ -243,7 +247,7 @@ class _SlotElements(Sequence[Element]):
         return 2 * len(self.slots) - 1
 
     def __iter__(self) -> Iterator[Element]:
-        return map(Element, _slot_keys(len(self.slots)), chain(self.slots, self.slots[1:]))
+        return map(_element, zip(_slot_keys(len(self.slots)), chain(self.slots, self.slots[1:]), repeat("")))
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, _SlotElements):

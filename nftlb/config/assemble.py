@@ -198,7 +198,7 @@ def _without_useless_defaults(pool: Pool, own: Collection[str]) -> Pool:
         useless |= {"count_replies": False} | ({} if pool.silence is None else {"passive": None})
     if all(listener.protocol is not Protocol.UDP for listener in pool.listen):
         useless["outbound"] = False
-    found = {key: value for key, value in useless.items() if key not in own}
+    found = {key: value for key, value in useless.items() if key not in own and getattr(pool, key) != value}
     return replace(pool, **found) if found else pool  # type: ignore[arg-type]  # each value is the default of its key
 
 

@@ -19,10 +19,10 @@ from nftlb.errors import ConfigError, Problem
 from nftlb.files import NotRegularError, read_regular
 from nftlb.printable import show
 
-from .faults import MAX_PROBLEMS, START, WHOLE, Entries, Items, Position, YamlDocument, path_text
+from .faults import MAX_PROBLEMS, START, Entries, Items, Position, YamlDocument, path_text, position
 
 if TYPE_CHECKING:
-    from .faults import Data, Path
+    from .faults import Data, Path, Spot
 
 STDIN = "-"
 MAX_BYTES = 16 << 20
@@ -125,10 +125,12 @@ _WORDS: dict[str, bool | None] = {
     for spelling in (word, word.capitalize(), word.upper())
 }
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_NUMBER_BEGINS = frozenset("-0123456789")
 # Further forms that YAML 1.1 reads as numbers and dates. A key must be a string to every reader of YAML.
 _NO_TEXT = re.compile(
     r"[-+]?(\.?[0-9][0-9_]*([.:][0-9_]*)*(e[-+][0-9]+)?|0b[01_]+|0x[0-9a-f_]+|\.inf|\.nan)|[0-9]{4}-.*", re.IGNORECASE
 )
+_NO_TEXT_BEGINS = frozenset("+-.0123456789")
 _MERGE = "<<"
 _SURROGATE = re.compile("[\ud800-\udfff]")  # libyaml refuses these; the parser written in Python does not
 
@@ -138,10 +140,10 @@ class _Open:
     """A mapping or sequence whose end event has not arrived yet."""
 
     container: Entries | Items
-    place: Position
+    place: Spot
     anchor: str | None
     key: str | None = None
-    key_place: Position = WHOLE
+    key_place: Spot = 0
     merged: list[Entries] = field(default_factory=list)
     size: int = 1
 
@@ -183,18 +185,19 @@ class _Builder:
                     raise self._fatal(_place(event), "a second document begins; allowed: one document in a file")
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
-        place, text = _place(event), event.value
-        plain = event.implicit[0] and event.tag is None
+        # A file of 10,000 pools has 130,000 scalars: what most of them do not need is behind a cheap condition.
+        place, text, tag = _place(event), event.value, event.tag
+        plain = event.implicit[0] and tag is None
         if not text.isascii() and _SURROGATE.search(text):
             raise self._fatal(place, f"{show(text)} contains a surrogate; allowed: Unicode without surrogates")
-        if event.tag is not None:
+        if tag is not None:
             self._refuse_tag(event, place, allowed="tag:yaml.org,2002:str")
         if self._awaits_key():
             self._take_key(text, place, plain=plain)
             return
         value: Data = text
         if plain:
-            value = int(text) if _NUMBER.fullmatch(text) else _WORDS.get(text, text)
+            value = int(text) if text[:1] in _NUMBER_BEGINS and _NUMBER.fullmatch(text) else _WORDS.get(text, text)
         if event.anchor is not None:
             self._anchors[event.anchor] = value, 1
         self._add(value, place, 1)
@@ -232,21 +235,26 @@ class _Builder:
         self._add(value, place, size)
 
     def _awaits_key(self) -> bool:
-        return bool(self._open) and self._open[-1].key is None and isinstance(self._open[-1].container, Entries)
+        if not self._open:
+            return False
+        level = self._open[-1]
+        return level.key is None and isinstance(level.container, Entries)
 
-    def _take_key(self, text: str, place: Position, *, plain: bool) -> None:
+    def _take_key(self, text: str, place: Spot, *, plain: bool) -> None:
         level = self._open[-1]
         level.key, level.key_place = text, place
-        if plain and text != _MERGE and (text in _WORDS or _NO_TEXT.fullmatch(text)):
+        if plain and (text in _WORDS or (text[:1] in _NO_TEXT_BEGINS and _NO_TEXT.fullmatch(text))):
             message = f"the key {show(text)} is not a string in YAML; allowed: {json.dumps(text)}, in quotes"
-            self._problems.append(Problem(self._file, *place, path_text(self._path()), message))
+            self._problems.append(Problem(self._file, *position(place), path_text(self._path()), message))
         elif text in level.container and isinstance(level.container, Entries):
-            message = f"the key occurs twice, first in line {level.container.places[text][0].line}; allowed: once"
-            self._problems.append(Problem(self._file, *place, path_text(self._path()), message))
+            message = (
+                f"the key occurs twice, first in line {position(level.container.places[text][0]).line}; allowed: once"
+            )
+            self._problems.append(Problem(self._file, *position(place), path_text(self._path()), message))
 
-    def _add(self, value: Data, place: Position, size: int) -> None:
+    def _add(self, value: Data, place: Spot, size: int) -> None:
         if not self._open:
-            self._root, self._root_place = value, place
+            self._root, self._root_place = value, position(place)
             return
         level = self._open[-1]
         level.size += size
@@ -264,16 +272,17 @@ class _Builder:
         if key == _MERGE:
             level.merged += self._to_merge(value, place)
         elif key is not None:
-            level.container.put(key, value, (level.key_place, place))
+            level.container[key] = value
+            level.container.places[key] = level.key_place, place
 
-    def _to_merge(self, value: Data, place: Position) -> list[Entries]:
+    def _to_merge(self, value: Data, place: Spot) -> list[Entries]:
         sources = value if isinstance(value, Items) else [value]
         mappings = [source for source in sources if isinstance(source, Entries)]
         if len(mappings) == len(sources):
             return mappings
         raise self._fatal(place, f"{show(value)} can't be merged by <<; allowed: a mapping, or a list of mappings")
 
-    def _refuse_tag(self, event: yaml.NodeEvent, place: Position, allowed: str | None = None) -> None:
+    def _refuse_tag(self, event: yaml.NodeEvent, place: Spot, allowed: str | None = None) -> None:
         tag = getattr(event, "tag", None)
         if tag not in {None, "!", allowed}:
             raise self._fatal(place, f"the tag {show(tag)} is not supported; allowed: no tags")
@@ -284,14 +293,14 @@ class _Builder:
             for level in self._open
         )
 
-    def _fatal(self, place: Position, message: str) -> ConfigError:
-        problem = Problem(self._file, *place, "", message)
+    def _fatal(self, place: Spot, message: str) -> ConfigError:
+        problem = Problem(self._file, *position(place), "", message)
         return ConfigError([*self._problems, problem])
 
 
-def _place(event: yaml.Event) -> Position:
+def _place(event: yaml.Event) -> Spot:
     mark = event.start_mark
-    return Position(mark.line + 1, mark.column + 1) if mark is not None else WHOLE
+    return (mark.line + 1) << 32 | (mark.column + 1) if mark is not None else 0
 
 
 def _merge(own: Entries, sources: list[Entries]) -> Entries:

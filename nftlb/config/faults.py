@@ -33,27 +33,34 @@ class Position(NamedTuple):
 WHOLE = Position(0, 0)
 START = Position(1, 1)
 
+Spot: TypeAlias = int
+"""A position as one number, because a file may have 400,000 of them: the line, and in the last 32 bits the column."""
+
+
+def position(spot: Spot) -> Position:
+    return Position(spot >> 32, spot & 0xFFFF_FFFF)
+
 
 class Entries(dict[str, Any]):
-    """A mapping; `places` has the position of each key and of its value."""
+    """A mapping; `places` has the spot of each key and of its value."""
 
     __slots__ = ("places",)
 
     def __init__(self) -> None:
-        self.places: dict[str, tuple[Position, Position]] = {}
+        self.places: dict[str, tuple[Spot, Spot]] = {}
 
-    def put(self, key: str, value: Data, places: tuple[Position, Position]) -> None:
+    def put(self, key: str, value: Data, places: tuple[Spot, Spot]) -> None:
         self[key] = value
         self.places[key] = places
 
 
 class Items(list[Any]):
-    """A sequence; `places` has the position of each item."""
+    """A sequence; `places` has the spot of each item."""
 
     __slots__ = ("places",)
 
     def __init__(self) -> None:
-        self.places: list[Position] = []
+        self.places: list[Spot] = []
 
 
 _SIMPLE_KEY = re.compile(r"[\w.-]{1,60}")
@@ -88,9 +95,9 @@ def locate(root: Entries, path: Path) -> Found:
     key = value = WHOLE
     for depth, part in enumerate(path):
         if isinstance(data, Items) and isinstance(part, int) and part < len(data):
-            key = value = data.places[part]
+            key = value = position(data.places[part])
         elif isinstance(data, Entries) and part in data:
-            key, value = data.places[str(part)]
+            key, value = map(position, data.places[str(part)])
         elif isinstance(part, int) or isinstance(data, Items):
             continue
         else:

@@ -86,6 +86,8 @@ class ValidPool(ValidParts):
     @property
     def collectors(self) -> tuple[Destination, ...]:
         """The servers that get copies."""
+        if not self.pool.mirror:
+            return ()
         return tuple(
             Destination((*self.path, "mirror", collector.name), collector.address, collector.port)
             for collector in self.pool.mirror
@@ -94,6 +96,8 @@ class ValidPool(ValidParts):
     @property
     def servers(self) -> tuple[Destination, ...]:
         """The backends, and the sorry servers."""
+        if not self.pool.fallback.sorry:
+            return self.backends
         sorry = (
             Destination((*self.path, "fallback"), endpoint.address, endpoint.port)
             for endpoint in self.pool.fallback.sorry
@@ -220,6 +224,8 @@ def without_datagram_flows(pool: Pool) -> str:
 
 
 def weights(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    if all(backend.weight for backend in part.pool.backends):
+        return
     for version in Family:
         backends = [backend for backend in part.pool.backends if backend.family is version]
         by_name = any(named.weight for named in part.pool.named)
@@ -568,12 +574,15 @@ def quorum(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
 
 def priorities(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     """Refuse options of priorities where they have no effect: the author of the file expects something to stand by."""
+    options = [key for key in ("min_healthy", "preempt_delay") if key in part.own]
+    if not options:
+        return
     given = {(backend.family, backend.priority) for backend in part.pool.backends}
     given |= {(version, named.priority) for named in part.pool.named for version in part.pool.families}
     if any(named.srv for named in part.pool.named) or len(given) > len({family for family, _ in given}):
         return
-    for key in ("min_healthy", "preempt_delay"):
-        if key in part.own and getattr(part.pool, key) != getattr(Pool, key):
+    for key in options:
+        if getattr(part.pool, key) != getattr(Pool, key):
             message = f"{key} is given, but all backends of a family have the same priority, so it has no effect"
             yield RuleViolation((*part.path, key), f"{message}; allowed: {key} with backends of several priorities")
 
@@ -603,6 +612,8 @@ def guard(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
 
 def health_ports(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     """A backend without a port has a port to check only if all listeners of its family have the same port."""
+    if not (part.pool.health or part.pool.mirror):
+        return
     clear = {version for version in Family if len(_ports(part, version)) == 1}
     unclear = [backend.name for backend in part.pool.backends if backend.port is None and backend.family not in clear]
     if not clear.issuperset(part.pool.families):

@@ -155,11 +155,17 @@ def _read_server_unless_srv(found: object) -> object:
     return None if found is None else read_server(found)
 
 
+_SIMPLE = frozenset(("address", "port", "weight"))
+"""The options of most backends. If the address is an IP address, these options have no fault together."""
+
+
 class _BackendForms(Written):
     model_config = ConfigDict(json_schema_extra=_one_kind_of_server)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.model_fields_set <= _SIMPLE and not isinstance(vars(self)["address"], str | None):
+            return self
         if fault := backend_fault(_given(self)):
             raise ValueError(fault)
         return self

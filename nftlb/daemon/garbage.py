@@ -35,6 +35,7 @@ class Garbage:
         self._pools = _identities(config)
         _freeze()
         gc.set_threshold(*THRESHOLDS)
+        gc.enable()
         self._later()
 
     def follow(self, config: Config) -> None:

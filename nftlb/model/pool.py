@@ -8,7 +8,7 @@ An annotation holds the type of an option and its description. This module has n
 because `nftlb.config` reads the annotations.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from ipaddress import IPv4Address
 from typing import Annotated
@@ -330,6 +330,12 @@ class Pool:
     def __hash__(self) -> int:
         # Pools are keys of the compiler's caches. Hashing every address would cost more than a look-up saves.
         return hash(self.name)
+
+    def __eq__(self, other: object) -> bool:
+        # The same for the comparison: nearly always, a key is found by the very same pool.
+        if self is other or not isinstance(other, Pool):
+            return self is other
+        return all(getattr(self, of.name) == getattr(other, of.name) for of in fields(self))
 
     @cached_property
     def families(self) -> tuple[Family, ...]:

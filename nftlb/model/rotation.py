@@ -91,7 +91,7 @@ def is_panic(pool: Pool, all_: Iterable[Contender]) -> bool:
 def rotation_of(pool: Pool, family: Family, state: PoolState) -> Rotation:
     """Decide which backends of a family get the packets."""
     all_ = contenders(pool, family, state)
-    priorities = frozenset(backend.priority for backend in all_)
+    priorities = frozenset({backend.priority for backend in all_})
     healthy = [backend for backend in all_ if backend.healthy]
     waiting = {backend.priority for backend in healthy if backend.waiting}
     serving = next((priority for priority in sufficient(pool, all_) if priority not in waiting), None)

@@ -118,6 +118,25 @@ def test_the_end_of_a_command_does_not_look_for_garbage(tmp_path: Path) -> None:
     assert int(done.stdout) > 10_000
 
 
+def test_a_command_collects_no_garbage(tmp_path: Path) -> None:
+    """Collections are off until the command ends, and on afterwards: another program may have called the command."""
+    script = """
+import gc, sys
+from nftlb import cli
+from nftlb.cli import compile as command
+
+seen = []
+load = command.load_resolved
+command.load_resolved = lambda file: seen.append(gc.isenabled()) or load(file)
+status = cli.main(sys.argv[1:])
+print(status, seen, gc.isenabled())
+"""
+    command = [sys.executable, "-c", script, "compile", "--output", str(tmp_path / "out.nft"), str(written(tmp_path))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+
+    assert "0 [False] True\n" == done.stdout
+
+
 def test_no_plugin_of_pydantic_is_loaded(tmp_path: Path) -> None:
     """A package on the host that registers itself as a plugin of pydantic has no part in reading a file."""
     package = tmp_path / "intruder-1.dist-info"

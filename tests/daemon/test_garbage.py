@@ -24,6 +24,7 @@ def as_before() -> Iterator[None]:
     yield
     gc.unfreeze()
     gc.set_threshold(*thresholds)
+    gc.enable()
 
 
 class Loop:
@@ -43,6 +44,7 @@ def test_objects_of_the_start_are_frozen() -> None:
 
     async def scene() -> list[bool]:
         first, garbage = Loop(), Garbage()
+        gc.disable()  # as commands do
         garbage.begin(Config())
         second = Loop()
         found = [looked_at(first), looked_at(second)]
@@ -51,6 +53,7 @@ def test_objects_of_the_start_are_frozen() -> None:
         return [*found, looked_at(second), looked_at(third)]
 
     assert [False, True, False, True] == play(scene())
+    assert gc.isenabled()
     assert THRESHOLDS == gc.get_threshold()
 
 
