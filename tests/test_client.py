@@ -190,7 +190,7 @@ def test_endpoints(endpoint: dict[str, Any], expected: str) -> None:
         ((422, {"error": "bad", "problems": ["a.yaml:1:2: no", "b"]}), Rejected, "bad\na.yaml:1:2: no\nb"),
         ((400, {"error": "e\x1b[31m\nvil"}), Rejected, r"e\x1b[31m\nvil"),
         ((401, {"error": "no token"}), RequestRefused, "the daemon refused: no token; give a token: --token-file FILE"),
-        ((403, {"error": "reads only"}), RequestRefused, "changes need api.token_file in the daemon's configuration"),
+        ((403, {"error": "reads only"}), RequestRefused, "or set api.token_file in its configuration and give a token"),
         (
             (503, {"error": "not applied"}),
             RequestRefused,

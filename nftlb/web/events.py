@@ -11,6 +11,8 @@ from aiohttp import web
 
 from .connection import Connection
 from .errors import RequestError
+from .query import number_of, read_query
+from .routes import MOST_ID
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,7 +54,7 @@ class EventStreams:
             self._listeners -= 1
 
     async def _send_events(self, request: web.Request) -> web.StreamResponse:
-        events = self._service.events()
+        events = self._service.events(_after(request))
         coming = asyncio.ensure_future(_next(events))
         # The generator subscribes in its first step: events after the headers must not be missed.
         await asyncio.sleep(0)
@@ -97,6 +99,19 @@ class EventStreams:
             raise ConnectionAbortedError from None
 
 
+def _after(request: web.Request) -> int | None:
+    """The id after which the client wants the kept events: that of the query, or of the last event that it received.
+
+    A browser repeats the id of any server in `Last-Event-ID`, so one that is no id of ours is ignored.
+    """
+    given = read_query(request, "after")
+    after = number_of(given, "after", 0, MOST_ID, "the id of an event")
+    last = request.headers.get("Last-Event-ID", "")
+    if after is None and last.isascii() and last.isdecimal() and len(last) <= len(f"{MOST_ID}"):
+        return int(last)
+    return after
+
+
 async def _next(events: AsyncIterator[Event]) -> Event | None:
     return await anext(events, None)
 
@@ -108,4 +123,4 @@ async def _client_left(request: web.Request) -> None:
 
 
 def _text(event: Event) -> bytes:
-    return f"id: {event.at.isoformat()}\nevent: {event.kind}\ndata: {event.model_dump_json()}\n\n".encode()
+    return f"id: {event.id}\nevent: {event.kind}\ndata: {event.model_dump_json()}\n\n".encode()
