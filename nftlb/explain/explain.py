@@ -112,6 +112,8 @@ def explain_packet(
     allocation: Allocation | None = None,
 ) -> Explanation:
     """Explain what happens to a packet. `routes` and `allocation` are those of the kernel's rules, if known."""
+    if question.client.family is not question.service.family:
+        return Explanation(question, None, "the client and the service have addresses of two address families")
     found = find_listener(config, question)
     if found is None:
         return Explanation(question, None, why_none_matches(config, question), nearest_listeners(config, question))

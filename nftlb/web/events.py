@@ -100,14 +100,15 @@ class EventStreams:
 
 
 def _after(request: web.Request) -> int | None:
-    """The id after which the client wants the kept events: that of the query, or of the last event that it received.
+    """The id after which the client wants the kept events; None: it wants only new events.
 
-    A browser repeats the id of any server in `Last-Event-ID`, so one that is no id of ours is ignored.
+    The header of the last event that a browser has received is newer than its query, which does not change. A header
+    that is no id of nftlb is ignored: it may come from another server, or from an earlier version.
     """
     given = read_query(request, "after")
     after = number_of(given, "after", 0, MOST_ID, "the id of an event")
     last = request.headers.get("Last-Event-ID", "")
-    if after is None and last.isascii() and last.isdecimal() and len(last) <= len(f"{MOST_ID}"):
+    if last.isascii() and last.isdecimal() and len(last) <= len(f"{MOST_ID}"):
         return int(last)
     return after
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import pwd
 import socket
 import struct
@@ -14,11 +13,12 @@ if TYPE_CHECKING:
 
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: process, user, group
 _SO_PEERGROUPS = 59  # not in the module socket
-_FEW, _ALL = 256, 65536  # the kernel allows 65,536 groups
+MOST_GROUPS = 256
+"""The kernel allows 65,536 groups, but `getsockopt` of Python reads at most 1,024 bytes."""
 
 
 class Peer(NamedTuple):
-    """A user and all groups of a process."""
+    """A user and the groups of a process."""
 
     user: int
     groups: frozenset[int]
@@ -44,15 +44,12 @@ def _credentials(wire: socket.socket) -> tuple[int, int]:
 
 
 def _groups(wire: socket.socket) -> tuple[int, ...]:
-    for most in (_FEW, _ALL):
-        try:
-            found = wire.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * most)
-        except OSError as error:
-            if error.errno != errno.ERANGE:
-                return ()
-            continue
-        return struct.unpack(f"{len(found) // 4}I", found)
-    return ()
+    """The further groups; none for a process with more than MOST_GROUPS."""
+    try:
+        found = wire.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * MOST_GROUPS)
+    except OSError:
+        return ()
+    return struct.unpack(f"{len(found) // 4}I", found)
 
 
 @lru_cache(maxsize=256)
