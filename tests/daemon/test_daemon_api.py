@@ -398,7 +398,7 @@ async def mode_of(path: Path, wanted: int) -> None:
 
 
 def test_the_own_socket(tmp_path: Path) -> None:
-    """It answers beside the configured address, for all users if they may read there too, and changes need no token."""
+    """The own socket answers beside the configured address, and changes need no token. Its mode follows the file."""
     own, other = tmp_path / "own.sock", tmp_path / "api.sock"
 
     async def scene() -> None:
