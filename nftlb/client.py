@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations`: `_read` needs the types of the fields.
 import json
-import os
 import socket
 import struct
 from collections.abc import Mapping
@@ -293,13 +292,26 @@ def default_address() -> Address:
 
     Raises Unreachable if several daemons run here, and none of them has the usual table.
     """
-    usable = {table: path for table, path in sockets_here().items() if os.access(path, os.R_OK | os.W_OK)}
+    usable = {table: path for table, path in sockets_here().items() if _is_usable(path)}
     if USUAL_TABLE in usable or len(usable) == 1:
         return Address(socket=usable.get(USUAL_TABLE) or next(iter(usable.values())))
     if usable:
         choice = "".join(f"\n  --socket {path}    (table {table})" for table, path in usable.items())
         raise Unreachable(f"several daemons run here; name one of them:{choice}")
     return Address()
+
+
+def _is_usable(path: str) -> bool:
+    """Whether a daemon listens at this socket and this user may connect. A killed daemon leaves its file behind."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:  # many clients are waiting
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def _unfit(text: str) -> ConfigError:
