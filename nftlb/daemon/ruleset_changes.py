@@ -14,7 +14,6 @@ from nftlb.swap.difference import difference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from concurrent.futures import Future
     from datetime import datetime
 
     from nftlb.ruleset import Ruleset
@@ -33,7 +32,7 @@ class _Recorded:
     at: datetime
     reason: str
     events: tuple[int, ...]
-    lines: Future[list[str]]
+    lines: asyncio.Future[list[str]]
     """The first MOST_LINES + 1 lines. The rulesets are let go as soon as the lines are there."""
 
 
@@ -48,7 +47,7 @@ class ChangeLog:
         self, at: datetime, reason: str, causes: Sequence[Event], before: Ruleset | None, after: Ruleset
     ) -> None:
         """Record a change from one ruleset to another. `before` is None for the first load, which has no lines."""
-        lines = self._thread.submit(_lines, before or after, after)
+        lines = asyncio.get_running_loop().run_in_executor(self._thread, _lines, before or after, after)
         self._recorded.append(_Recorded(at, reason or in_words(causes), tuple(event.id for event in causes), lines))
         if len(self._recorded) > KEPT:
             self._recorded.popleft().lines.cancel()
@@ -59,7 +58,7 @@ class ChangeLog:
         for recorded in reversed(tuple(self._recorded)):
             # A change that is pushed out meanwhile is cancelled.
             try:
-                lines = await asyncio.shield(asyncio.wrap_future(recorded.lines))
+                lines = await asyncio.shield(recorded.lines)
             except asyncio.CancelledError:
                 if recorded.lines.cancelled():
                     continue
