@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 
 from nftlb.errors import ConfigError, NftlbError, Problem
 from nftlb.printable import printable
+from nftlb.sockets import sockets_here
 
 TIMEOUT = 10.0
 MAX_BYTES = 256 << 20  # ten times the status of as many backends as there are conntrack zones
@@ -247,6 +248,7 @@ def _moment(found: object, path: str) -> datetime:
 
 ALLOWED = "http://ADDRESS:PORT, https://NAME:PORT or unix:/PATH"
 PORT = 9146
+USUAL_TABLE = "nftlb"
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +285,33 @@ def read_daemon_address(text: str) -> Address:
     if not whole or not host or not f"{host}{parts.path}".isprintable() or " " in f"{host}{parts.path}":
         raise _unfit(text)
     return Address(host, port or PORT, parts.scheme == "https", parts.path.rstrip("/"))
+
+
+def default_address() -> Address:
+    """The address of the daemon of this network namespace: its own socket if this user may use it, else TCP.
+
+    Raises Unreachable if several daemons run here, and none of them has the usual table.
+    """
+    usable = {table: path for table, path in sockets_here().items() if _is_usable(path)}
+    if USUAL_TABLE in usable or len(usable) == 1:
+        return Address(socket=usable.get(USUAL_TABLE) or next(iter(usable.values())))
+    if usable:
+        choice = "".join(f"\n  --socket {path}    (table {table})" for table, path in usable.items())
+        raise Unreachable(f"several daemons run here; name one of them:{choice}")
+    return Address()
+
+
+def _is_usable(path: str) -> bool:
+    """Whether a daemon listens at this socket and this user may connect. A killed daemon leaves its file behind."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:  # many clients are waiting
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def _unfit(text: str) -> ConfigError:
@@ -464,6 +493,7 @@ class DaemonClient:
             return "; give a token: --token-file FILE, or NFTLB_TOKEN_FILE"
         if status in {UNAUTHORISED, FORBIDDEN}:
             return (
-                "; changes need api.token_file in the daemon's configuration, and a token of that file in --token-file"
+                "; run the command as root on the daemon's host, or set api.token_file in its configuration and give a "
+                "token of that file with --token-file"
             )
         return "; for details see `nftlb status` and the daemon's log"

@@ -5,14 +5,27 @@ the hooks. The HTTP API uses the protocol `Service`, and the daemon implements i
 are seconds.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from nftlb.errors import NftlbError
-from nftlb.model import Admin, Backend, Balance, EventKind, Forward, NamedBackend, Per
+from nftlb.model import (
+    Admin,
+    Backend,
+    BackendChange,
+    Balance,
+    Endpoint,
+    EventKind,
+    Forward,
+    NamedBackend,
+    Per,
+)
+from nftlb.model import (
+    Protocol as Transport,
+)
 
 
 class StatusModel(BaseModel):
@@ -38,16 +51,24 @@ class BackendStatus(StatusModel):
     name: str
     address: str
     port: int | None = Field(description="null: a packet keeps its port")
-    up: bool = Field(description="whether all checks find the backend healthy")
+    up: bool = Field(
+        description="whether all checks pass, this host can send to the backend, and the backend is not silent; a "
+        "backend that is drained may be up"
+    )
     admin: Admin = Field(description="the state that the operator wants")
+    admin_since: datetime | None = Field(
+        description="when `admin` was set at run time; null: `admin` is as in the file"
+    )
     agent: Admin | None = Field(description="the state that the agent of the backend wants; null without an agent")
     priority: int = Field(description="the priority, as configured or as set at run time; a lower number is preferred")
     weight: int = Field(description="the weight, as configured or as set at run time")
     share: float = Field(description="the part of the packets of the pool that it receives now, 0 to 1")
     in_rotation: bool = Field(description="whether the backend receives packets now")
-    standby: bool = Field(description="whether it is healthy and receives no packets, because another priority serves")
-    since: datetime = Field(description="when the health last changed")
-    reason: str = Field(description="the reason of this health")
+    standby: bool = Field(
+        description="whether it is in service and receives no packets, because another priority serves"
+    )
+    since: datetime = Field(description="when `up` last changed")
+    reason: str = Field(description="the reason of `up`")
     added: bool = Field(description="whether it was added at run time and is not in the file")
     packets: int = Field(description="packets sent to the backend; the counter never decreases")
     bytes: int
@@ -66,9 +87,9 @@ class CollectorStatus(StatusModel):
     address: str
     port: int | None = Field(description="null: a copy keeps the port of the packet")
     one_in: int = Field(description="one datagram in so many is copied")
-    up: bool = Field(description="whether its checks find the collector healthy; it gets copies only while it is up")
-    since: datetime = Field(description="when the health last changed")
-    reason: str = Field(description="the reason of this health")
+    up: bool = Field(description="whether all its checks pass; the collector gets copies only while it is up")
+    since: datetime = Field(description="when `up` last changed")
+    reason: str = Field(description="the reason of `up`")
     packets: int = Field(description="copies sent to the collector; the counter never decreases")
     bytes: int
     checks: tuple[CheckStatus, ...]
@@ -133,15 +154,23 @@ class PoolStatus(StatusModel):
     )
     ready: bool = Field(description="whether the pool has its quorum, and this host has all that the pool needs")
     lacking: tuple[str, ...] = Field((), description="what the pool needs and this host lacks, one line each")
-    quorum: int = Field(description="how many healthy backends the pool needs")
-    healthy: int = Field(description="how many backends are healthy and enabled")
-    mode: str = Field(description="healthy, panic or fallback; the worst of several families")
+    quorum: int = Field(description="how many backends in service the pool needs")
+    healthy: int = Field(
+        description="how many backends are in service: up, enabled (by the operator and by the agent), and with a "
+        "weight above 0; a drained backend is not in service"
+    )
+    mode: str = Field(
+        description="which backends get the packets; the worst of several families. healthy: backends in service. "
+        "panic: all enabled backends, because too few are in service. fallback: no backend is in service"
+    )
     priority: int | None = Field(
         description="the priority that serves, the worst of several families; null: no priority serves alone"
     )
-    min_healthy: str = Field(description="how much of a priority must be healthy to serve, such as 1 or 50%")
+    min_healthy: str = Field(
+        description="how much of a priority must be in service so that it serves, such as 1 or 50%"
+    )
     preempts_at: datetime | None = Field(
-        description="when a lower priority takes the packets back, if its backends stay healthy; null: none waits"
+        description="when a lower priority takes the packets back, if its backends stay in service; null: none waits"
     )
     since: datetime = Field(description="when `ready` last changed")
     packets: int
@@ -187,6 +216,7 @@ class Fault(StatusModel):
 class Overview(StatusModel):
     """The status without the pools."""
 
+    host: str = Field(description="the name of the host on which the daemon runs")
     version: str
     pid: int
     started: datetime
@@ -205,14 +235,74 @@ class Status(Overview):
 class Event(StatusModel):
     """An event. `pool` and `backend` are empty if the event concerns none; `backend` may also name a collector."""
 
+    id: int = Field(
+        0, description="increases with each event, also over restarts; milliseconds since 1970, or a little later"
+    )
     kind: EventKind
     at: datetime
     pool: str = ""
     backend: str = ""
     old: str = Field("", description="the state before the change, if a state changed")
     new: str = Field("", description="the state after the change")
-    reason: str = ""
-    details: dict[str, Any] = Field(default_factory=dict, description="figures: seconds, transactions, changes, ...")
+    reason: str = Field("", description="at most 4,000 characters")
+    details: dict[str, Any] = Field(
+        default_factory=dict,
+        description="swap: seconds, transactions, ...; fault: what; operated: who, from, what, result",
+    )
+
+
+class History(StatusModel):
+    """The last events."""
+
+    events: tuple[Event, ...] = Field(description="the newest event first")
+
+
+class RulesetChange(StatusModel):
+    """One change of the rules in the kernel."""
+
+    at: datetime
+    reason: str = Field(description="why the rules were changed")
+    events: tuple[int, ...] = Field(description="the ids of the events that led to the change")
+    lines: tuple[str, ...] = Field(
+        description="the difference: `- ` before a line that is gone, `+ ` before a new line, `@@` before the name of "
+        "the chain, set or object in which the next lines are"
+    )
+    cut: bool = Field(description="whether there were more lines, which are left out")
+
+
+class RulesetChanges(StatusModel):
+    """The last changes of the rules in the kernel."""
+
+    changes: tuple[RulesetChange, ...] = Field(description="the newest change first")
+
+
+class Notice(StatusModel):
+    """Something on this host that keeps packets from their way, or may do so; `nftlb doctor` finds the same."""
+
+    subject: str
+    severity: str = Field(description="error: some packets are lost; warning: packets may be lost; ok")
+    message: str
+    fix: tuple[str, ...] = Field(description="commands to paste or, where no command helps, what to change")
+
+
+class Notices(StatusModel):
+    """What `nftlb doctor` finds on this host for the configuration in use."""
+
+    at: datetime = Field(description="when the host was examined; an answer may be 30 s old")
+    findings: tuple[Notice, ...]
+
+
+class Consequences(StatusModel):
+    """What a change would lead to. Nothing was changed."""
+
+    consequences: tuple[str, ...] = Field(description="a sentence for each loss of service; empty: no service is lost")
+
+
+class Actor(NamedTuple):
+    """Who asks for a change: the name of a token or of a user, and the address or `unix socket`."""
+
+    who: str
+    origin: str
 
 
 class UnknownPool(NftlbError):  # noqa: N818 - an answer, not an error of nftlb
@@ -274,28 +364,48 @@ class Service(Protocol):
     async def ruleset(self) -> str:
         """The nft text of the ruleset last applied."""
 
-    async def change(
-        self,
-        pool: str,
-        backend: str,
-        *,
-        admin: Admin | None = None,
-        weight: int | None = None,
-        priority: int | None = None,
-    ) -> BackendStatus:
+    async def ruleset_changes(self) -> RulesetChanges:
+        """The last changes of the ruleset."""
+
+    async def explain(
+        self, client: Endpoint, service: Endpoint, transport: Transport, payload: bytes | None
+    ) -> Mapping[str, Any]:
+        """What happens to a packet now: the data of `nftlb explain --json`."""
+
+    async def notices(self) -> Notices:
+        """What `nftlb doctor` finds, up to half a minute old."""
+
+    def history(
+        self, *, pool: str | None, backend: str | None, kind: EventKind | None, before: int | None, limit: int
+    ) -> History:
+        """The last kept events that fit, at most `limit`, with an id below `before`. Takes less than a millisecond."""
+
+    async def preview_change(self, pool: str, backend: str, change: BackendChange) -> Consequences:
+        """What `change` would lead to. Raises as `change` would."""
+
+    async def preview_add(self, pool: str, backend: Backend | NamedBackend) -> Consequences:
+        """What `add` would lead to. Raises as `add` would."""
+
+    async def preview_remove(self, pool: str, backend: str) -> Consequences:
+        """What `remove` would lead to. Raises as `remove` would."""
+
+    async def change(self, pool: str, backend: str, change: BackendChange, by: Actor) -> BackendStatus:
         """Set the values that are not None; they survive restarts. The caller checks the limits of the numbers."""
 
-    async def add(self, pool: str, backend: Backend | NamedBackend) -> BackendStatus | NameStatus:
+    async def add(self, pool: str, backend: Backend | NamedBackend, by: Actor) -> BackendStatus | NameStatus:
         """Add a backend to a pool; the backend survives restarts. ConfigError if it breaks a rule between options.
 
         A backend with a host name gets its backends when DNS answers, which this method does not wait for.
         """
 
-    async def remove(self, pool: str, backend: str) -> None:
+    async def remove(self, pool: str, backend: str, by: Actor) -> None:
         """Remove a backend. A backend of the file returns with the next reload."""
 
-    async def reload(self) -> None:
+    async def reload(self, by: Actor) -> None:
         """Read the file again. Raises ConfigError with all faults; the old configuration stays in use then."""
 
-    def events(self) -> AsyncIterator[Event]:
-        """The events from now on. A listener that is too slow loses the oldest events."""
+    def events(self, after: int | None = None) -> AsyncIterator[Event]:
+        """The events from now on, after the kept events with an id above `after`, if it is given.
+
+        A listener that is too slow loses the oldest events.
+        """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
 from enum import StrEnum
 from types import UnionType
@@ -15,7 +15,7 @@ from fake_api import TOKEN, backend, fake_api, troubled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nftlb import service
+from nftlb import client, service
 from nftlb.client import (
     Address,
     BackendView,
@@ -34,17 +34,51 @@ from nftlb.client import (
     StatusView,
     Unknown,
     Unreachable,
+    default_address,
     read_daemon_address,
     read_status_view,
 )
 from nftlb.errors import ConfigError, NftlbError
+from nftlb.sockets import socket_path, sockets_here
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 PATCH = ("PATCH", "/api/v1/pools/dns/backends/ns1")
 RELOAD = ("POST", "/api/v1/reload")
 STATUS = ("GET", "/api/v1/status")
+
+
+# --- the daemon of this host ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def sockets(folder: Path, *tables: str) -> Iterator[None]:
+    """Let daemons of these tables listen in a folder, in this network namespace."""
+    with ExitStack() as stack:
+        for table in tables:
+            listening = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listening.bind(socket_path(folder, table))
+            listening.listen()
+        yield
+
+
+def test_the_daemon_of_this_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client uses the only socket, or that of the usual table; without a listening daemon, the TCP address."""
+    monkeypatch.setattr(client, "sockets_here", lambda: sockets_here(tmp_path))
+    assert Address() == default_address()
+    (tmp_path / "nftlb.1-2.sock").touch()  # of another namespace
+    with sockets(tmp_path, "edge"):
+        assert Address(socket=socket_path(tmp_path, "edge")) == default_address()
+        with sockets(tmp_path, "nftlb"):
+            assert Address(socket=socket_path(tmp_path, "nftlb")) == default_address()
+        with sockets(tmp_path, "core"), pytest.raises(Unreachable) as caught:
+            default_address()
+        assert all(f"--socket {socket_path(tmp_path, table)} " in str(caught.value) for table in ("core", "edge"))
+    assert Address() == default_address()  # the files are still there, and nobody listens
+    monkeypatch.setattr(client, "sockets_here", lambda: sockets_here(tmp_path / "missing"))
+    assert Address() == default_address()
 
 
 # --- addresses --------------------------------------------------------------------------------------------------------
@@ -190,7 +224,7 @@ def test_endpoints(endpoint: dict[str, Any], expected: str) -> None:
         ((422, {"error": "bad", "problems": ["a.yaml:1:2: no", "b"]}), Rejected, "bad\na.yaml:1:2: no\nb"),
         ((400, {"error": "e\x1b[31m\nvil"}), Rejected, r"e\x1b[31m\nvil"),
         ((401, {"error": "no token"}), RequestRefused, "the daemon refused: no token; give a token: --token-file FILE"),
-        ((403, {"error": "reads only"}), RequestRefused, "changes need api.token_file in the daemon's configuration"),
+        ((403, {"error": "reads only"}), RequestRefused, "or set api.token_file in its configuration and give a token"),
         (
             (503, {"error": "not applied"}),
             RequestRefused,

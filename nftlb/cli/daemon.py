@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from nftlb.client import Address, DaemonClient, read_daemon_address
+from nftlb.client import DaemonClient, default_address, read_daemon_address
 from nftlb.errors import ConfigError, NftlbError, SystemFault
 from nftlb.files import exposure
 
@@ -30,14 +30,14 @@ _CHANGE_TIMEOUT = 60.0
 
 
 class DaemonAccess:
-    """The daemon that the options or NFTLB_URL name; by default the standard address."""
+    """The daemon that the options or NFTLB_URL name; by default the daemon of this network namespace."""
 
     def __init__(self, url: str | None, socket: str | None, token_file: str | None) -> None:
         if url is not None and socket is not None:
             raise click.UsageError("--url and --socket were both given; allowed: one of them.")
         # An option wins over the environment, which may be set for other commands.
         where = f"unix:{os.path.abspath(socket)}" if socket is not None else url or os.environ.get(URL)  # noqa: PTH100 - resolve() would follow links
-        self._address = read_daemon_address(where) if where else Address()
+        self._address = read_daemon_address(where) if where else default_address()
         self._token_file = token_file
 
     def reader(self) -> DaemonClient:
@@ -71,8 +71,9 @@ def _token(path: str) -> str:
         raise SystemFault(
             f"{path}: not used: {exposed}; fix: chmod 600 {path}, and replace the token if others may have read it"
         )
-    token = next((line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")), "")
-    if not token.isprintable() or " " in token or not token:
+    words = next((line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")), [])
+    token = words[-1] if len(words) in {1, 2} else ""  # TOKEN, or NAME TOKEN
+    if not token.isprintable() or not token:
         raise SystemFault(f"{path}: no token found; put a token on a separate line")
     return token
 

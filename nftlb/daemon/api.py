@@ -1,24 +1,42 @@
-"""The HTTP API of the daemon, at the address of the configuration. An address that is not free is tried again."""
+"""The HTTP API of the daemon: at the address of the configuration, and at the daemon's own Unix socket.
+
+An address that is not free is tried again.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import grp
+import logging
+import os
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 from nftlb.errors import SystemFault
-from nftlb.model import Endpoint
-from nftlb.web import HttpServer, TokenFile, allowed_hosts, application, no_tokens
+from nftlb.model import Endpoint, UnixSocket
+from nftlb.web import (
+    MODE,
+    HttpServer,
+    Limits,
+    SharedResponses,
+    TokenFile,
+    allowed_hosts,
+    application,
+    no_tokens,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
     from nftlb.metrics import Metrics
-    from nftlb.model import Api, Config, UnixSocket
+    from nftlb.model import Api, Config
     from nftlb.service import Service
+    from nftlb.web import Tokens
 
     from .events import ActiveFaults
+
+_log = logging.getLogger(__name__)
 
 AGAIN = 2.0
 """Seconds until an address that is not available is tried again: it may exist only later."""
@@ -29,22 +47,30 @@ AGAIN, and each is twice the one before."""
 _WHAT = "api"
 _TOKENS = "token_file"
 _CROWDED = "api_connections"
+_SOCKET = "api_socket"
+_OPERATORS = "operators"
+_FOR_ALL = 0o666
 
 
 class ApiServer:
     """Serves while `run` runs; `follow` may be called at any time.
 
     The server moves to a new address as soon as that is available, and stays at the old address until then, so that
-    clients can read there what is wrong with the new address.
+    clients can read there what is wrong with the new address. Beside that address, it serves at its own Unix socket.
     """
 
-    def __init__(self, service: Service, metrics: Metrics, faults: ActiveFaults) -> None:
+    def __init__(self, service: Service, metrics: Metrics, faults: ActiveFaults, own: str = "") -> None:
+        """`own`: the path of the daemon's own Unix socket; empty: it has none."""
         self._service = service
         self._metrics = metrics
         self._faults = faults
         self._wanted: Api | None = None
         self._token_file: str | None = None
-        self._tokens: Callable[[], frozenset[bytes] | None] = no_tokens
+        self._tokens: Tokens = no_tokens
+        self._groups: frozenset[int] = frozenset()
+        self._shared = SharedResponses(Limits().readers)
+        self._own = UnixSocket(own) if own else None
+        self._own_server: HttpServer | None = None
         self._names = allowed_hosts()
         self._server: HttpServer | None = None
         self._where: Endpoint | UnixSocket | None = None
@@ -66,12 +92,18 @@ class ApiServer:
             while True:
                 self._changed.clear()
                 if self._wanted is not None:
-                    self._admit(self._wanted.token_file)
-                    await self._move(self._wanted.listen)
+                    wanted = self._wanted
+                    self._admit(wanted.token_file)
+                    await self._find_operators(wanted.operators)
+                    if self._own == wanted.listen:
+                        await self._close_own()
+                    await self._move(wanted.listen)
+                    await self._serve_own(wanted)
                 self._tried.set()
                 await self._pause()
         finally:
             await self._close()
+            await self._close_own()
 
     async def first_try(self) -> None:
         """Wait until the server listens, or could not listen, or is not wanted."""
@@ -101,8 +133,7 @@ class ApiServer:
 
     async def _open(self, listen: Endpoint | UnixSocket) -> bool:
         """Serve at this address instead of the old one. Set a fault and return False if it is not available."""
-        served = application(self._service, self._metrics, self._digests, allowed=lambda: self._names)
-        server = HttpServer(served, listen, crowded=partial(self._faults.set, _CROWDED))
+        server = self._new_server(listen)
         try:
             await server.start()
         except (SystemFault, OSError) as error:
@@ -112,6 +143,51 @@ class ApiServer:
         if before is not None:
             await before.stop()
         return True
+
+    def _new_server(self, listen: Endpoint | UnixSocket, mode: int = MODE) -> HttpServer:
+        served = application(
+            self._service,
+            self._metrics,
+            self._names_of_tokens,
+            allowed=lambda: self._names,
+            operators=lambda: self._groups,
+            shared=self._shared,
+        )
+        return HttpServer(served, listen, crowded=partial(self._faults.set, _CROWDED), mode=mode)
+
+    async def _serve_own(self, wanted: Api) -> None:
+        """Serve at the daemon's own socket, unless the configured address is the same."""
+        if self._own is None or self._own == wanted.listen:
+            return
+        path = self._own.path
+        # Every user may read over TCP. Who wants to keep readers out configures a Unix socket, with its own mode.
+        mode = _FOR_ALL if isinstance(wanted.listen, Endpoint) or wanted.operators else MODE
+        try:
+            if self._own_server is not None and not os.path.exists(path):  # noqa: ASYNC240, PTH110 - the folder was cleaned up
+                await self._close_own()
+            if self._own_server is None:
+                server = self._new_server(self._own, mode)
+                await server.start()
+                self._own_server = server
+                _log.info("the API is also at %s", self._own)
+            os.chmod(path, mode)  # noqa: PTH101
+        except (SystemFault, OSError) as error:
+            self._faults.set(_SOCKET, f"{error}; commands of root need a token until then")
+        else:
+            self._faults.clear(_SOCKET)
+
+    async def _close_own(self) -> None:
+        server, self._own_server = self._own_server, None
+        if server is not None:
+            await server.stop()
+
+    async def _find_operators(self, names: tuple[str, ...]) -> None:
+        """Find the numbers of groups. A thread asks, because a directory service may know the groups."""
+        found = await asyncio.to_thread(_numbers, names) if names else {}
+        self._groups = frozenset(number for number in found.values() if number is not None)
+        unknown = ", ".join(name for name, number in found.items() if number is None)
+        message = f"no group of this host is named {unknown}; correct operators under api, or add the group"
+        self._faults.set(_OPERATORS, message if unknown else "")
 
     async def _close(self) -> None:
         server, self._server, self._where = self._server, None, None
@@ -126,7 +202,7 @@ class ApiServer:
             self._faults.clear(_TOKENS)
         self._look_at_tokens()
 
-    def _digests(self) -> frozenset[bytes] | None:
+    def _names_of_tokens(self) -> Mapping[bytes, str] | None:
         """The present tokens, also for a server that was started with others."""
         return self._tokens()
 
@@ -134,6 +210,17 @@ class ApiServer:
         """Set a fault now if the tokens can't be read, and not only when a request needs them."""
         with suppress(SystemFault):
             self._tokens()
+
+
+def _numbers(names: tuple[str, ...]) -> dict[str, int | None]:
+    """The number of each group; None if this host has no such group."""
+    found: dict[str, int | None] = {}
+    for name in names:
+        try:
+            found[name] = grp.getgrnam(name).gr_gid
+        except KeyError:
+            found[name] = None
+    return found
 
 
 def _overlap(first: Endpoint | UnixSocket, second: Endpoint | UnixSocket) -> bool:
@@ -150,11 +237,11 @@ class _WatchedTokens:
         self._tokens = tokens
         self._faults = faults
 
-    def __call__(self) -> frozenset[bytes]:
+    def __call__(self) -> Mapping[bytes, str]:
         try:
-            digests = self._tokens()
+            names = self._tokens()
         except SystemFault as fault:
             self._faults.set(_TOKENS, str(fault))
             raise
         self._faults.clear(_TOKENS)
-        return digests
+        return names

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nftlb.config import amend, resolve
 from nftlb.errors import NftlbError, SystemFault
+from nftlb.health import Standing, consequences
 from nftlb.model import EventKind
 from nftlb.requirements import summed_up
 from nftlb.service import ConfigStatus, Conflict, Event
@@ -21,9 +22,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from nftlb.config import Resolution
-    from nftlb.health import Change, CheckResult
+    from nftlb.health import Change, CheckResult, PoolStates
     from nftlb.metrics import Metrics
-    from nftlb.model import Admin, Backend, Config, FoundServer, HostAddresses, HostLookup, NameAnswers, NamedBackend
+    from nftlb.model import (
+        Backend,
+        BackendChange,
+        Config,
+        FoundServer,
+        HostAddresses,
+        HostLookup,
+        NameAnswers,
+        NamedBackend,
+    )
     from nftlb.requirements import Lack
 
     from .checker import CheckKey
@@ -147,7 +157,8 @@ class Controller:
             if resolution.config == self.state.config:
                 self.state.addresses = addresses
                 return
-            await self._use_answers(self.state.declared, answers, resolution, addresses)
+            reason = "this host has other addresses"
+            await self._use_answers(self.state.declared, answers, resolution, reason, addresses)
         _log.info("the addresses of this host have changed, and listeners follow")
 
     def set_lacks(self, lacks: Iterable[Lack]) -> None:
@@ -201,7 +212,9 @@ class Controller:
         if not new:
             return refused
         try:
-            await self._use_answers(state.declared, {**state.names.answers, **new}, judged.resolution)
+            names = ", ".join(str(lookup) for lookup in new)
+            answers = {**state.names.answers, **new}
+            await self._use_answers(state.declared, answers, judged.resolution, f"DNS has other addresses for {names}")
         except NftlbError as error:
             refused |= dict.fromkeys(new, error)
         return refused
@@ -227,43 +240,41 @@ class Controller:
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
-    async def change(
-        self,
-        pool: str,
-        backend: str,
-        *,
-        admin: Admin | None = None,
-        weight: int | None = None,
-        priority: int | None = None,
-    ) -> None:
+    async def change(self, pool: str, backend: str, change: BackendChange) -> None:
         """Set what is not None, and return when it is saved and the kernel has it. Raises Unapplied, UnknownPool."""
         self.state.find(pool, backend)
-        wishes = self.state.health.set_by_operator(pool, backend, now(), admin=admin, weight=weight, priority=priority)
-        self._follow(wishes)
+        self._follow(self.state.health.set_by_operator(pool, backend, change, now(), wall()))
         await self._saver.save()
         await self.reconciler.wait_until_applied()
 
     async def add(self, pool: str, backend: Backend | NamedBackend) -> None:
         """Add a backend. Raises Conflict, ConfigError or, if the kernel refuses, KernelError."""
         async with self._changing:
-            if backend.name in self._entries(pool) | self.state.find(pool).backends.keys():
-                raise Conflict(f"{pool} has a backend {backend.name} already; remove it first, or take another name")
-            await self._use(amend(self.state.declared, pool, add=[backend]))
+            await self._use(self._with_added(pool, backend), f"{pool}/{backend.name} was added")
             self.state.record_added(pool, backend)
         await self._saver.save()
 
     async def remove(self, pool: str, backend: str) -> None:
         """Remove a backend. Raises Conflict for the last backend of a pool, and KernelError if the kernel refuses."""
         async with self._changing:
-            entries = self._entries(pool)
-            if backend not in entries:
-                owner = next(named for named in self.state.find(pool, backend).pool.named if backend in named.backends)
-                raise Conflict(f"DNS gives {backend} for {owner.lookup}; remove {owner.name}, or drain {backend}")
-            if len(entries) == 1:
-                raise Conflict(f"{backend} is the last backend of {pool}; drain it instead, or remove the pool")
-            await self._use(amend(self.state.declared, pool, remove=[backend]))
+            await self._use(self._without(pool, backend), f"{pool}/{backend} was removed")
             self.state.record_removed(pool, backend)
         await self._saver.save()
+
+    def preview_change(self, pool: str, backend: str, change: BackendChange) -> tuple[str, ...]:
+        """What `change` would lead to. Raises as `change`."""
+        config = replace(self.state.config, pools=(self.state.find(pool, backend).pool,))
+        states, _ = self.state.health.with_config(config, now())
+        states.set_by_operator(pool, backend, change, now())
+        return self._consequences(pool, states)
+
+    def preview_add(self, pool: str, backend: Backend | NamedBackend) -> tuple[str, ...]:
+        """What `add` would lead to. Raises as `add`."""
+        return self._preview(pool, self._with_added(pool, backend))
+
+    def preview_remove(self, pool: str, backend: str) -> tuple[str, ...]:
+        """What `remove` would lead to. Raises as `remove`."""
+        return self._preview(pool, self._without(pool, backend))
 
     async def reload(self) -> None:
         """Read the file again and use it. Raises NftlbError; then the old configuration stays."""
@@ -310,7 +321,7 @@ class Controller:
         resolution = await asyncio.to_thread(resolve, config, answers, self.state.addresses)
         if reasons := emptied_pools(self.state.config, resolution):
             raise SystemFault("\n".join(reasons))
-        await self._use_answers(config, answers, resolution)
+        await self._use_answers(config, answers, resolution, f"a reload of {self.state.file}")
         self.state.use_file(read, runtime)
         for misfit in misfits:
             _log.warning("%s", misfit)
@@ -321,22 +332,51 @@ class Controller:
         declared = self.state.declared.pool(pool)
         return {entry.name for entry in declared.entries} if declared else set()
 
-    async def _use(self, declared: Config) -> None:
+    def _with_added(self, pool: str, backend: Backend | NamedBackend) -> Config:
+        """The declared configuration with one more backend. Raises UnknownPool, Conflict, ConfigError."""
+        if backend.name in self._entries(pool) | self.state.find(pool).backends.keys():
+            raise Conflict(f"{pool} has a backend {backend.name} already; remove it first, or take another name")
+        return amend(self.state.declared, pool, add=[backend])
+
+    def _without(self, pool: str, backend: str) -> Config:
+        """The declared configuration without a backend. Raises UnknownPool, UnknownBackend, Conflict, ConfigError."""
+        entries = self._entries(pool)
+        if backend not in entries:
+            owner = next(named for named in self.state.find(pool, backend).pool.named if backend in named.backends)
+            raise Conflict(f"DNS gives {backend} for {owner.lookup}; remove {owner.name}, or drain {backend}")
+        if len(entries) == 1:
+            raise Conflict(f"{backend} is the last backend of {pool}; drain it instead, or remove the pool")
+        return amend(self.state.declared, pool, remove=[backend])
+
+    def _preview(self, pool: str, declared: Config) -> tuple[str, ...]:
+        """What the use of another configuration would lead to for one pool."""
+        resolved = resolve(declared, self.state.names.answers, self.state.addresses).config
+        found = resolved.pool(pool)
+        states, _ = self.state.health.with_config(replace(resolved, pools=(found,) if found else ()), now())
+        return self._consequences(pool, states)
+
+    def _consequences(self, pool: str, states: PoolStates) -> tuple[str, ...]:
+        health, moment = self.state.health, now()
+        before = Standing(health.pools[pool], health.state(pool, moment))
+        return consequences(before, Standing(states.pools[pool], states.state(pool, moment)))
+
+    async def _use(self, declared: Config, reason: str) -> None:
         """Use another configuration with the answers of now: see `_use_answers`."""
         answers = self.state.names.answers
         resolution = await asyncio.to_thread(resolve, declared, answers, self.state.addresses)
-        await self._use_answers(declared, answers, resolution)
+        await self._use_answers(declared, answers, resolution, reason)
 
     async def _use_answers(
         self,
         declared: Config,
         answers: NameAnswers,
         resolution: Resolution,
+        reason: str,
         addresses: HostAddresses | None = None,
     ) -> None:
         """Load another configuration into the kernel and then use it; or neither, if the kernel refuses.
 
-        `addresses`: other addresses of this host than now.
+        `reason` is for the history of the rules. `addresses`: other addresses of this host than now.
         """
         there = self.state.addresses if addresses is None else addresses
         moment = now()
@@ -351,7 +391,7 @@ class Controller:
             self._follow(changes)
             self._await_preemption()
 
-        await self.reconciler.change_config(config, preview.membership(moment), switch)
+        await self.reconciler.change_config(config, preview.membership(moment), switch, reason)
 
     def _follow(self, changes: Iterable[Change]) -> None:
         """Let the kernel, the saved state and listeners follow changes of health."""

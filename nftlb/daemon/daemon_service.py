@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nftlb.compiler.reply_form import reply_form
 from nftlb.compiler.selection import select
+from nftlb.explain import Question, as_data, explain_packet
 from nftlb.model import DropReason, Family, Forward, NamedBackend, RotationMode
 from nftlb.service import (
     BackendStatus,
@@ -16,14 +18,18 @@ from nftlb.service import (
     ClientStatus,
     CollectorStatus,
     Conflict,
+    Consequences,
     GuardStatus,
+    History,
     Overview,
     PoolClients,
     PoolStatus,
     Short,
 )
 
+from .audit import audited
 from .events import now, wall
+from .notices import NoticeBoard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable, Iterator
@@ -31,13 +37,15 @@ if TYPE_CHECKING:
     from nftlb.compiler.reply_form import Obstacles
     from nftlb.compiler.selection import Selection
     from nftlb.health import BackendHealth, CheckHealth, PoolHealth
-    from nftlb.model import Admin, Backend, Collector, Pool, PoolState
-    from nftlb.service import Event, NameStatus
+    from nftlb.model import Backend, BackendChange, Collector, Endpoint, EventKind, Pool, PoolState, Protocol
+    from nftlb.service import Actor, Event, NameStatus, Notices, RulesetChanges
+    from nftlb.swap.applier import Accepted
 
     from .controller import Controller
     from .counters import CounterReader, Counters
     from .events import ActiveFaults, Bus
     from .kernel_thread import KernelThread
+    from .reconciler import Wanted
     from .swap_recorder import SwapRecorder
 
 
@@ -63,9 +71,11 @@ class DaemonService:
         self._bus = bus
         self._faults = faults
         self._started = wall()
+        self._notices = NoticeBoard(lambda: self._state.config)
 
     async def overview(self) -> Overview:
         return Overview.model_construct(
+            host=socket.gethostname(),
             version=version("nftlb"),
             pid=os.getpid(),
             started=self._started,
@@ -139,39 +149,71 @@ class DaemonService:
     async def ruleset(self) -> str:
         return await self._kernel_thread.text()
 
-    async def change(
-        self,
-        pool: str,
-        backend: str,
-        *,
-        admin: Admin | None = None,
-        weight: int | None = None,
-        priority: int | None = None,
-    ) -> BackendStatus:
-        await self._controller.change(pool, backend, admin=admin, weight=weight, priority=priority)
+    async def ruleset_changes(self) -> RulesetChanges:
+        return await self._recorder.changes.changes()
+
+    async def explain(
+        self, client: Endpoint, service: Endpoint, transport: Protocol, payload: bytes | None
+    ) -> dict[str, Any]:
+        wanted, accepted = self._state.wanted(), self._kernel_thread.accepted
+        question = Question(client, service, transport, payload)
+        # With ten thousand backends this takes a second, in which checks have to begin.
+        return await asyncio.to_thread(_explain, wanted, accepted, question)
+
+    async def notices(self) -> Notices:
+        return await self._notices.notices()
+
+    def history(
+        self, *, pool: str | None, backend: str | None, kind: EventKind | None, before: int | None, limit: int
+    ) -> History:
+        found = self._bus.history.find(pool=pool, backend=backend, kind=kind, before=before, limit=limit)
+        return History(events=found)
+
+    async def preview_change(self, pool: str, backend: str, change: BackendChange) -> Consequences:
+        return Consequences(consequences=self._controller.preview_change(pool, backend, change))
+
+    async def preview_add(self, pool: str, backend: Backend | NamedBackend) -> Consequences:
+        return Consequences(consequences=self._controller.preview_add(pool, backend))
+
+    async def preview_remove(self, pool: str, backend: str) -> Consequences:
+        return Consequences(consequences=self._controller.preview_remove(pool, backend))
+
+    async def change(self, pool: str, backend: str, change: BackendChange, by: Actor) -> BackendStatus:
+        with audited(self._bus, by, str(change), pool, backend):
+            await self._controller.change(pool, backend, change)
         return self._backend(pool, backend)
 
-    async def add(self, pool: str, backend: Backend | NamedBackend) -> BackendStatus | NameStatus:
-        await self._controller.add(pool, backend)
+    async def add(self, pool: str, backend: Backend | NamedBackend, by: Actor) -> BackendStatus | NameStatus:
+        with audited(self._bus, by, "add", pool, backend.name):
+            await self._controller.add(pool, backend)
         if isinstance(backend, NamedBackend):
             names = self._state.names.status(self._state.find(pool).pool)
             return next(status for status in names if status.name == backend.name)
         return self._backend(pool, backend.name)
 
-    async def remove(self, pool: str, backend: str) -> None:
-        await self._controller.remove(pool, backend)
+    async def remove(self, pool: str, backend: str, by: Actor) -> None:
+        with audited(self._bus, by, "remove", pool, backend):
+            await self._controller.remove(pool, backend)
 
-    async def reload(self) -> None:
-        await self._controller.reload()
+    async def reload(self, by: Actor) -> None:
+        with audited(self._bus, by, "reload"):
+            await self._controller.reload()
 
-    def events(self) -> AsyncIterator[Event]:
-        return self._bus.events()
+    def events(self, after: int | None = None) -> AsyncIterator[Event]:
+        return self._bus.events(after)
 
     def _backend(self, pool: str, name: str) -> BackendStatus:
         found = self._state.find(pool, name)
         state = self._state.health.state(pool, now())
         added = name in self._state.added(found)
         return backend_status(found, name, state, self._counter_reader.counters, added=added)
+
+
+def _explain(wanted: Wanted, accepted: Accepted | None, question: Question) -> dict[str, Any]:
+    """Explain a packet, with the numbers and routes of the rules in the kernel if these are of this configuration."""
+    known = None if accepted is None or accepted.compiled.config != wanted.config else accepted.compiled
+    allocation, routes = (None, None) if known is None else (known.allocation, known.routes)
+    return as_data(explain_packet(wanted.config, question, wanted.membership, routes, allocation))
 
 
 # --- the status of pools and backends ---------------------------------------------------------------------------------
@@ -286,6 +328,7 @@ def _backend(pool: str, tracked: BackendHealth, share: float, counters: Counters
         port=backend.port,
         up=tracked.up,
         admin=tracked.requested_admin,
+        admin_since=tracked.admin_since,
         agent=tracked.agent_admin,
         priority=tracked.effective_priority,
         weight=tracked.effective_weight,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from nftlb.model import EventKind
 from nftlb.service import Event, Fault
 
+from .history import EventHistory
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -45,20 +47,24 @@ def _offset() -> float:
 
 
 class Bus:
-    """Passes events on to all listeners on one event loop."""
+    """Numbers events, keeps the last of them, and passes them on to all listeners on one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, history: EventHistory | None = None) -> None:
+        self.history = history or EventHistory()
         self._listeners: set[_Listener] = set()
 
     def publish(self, event: Event) -> None:
         """Pass an event on. Never waits."""
+        event = self.history.add(event)
         for listener in self._listeners:
             listener.queue.append(event)
             listener.ready.set()
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Yield the events that are published after the first `anext`."""
+    async def events(self, after: int | None = None) -> AsyncIterator[Event]:
+        """Yield the events that are published after the first `anext`; first the kept events with a higher id."""
         with self._listener() as listener:
+            if after is not None:
+                listener.queue += self.history.after(after)
             while True:
                 while listener.queue:
                     yield listener.queue.popleft()

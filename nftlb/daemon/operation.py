@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from nftlb.errors import KernelError, NftlbError
+from nftlb.kernel import lock
 from nftlb.kernel.conntrack import read_fill
 from nftlb.metrics import Metrics
 from nftlb.programs import STRAYS
+from nftlb.service import Actor
+from nftlb.sockets import LONGEST, socket_path
 
 from . import systemd
 from .api import ApiServer
@@ -21,6 +25,7 @@ from .counters import CounterReader
 from .daemon_service import DaemonService
 from .events import ActiveFaults, Bus
 from .garbage import Garbage
+from .history import EventHistory
 from .names import NameWatch
 from .notifier import HookRunner, Notifier
 from .reconciler import Reconciler
@@ -34,10 +39,14 @@ from .watcher import Watcher
 
 if TYPE_CHECKING:
     from nftlb.model import Config
+    from nftlb.service import Service
 
     from .daemon import Begun, SignalRequests
 
 _log = logging.getLogger(__name__)
+
+SIGNAL = Actor("a process that may signal the daemon", "SIGHUP")
+"""The kernel does not tell who sent a signal that asyncio handles."""
 
 WEDGED = 120.0
 """Seconds after which a transaction counts as stuck, and systemd gets no more signs of life. A first load of 10,000
@@ -53,7 +62,7 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
     """Run until the daemon shall stop. Return the last configuration."""
     sys.setswitchinterval(SWITCH)
     config, kernel_thread = begun.initial.config, begun.kernel_thread
-    metrics, bus = Metrics(), Bus()
+    metrics, bus = Metrics(), Bus(EventHistory(begun.store.events()))
     metrics.watch(asyncio.get_running_loop(), read_fill)
     faults = ActiveFaults(bus.publish)
     _report_saved_state(begun, faults)
@@ -68,7 +77,9 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
     recorder = SwapRecorder(metrics, bus, faults)
     state = WantedState(begun.file, begun.source, begun.initial, begun.memory)
     reconciler = Reconciler(kernel_thread, state.wanted, recorder)
-    saver = StateSaver(begun.store, state, faults, lambda: reconciler.loaded, lambda: kernel_thread.used_zones)
+    saver = StateSaver(
+        begun.store, state, faults, lambda: reconciler.loaded, lambda: kernel_thread.used_zones, bus.history.kept
+    )
     notifier = Notifier(bus, hooks)
     control = Controller(
         state, reconciler, saver, notifier, metrics=metrics, bus=bus, faults=faults, problems=begun.source.problems
@@ -76,12 +87,11 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
     counter_reader = CounterReader(kernel_thread)
     service = DaemonService(control, kernel_thread, counter_reader, recorder=recorder, bus=bus, faults=faults)
     checker = Checker(control.record_result, control.set_check_fault, metrics.lag)
-    api = ApiServer(service, metrics, faults)
+    api = ApiServer(service, metrics, faults, _own_socket(config.table))
     surveyor = Surveyor(config, control, faults)
     watcher = Watcher(config, reconciler, control, surveyor, checker, faults, begun.links)
     silence = SilenceWatch(config, control, kernel_thread, counter_reader.counters)
-    garbage = Garbage()
-    names = NameWatch(config, control)
+    garbage, names = Garbage(), NameWatch(config, control)
     control.on_config(
         *(checker.configure, api.follow, watcher.follow, surveyor.follow, garbage.follow, silence.follow),
         *(names.follow, _Directory(saver, config).follow),
@@ -97,7 +107,7 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
             api.follow(config)
             names.begin()
             saver.begin()
-            await _serve(control, reconciler, api, silence, wishes)
+            await _serve(control, service, reconciler, api, silence, wishes)
     finally:
         _log.info("stopping")
         systemd.notify("STOPPING=1")
@@ -105,6 +115,7 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
         await hooks.close()
         await STRAYS.close()
         await saver.close()
+        recorder.changes.close()
         counter_reader.close()
     return state.config
 
@@ -118,7 +129,12 @@ def _report_saved_state(begun: Begun, faults: ActiveFaults) -> None:
 
 
 async def _serve(
-    control: Controller, reconciler: Reconciler, api: ApiServer, silence: SilenceWatch, wishes: SignalRequests
+    control: Controller,
+    service: DaemonService,
+    reconciler: Reconciler,
+    api: ApiServer,
+    silence: SilenceWatch,
+    wishes: SignalRequests,
 ) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [
@@ -131,19 +147,28 @@ async def _serve(
         await api.first_try()
         _log.info("running: %s", _summary(control))
         systemd.notify("READY=1", f"STATUS={_summary(control)}")
-        tasks.append(group.create_task(_reloads(control, wishes.reloading)))
+        tasks.append(group.create_task(_reloads(service, wishes.reloading)))
         await wishes.stopping.wait()
         for task in tasks:
             task.cancel()
 
 
-async def _reloads(control: Controller, wanted: asyncio.Event) -> None:
+def _own_socket(table: str) -> str:
+    """The path of the daemon's own socket; empty if the folder of locks is not for this user, or the path too long."""
+    path = socket_path(lock.FOLDER, table)
+    usable = os.access(lock.FOLDER, os.W_OK | os.X_OK) and len(os.fsencode(path)) <= LONGEST
+    if not usable:
+        _log.info("no own socket: this user can't write to %s, or the path is too long: %s", lock.FOLDER, path)
+    return path if usable else ""
+
+
+async def _reloads(service: Service, wanted: asyncio.Event) -> None:
     """Reload at every SIGHUP. Any number of signals during a reload causes one more reload."""
     while True:
         await wanted.wait()
         wanted.clear()
         try:
-            await control.reload()
+            await service.reload(SIGNAL)
         except NftlbError:
             pass  # it is in the log and in the status
         except Exception:  # noqa: BLE001 - it is in the log, and the old configuration stays
@@ -184,7 +209,7 @@ def _summary(control: Controller) -> str:
     healthy = sum(backend.counted for pool in pools for backend in pool.backends.values())
     everyone = sum(len(pool.backends) for pool in pools)
     short = [pool.pool.name for pool in pools if not pool.ready]
-    words = f"{len(pools)} pool(s), {healthy} of {everyone} backends healthy"
+    words = f"{len(pools)} pool(s), {healthy} of {everyone} backends in service"
     if short:
         words += f", without quorum: {', '.join(short[:5])}"
     if control.state.copy:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from nftlb.compiler.reply_form import Obstacles
     from nftlb.model import Config, Membership
+    from nftlb.ruleset import Ruleset
     from nftlb.swap.applier import Applied
 
     from .kernel_thread import FirstLoad, KernelThread
@@ -50,12 +51,17 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True)
 class Commit:
-    """One change of the kernel: its end by the loop's clock, its seconds, and whether it undid changes of others."""
+    """One change of the kernel: its end by the loop's clock, its seconds, and whether it undid changes of others.
+
+    `ruleset` is what the kernel has now. `reason` is empty if states of backends were the reason.
+    """
 
     applied: Applied
     ended: float
     seconds: float
     restored: bool
+    ruleset: Ruleset | None = None
+    reason: str = ""
 
 
 class SwapObserver(Protocol):
@@ -161,15 +167,17 @@ class Reconciler:
         self._waiting.append((self._asked, future))
         await future
 
-    async def change_config(self, config: Config, membership: Membership, switch: Callable[[], None]) -> None:
-        """Load another configuration; `switch` is called right after the kernel has accepted it.
+    async def change_config(
+        self, config: Config, membership: Membership, switch: Callable[[], None], reason: str = "another configuration"
+    ) -> None:
+        """Load another configuration, for a reason; `switch` is called right after the kernel has accepted it.
 
         Raises KernelError or SystemFault if the kernel refuses; then everything is as before.
         """
         async with self._lock:
             try:
                 with self._working():
-                    await self._load(config, membership)
+                    await self._load(config, membership, reason)
             except BaseException:
                 # The kernel may have a part of the new configuration: the next look loads the old one again.
                 self._load_due = True
@@ -190,7 +198,7 @@ class Reconciler:
                 self._refused(self._asked, first.outcome)
                 raise first.outcome
             self._load_due = False
-            self._loaded(first.outcome, first.began, first.ended, restored=False)
+            self._loaded(first.outcome, first.began, first.ended, restored=False, reason="the first load")
             self._accepted(self._asked)
 
     async def run(self) -> None:
@@ -257,7 +265,7 @@ class Reconciler:
         self._wake_at(until)
         lacked_long = self._lacks and asyncio.get_running_loop().time() - self._last_load >= RETRY_LAST
         if self._load_due or not self.loaded or lacked_long:
-            await self._load(config, membership)
+            await self._load(config, membership, "this host has changed, or a load before was not complete")
             return
         suspicious, self._suspect_tables = self._suspect_tables, False
         try:
@@ -303,7 +311,7 @@ class Reconciler:
         now = asyncio.get_running_loop().time()
         self._lingers_until = inf if applied.lingers is None else now + applied.lingers
 
-    async def _load(self, config: Config, membership: Membership) -> None:
+    async def _load(self, config: Config, membership: Membership, reason: str) -> None:
         loop = asyncio.get_running_loop()
         began = self._last_load = loop.time()
         restored = self.loaded and self._suspect_tables
@@ -314,10 +322,10 @@ class Reconciler:
             self._load_due = True
             raise
         self._suspect_tables = False
-        self._loaded(applied, began, loop.time(), restored=restored)
+        self._loaded(applied, began, loop.time(), restored=restored, reason=reason)
 
-    def _loaded(self, applied: Applied, began: float, ended: float, *, restored: bool) -> None:
-        self._committed(applied, began, ended, restored=restored)
+    def _loaded(self, applied: Applied, began: float, ended: float, *, restored: bool, reason: str) -> None:
+        self._committed(applied, began, ended, restored=restored, reason=reason)
         self._untidy = False  # a load waits until it can delete its leftovers
         self._linger(applied)
         self._lacks = bool(applied.lacking or applied.unhelped)  # the survey reports pools without their helper
@@ -343,11 +351,13 @@ class Reconciler:
         finally:
             self._working_since = None
 
-    def _committed(self, applied: Applied, began: float, ended: float, *, restored: bool) -> None:
+    def _committed(self, applied: Applied, began: float, ended: float, *, restored: bool, reason: str = "") -> None:
         if applied:
             self._untidy = True
             self._last_commit = (ended, ended - began)
-            self.observer.committed(Commit(applied, ended, ended - began, restored))
+            accepted = self.kernel_thread.accepted
+            ruleset = None if accepted is None else accepted.ruleset
+            self.observer.committed(Commit(applied, ended, ended - began, restored, ruleset, reason))
 
     def _accepted(self, asked: int) -> None:
         if self._failures:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from nftlb.swap.applier import UsedZones
 
+from .history import events_text
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nftlb.health import Memory
+    from nftlb.service import Event
 
     from .events import ActiveFaults
     from .startup import Preparation
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 SOON = 0.1
 """Seconds from a change of health to the save: the kernel gets the change first, and a crash loses no more than this
 time. Commands of the operator are saved at once."""
+EVENTS_APART = 30.0
+"""Seconds, at least, between two saves of the kept events, which may be hundreds of kilobytes."""
 APART = 2.0
 """Seconds, at least, between two saves of changes of health: many changes in a row wear out no disk."""
 AGAIN = 5.0
@@ -45,7 +50,7 @@ class StateSaver:
     """Saves `state`.
 
     `loaded` tells whether the kernel has accepted the configuration: then the file is good. `used_zones` returns the
-    conntrack zones that were used since the first load.
+    conntrack zones that were used since the first load. `events` returns the events to keep.
     """
 
     def __init__(
@@ -55,12 +60,15 @@ class StateSaver:
         faults: ActiveFaults,
         loaded: Callable[[], bool] = lambda: False,
         used_zones: Callable[[], UsedZones] = UsedZones,
+        events: Callable[[], tuple[Event, ...]] = tuple,
     ) -> None:
         self._store = store
         self._state = state
         self._faults = faults
         self._is_loaded = loaded
         self._used_zones = used_zones
+        self._events = events
+        self._events_saved = 0.0
         self._lock = asyncio.Lock()
         # One thread: a cancelled save stops waiting but not writing, and the next save must not overtake it.
         self._thread = ThreadPoolExecutor(1, "state")
@@ -82,18 +90,22 @@ class StateSaver:
         self._changed = True
         self._arm(SOON)
 
-    async def save(self) -> None:
-        """Save now. A failure sets a fault and is tried again."""
+    async def save(self, *, last: bool = False) -> None:
+        """Save now. A failure sets a fault and is tried again. `last`: also events that would be saved only later."""
         async with self._lock:
             self._disarm()
+            time = asyncio.get_running_loop().time()
+            events: tuple[Event, ...] = ()
+            if last or time >= self._events_saved + EVENTS_APART:
+                self._events_saved, events = time, self._events()
             if self._changed:
-                self._changed, self._saved = False, asyncio.get_running_loop().time()
+                self._changed, self._saved = False, time
             memory, loaded = self._state.memory(), self._is_loaded()
             good = self._state.good_file() if loaded else None
             preparation = self._state.preparation(self._used_zones()) if loaded else None
             try:
                 await asyncio.get_running_loop().run_in_executor(
-                    self._thread, _write, self._store, memory, good, preparation
+                    self._thread, _write, self._store, memory, good, preparation, events
                 )
             except OSError as error:
                 self._faults.set(_WHAT, f"can't write {self._store}: {error.strerror or error}")
@@ -103,7 +115,7 @@ class StateSaver:
 
     async def close(self) -> None:
         """Save for the last time. Does not try again."""
-        await self.save()
+        await self.save(last=True)
         if self._task is not None:
             await self._task
         self._disarm()
@@ -129,8 +141,11 @@ def _write(
     memory: Memory,
     good: tuple[str, bytes] | None,
     preparation: Preparation | None,
+    events: tuple[Event, ...],
 ) -> None:
     store.save(memory)
+    if events:
+        store.keep_events(events_text(events))
     if good is not None:
         store.keep(*good)
     if preparation is not None:

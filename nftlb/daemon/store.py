@@ -1,6 +1,6 @@
-"""The state directory: a file each for the saved state, the last good configuration and the prepared first load.
+"""The state directory: the saved state, the last events, the last good configuration and the prepared first load.
 
-Each file is replaced as a whole, so that a reader sees the old text or the new text.
+Each has a file or two. Each file is replaced as a whole, so that a reader sees the old text or the new text.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Store:
         self._directory = Path(directory)
         self._path = self._directory / f"{table}.json"
         self._copy = self._directory / f"{table}.yaml"
+        self._events = self._directory / f"{table}.events"
         self._sums = self._directory / f"{table}{_SUMS}"
         self._rules = self._directory / f"{table}{_SUMS}.nft"
         self._written: dict[Path, bytes] = {}
@@ -77,6 +78,17 @@ class Store:
         """Keep a copy of a configuration file that the kernel has accepted, for the next start and `nftlb restore`."""
         name = os.fsencode(Path(file).absolute())
         self._replace(self._copy, b"%s%s\n%s" % (_HEADER.encode(), name, source))
+
+    def keep_events(self, lines: bytes) -> None:
+        """Keep the last events, for the history after the next start."""
+        self._replace(self._events, lines)
+
+    def events(self) -> bytes:
+        """The events that were kept; empty if there are none, or if they can't be read."""
+        try:
+            return read_regular(self._events, _MOST_BYTES)
+        except OSError:
+            return b""
 
     def prepare(self, file: str, rules: bytes, made_of: Mapping[str, str]) -> None:
         """Keep the rules that nftlb/preload.sh loads for a configuration file, with the SHA-256 of their sources.

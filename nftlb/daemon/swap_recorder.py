@@ -10,18 +10,25 @@ from nftlb.service import Event, KernelStatus
 from nftlb.swap.spellings import unknown_nft
 
 from .events import wall
+from .ruleset_changes import ChangeLog
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from nftlb.errors import NftlbError
     from nftlb.metrics import Metrics
+    from nftlb.ruleset import Ruleset
 
     from .events import ActiveFaults, Bus
     from .reconciler import Commit, Reconciler
 
 _log = logging.getLogger(__name__)
 
+_CAUSES = frozenset(
+    {EventKind.BACKEND_UP, EventKind.BACKEND_DOWN, EventKind.BACKEND_CHANGED, EventKind.PRIORITY_CHANGED}
+    | {EventKind.COLLECTOR_UP, EventKind.COLLECTOR_DOWN}
+)
+"""The events that change rules."""
 _KERNEL, _INTERFACES, _READING, _REPLIES = "kernel", "interfaces", "nftables", "replies"
 
 
@@ -34,6 +41,9 @@ class SwapRecorder:
         self._faults = faults
         self._swaps = self._failures = self._restored = 0
         self._last_swap: datetime | None = None
+        self._seen = 0  # the id of the last event before the last swap
+        self._ruleset: Ruleset | None = None
+        self.changes = ChangeLog()
 
     def committed(self, commit: Commit) -> None:
         """Record a change of the kernel's tables."""
@@ -56,8 +66,19 @@ class SwapRecorder:
             _log.warning(words, milliseconds, extra=extra)
         else:
             _log.info("kernel updated in %.1f ms, %d transaction(s)", milliseconds, transactions, extra=extra)
+        self._record(commit)
         self._bus.publish(Event(kind=EventKind.SWAP, at=at, details=details))
         self._report_unrecognised(commit.applied.unrecognised)
+
+    def _record(self, commit: Commit) -> None:
+        """Record what the commit changed, and the events that led to the commit."""
+        if commit.ruleset is None:
+            return
+        reason = "another program had changed the rules" if commit.restored else commit.reason
+        since, self._seen = self._bus.history.after(self._seen), self._bus.history.last
+        causes = [] if reason else [event for event in since if event.kind in _CAUSES]
+        self.changes.record(wall(commit.ended), reason, causes, self._ruleset, commit.ruleset)
+        self._ruleset = commit.ruleset
 
     def _report_unrecognised(self, unrecognised: tuple[str, ...]) -> None:
         """Set a fault for objects that this nft lists in another form; a commit that did not list says nothing."""

@@ -109,8 +109,11 @@ def explain_packet(
     question: Question,
     membership: Membership | None = None,
     routes: Routes | None = None,
+    allocation: Allocation | None = None,
 ) -> Explanation:
-    """Explain what happens to a packet. `routes` are the kernel's, if they are known."""
+    """Explain what happens to a packet. `routes` and `allocation` are those of the kernel's rules, if known."""
+    if question.client.family is not question.service.family:
+        return Explanation(question, None, "the client and the service have addresses of two address families")
     found = find_listener(config, question)
     if found is None:
         return Explanation(question, None, why_none_matches(config, question), nearest_listeners(config, question))
@@ -126,7 +129,9 @@ def explain_packet(
         mode=selection.mode,
         priority=selection.priority,
         verdict=None if selection.targets else selection.verdict,
-        candidates=_candidates(config, pool, listener, question, state, selection, slots, allocate(config)),
+        candidates=_candidates(
+            config, pool, listener, question, state, selection, slots, allocation or allocate(config)
+        ),
         slots=slots,
         choice=choice_of(pool, question, selection, slots),
         fast_path=takes_fast_path(pool, listener.family, routes or Routes()),

@@ -2,6 +2,7 @@
 
 from .backend_health import BackendHealth
 from .check_health import CheckHealth, CheckResult, CheckState
+from .consequences import Standing, consequences
 from .memory import Memory, PoolMemory
 from .pool_health import Change, PoolHealth
 from .pool_states import PoolStates
@@ -18,4 +19,6 @@ __all__ = [
     "PoolMemory",
     "PoolStates",
     "SilentBackends",
+    "Standing",
+    "consequences",
 ]

@@ -14,6 +14,7 @@ from .memory import BackendMemory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from nftlb.model import Backend, Health
 
@@ -27,9 +28,10 @@ _ROUNDING = 1e-6  # part of a step: a call at the announced time must find the s
 class BackendHealth:
     """The state of a backend.
 
-    `admin`, `weight` and `priority` are what the operator set at run time; None: as in the file. `unreachable` is the
-    reason why this host can't send to the backend, whatever the checks say; empty if it can. `silent` is the reason why
-    the backend counts as silent (`silence.py`); empty if it does not. `since` is the time of the last change of health.
+    `admin`, `weight` and `priority` are what the operator set at run time; None: as in the file. `admin_since` is the
+    time of day at which `admin` was set. `unreachable` is the reason why this host can't send to the backend, whatever
+    the checks say; empty if it can. `silent` is the reason why the backend counts as silent (`silence.py`); empty if it
+    does not. `since` is the time of the last change of health.
     `risen` is the time at which the backend came into rotation, where slow start begins. `was_up` and `counted` are the
     values of `up` and `counts` that were reported last.
     """
@@ -39,6 +41,7 @@ class BackendHealth:
     since: float
     reason: str
     admin: Admin | None = None
+    admin_since: datetime | None = None
     weight: int | None = None
     priority: int | None = None
     agent_admin: Admin | None = None
@@ -122,6 +125,7 @@ class BackendHealth:
             endpoint=backend_endpoint(self.backend),
             checks=tuple(check.state.up for check in self.checks),
             admin=self.admin,
+            admin_since=self.admin_since,
             weight=self.weight,
             priority=self.priority,
             file_admin=self.backend.admin,
@@ -145,6 +149,7 @@ class BackendHealth:
     def restore(self, memory: BackendMemory, checks: Sequence[Health]) -> None:
         """Take over saved wishes: the operator's always, the agent's if the `initial` of its check is `last`."""
         self.admin, self.weight, self.priority = memory.admin, memory.weight, memory.priority
+        self.admin_since = memory.admin_since
         self.drop_outdated_wishes(memory.file_admin, memory.file_weight, memory.file_priority)
         if any(health.initial is Initial.LAST for health in _agents(checks)):
             self.agent_admin, self.agent_percent = memory.agent_admin, memory.agent_percent
@@ -155,7 +160,7 @@ class BackendHealth:
         `admin`, `weight` and `priority` are the values that the file had when the wishes were made.
         """
         if admin is not self.backend.admin:
-            self.admin = None
+            self.admin = self.admin_since = None
         if weight != self.backend.weight:
             self.weight = None
         if priority != self.backend.priority:

@@ -5,6 +5,7 @@ priorities that serve, and the last good answers of DNS for the names of backend
 """
 
 import json
+from datetime import datetime
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, Literal
@@ -25,6 +26,7 @@ class BackendMemory(_Part):
     endpoint: str = Field(description="address and port of the server that this state is about")
     checks: tuple[bool, ...] = Field((), description="whether each check was up, in the order of the checks")
     admin: Admin | None = None
+    admin_since: datetime | None = Field(None, description="when `admin` was set")
     weight: Annotated[int, Field(ge=0, le=256)] | None = None
     priority: Annotated[int, Field(ge=0, le=255)] | None = None
     file_admin: Admin = Field(Admin.ENABLED, description="the value in the file when `admin` was set")

@@ -18,8 +18,9 @@ from .precedence import Precedence, settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from datetime import datetime
 
-    from nftlb.model import Config, Pool, PoolState
+    from nftlb.model import BackendChange, Config, Pool, PoolState
 
     from .check_health import CheckResult
 
@@ -238,17 +239,16 @@ class PoolStates:
         self,
         pool: str,
         backend: str,
+        change: BackendChange,
         now: float,
-        *,
-        admin: Admin | None = None,
-        weight: int | None = None,
-        priority: int | None = None,
+        at: datetime | None = None,
     ) -> list[Change]:
-        """Set what the operator wants; None leaves a value as it is."""
+        """Set what the operator wants. `at`: the time of day, for the status."""
         tracked = self.pools[pool].backends[backend]
+        admin, weight, priority = change
         changes = []
         if admin is not None and admin is not tracked.requested_admin:
-            old, tracked.admin = tracked.requested_admin, admin
+            old, tracked.admin, tracked.admin_since = tracked.requested_admin, admin, at
             changes.append(_changed(pool, tracked, f"admin {old}", f"admin {admin}", "by the operator"))
         if weight is not None and weight != tracked.effective_weight:
             before, tracked.weight = tracked.effective_weight, weight

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nftlb.errors import SystemFault
+from nftlb.sockets import namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,8 +90,7 @@ def _hold(name: str, table: str, stack: ExitStack) -> None:
 
 def _name(table: str) -> str:
     """Return the name of the file: namespaces share the folder. A reused namespace number has a free lock."""
-    namespace = Path("/proc/thread-self/ns/net").stat()
-    return f"{table}.{namespace.st_dev}-{namespace.st_ino}.lock"
+    return f"{table}.{namespace()}.lock"
 
 
 def _folder() -> int:

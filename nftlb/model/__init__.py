@@ -51,7 +51,7 @@ from .kinds import (
     Templates,
     UnixSocket,
 )
-from .membership import UNTOUCHED, WHOLE, BackendKey, BackendState, Membership, PoolState
+from .membership import UNTOUCHED, WHOLE, BackendChange, BackendKey, BackendState, Membership, PoolState
 from .names import MOST_ADDRESSES, MOST_KEPT, FoundServer, HostLookup, NameAnswers, after_answer
 from .pool import (
     HASH_SEED,
@@ -87,6 +87,7 @@ __all__ = [
     "AnyCheck",
     "Api",
     "Backend",
+    "BackendChange",
     "BackendKey",
     "BackendState",
     "Balance",

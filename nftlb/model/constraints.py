@@ -124,6 +124,14 @@ HostName: TypeAlias = Annotated[
         r"(?=.{1,253}$)[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62}))*\.?",
     ),
 ]
+GroupName: TypeAlias = Annotated[
+    str,
+    _text(
+        "the name of a group",
+        "the name of a group of this host: a letter or _, then letters, digits, _, - and ., such as operators",
+        r"[A-Za-z_][A-Za-z0-9_.-]{0,62}[$]?",
+    ),
+]
 UrlPath: TypeAlias = Annotated[str, _text("a path of a URL", "a path that begins with / and has no spaces", r"/[!-~]*")]
 DnsName: TypeAlias = Annotated[
     str,

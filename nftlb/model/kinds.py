@@ -155,6 +155,8 @@ class EventKind(StrEnum):
     SWAP_FAILED = "swap_failed"
     RELOAD = "reload"
     RELOAD_FAILED = "reload_failed"
+    OPERATED = "operated"
+    """An operator asked for a change: a state, weight or priority, a backend more or less, or a reload."""
     FAULT = "fault"
     FAULT_GONE = "fault_gone"
 

@@ -47,6 +47,23 @@ class BackendState:
     waiting: bool = False
 
 
+class BackendChange(NamedTuple):
+    """What an operator sets of a backend at run time; None leaves a value as it is."""
+
+    admin: Admin | None = None
+    weight: int | None = None
+    priority: int | None = None
+
+    def __str__(self) -> str:
+        """The change in words: `drain, weight 3`."""
+        words = (
+            None if self.admin is None else str(self.admin),
+            None if self.weight is None else f"weight {self.weight}",
+            None if self.priority is None else f"priority {self.priority}",
+        )
+        return ", ".join(word for word in words if word is not None) or "nothing"
+
+
 PoolState: TypeAlias = "frozenset[tuple[str, BackendState]]"
 """The names and states of a pool's backends that are not in the default state. Hashable, to be a key of caches."""
 UNTOUCHED: PoolState = frozenset()

@@ -24,6 +24,7 @@ from .constraints import (
     CountingTime,
     Duration,
     FirstMark,
+    GroupName,
     HashSeed,
     HostName,
     Hysteresis,
@@ -403,10 +404,16 @@ class Api:
     """The HTTP API."""
 
     listen: Annotated[Endpoint | UnixSocket, "address:port, or unix:/PATH"] = API_LISTEN
-    token_file: Annotated[Path | None, "a file of bearer tokens; without it, the API is read-only"] = None
+    token_file: Annotated[
+        Path | None, "a file of bearer tokens, which changes over TCP need; in each line TOKEN, or NAME TOKEN"
+    ] = None
     hosts: Annotated[
         tuple[HostName, ...],
         "further host names that requests may use; addresses and the names of this host are always allowed",
+    ] = ()
+    operators: Annotated[
+        tuple[GroupName, ...],
+        "groups of this host whose members need no token for changes at a Unix socket; root never needs one",
     ] = ()
 
 

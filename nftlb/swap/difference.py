@@ -6,13 +6,13 @@ from difflib import unified_diff
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from nftlb.ruleset import TableFamily, canonical_rule, element_text, set_body
+from nftlb.ruleset import Chain, Set, TableFamily, canonical_rule, element_text, set_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from nftlb.compiler import Hop
-    from nftlb.ruleset import Chain, NamedObject, Ruleset, Set
+    from nftlb.ruleset import NamedObject, Ruleset
 
 _WIDTH = 120
 
@@ -25,7 +25,10 @@ def difference(present: Ruleset, target: Ruleset) -> Iterator[str]:
     for family in TableFamily:
         before, after = (_objects(ruleset, family) for ruleset in (present, target))
         for name in sorted(before.keys() | after.keys()):
-            old, new = before.get(name, []), after.get(name, [])
+            one, other = before.get(name), after.get(name)
+            if one is other:  # rulesets of one configuration share the objects that are the same
+                continue
+            old, new = _lines(one), _lines(other)
             if old != new:
                 yield f"@@ table {family} {target.name}: {name} @@"
                 yield from _changes(old, new) if old and new else _whole("-" if old else "+", old or new)
@@ -55,14 +58,25 @@ def _whole(sign: str, lines: list[str]) -> Iterator[str]:
     yield from (sign + (line if len(line) <= _WIDTH else f"{line[: _WIDTH - 4]} ...") for line in lines)
 
 
-def _objects(ruleset: Ruleset, family: TableFamily) -> Mapping[str, list[str]]:
-    """The lines of each named object, set and chain of a table; keys are keyword and name."""
+def _objects(ruleset: Ruleset, family: TableFamily) -> Mapping[str, NamedObject | Set | Chain]:
+    """The named objects, sets and chains of a table; keys are keyword and name."""
     table = ruleset.tables.get(family)
     if table is None:
         return {}
-    objects = {named_object.key: _object_lines(named_object) for named_object in table.objects.values()}
-    sets = {f"{set_.keyword} {set_.name}": _set_lines(set_) for set_ in table.sets.values()}
-    return objects | sets | {f"chain {chain.name}": _chain_lines(chain) for chain in table.chains.values()}
+    objects = {named_object.key: named_object for named_object in table.objects.values()}
+    sets = {f"{set_.keyword} {set_.name}": set_ for set_ in table.sets.values()}
+    return {**objects, **sets, **{f"chain {chain.name}": chain for chain in table.chains.values()}}
+
+
+def _lines(found: NamedObject | Set | Chain | None) -> list[str]:
+    match found:
+        case None:
+            return []
+        case Chain():
+            return _chain_lines(found)
+        case Set():
+            return _set_lines(found)
+    return _object_lines(found)
 
 
 def _object_lines(named_object: NamedObject) -> list[str]:

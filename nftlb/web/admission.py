@@ -1,4 +1,4 @@
-"""Which requests are admitted: by the host name that the request names and, for changes, by its token.
+"""Which requests are admitted: by the host name that the request names and, for changes, by its token or its user.
 
 A page of another site must not use the API through a browser. An attacker's site can make its own name resolve to the
 address of this host (DNS rebinding). The browser then lets the site's page read the API's responses. The browser sends
@@ -27,14 +27,18 @@ from aiohttp import web
 from nftlb.errors import SystemFault
 from nftlb.files import exposure, opened_regular, read_from
 from nftlb.printable import show
+from nftlb.service import Actor
 
 from .connection import name_of
 from .errors import RequestError
+from .peer import peer_of, user_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from aiohttp.typedefs import Handler, Middleware
+
+    from .peer import Peer
 
 
 # --- host names -------------------------------------------------------------------------------------------------------
@@ -162,12 +166,19 @@ FREE, EVERY = 10, 6.0
 MOST = 1024
 """Clients with wrong tokens that are remembered; for one more, the client whose last failure is oldest is forgotten."""
 
-Tokens: TypeAlias = "Callable[[], frozenset[bytes] | None]"
-"""Returns the digests of the tokens, or None if no token file is configured. SystemFault if it can't be read."""
+Tokens: TypeAlias = "Callable[[], Mapping[bytes, str] | None]"
+"""Returns the names of tokens by their digests, or None without a token file. SystemFault if it can't be read."""
+Operators: TypeAlias = "Callable[[], frozenset[int]]"
+"""Returns the groups whose members may change things at a Unix socket without a token."""
 
 
 def no_tokens() -> None:
     """The tokens of an API without a token file: changes are refused."""
+
+
+def no_operators() -> frozenset[int]:
+    """The groups of an API without `operators`."""
+    return frozenset()
 
 
 def digest(token: bytes) -> bytes:
@@ -176,7 +187,10 @@ def digest(token: bytes) -> bytes:
 
 
 class TokenFile:
-    """The tokens of a file, one a line, without empty lines and comments (#). Read again after the file has changed.
+    """The tokens of a file: `TOKEN` or `NAME TOKEN` in each line. Empty lines and comments (#) are left out.
+
+    A token without a name is `token 1` if it is the first, `token 2` if it is the second. The file is read again after
+    it has changed.
 
     Call it before every change; while the file stays as it is, this costs one stat(2).
     """
@@ -184,24 +198,24 @@ class TokenFile:
     def __init__(self, path: str) -> None:
         self._path = path
         self._seen: tuple[int, ...] | None = None
-        self._digests: frozenset[bytes] = frozenset()
+        self._names: dict[bytes, str] = {}
 
-    def __call__(self) -> frozenset[bytes]:
-        """Return the digests of the tokens. SystemFault if the file can't be used, or has no token."""
+    def __call__(self) -> Mapping[bytes, str]:
+        """Return the names of the tokens by their digests. SystemFault if the file can't be used, or has no token."""
         try:
             self._update()
         except OSError as error:
             raise SystemFault(
                 f"the token file {self._path} can't be read: {error.strerror or error}; fix the file or its mode"
             ) from error
-        if not self._digests:
+        if not self._names:
             raise SystemFault(f"the token file {self._path} has no token; put a token on a separate line")
-        return self._digests
+        return self._names
 
     def _update(self) -> None:
         if self._seen is not None and self._seen == _identity(os.stat(self._path)):  # noqa: PTH116
             return
-        self._seen, self._digests = None, frozenset()  # until it is read again: the old tokens may have been revoked
+        self._seen, self._names = None, {}  # until it is read again: the old tokens may have been revoked
         with opened_regular(self._path) as descriptor:
             status = os.fstat(descriptor)
             text = read_from(descriptor, _MAX_BYTES + 1)
@@ -214,9 +228,23 @@ class TokenFile:
                 f"the token file {self._path} is not used: {exposed}; fix: chmod 600 {self._path}, or chmod 640 and "
                 "chgrp nftlb where the daemon runs as that user; and replace the tokens if others may have read them"
             )
-        lines = (line.strip() for line in text.splitlines())
-        self._digests = frozenset(digest(line) for line in lines if line and not line.startswith(b"#"))
+        self._names = self._read(text)
         self._seen = _identity(status)
+
+    def _read(self, text: bytes) -> dict[bytes, str]:
+        found: dict[bytes, str] = {}
+        for number, line in enumerate(text.splitlines(), 1):
+            words = line.split()
+            if not words or words[0].startswith(b"#"):
+                continue
+            if len(words) > 2:  # noqa: PLR2004 - a name and a token
+                raise SystemFault(
+                    f"line {number} of the token file {self._path} has {len(words)} words; allowed: TOKEN, or "
+                    "NAME TOKEN"
+                )
+            named = show(words[0].decode(errors="replace")) if words[1:] else f"token {len(found) + 1}"
+            found.setdefault(digest(words[-1]), named)
+        return found
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
@@ -247,20 +275,39 @@ class FailureLimiter:
             del self._until[next(iter(self._until))]
 
 
-class Admission:
-    """Admits requests with a valid token, and limits the wrong tokens of each client."""
+# --- who may change something -----------------------------------------------------------------------------------------
 
-    def __init__(self, tokens: Tokens) -> None:
+_PASSED_ON = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
+"""Headers of requests that a proxy passes on. A proxy that runs as root must not give its clients root's rights."""
+
+
+class Admission:
+    """Admits requests of trusted users of this host and requests with a valid token.
+
+    At a Unix socket, root, the user of this process and members of `operators` need no token. The wrong tokens of each
+    client are limited.
+    """
+
+    def __init__(self, tokens: Tokens, operators: Operators = no_operators) -> None:
         self._tokens = tokens
+        self._operators = operators
         self._wrong = FailureLimiter(FREE, EVERY)
         self._logged = FailureLimiter(2 * FREE, EVERY)
         self._unlogged = 0
 
-    def admit(self, request: web.Request) -> None:
-        """Return if the request has a valid token; RequestError 401, 403 or 429, or SystemFault, if not."""
-        digests = self._tokens()
-        if digests is None:
-            raise RequestError(403, "this API allows no changes; set token_file under api in the file")
+    async def admit(self, request: web.Request) -> Actor:
+        """Return who asks for a change. RequestError 401, 403 or 429, or SystemFault, if that is not allowed."""
+        peer = peer_of(request.transport)
+        if peer is not None and self._trusts(peer) and not any(name in request.headers for name in _PASSED_ON):
+            return Actor(await asyncio.to_thread(user_name, peer.user), "unix socket")
+        names = self._tokens()
+        if names is None:
+            who = "over TCP" if peer is None else f"for user {peer.user}"
+            raise RequestError(
+                403,
+                f"this API allows no changes {who} without a token, and no token_file is set under api in the file; "
+                "at the daemon's Unix socket, root needs no token",
+            )
         presented = request.headers.getall("Authorization", [])
         scheme, _, token = presented[0].partition(" ") if len(presented) == 1 else ("", "", "")
         if scheme.lower() != "bearer":
@@ -276,7 +323,8 @@ class Admission:
             raise RequestError(429, message, headers={"Retry-After": str(ceil(wait))})
         found = digest(token.strip().encode(errors="surrogateescape"))
         # All tokens are compared, so that the time does not tell which token matched.
-        if not sum([hmac.compare_digest(found, known) for known in digests]):
+        matches = [hmac.compare_digest(found, known) for known in names]
+        if not sum(matches):
             self._wrong.failed(client, now)
             self._log(f"refused {request.method} {show(request.path)} from {client}: wrong token", now)
             raise RequestError(
@@ -284,6 +332,10 @@ class Admission:
                 "the bearer token is wrong; allowed: a token of the token file",
                 headers={"WWW-Authenticate": 'Bearer realm="nftlb", error="invalid_token"'},
             )
+        return Actor(names[found], "unix socket" if peer else _address(request))
+
+    def _trusts(self, peer: Peer) -> bool:
+        return peer.user in {0, os.geteuid()} or not peer.groups.isdisjoint(self._operators())
 
     def _log(self, message: str, now: float) -> None:
         """Log a refusal; if there are many, only count it."""
@@ -294,3 +346,9 @@ class Admission:
         more = f"; {self._unlogged} more before this one were not logged" if self._unlogged else ""
         self._unlogged = 0
         log.warning("%s%s", message, more)
+
+
+def _address(request: web.Request) -> str:
+    """The address of a client over TCP."""
+    peer = None if request.transport is None else request.transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) else "a client that left"

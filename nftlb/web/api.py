@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 from aiohttp import web
 
 from nftlb.metrics import CONTENT_TYPE
+from nftlb.model import BackendChange
 
-from .bodies import BackendChange, NewBackend, new_backend, read_body
-from .errors import RequestError
-from .routes import BACKEND, MOST_CLIENTS, USUAL_CLIENTS
-from .shared import LargeBody
+from .bodies import BackendChangeBody, NewBackend, new_backend, read_body
+from .query import flag, number_of, read_query
+from .routes import BACKEND, MOST_CLIENTS, USUAL_CLIENTS, VERSION_HEADER
+from .shared import large_response
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -24,9 +26,10 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from nftlb.metrics import Metrics
-    from nftlb.service import Service
+    from nftlb.service import Actor, Service
 
     from .connection import Limits
+    from .routes import Changer
     from .shared import SharedResponses
 
 
@@ -34,7 +37,7 @@ T = TypeVar("T")
 
 
 class ApiRoutes:
-    """The handlers that ask the service. A handler that changes something runs only for a request with a token."""
+    """The handlers that ask the service. A handler that changes something gets who asks for the change."""
 
     def __init__(self, service: Service, limits: Limits, shared: SharedResponses) -> None:
         self._service = service
@@ -49,6 +52,10 @@ class ApiRoutes:
             "pool": self.pool,
             "clients": self.clients,
             "ruleset": self.ruleset,
+        }
+
+    def changers(self) -> dict[str, Changer]:
+        return {
             "reload": self.reload,
             "addBackend": self.add,
             "changeBackend": self.change,
@@ -56,40 +63,48 @@ class ApiRoutes:
         }
 
     async def status(self, _: web.Request) -> web.Response:
-        return _large(await self._shared.get("status", self._status))
+        return large_response(await self._shared.get("status", self._status))
 
     async def pools(self, _: web.Request) -> web.Response:
-        return _large(await self._shared.get("pools", self._pools))
+        return large_response(await self._shared.get("pools", self._pools))
 
     async def pool(self, request: web.Request) -> web.Response:
         name = request.match_info["pool"]
-        return _large(await self._shared.get(f"pool {name}", partial(self._pool, name)))
+        return large_response(await self._shared.get(f"pool {name}", partial(self._pool, name)))
 
     async def clients(self, request: web.Request) -> web.Response:
         name, most = request.match_info["pool"], _limit(request)
-        return _large(await self._shared.get(f"clients {name} {most}", partial(self._clients, name, most)))
+        return large_response(await self._shared.get(f"clients {name} {most}", partial(self._clients, name, most)))
 
     async def ruleset(self, _: web.Request) -> web.Response:
-        return _large(await self._shared.get("ruleset", self._ruleset), "text/plain; charset=utf-8")
+        return large_response(await self._shared.get("ruleset", self._ruleset), "text/plain; charset=utf-8")
 
-    async def reload(self, _: web.Request) -> web.Response:
-        await self._whole(self._service.reload())
+    async def reload(self, _: web.Request, by: Actor) -> web.Response:
+        await self._whole(self._service.reload(by))
         return _text(json.dumps({"reloaded": True}) + "\n")
 
-    async def add(self, request: web.Request) -> web.Response:
+    async def add(self, request: web.Request, by: Actor) -> web.Response:
+        preview, pool = _is_preview(request), request.match_info["pool"]
         backend = new_backend(await read_body(request, NewBackend, self._limits))
-        pool = request.match_info["pool"]
-        added = await self._whole(self._service.add(pool, backend))
+        if preview:
+            return _json(await self._service.preview_add(pool, backend))
+        added = await self._whole(self._service.add(pool, backend, by))
         place = BACKEND.format(pool=quote(pool, safe=""), backend=quote(added.name, safe=""))
         return _json(added, status=201, headers={"Location": place})
 
-    async def change(self, request: web.Request) -> web.Response:
-        wanted = await read_body(request, BackendChange, self._limits)
+    async def change(self, request: web.Request, by: Actor) -> web.Response:
+        preview = _is_preview(request)
+        change = BackendChange(**await read_body(request, BackendChangeBody, self._limits))
         pool, backend = request.match_info["pool"], request.match_info["backend"]
-        return _json(await self._whole(self._service.change(pool, backend, **wanted)))
+        if preview:
+            return _json(await self._service.preview_change(pool, backend, change))
+        return _json(await self._whole(self._service.change(pool, backend, change, by)))
 
-    async def remove(self, request: web.Request) -> web.Response:
-        await self._whole(self._service.remove(request.match_info["pool"], request.match_info["backend"]))
+    async def remove(self, request: web.Request, by: Actor) -> web.Response:
+        pool, backend = request.match_info["pool"], request.match_info["backend"]
+        if _is_preview(request):
+            return _json(await self._service.preview_remove(pool, backend))
+        await self._whole(self._service.remove(pool, backend, by))
         return web.Response(status=204)
 
     async def _status(self) -> bytes:
@@ -125,25 +140,13 @@ class ApiRoutes:
 
 def _limit(request: web.Request) -> int:
     """The number of clients in the query. RequestError 400 for other parameters."""
-    values = _query(request, "limit")
-    text = values[0] if values else f"{USUAL_CLIENTS}"
-    if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= MOST_CLIENTS):  # noqa: PLR2004
-        raise RequestError(400, f"limit is not a number of clients; allowed: 1 to {MOST_CLIENTS}")
-    return int(text)
+    given = read_query(request, "limit")
+    return number_of(given, "limit", 1, MOST_CLIENTS, "a number of clients") or USUAL_CLIENTS
 
 
-def _query(request: web.Request, name: str) -> list[str]:
-    """The value of the only parameter, if it is given. RequestError 400 for other parameters, and for two values."""
-    if unknown := set(request.query) - {name}:
-        raise RequestError(400, f"unknown in the query: {', '.join(sorted(unknown))}; allowed: {name}")
-    values = list(request.query.getall(name, []))
-    if len(values) > 1:
-        raise RequestError(400, f"{name} is given more than once; allowed: once")
-    return values
-
-
-def _large(body: bytes, content_type: str = "application/json; charset=utf-8") -> web.Response:
-    return web.Response(body=LargeBody(body, content_type))
+def _is_preview(request: web.Request) -> bool:
+    """Whether the request only asks what a change would lead to."""
+    return flag(read_query(request, "preview"), "preview")
 
 
 def _json(model: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -164,12 +167,13 @@ class MonitoringRoutes:
         self._service = service
         self._metrics = metrics
         self._shared = shared
+        self._version = version("nftlb")
 
     def handlers(self) -> dict[str, Handler]:
         return {"health": self.health, "readiness": self.readiness, "metrics": self.figures}
 
     async def health(self, _: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        return web.Response(text="ok\n", headers={VERSION_HEADER: self._version})
 
     async def readiness(self, request: web.Request) -> web.Response:
         """Status 200 if every pool, or the pool of the query, is ready; else 503 with the reasons for each pool."""
@@ -188,7 +192,7 @@ class MonitoringRoutes:
 
     async def figures(self, _: web.Request) -> web.Response:
         """All metrics in Prometheus' text format."""
-        return _large(await self._shared.get("metrics", self._figures), CONTENT_TYPE)
+        return large_response(await self._shared.get("metrics", self._figures), CONTENT_TYPE)
 
     async def _figures(self) -> bytes:
         page = self._metrics.page()
@@ -199,5 +203,4 @@ class MonitoringRoutes:
 
 def _only_pool(request: web.Request) -> str | None:
     """The pool of the query, or None. RequestError 400 for other parameters: a typing error must not mean all pools."""
-    pools = _query(request, "pool")
-    return pools[0] if pools else None
+    return read_query(request, "pool").get("pool")

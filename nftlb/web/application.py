@@ -11,11 +11,12 @@ from aiohttp import web
 
 from nftlb.printable import show
 
-from .admission import Admission, check_hosts, no_tokens, only_own_hosts
+from .admission import Admission, check_hosts, no_operators, no_tokens, only_own_hosts
 from .api import ApiRoutes, MonitoringRoutes
 from .connection import Limits, request_started
 from .errors import RequestError, add_headers, answer_errors
 from .events import EventStreams
+from .insight import InsightRoutes
 from .openapi import Description
 from .routes import bind
 from .shared import SharedResponses
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from nftlb.metrics import Metrics
     from nftlb.service import Service
 
-    from .admission import Allowed, Tokens
+    from .admission import Allowed, Operators, Tokens
 
 
 class StatusPage:
@@ -90,21 +91,28 @@ def application(
     tokens: Tokens = no_tokens,
     limits: Limits = DEFAULT_LIMITS,
     allowed: Allowed = only_own_hosts,
+    operators: Operators = no_operators,
+    shared: SharedResponses | None = None,
 ) -> web.Application:
-    """Return an application for one `HttpServer` with the same limits."""
+    """Return an application for one `HttpServer` with the same limits.
+
+    Applications with the same `shared` share its limits, so that two servers take no more of the loop's time than one.
+    """
     app = web.Application(
         middlewares=[request_started, answer_errors, check_hosts(allowed)], client_max_size=limits.body
     )
-    events, shared = EventStreams(service, limits), SharedResponses(limits.readers)
+    events, shared = EventStreams(service, limits), shared or SharedResponses(limits.readers)
+    api = ApiRoutes(service, limits, shared)
     parts = (
         MonitoringRoutes(service, metrics, shared),
-        ApiRoutes(service, limits, shared),
+        api,
+        InsightRoutes(service, shared),
         events,
         Description(shared),
         StatusPage(),
     )
-    handlers = {operation: handler for part in parts for operation, handler in part.handlers().items()}
-    app.add_routes(bind(handlers, Admission(tokens)))
+    readers = {operation: handler for part in parts for operation, handler in part.handlers().items()}
+    app.add_routes(bind(readers, api.changers(), Admission(tokens, operators)))
     app.on_response_prepare.append(_add_headers)
     app.on_shutdown.append(events.stop)
     return app

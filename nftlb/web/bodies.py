@@ -86,7 +86,7 @@ def _is_text(annotation: Any) -> bool:
     return any(isinstance(arm, TextPattern) for arm in get_args(annotation))
 
 
-BackendChange = _body(
+BackendChangeBody = _body(
     "BackendChange",
     "What to change of a backend: at least one value.",
     ("admin", "weight", "priority"),

@@ -6,8 +6,6 @@ Clients take turns, so that a client with many requests does not keep other clie
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from collections import Counter, deque
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network, ip_address
@@ -17,6 +15,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from .errors import add_headers, error_response
+from .peer import user_of
 from .shared import LargeBody
 
 if TYPE_CHECKING:
@@ -55,7 +54,6 @@ class Limits:
 AT_ONCE = 16
 """The most requests that begin in one turn of the loop. A request takes some 0.3 ms, so the requests of 512 connections
 would hold up checks and other clients for 150 ms."""
-_PEER = struct.Struct("iII")  # struct ucred: process, user, group
 
 
 def name_of(transport: asyncio.BaseTransport | None) -> str:
@@ -65,9 +63,7 @@ def name_of(transport: asyncio.BaseTransport | None) -> str:
     peer = transport.get_extra_info("peername")
     if isinstance(peer, tuple):
         return network(peer[0])
-    wire = transport.get_extra_info("socket")
-    _, user, _ = _PEER.unpack(wire.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-    return f"the local user {user}"
+    return f"the local user {user_of(transport.get_extra_info('socket'))}"
 
 
 def network(address: str) -> str:

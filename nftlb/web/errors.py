@@ -1,19 +1,20 @@
-"""Error responses, all of the form `{"error": ..., "problems": [...]}`, and the headers of every response."""
+"""Error responses, of the form `{"error": ..., "problems": [...], "faults": [...]}`, and headers of all responses."""
 
 from __future__ import annotations
 
 import json
 import logging
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from nftlb.errors import ConfigError, NftlbError
+from nftlb.errors import ConfigError, NftlbError, Problem
 from nftlb.printable import show
 from nftlb.service import Conflict, UnknownBackend, UnknownPool
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from aiohttp.typedefs import Handler
 
@@ -36,24 +37,40 @@ _STATUS: tuple[tuple[type[NftlbError], int], ...] = (
 
 
 class RequestError(Exception):
-    """Ends a request with an error response; `problems` are the faults of the request, one line each."""
+    """Ends a request with an error response; `problems` are the faults of the request, one line each.
+
+    `field` is the parameter of the query that is wrong, if one is.
+    """
 
     def __init__(
-        self, status: int, message: str, problems: Sequence[str] = (), headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        message: str,
+        problems: Sequence[str] = (),
+        headers: Mapping[str, str] | None = None,
+        field: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.problems = problems
         self.headers = headers
+        self.faults = (Problem("", 0, 0, field, message),) if field else ()
 
 
 def error_response(
-    status: int, message: str, problems: Sequence[str] = (), headers: Mapping[str, str] | None = None
+    status: int,
+    message: str,
+    problems: Sequence[str] = (),
+    headers: Mapping[str, str] | None = None,
+    faults: Iterable[Problem] = (),
 ) -> web.Response:
+    """Make an error response. `faults` are the places of the problems, for programs."""
     body: dict[str, object] = {"error": message}
     if problems:
         body["problems"] = list(problems)
+    if found := [asdict(fault) for fault in faults]:
+        body["faults"] = found
     text = json.dumps(body) + "\n"
     return web.Response(status=status, text=text, content_type="application/json", headers=headers)
 
@@ -64,7 +81,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     try:
         return await handler(request)
     except RequestError as refused:
-        return error_response(refused.status, refused.message, refused.problems, refused.headers)
+        return error_response(refused.status, refused.message, refused.problems, refused.headers, refused.faults)
     except NftlbError as error:
         return _known_error_response(error)
     except web.HTTPException as error:
@@ -81,7 +98,8 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 def _known_error_response(error: NftlbError) -> web.Response:
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
     if isinstance(error, ConfigError):
-        return error_response(status, "the configuration is bad", [str(problem) for problem in error.problems])
+        lines = [str(problem) for problem in error.problems]
+        return error_response(status, "the configuration is bad", lines, faults=error.problems)
     return error_response(status, str(error))
 
 

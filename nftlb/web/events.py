@@ -11,6 +11,8 @@ from aiohttp import web
 
 from .connection import Connection
 from .errors import RequestError
+from .query import number_of, read_query
+from .routes import MOST_ID
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,7 +54,7 @@ class EventStreams:
             self._listeners -= 1
 
     async def _send_events(self, request: web.Request) -> web.StreamResponse:
-        events = self._service.events()
+        events = self._service.events(_after(request))
         coming = asyncio.ensure_future(_next(events))
         # The generator subscribes in its first step: events after the headers must not be missed.
         await asyncio.sleep(0)
@@ -97,6 +99,20 @@ class EventStreams:
             raise ConnectionAbortedError from None
 
 
+def _after(request: web.Request) -> int | None:
+    """The id after which the client wants the kept events; None: it wants only new events.
+
+    The header of the last event that a browser has received is newer than its query, which does not change. A header
+    that is no id of nftlb is ignored: it may come from another server, or from an earlier version.
+    """
+    given = read_query(request, "after")
+    after = number_of(given, "after", 0, MOST_ID, "the id of an event")
+    last = request.headers.get("Last-Event-ID", "")
+    if last.isascii() and last.isdecimal() and len(last) <= len(f"{MOST_ID}"):
+        return int(last)
+    return after
+
+
 async def _next(events: AsyncIterator[Event]) -> Event | None:
     return await anext(events, None)
 
@@ -108,4 +124,4 @@ async def _client_left(request: web.Request) -> None:
 
 
 def _text(event: Event) -> bytes:
-    return f"id: {event.at.isoformat()}\nevent: {event.kind}\ndata: {event.model_dump_json()}\n\n".encode()
+    return f"id: {event.id}\nevent: {event.kind}\ndata: {event.model_dump_json()}\n\n".encode()

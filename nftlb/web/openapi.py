@@ -32,6 +32,22 @@ _ERROR: Json = {
             "items": {"type": "string"},
             "description": "all faults, if there are several",
         },
+        "faults": {
+            "type": "array",
+            "description": "the places of faults: in the configuration file, or the parameter of the query as `path`",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "file": {"type": "string", "description": "empty for a fault of the request"},
+                    "line": {"type": "integer", "minimum": 0, "description": "from 1; 0: the whole file"},
+                    "column": {"type": "integer", "minimum": 0, "description": "from 1; 0: the whole file"},
+                    "path": {"type": "string", "description": "such as pools.dns.backends.ns2.port"},
+                    "message": {"type": "string"},
+                },
+                "required": ["file", "line", "column", "path", "message"],
+                "additionalProperties": False,
+            },
+        },
     },
     "required": ["error"],
     "additionalProperties": False,
@@ -92,7 +108,8 @@ def openapi() -> Json:
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "a line of the file that api.token_file names",
+                    "description": "a line of the file that api.token_file names: TOKEN, or NAME TOKEN. At a "
+                    "Unix socket, root, the daemon's user and members of api.operators need none",
                 }
             },
         },
@@ -107,7 +124,7 @@ def _operation(route: ApiRoute) -> Json:
         "responses": {**refusals, **route.answers},
     }
     if route.query:
-        operation["parameters"] = [route.query]
+        operation["parameters"] = list(route.query)
     if route.changes:
         operation["security"] = [{"token": []}]
     if route.body:

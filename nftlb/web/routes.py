@@ -6,32 +6,57 @@ what else it can refuse stands in the table.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiohttp import web
 
-from nftlb.service import BackendStatus, Event, PoolClients, PoolStatus, Status
+from nftlb.model import EventKind
+from nftlb.service import (
+    BackendStatus,
+    Consequences,
+    Event,
+    History,
+    Notices,
+    PoolClients,
+    PoolStatus,
+    RulesetChanges,
+    Status,
+)
 
-from .bodies import BackendChange, NewBackend
+from .bodies import BackendChangeBody, NewBackend
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from aiohttp.typedefs import Handler
     from pydantic import BaseModel
 
+    from nftlb.service import Actor
+
     from .admission import Admission
 
 Json: TypeAlias = dict[str, Any]
+Changer: TypeAlias = "Callable[[web.Request, Actor], Awaitable[web.StreamResponse]]"
+"""A handler that changes something, for an actor."""
 
 POOL = "/api/v1/pools/{pool}"
 BACKENDS = POOL + "/backends"
 CLIENTS = POOL + "/clients"
 BACKEND = BACKENDS + "/{backend}"
 
-SHOWN: tuple[type[BaseModel], ...] = (Status, PoolStatus, BackendStatus, PoolClients, Event)
+SHOWN: tuple[type[BaseModel], ...] = (
+    Status,
+    PoolStatus,
+    BackendStatus,
+    PoolClients,
+    Event,
+    History,
+    RulesetChanges,
+    Notices,
+    Consequences,
+)
 """The models of answers."""
 
 _ANY = (421,)
@@ -53,7 +78,7 @@ class ApiRoute:
     """The responses of OpenAPI by status, without the refusals."""
     refuses: tuple[int, ...] = ()
     body: type[BaseModel] | None = None
-    query: Json = field(default_factory=dict)
+    query: tuple[Json, ...] = ()
     head: bool = True
     """Whether HEAD is allowed too, for GET."""
 
@@ -75,22 +100,19 @@ class ApiRoute:
         return sorted(found)
 
 
-def bind(handlers: Mapping[str, Handler], admission: Admission) -> list[web.RouteDef]:
-    """Make the routes of an application from handlers by operation. A route that changes something needs a token."""
-    bound = []
-    for route in ROUTES:
-        handler = handlers[route.operation]
-        options = {} if route.changes else {"allow_head": route.head}
-        bound.append(
-            web.RouteDef(route.method, route.path, _guarded(handler, admission) if route.changes else handler, options)
-        )
-    return bound
+def bind(readers: Mapping[str, Handler], changers: Mapping[str, Changer], admission: Admission) -> list[web.RouteDef]:
+    """Make the routes of an application from handlers by operation. A changer runs only for an admitted request."""
+    return [
+        web.RouteDef(route.method, route.path, _guarded(changers[route.operation], admission), {})
+        if route.changes
+        else web.RouteDef(route.method, route.path, readers[route.operation], {"allow_head": route.head})
+        for route in ROUTES
+    ]
 
 
-def _guarded(handler: Handler, admission: Admission) -> Handler:
+def _guarded(changer: Changer, admission: Admission) -> Handler:
     async def admitted(request: web.Request) -> web.StreamResponse:
-        admission.admit(request)
-        return await handler(request)
+        return await changer(request, await admission.admit(request))
 
     return admitted
 
@@ -122,10 +144,11 @@ _NOT_READY: Json = {
     },
 }
 _EVENTS: Json = {
-    "description": "server-sent events; `event` is the kind, `data` an Event as JSON, `id` the time of the event",
+    "description": "server-sent events; `event` is the kind, `data` an Event as JSON, `id` the id of the event",
     "content": {"text/event-stream": {"schema": {"type": "string", "contentSchema": schema_of("Event")}}},
 }
 _UNCHANGED: Json = {"description": "the client has this version of the file already"}
+_PREVIEWED = _json("what the change would lead to; nothing was changed", schema_of("Consequences"))
 _CREATED: Json = {
     **_json(
         "the backend was added, and the kernel has it; a name was added, and its backends follow when DNS answers",
@@ -133,32 +156,84 @@ _CREATED: Json = {
     ),
     "headers": {"Location": {"description": "the path of the backend", "required": True, "schema": {"type": "string"}}},
 }
-_ONE_POOL: Json = {
-    "name": "pool",
-    "in": "query",
-    "required": False,
-    "description": "ask about this pool only",
-    "schema": {"type": "string"},
-    "example": "dns",
-}
+
+
+def _parameter(name: str, description: str, schema: Json, example: Any, *, needed: bool = False) -> Json:
+    of = {"name": name, "in": "query", "required": needed, "description": description}
+    return {**of, "schema": schema, "example": example}
+
+
+_STRING: Json = {"type": "string"}
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_V4 = rf"(?:22[0-3]|2[01][0-9]|1[0-9]{{2}}|[1-9][0-9]?)(?:\.{_OCTET}){{3}}"
+_V6 = r"\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]+\]"
+_PORT = "(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"
+
+
+def _endpoint(end: str = "") -> Json:
+    return {"type": "string", "pattern": f"^(?:{_V4}|{_V6}):{_PORT}{end}$"}
+
+
+_ONE_POOL = _parameter("pool", "ask about this pool only", _STRING, "dns")
 
 MOST_CLIENTS = 10_000
 USUAL_CLIENTS = 100
-_LIMIT: Json = {
-    "name": "limit",
-    "in": "query",
-    "required": False,
-    "description": "how many sources to show",
-    "schema": {"type": "integer", "minimum": 1, "maximum": MOST_CLIENTS, "default": USUAL_CLIENTS},
-    "example": 10,
-}
+_LIMIT = _parameter(
+    "limit",
+    "how many sources to show",
+    {"type": "integer", "minimum": 1, "maximum": MOST_CLIENTS, "default": USUAL_CLIENTS},
+    10,
+)
+
+MOST_EVENTS = 1000
+USUAL_EVENTS = 100
+MOST_ID = (1 << 53) - 1
+"""The highest id of an event: the highest whole number that all programs read exactly in JSON."""
+_ID: Json = {"type": "integer", "minimum": 0, "maximum": MOST_ID}
+_OF_HISTORY = (
+    _parameter("pool", "only events of this pool", _STRING, "dns"),
+    _parameter("backend", "only events of backends and collectors of this name", _STRING, "ns1"),
+    _parameter("kind", "only events of this kind", {"type": "string", "enum": list(EventKind)}, "backend_down"),
+    _parameter(
+        "limit",
+        "how many events to show, the last ones",
+        {"type": "integer", "minimum": 1, "maximum": MOST_EVENTS, "default": USUAL_EVENTS},
+        10,
+    ),
+    _parameter("before", "only events with a lower id, to read further back", _ID, 1767355200000),
+)
+_OF_EVENTS = (
+    _parameter("after", "first the kept events with a higher id; `Last-Event-ID` does the same", _ID, 1767355200000),
+)
+_OF_EXPLAIN = (
+    _parameter("source", "the address and port of the client", _endpoint(), "198.51.100.7:40000", needed=True),
+    _parameter(
+        "destination", "where the packet is sent to", _endpoint("/(?:udp|tcp|sctp)"), "192.0.2.53:53/udp", needed=True
+    ),
+    _parameter(
+        "payload",
+        "the payload in hexadecimal, for pools whose `key` is in the payload",
+        {"type": "string", "pattern": "^(?:[0-9A-Fa-f]{2})*$"},
+        "40c0ffee",
+    ),
+)
+_PREVIEW = _parameter(
+    "preview", "true: answer what the change would lead to, and change nothing", {"type": "boolean"}, True
+)
+VERSION_HEADER = "Nftlb-Version"
+"""The header of `/healthz` with the version of the daemon."""
 
 ROUTES: tuple[ApiRoute, ...] = (
     ApiRoute(
         path="/healthz",
         operation="health",
         summary="Whether the process works",
-        answers={"200": _text("the process works", "ok\n")},
+        answers={
+            "200": {
+                **_text("the process works", "ok\n"),
+                "headers": {VERSION_HEADER: {"description": "the version of the daemon", "schema": _STRING}},
+            }
+        },
     ),
     ApiRoute(
         path="/readyz",
@@ -166,7 +241,7 @@ ROUTES: tuple[ApiRoute, ...] = (
         summary="Whether every pool, or one pool, has its quorum",
         answers={"200": _text("all asked pools are ready", "ready\n"), "503": _NOT_READY},
         refuses=(400, 404),
-        query=_ONE_POOL,
+        query=(_ONE_POOL,),
     ),
     ApiRoute(
         path="/metrics",
@@ -218,7 +293,7 @@ ROUTES: tuple[ApiRoute, ...] = (
         summary="The sources of a pool with the most packets, if its guard counts clients",
         answers={"200": _json("the source with the most packets first", schema_of("PoolClients"))},
         refuses=(400, 409, 503),
-        query=_LIMIT,
+        query=(_LIMIT,),
     ),
     ApiRoute(
         path="/api/v1/ruleset",
@@ -230,10 +305,41 @@ ROUTES: tuple[ApiRoute, ...] = (
     ApiRoute(
         path="/api/v1/events",
         operation="events",
-        summary="Events from now on",
+        summary="Events from now on, or continued after an event",
         answers={"200": _EVENTS},
-        refuses=(503,),
+        refuses=(400, 503),
+        query=_OF_EVENTS,
         head=False,
+    ),
+    ApiRoute(
+        path="/api/v1/history",
+        operation="history",
+        summary="The last events: 1,000 are kept, also over a restart",
+        answers={"200": _json("the newest event first", schema_of("History"))},
+        refuses=(400, 503),
+        query=_OF_HISTORY,
+    ),
+    ApiRoute(
+        path="/api/v1/ruleset/changes",
+        operation="rulesetChanges",
+        summary="The last 20 changes of the rules, as differences",
+        answers={"200": _json("the newest change first", schema_of("RulesetChanges"))},
+        refuses=(400, 503),
+    ),
+    ApiRoute(
+        path="/api/v1/explain",
+        operation="explain",
+        summary="What happens to a packet now, and why",
+        answers={"200": _json("as `nftlb explain --json`", {"type": "object"})},
+        refuses=(400, 422, 503),
+        query=_OF_EXPLAIN,
+    ),
+    ApiRoute(
+        path="/api/v1/notices",
+        operation="notices",
+        summary="What keeps packets from their way on this host, and how to fix that, as `nftlb doctor` finds it",
+        answers={"200": _json("at most 30 s old", schema_of("Notices"))},
+        refuses=(400, 503),
     ),
     ApiRoute(
         path="/api/v1/openapi.json",
@@ -246,23 +352,34 @@ ROUTES: tuple[ApiRoute, ...] = (
         path=BACKENDS,
         operation="addBackend",
         summary="Add a backend; it survives restarts",
-        answers={"201": _CREATED},
+        answers={"200": _PREVIEWED, "201": _CREATED},
         body=NewBackend,
+        query=(_PREVIEW,),
+        refuses=(400,),
     ),
     ApiRoute(
         method="PATCH",
         path=BACKEND,
         operation="changeBackend",
         summary="Set the admin state, the weight or the priority of a backend; the change survives restarts",
-        answers={"200": _json("the new state; the kernel has it", schema_of("BackendStatus"))},
-        body=BackendChange,
+        answers={
+            "200": _json(
+                "the new state; the kernel has it; or what the change would lead to",
+                {"anyOf": [schema_of("BackendStatus"), schema_of("Consequences")]},
+            )
+        },
+        body=BackendChangeBody,
+        query=(_PREVIEW,),
+        refuses=(400,),
     ),
     ApiRoute(
         method="DELETE",
         path=BACKEND,
         operation="removeBackend",
         summary="Remove a backend; a backend of the file returns with the next reload",
-        answers={"204": {"description": "the backend is removed"}},
+        answers={"200": _PREVIEWED, "204": {"description": "the backend is removed"}},
+        query=(_PREVIEW,),
+        refuses=(400,),
     ),
     ApiRoute(
         method="POST",
@@ -284,7 +401,7 @@ _REFUSALS = {
     401: ("the bearer token is missing or wrong", "no bearer token; needed: Authorization: Bearer TOKEN"),
     403: (
         "the API is read-only, because no token_file is configured; or the request comes from a page of another site",
-        "this API allows no changes; set token_file under api in the file",
+        "this API allows no changes without a token, and no token_file is set under api in the file",
     ),
     404: ("the pool or backend does not exist", "no pool is named dns9; there are: dns, syslog"),
     408: ("the body did not arrive in time", "the body is incomplete after 10 s; allowed: less time"),

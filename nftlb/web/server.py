@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 # --- the listening socket ---------------------------------------------------------------------------------------------
 
 _BACKLOG = 512
-_MODE = 0o660
+MODE = 0o660
+"""The permissions of a Unix socket: its owner and its group may connect."""
 _UNSENT = 256 << 10
 """Send buffer for each client in bytes; the kernel's default grows to 4 MiB for a client that does not read."""
 
@@ -43,9 +44,10 @@ _UNSENT = 256 << 10
 class ListeningSocket:
     """A socket that listens from the constructor until `close`. SystemFault if it can't."""
 
-    def __init__(self, listen: Endpoint | UnixSocket) -> None:
+    def __init__(self, listen: Endpoint | UnixSocket, mode: int = MODE) -> None:
+        """`mode`: the permissions of a Unix socket."""
         try:
-            self.socket = _tcp(listen) if isinstance(listen, Endpoint) else _unix(Path(listen.path))
+            self.socket = _tcp(listen) if isinstance(listen, Endpoint) else _unix(Path(listen.path), mode)
         except OSError as error:
             raise SystemFault(f"the API can't listen on {listen}: {error.strerror or error}") from error
         self._file = Path(listen.path) if isinstance(listen, UnixSocket) else None
@@ -84,12 +86,12 @@ def _tcp(listen: Endpoint) -> socket.socket:
     return listening
 
 
-def _unix(path: Path) -> socket.socket:
+def _unix(path: Path, mode: int) -> socket.socket:
     _remove_stale(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         listening.bind(str(path))
-        path.chmod(_MODE)  # no client can connect before listen()
+        path.chmod(mode)  # no client can connect before listen()
         listening.listen(_BACKLOG)
     except BaseException:
         listening.close()
@@ -252,7 +254,7 @@ class HttpServer:
     """Serves an application, once, from `start` until `stop`.
 
     `access_log` gets a line for each request. `crowded` receives the reason why no connection can be accepted now, and
-    "" when connections are accepted again.
+    "" when connections are accepted again. `mode` has the permissions of a Unix socket.
     """
 
     def __init__(
@@ -262,8 +264,10 @@ class HttpServer:
         limits: Limits = DEFAULT_LIMITS,
         access_log: Logger | None = None,
         crowded: Crowded = _ignore,
+        mode: int = MODE,
     ) -> None:
         self._listen = listen
+        self._mode = mode
         self._limits = replace(limits, connections=affordable(limits.connections))
         self._access_log = access_log
         self._crowded = crowded
@@ -282,7 +286,7 @@ class HttpServer:
 
     async def start(self) -> None:
         """Listen from now on. SystemFault if the address or path can't be used."""
-        self._listening = listening = ListeningSocket(self._listen)
+        self._listening = listening = ListeningSocket(self._listen, self._mode)
         try:
             await self._runner.setup()
             accepting = Accepting(listening.socket, self._connect, self._crowded)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aiohttp import web
 from aiohttp.payload import Payload
 
 from .errors import RequestError
@@ -123,3 +124,8 @@ class LargeBody(Payload):
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return self._value.decode(encoding, errors)
+
+
+def large_response(body: bytes, content_type: str = "application/json; charset=utf-8") -> web.Response:
+    """A response with a body that may be shared."""
+    return web.Response(body=LargeBody(body, content_type))

@@ -153,7 +153,7 @@ def test_refusals(code: int, api: Api, capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [(None, "No such file or directory"), (b"\xff\n", "not ASCII text"), (b"# none\n", "no token found"),
-     (b"two words\n", "no token found")],
+     (b"three words here\n", "no token found")],
 )  # fmt: skip
 def test_an_unusable_token_file(
     content: bytes | None, message: str, api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from api_state import status_of
-from daemon_wiring import BACKENDS, CHECK, DNS, WiredDaemon, document, found, shares
+from daemon_wiring import BACKENDS, CHECK, DNS, TESTER, WiredDaemon, document, found, shares
 from virtual_time import play
 
 from nftlb.config import read_backend
 from nftlb.errors import KernelError
 from nftlb.health.memory import read_memory
-from nftlb.model import Admin, EventKind
+from nftlb.model import Admin, BackendChange, EventKind
 from nftlb.service import Unapplied, UnknownBackend, UnknownPool
 
 if TYPE_CHECKING:
@@ -113,9 +113,9 @@ def test_a_drained_backend_gets_nothing_and_that_is_remembered(file: Path) -> No
 
     async def first() -> str:
         async with WiredDaemon(file) as daemon:
-            status = await daemon.service.change("dns", "ns1", admin=Admin.DRAIN)
+            status = await daemon.service.change("dns", "ns1", BackendChange(admin=Admin.DRAIN), TESTER)
             assert (Admin.DRAIN, False, True) == (status.admin, status.in_rotation, status.up)
-            await daemon.service.change("dns", "ns2", weight=3)
+            await daemon.service.change("dns", "ns2", BackendChange(weight=3), TESTER)
             return daemon.store.text
 
     async def second(memory: str) -> dict[str, float]:
@@ -131,11 +131,11 @@ def test_a_changed_value_of_the_file_replaces_the_operators(file: Path) -> None:
     async def scene() -> list[str]:
         async with WiredDaemon(file) as daemon:
             service, seen = daemon.service, []
-            await service.change("dns", "ns1", admin=Admin.DRAIN)
+            await service.change("dns", "ns1", BackendChange(admin=Admin.DRAIN), TESTER)
             for admin in ("enabled", "maintenance", "enabled"):
                 backends = {**BACKENDS, "ns1": {"address": "10.0.0.11", "port": 53, "admin": admin}}
                 daemon.write(dns={**DNS, "backends": backends})
-                await service.reload()
+                await service.reload(TESTER)
                 seen.append(found(await service.pool("dns"), "ns1").admin.value)
             return seen
 
@@ -149,7 +149,7 @@ def test_a_change_that_the_kernel_refuses(file: Path) -> None:
         async with WiredDaemon(file) as daemon:
             daemon.kernel_thread.error = KernelError("no")
             with pytest.raises(Unapplied, match="no"):
-                await daemon.service.change("dns", "ns1", admin=Admin.DRAIN)
+                await daemon.service.change("dns", "ns1", BackendChange(admin=Admin.DRAIN), TESTER)
             assert Admin.DRAIN is read_memory(daemon.store.text).pools["dns"].backends["ns1"].admin
             assert ["kernel"] == daemon.shown
             status = await status_of(daemon.service)
@@ -168,7 +168,7 @@ def test_a_change_is_applied_with_a_full_disk(file: Path) -> None:
     async def scene() -> None:
         async with WiredDaemon(file) as daemon:
             daemon.store.error = errno.ENOSPC
-            await daemon.service.change("dns", "ns1", admin=Admin.DRAIN)
+            await daemon.service.change("dns", "ns1", BackendChange(admin=Admin.DRAIN), TESTER)
             assert 0.0 == (await shares(daemon))["ns1"]
             assert ["state_dir"] == daemon.shown
             daemon.store.error = 0
@@ -189,11 +189,11 @@ def test_names_that_are_not_there(file: Path) -> None:
             with pytest.raises(UnknownPool):
                 service.ready("dsn")
             with pytest.raises(UnknownBackend, match=r"dns has no backend ns9; did you mean ns"):
-                await service.change("dns", "ns9", weight=1)
+                await service.change("dns", "ns9", BackendChange(weight=1), TESTER)
             with pytest.raises(UnknownBackend):
-                await service.remove("dns", "completely different")
+                await service.remove("dns", "completely different", TESTER)
             with pytest.raises(UnknownPool):
-                await service.add("web", read_backend("web", "a", "10.0.0.1:80"))
+                await service.add("web", read_backend("web", "a", "10.0.0.1:80"), TESTER)
 
     play(scene())
 

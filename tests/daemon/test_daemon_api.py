@@ -35,10 +35,10 @@ PORT = 9146
 class ServerSetup:
     """An API server with a fake service; `events` are those of its faults."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: str = "") -> None:
         self.fault_events: asyncio.Queue[tuple[EventKind, str]] = asyncio.Queue()
         self.faults = ActiveFaults(self._publish)
-        self.server = ApiServer(two_pools(), Metrics(), self.faults)
+        self.server = ApiServer(two_pools(), Metrics(), self.faults, own)
 
     def _publish(self, event: Event) -> None:
         self.fault_events.put_nowait((event.kind, str(event.details["what"])))
@@ -120,8 +120,8 @@ async def served(where: Where) -> None:
 
 
 async def reload(where: Where, token: str) -> int:
-    """The status of a request for a reload."""
-    return int((await ask(where, "POST /api/v1/reload", f"Authorization: Bearer {token}")).split()[1])
+    """The status of a request for a reload, which a proxy passes on: this user itself needs no token."""
+    return int((await ask(where, "POST /api/v1/reload", f"Authorization: Bearer {token}", "Via: 1.1 p")).split()[1])
 
 
 async def inode(path: Path) -> int:
@@ -383,3 +383,96 @@ def test_a_lack_of_descriptors_is_shown(tmp_path: Path) -> None:
             return [await setup.next() for _ in range(2)]
 
     assert [(EventKind.FAULT, "api_connections"), (EventKind.FAULT_GONE, "api_connections")] == asyncio.run(scene())
+
+
+# --- the daemon's own socket ------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def with_own_socket(first: Config, path: Path) -> AsyncIterator[ServerSetup]:
+    """A running server with its own socket."""
+    setup = ServerSetup(str(path))
+    setup.server.follow(first)
+    task = asyncio.create_task(setup.server.run())
+    try:
+        yield setup
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        assert not os.path.exists(path)  # noqa: ASYNC240, PTH110
+
+
+async def mode_of(path: Path, wanted: int) -> None:
+    """Wait until the socket has this mode."""
+    async with asyncio.timeout(20):
+        while not path.exists() or path.stat().st_mode & 0o777 != wanted:  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.005)
+
+
+def test_the_own_socket(tmp_path: Path) -> None:
+    """The own socket answers beside the configured address, and changes need no token. Its mode follows the file."""
+    own, other = tmp_path / "own.sock", tmp_path / "api.sock"
+
+    async def scene() -> None:
+        async with with_own_socket(at(other), own) as setup:
+            assert "HTTP/1.1 200 OK" == await ask(own, "POST /api/v1/reload")
+            assert "HTTP/1.1 200 OK" == await get(other)
+            await mode_of(own, 0o660)
+            setup.server.follow(replace(at(other), api=Api(listen=UnixSocket(str(other)), operators=("root",))))
+            await mode_of(own, 0o666)
+            setup.server.follow(at(other))
+            await mode_of(own, 0o660)
+            assert [] == setup.shown
+
+    asyncio.run(scene())
+
+
+def test_the_own_socket_is_the_configured_one(tmp_path: Path) -> None:
+    """If `listen` names the own socket, there is one socket; afterwards there are two again."""
+    own, other = tmp_path / "own.sock", tmp_path / "api.sock"
+
+    async def scene() -> None:
+        async with with_own_socket(at(other), own) as setup:
+            assert "HTTP/1.1 200 OK" == await get(own)
+            setup.server.follow(at(own))
+            async with asyncio.timeout(20):
+                while other.exists():  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+            assert "HTTP/1.1 200 OK" == await get(own)
+            setup.server.follow(at(other))
+            assert "HTTP/1.1 200 OK" == await get(other)
+            assert "HTTP/1.1 200 OK" == await get(own)
+            assert [] == setup.shown
+
+    asyncio.run(scene())
+
+
+def test_the_own_socket_comes_back(tmp_path: Path) -> None:
+    """A socket file that was deleted is made again. A path that is not free is a fault until it is free."""
+    own = tmp_path / "own.sock"
+    own.write_text("not a socket")
+
+    async def scene() -> None:
+        async with with_own_socket(at(tmp_path / "api.sock"), own) as setup:
+            assert (EventKind.FAULT, "api_socket") == await setup.next()
+            own.unlink()
+            assert (EventKind.FAULT_GONE, "api_socket") == await setup.next()
+            assert "HTTP/1.1 200 OK" == await get(own)
+            own.unlink()
+            assert "HTTP/1.1 200 OK" == await get(own)
+
+    asyncio.run(scene())
+
+
+def test_operators_that_do_not_exist(tmp_path: Path) -> None:
+    """An unknown group is a fault, and the API works."""
+    api = Api(listen=UnixSocket(str(tmp_path / "api.sock")), operators=("root", "nobody-has-this-group"))
+
+    async def scene() -> None:
+        async with running(replace(config(DNS), api=api)) as setup:
+            assert (EventKind.FAULT, "operators") == await setup.next()
+            assert "HTTP/1.1 200 OK" == await get(tmp_path / "api.sock")
+            setup.server.follow(replace(config(DNS), api=replace(api, operators=("root",))))
+            assert (EventKind.FAULT_GONE, "operators") == await setup.next()
+
+    asyncio.run(scene())

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 from api_state import status_of
-from daemon_wiring import DNS, OTHER, WiredDaemon, document
+from daemon_wiring import DNS, OTHER, TESTER, WiredDaemon, document
 from virtual_time import elapsed, play, settle
 
 from nftlb.errors import KernelError
@@ -40,9 +40,9 @@ def test_a_status_during_a_reload(file: Path) -> None:
             await status_of(daemon.service)  # the counters are known now, and nothing is waited for
             for pause in range(40):
                 daemon.write(dns=DNS, other=OTHER)
-                await daemon.service.reload()
+                await daemon.service.reload(TESTER)
                 daemon.write(dns=DNS)
-                reloading = asyncio.create_task(daemon.service.reload())
+                reloading = asyncio.create_task(daemon.service.reload(TESTER))
                 for _ in range(pause):
                     await asyncio.sleep(0)
                 seen.append([pool.name for pool in (await status_of(daemon.service)).pools])

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
-from daemon_wiring import OTHER, WiredDaemon, document, shares
+from daemon_wiring import OTHER, TESTER, WiredDaemon, document, shares
 from virtual_time import elapsed, play
 
 from nftlb import resolver
@@ -125,7 +125,7 @@ def test_a_reload_with_another_name(file: Path, names: Dns) -> None:
         async with WiredDaemon(file) as daemon:
             await daemon.controller.use_answer(NS, servers("10.0.0.1", "10.0.0.2"))
             daemon.write(dns={**NAMED, "backends": {"ns": "new.lab"}}, other={**OTHER, "backends": {"x": "ns.lab"}})
-            await daemon.service.reload()
+            await daemon.service.reload(TESTER)
             assert {"ns-10.0.0.9": 1.0} == await shares(daemon)
             assert ["new.lab"] == names.asked
 
@@ -150,7 +150,7 @@ def test_a_reload_without_an_answer(pool: str, answer: str | None, reason: str, 
             with pytest.raises(
                 SystemFault, match=rf"^{pool} would have no backend, and its traffic has backends now: {reason}"
             ) as caught:
-                await daemon.service.reload()
+                await daemon.service.reload(TESTER)
             assert (0 if answer else 3) == elapsed() - began
             assert (GOOD, (str(caught.value),)) == (await shares(daemon), daemon.controller.config_status().problems)
 
@@ -166,8 +166,8 @@ def test_a_reload_with_a_name_beside_other_backends(file: Path) -> None:
             await daemon.controller.use_answer(NS, servers("10.0.0.1"))
             backends = {"ns": "ns.lab", "more": "new.lab"}
             daemon.write(dns={**NAMED, "backends": backends}, other={**OTHER, "backends": {"x": "new.lab"}})
-            await daemon.service.reload()
+            await daemon.service.reload(TESTER)
             assert ({"ns-10.0.0.1": 1.0}, {}) == (await shares(daemon), await shares(daemon, "other"))
-            await daemon.service.reload()  # a pool without a backend stays without: no reason to refuse
+            await daemon.service.reload(TESTER)  # a pool without a backend stays without: no reason to refuse
 
     play(scene())

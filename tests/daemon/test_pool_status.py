@@ -14,7 +14,7 @@ from pool_builders import ALL, backend, backends, config, pool, sorry
 from nftlb.daemon.counters import Counters
 from nftlb.daemon.daemon_service import backend_status, pool_status
 from nftlb.health import CheckResult, PoolStates
-from nftlb.model import Admin, Agent, Collector, Health, Icmp
+from nftlb.model import Admin, Agent, BackendChange, Collector, Health, Icmp
 from nftlb.ruleset import Count
 from nftlb.service import PoolStatus
 
@@ -171,8 +171,8 @@ def test_a_family_without_backends() -> None:
 def test_health_wish_and_weight_are_kept_apart() -> None:
     """A drained backend is up without a share; the wishes of agent and operator are both shown."""
     reported = ReportedPool(dns(health=(Health(check=Agent(port=9)),)))
-    reported.states.set_by_operator("dns", "b1", time.monotonic(), admin=Admin.DRAIN)
-    reported.states.set_by_operator("dns", "b2", time.monotonic(), weight=3)
+    reported.states.set_by_operator("dns", "b1", BackendChange(admin=Admin.DRAIN), time.monotonic())
+    reported.states.set_by_operator("dns", "b2", BackendChange(weight=3), time.monotonic())
     says = CheckResult(passed=True, reason="drain", seconds=0.001, admin=Admin.MAINTENANCE)
     reported.states.record_result("dns", "b3", 0, says, time.monotonic())
 
@@ -235,7 +235,7 @@ def test_who_serves_and_who_stands_by() -> None:
 def test_a_drained_backend_does_not_stand_by() -> None:
     """Only healthy and enabled backends stand by."""
     reported = ReportedPool(dns(behind=TWO_PRIORITIES))
-    reported.states.set_by_operator("dns", "b3", time.monotonic(), admin=Admin.DRAIN)
+    reported.states.set_by_operator("dns", "b3", BackendChange(admin=Admin.DRAIN), time.monotonic())
 
     assert [False, False, False] == [backend.standby for backend in reported.status().backends]
 

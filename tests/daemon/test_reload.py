@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from api_state import status_of
-from daemon_wiring import BACKENDS, DNS, OTHER, WiredDaemon, document, found, shares
+from daemon_wiring import BACKENDS, DNS, OTHER, TESTER, WiredDaemon, document, found, shares
 from virtual_time import play
 
 from nftlb.config import read_backend
 from nftlb.errors import ConfigError, KernelError
 from nftlb.health.memory import read_memory
-from nftlb.model import Admin
+from nftlb.model import Admin, BackendChange, EventKind
 from nftlb.service import BackendStatus, Conflict
 
 if TYPE_CHECKING:
@@ -39,18 +39,18 @@ def test_an_added_backend_stays_over_restarts_and_reloads(file: Path) -> None:
     async def first() -> str:
         async with WiredDaemon(file) as daemon:
             status = await daemon.service.add(
-                "dns", read_backend("dns", "x", {"address": "10.0.0.20", "port": 53, "weight": 3})
+                "dns", read_backend("dns", "x", {"address": "10.0.0.20", "port": 53, "weight": 3}), TESTER
             )
             assert isinstance(status, BackendStatus)
             assert (True, True, 0.5) == (status.added, status.in_rotation, status.share)
-            await daemon.service.reload()
+            await daemon.service.reload(TESTER)
             assert (await shares(daemon))["x"] == 0.5
             return daemon.store.text
 
     async def second(memory: str) -> str:
         async with WiredDaemon(file, memory) as daemon:
             assert (await shares(daemon))["x"] == 0.5
-            await daemon.service.remove("dns", "x")
+            await daemon.service.remove("dns", "x", TESTER)
             return daemon.store.text
 
     assert {} == read_memory(play(second(play(first())))).pools["dns"].added
@@ -62,12 +62,12 @@ def test_invalid_backends_are_not_added(file: Path) -> None:
     async def scene() -> None:
         async with WiredDaemon(file) as daemon:
             with pytest.raises(Conflict, match="dns has a backend ns1 already"):
-                await daemon.service.add("dns", read_backend("dns", "ns1", "10.0.0.20:53"))
+                await daemon.service.add("dns", read_backend("dns", "ns1", "10.0.0.20:53"), TESTER)
             for written in ("10.0.0.11:53", "[2001:db8::1]:53", {"port": 5}):
                 with pytest.raises(ConfigError):
-                    await daemon.service.add("dns", read_backend("dns", "x", written))
+                    await daemon.service.add("dns", read_backend("dns", "x", written), TESTER)
             assert set(BACKENDS) == set(await shares(daemon))
-            assert [] == daemon.events
+            assert {EventKind.OPERATED} == {event.kind for event in daemon.events}
 
     play(scene())
 
@@ -79,9 +79,9 @@ def test_adding_is_all_or_nothing(file: Path) -> None:
         async with WiredDaemon(file) as daemon:
             daemon.kernel_thread.error = KernelError("no")
             with pytest.raises(KernelError):
-                await daemon.service.add("dns", read_backend("dns", "x", "10.0.0.20:53"))
+                await daemon.service.add("dns", read_backend("dns", "x", "10.0.0.20:53"), TESTER)
             with pytest.raises(KernelError):
-                await daemon.service.remove("dns", "ns1")
+                await daemon.service.remove("dns", "ns1", TESTER)
             daemon.kernel_thread.error = None
             await asyncio.sleep(1)
             assert set(BACKENDS) == set(await shares(daemon))
@@ -98,14 +98,14 @@ def test_removed_until_the_next_reload(file: Path) -> None:
 
     async def first() -> str:
         async with WiredDaemon(file) as daemon:
-            await daemon.service.remove("dns", "ns1")
+            await daemon.service.remove("dns", "ns1", TESTER)
             assert {"ns2": HALF, "ns3": HALF} == await shares(daemon)
             return daemon.store.text
 
     async def second(memory: str) -> str:
         async with WiredDaemon(file, memory) as daemon:
             assert {"ns2", "ns3"} == set(await shares(daemon))
-            await daemon.service.reload()
+            await daemon.service.reload(TESTER)
             assert set(BACKENDS) == set(await shares(daemon))
             return daemon.store.text
 
@@ -117,14 +117,14 @@ def test_a_backend_replaced_under_its_name_survives_a_restart(file: Path) -> Non
 
     async def first() -> str:
         async with WiredDaemon(file) as daemon:
-            await daemon.service.remove("dns", "ns1")
-            await daemon.service.add("dns", read_backend("dns", "ns1", "10.0.0.99:53"))
+            await daemon.service.remove("dns", "ns1", TESTER)
+            await daemon.service.add("dns", read_backend("dns", "ns1", "10.0.0.99:53"), TESTER)
             return daemon.store.text
 
     async def second(memory: str) -> None:
         async with WiredDaemon(file, memory) as daemon:
             assert "10.0.0.99" == found(await daemon.service.pool("dns"), "ns1").address
-            await daemon.service.reload()
+            await daemon.service.reload(TESTER)
             assert "10.0.0.11" == found(await daemon.service.pool("dns"), "ns1").address
 
     play(second(play(first())))
@@ -135,8 +135,8 @@ def test_a_backend_added_again_unchanged_needs_no_state(file: Path) -> None:
 
     async def scene() -> None:
         async with WiredDaemon(file) as daemon:
-            await daemon.service.remove("dns", "ns1")
-            await daemon.service.add("dns", read_backend("dns", "ns1", "10.0.0.11:53"))
+            await daemon.service.remove("dns", "ns1", TESTER)
+            await daemon.service.add("dns", read_backend("dns", "ns1", "10.0.0.11:53"), TESTER)
             assert not found(await daemon.service.pool("dns"), "ns1").added
             remembered = read_memory(daemon.store.text).pools["dns"]
             assert ({}, ()) == (remembered.added, remembered.removed)
@@ -149,12 +149,12 @@ def test_an_added_backend_that_the_file_takes_over_belongs_to_it(file: Path) -> 
 
     async def scene() -> None:
         async with WiredDaemon(file) as daemon:
-            await daemon.service.add("dns", read_backend("dns", "x", "10.0.0.20:53"))
+            await daemon.service.add("dns", read_backend("dns", "x", "10.0.0.20:53"), TESTER)
             daemon.write(dns={**DNS, "backends": {**BACKENDS, "x": "10.0.0.20:53"}})
-            await daemon.service.reload()
+            await daemon.service.reload(TESTER)
             assert not found(await daemon.service.pool("dns"), "x").added
             daemon.write(dns=DNS)
-            await daemon.service.reload()
+            await daemon.service.reload(TESTER)
             assert set(BACKENDS) == set(await shares(daemon))
 
     play(scene())
@@ -167,7 +167,7 @@ def test_the_last_backend_stays(file: Path) -> None:
     async def scene() -> None:
         async with WiredDaemon(file) as daemon:
             with pytest.raises(Conflict, match="a is the last backend of other"):
-                await daemon.service.remove("other", "a")
+                await daemon.service.remove("other", "a", TESTER)
 
     play(scene())
 
@@ -182,7 +182,7 @@ def test_a_bad_file_changes_nothing(file: Path, caplog: pytest.LogCaptureFixture
             before = daemon.kernel_thread.kernel.content
             daemon.file.write_text('{"pools": {"dns": {"listen": "x", "backends": {"a": "no name"}}}}')
             with pytest.raises(ConfigError) as caught:
-                await daemon.service.reload()
+                await daemon.service.reload(TESTER)
             status = await status_of(daemon.service)
             assert not status.config.success
             assert tuple(str(caught.value).splitlines()) == status.config.problems
@@ -191,7 +191,7 @@ def test_a_bad_file_changes_nothing(file: Path, caplog: pytest.LogCaptureFixture
             assert before == daemon.kernel_thread.kernel.content
             assert ["reload_failed dns"] == [f"{event.kind} dns" for event in daemon.events if "reload" in event.kind]
             daemon.write(dns=DNS)
-            await daemon.service.reload()
+            await daemon.service.reload(TESTER)
             status = await status_of(daemon.service)
             assert ((), True) == (status.config.problems, status.config.success)
 
@@ -206,7 +206,7 @@ def test_another_table_needs_a_restart(file: Path) -> None:
         async with WiredDaemon(file) as daemon:
             daemon.file.write_text(json.dumps({"table": "other", "pools": {"dns": DNS}}))
             with pytest.raises(ConfigError, match="table: other is another table than nftlb"):
-                await daemon.service.reload()
+                await daemon.service.reload(TESTER)
 
     play(scene())
 
@@ -219,7 +219,7 @@ def test_a_reload_that_the_kernel_refuses(file: Path) -> None:
             daemon.write(other=OTHER)
             daemon.kernel_thread.error = KernelError("no")
             with pytest.raises(KernelError):
-                await daemon.service.reload()
+                await daemon.service.reload(TESTER)
             daemon.kernel_thread.error = None
             await asyncio.sleep(1)
             status = await status_of(daemon.service)
@@ -239,7 +239,7 @@ def test_unchanged_backends_keep_their_state_over_a_reload(file: Path) -> None:
             daemon.record_results("ns1", "---")
             daemon.record_results("ns2", "--")
             daemon.write(dns={**DNS, "quorum": 2}, other=OTHER)
-            await daemon.service.reload()
+            await daemon.service.reload(TESTER)
             assert 0.0 == (await shares(daemon))["ns1"]
             assert [["dns", "other"]] == [[pool.name for pool in config.pools] for config in daemon.followed]
             daemon.record_results("ns2", "-")
@@ -256,10 +256,10 @@ def test_results_during_a_reload_are_not_lost(file: Path) -> None:
         async with WiredDaemon(file) as daemon:
             daemon.kernel_thread.takes = 1.0
             daemon.write(dns={**DNS, "quorum": 2})
-            reloading = asyncio.create_task(daemon.service.reload())
+            reloading = asyncio.create_task(daemon.service.reload(TESTER))
             await asyncio.sleep(0.5)
             daemon.record_results("ns1", "---")
-            changed = asyncio.create_task(daemon.service.change("dns", "ns2", admin=Admin.DRAIN))
+            changed = asyncio.create_task(daemon.service.change("dns", "ns2", BackendChange(admin=Admin.DRAIN), TESTER))
             await reloading
             await changed
             daemon.kernel_thread.takes = 0.0
@@ -278,10 +278,10 @@ def test_reloads_and_additions_wait_for_each_other(file: Path) -> None:
             daemon.kernel_thread.takes = 1.0
             daemon.write(dns=DNS, other=OTHER)
             await asyncio.gather(
-                daemon.service.reload(),
-                daemon.service.add("dns", read_backend("dns", "x", "10.0.0.20:53")),
-                daemon.service.reload(),
-                daemon.service.remove("dns", "ns3"),
+                daemon.service.reload(TESTER),
+                daemon.service.add("dns", read_backend("dns", "x", "10.0.0.20:53"), TESTER),
+                daemon.service.reload(TESTER),
+                daemon.service.remove("dns", "ns3", TESTER),
             )
             assert {"ns1", "ns2", "x"} == set(await shares(daemon))
             assert {"a"} == set(await shares(daemon, "other"))
@@ -295,13 +295,13 @@ def test_a_pool_that_is_gone(file: Path) -> None:
 
     async def scene() -> None:
         async with WiredDaemon(file) as daemon:
-            await daemon.service.add("other", read_backend("other", "x", "10.0.1.2:53"))
+            await daemon.service.add("other", read_backend("other", "x", "10.0.1.2:53"), TESTER)
             daemon.write(dns=DNS)
-            await daemon.service.reload()
+            await daemon.service.reload(TESTER)
             assert ["dns"] == [pool.name for pool in (await status_of(daemon.service)).pools]
             assert {"dns"} == set(read_memory(daemon.store.text).pools)
             daemon.write(dns=DNS, other=OTHER)
-            await daemon.service.reload()
+            await daemon.service.reload(TESTER)
             assert {"a"} == set(await shares(daemon, "other"))
 
     play(scene())
@@ -313,9 +313,9 @@ def test_the_fault_of_a_bad_state_file_ends_with_a_reload(file: Path) -> None:
     async def scene() -> None:
         async with WiredDaemon(file) as daemon:
             daemon.faults.set("memory", "torn")
-            await daemon.service.change("dns", "ns1", weight=3)
+            await daemon.service.change("dns", "ns1", BackendChange(weight=3), TESTER)
             assert ["memory"] == daemon.shown
-            await daemon.service.reload()
+            await daemon.service.reload(TESTER)
             assert [] == daemon.shown
 
     play(scene())

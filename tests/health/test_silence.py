@@ -10,7 +10,7 @@ from pool_builders import backend, config, pool
 
 from nftlb.health import PoolStates, SilentBackends
 from nftlb.health.silence import MOST_READINGS, Answers, Reading
-from nftlb.model import Admin, EventKind, PassiveReplies
+from nftlb.model import Admin, BackendChange, EventKind, PassiveReplies
 
 LIMITS = PassiveReplies(min_packets=20, window=10_000, reply_time=2000, probation=30_000)
 STEP = 0.5
@@ -161,7 +161,7 @@ def test_the_only_backend_that_is_fed() -> None:
 def test_no_other_backend_is_up() -> None:
     """The only backend that is up stays, whatever it answers."""
     scene = Scene(2)
-    scene.states.set_by_operator("dns", "b2", 0.0, admin=Admin.DRAIN)
+    scene.states.set_by_operator("dns", "b2", BackendChange(admin=Admin.DRAIN), 0.0)
     scene.run(10, {"b1": (100, 100)})
     scene.run(20, {"b1": (100, 0)})
     assert [] == scene.down
@@ -180,7 +180,7 @@ def test_silent_backends_return_when_no_other_is_left(leaves: str) -> None:
     scene.run(3.5, frozen)
     assert ["b2", "b3"] == scene.down
     if leaves == "drained":
-        scene.states.set_by_operator("dns", "b1", scene.now, admin=Admin.DRAIN)
+        scene.states.set_by_operator("dns", "b1", BackendChange(admin=Admin.DRAIN), scene.now)
     else:
         scene.states.set_unreachable({("dns", "b1"): "no route"}, scene.now)
     scene.look()

@@ -30,6 +30,7 @@ from nftlb.health import CheckResult, Memory
 from nftlb.health.memory import read_memory, write_memory
 from nftlb.metrics import Metrics
 from nftlb.model import Membership
+from nftlb.service import Actor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +45,7 @@ BACKENDS = {"ns1": "10.0.0.11:53", "ns2": "10.0.0.12:53", "ns3": "10.0.0.13:53"}
 CHECK = {"icmp": {}, "interval": "2s", "fast_interval": "500ms", "rise": 2, "fall": 3}
 DNS = {"listen": "192.0.2.53:53/udp", "backends": BACKENDS, "health": CHECK}
 OTHER = {"listen": "192.0.2.54:53/udp", "backends": {"a": "10.0.1.1:53"}}
+TESTER = Actor("tester", "unix socket")
 PASS, FAIL = (
     CheckResult(passed=True, reason="fine", seconds=0.001),
     CheckResult(passed=False, reason="no answer", seconds=1.0),
@@ -72,6 +74,9 @@ class FakeStore:
             raise OSError(self.error, os.strerror(self.error))
         self.saved.append((elapsed(), memory.table))
         self.text = write_memory(memory)
+
+    def keep_events(self, lines: bytes) -> None:
+        """Keep nothing."""
 
     def keep(self, file: str, source: bytes) -> None:
         """Keep nothing."""
@@ -102,7 +107,7 @@ class WiredDaemon:
         self.store = FakeStore()
         self.kernel_thread = FakeKernelThread()
         self.metrics = Metrics()
-        bus = RecordingBus()
+        self.bus = bus = RecordingBus()
         self.events = bus.published
         self.faults = ActiveFaults(bus.publish)
         self.recorder = SwapRecorder(self.metrics, bus, self.faults)
@@ -147,6 +152,7 @@ class WiredDaemon:
         self._task.cancel()
         await asyncio.wait([self._task])
         await self.saver.close()
+        self.recorder.changes.close()
         self._counter_reader.close()
         self.kernel_thread.close()
         await settle()

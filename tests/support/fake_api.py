@@ -30,6 +30,7 @@ def backend(name: str = "ns1", number: int = 1, **changed: Any) -> BackendStatus
         "up": True,
         "admin": Admin.ENABLED,
         "agent": None,
+        "admin_since": None,
         "priority": 1,
         "weight": 1,
         "share": 0.5,
@@ -72,6 +73,7 @@ def pool(name: str = "dns", **changed: Any) -> PoolStatus:
 
 def status(**changed: Any) -> Status:
     given: dict[str, Any] = {
+        "host": "lb1",
         "version": "0.1.0",
         "pid": 42,
         "started": NOW - timedelta(days=3, hours=1),

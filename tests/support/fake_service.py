@@ -8,22 +8,41 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from nftlb.config import write_backend
-from nftlb.model import Admin, Backend, Balance, Forward, NamedBackend, Per
+from nftlb.daemon.history import EventHistory
+from nftlb.model import (
+    Admin,
+    Backend,
+    BackendChange,
+    Balance,
+    Endpoint,
+    EventKind,
+    Forward,
+    NamedBackend,
+    Per,
+    Protocol,
+)
 from nftlb.service import (
+    Actor,
     BackendStatus,
     CheckStatus,
     ClientStatus,
     CollectorStatus,
     ConfigStatus,
     Conflict,
+    Consequences,
     Event,
     Fault,
     GuardStatus,
+    History,
     KernelStatus,
     NameStatus,
+    Notice,
+    Notices,
     Overview,
     PoolClients,
     PoolStatus,
+    RulesetChange,
+    RulesetChanges,
     Short,
     UnknownBackend,
     UnknownPool,
@@ -47,6 +66,7 @@ def a_backend(name: str, **changes: Any) -> BackendStatus:
         "port": 5353,
         "up": True,
         "admin": Admin.ENABLED,
+        "admin_since": None,
         "agent": None,
         "priority": 1,
         "weight": 1,
@@ -101,6 +121,7 @@ def a_pool(name: str, *backends: BackendStatus, **changes: Any) -> PoolStatus:
 
 def an_overview(**changes: Any) -> Overview:
     usual = {
+        "host": "lb1",
         "version": "0.1.0",
         "pid": 4711,
         "started": NOON,
@@ -125,6 +146,9 @@ class FakeService:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a change begins, and when it no longer waits."""
     done: list[str] = field(default_factory=list)
+    actors: list[Actor] = field(default_factory=list)
+    """Who asked for each change."""
+    kept: EventHistory = field(default_factory=EventHistory)
     listeners: list[asyncio.Queue[Event | None]] = field(default_factory=list)
 
     def put(self, *pools: PoolStatus) -> None:
@@ -171,23 +195,51 @@ class FakeService:
     async def ruleset(self) -> str:
         return "table ip nftlb {\n}\n"
 
-    async def change(
-        self,
-        pool: str,
-        backend: str,
-        *,
-        admin: Admin | None = None,
-        weight: int | None = None,
-        priority: int | None = None,
-    ) -> BackendStatus:
-        await self._work(f"change {pool}/{backend} {admin} {weight}")
-        changed: dict[str, Any] = {"admin": admin, "weight": weight, "priority": priority}
+    async def ruleset_changes(self) -> RulesetChanges:
+        lines = ("@@ table ip nftlb: chain dns @@", "- numgen inc mod 2", "+ numgen inc mod 1")
+        change = RulesetChange(at=NOON, reason="dns/ns1: down, was up: timeout", events=(5,), lines=lines, cut=False)
+        return RulesetChanges(changes=(change,))
+
+    async def explain(
+        self, client: Endpoint, service: Endpoint, transport: Protocol, payload: bytes | None
+    ) -> dict[str, Any]:
+        found = {"client": str(client), "service": str(service), "protocol": str(transport)}
+        return {**found, "payload": None if payload is None else payload.hex()}
+
+    async def notices(self) -> Notices:
+        message = "this host does not forward IPv4 packets"
+        fix = ("sysctl -w net.ipv4.ip_forward=1",)
+        return Notices(at=NOON, findings=(Notice(subject="forwarding", severity="error", message=message, fix=fix),))
+
+    def history(
+        self, *, pool: str | None, backend: str | None, kind: EventKind | None, before: int | None, limit: int
+    ) -> History:
+        found = self.kept.find(pool=pool, backend=backend, kind=kind, before=before, limit=limit)
+        return History(events=found)
+
+    async def preview_change(self, pool: str, backend: str, change: BackendChange) -> Consequences:
+        await self._backend(pool, backend)
+        return Consequences(consequences=(f"{pool}/{backend}: {change}",))
+
+    async def preview_add(self, pool: str, backend: Backend | NamedBackend) -> Consequences:
+        await self.pool(pool)
+        return Consequences(consequences=(f"{pool}/{backend.name}: add",))
+
+    async def preview_remove(self, pool: str, backend: str) -> Consequences:
+        await self._backend(pool, backend)
+        return Consequences(consequences=(f"{pool}/{backend}: remove",))
+
+    async def change(self, pool: str, backend: str, change: BackendChange, by: Actor) -> BackendStatus:
+        self.actors.append(by)
+        await self._work(f"change {pool}/{backend} {change.admin} {change.weight}")
+        changed: dict[str, Any] = change._asdict()
         old = await self._backend(pool, backend)
         new = old.model_copy(update={key: value for key, value in changed.items() if value is not None})
         self._set(pool, [new if shown is old else shown for shown in self.shown[pool].backends])
         return new
 
-    async def add(self, pool: str, backend: Backend | NamedBackend) -> BackendStatus | NameStatus:
+    async def add(self, pool: str, backend: Backend | NamedBackend, by: Actor) -> BackendStatus | NameStatus:
+        self.actors.append(by)
         name = backend.name
         await self._work(f"add {pool}/{name} {write_backend(backend)}")
         if any(shown.name == name for shown in (await self.pool(pool)).backends):
@@ -199,18 +251,22 @@ class FakeService:
         self._set(pool, [*self.shown[pool].backends, new])
         return new
 
-    async def remove(self, pool: str, backend: str) -> None:
+    async def remove(self, pool: str, backend: str, by: Actor) -> None:
+        self.actors.append(by)
         await self._work(f"remove {pool}/{backend}")
         old = await self._backend(pool, backend)
         if len(self.shown[pool].backends) == 1:
             raise Conflict(f"{backend} is the last backend of {pool}")
         self._set(pool, [shown for shown in self.shown[pool].backends if shown is not old])
 
-    async def reload(self) -> None:
+    async def reload(self, by: Actor) -> None:
+        self.actors.append(by)
         await self._work("reload")
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self, after: int | None = None) -> AsyncIterator[Event]:
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        for kept in () if after is None else self.kept.after(after):
+            queue.put_nowait(kept)
         self.listeners.append(queue)
         try:
             while event := await queue.get():

@@ -15,7 +15,7 @@ from fake_service import FakeService, two_pools
 from nftlb.metrics import Metrics
 from nftlb.model import Endpoint, UnixSocket
 from nftlb.web import HttpServer, Limits, application
-from nftlb.web.admission import digest, only_own_hosts
+from nftlb.web.admission import digest, no_operators, only_own_hosts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -30,8 +30,8 @@ LOOPBACK = Endpoint(IPv4Address("127.0.0.1"), 0)
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-def one_token() -> frozenset[bytes]:
-    return frozenset({digest(TOKEN.encode())})
+def one_token() -> dict[bytes, str]:
+    return {digest(TOKEN.encode()): "ann"}
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,13 @@ async def serving(
     access_log: Logger | None = None,
     crowded: Callable[[str], None] = lambda _: None,
     allowed: Callable[[], AllowedHosts] = only_own_hosts,
+    operators: Callable[[], frozenset[int]] = no_operators,
 ) -> AsyncIterator[RunningApi]:
     """Run a server, by default on a free port of the loopback interface."""
     service, metrics, limits = service or two_pools(), Metrics(), limits or Limits()
-    server = HttpServer(application(service, metrics, tokens, limits, allowed), listen, limits, access_log, crowded)
+    server = HttpServer(
+        application(service, metrics, tokens, limits, allowed, operators), listen, limits, access_log, crowded
+    )
     api = RunningApi(server, service, metrics)
     await server.start()
     try:

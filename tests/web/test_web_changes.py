@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import asdict
 
 import pytest
 from web_server import BEARER, Answer, RunningApi, hang_up, head, run, serving
@@ -82,7 +83,7 @@ def test_reload() -> None:
 
 
 def test_reload_of_a_bad_file() -> None:
-    """422 with all faults, in the lines that `nftlb check` shows."""
+    """422 with all faults, in the lines that `nftlb check` shows, and with their places for programs."""
 
     async def test() -> None:
         async with serving() as api:
@@ -91,7 +92,9 @@ def test_reload_of_a_bad_file() -> None:
             answer = await api.ask("POST", "/api/v1/reload")
             assert answer.status == 422
             expected = ["a.yaml:1:2: pools: bad", "a.yaml:3:4: pools.dns: worse"]
-            assert {"error": "the configuration is bad", "problems": expected} == answer.json
+            faults = [asdict(problem) for problem in problems]
+            assert {"error": "the configuration is bad", "problems": expected, "faults": faults} == answer.json
+            assert {"file": "a.yaml", "line": 1, "column": 2, "path": "pools", "message": "bad"} == faults[0]
 
     run(test())
 

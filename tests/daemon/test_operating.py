@@ -1,0 +1,247 @@
+"""What an operator asks of the daemon: previews, who did what, changes of the rules, explanations, and notices."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+from daemon_wiring import BACKENDS, DNS, TESTER, WiredDaemon, document, found
+from virtual_time import play, settle
+
+from nftlb.config import read_backend
+from nftlb.config.reading import read_endpoint
+from nftlb.daemon.notices import FRESH, NoticeBoard
+from nftlb.daemon.ruleset_changes import KEPT, LONGEST_LINE, MOST_LINES, ChangeLog
+from nftlb.doctor import Finding, Severity
+from nftlb.errors import KernelError
+from nftlb.model import Admin, BackendChange, Config, EventKind, Protocol
+from nftlb.ruleset import Chain, Ruleset, Table, TableFamily
+from nftlb.service import Conflict, UnknownBackend
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nftlb.service import Event
+
+DRAIN = BackendChange(admin=Admin.DRAIN)
+_NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+NOBODY = "the pool dns would have no backend in service; its packets would be rejected"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "nftlb.json"
+    path.write_text(document(dns=DNS))
+    return path
+
+
+def operated(daemon: WiredDaemon) -> list[Event]:
+    return [event for event in daemon.events if event.kind is EventKind.OPERATED]
+
+
+def test_a_preview_changes_nothing(file: Path) -> None:
+    """A preview has the consequences of the change, and neither the kernel nor the state nor the events change."""
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            for name in ("ns2", "ns3"):
+                await daemon.service.change("dns", name, DRAIN, TESTER)
+            await settle()
+            daemon.events.clear()
+            before = daemon.state.memory(), daemon.kernel_thread.kernel.generation()
+            preview = await daemon.service.preview_change("dns", "ns1", DRAIN)
+            assert NOBODY == preview.consequences[0]
+            assert NOBODY == (await daemon.service.preview_remove("dns", "ns1")).consequences[0]
+            new = read_backend("dns", "ns9", "10.0.0.19:53")
+            assert () == (await daemon.service.preview_add("dns", new)).consequences
+            with pytest.raises(UnknownBackend):
+                await daemon.service.preview_change("dns", "ns9", DRAIN)
+            with pytest.raises(Conflict):
+                await daemon.service.preview_add("dns", read_backend("dns", "ns1", "10.0.0.19:53"))
+            assert before == (daemon.state.memory(), daemon.kernel_thread.kernel.generation())
+            assert [] == daemon.events
+
+    play(scene())
+
+
+def test_who_did_what(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each change is an event and a line in the log: who, from where, what, and the result."""
+    caplog.set_level(logging.INFO, "nftlb.daemon.audit")
+
+    async def scene() -> list[Event]:
+        async with WiredDaemon(file) as daemon:
+            service = daemon.service
+            await service.change("dns", "ns1", BackendChange(Admin.DRAIN, 3, 2), TESTER)
+            await service.add("dns", read_backend("dns", "ns9", "10.0.0.19:53"), TESTER)
+            await service.remove("dns", "ns9", TESTER)
+            with suppress(UnknownBackend):
+                await service.remove("dns", "n\x1b" + "s" * 200, TESTER)
+            daemon.write(dns={**DNS, "listen": "nowhere"})
+            with suppress(Exception):
+                await service.reload(TESTER)
+            return operated(daemon)
+
+    events = play(scene())
+    assert [
+        ("dns", "ns1", "drain, weight 3, priority 2", "done"),
+        ("dns", "ns9", "add", "done"),
+        ("dns", "ns9", "remove", "done"),
+    ] == [(event.pool, event.backend, event.details["what"], event.details["result"]) for event in events[:3]]
+    assert {("tester", "unix socket")} == {(event.details["who"], event.details["from"]) for event in events}
+    assert all("\x1b" not in event.backend and len(event.backend) < 110 for event in events)
+    assert ["remove", "reload"] == [event.details["what"] for event in events[3:]]
+    assert "done" not in {event.details["result"] for event in events[3:]}
+    lines = [record for record in caplog.records if record.name == "nftlb.daemon.audit"]
+    assert "dns/ns1: drain, weight 3, priority 2 by tester (unix socket): done" == lines[0].getMessage()
+    assert {
+        "event": EventKind.OPERATED,
+        "pool": "dns",
+        "backend": "ns1",
+        "who": "tester",
+        "from": "unix socket",
+        "what": "drain, weight 3, priority 2",
+        "result": "done",
+    } == lines[0].__dict__["fields"]
+    assert [logging.INFO] * 3 + [logging.WARNING] * 2 == [record.levelno for record in lines]
+
+
+def test_since_when_a_backend_is_drained(file: Path) -> None:
+    """The time survives a restart and a reload; it is null as long as the state is that of the file."""
+
+    async def first() -> tuple[object, str]:
+        async with WiredDaemon(file) as daemon:
+            assert found(await daemon.service.pool("dns"), "ns1").admin_since is None
+            since = (await daemon.service.change("dns", "ns1", DRAIN, TESTER)).admin_since
+            assert since is not None
+            assert since == (await daemon.service.change("dns", "ns1", BackendChange(weight=2), TESTER)).admin_since
+            return since, daemon.store.text
+
+    async def second(memory: str) -> object:
+        async with WiredDaemon(file, memory) as daemon:
+            await daemon.service.reload(TESTER)
+            since = found(await daemon.service.pool("dns"), "ns1").admin_since
+            backends = {**BACKENDS, "ns1": {"address": "10.0.0.11", "port": 53, "admin": "drain"}}
+            daemon.write(dns={**DNS, "backends": backends})
+            await daemon.service.reload(TESTER)
+            assert found(await daemon.service.pool("dns"), "ns1").admin_since is None
+            return since
+
+    since, memory = play(first())
+    assert since == play(second(memory))
+
+
+def test_changes_of_the_rules(file: Path) -> None:
+    """A backend that dies and a reload are changes with their reason and the lines that differ."""
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            daemon.record_results("ns1", "---")
+            await settle()
+            await asyncio.sleep(1)
+            died = (await daemon.service.ruleset_changes()).changes[0]
+            assert "dns/ns1: down, was up: icmp: no answer" == died.reason
+            down = [event.id for event in daemon.bus.history.find(kind=EventKind.BACKEND_DOWN)]
+            assert tuple(down) == died.events
+            assert any(line.startswith("- ") for line in died.lines)
+            assert any(line.startswith("+ ") for line in died.lines)
+            assert not died.cut
+            daemon.write(dns={**DNS, "listen": "192.0.2.53:54/udp"})
+            await daemon.service.reload(TESTER)
+            reloaded = next(
+                change for change in (await daemon.service.ruleset_changes()).changes if "reload" in change.reason
+            )
+            assert f"a reload of {file}" == reloaded.reason
+            assert any("54" in line for line in reloaded.lines if line.startswith("+ "))
+
+    play(scene())
+
+
+def test_the_changes_are_limited() -> None:
+    """The last changes are kept, each with a limited number of lines of a limited length."""
+    empty = Ruleset("nftlb", {})
+    rules = tuple(f'accept comment "{number} {"x" * 1000}"' for number in range(2 * MOST_LINES))
+    table = Table(TableFamily.IP, "nftlb", chains={"big": Chain("big", rules=rules)})
+    full = Ruleset("nftlb", {TableFamily.IP: table})
+
+    async def scene() -> None:
+        log = ChangeLog()
+        for number in range(KEPT + 5):
+            log.record(_NOON, f"change {number}", (), *((empty, full) if number % 2 else (full, empty)))
+        changes = (await log.changes()).changes
+        log.close()
+        assert [f"change {number}" for number in range(KEPT + 4, 4, -1)] == [change.reason for change in changes]
+        assert {(MOST_LINES, True)} == {(len(change.lines), change.cut) for change in changes}
+        assert all(len(line) <= LONGEST_LINE for change in changes for line in change.lines)
+
+    asyncio.run(scene())
+
+
+def test_a_packet_is_explained_as_it_is_now(file: Path) -> None:
+    """The explanation has the states of now: a backend that is down, and one that is drained."""
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            daemon.record_results("ns1", "---")
+            await daemon.service.change("dns", "ns2", DRAIN, TESTER)
+            client, service = read_endpoint("198.51.100.7:40000"), read_endpoint("192.0.2.53:53")
+            explained = await daemon.service.explain(client, service, Protocol.UDP, None)
+            assert {"ns1": "down", "ns2": "drain", "ns3": "in"} == {
+                candidate["name"]: candidate["state"] for candidate in explained["candidates"]
+            }
+            assert ["ns3"] == explained["slots"]
+            six = await daemon.service.explain(read_endpoint("[2001:db8::1]:1"), service, Protocol.UDP, None)
+            assert six["pool"] is None
+            assert "two address families" in six["reason"]
+
+    play(scene())
+
+
+def test_notices_are_looked_for_in_a_thread_and_kept_for_a_while() -> None:
+    """The host is examined again after half a minute, or for another configuration; an error is a notice."""
+    examined: list[Config] = []
+    configs = [Config()]
+
+    def examine(config: Config) -> list[Finding]:
+        examined.append(config)
+        if len(examined) == 3:
+            raise KernelError("no\npermission")
+        return [Finding(Severity.ERROR, "forwarding", "off", "sysctl -w a=1\nsysctl -w b=1")]
+
+    async def scene() -> None:
+        board = NoticeBoard(lambda: configs[-1], examine)
+        first, again = await asyncio.gather(board.notices(), board.notices())
+        assert first is again
+        (notice,) = first.findings
+        assert ("error", ("sysctl -w a=1", "sysctl -w b=1")) == (notice.severity, notice.fix)
+        configs.append(Config(table="other"))
+        assert first is not await board.notices()
+        await asyncio.sleep(FRESH + 1)
+        assert "this host can't be examined: no; permission" == (await board.notices()).findings[0].message
+        assert 3 == len(examined)
+
+    play(scene())
+
+
+def test_a_slow_listener_of_a_restarted_daemon(file: Path) -> None:
+    """Events of the service continue after an id, without a gap and without a repetition."""
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            daemon.record_results("ns1", "---")
+            await settle()
+            first = daemon.bus.history.find(kind=EventKind.BACKEND_DOWN)[0]
+            daemon.record_results("ns2", "---")
+            stream = daemon.service.events(first.id - 1)
+            assert first == await anext(stream)
+            ids = [first.id]
+            while ids[-1] < daemon.bus.history.last:
+                ids.append((await anext(stream)).id)
+            await stream.aclose()  # type: ignore[attr-defined]
+            assert sorted(set(ids)) == ids
+            assert ids == [event.id for event in daemon.bus.history.kept()][-len(ids) :]
+
+    play(scene())

@@ -1,0 +1,142 @@
+"""Who may change something at a Unix socket without a token: root, the daemon's user, and operators."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
+
+import pytest
+from web_server import BEARER, run, serving
+
+from nftlb.model import UnixSocket
+from nftlb.service import Actor
+from nftlb.web import admission, no_tokens
+from nftlb.web.peer import MOST_GROUPS, Peer, peer_of, user_name
+
+if TYPE_CHECKING:
+    import asyncio
+    from pathlib import Path
+
+    from web_server import RunningApi
+
+CHANGE = "PATCH", "/api/v1/pools/dns/backends/ns1", {"weight": 2}
+NO_TOKEN = {"Authorization": ""}
+
+
+@pytest.fixture
+def listen(tmp_path: Path) -> UnixSocket:
+    return UnixSocket(str(tmp_path / "api.sock"))
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, user: int, *groups: int) -> None:
+    """Let all clients of a Unix socket seem to be another user."""
+
+    def seen(transport: asyncio.BaseTransport | None) -> Peer | None:
+        return None if peer_of(transport) is None else Peer(user, frozenset(groups))
+
+    monkeypatch.setattr(admission, "peer_of", seen)
+
+
+async def outcome(api: RunningApi, headers: dict[str, str]) -> tuple[int, list[Actor]]:
+    api.service.actors.clear()
+    answer = await api.ask(*CHANGE, headers=headers)
+    return answer.status, list(api.service.actors)
+
+
+def test_the_own_user_needs_no_token(listen: UnixSocket) -> None:
+    """The user of this process changes something without a token, and is named, even without a token file."""
+
+    async def test() -> None:
+        me = Actor(user_name(os.geteuid()), "unix socket")
+        for tokens in (no_tokens, dict):
+            async with serving(listen=listen, tokens=tokens) as api:
+                assert (200, [me]) == await outcome(api, NO_TOKEN)
+                assert (200, [me]) == await outcome(api, {"Authorization": "Bearer wrong"})
+
+    run(test())
+
+
+def test_other_users_need_a_token(listen: UnixSocket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other users of the host are refused without a token; reading works for all; root needs none."""
+    pretend(monkeypatch, 54321, 54321)
+
+    async def test() -> None:
+        async with serving(listen=listen) as api:
+            assert (401, []) == await outcome(api, NO_TOKEN)
+            assert (200, [Actor("ann", "unix socket")]) == await outcome(api, BEARER)
+            assert 200 == (await api.get("/api/v1/status")).status
+        async with serving(listen=listen, tokens=no_tokens) as api:
+            refused = await api.ask(*CHANGE)
+            assert 403 == refused.status
+            assert "for user 54321 without a token" in refused.error
+            pretend(monkeypatch, 0)
+            assert (200, [Actor("root", "unix socket")]) == await outcome(api, NO_TOKEN)
+
+    run(test())
+
+
+def test_operators_need_no_token(listen: UnixSocket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members of a group of operators change something; a reload may take the group's right away."""
+    pretend(monkeypatch, 54321, 54321, 700)
+    groups = {701, 700}
+
+    async def test() -> None:
+        async with serving(listen=listen, operators=lambda: frozenset(groups)) as api:
+            assert (200, [Actor("user 54321", "unix socket")]) == await outcome(api, NO_TOKEN)
+            groups.remove(700)
+            assert (401, []) == await outcome(api, NO_TOKEN)
+
+    run(test())
+
+
+@pytest.mark.parametrize("name", ["Via", "Forwarded", "X-Forwarded-For", "X-Real-IP", "x-forwarded-for"])
+def test_a_proxy_of_root_passes_no_rights_on(listen: UnixSocket, name: str) -> None:
+    """A request that a proxy passes on needs a token, whatever user runs the proxy."""
+
+    async def test() -> None:
+        async with serving(listen=listen) as api:
+            assert (401, []) == await outcome(api, {**NO_TOKEN, name: "192.0.2.1"})
+            assert (200, [Actor("ann", "unix socket")]) == await outcome(api, {**BEARER, name: "192.0.2.1"})
+
+    run(test())
+
+
+def test_a_token_over_tcp_has_a_name_and_an_address() -> None:
+    """The change has the name of the token and the address of the client. Over TCP, no user is trusted."""
+
+    async def test() -> None:
+        async with serving(operators=lambda: frozenset(os.getgroups())) as api:
+            assert (401, []) == await outcome(api, NO_TOKEN)
+            assert (200, [Actor("ann", "127.0.0.1")]) == await outcome(api, BEARER)
+
+    run(test())
+
+
+CONNECT = "import socket, sys; wire = socket.socket(socket.AF_UNIX); wire.connect(chr(0) + sys.argv[1]); input()"
+
+
+@pytest.mark.parametrize("count", [1, MOST_GROUPS, MOST_GROUPS + 1])
+def test_the_kernel_names_the_user_and_the_groups(count: int) -> None:
+    """The user and the groups are those of the process that connected; of too many groups, only the first counts."""
+    user, group, more = os.geteuid(), os.getegid(), set(os.getgroups())
+    options: dict[str, Any] = {}
+    if user == 0:
+        user, group, more = 12345, 12346, set(range(20000, 20000 + count))
+        options = {"user": user, "group": group, "extra_groups": sorted(more)}
+    name = f"nftlb-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"\0{name}")
+        listening.listen()
+        listening.settimeout(20)
+        argv = ["/usr/bin/python3", "-c", CONNECT, name]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, **options) as client:
+            wire, _ = listening.accept()
+            with wire:
+                transport = Mock(get_extra_info={"sockname": name, "socket": wire}.__getitem__)
+                groups = {group, *(more if len(more) <= MOST_GROUPS else ())}
+                assert Peer(user, frozenset(groups)) == peer_of(transport)
+            client.communicate(b"\n", 20)
+            assert 0 == client.returncode
