@@ -46,6 +46,26 @@ def _backend_argument(command: Any) -> Any:
     return click.argument("target", metavar="POOL/BACKEND", callback=_target, shell_complete=complete_backends)(command)
 
 
+class WholeNumber(click.ParamType):
+    """A whole number from 0 to `most`. `noun`: what the number is, such as `a weight`."""
+
+    name = "N"
+
+    def __init__(self, noun: str, most: int) -> None:
+        self._noun = noun
+        self._most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) <= self._most):  # noqa: PLR2004
+            self.fail(f"{text!r} is not {self._noun}; allowed: a whole number from 0 to {self._most}", param, ctx)
+        return int(text)
+
+
+WEIGHT = WholeNumber("a weight", MOST_WEIGHT)
+PRIORITY = WholeNumber("a priority", MOST_PRIORITY)
+
+
 # --- values of a backend ----------------------------------------------------------------------------------------------
 
 
@@ -88,12 +108,12 @@ def _admin_command(name: str, admin: str, doc: str) -> click.Command:
     return command
 
 
-def _number_command(name: str, most: int, example: str, doc: str) -> click.Command:
-    """A command that sets a number of a backend, from 0 to `most`."""
+def _number_command(name: str, kind: WholeNumber, example: str, doc: str) -> click.Command:
+    """A command that sets a number of a backend."""
 
     @click.command(name, epilog=examples(f"nftlb {name} {example}"), help=doc)
     @_backend_argument
-    @click.argument("number", metavar="N", type=click.IntRange(0, most))
+    @click.argument("number", metavar="N", type=kind)
     @daemon_options
     def command(daemon: DaemonAccess, target: Target, number: int) -> None:
         _change(daemon, target, {name: number})
@@ -113,14 +133,14 @@ maintenance_command = _admin_command(
 )
 weight_command = _number_command(
     "weight",
-    MOST_WEIGHT,
+    WEIGHT,
     "dns/ns1 3",
     f"Set a backend's weight, 0 to {MOST_WEIGHT}, relative to the weights of its pool; 0: no packets. Survives "
     "restarts.",
 )
 priority_command = _number_command(
     "priority",
-    MOST_PRIORITY,
+    PRIORITY,
     "dns/ns3 2",
     f"Set a backend's priority, 0 to {MOST_PRIORITY}; a lower number is preferred, others stand by. Survives restarts.",
 )
@@ -180,8 +200,8 @@ def _bad_server(value: str) -> str:
 @click.command("add", epilog=examples("nftlb add dns/ns3 10.0.0.13:5353", "nftlb add dns/ns4 10.0.0.14:53 --weight 2"))
 @click.argument("target", metavar="POOL/BACKEND", callback=_target, shell_complete=complete_pools)
 @click.argument("server", metavar="ADDRESS:PORT", callback=_server)
-@click.option("--weight", type=click.IntRange(0, MOST_WEIGHT), metavar="N", help="The weight of the backend. [1]")
-@click.option("--priority", type=click.IntRange(0, MOST_PRIORITY), metavar="N", help="Its priority. [1]")
+@click.option("--weight", type=WEIGHT, metavar="N", help="The weight of the backend. [1]")
+@click.option("--priority", type=PRIORITY, metavar="N", help="Its priority. [1]")
 @daemon_options
 def add_command(
     daemon: DaemonAccess, target: Target, server: _Server, weight: int | None, priority: int | None
