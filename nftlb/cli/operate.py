@@ -46,12 +46,11 @@ def _backend_argument(command: Any) -> Any:
     return click.argument("target", metavar="POOL/BACKEND", callback=_target, shell_complete=complete_backends)(command)
 
 
-class WholeNumber(click.ParamType):
+class WholeNumber(click.IntRange):
     """A whole number from 0 to `most`. `noun`: what the number is, such as `a weight`."""
 
-    name = "N"
-
     def __init__(self, noun: str, most: int) -> None:
+        super().__init__(0, most)
         self._noun = noun
         self._most = most
 

@@ -182,7 +182,9 @@ pools:
   b: {listen: 192.0.2.2:53/udp, backends: *servers}
 """
 
-    reason = "none is not a port; write the number of the port; names of services are not looked up; allowed: 1 to 65535"
+    reason = (
+        "none is not a port; write the number of the port; names of services are not looked up; allowed: 1 to 65535"
+    )
     assert [f"2:56: pools.{pool}.backends.x: {reason}" for pool in "ab"] == faults(text)
 
 
