@@ -46,8 +46,9 @@ def _lines(change: dict[str, Any], style: TextStyle) -> Iterator[str]:
 
     reason = change.get("reason") or ""
     yield style.paint(printable(f"{change.get('at', '')}  {reason}".rstrip()), Colour.BOLD)
-    lines = change.get("lines", change.get("difference", ()))
-    for line in lines.splitlines() if isinstance(lines, str) else lines:
+    for line in change.get("lines") or ():
         text = printable(str(line))
         yield style.encodable(style.paint(text, _COLOURS.get(text[:1])))
+    if change.get("cut"):
+        yield "... and more lines"
     yield ""

@@ -38,7 +38,13 @@ def wait_until_drained(client: DaemonClient, pool: str, name: str, timeout: floa
         if not left and now - quiet_since >= _QUIET:
             return
         if now - began >= timeout:
-            rest = f"{left} connections are left" if left else "it still gets packets"
+            rest = (
+                "it still gets packets"
+                if not left
+                else f"{left} connections are left"
+                if left > 1
+                else "1 connection is left"
+            )
             raise SystemFault(f"{pool}/{name} is drained, but after {timeout:g} s {rest}; wait longer with --timeout")
         time.sleep(_PAUSE)
 

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import pty
-import select
 import signal
-import struct
-import subprocess
-import termios
-import time
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -21,7 +13,7 @@ import pytest
 from fake_api import NOW, Api, backend, fake_api, pool, status, troubled
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from installed_command import NFTLB
+from pseudo_terminal import Terminal
 
 from nftlb.cli import main
 from nftlb.cli.rates import MOST_FAULTS, Order, Sample, head_lines, rate_rows, table_lines
@@ -206,58 +198,6 @@ def test_top_once(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert 6 == len(api.asked)
 
 
-class Terminal:
-    """`nftlb top` on a pseudo-terminal."""
-
-    def __init__(self, url: str) -> None:
-        self._ours, self._its = pty.openpty()
-        self.resize(24, 80)
-        self.before = termios.tcgetattr(self._its)
-        environment = {**os.environ, "NFTLB_URL": url, "TERM": "xterm", "LANG": "C.UTF-8"}
-        for name in ("NO_COLOR", "COLUMNS", "LINES"):
-            environment.pop(name, None)
-        self.process = subprocess.Popen(
-            # A shell ignores SIGINT for programs in the background, and their children inherit that.
-            ["env", "--default-signal=INT", "setsid", "--ctty", NFTLB, "top", "--interval", "0.1"],
-            stdin=self._its,
-            stdout=self._its,
-            stderr=self._its,
-            env=environment,
-        )
-        self._shown = b""
-
-    def resize(self, lines: int, columns: int) -> None:
-        fcntl.ioctl(self._its, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-    def type(self, keys: bytes) -> None:
-        os.write(self._ours, keys)
-
-    def see(self, expected: str) -> str:
-        """Wait until `expected` is shown, and return the text up to it since the last call."""
-        deadline = time.monotonic() + 30
-        while (at := self._shown.find(expected.encode())) < 0:
-            assert time.monotonic() < deadline, self._shown
-            if select.select([self._ours], [], [], 1)[0]:
-                self._shown += os.read(self._ours, 1 << 16)
-        at += len(expected.encode())
-        text, self._shown = self._shown[:at].decode(), self._shown[at:]
-        return text
-
-    def end(self) -> int:
-        """Wait for the end, check that the terminal's modes are restored, and return the exit status."""
-        self.see("\x1b[?7h\x1b[?25h\x1b[?1049l")
-        ended = self.process.wait(30)
-        assert self.before == termios.tcgetattr(self._its)
-        return ended
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self._ours)
-        os.close(self._its)
-
-
 @contextmanager
 def live() -> Iterator[tuple[Terminal, Api]]:
     with fake_api() as served:
@@ -301,3 +241,19 @@ def test_top_updates() -> None:
         terminal.see("sip/ns2")
         terminal.type(b"q")
         assert 0 == terminal.end()
+
+
+def test_status_watches() -> None:
+    """`status --watch` shows each new state, waits for a daemon that restarts, and ends with q."""
+    with fake_api() as served:
+        terminal = Terminal(served.where, "status", "--watch", "--interval", "0.1")
+        try:
+            terminal.see("2/2 in service")
+            served.answers[STATUS] = 500, {"error": "starting"}
+            terminal.see("! the daemon refused: starting")
+            served.show(status(pools=(pool("sip"),)))
+            terminal.see("sip")
+            terminal.type(b"q")
+            assert 0 == terminal.end()
+        finally:
+            terminal.close()
