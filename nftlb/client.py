@@ -52,6 +52,7 @@ class BackendView:
     standby: bool
     since: datetime
     reason: str
+    added: bool
     packets: int
     bytes: int
     answered: float | None

@@ -112,3 +112,29 @@ def test_drain_waits_for_connections(tmp_path: Path) -> None:
             assert 0 == daemon.backend("dns", "b9")["weight"]
             assert 0 == nftlb(daemon, "delete", "dns/b9").returncode
             assert ["b1", "b2"] == [shown["name"] for shown in daemon.client.document()["pools"][0]["backends"]]
+
+
+def test_diff_uses_the_states_of_the_daemon(tmp_path: Path) -> None:
+    """A drained backend and a backend that was added are no difference; a change of the file is one."""
+    with Lab(backends=3) as lab, Running(lab.balancer, tmp_path, dns(lab)) as daemon:
+        file = str(daemon.file)
+        assert (0, "") == ((same := nftlb(daemon, "diff", file)).returncode, same.stdout)
+        assert 0 == nftlb(daemon, "drain", "dns/b1").returncode
+        assert 0 == nftlb(daemon, "add", "dns/b9", f"{lab.backends[0].ipv4}:5354").returncode
+        assert (0, "") == ((same := nftlb(daemon, "diff", file)).returncode, same.stdout)
+        strict = nftlb(daemon, "diff", "--file-only", file)
+        assert (1, True) == (strict.returncode, strict.stdout.startswith(f"--- kernel\n+++ {file}\n"))
+
+        changed = dns(lab)
+        del changed["dns"]["backends"]["b2"]
+        daemon.write(changed)
+        found = nftlb(daemon, "diff", file)
+        assert 1 == found.returncode
+        title = f"--- kernel\n+++ {file}, with the states of the running daemon (pid {daemon.process.pid})\n"
+        assert found.stdout.startswith(title)
+        assert "-chain backend/dns/b2" in found.stdout
+
+        other = nftlb(daemon, "diff", file, "--url", "127.0.0.1:1")
+        assert 2 == other.returncode  # two addresses
+        daemon.kill()
+        assert 4 == nftlb(daemon, "diff", file).returncode
