@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MONITORING = Path(__file__).parents[1] / "deploy/monitoring"
 TEMPLATE = yaml.safe_load((MONITORING / "zabbix.yaml").read_text())["zabbix_export"]["templates"][0]
 
+INNER: dict[str, Any] = {"pools": PoolStatus, "backends": BackendStatus}
+
 
 def dicts(found: Any) -> Iterator[dict[str, Any]]:
     """All mappings in a document."""
@@ -40,7 +42,7 @@ def test_zabbix_reads_fields_of_the_status(path: str) -> None:
             continue
         name = re.sub(r"\[\?\(@$", "", part)
         assert name in model.model_fields
-        model = {"pools": PoolStatus, "backends": BackendStatus}.get(name) or model.model_fields[name].annotation
+        model = INNER.get(name) or model.model_fields[name].annotation
 
 
 def test_triggers_of_zabbix_name_items() -> None:

@@ -72,6 +72,12 @@ class LazyGroup(click.Group):
         command = getattr(module, f"{cmd_name}_command")
         if not isinstance(command, click.Command):
             raise TypeError(cmd_name)
+        if not any("--version" in option.opts for option in command.params):
+            # A user may add --version to any command line; the help shows the option once, at the group.
+            version = click.Option(
+                ["--version"], is_flag=True, is_eager=True, expose_value=False, hidden=True, callback=_show_version
+            )
+            command.params.append(version)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
