@@ -4,19 +4,22 @@
 import json
 import socket
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from nftlb.errors import ConfigError, NftlbError, Problem
 from nftlb.printable import printable
 from nftlb.sockets import sockets_here
 
 TIMEOUT = 10.0
+EVENTS_TIMEOUT = 60.0  # the daemon sends a comment every 15 s
+MAX_EVENT = 1 << 20
 MAX_BYTES = 256 << 20  # ten times the status of as many backends as there are conntrack zones
 OK = 200
 MULTIPLE_CHOICES = 300
@@ -29,7 +32,8 @@ BAD = frozenset({400, 404, 405, 409, 413, 415, 422})
 #
 # The fields of `nftlb.service.Status` that commands show. They are declared here again, because loading pydantic takes
 # longer than the rest of `nftlb status`. A test compares them with the models. Further fields of a newer daemon are
-# ignored. All text from the daemon is made safe for a terminal.
+# ignored; a field with a default may be missing in the answer of an older daemon. All text from the daemon is made safe
+# for a terminal.
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +53,11 @@ class BackendView:
     standby: bool
     since: datetime
     reason: str
+    added: bool
     packets: int
     bytes: int
     answered: float | None
+    admin_since: datetime | None = None
 
     @property
     def endpoint(self) -> str:
@@ -107,6 +113,7 @@ class NameView:
 class PoolView:
     name: str
     listen: tuple[str, ...]
+    per: str
     ready: bool
     lacking: tuple[str, ...]
     quorum: int
@@ -157,6 +164,21 @@ class StatusView:
     kernel: KernelView
     faults: tuple[FaultView, ...]
     pools: tuple[PoolView, ...]
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EventView:
+    """One event; `nftlb.service.Event` describes the fields. `id` is 0 if the daemon does not number its events."""
+
+    kind: str
+    at: datetime
+    pool: str
+    backend: str
+    old: str
+    new: str
+    reason: str
+    id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +211,11 @@ def read_status_view(document: object) -> StatusView:
     return _record(StatusView, document, "")
 
 
+def read_event_view(document: object) -> EventView:
+    """Read the JSON of one event. ValueError with the first field that is missing or has a wrong type."""
+    return _record(EventView, document, "")
+
+
 def read_backend_view(document: object) -> BackendView:
     """Read the JSON of one backend. ValueError with the first field that is missing or has a wrong type."""
     return _record(BackendView, document, "")
@@ -203,6 +230,8 @@ def _record(kind: type[Record], found: object, path: str) -> Record:
     values = {}
     for field in fields(kind):  # type: ignore[arg-type]
         where = f"{path}.{field.name}" if path else field.name
+        if field.name not in found and field.default is not MISSING:
+            continue
         if field.name not in found:
             raise ValueError(f"{where} is missing")
         values[field.name] = _read(field.type, found[field.name], where)
@@ -379,6 +408,14 @@ class RequestRefused(NftlbError):  # noqa: N818
     exit_status = 3
 
 
+def _pool_path(pool: str, rest: str) -> str:
+    return f"/api/v1/pools/{quote(pool, safe='')}{rest}"
+
+
+def _backend_path(pool: str, backend: str) -> str:
+    return _pool_path(pool, f"/backends/{quote(backend, safe='')}")
+
+
 class DaemonClient:
     """Sends requests to the daemon at `address`. All methods raise Unreachable; changes raise the other errors too.
 
@@ -408,7 +445,7 @@ class DaemonClient:
 
     def clients(self, pool: str, most: int) -> dict[str, Any]:
         """The sources of a pool with the most packets, as JSON. Raises Unknown, Rejected, RequestRefused."""
-        found: dict[str, Any] = self._ask("GET", f"/api/v1/pools/{quote(pool, safe='')}/clients?limit={most}")
+        found: dict[str, Any] = self._ask("GET", _pool_path(pool, f"/clients?limit={most}"))
         return found
 
     def clients_view(self, document: Mapping[str, Any]) -> ClientsView:
@@ -420,48 +457,146 @@ class DaemonClient:
 
     def change(self, pool: str, backend: str, wanted: Mapping[str, str | int]) -> BackendView:
         """Set `admin`, `weight` or `priority` of a backend. Raises Unknown, Rejected, RequestRefused."""
-        path = f"/api/v1/pools/{quote(pool, safe='')}/backends/{quote(backend, safe='')}"
-        document = self._ask("PATCH", path, wanted)
+        document = self._ask("PATCH", _backend_path(pool, backend), wanted)
         try:
             return read_backend_view(document)
         except ValueError as error:
             raise self._foreign(str(error)) from error
+
+    def add(self, pool: str, wanted: Mapping[str, str | int]) -> None:
+        """Add a backend with the name and the options in `wanted`. Raises Unknown, Rejected, RequestRefused."""
+        self._ask("POST", _pool_path(pool, "/backends"), wanted)
+
+    def delete(self, pool: str, backend: str) -> None:
+        """Remove a backend from its pool. Raises Unknown, Rejected, RequestRefused."""
+        self._ask("DELETE", _backend_path(pool, backend))
+
+    def consequences_of_change(self, pool: str, backend: str, wanted: Mapping[str, str | int]) -> tuple[str, ...]:
+        """What `change` would mean for the traffic, a line each; empty if no traffic is affected. Changes nothing."""
+        return self._consequences("PATCH", _backend_path(pool, backend), wanted)
+
+    def consequences_of_deletion(self, pool: str, backend: str) -> tuple[str, ...]:
+        """What `delete` would mean for the traffic, as `consequences_of_change`."""
+        return self._consequences("DELETE", _backend_path(pool, backend))
+
+    def _consequences(self, method: str, path: str, wanted: Mapping[str, str | int] | None = None) -> tuple[str, ...]:
+        document = self._ask(method, f"{path}?preview=true", wanted)
+        found = document.get("consequences") if isinstance(document, dict) else None
+        if not isinstance(found, list):
+            raise self._foreign("consequences is not a list")
+        return tuple(printable(str(line)) for line in found)
+
+    def history(self, query: Mapping[str, str | int]) -> list[dict[str, Any]]:
+        """The kept events, the newest first, as JSON. `query`: `pool`, `backend`, `kind`, `limit`, `before`."""
+        return self._list(f"/api/v1/history?{urlencode(query)}", "events")
+
+    def event_view(self, document: object) -> EventView:
+        """Read the JSON of an event."""
+        try:
+            return read_event_view(document)
+        except ValueError as error:
+            raise self._foreign(str(error)) from error
+
+    def ruleset(self) -> str:
+        """The rules that the daemon loaded last, as nft text."""
+        status, text = self._exchange("GET", "/api/v1/ruleset", None)
+        if status != OK:
+            raise self._failure(status, self._parsed(status, text))
+        return text.decode("utf-8", "replace")
+
+    def ruleset_changes(self) -> list[dict[str, Any]]:
+        """The last changes of the rules, as JSON: `at`, `reason`, and `lines` of the difference."""
+        return self._list("/api/v1/ruleset/changes", "changes")
+
+    def _list(self, path: str, key: str) -> list[dict[str, Any]]:
+        document = self._ask("GET", path)
+        found = document.get(key) if isinstance(document, dict) else None
+        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+            raise self._foreign(f"{key} is not a list of objects")
+        return found
+
+    def events(self, after: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+        """The events from now on, each with its id, until the daemon ends the stream.
+
+        `after`: the id of the last event that the caller has; events since then that the daemon has kept come first.
+        Raises Unreachable if the connection is lost.
+        """
+        asked = open_connection(self.address, EVENTS_TIMEOUT)
+        headers = {**self._headers(), "Accept": "text/event-stream"}
+        if after:
+            headers["Last-Event-ID"] = after
+        try:
+            with self._failures_explained(EVENTS_TIMEOUT):
+                asked.request("GET", f"{self.address.prefix}/api/v1/events", None, headers)
+                with asked.getresponse() as response:
+                    if response.status != OK:
+                        raise self._failure(response.status, self._parsed(response.status, response.read(MAX_EVENT)))
+                    yield from self._events(response)
+        finally:
+            asked.close()
+
+    def _events(self, response: HTTPResponse) -> Iterator[tuple[str, dict[str, Any]]]:
+        name = ""
+        while line := response.readline(MAX_EVENT):
+            if line.startswith(b"id:"):
+                name = line[3:].strip().decode("ascii", "replace")
+            elif line.startswith(b"data:"):
+                document = self._parsed(OK, line[5:])
+                if not isinstance(document, dict):
+                    raise self._foreign("an event is not an object")
+                yield name, document
 
     def reload(self) -> None:
         """Make the daemon read its file again. Raises Rejected with all faults of the file, and RequestRefused."""
         self._ask("POST", "/api/v1/reload")
 
     def _ask(self, method: str, path: str, body: Mapping[str, str | int] | None = None) -> Any:
-        status, document = self._exchange(method, self.address.prefix + path, body)
+        status, text = self._exchange(method, path, body)
+        document = self._parsed(status, text)
         if OK <= status < MULTIPLE_CHOICES:
             return document
         raise self._failure(status, document)
 
-    def _exchange(self, method: str, path: str, body: Mapping[str, str | int] | None) -> tuple[int, Any]:
-        """Send a request; return the HTTP status and the JSON of the response."""
+    def _headers(self) -> dict[str, str]:
         headers = {"Accept": "application/json", "User-Agent": "nftlb"}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token}"
+        return headers
+
+    def _exchange(self, method: str, path: str, body: Mapping[str, str | int] | None) -> tuple[int, bytes]:
+        """Send a request; return the HTTP status and the body of the response."""
+        headers = self._headers()
         if body is not None:
             headers["Content-Type"] = "application/json"
+        text = None if body is None else json.dumps(body)
         asked = open_connection(self.address, self._timeout)
         try:
-            asked.request(method, path, None if body is None else json.dumps(body), headers)
-            with asked.getresponse() as response:
-                status, text = response.status, response.read(MAX_BYTES + 1)
+            with self._failures_explained(self._timeout):
+                asked.request(method, f"{self.address.prefix}{path}", text, headers)
+                with asked.getresponse() as response:
+                    return response.status, response.read(MAX_BYTES + 1)
+        finally:
+            asked.close()
+
+    @contextmanager
+    def _failures_explained(self, timeout: float) -> Iterator[None]:
+        """Raise Unreachable in place of the errors of a connection."""
+        try:
+            yield
         except TimeoutError as error:
-            message = f"the daemon at {self.address} does not answer: nothing came for {self._timeout:g} seconds"
+            message = f"the daemon at {self.address} does not answer: nothing came for {timeout:g} seconds"
             raise Unreachable(message) from error
         except OSError as error:
             raise Unreachable(f"no daemon can be reached at {self.address}: {self._reason(error)}") from error
         except (HTTPException, ValueError) as error:  # ValueError: not a valid host name
             raise self._foreign(f"{type(error).__name__}: {error}") from error
-        finally:
-            asked.close()
+
+    def _parsed(self, status: int, text: bytes) -> Any:
+        """The JSON of a response."""
         if not text and status != OK:
-            return status, {}
+            return {}
         try:
-            return status, json.loads(text[: MAX_BYTES + 1])
+            return json.loads(text[: MAX_BYTES + 1])
         except (ValueError, RecursionError) as error:
             raise self._foreign(f"HTTP status {status}, and the body is not JSON") from error
 

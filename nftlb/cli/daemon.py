@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from nftlb.client import DaemonClient, default_address, read_daemon_address
+from nftlb.client import TIMEOUT, DaemonClient, default_address, read_daemon_address
 from nftlb.errors import ConfigError, NftlbError, SystemFault
 from nftlb.files import exposure
 
@@ -39,10 +39,12 @@ class DaemonAccess:
         where = f"unix:{os.path.abspath(socket)}" if socket is not None else url or os.environ.get(URL)  # noqa: PTH100 - resolve() would follow links
         self._address = read_daemon_address(where) if where else default_address()
         self._token_file = token_file
+        self.named = bool(where)
+        """Whether an option or NFTLB_URL names the daemon."""
 
-    def reader(self) -> DaemonClient:
+    def reader(self, timeout: float = TIMEOUT) -> DaemonClient:
         """A client that only reads; the token file is not read."""
-        return DaemonClient(self._address)
+        return DaemonClient(self._address, timeout=timeout)
 
     def writer(self) -> DaemonClient:
         """A client that changes something, with the token. SystemFault if the token can't be read."""

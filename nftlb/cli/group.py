@@ -24,13 +24,19 @@ COMMANDS = {
     "restore": "Load the daemon's last rules at boot.",
     "remove": "Delete nftlb's tables, connections and routing rules.",
     "status": "Show the state of the daemon, pools and backends.",
-    "top": "Show every backend's packets per second, live.",
+    "health": "Tell scripts and Nagios whether the pools are ready.",
+    "top": "Show every backend's packets per second, live; operate by keys.",
+    "events": "Print what happens, when it happens.",
+    "history": "Print the last events.",
+    "ruleset": "Print the rules that the daemon loaded, or their last changes.",
     "clients": "Show the sources of a pool with the most packets.",
     "drain": "Stop new traffic to a backend.",
     "enable": "End drain or maintenance of a backend.",
     "maintenance": "Stop all traffic to a backend at once.",
     "weight": "Set a backend's weight.",
     "priority": "Set a backend's priority.",
+    "add": "Add a backend to a pool of the running daemon.",
+    "delete": "Delete a backend from a pool of the running daemon.",
     "reload": "Make the daemon read its configuration file again.",
     "explain": "Show the pool, slots and rewrite that a packet gets.",
     "doctor": "Find problems of this host, and how to fix them.",
@@ -41,7 +47,8 @@ COMMANDS = {
 }
 """The commands, in the order of the help, each with its line there."""
 _MODULES = {
-    **dict.fromkeys(("drain", "enable", "maintenance", "weight", "priority"), "operate"),
+    **dict.fromkeys(("drain", "enable", "maintenance", "weight", "priority", "add", "delete"), "operate"),
+    "history": "events",
     "completion": "group",
     "import": "importing",
 }
@@ -65,6 +72,12 @@ class LazyGroup(click.Group):
         command = getattr(module, f"{cmd_name}_command")
         if not isinstance(command, click.Command):
             raise TypeError(cmd_name)
+        if not any("--version" in option.opts for option in command.params):
+            # A user may add --version to any command line; the help shows the option once, at the group.
+            version = click.Option(
+                ["--version"], is_flag=True, is_eager=True, expose_value=False, hidden=True, callback=_show_version
+            )
+            command.params.append(version)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

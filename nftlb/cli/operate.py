@@ -1,16 +1,17 @@
-"""`nftlb drain`, `nftlb enable`, `nftlb maintenance`, `nftlb weight` and `nftlb priority`."""
+"""The commands that change a backend of a running daemon: its admin state, weight and priority, `add` and `delete`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from nftlb.client import Unknown
 
 from .arguments import examples
-from .daemon import DaemonAccess, complete_backends, daemon_options, name_error
+from .daemon import DaemonAccess, complete_backends, complete_pools, daemon_options, name_error
 from .output import write_output
+from .waiting import wait_until_drained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,61 +20,129 @@ if TYPE_CHECKING:
 
 MOST_WEIGHT = 256
 MOST_PRIORITY = 255
+_MOST_PORT = 65535
 _USUAL_PRIORITY = 1
-Target = tuple[str, str]
+_LONGEST_WAIT = 86400.0
+
+
+class Target(NamedTuple):
+    """A backend, as a user writes it."""
+
+    pool: str
+    backend: str
+
+    def __str__(self) -> str:
+        return f"{self.pool}/{self.backend}"
 
 
 def _target(ctx: click.Context, _: click.Parameter, value: str) -> Target:
     pool, _slash, backend = value.partition("/")
     if not ctx.resilient_parsing and not (pool and backend and value.isprintable()):
         raise click.BadParameter(f"{value!r} is not POOL/BACKEND; allowed: two names, such as dns/ns1")
-    return pool, backend
+    return Target(pool, backend)
 
 
 def _backend_argument(command: Any) -> Any:
     return click.argument("target", metavar="POOL/BACKEND", callback=_target, shell_complete=complete_backends)(command)
 
 
-@click.command("drain", epilog=examples("nftlb drain dns/ns1"))
+class WholeNumber(click.IntRange):
+    """A whole number from 0 to `most`. `noun`: what the number is, such as `a weight`."""
+
+    def __init__(self, noun: str, most: int) -> None:
+        super().__init__(0, most)
+        self._noun = noun
+        self._most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) <= self._most):  # noqa: PLR2004
+            self.fail(f"{text!r} is not {self._noun}; allowed: a whole number from 0 to {self._most}", param, ctx)
+        return int(text)
+
+
+WEIGHT = WholeNumber("a weight", MOST_WEIGHT)
+PRIORITY = WholeNumber("a priority", MOST_PRIORITY)
+
+
+# --- values of a backend ----------------------------------------------------------------------------------------------
+
+
+@click.command("drain", epilog=examples("nftlb drain dns/ns1", "nftlb drain sip/gw1 --wait --timeout 600"))
 @_backend_argument
+@click.option(
+    "--wait", is_flag=True, help="Return when the backend gets no more packets, and its connections have ended."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, _LONGEST_WAIT),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --wait: the longest time to wait.",
+)
 @daemon_options
-def drain_command(daemon: DaemonAccess, target: Target) -> None:
-    """Stop new traffic to a backend. Existing connections (TCP, SCTP, `per: flow`) go on. Survives restarts."""
-    _change(daemon, target, {"admin": "drain"})
+def drain_command(daemon: DaemonAccess, target: Target, wait: bool, timeout: float) -> None:
+    """Stop new traffic to a backend. Existing connections (TCP, SCTP, `per: flow`) go on. Survives restarts.
+
+    With --wait, the exit status is 3 if there is still traffic after the time-out; the backend stays drained. Where
+    pools have connections, --wait reads them from conntrack: on the host of the daemon, as root.
+    """
+    if not wait:
+        _change(daemon, target, {"admin": "drain"})
+        return
+    wait_until_drained(daemon.reader(), *target, timeout, lambda: _change(daemon, target, {"admin": "drain"}))
+    write_output(f"{target}: no packets and no connections any more\n")
 
 
-@click.command("enable", epilog=examples("nftlb enable dns/ns1"))
-@_backend_argument
-@daemon_options
-def enable_command(daemon: DaemonAccess, target: Target) -> None:
-    """End `drain` or `maintenance`: the backend gets packets again if it is healthy. Survives restarts."""
-    _change(daemon, target, {"admin": "enabled"})
+def _admin_command(name: str, admin: str, doc: str) -> click.Command:
+    """A command that sets the admin state of a backend."""
+
+    @click.command(name, epilog=examples(f"nftlb {name} dns/ns1"), help=doc)
+    @_backend_argument
+    @daemon_options
+    def command(daemon: DaemonAccess, target: Target) -> None:
+        _change(daemon, target, {"admin": admin})
+
+    return command
 
 
-@click.command("maintenance", epilog=examples("nftlb maintenance dns/ns1"))
-@_backend_argument
-@daemon_options
-def maintenance_command(daemon: DaemonAccess, target: Target) -> None:
-    """Stop all traffic to a backend at once, also that of existing connections. Survives restarts."""
-    _change(daemon, target, {"admin": "maintenance"})
+def _number_command(name: str, kind: WholeNumber, example: str, doc: str) -> click.Command:
+    """A command that sets a number of a backend."""
+
+    @click.command(name, epilog=examples(f"nftlb {name} {example}"), help=doc)
+    @_backend_argument
+    @click.argument("number", metavar="N", type=kind)
+    @daemon_options
+    def command(daemon: DaemonAccess, target: Target, number: int) -> None:
+        _change(daemon, target, {name: number})
+
+    return command
 
 
-@click.command("weight", epilog=examples("nftlb weight dns/ns1 3"))
-@_backend_argument
-@click.argument("weight", metavar="N", type=click.IntRange(0, MOST_WEIGHT))
-@daemon_options
-def weight_command(daemon: DaemonAccess, target: Target, weight: int) -> None:
-    """Set a backend's weight, 0 to 256, relative to the weights of its pool; 0: no packets. Survives restarts."""
-    _change(daemon, target, {"weight": weight})
-
-
-@click.command("priority", epilog=examples("nftlb priority dns/ns3 2"))
-@_backend_argument
-@click.argument("priority", metavar="N", type=click.IntRange(0, MOST_PRIORITY))
-@daemon_options
-def priority_command(daemon: DaemonAccess, target: Target, priority: int) -> None:
-    """Set a backend's priority, 0 to 255; a lower number is preferred, others stand by. Survives restarts."""
-    _change(daemon, target, {"priority": priority})
+enable_command = _admin_command(
+    "enable",
+    "enabled",
+    "End `drain` or `maintenance`: the backend gets packets again if it is healthy. Survives restarts.",
+)
+maintenance_command = _admin_command(
+    "maintenance",
+    "maintenance",
+    "Stop all traffic to a backend at once, also that of existing connections. Survives restarts.",
+)
+weight_command = _number_command(
+    "weight",
+    WEIGHT,
+    "dns/ns1 3",
+    f"Set a backend's weight, 0 to {MOST_WEIGHT}, relative to the weights of its pool; 0: no packets. Survives "
+    "restarts.",
+)
+priority_command = _number_command(
+    "priority",
+    PRIORITY,
+    "dns/ns3 2",
+    f"Set a backend's priority, 0 to {MOST_PRIORITY}; a lower number is preferred, others stand by. Survives restarts.",
+)
 
 
 def _change(daemon: DaemonAccess, target: Target, wanted: Mapping[str, str | int]) -> None:
@@ -82,12 +151,90 @@ def _change(daemon: DaemonAccess, target: Target, wanted: Mapping[str, str | int
         backend = client.change(*target, wanted)
     except Unknown as error:
         raise name_error(error, *target, client) from error
-    write_output(f"{'/'.join(target)}: {_text(backend)}\n")
+    write_output(f"{target}: {change_text(backend)}\n")
 
 
-def _text(backend: BackendView) -> str:
+def change_text(backend: BackendView) -> str:
+    """The state of a backend after a change, in one line."""
     health = "up" if backend.up else "down"
     agent = f" (its agent: {backend.agent})" if backend.agent not in {None, "enabled"} else ""
     priority = "" if backend.priority == _USUAL_PRIORITY else f", priority {backend.priority}"
     share = f"{backend.share:.1%} of the pool's packets"
     return f"{backend.admin}{agent}, weight {backend.weight}{priority}, {health}, {share}"
+
+
+# --- the backends of a pool -------------------------------------------------------------------------------------------
+
+
+class _Server(NamedTuple):
+    """The address or host name of a backend, and its port; without one, a packet keeps its port."""
+
+    address: str
+    port: int | None
+
+
+def _server(_: click.Context, __: click.Parameter, value: str) -> _Server:
+    """Read `ADDRESS:PORT`, `[ADDRESS]:PORT`, a bare address or a host name. The daemon checks the address."""
+    address, port = value, ""
+    if value.startswith("["):
+        address, bracket, rest = value[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise click.BadParameter(_bad_server(value))
+        port = rest[1:]
+    elif value.count(":") == 1:
+        address, port = value.split(":")
+        if not port:
+            raise click.BadParameter(_bad_server(value))
+    if not address or not value.isprintable():
+        raise click.BadParameter(_bad_server(value))
+    if port and not (port.isascii() and port.isdecimal() and len(port) < 6 and 1 <= int(port) <= _MOST_PORT):  # noqa: PLR2004
+        raise click.BadParameter(f"{port!r} is not a port; allowed: 1 to {_MOST_PORT}")
+    return _Server(address, int(port) if port else None)
+
+
+def _bad_server(value: str) -> str:
+    return f"{value!r} is not the address of a backend; allowed: 10.0.0.11:5353, [2001:db8::11]:5353, or without a port"
+
+
+@click.command("add", epilog=examples("nftlb add dns/ns3 10.0.0.13:5353", "nftlb add dns/ns4 10.0.0.14:53 --weight 2"))
+@click.argument("target", metavar="POOL/BACKEND", callback=_target, shell_complete=complete_pools)
+@click.argument("server", metavar="ADDRESS:PORT", callback=_server)
+@click.option("--weight", type=WEIGHT, metavar="N", help="The weight of the backend. [1]")
+@click.option("--priority", type=PRIORITY, metavar="N", help="Its priority. [1]")
+@daemon_options
+def add_command(
+    daemon: DaemonAccess, target: Target, server: _Server, weight: int | None, priority: int | None
+) -> None:
+    """Add a backend to a pool of the running daemon. Survives restarts, and is not written to the file.
+
+    Without a port, packets keep theirs. In place of an address there may be a host name.
+    """
+    wanted: dict[str, str | int | None] = {
+        "name": target.backend,
+        "address": server.address,
+        "port": server.port,
+        "weight": weight,
+        "priority": priority,
+    }
+    client = daemon.writer()
+    try:
+        client.add(target.pool, {name: value for name, value in wanted.items() if value is not None})
+    except Unknown as error:
+        raise name_error(error, target.pool, "", client) from error
+    write_output(f"{target}: added\n")
+
+
+@click.command("delete", epilog=examples("nftlb delete dns/ns3"))
+@_backend_argument
+@daemon_options
+def delete_command(daemon: DaemonAccess, target: Target) -> None:
+    """Delete a backend from a pool of the running daemon. A backend of the file returns with the next reload.
+
+    The last backend of a pool can't be deleted. `nftlb drain POOL/BACKEND --wait` ends its traffic before.
+    """
+    client = daemon.writer()
+    try:
+        client.delete(*target)
+    except Unknown as error:
+        raise name_error(error, *target, client) from error
+    write_output(f"{target}: deleted\n")

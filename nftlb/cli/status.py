@@ -3,34 +3,57 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
 from .arguments import examples
 from .daemon import DaemonAccess, complete_pools, daemon_options, refuse_unknown_pools
 from .output import write_output
+from .screen import watch_text
 from .terminal import Cell, Colour, Column, TextStyle, age_text, aligned_lines, number_text, output_style, share_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from nftlb.client import BackendView, CollectorView, GuardView, PoolView, StatusView
+
+    StatusText: TypeAlias = Callable[[StatusView, Iterable[PoolView], datetime, TextStyle], str]
 
 
 @click.command(
     "status",
-    epilog=examples("nftlb status", "nftlb status dns", "nftlb status --json | jq '.pools[] | {name, healthy}'"),
+    epilog=examples(
+        "nftlb status",
+        "nftlb status dns --watch",
+        "nftlb status --problems",
+        "nftlb status --json | jq '.pools[] | {name, healthy}'",
+    ),
 )
 @click.argument("pools", metavar="[POOL]...", nargs=-1, shell_complete=complete_pools)
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON of the API.")
+@click.option("--problems", is_flag=True, help="Show only what is wrong, and the backends that are not in service.")
+@click.option("-w", "--watch", is_flag=True, help="Show it again and again, until q or ^C.")
+@click.option(
+    "-d",
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    default=2.0,
+    metavar="SECONDS",
+    help="With --watch: the time between two readings. [2]",
+)
 @daemon_options
-def status_command(daemon: DaemonAccess, pools: tuple[str, ...], as_json: bool) -> None:
+def status_command(
+    daemon: DaemonAccess, pools: tuple[str, ...], as_json: bool, problems: bool, watch: bool, interval: float
+) -> None:
     """Show the daemon's state: first its faults, then every pool, or each POOL, with its backends.
 
-    Exit status: 0 if the daemon answered, even if backends are down. Scripts that need the readiness use `GET /readyz`.
+    Exit status: 0 if the daemon answered, even if backends are down. `nftlb health` tells scripts the readiness.
     """
+    if as_json and (watch or problems):
+        raise click.UsageError("--json shows the whole state once; give neither --watch nor --problems with it.")
     client = daemon.reader()
     document = client.document()
     seen = client.view(document)
@@ -39,10 +62,23 @@ def status_command(daemon: DaemonAccess, pools: tuple[str, ...], as_json: bool) 
         if pools:
             document = {**document, "pools": [pool for pool in document["pools"] if pool["name"] in pools]}
         write_output(json.dumps(document, indent=2) + "\n")
+        return
+    text = problems_text if problems else status_text
+
+    def shown() -> str:
+        return _shown_text(text, client.status(), pools)
+
+    if watch:
+        watch_text(shown, interval)
     else:
-        known = {pool.name: pool for pool in seen.pools}
-        wanted = [known[name] for name in dict.fromkeys(pools or known)]
-        write_output(status_text(seen, wanted, datetime.now(UTC), output_style()), painted=True)
+        write_output(_shown_text(text, seen, pools), painted=True)
+
+
+def _shown_text(text: StatusText, seen: StatusView, pools: Sequence[str]) -> str:
+    """The text about these pools, or about all pools if none is named. A pool that has been removed is left out."""
+    known = {pool.name: pool for pool in seen.pools}
+    wanted = [known[name] for name in dict.fromkeys(pools or known) if name in known]
+    return text(seen, wanted, datetime.now(UTC), output_style())
 
 
 NAMED = 5
@@ -73,6 +109,22 @@ def status_text(seen: StatusView, pools: Iterable[PoolView], now: datetime, styl
     return style.encodable("".join(f"{line}\n" for line in lines))
 
 
+def problems_text(seen: StatusView, pools: Iterable[PoolView], now: datetime, style: TextStyle) -> str:
+    """What is wrong with the daemon and `pools`, and the backends that are not in service; or that there is nothing."""
+    shown = tuple(pools)
+    lines = list(fault_lines(replace(seen, pools=shown), now, style))
+    rows = [
+        [Cell(f"{pool.name}/{backend.name}"), *_row(backend, now, style)[1:]]
+        for pool in shown
+        for backend in pool.backends
+        if not backend.in_rotation and not backend.standby
+    ]
+    if rows:
+        lines += ["", *aligned_lines((Column("POOL/BACKEND", least=16), *COLUMNS[1:]), rows, style)]
+    text = "".join(f"{line}\n" for line in lines or ["no problems; all backends are in service or stand by"])
+    return style.encodable(f"{daemon_line(seen, now, style)}\n{text}")
+
+
 def daemon_line(seen: StatusView, now: datetime, style: TextStyle) -> str:
     """The daemon's version, readiness, age and process, in one line."""
     ready = style.paint("ready", Colour.GOOD) if seen.ready else style.paint("not ready", Colour.BAD)
@@ -95,7 +147,7 @@ def fault_lines(seen: StatusView, now: datetime, style: TextStyle) -> Iterator[s
     for pool in seen.pools:
         yield from (f"{mark} pool {pool.name}: not ready: {reason}" for reason in pool.lacking)
         if not pool.ready and (pool.healthy < pool.quorum or not pool.lacking):
-            yield f"{mark} pool {pool.name}: not ready: {pool.healthy} healthy, {pool.quorum} needed"
+            yield f"{mark} pool {pool.name}: not ready: {pool.healthy} usable, {pool.quorum} needed"
         if pool.mode != "healthy":
             yield f"{mark} pool {pool.name}: {_MODES.get(pool.mode, pool.mode)}"
         elif others := other_priorities(pool, now):
@@ -109,8 +161,8 @@ def fault_lines(seen: StatusView, now: datetime, style: TextStyle) -> Iterator[s
 
 
 _MODES = {
-    "panic": "panic: too few backends are healthy, so all enabled backends are used",
-    "fallback": "fallback: no backend is healthy, so the fallback is used",
+    "panic": "panic: too few backends are up, so all enabled backends are used",
+    "fallback": "fallback: no backend is usable, so the fallback is used",
 }
 
 
@@ -126,7 +178,7 @@ def other_priorities(pool: PoolView, now: datetime) -> str:
         return ""
     text = f"priority {pool.priority} serves instead of {first}"
     if pool.priority is None:
-        text = f"no priority serves alone (min_healthy {pool.min_healthy}), so all healthy backends are used"
+        text = f"no priority serves alone (min_healthy {pool.min_healthy}), so all usable backends are used"
     if pool.preempts_at is None:
         return text
     return f"{text}; a lower priority takes over in {age_text((pool.preempts_at - now).total_seconds())}"
@@ -152,15 +204,22 @@ def admin_cell(backend: BackendView) -> Cell:
     return Cell(backend.admin, None if backend.admin == "enabled" else Colour.WARNING)
 
 
+def state_since(backend: BackendView) -> datetime:
+    """Since when a backend has its health and its admin state: the later of the two changes."""
+    return backend.since if backend.admin_since is None else max(backend.since, backend.admin_since)
+
+
 def _pool(pool: PoolView, now: datetime, style: TextStyle) -> Iterator[str]:
     name = style.paint(pool.name, Colour.BOLD)
     ready = style.paint("ready", Colour.GOOD) if pool.ready else style.paint("not ready", Colour.BAD)
     since = age_text((now - pool.since).total_seconds())
-    healthy = f"{pool.healthy}/{len(pool.backends)} healthy (quorum {pool.quorum})"
+    serving = sum(backend.in_rotation for backend in pool.backends)
+    usable = "" if serving == pool.healthy else f", {pool.healthy} usable"
+    service = f"{serving}/{len(pool.backends)} in service{usable} (quorum {pool.quorum})"
     mode = "" if pool.mode == "healthy" else f", {style.paint(pool.mode, Colour.BAD)}"
     if pool.priority is not None and len(priorities_of(pool)) > 1:
         mode += f", priority {pool.priority}"
-    yield f"{name}  {ready} for {since}, {healthy}{mode}, {number_text(pool.packets)} packets"
+    yield f"{name}  {ready} for {since}, {service}{mode}, {number_text(pool.packets)} packets"
     yield f"{INDENT}{style.cut(', '.join(pool.listen), style.width - len(INDENT))}"
     if pool.guard is not None:
         yield f"{INDENT}{style.cut(_dropped(pool.guard), style.width - len(INDENT))}"
@@ -242,6 +301,6 @@ def _row(backend: BackendView, now: datetime, style: TextStyle) -> list[Cell]:
         Cell(str(backend.weight)),
         Cell(share_text(backend.share)),
         Cell(number_text(backend.packets)),
-        Cell(age_text((now - backend.since).total_seconds())),
+        Cell(age_text((now - state_since(backend)).total_seconds())),
         Cell(backend.reason, None if backend.up else Colour.BAD),
     ]

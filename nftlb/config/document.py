@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
 import yaml
@@ -38,12 +39,26 @@ def read_file(path: str) -> bytes:
         return sys.stdin.buffer.read(MAX_BYTES + 1)
     try:
         return read_regular(path, MAX_BYTES + 1)
-    except NotRegularError as error:
-        raise _fault(path, f"{error.strerror}; allowed: a file, or - for standard input") from None
     except OSError as error:
-        raise _fault(path, f"{error.strerror or error}; allowed: a readable file, or - for standard input") from None
+        raise _fault(path, f"{_reason(path, error)}; allowed: a readable file, or - for standard input") from None
     except ValueError:  # the message of this error differs between versions of Python
         raise _fault(path, "the name contains a NUL character; allowed: the name of a file") from None
+
+
+def _reason(path: str, error: OSError) -> str:
+    """Why a file can't be read, and what may be wrong with its name."""
+    found = FilePath(path)
+    if isinstance(error, NotRegularError):
+        return (
+            f"a directory; name a file in it, such as {found / 'nftlb.yaml'}" if found.is_dir() else str(error.strerror)
+        )
+    if isinstance(error, FileNotFoundError):
+        if not path:
+            return "the name is empty"
+        return "no such file" if found.is_absolute() else f"no such file in the current directory, {FilePath.cwd()}"
+    if isinstance(error, PermissionError):
+        return "this user may not read the file; run nftlb as root, or as a user who may"
+    return error.strerror or str(error)
 
 
 def _fault(path: str, message: str) -> ConfigError:

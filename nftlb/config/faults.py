@@ -194,7 +194,10 @@ def _message(details: ErrorDetails, model: type[BaseModel]) -> str:
             return f"{show(details['input'])} is empty; allowed: at least one"
     keys = ", ".join(sorted(_keys(model, details["loc"])))
     allowed = f"with the keys {keys}" if keys else f": {_description(model, details['loc'])}"
-    return f"{show(details['input'])} is not a mapping; allowed: a mapping {allowed}".replace(" : ", ": ")
+    # A check without options, as in `health: icmp`, is a mapping too.
+    found = details["input"]
+    advice = f"write {{{found}: {{}}}}; " if isinstance(found, str) and found in _keys(model, details["loc"]) else ""
+    return f"{show(found)} is not a mapping; {advice}allowed: a mapping {allowed}".replace(" : ", ": ")
 
 
 def unknown_key(key: str, allowed: Iterable[str]) -> str:

@@ -37,7 +37,9 @@ from nftlb.model.kinds import (
     is_link_local,
 )
 from nftlb.model.patterns import BadPattern, compiled
-from nftlb.printable import show
+from nftlb.printable import printable, show
+
+from . import meant
 
 ADDRESS_AND_PORT = "an address and a port, such as 10.0.0.11:5353 or [2001:db8::11]:5353"
 LISTENER = (
@@ -50,10 +52,14 @@ DURATION = "a whole number with a unit, such as 500ms, 2s, 1m or 1h"
 
 
 class Unfit(ValueError):  # noqa: N818 - raised for the input of a user, not for an error of nftlb
-    """A value is not allowed in its place. The text has the found value and the allowed values."""
+    """A value is not allowed in its place. The text has the found value and the allowed values.
 
-    def __init__(self, found: object, what: str, allowed: str) -> None:
-        super().__init__(f"{show(found)} is {what}; allowed: {allowed}")
+    `advice`: what the user probably means, and how to write it.
+    """
+
+    def __init__(self, found: object, what: str, allowed: str, advice: str = "") -> None:
+        hint = f"{printable(advice)}; " if advice else ""
+        super().__init__(f"{show(found)} is {what}; {hint}allowed: {allowed}")
 
 
 _DIGITS = re.compile(r"[0-9]{1,10}")
@@ -65,7 +71,7 @@ def whole_number(what: str, low: int, high: int, found: object) -> int:
     allowed = f"{low} to {high}"
     if isinstance(found, str) and _DIGITS.fullmatch(found):
         allowed += ", without quotes or leading zeros"
-    raise Unfit(found, f"not {what}", allowed)
+    raise Unfit(found, f"not {what}", allowed, meant.number(what, found))
 
 
 read_port = partial(whole_number, "a port", 1, 65535)
@@ -84,7 +90,7 @@ def read_mark(high: int, found: object) -> int:
 def read_boolean(found: object) -> bool:
     if isinstance(found, bool):
         return found
-    raise Unfit(found, "not a boolean", "true or false, without quotes")
+    raise Unfit(found, "not a boolean", "true or false, without quotes", meant.boolean(found))
 
 
 Word = TypeVar("Word", bound=StrEnum)
@@ -96,7 +102,7 @@ def read_word(words: type[Word], what: str, found: object) -> Word:
             return words(str(found))
         except ValueError:
             pass
-    raise Unfit(found, f"not {what}", ", ".join(words))
+    raise Unfit(found, f"not {what}", ", ".join(words), meant.word(found, list(words)))
 
 
 def read_text(pattern: TextPattern, found: object) -> str:
@@ -118,7 +124,7 @@ def read_duration(low: Milliseconds, high: Milliseconds, found: object, *, whole
         return 0
     match = _DURATION.fullmatch(found) if isinstance(found, str) else None
     if match is None:
-        raise Unfit(found, "not a duration", DURATION)
+        raise Unfit(found, "not a duration", DURATION, meant.duration(found))
     duration = int(match[1]) * _UNITS[match[2]]
     if not low <= duration <= high:
         longest = "24h" if high == DAY else f"{high // 60_000}m"
@@ -134,7 +140,7 @@ _PERCENT = re.compile(r"(100|[0-9]{1,2})%")
 def read_percent(found: object) -> int:
     match = _PERCENT.fullmatch(found) if isinstance(found, str) else None
     if match is None:
-        raise Unfit(found, "not a share", "0% to 100%, in whole per cent")
+        raise Unfit(found, "not a share", "0% to 100%, in whole per cent", meant.percent(found))
     return int(match[1])
 
 
@@ -271,7 +277,8 @@ def read_address(
         # inet_pton reads the same IPv4 addresses as `ipaddress`, in a third of the time.
         address = IPv6Address(found) if ":" in found else IPv4Address(inet_pton(AF_INET, found))
     except (OSError, ValueError):
-        raise Unfit(found, "not an address", allowed) from None
+        advice = meant.address(found, names=allowed.startswith("a host name"))
+        raise Unfit(found, "not an address", allowed, advice) from None
     if reason := _unreachable(address):
         raise Unfit(found, reason, "a unicast address")
     return address
@@ -331,7 +338,8 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 def read_endpoint(found: object, allowed: str = ADDRESS_AND_PORT) -> Endpoint:
     address, port = split_port(found) if isinstance(found, str) else ("", None)
     if port is None:
-        raise Unfit(found, "not an address with a port", allowed)
+        advice = meant.word(found, _FALLBACKS) if allowed is FALLBACK else ""
+        raise Unfit(found, "not an address with a port", allowed, advice or meant.endpoint(found))
     return Endpoint(read_address(address, allowed), read_port(digits_or_text(port)))
 
 
@@ -350,8 +358,8 @@ def read_dns_server(found: object) -> Endpoint:
 def read_listener(found: object) -> Listener:
     endpoint, _, protocol = found.rpartition("/") if isinstance(found, str) else ("", "", "")
     address, ports = split_port(endpoint)
-    if ports is None:
-        raise Unfit(found, "not a listener", LISTENER)
+    if ports is None or not address or "://" in str(found):
+        raise Unfit(found, "not a listener", LISTENER, meant.listener(found))
     first, dash, last = ports.partition("-")
     first_port = read_port(digits_or_text(first))
     last_port = read_port(digits_or_text(last)) if dash else first_port
@@ -396,11 +404,14 @@ def read_addresses(
     return addresses
 
 
+_FALLBACKS = [str(FallbackKind.REJECT), str(FallbackKind.DROP), str(FallbackKind.ALL)]
+FALLBACK = "reject, drop, all, an address:port, or a list of one address:port per family"
+
+
 def read_fallback(found: object) -> Fallback:
-    if isinstance(found, str) and found in {FallbackKind.REJECT, FallbackKind.DROP, FallbackKind.ALL}:
+    if isinstance(found, str) and found in _FALLBACKS:
         return Fallback(FallbackKind(found))
-    allowed = "reject, drop, all, an address:port, or a list of one address:port per family"
-    sorry = tuple(read_endpoint(text, allowed) for text in _one_per_family(found, "a fallback", allowed))
+    sorry = tuple(read_endpoint(text, FALLBACK) for text in _one_per_family(found, "a fallback", FALLBACK))
     _refuse_second_of_family(tuple(endpoint.address for endpoint in sorry))
     return Fallback(FallbackKind.SORRY, sorry)
 

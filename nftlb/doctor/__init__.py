@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from nftlb.compiler import Compiled, Routes
 from nftlb.compiler.cautions import cautions
+from nftlb.compiler.reply_form import unknown_host
+from nftlb.errors import KernelError
 from nftlb.kernel.policy_routing import find_hops
 from nftlb.kernel.reply_paths import find_obstacles
 from nftlb.ruleset import file_text
@@ -24,6 +26,7 @@ from .addresses import (
 )
 from .features import WHOLE_RULESET, check_nft, feature_texts
 from .finding import Finding, Severity, warning
+from .fixes import Fixes, fixes_of
 from .forwarding import check_conntrack, check_forwarding, check_interfaces, check_marks, check_replies, check_zones
 from .host import HostFacts, read_host
 from .other_tables import check_legacy_tables, check_other_tables
@@ -31,9 +34,10 @@ from .other_tables import check_legacy_tables, check_other_tables
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from nftlb.compiler.reply_form import Obstacles
     from nftlb.model import Config
 
-__all__ = ["Finding", "Severity", "examine"]
+__all__ = ["Finding", "Fixes", "Severity", "examine", "fixes_of"]
 
 _OWN_TABLE = "nftlb"
 
@@ -49,9 +53,17 @@ def examine(config: Config | None) -> list[Finding]:
         host = read_host(texts, _OWN_TABLE, ())
         return [*check_nft(host.nft), *check_forwarding(None, host), *check_legacy_tables(host)]
     destinations = list(addresses_to_look_up(config))
-    compiled = Compiled(config, routes=Routes(find_hops(destinations)), obstacles=find_obstacles(config))
+    compiled = Compiled(config, routes=Routes(find_hops(destinations)), obstacles=_obstacles(config))
     host = read_host({**texts, WHOLE_RULESET: file_text(compiled.ruleset())}, config.table, destinations)
     return [*check_nft(host.nft), *check_all(config, compiled, host)]
+
+
+def _obstacles(config: Config) -> Obstacles:
+    """What keeps replies from being rewritten in prerouting. A host that can't be asked is a finding, not an error."""
+    try:
+        return find_obstacles(config)
+    except KernelError as problem:
+        return unknown_host(config, str(problem))
 
 
 def check_all(config: Config, compiled: Compiled, host: HostFacts) -> Iterator[Finding]:

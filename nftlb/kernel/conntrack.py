@@ -13,6 +13,7 @@ import errno
 import os
 import struct
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _GET, _DELETE, _COUNT = 0x101, 0x102, 0x105
 _CTA_STATS_GLOBAL_ENTRIES = 1
 _CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_STATUS, _CTA_ID, _CTA_ZONE = 1, 2, 3, 12, 18
+_CTA_PROTOINFO, _CTA_PROTOINFO_TCP, _CTA_PROTOINFO_TCP_STATE = 4, 1, 1
+_CLOSED = {7, 8}  # TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE
 _CTA_TUPLE_IP, _CTA_TUPLE_PROTO, _CTA_TUPLE_ZONE = 1, 2, 3
 _CTA_IP_V4_SRC, _CTA_IP_V6_SRC, _CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT = 1, 3, 1, 2
 
@@ -98,6 +101,33 @@ def shared_zones() -> dict[int, int]:
     except OSError as error:
         raise _explained(error) from error
     return counts
+
+
+def count_connections(address: str, port: int | None) -> int:
+    """Return how many connections of nftlb's zones lead to a server; without a port, to any of its ports.
+
+    A connection of TCP that both sides have closed does not count, although its entry stays for two minutes. Raises
+    SystemFault if this process lacks the permission, KernelError if the kernel refuses.
+    """
+    server, number = ip_address(address).packed, None if port is None else _NUMBER.pack(port)
+    try:
+        with Netlink(NETLINK_NETFILTER) as netlink:
+            entries = netlink.dump_all(_GET, _NFGENMSG.pack(_ANY_FAMILY, 0, 0))
+    except OSError as error:
+        raise _explained(error) from error
+    count = 0
+    for entry in entries:
+        if _original_zone(entry):
+            _, source, source_port = _reply_source(entry)
+            count += source == server and number in {None, source_port} and not _is_closed(entry)
+    return count
+
+
+def _is_closed(entry: bytes) -> bool:
+    """Whether the entry is one of a connection of TCP that both sides have closed."""
+    state = attributes(entry, _NFGENMSG.size).get(_CTA_PROTOINFO)
+    of_tcp = attributes(state).get(_CTA_PROTOINFO_TCP) if state else None
+    return bool(of_tcp) and attributes(of_tcp or b"").get(_CTA_PROTOINFO_TCP_STATE, b"\0")[0] in _CLOSED
 
 
 class Kept:

@@ -121,7 +121,7 @@ def test_bad_input_is_reported_with_lines_and_columns(command: list[str], bad: s
 @pytest.mark.parametrize("command", ["check", "compile", "apply", "doctor", "remove"])
 def test_a_file_that_cannot_be_read(command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Status 1 and the path, for a file that does not exist and for a directory."""
-    for path, reason in ((tmp_path / "nosuch.yaml", "No such file or directory"), (tmp_path, "not a regular file")):
+    for path, reason in ((tmp_path / "nosuch.yaml", "no such file"), (tmp_path, "a directory; name a file")):
         status = main([command, str(path)])
         out, error = capfd.readouterr()
         assert (1, "") == (status, out)

@@ -64,6 +64,12 @@ def test_version() -> None:
     assert (0, "nftlb 0.1.0\n", "") == outcome("--version")
 
 
+@pytest.mark.parametrize("command", ["status", "check", "health", "import"])
+def test_version_of_a_command(command: str) -> None:
+    """--version works behind each command too, also without the arguments that the command needs."""
+    assert (0, "nftlb 0.1.0\n", "") == outcome(command, "--version")
+
+
 def test_a_full_disk_is_a_failure(good: str) -> None:
     """If standard output can't be written, the status is 3 and the message one line."""
     with Path("/dev/full").open("w") as full:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_api import TOKEN, Api, backend, fake_api
+from fake_api import TOKEN, Api, backend, fake_api, pool, status
 from installed_command import NFTLB
 
-from nftlb.cli import main
+from nftlb.cli import main, waiting
 
 pytest_plugins = ("cli_fixtures",)
 
@@ -24,8 +26,10 @@ PATCH = ("PATCH", "/api/v1/pools/dns/backends/ns1")
 RELOAD = ("POST", "/api/v1/reload")
 
 
-ALL = [["status"], ["top", "-b"], ["drain", "dns/ns1"], ["enable", "dns/ns1"], ["maintenance", "dns/ns1"],
-       ["weight", "dns/ns1", "3"], ["reload"]]  # fmt: skip
+ALL = [["status"], ["top", "-b"], ["health"], ["events"], ["history"], ["ruleset"], ["ruleset", "--changes"],
+       ["drain", "dns/ns1", "--wait"], ["add", "dns/ns3", "10.0.0.13:53"], ["delete", "dns/ns1"], ["reload"],
+       ["status", "--watch"], ["status", "--problems"], ["drain", "dns/ns1"], ["enable", "dns/ns1"],
+       ["maintenance", "dns/ns1"], ["weight", "dns/ns1", "3"]]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", ALL)
@@ -113,9 +117,12 @@ def test_unknown_backend_without_a_status(api: Api, capsys: pytest.CaptureFixtur
         (["drain", "dns/"], "'dns/' is not POOL/BACKEND"),
         (["drain", "dns/\x1b"], r"'dns/\x1b' is not POOL/BACKEND"),
         (["drain"], "Missing argument 'POOL/BACKEND'"),
-        (["weight", "dns/ns1", "257"], "257 is not in the range 0<=x<=256"),
+        (["weight", "dns/ns1", "257"], "'257' is not a weight; allowed: a whole number from 0 to 256"),
         (["weight", "dns/ns1", "-1"], "No such option"),
-        (["priority", "dns/ns1", "256"], "256 is not in the range 0<=x<=255"),
+        (["weight", "dns/ns1", "abc"], "'abc' is not a weight; allowed: a whole number from 0 to 256"),
+        (["weight", "dns/ns1", "1.5"], "'1.5' is not a weight"),
+        (["add", "dns/ns3", "10.0.0.1", "--weight", "x"], "'x' is not a weight"),
+        (["priority", "dns/ns1", "256"], "'256' is not a priority; allowed: a whole number from 0 to 255"),
         (["top", "--interval", "0"], "0 is not in the range"),
         (["top", "--sort", "luck"], "'luck' is not one of"),
     ],
@@ -126,6 +133,83 @@ def test_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture
     out, error = capsys.readouterr()
     assert "" == out
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        (["10.0.0.13:5353"], {"address": "10.0.0.13", "port": 5353}),
+        (["[2001:db8::13]:53", "--weight", "0"], {"address": "2001:db8::13", "port": 53, "weight": 0}),
+        (["2001:db8::13", "--priority", "2"], {"address": "2001:db8::13", "priority": 2}),
+        (["ns.example.com:53"], {"address": "ns.example.com", "port": 53}),
+    ],
+)
+def test_add(arguments: list[str], sent: dict[str, Any], api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """The request has the name, the address and the given options; no port means none."""
+    api.answers["POST", "/api/v1/pools/dns/backends"] = 201, backend("ns3").model_dump(mode="json")
+    assert 0 == main(["add", "dns/ns3", *arguments])
+    assert [("POST", "/api/v1/pools/dns/backends", {"name": "ns3", **sent}, None)] == api.asked
+    assert ("dns/ns3: added\n", "") == tuple(capsys.readouterr())
+
+
+@pytest.mark.parametrize("server", ["10.0.0.1:0", "10.0.0.1:70000", "10.0.0.1:dns", "10.0.0.1:", "[::1", "[::1]53", ""])
+def test_add_refuses_what_is_not_a_server(server: str, api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 2, and what is allowed, without a request."""
+    assert 2 == main(["add", "dns/ns3", server])
+    assert [] == api.asked
+    assert "; allowed: 1" in capsys.readouterr().err
+
+
+def test_add_to_an_unknown_pool(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 1, and a similar name."""
+    assert STATUS in api.answers
+    assert 1 == main(["add", "dsn/ns3", "10.0.0.13:53"])
+    assert ("", "dsn: no such pool; did you mean dns?\n") == tuple(capsys.readouterr())
+
+
+def test_delete(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Deletes one backend; a refusal, as for the last backend, is status 1; an unknown backend gets a similar name."""
+    request = ("DELETE", "/api/v1/pools/dns/backends/ns1")
+    api.answers[request] = 200, {}
+    assert 0 == main(["delete", "dns/ns1"])
+    assert [(*request, None, None)] == api.asked
+    assert ("dns/ns1: deleted\n", "") == tuple(capsys.readouterr())
+    api.answers[request] = 409, {"error": "ns1 is the last backend of dns"}
+    assert 1 == main(["delete", "dns/ns1"])
+    assert ("", "nftlb: ns1 is the last backend of dns\n") == tuple(capsys.readouterr())
+    assert 1 == main(["delete", "dns/ns9"])
+    assert ("", "dns/ns9: no such backend; did you mean ns2?\n") == tuple(capsys.readouterr())
+
+
+def test_drain_waits(api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Returns when the counter of packets has stood still; after the time-out, status 3, and the backend is drained."""
+    numbers = count()
+    moving = [True]
+
+    def shown() -> Any:
+        number = next(numbers) if moving[0] else 0
+        return json.loads(status(pools=(pool(backends=(backend(packets=number),)),)).model_dump_json())
+
+    monkeypatch.setattr(waiting, "_PAUSE", 0.01)
+    monkeypatch.setattr(waiting, "_QUIET", 0.05)
+    api.answers[STATUS] = 200, shown
+    api.answers[PATCH] = 200, backend(admin="drain", share=0.0).model_dump(mode="json")
+    assert 3 == main(["drain", "dns/ns1", "--wait", "--timeout", "0.2"])
+    out, error = capsys.readouterr()
+    assert ("dns/ns1: drain, weight 1, up, 0.0% of the pool's packets\n", 1) == (
+        out,
+        error.count("it still gets packets"),
+    )
+    moving[0] = False
+    assert 0 == main(["drain", "dns/ns1", "--wait"])
+    assert "dns/ns1: no packets and no connections any more\n" == capsys.readouterr().out.splitlines(keepends=True)[-1]
+
+
+def test_drain_does_not_wait_for_an_unknown_backend(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """As without --wait: status 1, and a similar name."""
+    assert STATUS in api.answers
+    assert 1 == main(["drain", "dns/ns9", "--wait"])
+    assert "dns/ns9: no such backend; did you mean ns2?\n" == capsys.readouterr().err
 
 
 def test_reload(api: Api, token_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

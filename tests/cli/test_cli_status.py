@@ -50,7 +50,7 @@ def text(shown: Status, **look: Any) -> str:
 CALM = """\
 nftlb 0.1.0, ready, running for 3d1h (pid 42)
 
-dns  ready for 3d1h, 2/2 healthy (quorum 1), 24.7k packets
+dns  ready for 3d1h, 2/2 in service (quorum 1), 24.7k packets
   192.0.2.53:53/udp, [2001:db8::53]:53/udp
   BACKEND  ADDRESS         STATE  ADMIN    WT  SHARE  PACKETS  SINCE  REASON
   ns1      10.0.0.11:5353  ✓ up   enabled   1  50.0%    12.3k  2h13m  noerror in 0.4 ms
@@ -97,7 +97,7 @@ def test_a_pool_without_backends() -> None:
     """A pool whose names have no answer yet is shown too."""
     shown = status(ready=False, pools=(pool(backends=(), ready=False, healthy=0, mode="fallback", priority=None),))
 
-    assert "dns  not ready for 3d1h, 0/0 healthy (quorum 1), fallback, 24.7k packets" in text(shown)
+    assert "dns  not ready for 3d1h, 0/0 in service (quorum 1), fallback, 24.7k packets" in text(shown)
 
 
 TROUBLED = """\
@@ -106,11 +106,11 @@ nftlb 0.1.0, not ready, running for 3d1h (pid 42)
 ! configuration: refused 5m ago; the previous one stays in use: /etc/nftlb/pools.yaml
     /etc/nftlb/pools.yaml:3:5: pools.dns.lissen: unknown key
 ! state_dir: No space left on device (for 1m30s)
-! pool dns: not ready: 1 healthy, 3 needed
-! pool dns: panic: too few backends are healthy, so all enabled backends are used
+! pool dns: not ready: 1 usable, 3 needed
+! pool dns: panic: too few backends are up, so all enabled backends are used
 ! pool dns: 2 of 4 down: ns2, ns4
 
-dns  not ready for 3d1h, 1/4 healthy (quorum 3), panic, 24.7k packets
+dns  not ready for 3d1h, 2/4 in service, 1 usable (quorum 3), panic, 24.7k packets
   192.0.2.53:53/udp, [2001:db8::53]:53/udp
   BACKEND  ADDRESS         STATE         ADMIN         WT  SHARE  PACKETS  SINCE
   ns1      10.0.0.11:5353  ✓ up          enabled        1  50.0%    12.3k  2h13m
@@ -135,7 +135,7 @@ def test_status_with_faults() -> None:
 STANDBY = """\
 ! pool dns: priority 2 serves instead of 1; a lower priority takes over in 7s
 
-dns  ready for 3d1h, 2/2 healthy (quorum 1), priority 2, 24.7k packets
+dns  ready for 3d1h, 1/2 in service, 2 usable (quorum 1), priority 2, 24.7k packets
   192.0.2.53:53/udp, [2001:db8::53]:53/udp
   BACKEND  ADDRESS         STATE      ADMIN    WT  PRIO   SHARE  PACKETS  SINCE
   ns1      10.0.0.11:5353  ○ standby  enabled   1     1    0.0%    12.3k  2h13m
@@ -150,7 +150,7 @@ def test_status_with_priorities() -> None:
 
     assert STANDBY == text(status(pools=(shown,)), width=80).partition("\n")[2]
     shared = pool(backends=behind, priority=None, min_healthy="2")
-    text_ = "! pool dns: no priority serves alone (min_healthy 2), so all healthy backends are used"
+    text_ = "! pool dns: no priority serves alone (min_healthy 2), so all usable backends are used"
     assert text_ in text(status(pools=(shared,)), width=100)
     calm = pool(backends=behind, priority=1)
     assert "!" not in text(status(pools=(calm,)), width=100)

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import pty
-import select
 import signal
-import struct
-import subprocess
-import termios
-import time
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -21,13 +13,13 @@ import pytest
 from fake_api import NOW, Api, backend, fake_api, pool, status, troubled
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from installed_command import NFTLB
+from pseudo_terminal import Terminal
 
 from nftlb.cli import main
-from nftlb.cli.terminal import (
-    TextStyle,
-)
-from nftlb.cli.top import MOST_FAULTS, Order, Sample, rate_lines, rate_rows
+from nftlb.cli.rates import MOST_FAULTS, Order, Sample, head_lines, rate_rows, table_lines
+from nftlb.cli.screen import BACKSPACE, DOWN, ESCAPE, RETURN, UP, keys_of
+from nftlb.cli.terminal import TextStyle
+from nftlb.cli.top_view import Change, Preview, Quit, TopView, press, screen_lines
 from nftlb.client import StatusView, read_status_view
 
 if TYPE_CHECKING:
@@ -90,28 +82,101 @@ def test_lines() -> None:
     """The daemon, the sum, and a row for each backend with the share that it should get and the share that it got."""
     now = reading(1, 300, 100)
     shown = rate_rows(reading(0, 0, 0), now, Order.RATE)
+    style = TextStyle(width=100)
     assert [
         "nftlb 0.1.0, ready, running for 3d1h (pid 42)",
         "400 packets/s to 2 backends",
-        "",
         "POOL/BACKEND  STATE  ADMIN    WT  SHARE    NOW  PKT/S  BIT/S  PACKETS  ADDRESS",
         "dns/ns1       ✓ up   enabled   1  50.0%  75.0%    300   240k      300  10.0.0.11:5353",
         "dns/ns2       ✓ up   enabled   1  50.0%  25.0%    100  80.0k      100  10.0.0.12:5353",
-    ] == rate_lines(now, shown, NOW, TextStyle(width=100))
-    assert ["dns/ns2       ✓ up   enabled   1  50.0%  25.0%    100  80.0k      100"] == rate_lines(
-        now, shown, NOW, TextStyle(width=80)
-    )[-1:]
+    ] == [*head_lines(now, shown, NOW, style), *table_lines(shown, style)]
+    narrow = ["dns/ns2       ✓ up   enabled   1  50.0%  25.0%    100  80.0k      100"]
+    assert narrow == table_lines(shown, TextStyle(width=80))[-1:]
 
 
 @settings(deadline=None)
-@given(st.integers(1, 60), st.integers(20, 200), st.integers(1, 50), st.booleans())
-def test_lines_fit_the_terminal(height: int, width: int, count: int, sick: bool) -> None:
-    """Never more lines than the terminal has; lines left out are counted."""
+@given(st.integers(1, 60), st.integers(20, 200), st.integers(1, 50), st.booleans(), st.integers(0, 60))
+def test_lines_fit_the_terminal(height: int, width: int, count: int, sick: bool, steps: int) -> None:
+    """Never more lines than the terminal has; lines left out are counted, and the chosen backend is shown."""
     now = Sample(seen(troubled()), 1) if sick else reading(1, *range(count))
-    lines = rate_lines(now, rate_rows(None, now, Order.RATE), NOW, TextStyle(width=width), height)
+    rows = rate_rows(None, now, Order.RATE)
+    view = TopView()
+    for _ in range(steps):
+        view, _ = press(view, DOWN, [row.name for row in rows])
+    lines = screen_lines(view, now, rows, NOW, TextStyle(width=width), height)
     assert len(lines) <= height
-    if len(lines) > MOST_FAULTS + 5:
-        assert lines[-1].startswith(("... ", "dns/"))
+    if height > MOST_FAULTS + 7:
+        hidden = len(rows) - sum(line[2:].startswith("dns/ns") for line in lines)
+        assert ([f"... {hidden} more"] if hidden else []) == [line for line in lines if line.startswith("... ")]
+        assert [view.chosen[:14]] == [line[2:16].strip() for line in lines if line.startswith("> ")] or not steps
+
+
+def pressed(view: TopView, *keys: str) -> tuple[TopView, list[Any]]:
+    """The view after some keys, with two backends, and the actions."""
+    actions = []
+    for key in keys:
+        view, action = press(view, key, ["dns/ns1", "dns/ns2"])
+        actions += [] if action is None else [action]
+        if isinstance(action, Preview):
+            view = view.asking(action.proposal, ["dns would have no usable backend"])
+    return view, actions
+
+
+@pytest.mark.parametrize(
+    ("keys", "chosen"),
+    [((DOWN,), "dns/ns1"), ((DOWN, "j"), "dns/ns2"), ((DOWN, DOWN, DOWN, UP), "dns/ns1"), ((UP,), "dns/ns2")],
+)
+def test_keys_choose_a_backend(keys: tuple[str, ...], chosen: str) -> None:
+    """The arrow keys, j and k; the ends of the list are the end."""
+    assert chosen == pressed(TopView(), *keys)[0].chosen
+
+
+def test_keys_that_sort_filter_and_quit() -> None:
+    """An order follows the other; a filter has an effect while it is typed, and Escape ends it."""
+    orders = [pressed(TopView(), *"s" * count)[0].order for count in range(5)]
+    assert [*Order, Order.RATE] == orders
+    assert "ns2" == pressed(TopView(), "/", "n", "s", "1", BACKSPACE, "2")[0].filter
+    assert ("ns", "") == tuple(pressed(TopView(), "/", "n", "s", RETURN, *more)[0].filter for more in ((), (ESCAPE,)))
+    assert "q" == pressed(TopView(), "/", "q")[0].filter
+    assert [[Quit()]] * 4 == [pressed(TopView(), key)[1] for key in ("q", "Q", "\x03", "\x04")]
+
+
+@pytest.mark.parametrize(
+    ("keys", "wanted", "words"),
+    [
+        (("d",), {"admin": "drain"}, "drain dns/ns1"),
+        (("e",), {"admin": "enabled"}, "enable dns/ns1"),
+        (("m",), {"admin": "maintenance"}, "maintenance dns/ns1"),
+        (("w", "1", "2", RETURN), {"weight": 12}, "weight dns/ns1 12"),
+    ],
+)
+def test_a_change_asks_first(keys: tuple[str, ...], wanted: dict[str, Any], words: str) -> None:
+    """The consequences are shown; y carries the change out, and any other key does not."""
+    view, actions = pressed(TopView(), DOWN, *keys)
+    assert [("dns", "ns1", wanted, words)] == [tuple(action.proposal) for action in actions]
+    lines = screen_lines(view, reading(1, 1, 1), [], NOW, TextStyle(), 24)
+    assert ["! dns would have no usable backend", f"{words}? y: yes, any other key: no"] == lines[-2:]
+
+    assert [Change(actions[0].proposal)] == pressed(view, "y")[1]
+    assert ([], "nothing changed") == (pressed(view, "n")[1], pressed(view, "n")[0].note)
+    assert [] == pressed(view, "q")[1]
+
+
+@pytest.mark.parametrize(
+    "keys", [("d",), ("w",), (DOWN, "w", RETURN), (DOWN, "w", *"257", RETURN), (DOWN, "w", "1", ESCAPE)]
+)
+def test_keys_without_effect(keys: tuple[str, ...]) -> None:
+    """No backend is chosen, or the weight is not a weight, or typing is ended by Escape: nothing is asked for."""
+    assert [] == pressed(TopView(), *keys)[1]
+
+
+@given(st.text())
+def test_keys_of_any_text(text: str) -> None:
+    """Each character is a key, and each known sequence one; unknown sequences are not keys."""
+    assert [UP, "x", DOWN, ESCAPE] == list(keys_of("\x1b[A" + "x" + "\x1b[1;5C" + "\x1bOB" + "\x1b"))
+    plain = text.replace("\x1b", "").replace("\x7f", "").replace("\b", "").replace("\r", "").replace("\n", "")
+    assert list(plain) == list(keys_of(plain))
+    list(keys_of(text))
 
 
 def test_top_once(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,58 +196,6 @@ def test_top_once(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
         assert 1000 <= float(row[7].replace("k", "e3")) <= 10_000
         assert "\x1b" not in out
     assert 6 == len(api.asked)
-
-
-class Terminal:
-    """`nftlb top` on a pseudo-terminal."""
-
-    def __init__(self, url: str) -> None:
-        self._ours, self._its = pty.openpty()
-        self.resize(24, 80)
-        self.before = termios.tcgetattr(self._its)
-        environment = {**os.environ, "NFTLB_URL": url, "TERM": "xterm", "LANG": "C.UTF-8"}
-        for name in ("NO_COLOR", "COLUMNS", "LINES"):
-            environment.pop(name, None)
-        self.process = subprocess.Popen(
-            # A shell ignores SIGINT for programs in the background, and their children inherit that.
-            ["env", "--default-signal=INT", "setsid", "--ctty", NFTLB, "top", "--interval", "0.1"],
-            stdin=self._its,
-            stdout=self._its,
-            stderr=self._its,
-            env=environment,
-        )
-        self._shown = b""
-
-    def resize(self, lines: int, columns: int) -> None:
-        fcntl.ioctl(self._its, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-    def type(self, keys: bytes) -> None:
-        os.write(self._ours, keys)
-
-    def see(self, expected: str) -> str:
-        """Wait until `expected` is shown, and return the text up to it since the last call."""
-        deadline = time.monotonic() + 30
-        while (at := self._shown.find(expected.encode())) < 0:
-            assert time.monotonic() < deadline, self._shown
-            if select.select([self._ours], [], [], 1)[0]:
-                self._shown += os.read(self._ours, 1 << 16)
-        at += len(expected.encode())
-        text, self._shown = self._shown[:at].decode(), self._shown[at:]
-        return text
-
-    def end(self) -> int:
-        """Wait for the end, check that the terminal's modes are restored, and return the exit status."""
-        self.see("\x1b[?7h\x1b[?25h\x1b[?1049l")
-        ended = self.process.wait(30)
-        assert self.before == termios.tcgetattr(self._its)
-        return ended
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self._ours)
-        os.close(self._its)
 
 
 @contextmanager
@@ -228,3 +241,19 @@ def test_top_updates() -> None:
         terminal.see("sip/ns2")
         terminal.type(b"q")
         assert 0 == terminal.end()
+
+
+def test_status_watches() -> None:
+    """`status --watch` shows each new state, waits for a daemon that restarts, and ends with q."""
+    with fake_api() as served:
+        terminal = Terminal(served.where, "status", "--watch", "--interval", "0.1")
+        try:
+            terminal.see("2/2 in service")
+            served.answers[STATUS] = 500, {"error": "starting"}
+            terminal.see("! the daemon refused: starting")
+            served.show(status(pools=(pool("sip"),)))
+            terminal.see("sip")
+            terminal.type(b"q")
+            assert 0 == terminal.end()
+        finally:
+            terminal.close()

@@ -214,7 +214,7 @@ def test_a_fault_of_the_defaults_is_reported_once() -> None:
     """A fault of the defaults is reported once, at its place, even if many pools use it."""
     pools = "".join(f"  p{i}: {{listen: 192.0.2.{i}:53/udp, backends: {{a: 10.0.0.1}}}}\n" for i in range(1, 100))
 
-    assert ["1:19: defaults.panic: 5 is not a share; allowed: 0% to 100%, in whole per cent"] == faults(
+    assert ["1:19: defaults.panic: 5 is not a share; write 5%; allowed: 0% to 100%, in whole per cent"] == faults(
         f"defaults: {{panic: 5}}\npools:\n{pools}"
     )
 

@@ -169,7 +169,7 @@ pools:
         f"1:8: table: 1 is not a name of a table; allowed: {name}",
         "5:29: pools.a.backends.x: the key occurs twice, first in line 5; allowed: once",
         f"7:13: pools.b.listen: {overlap} of pools.a.listen in line 4; allowed: each address, port and protocol once",
-        "8:13: pools.b.quorum: many is not a quorum; allowed: 1 to 65535",
+        "8:13: pools.b.quorum: many is not a quorum; write a whole number; allowed: 1 to 65535",
         "12:13: pools.c.quorum: 2 is more than the number of backends; allowed: at most 1",
     ] == faults(text)
 
@@ -182,10 +182,10 @@ pools:
   b: {listen: 192.0.2.2:53/udp, backends: *servers}
 """
 
-    assert [
-        "2:56: pools.a.backends.x: none is not a port; allowed: 1 to 65535",
-        "2:56: pools.b.backends.x: none is not a port; allowed: 1 to 65535",
-    ] == faults(text)
+    reason = (
+        "none is not a port; write the number of the port; names of services are not looked up; allowed: 1 to 65535"
+    )
+    assert [f"2:56: pools.{pool}.backends.x: {reason}" for pool in "ab"] == faults(text)
 
 
 def test_columns_count_characters() -> None:

@@ -124,16 +124,17 @@ def test_a_path_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     allowed = "allowed: a readable file, or - for standard input"
-    regular = "not a regular file; allowed: a file, or - for standard input"
+    regular = f"not a regular file; {allowed}"
+    directory = f"a directory; name a file in it, such as {tmp_path}/nftlb.yaml; {allowed}"
 
-    assert f"{tmp_path}/none: No such file or directory; {allowed}" == unloadable(tmp_path / "none")
+    assert f"{tmp_path}/none: no such file; {allowed}" == unloadable(tmp_path / "none")
     assert f"{fifo}/below: Not a directory; {allowed}" == unloadable(fifo / "below")
-    assert f"{tmp_path}: {regular}" == unloadable(tmp_path)
+    assert f"{tmp_path}: {directory}" == unloadable(tmp_path)
     assert f"{fifo}: {regular}" == unloadable(fifo)
     assert f"/dev/zero: {regular}" == unloadable("/dev/zero")
     assert f"/proc/self/mem: Input/output error; {allowed}" == unloadable("/proc/self/mem")
     assert r"a\x00b: the name contains a NUL character; allowed: the name of a file" == unloadable("a\0b")
-    assert f": No such file or directory; {allowed}" == unloadable("")
+    assert f": the name is empty; {allowed}" == unloadable("")
 
 
 def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
@@ -145,7 +146,9 @@ def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     with Namespace("reader") as namespace:
         said = unprivileged(namespace, lambda: unloadable(file))
 
-    assert f"{file}: Permission denied; allowed: a readable file, or - for standard input" == said
+    assert said.startswith(
+        f"{file}: this user may not read the file; run nftlb as root, or as a user who may; allowed: "
+    )
 
 
 def test_a_huge_file_is_read_up_to_the_limit_only(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_PATCH = do_POST = _answer  # noqa: N815 - names that http.server calls
+    do_GET = do_PATCH = do_POST = do_DELETE = _answer  # noqa: N815 - names that http.server calls
 
     def address_string(self) -> str:
         return "another client"

@@ -1,0 +1,114 @@
+"""`nftlb events` and `nftlb history`: what happened, as lines of text or JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nftlb.client import Unreachable
+
+from .arguments import examples
+from .daemon import DaemonAccess, complete_pools, daemon_options, refuse_unknown_pools
+from .output import write_error, write_output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nftlb.client import DaemonClient, EventView
+
+MOST = 1000
+"""Events that the daemon keeps."""
+_USUAL = 50
+_PAUSE = 2.0
+"""Seconds until the next attempt to connect, as the daemon advises in its stream."""
+
+
+def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the argument POOL and the options that both commands have."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each event.")(command)
+    command = click.option("--kind", metavar="KIND", help="Only events of this kind, such as backend_down.")(command)
+    return click.argument(
+        "where", metavar="[POOL[/BACKEND]]", required=False, default="", shell_complete=complete_pools
+    )(command)
+
+
+@click.command(
+    "events",
+    epilog=examples("nftlb events", "nftlb events dns --kind backend_down --json | while read event; do :; done"),
+)
+@_filters
+@daemon_options
+def events_command(daemon: DaemonAccess, where: str, kind: str | None, as_json: bool) -> None:
+    """Print each event of the daemon when it happens, until ^C: transitions, changes, swaps of the rules, reloads.
+
+    If the daemon restarts, the command connects again, and prints first what happened meanwhile.
+    """
+    client = daemon.reader()
+    pool, _, backend = where.partition("/")
+    refuse_unknown_pools([pool] if pool else [], client.status())
+    after = ""
+    connected = True
+    with suppress(KeyboardInterrupt):
+        while True:
+            try:
+                for name, document in client.events(after):
+                    connected, after = True, name
+                    event = client.event_view(document)
+                    if (not pool or event.pool == pool) and _fits(event, backend, kind):
+                        write_output(_line(client, document, as_json))
+            except Unreachable as error:
+                if connected:
+                    write_error(f"nftlb: {error}; trying again\n")
+                connected = False
+            time.sleep(_PAUSE)
+
+
+def _fits(event: EventView, backend: str, kind: str | None) -> bool:
+    return (not backend or event.backend == backend) and kind in {None, event.kind}
+
+
+@click.command("history", epilog=examples("nftlb history", "nftlb history dns/ns1 --limit 200", "nftlb history --json"))
+@_filters
+@click.option(
+    "--limit",
+    type=click.IntRange(1, MOST),
+    default=_USUAL,
+    show_default=True,
+    metavar="N",
+    help="How many events to print.",
+)
+@daemon_options
+def history_command(daemon: DaemonAccess, where: str, kind: str | None, as_json: bool, limit: int) -> None:
+    """Print the last events that the daemon has kept, the newest last. The daemon keeps the last 1000."""
+    client = daemon.reader()
+    pool, _, backend = where.partition("/")
+    refuse_unknown_pools([pool] if pool else [], client.status())
+    wanted: dict[str, str | int | None] = {"pool": pool, "backend": backend, "kind": kind, "limit": limit}
+    found = client.history({name: value for name, value in wanted.items() if value})
+    write_output("".join(_line(client, document, as_json) for document in reversed(found)))
+
+
+def _line(client: DaemonClient, document: dict[str, Any], as_json: bool) -> str:
+    if as_json:
+        return json.dumps(document) + "\n"
+    return event_text(client.event_view(document), document.get("details")) + "\n"
+
+
+def event_text(event: EventView, details: object = None) -> str:
+    """An event in one line: local time, kind, subject, change of state, reason, and who did it."""
+    subject = "/".join(filter(None, (event.pool, event.backend)))
+    change = f"{event.old} -> {event.new}" if event.old and event.new else event.new or event.old
+    said = dict(details) if isinstance(details, dict) else {}
+    words = [
+        event.at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+        f"{event.kind:<16}",
+        subject,
+        change,
+        f"({event.reason})" if event.reason else "",
+        *(f"{name}={said[name]}" for name in ("who", "from", "what", "result") if said.get(name) not in {None, ""}),
+    ]
+    return "  ".join(filter(None, words)).rstrip()

@@ -1,0 +1,121 @@
+"""`nftlb history`, `nftlb ruleset` and `nftlb status --problems`: their text and JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from fake_api import Api, backend, pool, status, troubled
+
+from nftlb.cli import main
+from nftlb.service import Event
+
+pytest_plugins = ("cli_fixtures",)
+
+NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+def event(kind: str, **changed: Any) -> dict[str, Any]:
+    made = Event.model_validate({"kind": kind, "at": NOON, **changed})
+    found: dict[str, Any] = made.model_dump(mode="json")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+
+
+def test_history(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """The newest event is last; who did it is shown; all text from the daemon is harmless."""
+    kept = [
+        event(
+            "backend_changed", pool="dns", backend="ns1", new="drain", details={"who": "root", "from": "unix socket"}
+        ),
+        event("backend_down", pool="dns", backend="ns1", old="up", new="down", reason="no answer\x1b[2J"),
+    ]
+    api.answers["GET", "/api/v1/history?limit=50"] = 200, {"events": kept}
+    assert 0 == main(["history"])
+    assert [
+        "2026-03-01 12:00:00  backend_down      dns/ns1  up -> down  (no answer\\x1b[2J)",
+        "2026-03-01 12:00:00  backend_changed   dns/ns1  drain  who=root  from=unix socket",
+    ] == capsys.readouterr().out.splitlines()
+
+    path = "/api/v1/history?pool=dns&backend=ns1&kind=backend_down&limit=3"
+    api.answers["GET", path] = 200, {"events": kept[1:]}
+    assert 0 == main(["history", "dns/ns1", "--kind", "backend_down", "--limit", "3", "--json"])
+    assert kept[1:] == [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_history_of_an_unknown_pool(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 1, and a similar name."""
+    assert 1 == main(["history", "dsn"])
+    assert ("", "dsn: no such pool; did you mean dns?\n") == tuple(capsys.readouterr())
+    assert 1 == len(api.asked)
+
+
+def test_ruleset(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """The text of the API, or that text in JSON."""
+    text = "table ip nftlb {\n}\n"
+    api.answers["GET", "/api/v1/ruleset"] = 200, text.encode()
+    assert 0 == main(["ruleset"])
+    assert (text, "") == tuple(capsys.readouterr())
+    assert 0 == main(["ruleset", "--json"])
+    assert {"ruleset": text} == json.loads(capsys.readouterr().out)
+    del api.answers["GET", "/api/v1/ruleset"]
+    assert 1 == main(["ruleset"])
+
+
+def test_changes_of_the_ruleset(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """The newest change is last, with its reason and its lines; escape sequences of a terminal are harmless."""
+    changes = [
+        {"at": "2026-03-01T12:00:05Z", "reason": "dns/ns1 down", "lines": ["- rule a\x1b", "+ rule b"]},
+        {"at": "2026-03-01T12:00:00Z", "reason": "start", "lines": ["+ table"]},
+    ]
+    api.answers["GET", "/api/v1/ruleset/changes"] = 200, {"changes": changes}
+    assert 0 == main(["ruleset", "--changes"])
+    assert (
+        "2026-03-01T12:00:00Z  start\n+ table\n\n2026-03-01T12:00:05Z  dns/ns1 down\n- rule a\\x1b\n+ rule b\n\n"
+        == capsys.readouterr().out
+    )
+    assert 0 == main(["ruleset", "--changes", "--json"])
+    assert {"changes": changes} == json.loads(capsys.readouterr().out)
+    api.answers["GET", "/api/v1/ruleset/changes"] = 200, {"changes": "x"}
+    assert 4 == main(["ruleset", "--changes"])
+
+
+def test_problems(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """The faults, and the backends that get no packets and do not stand by; else a line that there are none."""
+    api.show(troubled())
+    assert 0 == main(["status", "--problems"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "! kernel: its rules are not as wanted: Operation not permitted" in lines
+    assert ["dns/ns2", "dns/ns3"] == [line.split()[0] for line in lines if line.startswith("dns/")]
+
+    api.show(status(pools=(pool("sip", backends=(backend(), backend("ns2", 2, in_rotation=False, standby=True))),)))
+    assert 0 == main(["status", "--problems"])
+    assert "no problems; all backends are in service or stand by" == capsys.readouterr().out.splitlines()[-1]
+    assert 2 == main(["status", "--problems", "--json"])
+
+
+def test_problems_of_one_pool(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """The problems of other pools are left out."""
+    down = pool("sip", backends=(backend(up=False, in_rotation=False),), ready=False, healthy=0)
+    api.show(status(pools=(pool(), down)))
+    assert 0 == main(["status", "dns", "--problems"])
+    assert "sip" not in capsys.readouterr().out
+
+
+def test_since_is_that_of_the_admin_state(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """SINCE is the age of the drain, if the drain is younger than the health."""
+    document = json.loads(status().model_dump_json())
+    document["pools"][0]["backends"][0]["admin_since"] = datetime.now(UTC).isoformat()
+    api.answers["GET", "/api/v1/status"] = 200, document
+    assert 0 == main(["status"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  ns")]
+    assert rows[0][8].endswith("s")
+    assert "d" in rows[1][8]
