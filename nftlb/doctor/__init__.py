@@ -9,6 +9,7 @@ from nftlb.compiler import Compiled, Routes
 from nftlb.compiler.cautions import cautions
 from nftlb.kernel.policy_routing import find_hops
 from nftlb.kernel.reply_paths import find_obstacles
+from nftlb.requirements import tunnel_kinds
 from nftlb.ruleset import file_text
 
 from .addresses import (
@@ -27,6 +28,7 @@ from .finding import Finding, Severity, warning
 from .forwarding import check_conntrack, check_forwarding, check_interfaces, check_marks, check_replies, check_zones
 from .host import HostFacts, read_host
 from .other_tables import check_legacy_tables, check_other_tables
+from .tunnels import check_tunnels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +52,8 @@ def examine(config: Config | None) -> list[Finding]:
         return [*check_nft(host.nft), *check_forwarding(None, host), *check_legacy_tables(host)]
     destinations = list(addresses_to_look_up(config))
     compiled = Compiled(config, routes=Routes(find_hops(destinations)), obstacles=find_obstacles(config))
-    host = read_host({**texts, WHOLE_RULESET: file_text(compiled.ruleset())}, config.table, destinations)
+    whole = {**texts, WHOLE_RULESET: file_text(compiled.ruleset())}
+    host = read_host(whole, config.table, destinations, tunnel_kinds(config))
     return [*check_nft(host.nft), *check_all(config, compiled, host)]
 
 
@@ -65,6 +68,7 @@ def check_all(config: Config, compiled: Compiled, host: HostFacts) -> Iterator[F
         check_backends(config, host),
         check_collectors(config, host),
         check_interfaces(config, host),
+        check_tunnels(config, host),
         check_conntrack(config, host),
         check_zones(own_zones, host),
         check_marks(own_marks, host),

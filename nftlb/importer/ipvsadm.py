@@ -12,13 +12,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nftlb.config.reading import split_port
-from nftlb.model import Forward, IPAddress, Protocol
+from nftlb.model import IPAddress, Protocol
 from nftlb.printable import show
 
 from .draft import (
     ALL_PORTS,
+    DIRECT,
     MARKS,
     MOST_WEIGHT,
+    NAT,
+    NO_GUE,
+    TUNNEL,
+    TUNNELS,
     Draft,
     DraftListener,
     DraftServer,
@@ -46,7 +51,7 @@ WITH_VALUE = {
     "-r": "server", "--real-server": "server", "-w": "weight", "--weight": "weight",
     "-x": "thresholds", "--u-threshold": "thresholds", "-y": "thresholds", "--l-threshold": "thresholds",
     "-M": "netmask", "--netmask": "netmask", "--pe": "engine", "-b": "flags", "--sched-flags": "flags",
-    "--tun-type": "tunnel", "--tun-port": "tunnel",
+    "--tun-type": "tunnel type", "--tun-port": "tunnel",
 }  # fmt: skip
 """Options of services and servers that have a value, with the meaning of the value."""
 WITHOUT_VALUE = {
@@ -246,7 +251,7 @@ _METHODS = {
     "-g": "DR", "--gatewaying": "DR", "-i": "TUN", "--ipip": "TUN", "-m": "NAT", "--masquerading": "NAT",
     "Masq": "NAT", "Route": "DR", "Tunnel": "TUN", "Local": "Local",
 }  # fmt: skip
-_FORWARDS = {"NAT": Forward.NAT, "DR": Forward.DSR, "TUN": Forward.DSR}
+_WAYS = {"NAT": NAT, "DR": DIRECT, "TUN": TUNNEL}
 
 
 def from_ipvsadm(text: str, file: str = "ipvsadm") -> Imported:
@@ -308,9 +313,10 @@ class _Table:
             raise bad_text(line, f"{found} is not a server; allowed: the table of `ipvsadm -L -n`, or `ipvsadm -S -n`")
         if self._last is None:
             return
-        server = self._server(self._last, words[1], words[2], words[where_weight], line)
-        if server is not None and row.tunnels and words[3] != "n/a":
-            server.notes.missing(line, f"tunnel {words[3]}")
+        tunnel = words[3] if row.tunnels else "n/a"
+        server = self._server(self._last, words[1], words[2], words[where_weight], line, tunnel)
+        if server is not None and tunnel not in {"n/a", *TUNNELS}:
+            server.notes.missing(line, f"tunnel {tunnel}: {NO_GUE}")
 
     # --- the commands ---------------------------------------------------------------------------------------------
 
@@ -380,10 +386,15 @@ class _Table:
         given = {kind: value for kind, value, _ in options}
         if "server" not in given:
             raise bad_text(line, "no server; allowed: -r ADDRESS:PORT")
-        server = self._server(draft, given["server"], given.get("method", "-g"), given.get("weight", "1"), line)
-        for kind, _, written in options:
-            if server is not None and kind not in {"server", "method", "weight", "family", "form"}:
-                server.notes.missing(line, written)
+        method, tunnel = given.get("method", "-g"), given.get("tunnel type", "ipip")
+        server = self._server(draft, given["server"], method, given.get("weight", "1"), line, tunnel)
+        known = {"server", "method", "weight", "family", "form"}
+        if tunnel in TUNNELS and _METHODS[method] == "TUN":
+            known.add("tunnel type")
+        for kind, value, written in options:
+            if server is not None and kind not in known:
+                gue = kind == "tunnel type" and value not in TUNNELS
+                server.notes.missing(line, f"{written}: {NO_GUE}" if gue else written)
 
     # --- both -----------------------------------------------------------------------------------------------------
 
@@ -406,22 +417,26 @@ class _Table:
             line=line,
             notes=Notes(),
             protocol=Protocol(_PROTOCOLS.get(word, word)),
-            forward=Forward.DSR,
+            way=DIRECT,
             scheduler=DEFAULT_SCHEDULER,
             listen=[DraftListener(address, ports, line)],
         )
         self._drafts[key] = draft
         return draft
 
-    def _server(self, draft: Draft, where: str, method: str, weight: str, line: Line) -> DraftServer | None:
+    def _server(
+        self, draft: Draft, where: str, method: str, weight: str, line: Line, tunnel: str = "ipip"
+    ) -> DraftServer | None:
+        """Add a server. `tunnel` is its type of tunnel, which has an effect only with the method of tunnels."""
         address, port = self._endpoint(where, line)
         how = _METHODS[method]
-        if how not in _FORWARDS:
+        if how not in _WAYS:
             draft.notes.missing(line, f"{where} {method}: a backend must be another host")
             return None
         server = DraftServer(address, port, line, Notes())
         server.weight = parse_number(weight, line, 0, MOST_WEIGHT)
-        draft.add_server(server, _FORWARDS[how], method, tunnel=how == "TUN")
+        way = _WAYS[how]
+        draft.add_server(server, TUNNELS.get(tunnel, way) if way == TUNNEL else way, method)
         return server
 
     def _endpoint(self, where: str, line: Line) -> tuple[IPAddress, int | None]:

@@ -9,16 +9,19 @@ import re
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from nftlb.model import Forward, IPAddress, Protocol
+from nftlb.model import IPAddress, Protocol
 from nftlb.model.kinds import endpoint_text
 from nftlb.printable import show
 
 from .draft import (
     ALL_PORTS,
+    DIRECT,
     LAST_PORT,
     MARKS,
     MAX_RANGE,
     MOST_WEIGHT,
+    NAT,
+    TUNNEL,
     Draft,
     DraftListener,
     DraftServer,
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
     from .draft import Imported
 
 DEFAULT_SCHEDULER = "wrr"
-METHODS = {"masq": Forward.NAT, "gate": Forward.DSR, "ipip": Forward.DSR}
+METHODS = {"masq": NAT, "gate": DIRECT, "ipip": TUNNEL}
 PORTS = {
     "ftp": 21, "ssh": 22, "telnet": 23, "smtp": 25, "domain": 53, "tftp": 69, "http": 80, "www": 80, "kerberos": 88,
     "pop3": 110, "sunrpc": 111, "nntp": 119, "ntp": 123, "imap": 143, "imap2": 143, "snmp": 161, "ldap": 389,
@@ -157,7 +160,7 @@ class _Virtual:
             line=head.line,
             notes=notes,
             protocol=self._protocol(port),
-            forward=Forward.DSR,
+            way=DIRECT,
             scheduler=DEFAULT_SCHEDULER,
             program="checktype external",
         )
@@ -276,7 +279,7 @@ class _Virtual:
         for address in self._addresses(match[1], match[2], directive):
             server = DraftServer(address, port, directive.line, notes)
             server.weight = parse_number(flags[2] or "1", directive.line, 0, MOST_WEIGHT)
-            self.draft.add_server(server, METHODS[flags[1]], flags[1], tunnel=flags[1] == "ipip")
+            self.draft.add_server(server, METHODS[flags[1]], flags[1])
             checks.add_checks(server, request, receive)
 
     def _pair(self, text: str, directive: Directive) -> tuple[str | None, str | None, list[str]]:
