@@ -23,7 +23,7 @@ from nftlb.compiler.routes import tunnel_hop
 from nftlb.errors import KernelError
 from nftlb.kernel import LibNftables
 from nftlb.kernel.policy_routing import PolicyRouting
-from nftlb.kernel.tunnels import TunnelLinks
+from nftlb.kernel.tunnels import KINDS, TunnelLinks
 from nftlb.lab import VIP4, VIP6, Lab
 from nftlb.lab.servers import SocketLoop
 from nftlb.model import Config, Encap, Membership
@@ -143,14 +143,23 @@ def test_each_datagram_goes_to_the_next_backend(encap_lab: EncapLab, version: in
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_the_fast_path_leads_into_the_tunnels(encap_lab: EncapLab, version: int) -> None:
-    """With `ingress`, datagrams take strict turns too, without the ordinary chains."""
+    """With `ingress`, packets of up to 1280 bytes with the outer header take strict turns on the fast path.
+
+    Larger packets take the ordinary chains, since the kernel answers only there that a packet does not fit.
+    """
     encap_lab.load(encap_lab.pool())
+    outer = KINDS[encap_lab.encap, version].overhead
+    largest = 1280 - outer - {4: 28, 6: 48}[version]
     close_slow_path(encap_lab)
     try:
-        for size in (40, 1400):
+        for size in (40, largest):
             in_turns(encap_lab, version, size)
+        with encap_lab.lab.client.connect((vip(version), PORT)) as client:
+            (caught,) = client.exchange(1, size=largest + 1, reply_size=64, timeout=0.2)
     finally:
         encap_lab.lab.nft("delete table inet trap")
+    in_turns(encap_lab, version, largest + 1)
+    assert caught.copies == 0
 
 
 @pytest.mark.parametrize("version", [4, 6])
