@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from nftlb.kernel.neighbours import Neighbour
 from nftlb.kernel.rtnetlink import LOCAL, UNICAST
 from nftlb.kernel.surroundings import Lookup
-from nftlb.model import Admin, Forward, SourceKind
+from nftlb.kernel.tunnels import KINDS
+from nftlb.model import Admin, Encap, Forward, SourceKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,6 +68,7 @@ def lacking(config: Config, host: Surroundings) -> Iterator[Lack]:
         yield from _lacking_forwarding(pool, host)
         if pool.helper in host.missing_helpers:
             yield helper_lack(pool)
+        yield from tunnel_lacks(pool, host)
 
 
 def helper_lack(pool: Pool) -> Lack:
@@ -74,6 +76,31 @@ def helper_lack(pool: Pool) -> Lack:
     message = f"the kernel has no helper for {pool.helper}, which pool {pool.name} needs"
     fix = f"modprobe nf_nat_{pool.helper}; without the daemon, nftlb apply after that"
     return Lack(pool.name, f"helper {pool.helper}", message, fix)
+
+
+def tunnel_kinds(config: Config) -> frozenset[tuple[Encap, int]]:
+    """The types of tunnels that the pools need, as keys of `KINDS`."""
+    return frozenset(key for pool in config.pools for key in _kinds(pool))
+
+
+def tunnel_lacks(pool: Pool, host: Surroundings) -> Iterator[Lack]:
+    """Find the types of tunnels that the kernel lacks. Without its tunnel, a backend gets no packets."""
+    for key in sorted(_kinds(pool) & host.missing_tunnels):
+        kind = KINDS[key]
+        message = f"this kernel has no interfaces of the type {kind.name}, which `encap` of pool {pool.name} needs"
+        fix = f"modprobe {kind.module}, or use a kernel with {kind.option}"
+        yield Lack(pool.name, f"encap {pool.encap}", message, fix)
+
+
+def _kinds(pool: Pool) -> set[tuple[Encap, int]]:
+    if pool.encap is Encap.NONE:
+        return set()
+    return {(pool.encap, address.version) for address in _destinations(pool)}
+
+
+def _destinations(pool: Pool) -> Iterator[IPAddress]:
+    yield from (backend.address for backend in pool.backends if backend.family in pool.families)
+    yield from (endpoint.address for endpoint in pool.fallback.sorry)
 
 
 def lacking_sources(pool: Pool, services: set[IPAddress], host: Surroundings) -> Iterator[Lack]:

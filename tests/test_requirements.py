@@ -12,8 +12,8 @@ from pool_builders import backend, config, pool
 from nftlb.kernel.neighbours import Neighbour
 from nftlb.kernel.rtnetlink import LOCAL, Route
 from nftlb.kernel.surroundings import Interface, Lookup, Surroundings
-from nftlb.model import Admin, Config, Forward, Health, Helper, Icmp, Per, SourceKind
-from nftlb.requirements import BackendPath, backend_path, lacking, lookups, summed_up
+from nftlb.model import Admin, Config, Encap, Forward, Health, Helper, Icmp, Per, SourceKind
+from nftlb.requirements import BackendPath, backend_path, lacking, lookups, summed_up, tunnel_kinds
 
 if TYPE_CHECKING:
     from nftlb.model import Pool
@@ -208,3 +208,16 @@ def test_a_kernel_without_a_helper() -> None:
     (lack,) = lacking(config(helped), where)
     assert "the kernel has no helper for tftp, which pool dns needs" == lack.message
     assert "modprobe nf_nat_tftp" in lack.fix
+
+
+def test_a_kernel_without_tunnels() -> None:
+    """Only the pool that needs a missing type of tunnel lacks something, and the message names the module."""
+    where = replace(WELL, missing_tunnels=frozenset({(Encap.IPIP, 4), (Encap.GRE, 6)}))
+    tunnelled = plain(forward=Forward.DSR, encap=Encap.IPIP)
+
+    assert [] == subjects(plain(), where)
+    assert [] == subjects(tunnelled, WELL)
+    (lack,) = lacking(config(tunnelled), where)
+    assert "this kernel has no interfaces of the type ipip, which `encap` of pool dns needs" == lack.message
+    assert "modprobe ipip" in lack.fix
+    assert {(Encap.IPIP, 4)} == tunnel_kinds(config(plain(), tunnelled))

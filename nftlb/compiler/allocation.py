@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from nftlb.errors import NftlbError
-from nftlb.model import BackendKey, Family, Forward, Per, Protocol, SourceKind
+from nftlb.model import BackendKey, Encap, Family, Forward, Per, Protocol, SourceKind
 from nftlb.model.kinds import family as family_of
 from nftlb.model.kinds import is_link_local
 
@@ -125,7 +125,12 @@ def source_of(pool: Pool, family: Family) -> str:
 
 
 def mark_owner(target: Target) -> str:
-    """Return the next hop of a target as text. A link-local address is followed by its interface."""
+    """Return the next hop of a target as text. A link-local address is followed by its interface.
+
+    A tunnel to an address has another mark than the address as a neighbour.
+    """
+    if target.encap is not Encap.NONE:
+        return f"{target.encap} {target.host}"
     hop = target.via or target.address
     return f"{format_address(hop)}%{target.device}" if is_link_local(hop) else format_address(hop)
 

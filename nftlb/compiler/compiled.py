@@ -20,7 +20,7 @@ from .ingress import IngressForwarding, has_fast_path
 from .nat import NatForwarding
 from .pool_rules import PoolRules, merge_pools
 from .reply_form import early_families, reply_form
-from .routes import Hop, Routes
+from .routes import Routes, steering_hop
 from .selection import select, targets
 from .services import LOCAL_SERVICES, SERVICES, by_fields
 from .source_ports import is_asked_from, own_questions, own_range
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .in_flight import Need
     from .pool_rules import Forwarding
     from .reply_form import Obstacles
+    from .routes import Hop
 
 
 class Compiled:
@@ -126,9 +127,9 @@ class Compiled:
         return {zone: endpoints for zone, endpoints in now.items() if before[zone] - endpoints}
 
     def steered(self) -> Mapping[int, Hop]:
-        """Return the hop for packets of each mark. For a hop without a device, the kernel finds the device."""
+        """Return the hop for packets of each mark, as `steering_hop()` does."""
         return {
-            self.allocation.marks[mark_owner(target)]: Hop(target.via or target.address, target.device or "")
+            self.allocation.marks[mark_owner(target)]: steering_hop(target)
             for pool in self.config.pools
             if pool.forward is Forward.DSR
             for family in Family

@@ -4,13 +4,16 @@ The ingress hook is before routing, and before the kernel joins fragments. So th
 which the packet itself is enough. The ordinary chains forward all others: fragments, IPv6 with extension headers,
 packets whose TTL (hop limit) is 1, and with `stateless` also UDP without a checksum. The fast path needs the next hop
 and interface of each backend. While some of them are not known, the ordinary chains forward all packets of the pool.
+
+With `encap`, large packets take the ordinary chains too: here the kernel can't send their senders the ICMP error that
+they don't fit into the tunnel, because the packets were not routed.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from nftlb.model import Family, Forward
+from nftlb.model import Encap, Family, Forward
 from nftlb.ruleset import Chain
 
 from .copies import TEMPLATES
@@ -27,6 +30,17 @@ if TYPE_CHECKING:
 
     from .routes import Routes
     from .selection import Selection, Target
+
+
+_PATH = 1280  # what every path of IPv6 carries, and practically every path of IPv4
+_HEADER = {Family.IP: 20, Family.IP6: 40}
+_GRE_HEADER = 4
+
+
+def _longest(encap: Encap, family: Family) -> int:
+    """Return the greatest length, as in the header of a packet, that fits into a tunnel on any path."""
+    outer = _HEADER[family] + (_GRE_HEADER if encap is Encap.GRE else 0)
+    return _PATH - outer - (_HEADER[family] if family is Family.IP6 else 0)
 
 
 def ingress_services(family: Family, interface: str) -> str:
@@ -74,6 +88,9 @@ class IngressForwarding(NamedTuple):
         if ordinary:
             # The ordinary chains copy templates to every backend.
             first = f"templates/{pool.name}/{family}"
+        if pool.encap is not Encap.NONE:
+            first = f"large/{pool.name}/{family}"
+            ordinary.append(f"{words.ip} length > {_longest(pool.encap, family)} accept")
         if pool.hairpin:
             first = f"hairpin/{pool.name}/{family}"
             # A packet that a backend sends and then gets itself needs conntrack. So all packets of backends take the

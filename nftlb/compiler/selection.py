@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
-from nftlb.model import QUIC_CID, WHOLE, Admin, BackendKey, BackendState, Balance, FallbackKind, rotation_of
+from nftlb.model import QUIC_CID, WHOLE, Admin, BackendKey, BackendState, Balance, Encap, FallbackKind, rotation_of
 
 from .words import format_address
 
@@ -44,6 +44,7 @@ class Target(NamedTuple):
     device: str | None = None
     via: IPAddress | None = None
     server_id: bytes | None = None
+    encap: Encap = Encap.NONE
 
 
 class Selection(NamedTuple):
@@ -158,7 +159,7 @@ def _target(
     server_id: bytes | None = None,
 ) -> Target:
     owner, host = str(BackendKey(pool.name, name)), format_address(server.address)
-    return Target(pool.name, name, owner, server.address, host, server.port, device, via, server_id)
+    return Target(pool.name, name, owner, server.address, host, server.port, device, via, server_id, pool.encap)
 
 
 def _sorry(pool: Pool, family: Family) -> tuple[Target, ...]:

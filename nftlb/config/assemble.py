@@ -205,8 +205,8 @@ def _without_useless_defaults(pool: Pool, own: Collection[str]) -> Pool:
 # --- the settings of `defaults` ---------------------------------------------------------------------------------------
 
 USELESS: dict[object, set[str]] = {
-    Forward.NAT: {"ingress", "hairpin", "replies"},
-    Forward.STATELESS: {"source", "passive", "session_timeout", "helper"},
+    Forward.NAT: {"encap", "ingress", "hairpin", "replies"},
+    Forward.STATELESS: {"encap", "source", "passive", "session_timeout", "helper"},
     Forward.DSR: {
         *("source", "passive", "hairpin", "replies", "session_timeout", "helper"),
         *("count_replies", "outbound"),

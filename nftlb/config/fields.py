@@ -110,6 +110,7 @@ _NOUNS: dict[type[StrEnum], str] = {
     kinds.Admin: "a state",
     kinds.Balance: "a way to balance",
     kinds.Capability: "a capability",
+    kinds.Encap: "a tunnel",
     checks.Expect: "an outcome",
     kinds.Forward: "a way to forward",
     kinds.Helper: "a helper",

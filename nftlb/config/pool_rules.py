@@ -12,6 +12,7 @@ from nftlb.model.checks import Agent
 from nftlb.model.hash_keys import ADDRESS_BITS, LONGEST_ID, QUIC_CID
 from nftlb.model.kinds import (
     Balance,
+    Encap,
     Family,
     Forward,
     IPAddress,
@@ -271,6 +272,27 @@ def ingress(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
     for interface, times in Counter(part.pool.ingress).items():
         if times > 1:
             yield RuleViolation(path, f"{interface} occurs {times} times; allowed: each interface once")
+
+
+def encap(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
+    """Refuse a tunnel outside `dsr`, and what a tunnel to the address of a backend can't have."""
+    pool = part.pool
+    if pool.encap is Encap.NONE:
+        return
+    if pool.forward is not Forward.DSR:
+        message = f"encap is {pool.encap} with forward: {pool.forward}; allowed: encap with forward: dsr"
+        yield RuleViolation((*part.path, "encap"), message)
+        return
+    for backend in pool.entries:
+        given = [key for key in ("device", "via") if getattr(backend, key, None) is not None]
+        for key in given:
+            message = (
+                f"{key} is given with encap: {pool.encap}, but this host's routes lead to the other end of a tunnel"
+            )
+            yield RuleViolation((*part.path, "backends", backend.name, key), f"{message}; allowed: no {key}")
+    if pool.templates is not None:
+        message = f"templates is given with encap: {pool.encap}, and copies can't be sent into a tunnel"
+        yield RuleViolation((*part.path, "templates"), f"{message}; allowed: templates without encap")
 
 
 def mirror(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
@@ -641,8 +663,8 @@ def _ports(part: ValidPool, version: Family) -> set[int]:
 # --- addresses with which the kernel forwards no packets --------------------------------------------------------------
 #
 # These are loopback addresses (127.0.0.0/8, ::1) and the link-local addresses of IPv6 (fe80::/10). They can't be a
-# listener, a `source`, a backend or a sorry server. There is one exception: with `dsr` the address of a backend is only
-# the next hop, so a link-local address works there, provided that its interface is given.
+# listener, a `source`, a backend or a sorry server. There is one exception: with `dsr` and without `encap`, the address
+# of a backend is only the next hop, so a link-local address works there, provided that its interface is given.
 
 _ANOTHER = "an address that other hosts can reach"
 _BESIDE = "device: INTERFACE beside it"
@@ -676,8 +698,10 @@ def _forwarded(part: ValidPool) -> Iterator[tuple[Path, IPAddress]]:
 def _backend(part: ValidPool, backend: Backend) -> Iterator[RuleViolation]:
     path = (*part.path, "backends", backend.name)
     reason = unforwarded(backend.address)
-    if reason and not (part.pool.forward is Forward.DSR and is_link_local(backend.address)):
-        or_dsr = ", or forward: dsr" if is_link_local(backend.address) else ""
+    on_link = part.pool.forward is Forward.DSR and part.pool.encap is Encap.NONE
+    if reason and not (on_link and is_link_local(backend.address)):
+        without = "" if part.pool.encap is Encap.NONE else " without encap"
+        or_dsr = f", or forward: dsr{without}" if is_link_local(backend.address) else ""
         yield RuleViolation(path, f"{backend.address} is {reason}; allowed: {_ANOTHER}{or_dsr}")
     elif reason and backend.device is None:
         allowed = f"{backend.address}%INTERFACE, or {_BESIDE}"
@@ -717,6 +741,7 @@ RULES: tuple[Callable[[ValidPool, Where], Iterator[RuleViolation]], ...] = (
     weights,
     check_source,
     ingress,
+    encap,
     mirror,
     templates,
     hairpin,

@@ -22,7 +22,8 @@ from nftlb.kernel import LibNftables
 from nftlb.kernel.helpers import has_helper, missing_helpers
 from nftlb.kernel.neighbours import USABLE, State, ask_neighbours
 from nftlb.kernel.surroundings import Surroundings, read_surroundings, usable_addresses
-from nftlb.requirements import backend_path, lacking, lookups
+from nftlb.kernel.tunnels import missing_kinds
+from nftlb.requirements import backend_path, lacking, lookups, tunnel_kinds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
@@ -175,7 +176,7 @@ class Surveyor:
         if self._again is not None:
             self._again.cancel()
             self._again = None
-        if view.host.missing_helpers:  # the kernel does not announce a new module
+        if view.host.missing_helpers or view.host.missing_tunnels:  # the kernel does not announce a new module
             self._again = asyncio.get_running_loop().call_later(AGAIN, self._changed.set)
 
     # --- neighbours --------------------------------------------------------------------------------------------------
@@ -277,7 +278,11 @@ def _missing_helpers(config: Config) -> frozenset[str]:
 
 def _view(config: Config) -> _View:
     """Survey. Runs in a thread: with ten thousand backends this takes some tenths of a second."""
-    host = replace(read_surroundings(lookups(config)), missing_helpers=_missing_helpers(config))
+    host = replace(
+        read_surroundings(lookups(config)),
+        missing_helpers=_missing_helpers(config),
+        missing_tunnels=missing_kinds(tunnel_kinds(config)),
+    )
     troubles: dict[Name, str] = {}
     behind: dict[Neighbour, list[Name]] = {}
     intervals: dict[Neighbour, float] = {}

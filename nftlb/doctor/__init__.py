@@ -11,6 +11,7 @@ from nftlb.compiler.reply_form import unknown_host
 from nftlb.errors import KernelError
 from nftlb.kernel.policy_routing import find_hops
 from nftlb.kernel.reply_paths import find_obstacles
+from nftlb.requirements import tunnel_kinds
 from nftlb.ruleset import file_text
 
 from .addresses import (
@@ -30,6 +31,7 @@ from .fixes import Fixes, fixes_of
 from .forwarding import check_conntrack, check_forwarding, check_interfaces, check_marks, check_replies, check_zones
 from .host import HostFacts, read_host
 from .other_tables import check_legacy_tables, check_other_tables
+from .tunnels import check_tunnels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +56,8 @@ def examine(config: Config | None) -> list[Finding]:
         return [*check_nft(host.nft), *check_forwarding(None, host), *check_legacy_tables(host)]
     destinations = list(addresses_to_look_up(config))
     compiled = Compiled(config, routes=Routes(find_hops(destinations)), obstacles=_obstacles(config))
-    host = read_host({**texts, WHOLE_RULESET: file_text(compiled.ruleset())}, config.table, destinations)
+    whole = {**texts, WHOLE_RULESET: file_text(compiled.ruleset())}
+    host = read_host(whole, config.table, destinations, tunnel_kinds(config))
     return [*check_nft(host.nft), *check_all(config, compiled, host)]
 
 
@@ -77,6 +80,7 @@ def check_all(config: Config, compiled: Compiled, host: HostFacts) -> Iterator[F
         check_backends(config, host),
         check_collectors(config, host),
         check_interfaces(config, host),
+        check_tunnels(config, host),
         check_conntrack(config, host),
         check_zones(own_zones, host),
         check_marks(own_marks, host),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nftlb.compiler.aliases import aliases, is_wide
 from nftlb.compiler.source_ports import is_asked_from, source_ports
 from nftlb.kernel.rtnetlink import LOCAL
-from nftlb.model import Forward, Passive, Protocol, SourceKind
+from nftlb.model import Encap, Forward, Passive, Protocol, SourceKind
 from nftlb.model.checks import asks_over_udp
 from nftlb.model.kinds import is_link_local
 from nftlb.requirements import interface_lack, lacking_sources, required_sources, route_lack, unusable_addresses
@@ -165,21 +165,25 @@ def _check_backend(pool: Pool, backend: Backend, host: HostFacts) -> Finding | N
     route = host.routes.get(goal)
     if lack := route_lack(pool, backend, goal, route, host.surroundings):
         return error(subject, lack.message, lack.fix)
-    return _check_dsr_route(subject, backend, goal, route) if route and pool.forward is Forward.DSR else None
+    if route is None or pool.forward is not Forward.DSR:
+        return None
+    return _check_dsr_route(subject, backend, goal, route, tunnelled=pool.encap is not Encap.NONE)
 
 
-def _check_dsr_route(subject: str, backend: Backend, goal: IPAddress, route: Route) -> Finding | None:
+def _check_dsr_route(
+    subject: str, backend: Backend, goal: IPAddress, route: Route, *, tunnelled: bool
+) -> Finding | None:
     if route.kind == LOCAL:
         return error(
             subject, f"{goal} is an address of this host: packets would come back endlessly", "use `forward: nat`"
         )
-    if route.gateway is not None and not backend.device:
+    if route.gateway is not None and not backend.device and not tunnelled:
         return error(
             subject,
             f"`forward: dsr` needs the backend on a network of this host, but {goal} is behind the router "
             f"{route.gateway}",
-            f"use `forward: nat`; or set `via: {route.gateway}` for the backend, if that router sends packets for the "
-            "listeners' addresses to it",
+            f"use `forward: nat`; or `encap: ipip`, if the backend can open a tunnel; or `via: {route.gateway}`, if "
+            "that router sends packets for the listeners' addresses to the backend",
         )
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nftlb.kernel.policy_routing import PROTOCOL
-from nftlb.model import Family, Forward, Per, Protocol
+from nftlb.model import Encap, Family, Forward, Per, Protocol
 from nftlb.requirements import FORWARDING_SYSCTLS, interface_lack, no_forwarding
 
 from .finding import Finding, error, ok, sysctl_command, warning
@@ -39,7 +39,7 @@ def check_forwarding(config: Config | None, host: HostFacts) -> Iterator[Finding
     untracked = [pool for pool in ipv4 if pool.forward is not Forward.NAT]
     if untracked:
         yield from _check_reverse_paths(untracked, host)
-    steered = [pool for pool in untracked if pool.forward is Forward.DSR]
+    steered = [pool for pool in untracked if pool.forward is Forward.DSR and pool.encap is Encap.NONE]
     if steered:
         yield from _check_redirects(steered, host)
 
@@ -161,7 +161,7 @@ def check_interfaces(config: Config, host: HostFacts) -> Iterator[Finding]:
                 say = error if host.interface(name) is None else warning
                 yield say(lack.subject, lack.message, lack.fix)
         entrances = [found for found in map(host.interface, pool.ingress) if found]
-        if entrances:
+        if entrances and pool.encap is Encap.NONE:
             yield from _check_fast_path(pool, entrances, host)
     for name, offloads in host.joining_offloads.items():
         yield warning(

@@ -15,12 +15,14 @@ from nftlb.kernel.conntrack import shared_zones
 from nftlb.kernel.ethtool import read_joining_offloads
 from nftlb.kernel.netlink import NETLINK_ROUTE, Netlink
 from nftlb.kernel.surroundings import Interface, Lookup, Surroundings, read_interfaces
+from nftlb.kernel.tunnels import missing_kinds
 from nftlb.requirements import FORWARDING_SYSCTLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from nftlb.kernel.rtnetlink import IPAddress, Route, RoutingRule
+    from nftlb.model import Encap
 
 _GLOBAL = (
     *FORWARDING_SYSCTLS.values(),
@@ -73,6 +75,8 @@ class HostFacts:
     local_ports: range = range(32768, 61000)
     """The ports from which Linux picks for sockets that name no port, except the reserved ones."""
     reserved_ports: tuple[range, ...] = ()
+    missing_tunnels: frozenset[tuple[Encap, int]] = frozenset()
+    """The types of tunnels that pools need and the kernel lacks, as keys of `KINDS`."""
 
     @cached_property
     def surroundings(self) -> Surroundings:
@@ -81,6 +85,7 @@ class HostFacts:
             self.interfaces,
             {Lookup(address): route for address, route in self.routes.items()},
             {version: self.sysctls.get(name) != 0 for version, name in FORWARDING_SYSCTLS.items()},
+            missing_tunnels=self.missing_tunnels,
         )
 
     def reserves(self, port: int) -> bool:
@@ -98,8 +103,16 @@ class HostFacts:
         return self.sysctls.get(f"net/ipv{version}/conf/{interface}/{setting}", 0)
 
 
-def read_host(nft_texts: Mapping[str, str], own_table: str, addresses: Iterable[IPAddress]) -> HostFacts:
-    """Read all facts in the network namespace of this thread. `addresses` are those to look up routes for."""
+def read_host(
+    nft_texts: Mapping[str, str],
+    own_table: str,
+    addresses: Iterable[IPAddress],
+    tunnels: Iterable[tuple[Encap, int]] = (),
+) -> HostFacts:
+    """Read all facts in the network namespace of this thread.
+
+    `addresses` are those to look up routes for, `tunnels` the types that pools need.
+    """
     nft = read_nft(nft_texts, own_table)  # first: to check texts loads kernel modules, which the rest depends on
     with Netlink(NETLINK_ROUTE) as netlink:
         interfaces = read_interfaces(netlink)
@@ -124,6 +137,7 @@ def read_host(nft_texts: Mapping[str, str], own_table: str, addresses: Iterable[
         shared_zones=_shared_zones(),
         local_ports=_local_ports(),
         reserved_ports=tuple(_ranges(_sysctl("net/ipv4/ip_local_reserved_ports").replace(",", " ").split())),
+        missing_tunnels=missing_kinds(tunnels),
     )
 
 

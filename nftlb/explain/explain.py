@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from nftlb.compiler import Routes
 from nftlb.compiler.aliases import aliases
 from nftlb.compiler.allocation import FlowZone, allocate, is_flow, mark_owner
+from nftlb.compiler.routes import tunnel_hop
 from nftlb.compiler.selection import select, targets
 from nftlb.compiler.source_ports import is_asked_from, source_ports
 from nftlb.compiler.versions import turns
-from nftlb.model import Admin, BackendState, Forward, Membership, Protocol
+from nftlb.model import Admin, BackendState, Encap, Forward, Membership, Protocol
 from nftlb.model.kinds import endpoint_text
 
 from .choice import choice_of
@@ -181,6 +182,7 @@ def _candidates(
             slots=slots.count(target.name),
             zone=flows or allocation.zone(pool, target) or None,
             mark=allocation.marks.get(mark_owner(target)) if pool.forward is Forward.DSR else None,
+            tunnel=tunnel_hop(pool.encap, target.address).device if pool.encap is not Encap.NONE else None,
             request=request_path(pool, target, question, source),
             reply=reply_path(pool, target, question, source),
         )

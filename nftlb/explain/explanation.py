@@ -54,7 +54,8 @@ class Candidate:
     """A server of the pool. `state` is `in` if it is in rotation, or else says why it is not.
 
     `weight` is 0 for servers that are not in rotation. `zone` is the conntrack zone of the server's packets, and `mark`
-    is their firewall mark. `reply` is None if replies don't pass the balancer.
+    is their firewall mark. `tunnel` is the interface of the tunnel to the server, if there is one. `reply` is None if
+    replies don't pass the balancer.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Candidate:
     slots: int
     zone: int | None
     mark: int | None
+    tunnel: str | None
     request: PacketPath
     reply: PacketPath | None
 
@@ -161,6 +163,7 @@ def _candidate_data(candidate: Candidate) -> dict[str, Any]:
         "slots": candidate.slots,
         "zone": candidate.zone,
         "mark": candidate.mark,
+        "tunnel": candidate.tunnel,
         "request": _way_data(candidate.request),
         "reply": _way_data(candidate.reply) if candidate.reply else None,
     }
@@ -209,6 +212,8 @@ def _candidate_row(answer: Treatment, candidate: Candidate) -> list[str]:
         row.append(f"zone {candidate.zone}")
     if candidate.mark is not None:
         row.append(f"mark {candidate.mark}")
+    if candidate.tunnel is not None:
+        row.append(f"tunnel {candidate.tunnel}")
     return row
 
 

@@ -10,7 +10,7 @@ from nftlb.compiler.ingress import has_fast_path
 from nftlb.compiler.reply_form import reply_form
 from nftlb.compiler.selection import targets
 from nftlb.compiler.source_ports import source_ports
-from nftlb.model import SOURCE, Balance, FallbackKind, Forward, Protocol, Replies, RotationMode, SourceKind
+from nftlb.model import SOURCE, Balance, Encap, FallbackKind, Forward, Protocol, Replies, RotationMode, SourceKind
 
 if TYPE_CHECKING:
     from nftlb.compiler import Routes
@@ -39,7 +39,7 @@ def remarks(
     """
     datagrams = listener.protocol is Protocol.UDP
     found = {
-        "forward": _FORWARD[pool.forward] + (_KEPT if pool.source is SourceKind.KEEP else ""),
+        "forward": _forward(pool),
         "spread": _spread(pool, question, by_flow=by_flow),
         "guard": _guard(pool, question),
         "helper": _HELPER.format(pool.helper) if pool.helper and by_flow else "",
@@ -78,6 +78,17 @@ _FORWARD = {
         "directly; replies don't pass this host."
     ),
 }
+
+_TUNNEL = (
+    "dsr: addresses stay as they are, and each packet goes to its backend in a tunnel ({encap}). Backends open the "
+    "tunnel, hold the service's address on loopback, and answer clients directly; replies don't pass this host."
+)
+
+
+def _forward(pool: Pool) -> str:
+    if pool.encap is not Encap.NONE:
+        return _TUNNEL.format(encap=pool.encap)
+    return _FORWARD[pool.forward] + (_KEPT if pool.source is SourceKind.KEEP else "")
 
 
 def _spread(pool: Pool, question: Question, *, by_flow: bool) -> str:

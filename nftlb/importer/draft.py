@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from nftlb.config import read_check
 from nftlb.config.reading import Unfit, read_address, read_text
 from nftlb.errors import ConfigError, Problem
+from nftlb.model import Encap, Forward
 from nftlb.model.constraints import INTERFACE, SERVER_NAME
 from nftlb.printable import printable, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nftlb.model import Forward, IPAddress, Protocol
+    from nftlb.model import IPAddress, Protocol
 
 MISSING = "not taken over"
 CHANGED = "not the same"
@@ -77,11 +78,24 @@ class Imported:
 # --- drafts: virtual services as the source has them, before they fit the rules of a pool -----------------------------
 
 ALL_PORTS = (1, 65535)
-ANOTHER_FORWARD = "forward is the same for the whole pool"
+ANOTHER_FORWARD = "forward and encap are the same for the whole pool"
 MARKS = "pools select packets by address and port, not by mark"
 FOLLOWED = "the name is looked up all the time, and each of its addresses is a backend"
-NO_TUNNELS = "nftlb has no tunnels; with dsr backends must be on a link of this host"
+NO_GUE = "nftlb has tunnels of IP in IP and of GRE only"
 Check = dict[str, Any]
+
+
+class Way(NamedTuple):
+    """How packets reach a real server: a method of LVS."""
+
+    forward: Forward
+    encap: Encap = Encap.NONE
+
+
+NAT, DIRECT = Way(Forward.NAT), Way(Forward.DSR)
+TUNNELS = {"ipip": Way(Forward.DSR, Encap.IPIP), "gre": Way(Forward.DSR, Encap.GRE)}
+"""The tunnels of LVS that nftlb has too, by the words of LVS."""
+TUNNEL = TUNNELS["ipip"]
 
 
 @dataclass
@@ -161,7 +175,7 @@ class Draft:
     line: Line
     notes: Notes
     protocol: Protocol
-    forward: Forward
+    way: Way
     scheduler: str
     name: str = ""
     listen: list[DraftListener] = field(default_factory=list)
@@ -175,19 +189,21 @@ class Draft:
     hooks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     program: str = "MISC_CHECK"
 
+    @property
+    def forward(self) -> Forward:
+        return self.way.forward
+
     def make_persistent(self, line: Line, written: str) -> None:
         """Send all packets of a client to the same backend, and note that nftlb does so without a time-out."""
         self.persistent = True
         self.notes.changed(line, f"{written}: balance: hash keeps a client with its backend, without a time-out")
 
-    def add_server(self, server: DraftServer, forward: Forward, method: str, *, tunnel: bool) -> None:
-        """Add a server. The first server sets `forward`; `method` is the word in the source for `forward`."""
+    def add_server(self, server: DraftServer, way: Way, method: str) -> None:
+        """Add a server. The first server sets `way`; `method` is the word in the source for `way`."""
         if not self.servers:
-            self.forward = forward
-        elif forward is not self.forward:
+            self.way = way
+        elif way != self.way:
             server.notes.missing(server.line, f"{method}: {ANOTHER_FORWARD}")
-        if tunnel:
-            server.notes.changed(server.line, f"{method}: {NO_TUNNELS}")
         self.servers.append(server)
 
 

@@ -8,7 +8,7 @@ from ipaddress import IPV4LENGTH, IPv4Network
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
-from nftlb.model import Balance, Family, Forward, IPAddress, Listener, Protocol
+from nftlb.model import Balance, Encap, Family, Forward, IPAddress, Listener, Protocol
 from nftlb.model.kinds import endpoint_text, family, unforwarded
 
 from .draft import ALL_PORTS
@@ -183,6 +183,8 @@ def _ports(pool: FittedPool) -> set[int]:
 def _forward(draft: Draft, pool: FittedPool) -> None:
     if draft.forward is Forward.DSR:
         pool.settings["forward"] = "dsr"
+        if draft.way.encap is not Encap.NONE:
+            pool.settings["encap"] = str(draft.way.encap)
         ports = _ports(pool)
         for server in pool.servers:
             if server.port is not None and {server.port} != ports:

@@ -14,15 +14,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nftlb.config.reading import split_port
-from nftlb.model import UNSPECIFIED, Forward, IPAddress, Protocol
+from nftlb.model import UNSPECIFIED, IPAddress, Protocol
 from nftlb.model.kinds import family
 from nftlb.printable import show
 
 from .draft import (
     ALL_PORTS,
+    DIRECT,
     FOLLOWED,
     MARKS,
     MOST_WEIGHT,
+    NAT,
+    NO_GUE,
+    TUNNEL,
+    TUNNELS,
     Draft,
     DraftListener,
     DraftServer,
@@ -51,7 +56,7 @@ WITH_VALUE = {
     "-r": "server", "--real-server": "server", "-w": "weight", "--weight": "weight",
     "-x": "thresholds", "--u-threshold": "thresholds", "-y": "thresholds", "--l-threshold": "thresholds",
     "-M": "netmask", "--netmask": "netmask", "--pe": "engine", "-b": "flags", "--sched-flags": "flags",
-    "--tun-type": "tunnel", "--tun-port": "tunnel",
+    "--tun-type": "tunnel type", "--tun-port": "tunnel",
 }  # fmt: skip
 """Options of services and servers that have a value, with the meaning of the value."""
 WITHOUT_VALUE = {
@@ -252,7 +257,7 @@ _METHODS = {
     "-g": "DR", "--gatewaying": "DR", "-i": "TUN", "--ipip": "TUN", "-m": "NAT", "--masquerading": "NAT",
     "Masq": "NAT", "Route": "DR", "Tunnel": "TUN", "Local": "Local",
 }  # fmt: skip
-_FORWARDS = {"NAT": Forward.NAT, "DR": Forward.DSR, "TUN": Forward.DSR}
+_WAYS = {"NAT": NAT, "DR": DIRECT, "TUN": TUNNEL}
 
 
 def from_ipvsadm(text: str, file: str = "ipvsadm") -> Imported:
@@ -314,9 +319,10 @@ class _Table:
             raise bad_text(line, f"{found} is not a server; allowed: the table of `ipvsadm -L -n`, or `ipvsadm -S -n`")
         if self._last is None:
             return
-        server = self._server(self._last, words[1], words[2], words[where_weight], line, names=False)
-        if server is not None and row.tunnels and words[3] != "n/a":
-            server.notes.missing(line, f"tunnel {words[3]}")
+        tunnel = words[3] if row.tunnels else "n/a"
+        server = self._server(self._last, words[1], words[2], words[where_weight], line, tunnel, names=False)
+        if server is not None and tunnel not in {"n/a", *TUNNELS}:
+            server.notes.missing(line, f"tunnel {tunnel}: {NO_GUE}")
 
     # --- the commands ---------------------------------------------------------------------------------------------
 
@@ -386,12 +392,16 @@ class _Table:
         given = {kind: value for kind, value, _ in options}
         if "server" not in given:
             raise bad_text(line, "no server; allowed: -r ADDRESS:PORT")
-        server = self._server(
-            draft, given["server"], given.get("method", "-g"), given.get("weight", "1"), line, names=True
-        )
-        for kind, _, written in options:
-            if server is not None and kind not in {"server", "method", "weight", "family", "form"}:
-                server.notes.missing(line, written)
+        method, tunnel = given.get("method", "-g"), given.get("tunnel type", "ipip")
+        weight = given.get("weight", "1")
+        server = self._server(draft, given["server"], method, weight, line, tunnel, names=True)
+        known = {"server", "method", "weight", "family", "form"}
+        if tunnel in TUNNELS and _METHODS[method] == "TUN":
+            known.add("tunnel type")
+        for kind, value, written in options:
+            if server is not None and kind not in known:
+                gue = kind == "tunnel type" and value not in TUNNELS
+                server.notes.missing(line, f"{written}: {NO_GUE}" if gue else written)
 
     # --- both -----------------------------------------------------------------------------------------------------
 
@@ -414,7 +424,7 @@ class _Table:
             line=line,
             notes=Notes(),
             protocol=Protocol(_PROTOCOLS.get(word, word)),
-            forward=Forward.DSR,
+            way=DIRECT,
             scheduler=DEFAULT_SCHEDULER,
             listen=[DraftListener(address, ports, line)],
         )
@@ -422,9 +432,12 @@ class _Table:
         return draft
 
     def _server(
-        self, draft: Draft, where: str, method: str, weight: str, line: Line, *, names: bool
+        self, draft: Draft, where: str, method: str, weight: str, line: Line, tunnel: str, *, names: bool
     ) -> DraftServer | None:
-        """Add a server. `names`: it may be a host name. Tables need addresses: `ipvsadm -L` cuts long names off."""
+        """Add a server. `tunnel` is its type of tunnel, which has an effect only with the method of tunnels.
+
+        `names`: the server may be a host name. Tables need addresses: `ipvsadm -L` cuts long names off.
+        """
         name, port = split_port(where)
         host = name if names and is_host_name(name) else ""
         if host:
@@ -433,14 +446,15 @@ class _Table:
         else:
             address, number = self._endpoint(where, line)
         how = _METHODS[method]
-        if how not in _FORWARDS:
+        if how not in _WAYS:
             draft.notes.missing(line, f"{where} {method}: a backend must be another host")
             return None
         server = DraftServer(address, number, line, Notes(), host=host)
         if host:
             server.notes.changed(line, f"{where}: {FOLLOWED}")
         server.weight = parse_number(weight, line, 0, MOST_WEIGHT)
-        draft.add_server(server, _FORWARDS[how], method, tunnel=how == "TUN")
+        way = _WAYS[how]
+        draft.add_server(server, TUNNELS.get(tunnel, way) if way == TUNNEL else way, method)
         return server
 
     def _endpoint(self, where: str, line: Line) -> tuple[IPAddress, int | None]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from nftlb.model import Forward, IPAddress, Protocol
+from nftlb.model import IPAddress, Protocol
 from nftlb.printable import show
 
 from .draft import (
     ALL_PORTS,
     MARKS,
     MAX_RANGE,
+    NAT,
     Draft,
     DraftListener,
     Line,
@@ -104,7 +105,7 @@ class _File:
             line=statement.line,
             notes=Notes(),
             protocol=Protocol.UDP,
-            forward=Forward.NAT,
+            way=NAT,
             scheduler=DEFAULT_SCHEDULER,
         )
         if kind == "group":

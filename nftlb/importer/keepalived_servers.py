@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from nftlb.model import Forward, Protocol
+from nftlb.model import Protocol
 from nftlb.printable import show
 
 from .draft import (
     ANOTHER_FORWARD,
+    DIRECT,
     MOST_WEIGHT,
-    NO_TUNNELS,
+    NAT,
+    NO_GUE,
+    TUNNEL,
+    TUNNELS,
     DraftServer,
     Netmask,
     Notes,
     SorryServer,
+    Way,
     bad_text,
     parse_address,
     parse_number,
@@ -46,7 +51,7 @@ if TYPE_CHECKING:
 
     _Readers = Mapping[str, Callable[[Statement], None]]
 
-METHODS = {"NAT": Forward.NAT, "DR": Forward.DSR, "TUN": Forward.DSR}
+METHODS = {"NAT": NAT, "DR": DIRECT, "TUN": TUNNEL}
 SCHEDULERS = {*BALANCES, *COUNTING}
 INHIBITED = "keepalived keeps connections to a server that is down; nftlb ends them, and clients reach another server"
 _LIMITS = {"quorum": (1, 2**32 - 1), "hysteresis": (0, 2**32 - 1), "weight": (1, MOST_WEIGHT)}
@@ -104,7 +109,7 @@ class ServiceDefaults(NamedTuple):
 
 
 class RealServerReader(_BlockReader):
-    """Reads one real_server. `method` is its own statement of a forwarding method, if it has such a statement."""
+    """Reads one real_server. `method` is its own statement of a forwarding method, if any, and `way` the meaning."""
 
     def __init__(self, statement: Statement, defaults: ServiceDefaults) -> None:
         super().__init__(Notes())
@@ -112,6 +117,7 @@ class RealServerReader(_BlockReader):
         self._defaults = defaults
         self._virtualhost = defaults.virtualhost
         self.method: Statement | None = None
+        self.way: Way | None = None
         address, port = server_endpoint(statement, self._notes)
         self.server = DraftServer(address, port, statement.line, self._notes, weight=defaults.weight)
 
@@ -145,9 +151,9 @@ class RealServerReader(_BlockReader):
             self.server.down = program
 
     def _lvs_method(self, statement: Statement) -> None:
-        if read_method(statement, self._notes, "the service's") is not None:
+        if (way := read_method(statement, self._notes, "the service's")) is not None:
             self._effective.keep_last("lvs_method", statement)
-            self.method = statement
+            self.method, self.way = statement, way
 
     def _inhibit(self, statement: Statement) -> None:
         with ignoring_bad_value(self._notes, statement):
@@ -164,8 +170,8 @@ class VirtualServerReader(_BlockReader):
         self._inner = inner
         self._numbers = {"quorum": 1, "hysteresis": 0, "weight": 1}
         self._protocol: Protocol | None = None
-        self._method: str | None = None
-        self._sorry_method: Statement | None = None
+        self._way: Way | None = None
+        self._sorry_method: tuple[Statement, Way] | None = None
         self._real: list[RealServerReader] = []
 
     def read(self) -> None:
@@ -217,10 +223,10 @@ class VirtualServerReader(_BlockReader):
         self._draft.scheduler = word
 
     def _read_method(self, statement: Statement) -> None:
-        if (method := read_method(statement, self._notes, "NAT")) is None:
+        if (way := read_method(statement, self._notes, "NAT")) is None:
             return
         self._effective.keep_last("lvs_method", statement)
-        self._method = method
+        self._way = way
 
     def _read_ops(self, _: Statement) -> None:
         self._draft.ops = True
@@ -255,22 +261,22 @@ class VirtualServerReader(_BlockReader):
         self._draft.sorry = SorryServer(address, port, statement.line)
 
     def _read_sorry_method(self, statement: Statement) -> None:
-        if read_method(statement, self._notes, "the service's") is not None:
+        if (way := read_method(statement, self._notes, "the service's")) is not None:
             self._effective.keep_last("sorry_server_lvs_method", statement)
-            self._sorry_method = statement
+            self._sorry_method = statement, way
 
     def _set_forward(self) -> None:
         """Set the method of the service; or that of its real servers, if all of them set the same method."""
-        service = self._method or "NAT"
-        own = {service if real.method is None else real.method.values[0] for real in self._real}
-        method = own.pop() if len(own) == 1 else service
-        self._draft.forward = METHODS[method]
+        service = self._way or NAT
+        own = {real.way or service for real in self._real}
+        self._draft.way = own.pop() if len(own) == 1 else service
         for real in self._real:
-            if real.method is not None and METHODS[real.method.values[0]] is not self._draft.forward:
+            if real.method is not None and real.way != self._draft.way:
                 real.server.notes.missing(real.method.line, f"{real.method}: {ANOTHER_FORWARD}")
-        statement = self._sorry_method
-        if statement is not None and METHODS[statement.values[0]] is not self._draft.forward:
-            self._notes.missing(statement.line, f"{statement}: {ANOTHER_FORWARD}")
+        if self._sorry_method is not None:
+            statement, way = self._sorry_method
+            if way != self._draft.way:
+                self._notes.missing(statement.line, f"{statement}: {ANOTHER_FORWARD}")
 
 
 def server_endpoint(statement: Statement, notes: Notes) -> tuple[IPAddress, int | None]:
@@ -286,8 +292,8 @@ def note_unread_words(statement: Statement, words: list[str], notes: Notes) -> N
         notes.missing(statement.line, f"{statement}: keepalived ignores {' '.join(words)}")
 
 
-def read_method(statement: Statement, notes: Notes, otherwise: str) -> str | None:
-    """Return NAT, DR or TUN; None, with a remark, for a word that keepalived ignores."""
+def read_method(statement: Statement, notes: Notes, otherwise: str) -> Way | None:
+    """Read NAT, DR or TUN; None, with a remark, for a word that keepalived ignores."""
     method = required_value(statement)
     if method == "FNAT":
         what = f"FNAT is a method of dpvs; keepalived uses {otherwise} instead. For dpvs' full NAT, set"
@@ -297,11 +303,17 @@ def read_method(statement: Statement, notes: Notes, otherwise: str) -> str | Non
         what = f"{show(method)} is not a method; allowed: {', '.join(METHODS)}; keepalived uses {otherwise}"
         notes.missing(statement.line, f"{statement}: {what}")
         return None
-    if method == "TUN":
-        notes.changed(statement.line, f"{statement}: {NO_TUNNELS}")
-    elif statement.values[1:]:
-        notes.missing(statement.line, f"{statement}: {' '.join(statement.values[1:])}")
-    return method
+    rest = statement.values[1:]
+    if method == "TUN" and rest[:1] == ["type"]:
+        found = TUNNELS.get(rest[1]) if len(rest) > 1 else None
+        if found is None:
+            notes.missing(statement.line, f"{statement}: {NO_GUE}")
+        elif rest[2:] not in ([], ["nocsum"]):
+            notes.missing(statement.line, f"{statement}: {' '.join(rest[2:])}")
+        return found or TUNNEL
+    if rest:
+        notes.missing(statement.line, f"{statement}: {' '.join(rest)}")
+    return METHODS[method]
 
 
 def read_script(statement: Statement, notes: Notes) -> tuple[str, ...]:

@@ -9,16 +9,19 @@ import re
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from nftlb.model import UNSPECIFIED, Family, Forward, IPAddress, Protocol
+from nftlb.model import UNSPECIFIED, Family, IPAddress, Protocol
 from nftlb.model.kinds import endpoint_text
 from nftlb.printable import show
 
 from .draft import (
     ALL_PORTS,
+    DIRECT,
     FOLLOWED,
     MARKS,
     MAX_RANGE,
     MOST_WEIGHT,
+    NAT,
+    TUNNEL,
     Draft,
     DraftListener,
     DraftServer,
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
     from .draft import Imported
 
 DEFAULT_SCHEDULER = "wrr"
-METHODS = {"masq": Forward.NAT, "gate": Forward.DSR, "ipip": Forward.DSR}
+METHODS = {"masq": NAT, "gate": DIRECT, "ipip": TUNNEL}
 
 _AS_HERE = {("cleanstop", "no"), ("autoreload", "no"), ("readdquiescent", "no")}
 _LEFT = {
@@ -151,7 +154,7 @@ class _Virtual:
             line=head.line,
             notes=notes,
             protocol=self._protocol(port),
-            forward=Forward.DSR,
+            way=DIRECT,
             scheduler=DEFAULT_SCHEDULER,
             program="checktype external",
         )
@@ -272,7 +275,7 @@ class _Virtual:
             if host:
                 notes.changed(directive.line, f"{directive}: {FOLLOWED}")
             server.weight = parse_number(flags[2] or "1", directive.line, 0, MOST_WEIGHT)
-            self.draft.add_server(server, METHODS[flags[1]], flags[1], tunnel=flags[1] == "ipip")
+            self.draft.add_server(server, METHODS[flags[1]], flags[1])
             checks.add_checks(server, request, receive)
 
     def _pair(self, text: str, directive: Directive) -> tuple[str | None, str | None, list[str]]:

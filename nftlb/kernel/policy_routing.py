@@ -16,12 +16,16 @@ A local rule exists at preference 0 at every moment, even if this process dies i
 preference a flush would delete the local rule with ours, and the host would lose its connectivity.
 
 Our rules and routes have their own protocol number. Other rules and routes are never changed.
+
+With `encap` the route leads into a tunnel: see `tunnels.py`. The tunnels that routes need are made before the routes,
+and deleted after them.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
@@ -29,15 +33,19 @@ from typing import TYPE_CHECKING
 
 from nftlb.compiler import Hop
 from nftlb.errors import KernelError, NftlbError, SystemFault
+from nftlb.model import Encap
 
 from . import rtnetlink
 from .netlink import NETLINK_ROUTE, Netlink
 from .rtnetlink import LOCAL_TABLE, MAIN_TABLE, WHOLE_MASK, Route, RoutingRule
+from .tunnels import KINDS, TunnelLinks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from nftlb.model import IPAddress
+
+    from .tunnels import Link, TunnelKind
 
 PROTOCOL = 110
 """The protocol number of our rules and routes. Neither iproute2's rt_protos nor the kernel's header assigns it."""
@@ -47,12 +55,17 @@ _NO_IP = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
 _KERNELS_TABLES = {0, 253, MAIN_TABLE, LOCAL_TABLE}
 
 
+@dataclass(frozen=True)
 class PolicyRouting:
     """The routing rules and routes of this thread's network namespace. Stores nothing: the kernel is asked every time.
+
+    `tunnels`: the tunnel interfaces of the same namespace, which belong to the routes.
 
     The methods raise KernelError if the kernel refuses a change, after all other changes were made, and SystemFault if
     this process lacks the permission.
     """
+
+    tunnels: TunnelLinks = field(default_factory=TunnelLinks)
 
     def apply(self, wanted: Mapping[int, Hop]) -> list[str]:
         """Send the packets of each mark to its hop, and delete all other rules of ours.
@@ -60,8 +73,11 @@ class PolicyRouting:
         Returns the changes made, as iproute2 commands. For a hop without a device the kernel finds the interface. Adds
         before it deletes. Needs Linux 4.17, which stores the protocol number of a rule.
         """
-        work = _Work()
+        work = _Work(self.tunnels)
         with _netlink() as netlink:
+            present = self._links(netlink)
+            through = {hop.device: hop for hop in wanted.values() if hop.encap is not Encap.NONE}
+            work.make_tunnels(netlink, through, present)
             for version in rtnetlink.FAMILIES:
                 hops_of_version = {mark: hop for mark, hop in wanted.items() if hop.via.version == version}
                 try:
@@ -71,6 +87,7 @@ class PolicyRouting:
                         raise _refusal(f"can't read the routing rules of IPv{version}", error) from error
                 else:
                     work.settle(netlink, version, hops_of_version, rules, routes)
+            work.delete_tunnels(netlink, {name: link for name, link in present.items() if name not in through})
         if work.failures:
             raise KernelError("\n".join(work.failures))
         return work.changes
@@ -83,6 +100,7 @@ class PolicyRouting:
         """Return the marks whose packets are steered now, and their next hops."""
         hops = {}
         with _netlink() as netlink:
+            tunnels = {link.index: (name, link) for name, link in self._links(netlink).items() if link.ours}
             for version in rtnetlink.FAMILIES:
                 try:
                     rules, routes = _present(netlink, version)
@@ -92,9 +110,21 @@ class PolicyRouting:
                     raise _refusal(f"can't read the routing rules of IPv{version}", error) from error
                 effective = _before_local(rules)
                 for table, route in routes.items():
-                    if route.gateway and _rule(version, table) in effective:
+                    if _rule(version, table) not in effective:
+                        continue
+                    if route.gateway:
                         hops[table] = Hop(route.gateway, rtnetlink.interface_name(route.index))
+                    elif route.index in tunnels:
+                        name, link = tunnels[route.index]
+                        if link.remote:
+                            hops[table] = Hop(link.remote, name, link.encap())
         return hops
+
+    def _links(self, netlink: Netlink) -> dict[str, Link]:
+        try:
+            return self.tunnels.present(netlink)
+        except OSError as error:
+            raise _refusal("can't read the interfaces", error) from error
 
 
 def find_hops(addresses: Iterable[IPAddress]) -> dict[IPAddress, Hop]:
@@ -124,10 +154,67 @@ def find_hops(addresses: Iterable[IPAddress]) -> dict[IPAddress, Hop]:
 
 @dataclass
 class _Work:
-    """The changes and failures of one call of `PolicyRouting.apply`."""
+    """The changes and failures of one call of `PolicyRouting.apply`. `indices`: the tunnels that are there, by name."""
 
+    tunnels: TunnelLinks
+    indices: dict[str, int] = field(default_factory=dict)
     changes: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+
+    def make_tunnels(self, netlink: Netlink, hops: Mapping[str, Hop], present: Mapping[str, Link]) -> None:
+        """Make the tunnels of these hops, by the names of their interfaces. `present`: the interfaces of this host."""
+        lacked: Counter[TunnelKind] = Counter()
+        for name, hop in hops.items():
+            kind = KINDS[hop.encap, hop.via.version]
+            try:
+                if kind in lacked:
+                    lacked[kind] += 1
+                else:
+                    self._make_tunnel(netlink, hop, present.get(name))
+            except OSError as error:
+                if error.errno == errno.EPERM:
+                    raise _refusal(f"can't make the tunnel to {hop.via}", error) from error
+                if error.errno == errno.EOPNOTSUPP:
+                    lacked[kind] += 1
+                else:
+                    self.failures.append(
+                        f"can't make the tunnel to {hop.via}: {error.strerror}{_tunnel_fix(error, kind)}"
+                    )
+        for kind, count in lacked.items():
+            self.failures.append(
+                f"this kernel has no interfaces of the type {kind.name}, which `encap` needs for {count} addresses of "
+                f"backends: modprobe {kind.module}, or use a kernel with {kind.option}"
+            )
+
+    def _make_tunnel(self, netlink: Netlink, hop: Hop, link: Link | None) -> None:
+        """Make the tunnel of a hop, unless `link`, the interface with its name, is that tunnel. OSError if refused."""
+        if link and not link.ours:
+            self.failures.append(
+                f"can't make the tunnel to {hop.via}: an interface that nftlb did not make is called {hop.device}: "
+                f"ip link set {hop.device} name ANOTHER"
+            )
+            return
+        tunnel = self.tunnels.wanted(netlink, hop)
+        if tunnel is None:
+            self.failures.append(
+                f"can't make the tunnel to {hop.via}: this host has no route to it, or no IPv6 address to send from"
+            )
+            return
+        if link and link.is_like(tunnel):
+            self.indices[hop.device] = link.index
+            return
+        if link:
+            self.tunnels.delete(netlink, link.index)
+            self.changes.append(f"ip link delete {hop.device}")
+        self.tunnels.add(netlink, tunnel)
+        self.changes.append(tunnel.command)
+        self.indices[hop.device] = socket.if_nametoindex(hop.device)
+
+    def delete_tunnels(self, netlink: Netlink, others: Mapping[str, Link]) -> None:
+        """Delete those of these interfaces that are ours."""
+        for name, link in others.items():
+            if link.ours:
+                self._do(f"ip link delete {name}", partial(self.tunnels.delete, netlink, link.index))
 
     def settle(
         self,
@@ -162,14 +249,23 @@ class _Work:
         if mark in _KERNELS_TABLES:
             self.failures.append(f"mark {mark} can't be used, since the kernel uses that table: set marks.first higher")
             return False
+        if hop.encap is not Encap.NONE:
+            if hop.device not in self.indices:
+                return False  # a failure that was reported
+            return self._set_route(
+                netlink, present, Route(hop.via.version, mark, None, self.indices[hop.device], PROTOCOL)
+            )
         try:
             index = socket.if_nametoindex(hop.device) if hop.device else 0
         except OSError:
             self.failures.append(f"can't steer to {hop.via}: this host has no interface called {hop.device}")
             return False
-        if present and present.gateway == hop.via and index in (0, present.index):
+        return self._set_route(netlink, present, Route(hop.via.version, mark, hop.via, index, PROTOCOL))
+
+    def _set_route(self, netlink: Netlink, present: Route | None, route: Route) -> bool:
+        """Add a route, or put it in the place of the present route of its table. Return whether the route is there."""
+        if present and present.gateway == route.gateway and route.index in (0, present.index):
             return True
-        route = Route(hop.via.version, mark, hop.via, index, PROTOCOL)
         if present:
             return self._do(route.command("replace"), partial(rtnetlink.replace_route, netlink, route), _route_fix)
         return self._do(route.command("add"), partial(rtnetlink.add_route, netlink, route), _route_fix)
@@ -234,6 +330,13 @@ def _before_local(rules: list[RoutingRule]) -> list[RoutingRule]:
 def _is_plain_local(rule: RoutingRule) -> bool:
     """Whether a rule is the kernel's own first rule or a copy of that rule."""
     return rule == RoutingRule(rule.version, LOCAL_TABLE, protocol=rule.protocol)
+
+
+def _tunnel_fix(error: OSError, kind: TunnelKind) -> str:
+    """Return the likely cause and its fix, to append to a message."""
+    if error.errno == errno.EEXIST:
+        return f": another tunnel of this host has the same ends: ip -details link show type {kind.name}"
+    return ""
 
 
 def _route_fix(error: OSError) -> str:

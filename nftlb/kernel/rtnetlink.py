@@ -35,9 +35,11 @@ _RTM_NEWRULE, _RTM_DELRULE, _RTM_GETRULE = 32, 33, 34
 # rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _HEADER = struct.Struct("=BBBBBBBBI")
 _NUMBER = struct.Struct("=I")
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC = 1, 4, 5, 6, 7
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS = 1, 4, 5, 6, 7, 8
+_RTAX_MTU = 2
 _RTA_MULTIPATH, _RTA_TABLE, _RTA_MARK, _RTA_VIA = 9, 15, 16, 18
 _RTM_F_FIB_MATCH = 0x2000
+_RT_SCOPE_LINK = 253
 _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL = 6, 10, 14, 15, 16, 21
 _FRA_PAD = 18
 _PLAIN_ATTRIBUTES = {
@@ -97,11 +99,14 @@ class Route:
     """The source address of this host's own packets. Only `route_to` sets it, and not always."""
     several: bool = False
     """Packets are spread over several next hops, of which `route_to` shows only one."""
+    mtu: int = 0
+    """The largest packet in bytes, where the route or path MTU discovery says so; 0 for the MTU of the interface."""
 
     def command(self, verb: str) -> str:
         """Return the iproute2 command for the verb `add`, `replace` or `delete`."""
         device = f" dev {interface_name(self.index)}" if self.index else ""
-        return f"ip -{self.version} route {verb} default via {self.gateway}{device} table {self.table}"
+        via = f" via {self.gateway}" if self.gateway else ""
+        return f"ip -{self.version} route {verb} default{via}{device} table {self.table}"
 
 
 def interface_name(index: int) -> str:
@@ -210,7 +215,9 @@ def _read_rule(body: bytes) -> RoutingRule:
 
 def _route_body(route: Route) -> bytes:
     family = FAMILIES[route.version]
-    body = _HEADER.pack(family, route.prefix_length, 0, 0, 0, route.protocol, 0, route.kind, 0)
+    # As iproute2: the other end of an IPv4 route without a gateway is on the link.
+    scope = _RT_SCOPE_LINK if route.gateway is None and family == socket.AF_INET else 0
+    body = _HEADER.pack(family, route.prefix_length, 0, 0, 0, route.protocol, scope, route.kind, 0)
     body += attribute(_RTA_TABLE, _NUMBER.pack(route.table))
     if route.metric:
         body += attribute(_RTA_PRIORITY, _NUMBER.pack(route.metric))
@@ -231,6 +238,7 @@ def _read_route(body: bytes) -> Route:
     # RTA_VIA: a gateway of the other family, behind the number of that family
     gateway = found.get(_RTA_GATEWAY) or found.get(_RTA_VIA, b"")[2:]
     source = found.get(_RTA_PREFSRC)
+    metrics = attributes(found.get(_RTA_METRICS, b""))
     return Route(
         version=_version(family),
         table=number(_RTA_TABLE, table),
@@ -241,6 +249,7 @@ def _read_route(body: bytes) -> Route:
         prefix_length=prefix_length,
         metric=number(_RTA_PRIORITY, 0),
         source=ip_address(source) if source else None,
+        mtu=int(_NUMBER.unpack(metrics[_RTAX_MTU])[0]) if _RTAX_MTU in metrics else 0,
     )
 
 

@@ -20,7 +20,7 @@ from .netlink import NETLINK_ROUTE, Netlink, attributes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from nftlb.model import HostAddresses
+    from nftlb.model import Encap, HostAddresses
 
     from .rtnetlink import IPAddress, Route
 
@@ -62,13 +62,15 @@ class Lookup(NamedTuple):
 class Surroundings:
     """The state of the host. `forwards`: whether it forwards packets, by IP version.
 
-    `missing_helpers`: the helpers of conntrack that pools need and the kernel lacks.
+    `missing_helpers`: the helpers of conntrack that pools need and the kernel lacks. `missing_tunnels`: the same for
+    types of tunnels, as keys of `tunnels.KINDS`.
     """
 
     interfaces: tuple[Interface, ...] = ()
     routes: Mapping[Lookup, Route | None] = field(default_factory=dict)
     forwards: Mapping[int, bool] = field(default_factory=dict)
     missing_helpers: frozenset[str] = frozenset()
+    missing_tunnels: frozenset[tuple[Encap, int]] = frozenset()
 
     def interface(self, name: str) -> Interface | None:
         return next((interface for interface in self.interfaces if interface.name == name), None)

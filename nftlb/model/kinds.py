@@ -48,6 +48,14 @@ class Forward(StrEnum):
     DSR = "dsr"
 
 
+class Encap(StrEnum):
+    """The tunnel in which `forward: dsr` sends packets to backends. `IPIP` is IP in IP of the backend's own family."""
+
+    NONE = "none"
+    IPIP = "ipip"
+    GRE = "gre"
+
+
 class Replies(StrEnum):
     """The hook in which replies of `stateless` get the source address of the service.
 

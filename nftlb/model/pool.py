@@ -52,6 +52,7 @@ from .kinds import (
     Admin,
     Balance,
     Capability,
+    Encap,
     Endpoint,
     Fallback,
     Family,
@@ -277,6 +278,9 @@ class Pool:
         Helper | None, "per: flow, udp: the protocol of servers that answer a request from another port"
     ] = None
     forward: Annotated[Forward, "how packets reach their backend"] = Forward.NAT
+    encap: Annotated[
+        Encap, "dsr: the tunnel to the backends, which may then be behind routers; ipip is IP in IP over IPv4 or IPv6"
+    ] = Encap.NONE
     source: Annotated[SourceKind, "nat only: the source address that backends see; keep: the address of the client"] = (
         SourceKind.MASQUERADE
     )

@@ -25,7 +25,7 @@ from nftlb.kernel.helpers import has_helper, missing_helpers
 from nftlb.kernel.nflog import can_log
 from nftlb.kernel.policy_routing import PolicyRouting, find_hops
 from nftlb.kernel.reply_paths import find_obstacles
-from nftlb.model import Family, Forward, Membership, Passive, SourceLengths
+from nftlb.model import Encap, Family, Forward, Membership, Passive, SourceLengths
 from nftlb.ruleset import Listing, Operation, Ruleset, Transaction, Verb, is_empty, is_ours
 
 from .difference import difference, routing_difference
@@ -144,11 +144,8 @@ class Applier:
         if lenient:
             config, lacking = _without_missing(config, self.interfaces())
         taken = self._taken()
-        compiled = self._compile(config, self._with_resting(previous), taken)
         old = present if self.accepted is None else self.accepted.ruleset
-        replies = self._needed_by_replies(old, compiled.ruleset(membership))
-        if replies:
-            compiled = compiled.with_replies(replies)
+        compiled, replies = self._compile_over(old, config, membership, previous, taken)
         target = compiled.ruleset(membership)
         self.swapper.refuse_foreign_tables(target)
         due = cuts(previous, compiled.allocation, compiled.connections(membership))
@@ -158,6 +155,10 @@ class Applier:
         generation = self.kernel.generation()
         try:
             routing.add()
+            reduced = _without_missing_tunnels(config, compiled.steered(), self.interfaces()) if lenient else config
+            if reduced is not config:
+                compiled, replies = self._compile_over(old, reduced, membership, previous, taken)
+                target = compiled.ruleset(membership)
             count = self._delete(due.before)
             made = self.swapper.swap(target)
         except BaseException:
@@ -276,6 +277,14 @@ class Applier:
             lines += routing_difference(current, wanted)
         return "".join(f"{line}\n" for line in lines)
 
+    def _compile_over(
+        self, old: Ruleset, config: Config, membership: Membership, previous: Allocation, taken: ForeignNumbers
+    ) -> tuple[Compiled, dict[Need, float]]:
+        """Compile a configuration that replaces the old ruleset. Also return what in-flight replies need."""
+        compiled = self._compile(config, self._with_resting(previous), taken)
+        replies = self._needed_by_replies(old, compiled.ruleset(membership))
+        return (compiled.with_replies(replies) if replies else compiled), replies
+
     def _needed_by_replies(self, before: Ruleset, target: Ruleset) -> dict[Need, float]:
         """What in-flight replies need and the target lacks, each with the time at which it may go."""
         now = self.clock()
@@ -333,7 +342,7 @@ class Applier:
             if pool.ingress
             for family in Family
             for target in targets(pool, family)
-            if not target.device
+            if not target.device and target.encap is Encap.NONE
         ]
         routes = Routes(self.lookup(unknown) if unknown else {})
         return Compiled(config, previous, routes, taken, self._obstacles(config))
@@ -372,6 +381,22 @@ def _pool_without_missing(pool: Pool, present: Collection[str]) -> tuple[Pool, l
             templates = None
             lacking.append(f"{missing} {backend.device} of backend {backend.name}, so templates go to one backend")
     return replace(pool, ingress=ingress, templates=templates) if lacking else pool, lacking
+
+
+def _without_missing_tunnels(config: Config, hops: Mapping[int, Hop], present: Collection[str]) -> Config:
+    """Leave out the fast path of pools whose tunnels the kernel could not make: it would refuse the whole load."""
+    missing = {
+        (hop.encap, hop.via) for hop in hops.values() if hop.encap is not Encap.NONE and hop.device not in present
+    }
+    if not missing:
+        return config
+    pools = (
+        replace(pool, ingress=())
+        if any((target.encap, target.address) in missing for family in Family for target in targets(pool, family))
+        else pool
+        for pool in config.pools
+    )
+    return replace(config, pools=tuple(pools))
 
 
 def without_hints(config: Config) -> Config:

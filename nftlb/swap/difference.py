@@ -39,7 +39,7 @@ def routing_difference(present: Mapping[int, Hop], wanted: Mapping[int, Hop]) ->
     lines = []
     for mark in sorted(present.keys() | wanted.keys()):
         old, new = present.get(mark), wanted.get(mark)
-        if old and new and old.via == new.via and new.device in ("", old.device):
+        if old and new and old == new._replace(device=new.device or old.device):
             continue
         lines += [f"{sign}{_hop(mark, hop)}" for sign, hop in (("-", old), ("+", new)) if hop]
     if lines:
@@ -92,4 +92,4 @@ def _chain_lines(chain: Chain) -> list[str]:
 
 
 def _hop(mark: int, hop: Hop) -> str:
-    return f"fwmark {mark} via {hop.via}{f' dev {hop.device}' if hop.device else ''}"
+    return f"fwmark {mark} {hop}"

@@ -12,6 +12,7 @@ import pytest
 from nft_listing import parse_table
 
 from nftlb.compiler import Compiled
+from nftlb.compiler.routes import TUNNEL_PREFIX
 from nftlb.config import parse_config
 from nftlb.kernel import LibNftables
 from nftlb.lab import Namespace, userns
@@ -32,6 +33,7 @@ _spec.loader.exec_module(golden)
 
 FILES: dict[Path, str] = dict(golden.expected())
 LINKS = ("eth0", "eth1")  # what the gallery's files name
+TUNNELS = sorted({name for text in FILES.values() for name in re.findall(f'"({TUNNEL_PREFIX}[0-9a-f]+)"', text)})
 
 
 @pytest.fixture
@@ -40,6 +42,8 @@ def host() -> Iterator[Namespace]:
     userns.ensure()
     with Namespace("golden") as namespace:
         namespace.run(["ip", "link", "add", LINKS[0], "type", "veth", "peer", "name", LINKS[1]])
+        for name in TUNNELS:
+            namespace.run(["ip", "link", "add", name, "type", "bridge"])
         yield namespace
 
 

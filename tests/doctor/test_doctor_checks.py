@@ -15,7 +15,9 @@ from nftlb.doctor import Severity, check_all
 from nftlb.doctor.features import FEATURES, check_nft, feature_texts
 from nftlb.doctor.host import _ipvs, read_nft
 from nftlb.kernel.rtnetlink import LOCAL, Route, RoutingRule
+from nftlb.kernel.surroundings import Interface
 from nftlb.lab import Namespace
+from nftlb.model import Encap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -205,3 +207,39 @@ def test_a_version_of_nft_that_is_not_tested(version: str, said: str) -> None:
     assert f"version {version}" in finding.message
     assert said in finding.message
     assert not said or "1.0.6 to 1.1.7" in finding.message
+
+
+TUNNELLED = """
+pools:
+  dns:
+    forward: dsr
+    encap: gre
+    listen: [192.0.2.53:53/udp, "[2001:db8::53]:53/udp"]
+    backends: {b1: 10.0.1.2, c1: "fd00:2::2"}
+"""
+FAR = Route(4, 254, ip_address("10.0.0.9"), index=2, source=ip_address("10.0.1.1"))
+ROUTED = {**HEALTHY.routes, ip_address("10.0.1.2"): FAR}
+
+
+def test_tunnels_need_room_on_the_path() -> None:
+    """The interface, or the route, must carry the largest packet and the outer header, which is larger for IPv6."""
+    wide = (Interface(1, "lo", 65536), Interface(2, "eth0", 1524), Interface(3, "eth1.7", 1544))
+    found = faults(check_facts(TUNNELLED, routes=ROUTED))
+    assert ["pool dns"] * 2 == [fault.subject for fault in found]
+    assert "path to b1 by eth0 carries 1500: packets of more than 1476 bytes" in found[0].message
+    assert "path to c1 by eth1.7 carries 1500: packets of more than 1456 bytes" in found[1].message
+    assert [True, True] == [f"mtu {size}, " in fault.fix for size, fault in zip((1524, 1544), found, strict=True)]
+    assert [] == faults(check_facts(TUNNELLED, routes=ROUTED, interfaces=wide))
+    narrow = {**ROUTED, ip_address("10.0.1.2"): replace(FAR, mtu=1400)}
+    (fault,) = faults(check_facts(TUNNELLED, routes=narrow, interfaces=wide))
+    assert "carries 1400: packets of more than 1376 bytes" in fault.message
+
+
+def test_tunnels_need_their_type_in_the_kernel() -> None:
+    """A missing type is an error with the name of its module; a router on the way to the backend is none."""
+    wide = (Interface(1, "lo", 65536), Interface(2, "eth0", 1600), Interface(3, "eth1.7", 1600))
+    missing = frozenset({(Encap.GRE, 6), (Encap.IPIP, 4)})
+    (fault,) = faults(check_facts(TUNNELLED, routes=ROUTED, interfaces=wide, missing_tunnels=missing))
+    assert ("error", "encap gre") == (str(fault.severity), fault.subject)
+    assert "no interfaces of the type ip6gre" in fault.message
+    assert "modprobe ip6_gre" in fault.fix

@@ -12,6 +12,7 @@ import pytest
 from pool_builders import backend, backends, config, pool, sorry
 
 from nftlb.compiler import Hop, Routes
+from nftlb.compiler.routes import tunnel_hop
 from nftlb.compiler.selection import SORRY
 from nftlb.config.reading import read_endpoint, read_listener
 from nftlb.explain import Explanation, NearListener, PacketPath, Question, as_data, as_text, explain_packet
@@ -23,6 +24,7 @@ from nftlb.model import (
     BackendState,
     Balance,
     Collector,
+    Encap,
     Endpoint,
     FallbackKind,
     Forward,
@@ -311,6 +313,18 @@ def test_ways_without_conntrack() -> None:
     assert PacketPath(client, service, client, service) == direct.candidates[0].request
     assert [None, None] == [configuration.reply for configuration in direct.candidates]
     assert [60001, 60002] == [configuration.mark for configuration in direct.candidates]
+    assert [None, None] == [configuration.tunnel for configuration in direct.candidates]
+
+
+def test_ways_through_tunnels() -> None:
+    """With `encap`, addresses stay too, and each backend has the interface of its tunnel beside its mark."""
+    listen, behind = "192.0.2.53:5353/udp", backends("10.0.1.2", "10.0.2.2")
+    found = answer(config(pool("dns", listen, behind, forward=Forward.DSR, encap=Encap.IPIP)), listen)
+    names = [tunnel_hop(Encap.IPIP, ip_address(address)).device for address in ("10.0.1.2", "10.0.2.2")]
+    assert names == [candidate.tunnel for candidate in found.candidates]
+    assert [60001, 60002] == [candidate.mark for candidate in found.candidates]
+    assert PacketPath(CLIENT, "192.0.2.53:5353", CLIENT, "192.0.2.53:5353") == found.candidates[0].request
+    assert "in a tunnel (ipip)" in dict(found.remarks)["forward"]
 
 
 def test_flows_have_one_zone() -> None:

@@ -224,7 +224,11 @@ def test_exit_status_1_is_a_failure(status: int) -> None:
         ("# none", "DNS_CHECK {\ntype TKEY\n}", "7: not taken over: type TKEY: TKEY is not a type that"),
         ("# none", 'HTTP_GET {\nurl {\nregex "("\n}\n}', "8: not taken over: regex ( of HTTP_GET"),
         ("# none", "HTTP_GET {\n}", "6: not taken over: HTTP_GET without a url"),
-        ("real_server 10.0.0.12 53 {\nlvs_method DR\n}", "", "5: not taken over: lvs_method DR: forward is the same"),
+        (
+            "real_server 10.0.0.12 53 {\nlvs_method DR\n}",
+            "",
+            "5: not taken over: lvs_method DR: forward and encap are the same",
+        ),
         ("# none", "TCP_CHECK {\ndelay_loop 0.001\n}", "7: not the same: delay_loop 0.001 is 10ms here"),
         (
             "# none",

@@ -85,13 +85,16 @@ TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "-g": (with_server("-g"), ("forward: dsr", "1: not the same: balance: hash")),
     "--gatewaying": (with_server("--gatewaying"), ("forward: dsr", "1: not the same: balance: hash")),
     "no method": (with_server(""), ("forward: dsr", "1: not the same: balance: hash")),
-    "-i": (with_server("-i"), ("forward: dsr", "1: not the same: balance: hash", "2: not the same: -i: nftlb has no ")),
-    "--ipip": (with_server("--ipip"), ("1: not the same: balance: hash", "2: not the same: --ipip: nftlb has no tunn")),
+    "-i": (with_server("-i"), ("forward: dsr", "encap: ipip", "1: not the same: balance: hash")),
+    "--ipip": (with_server("--ipip"), ("encap: ipip", "1: not the same: balance: hash")),
     "--tun-type": (
         with_server("-i --tun-type gue --tun-port 6080 --tun-nocsum"),
-        ("1: not the same: balance: hash", "2: not the same: -i: nftlb has no tunnels", "2: not taken over: --tun-type",
+        ("encap: ipip", "1: not the same: balance: hash", "2: not taken over: --tun-type gue: nftlb has tunnels of",
          "2: not taken over: --tun-port 6080", "2: not taken over: --tun-nocsum"),
     ),
+    "--tun-type gre": (with_server("-i --tun-type gre"), ("encap: gre", "1: not the same: balance: hash")),
+    "--tun-type ipip": (with_server("-i --tun-type ipip"), ("encap: ipip", "1: not the same: balance: hash")),
+    "--tun-type without a tunnel": (with_server("-m --tun-type gre"), ("2: not taken over: --tun-type gre",)),
     "--tun-csum": (with_server("-m --tun-csum --tun-remcsum"),
                    ("2: not taken over: --tun-csum", "2: not taken over: --tun-remcsum")),
     "-w": (with_server("-m -w 3").replace("rr", "wrr"), ("weight: 3",)),
@@ -173,7 +176,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
          "4: not taken over: (sh-fallback,sh-port)"),
     ),
     "Route": (table(server="10.0.0.1:53 Route 1 0 0"), ("forward: dsr", "4: not the same: balance: hash")),
-    "Tunnel": (table(server="10.0.0.1:53 Tunnel 1 0 0"), ("4: not the same: balance: hash", "5: not the same: Tunnel")),
+    "Tunnel": (table(server="10.0.0.1:53 Tunnel 1 0 0"), ("encap: ipip", "4: not the same: balance: hash")),
     "Local": (table() + "  -> 192.0.2.9:53 Local 1 0 0", ("6: not taken over: 192.0.2.9:53 Local: a backend must be",)),
     "Local, of this host": (table() + "  -> 127.0.0.1:53 Local 1 0 0", ("6: not taken over: 127.0.0.1:53 Local: a b",)),
     "weight 0": (table(server="10.0.0.1:53 Masq 0 0 0"), ("admin: drain",)),
@@ -183,7 +186,12 @@ TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "--tun-info": (
         HEAD.replace("Forward Weight", "Forward TunnelInfo    Weight") + "UDP 192.0.2.53:53 wrr\n"
         "  -> 10.0.0.1:53 Tunnel  gue:6080      3      0          0\n",
-        ("weight: 3", "4: not the same: balance: hash", "5: not the same: Tunnel: nftlb", "5: not taken over: tunnel "),
+        ("weight: 3", "4: not the same: balance: hash", "5: not taken over: tunnel gue:6080: nftlb has tunnels of IP"),
+    ),
+    "--tun-info, gre": (
+        HEAD.replace("Forward Weight", "Forward TunnelInfo    Weight") + "UDP 192.0.2.53:53 wrr\n"
+        "  -> 10.0.0.1:53 Tunnel  gre           3      0          0\n",
+        ("encap: gre", "weight: 3", "4: not the same: balance: hash"),
     ),
     "--tun-info, without tunnels": (
         HEAD.replace("Forward Weight", "Forward TunnelInfo    Weight") + "UDP 192.0.2.53:53 wrr\n"

@@ -178,7 +178,7 @@ def test_the_common_method_of_all_servers_is_the_pools() -> None:
     assert "dsr" == pool_of(service(*servers)).forward
     mixed = service(*servers, real("10.0.0.3 80"))
     assert "nat" == pool_of(mixed).forward
-    assert 2 == sum("forward is the same for the whole pool" in remark for remark in remark_lines(mixed))
+    assert 2 == sum("forward and encap are the same for the whole pool" in remark for remark in remark_lines(mixed))
 
 
 def test_services_hidden_by_a_missing_brace() -> None:

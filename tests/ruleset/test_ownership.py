@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import pytest
 from daemon_process import NFTLB
 
 from nftlb.compiler import Compiled
+from nftlb.compiler.routes import TUNNEL_PREFIX
 from nftlb.config import parse_config
 from nftlb.config.rules import PREFIXES, TABLES
 from nftlb.errors import ConfigError, KernelError
@@ -109,6 +111,8 @@ def test_tables_of_earlier_versions_are_recognised(path: Path, host: Namespace) 
     """Each table of rules/ without its mark is ours, is marked by the next `apply`, and can be removed."""
     text = path.read_text().replace(f"\tchain {MARK.name} {{\n\t}}\n\n", "")
     assert MARK.name not in text
+    for name in sorted(set(re.findall(f'"({TUNNEL_PREFIX}[0-9a-f]+)"', text))):
+        host.run(["ip", "link", "add", name, "type", "bridge"])
     host.run(["nft", "-f", "-"], input=text)
 
     def inside() -> Ruleset:

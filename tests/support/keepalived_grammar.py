@@ -241,7 +241,15 @@ TABLE = [
     Row("virtual_server", "lb_algo sh", "balance: hash"),
     Row("virtual_server", "lvs_method DR", "forward: dsr"),
     Row("virtual_server", "lb_kind DR", "forward: dsr"),
-    Row("virtual_server", "lvs_method TUN", "forward: dsr", "not the same: lvs_method TUN: nftlb has no tunnels"),
+    Row("virtual_server", "lvs_method TUN", "encap: ipip"),
+    Row("virtual_server", "lvs_method TUN type ipip", "encap: ipip"),
+    Row("virtual_server", "lvs_method TUN type gre", "encap: gre"),
+    Row(
+        "virtual_server",
+        "lvs_method TUN type gue port 6080",
+        "encap: ipip",
+        "not taken over: lvs_method TUN type gue port 6080: nftlb has tunnels of IP in IP and of GRE only",
+    ),
     Row(
         "virtual_server",
         "lvs_method FNAT",

@@ -138,11 +138,11 @@ VIRTUAL_TABLE: dict[str, Row] = {
     ),
     "real ipip": (
         real("real = 10.0.0.11:80 ipip"),
-        ("forward: dsr", "1: not the same: balance: hash", "2: not the same: ipip: nftlb has no tunnels"),
+        ("encap: ipip", "1: not the same: balance: hash"),
     ),
     "real of two methods": (
         real("real = 10.0.0.11:80 masq", "real = 10.0.0.12:80 gate"),
-        ("10.0.0.12:80", "4: not taken over: gate: forward is the same for the whole pool"),
+        ("10.0.0.12:80", "4: not taken over: gate: forward and encap are the same for the whole pool"),
     ),
     "real with a weight": (real("real = 10.0.0.11:80 masq 7"), ("weight: 7",)),
     "real of weight 0": (real("real = 10.0.0.11:80 masq 0"), ("admin: drain",)),
