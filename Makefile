@@ -1,6 +1,6 @@
 # `make demo` and `make test` run `make setup` themselves; a new Debian 12 or 13 needs nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo docs test tests test-debian13 test-newest-nft nft-tests test-deploy lint format golden costs bench deb debs wheel clean
+.PHONY: help setup lock demo docs test tests test-debian13 test-newest-nft nft-tests test-deploy lint format golden costs bench deb debs wheel checksums clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -76,6 +76,10 @@ debs: setup  ## build the packages for Debian 12 and Debian 13; needs root
 
 wheel: setup  ## build dist/nftlb-VERSION-py3-none-any.whl
 	$(PY) -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist .
+
+checksums:  ## write dist/SHA256SUMS with the hashes of the packages in dist
+	cd dist && find . -name '*.deb' -o -name '*.whl' | sed 's|^\./||' | LC_ALL=C sort | xargs sha256sum >SHA256SUMS
+	@cat dist/SHA256SUMS
 
 lint: setup  ## check formatting, code, types and words
 	$(VENV)/bin/ruff format --check .

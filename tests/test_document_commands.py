@@ -25,14 +25,18 @@ NOT_RUN = {
     "apt": "tests/deploy/ installs, upgrades and removes the package",
     "cd": "a directory of the checkout, whose existence the test of named files covers",
     "cp": "tests/deploy/ installs the file",
+    "dpkg-deb": "tests/deploy/test_package_files.py reads the file in the package",
+    "gpg": "needs a key of the person who signs",
     "install": "tests/deploy/ and tests/end_to_end/test_pair.py install the files",
     "ipvsadm": "LVS is not on this machine; tests/importer/ reads its output",
     "journalctl": "tests/daemon/test_systemd.py starts journald",
     "keepalived": "tests/end_to_end/test_pair.py runs keepalived with the file",
     "nftlb-preload": "tests/test_preload.py runs the script",
     "python3": "tests/deploy/test_wheel.py makes the environment",
+    "sha256sum": "tests/deploy/test_package_files.py checks the hashes",
     "systemctl": "tests/deploy/ starts and reloads the service",
     "/opt/nftlb/bin/pip": "tests/deploy/test_wheel.py installs the wheel",
+    "tar": "tests/deploy/test_package_files.py reads the file in the package",
     "tools/inside.sh": "`make test-debian13` runs it",
 }
 """Programs whose commands no test of documents runs, with the reason."""
