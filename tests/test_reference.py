@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import yaml
 from fake_service import NOON, a_backend, a_collector, a_pool, an_overview
 from prometheus_client.parser import text_string_to_metric_families
 
 import nftlb.cli.diff
 import nftlb.client  # noqa: F401 - for its exit statuses
-from nftlb.cli.group import COMMANDS
+from nftlb.cli.group import COMMANDS, root
 from nftlb.config import json_schema, parse_config
 from nftlb.daemon.journal import message_id
 from nftlb.errors import NftlbError
@@ -171,3 +173,21 @@ def test_commands_are_documented() -> None:
     text = "".join(path.read_text() for path in [ROOT / "README.md", *DOCS.rglob("*.md")])
 
     assert set() == COMMANDS.keys() - set(re.findall(r"nftlb ([a-z]+)", text))
+
+
+def test_generated_pages_have_everything() -> None:
+    """The pages that `make docs` generates have every command with its options, every key, and every call."""
+    pages = runpy.run_path(str(ROOT / "tools/reference.py"))["pages"]()
+
+    assert list(COMMANDS) == re.findall(r"(?m)^## (.*)$", pages["commands.md"])
+    for name in COMMANDS:
+        command = root.get_command(click.Context(root), name)
+        assert command is not None
+        section = pages["commands.md"].split(f"\n## {name}\n")[1].split("\n## ")[0]
+        long_ones = {
+            max(one.opts, key=len) for one in command.params if isinstance(one, click.Option) and not one.hidden
+        }
+        assert set() == long_ones - set(re.findall(r"(--[\w-]+)", section)), name
+    assert set(_keys(json_schema())) == set(re.findall(r"(?m)^\| `([^`]+)` \|", pages["keys.md"]))
+    calls = {(route.method, route.path) for route in ROUTES}
+    assert calls == {tuple(call.split()) for call in re.findall(r"(?m)^## (.*)$", pages["api.md"])}

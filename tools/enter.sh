@@ -9,9 +9,10 @@ set -eu
 
 if [ "${1:-}" != --inside ]; then
 	# In the background: in the foreground this shell would handle a signal only after the command. `unshare` ignores
-	# signals.
+	# signals. The shell gives a process in the background no standard input, so it gets a copy.
+	exec 3<&0
 	env --default-signal=INT,QUIT setpriv --pdeathsig KILL \
-		unshare --mount --pid --ipc --fork --kill-child "$0" --inside "$@" <&0 &
+		unshare --mount --pid --ipc --fork --kill-child "$0" --inside "$@" <&3 3<&- &
 	trap 'kill -KILL $!' HUP TERM
 	trap : INT # from a terminal, which sends it to the command too
 	while wait $! && status=0 || status=$? && kill -0 $! 2>/dev/null; do :; done

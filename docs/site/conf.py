@@ -4,7 +4,15 @@ project = "nftlb"
 project_copyright = "the nftlb authors"
 extensions = ["myst_parser"]
 root_doc = "docs/site/index"
-include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**", "rules/README.md", "bench/README.md"]
+include_patterns = [
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "docs/**",
+    "rules/README.md",
+    "bench/README.md",
+    "build/reference/*.md",
+]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 
 # Anchors are those of GitHub, so that links work there too; the tests of links use the same rule.

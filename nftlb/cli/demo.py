@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from nftlb.errors import NftlbError
+from nftlb.kernel.binding import nftables_binding
 from nftlb.lab import VIP4, VIP6, Lab, userns
 
 from .arguments import examples
@@ -37,6 +38,7 @@ _AT_A_TIME = 50
 @click.command("demo", epilog=examples("nftlb demo"))
 def demo_command() -> None:
     """Show nftlb at work with a client, a balancer and backends in temporary network namespaces. Needs no root."""
+    nftables_binding()  # an error here is clearer than an error in the log of the daemon
     userns.ensure()
     text = (files("nftlb.cli") / "demo.yaml").read_text()
     with TemporaryDirectory(prefix="nftlb-demo-") as folder, Lab(backends=3) as lab, ExitStack() as stack:

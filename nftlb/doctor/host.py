@@ -9,8 +9,9 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nftlb.errors import NftlbError
+from nftlb.errors import NftlbError, SystemFault
 from nftlb.kernel import rtnetlink
+from nftlb.kernel.binding import how_to_get_it, nftables_binding
 from nftlb.kernel.conntrack import shared_zones
 from nftlb.kernel.ethtool import read_joining_offloads
 from nftlb.kernel.netlink import NETLINK_ROUTE, Netlink
@@ -217,10 +218,9 @@ def _shared_zones() -> Mapping[int, int] | None:
 def read_nft(tried: Mapping[str, str], own_table: str) -> NftFacts:
     """Check these texts without loading them, and read all tables but those called `own_table`."""
     try:
-        import nftables  # noqa: PLC0415 - belongs to the distribution, and its absence is a finding
-    except ImportError as problem:
-        return NftFacts(f"this Python has no binding of libnftables: {problem}", "apt install python3-nftables")
-    nft = nftables.Nftables()
+        nft = nftables_binding().Nftables()
+    except SystemFault:
+        return NftFacts("this Python has no binding of libnftables", how_to_get_it())
     nft.set_json_output(True)
     nft.set_terse_output(True)
     status, output, message = nft.cmd("list tables")

@@ -9,8 +9,9 @@ import subprocess
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from nftlb.errors import KernelError, SystemFault
+from nftlb.errors import KernelError
 
+from .binding import nftables_binding
 from .generation import Generation
 from .reading import TablesReader, read_counts, read_reply_counts, read_siblings
 from .sources import read_sources
@@ -64,7 +65,7 @@ class LibNftables:
     """libnftables of one network namespace. Only threads in that namespace may make and call it."""
 
     def __init__(self) -> None:
-        self._nft = _context()
+        self._nft = nftables_binding().Nftables()
         self._generation = Generation()
         self._readers: dict[str, TablesReader] = {}
 
@@ -82,7 +83,7 @@ class LibNftables:
     def check(self, text: str) -> None:
         # In a separate context: libnftables 1.0.6 remembers checked objects as if they were loaded, and then refuses
         # the next transaction.
-        context = _context()
+        context = nftables_binding().Nftables()
         context.set_dry_run(True)
         _run(context, text)
 
@@ -117,16 +118,6 @@ class LibNftables:
 
     def generation(self) -> int:
         return self._generation.read()
-
-
-def _context() -> Any:
-    try:
-        import nftables  # noqa: PLC0415 - belongs to the distribution; compile and check do without it
-    except ImportError as error:
-        raise SystemFault(
-            f"no nftables binding for this Python ({error}); on Debian: apt install python3-nftables"
-        ) from None
-    return nftables.Nftables()
 
 
 def _run(context: Any, text: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, Self
 
-from nftlb.errors import KernelError, SystemFault
+from nftlb.errors import KernelError
+from nftlb.kernel.binding import nftables_binding
 
 from . import links, plan
 from .host import Host
@@ -121,13 +122,7 @@ class Lab:
 
     def _run_nft(self, commands: str) -> str:
         if self._nftables is None:
-            try:
-                import nftables  # noqa: PLC0415 - from the distribution; only `Lab.nft` needs it
-            except ImportError as problem:
-                raise SystemFault(
-                    "the nftables binding for Python is missing: apt install python3-nftables"
-                ) from problem
-            self._nftables = nftables.Nftables()
+            self._nftables = nftables_binding().Nftables()
         status, output, error = self._nftables.cmd(commands)
         if status:
             raise KernelError(error.strip())

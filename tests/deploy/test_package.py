@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -447,14 +446,3 @@ def tcp_server(port: int) -> Any:
     import socket  # noqa: PLC0415 - made in the namespace of the thread that calls
 
     return socket.create_server(("", port))
-
-
-def test_manual(balancer: Machine) -> None:
-    """The manual page in the units exists, and names every command."""
-    page = balancer.root / "usr/share/man/man8/nftlb.8.gz"
-    text = subprocess.run(["gzip", "-dc", page], check=True, capture_output=True, text=True).stdout
-
-    listed = balancer.run(["nftlb", "--help"]).partition("Commands:\n")[2].partition("\n\n")[0]
-    commands = [line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "]
-    assert "run" in commands
-    assert [] == [name for name in commands if not re.search(rf"\b{name}\b", text)]

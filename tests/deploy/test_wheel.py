@@ -16,10 +16,16 @@ for name in ("web/page/index.html", "cli/demo.yaml", "py.typed"):
 assert "/site-packages/" in str(files("nftlb"))
 """
 
+NEED_NO_BINDING = ("check", "compile")
+NEED_BINDING = ("apply", "diff", "run", "restore", "remove", "doctor", "demo")
+
 
 @pytest.mark.timeout(600)
 def test_the_wheel_installs_and_runs(tmp_path: Path) -> None:
-    """The wheel of `make wheel` works in a clean environment, with the command and its data files."""
+    """The wheel of `make wheel` works in a clean environment, with the command and its data files.
+
+    Without the distribution's packages, commands that use the kernel say what to do; when that is done, they work.
+    """
 
     def pip(python: Path | str, *words: str | Path) -> None:
         done = subprocess.run(
@@ -34,7 +40,7 @@ def test_the_wheel_installs_and_runs(tmp_path: Path) -> None:
     pip(sys.executable, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, ".")
     (wheel,) = tmp_path.glob("nftlb-*-py3-none-any.whl")
     environment = tmp_path / "environment"
-    subprocess.run(["/usr/bin/python3", "-m", "venv", "--system-site-packages", environment], check=True)
+    subprocess.run(["/usr/bin/python3", "-m", "venv", environment], check=True)
     pip(environment / "bin/python", "install", "--require-hashes", "-r", "requirements/run.txt")
     pip(environment / "bin/python", "install", "--no-deps", wheel)
 
@@ -53,3 +59,28 @@ def test_the_wheel_installs_and_runs(tmp_path: Path) -> None:
         ).stderr
     )
     assert "table ip nftlb" in run(environment / "bin/nftlb", "compile", ROOT / "rules/dns.yaml")
+
+    said = {}
+    for command in NEED_NO_BINDING + NEED_BINDING:
+        words = [] if command in {"remove", "demo"} else [ROOT / "rules/dns.yaml"]
+        done = subprocess.run(
+            ["unshare", "--net", environment / "bin/nftlb", command, *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        said[command] = (done.returncode, done.stdout if command == "doctor" else done.stderr)
+    line = "include-system-site-packages = true"
+    for command in NEED_BINDING:
+        status, text = said[command]
+        assert 3 == status, command
+        assert "no binding of libnftables" in text
+        assert "apt install python3-nftables" in text
+        assert f"`{line}` into {environment}/pyvenv.cfg" in text
+        assert "Traceback" not in text
+    assert [(0, "")] * 2 == [said[command] for command in NEED_NO_BINDING]
+    settings = environment / "pyvenv.cfg"
+    settings.write_text(settings.read_text().replace(line.replace("true", "false"), line))
+    loaded = run("unshare", "--net", environment / "bin/nftlb", "apply", ROOT / "rules/dns.yaml")
+    assert "1 transaction" in loaded

@@ -337,4 +337,5 @@ class TestRealHosts:
 
         (finding,) = faults(balancer.call(examine, parse_config(NAT)))
 
-        assert (finding.subject, finding.fix) == ("nftables", "apt install python3-nftables")
+        assert "nftables" == finding.subject
+        assert finding.fix.startswith("apt install python3-nftables")
