@@ -253,8 +253,9 @@ def message(text: str) -> str:
 
 def caller() -> str:
     """The scenario of the backend."""
-    steps = []
-    for number, (method, answered) in enumerate(CALL, 1):
+    steps, number = [], 0
+    for method, answered in CALL:
+        number += method != "ACK"  # an ACK has the number of its INVITE
         first = f"{method} sip:carrier@[remote_ip]:[remote_port] SIP/2.0"
         steps.append(message(_HEADERS.format(first=first, number=number, method=method)))
         steps += ['<recv response="200"/>\n'] if answered else []
