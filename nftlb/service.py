@@ -64,9 +64,7 @@ class BackendStatus(StatusModel):
     weight: int = Field(description="the weight, as configured or as set at run time")
     share: float = Field(description="the part of the packets of the pool that it receives now, 0 to 1")
     in_rotation: bool = Field(description="whether the backend receives packets now")
-    standby: bool = Field(
-        description="whether it is usable and receives no packets, because another priority serves"
-    )
+    standby: bool = Field(description="whether it is usable and receives no packets, because another priority serves")
     since: datetime = Field(description="when `up` last changed")
     reason: str = Field(description="the reason of `up`")
     added: bool = Field(description="whether it was added at run time and is not in the file")
@@ -166,9 +164,7 @@ class PoolStatus(StatusModel):
     priority: int | None = Field(
         description="the priority that serves, the worst of several families; null: no priority serves alone"
     )
-    min_healthy: str = Field(
-        description="how much of a priority must be usable so that it serves, such as 1 or 50%"
-    )
+    min_healthy: str = Field(description="how much of a priority must be usable so that it serves, such as 1 or 50%")
     preempts_at: datetime | None = Field(
         description="when a lower priority takes the packets back, if its backends stay usable; null: none waits"
     )
