@@ -64,9 +64,7 @@ class BackendStatus(StatusModel):
     weight: int = Field(description="the weight, as configured or as set at run time")
     share: float = Field(description="the part of the packets of the pool that it receives now, 0 to 1")
     in_rotation: bool = Field(description="whether the backend receives packets now")
-    standby: bool = Field(
-        description="whether it is in service and receives no packets, because another priority serves"
-    )
+    standby: bool = Field(description="whether it is usable and receives no packets, because another priority serves")
     since: datetime = Field(description="when `up` last changed")
     reason: str = Field(description="the reason of `up`")
     added: bool = Field(description="whether it was added at run time and is not in the file")
@@ -154,23 +152,21 @@ class PoolStatus(StatusModel):
     )
     ready: bool = Field(description="whether the pool has its quorum, and this host has all that the pool needs")
     lacking: tuple[str, ...] = Field((), description="what the pool needs and this host lacks, one line each")
-    quorum: int = Field(description="how many backends in service the pool needs")
+    quorum: int = Field(description="how many usable backends the pool needs")
     healthy: int = Field(
-        description="how many backends are in service: up, enabled (by the operator and by the agent), and with a "
-        "weight above 0; a drained backend is not in service"
+        description="how many backends are usable: up, enabled (by the operator and by the agent), and with a "
+        "weight above 0; a drained backend is not usable"
     )
     mode: str = Field(
-        description="which backends get the packets; the worst of several families. healthy: backends in service. "
-        "panic: all enabled backends, because too few are in service. fallback: no backend is in service"
+        description="which backends get the packets; the worst of several families. healthy: usable backends. "
+        "panic: all enabled backends, because too few are usable. fallback: no backend is usable"
     )
     priority: int | None = Field(
         description="the priority that serves, the worst of several families; null: no priority serves alone"
     )
-    min_healthy: str = Field(
-        description="how much of a priority must be in service so that it serves, such as 1 or 50%"
-    )
+    min_healthy: str = Field(description="how much of a priority must be usable so that it serves, such as 1 or 50%")
     preempts_at: datetime | None = Field(
-        description="when a lower priority takes the packets back, if its backends stay in service; null: none waits"
+        description="when a lower priority takes the packets back, if its backends stay usable; null: none waits"
     )
     since: datetime = Field(description="when `ready` last changed")
     packets: int
