@@ -209,7 +209,7 @@ def _summary(control: Controller) -> str:
     healthy = sum(backend.counted for pool in pools for backend in pool.backends.values())
     everyone = sum(len(pool.backends) for pool in pools)
     short = [pool.pool.name for pool in pools if not pool.ready]
-    words = f"{len(pools)} pool(s), {healthy} of {everyone} backends in service"
+    words = f"{len(pools)} pool(s), {healthy} of {everyone} backends usable"
     if short:
         words += f", without quorum: {', '.join(short[:5])}"
     if control.state.copy:

@@ -39,17 +39,17 @@ def consequences(before: Standing, after: Standing) -> tuple[str, ...]:
 def _of_rotation(name: str, before: Rotation, after: Rotation, pool: PoolHealth) -> Iterator[str]:
     if after.mode is not before.mode:
         if after.mode is RotationMode.FALLBACK:
-            yield f"{name} would have no backend in service; {_fallback(pool)}"
+            yield f"{name} would have no usable backend; {_fallback(pool)}"
         elif after.mode is RotationMode.PANIC:
             yield (
-                f"{name} would be in panic: less than {pool.pool.panic}% of its weight would be in service, so all "
+                f"{name} would be in panic: less than {pool.pool.panic}% of its weight would be usable, so all "
                 "enabled backends would get packets, also those that are down"
             )
     elif after.mode is RotationMode.FALLBACK and before.backends and not after.backends:
         yield f"{name} would have no enabled backend; its packets would be rejected"
     if after.mode is RotationMode.HEALTHY and before.mode is RotationMode.HEALTHY and after.priority != before.priority:
         if after.priority is None:
-            yield f"{name} would have no priority with enough backends; all backends in service would share its packets"
+            yield f"{name} would have no priority with enough backends; all usable backends would share its packets"
         elif before.priority is not None and after.priority > before.priority:
             yield f"{name} would switch to priority {after.priority}, from priority {before.priority}"
 
@@ -71,7 +71,7 @@ def _of_quorum(before: PoolHealth, after: PoolHealth) -> Iterator[str]:
     if before.quorate and not after.quorate:
         yield (
             f"the pool {after.pool.name} would lose its quorum, and would not be ready: {after.healthy} of "
-            f"{len(after.backends)} backends would be in service, the quorum is {after.pool.quorum}"
+            f"{len(after.backends)} backends would be usable, the quorum is {after.pool.quorum}"
         )
 
 

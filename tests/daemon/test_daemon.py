@@ -115,7 +115,7 @@ def test_start_and_end_are_reported_to_systemd(files: DaemonFiles) -> None:
 
     async def scene() -> None:
         async with running(files):
-            assert "READY=1\nSTATUS=1 pool(s), 2 of 2 backends in service" == await files.await_message("READY")
+            assert "READY=1\nSTATUS=1 pool(s), 2 of 2 backends usable" == await files.await_message("READY")
         assert "STOPPING=1" == await files.await_message("STOPPING")
 
     asyncio.run(scene())

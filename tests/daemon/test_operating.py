@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DRAIN = BackendChange(admin=Admin.DRAIN)
 _NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
-NOBODY = "the pool dns would have no backend in service; its packets would be rejected"
+NOBODY = "the pool dns would have no usable backend; its packets would be rejected"
 
 
 @pytest.fixture

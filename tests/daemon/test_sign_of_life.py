@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 INTERVAL = 15.0
 FED = "WATCHDOG=1"
 WELL, ONE_DOWN, NO_QUORUM = (
-    f"STATUS=1 pool(s), {healthy} of 3 backends in service{more}"
+    f"STATUS=1 pool(s), {healthy} of 3 backends usable{more}"
     for healthy, more in ((3, ""), (2, ""), (0, ", without quorum: dns"))
 )
 

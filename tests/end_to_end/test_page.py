@@ -228,7 +228,7 @@ def test_phone_and_keyboard(chromium: Browser) -> None:
 def test_operating(chromium: Browser) -> None:
     """A change that loses traffic is asked back with its consequences, and a wrong token or a refusal is shown."""
     with served(showcase()) as api, opened(chromium, api.url) as (page, faults):
-        consequence = "the pool dns would have 2 of 4 backends in service"
+        consequence = "the pool dns would have 2 of 4 backends usable"
         answer(page, "*preview=true", {"consequences": [consequence]})
         row(page, "ns1").get_by_role("button").click()
         page.get_by_role("button", name="Drain").click()

@@ -32,9 +32,9 @@ def after(of: Pool, change: BackendChange, *down: str, name: str = "b1", changed
 
 
 LOST = "the pool dns would lose its quorum, and would not be ready: "
-QUORUM = f"{LOST}0 of 2 backends would be in service, the quorum is 1"
+QUORUM = f"{LOST}0 of 2 backends would be usable, the quorum is 1"
 
-NOBODY = "the pool dns would have no backend in service; "
+NOBODY = "the pool dns would have no usable backend; "
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_backend_among_others() -> None:
 
 def test_below_the_quorum() -> None:
     """The quorum is lost while backends still serve; a quorum that was lost before is not lost again."""
-    lost = f"{LOST}2 of 3 backends would be in service, the quorum is 3"
+    lost = f"{LOST}2 of 3 backends would be usable, the quorum is 3"
     assert [lost] == after(dns(3, quorum=3), DRAIN)
     assert [] == after(dns(3, quorum=3), DRAIN, "b2")
 
@@ -86,7 +86,7 @@ def test_panic() -> None:
     of = pool("dns", UDP, servers, health=(PING,), panic=50)
 
     words = (
-        "the pool dns would be in panic: less than 50% of its weight would be in service, so all enabled backends "
+        "the pool dns would be in panic: less than 50% of its weight would be usable, so all enabled backends "
         "would get packets, also those that are down"
     )
     assert [words] == after(of, DRAIN, "c0", "c1")
@@ -118,4 +118,4 @@ def test_two_families() -> None:
     servers = (backend("b1", "10.0.0.11:53"), backend("b2", "[2001:db8::2]:53"))
     of = pool("dns", (UDP, "[2001:db8::53]:53/udp"), servers, health=(PING,))
 
-    assert ["the pool dns (ip) would have no backend in service; its packets would be rejected"] == after(of, DRAIN)
+    assert ["the pool dns (ip) would have no usable backend; its packets would be rejected"] == after(of, DRAIN)

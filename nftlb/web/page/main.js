@@ -9,7 +9,7 @@ import {startNotices} from "./notices.js";
 import {startOperating} from "./operate.js";
 import {showPools, showTrouble, startPools} from "./pools.js";
 import {forget, keep, measure, meterOf} from "./rates.js";
-import {overallState, responseTime, troubles} from "./states.js";
+import {overallState, responseTime, servingIn, troubles} from "./states.js";
 import {KINDS, note, readHistory, showTimeline, startTimeline} from "./timeline.js";
 
 const POLL = 2000, STALE = 8000;  // milliseconds
@@ -117,7 +117,7 @@ function listen() {
 // --- showing ---------------------------------------------------------------------------------------------------------
 
 function draw() {
-  const sum = each => status.pools.reduce((total, pool) => total + each(pool), 0), good = sum(pool => pool.healthy), all = sum(pool => pool.backends.length);
+  const sum = each => status.pools.reduce((total, pool) => total + each(pool), 0), good = sum(servingIn), all = sum(pool => pool.backends.length);
   const overall = overallState(status), host = status.host || location.hostname, {rate} = meterOf("");
   say($("host"), host);
   say($("version"), `nftlb ${status.version}, up for ${ago(status.started)}`);

@@ -37,10 +37,13 @@ export function poolState(pool) {
   return {name: "good", kind: "good", sign: "✓", word: "ready", rank: 7};
 }
 
+/** How many backends of a pool are in service: they get packets. */
+export function servingIn(pool) { return pool.backends.filter(one => one.in_rotation).length; }
+
 export function poolFacts(pool) {
-  const several = new Set(pool.backends.map(one => one.priority)).size > 1;
+  const several = new Set(pool.backends.map(one => one.priority)).size > 1, serving = servingIn(pool);
   return [
-    pool.healthy + " of " + pool.backends.length + " in service",
+    serving + " of " + pool.backends.length + " in service" + (serving === pool.healthy ? "" : ", " + pool.healthy + " usable"),
     "quorum " + pool.quorum,
     ...(several && pool.priority !== null ? ["priority " + pool.priority] : []),
   ].join(", ");
@@ -59,7 +62,7 @@ export function reasonOf(backend) {
   return [backend.reason, ...pending].filter(Boolean).join(" · ");
 }
 
-/** The share of the pool's weight that a backend has if all are healthy and in service. */
+/** The share of the pool's weight that a backend has if all are usable. */
 function nominal(pool, backend) {
   const sum = pool.backends.reduce((total, one) => total + (one.priority === backend.priority ? one.weight : 0), 0);
   return sum ? backend.weight / sum : 0;
@@ -84,7 +87,7 @@ export function troubles(status) {
   for (const pool of status.pools) {
     for (const what of pool.lacking) put(0, "bad", pool.name, "not ready: " + what, pool.name);
     if (!pool.ready && !pool.lacking.length) {
-      put(1, "bad", pool.name, "not ready: " + pool.healthy + " in service, the quorum is " + pool.quorum, pool.name);
+      put(1, "bad", pool.name, "not ready: " + pool.healthy + " usable, the quorum is " + pool.quorum, pool.name);
     }
     if (pool.ready && pool.mode !== "healthy") put(1, "bad", pool.name, "serves in mode " + pool.mode, pool.name);
     for (const backend of pool.backends) {
