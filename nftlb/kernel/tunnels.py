@@ -25,6 +25,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.compiler import Hop
+from nftlb.compiler.routes import TUNNEL_PREFIX
 from nftlb.errors import KernelError
 from nftlb.model import Encap
 
@@ -187,6 +188,19 @@ class TunnelLinks:
             if error and error.errno != errno.ENODEV:
                 return False
         return {link.index for link in self.present(netlink).values() if link.doomed} <= set(indices)
+
+
+def read_tunnels() -> dict[str, Link]:
+    """Return the interfaces with names of tunnels, by name, in the network namespace of this thread.
+
+    Raises KernelError if the kernel refuses.
+    """
+    try:
+        with Netlink(NETLINK_ROUTE) as netlink:
+            present = TunnelLinks().present(netlink)
+    except OSError as error:
+        raise KernelError(f"the tunnels of this host can't be read: {error.strerror}") from error
+    return {name: link for name, link in present.items() if name.startswith(TUNNEL_PREFIX)}
 
 
 def missing_kinds(wanted: Iterable[tuple[Encap, int]]) -> frozenset[tuple[Encap, int]]:
