@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nftlb.compiler.routes import tunnel_hop
 from nftlb.kernel.neighbours import Neighbour
 from nftlb.kernel.rtnetlink import LOCAL, UNICAST
 from nftlb.kernel.surroundings import Lookup
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from nftlb.kernel.rtnetlink import Route
     from nftlb.kernel.surroundings import Surroundings
+    from nftlb.kernel.tunnels import Link
     from nftlb.model import Backend, Config, IPAddress, Pool
 
 
@@ -69,6 +71,7 @@ def lacking(config: Config, host: Surroundings) -> Iterator[Lack]:
         if pool.helper in host.missing_helpers:
             yield helper_lack(pool)
         yield from tunnel_lacks(pool, host)
+        yield from _lacking_tunnels(pool, host)
 
 
 def helper_lack(pool: Pool) -> Lack:
@@ -90,6 +93,50 @@ def tunnel_lacks(pool: Pool, host: Surroundings) -> Iterator[Lack]:
         message = f"this kernel has no interfaces of the type {kind.name}, which `encap` of pool {pool.name} needs"
         fix = f"modprobe {kind.module}, or use a kernel with {kind.option}"
         yield Lack(pool.name, f"encap {pool.encap}", message, fix)
+
+
+def stale_tunnels(config: Config, host: Surroundings) -> frozenset[str]:
+    """The interfaces of tunnels that send from an address which this host no longer has. A load makes them again."""
+    return frozenset(
+        hop.device
+        for pool in config.pools
+        if pool.encap is not Encap.NONE
+        for address in _destinations(pool)
+        if (hop := tunnel_hop(pool.encap, address)) and _is_stale((host.tunnels or {}).get(hop.device), host)
+    )
+
+
+def _is_stale(link: Link | None, host: Surroundings) -> bool:
+    return link is not None and link.ours and link.local is not None and link.local not in host.usable
+
+
+def _lacking_tunnels(pool: Pool, host: Surroundings) -> Iterator[Lack]:
+    for backend in _served(pool):
+        if (pool.encap, backend.address.version) in host.missing_tunnels:
+            continue  # a lack of the pool
+        trouble, fix = _tunnel_trouble(pool, backend, host)
+        if trouble:
+            message = f"{trouble}, for backend {pool.name}/{backend.name}"
+            yield Lack(pool.name, f"tunnel to {backend.address}", message, fix, backend.name)
+
+
+def _tunnel_trouble(pool: Pool, backend: Backend, host: Surroundings) -> tuple[str, str]:
+    """Return why packets do not get into the tunnel of a backend, and the fix; empty if they do or nothing is known."""
+    trouble = fix = ""
+    if pool.encap is Encap.NONE or host.tunnels is None:
+        return trouble, fix
+    hop = tunnel_hop(pool.encap, backend.address)
+    link = host.tunnels.get(hop.device)
+    if link is not None and not link.ours:
+        trouble = f"the interface {hop.device}, which nftlb did not make, has the name of the tunnel to {hop.via}"
+        fix = f"ip link set {hop.device} name ANOTHER"
+    elif link is None or not link.leads_to(hop):
+        trouble = f"the tunnel to {hop.via} could not be made, or was deleted"
+        fix = "the daemon tries again; the faults of the status, and nftlb apply, say what the kernel refuses"
+    elif _is_stale(link, host):
+        trouble = f"the tunnel to {hop.via} sends from {link.local}, which this host does not have any more"
+        fix = f"the daemon makes it again as soon as the route has another address: ip route get {hop.via}"
+    return trouble, fix
 
 
 def _kinds(pool: Pool) -> set[tuple[Encap, int]]:
@@ -155,8 +202,9 @@ def backend_path(pool: Pool, backend: Backend, host: Surroundings) -> BackendPat
         return BackendPath(neighbour=Neighbour(interface.index, backend.via or _gateway(route) or goal))
     if route is None or not _leads(route, host):
         return BackendPath(f"no route to {goal}")
-    if route.kind == LOCAL or route.several:
-        return BackendPath()  # no next hop on a link, or several
+    trouble, _ = _tunnel_trouble(pool, backend, host)
+    if trouble or route.kind == LOCAL or route.several:
+        return BackendPath(trouble)  # without trouble: no next hop on a link, or several
     return BackendPath(neighbour=Neighbour(route.index, route.gateway or goal))
 
 

@@ -25,7 +25,7 @@ MAY = {
     "kernel": {"errors", "model", "ruleset", "compiler", "sockets"},
     "swap": {"errors", "model", "ruleset", "compiler", "kernel"},
     "doctor": {"errors", "model", "ruleset", "compiler", "kernel", "requirements"},
-    "requirements": {"model", "kernel"},  # only the values of the kernel
+    "requirements": {"model", "compiler", "kernel"},  # only the values of the kernel, and the names of tunnels
     "health": {"model"},
     "programs": {"model"},
     "probes": {"errors", "files", "model", "health", "printable", "programs"},

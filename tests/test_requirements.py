@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING
 import pytest
 from pool_builders import backend, config, pool
 
+from nftlb.compiler.routes import tunnel_hop
 from nftlb.kernel.neighbours import Neighbour
 from nftlb.kernel.rtnetlink import LOCAL, Route
 from nftlb.kernel.surroundings import Interface, Lookup, Surroundings
+from nftlb.kernel.tunnels import Link
 from nftlb.model import Admin, Config, Encap, Forward, Health, Helper, Icmp, Per, SourceKind
-from nftlb.requirements import BackendPath, backend_path, lacking, lookups, summed_up, tunnel_kinds
+from nftlb.requirements import (
+    BackendPath,
+    backend_path,
+    lacking,
+    lookups,
+    stale_tunnels,
+    summed_up,
+    tunnel_kinds,
+)
 
 if TYPE_CHECKING:
     from nftlb.model import Pool
@@ -221,3 +231,40 @@ def test_a_kernel_without_tunnels() -> None:
     assert "this kernel has no interfaces of the type ipip, which `encap` of pool dns needs" == lack.message
     assert "modprobe ipip" in lack.fix
     assert {(Encap.IPIP, 4)} == tunnel_kinds(config(plain(), tunnelled))
+
+
+def test_a_tunnel_that_is_missing_or_sends_from_nowhere() -> None:
+    """A tunnel must be ours, be up, lead to the backend, and send from an address of this host."""
+    tunnelled = plain(6, forward=Forward.DSR, encap=Encap.GRE)
+    address, own = ip_address("fd00::11"), ip_address("fd00::1")
+    name = tunnel_hop(Encap.GRE, address).device
+    good = Link(7, ours=True, up=True, kind="ip6gre", local=own, remote=address)
+    here = replace(WELL, interfaces=(Interface(2, "eth1", addresses=frozenset({own})),))
+    gone = replace(WELL, interfaces=(Interface(2, "eth1", addresses=frozenset({own}), unusable=frozenset({own})),))
+    path = BackendPath(neighbour=Neighbour(2, address))
+
+    def findings(where: Surroundings, link: Link | None) -> tuple[list[str], BackendPath, frozenset[str]]:
+        where = replace(where, tunnels={name: link} if link else {})
+        lacks = list(lacking(config(tunnelled), where))
+        assert {"b1"} >= {lack.backend for lack in lacks}
+        stale = stale_tunnels(config(tunnelled), where)
+        return [lack.message for lack in lacks], backend_path(tunnelled, tunnelled.backends[0], where), stale
+
+    assert ([], path, frozenset()) == findings(here, good)
+    bad = "the tunnel to fd00::11 could not be made, or was deleted"
+    away = "the tunnel to fd00::11 sends from fd00::1, which this host does not have any more"
+    foreign = f"the interface {name}, which nftlb did not make, has the name of the tunnel to fd00::11"
+    for where, link, trouble in (
+        (here, None, bad),
+        (here, replace(good, up=False), bad),
+        (here, replace(good, remote=own), bad),
+        (here, replace(good, kind="ip6tnl"), bad),
+        (here, replace(good, doomed=True), bad),
+        (here, Link(8, ours=False, up=True, kind="bridge"), foreign),
+        (gone, good, away),
+    ):
+        stale = frozenset({name} if trouble == away else ())
+        assert ([f"{trouble}, for backend dns/b1"], BackendPath(trouble), stale) == findings(where, link)
+    assert [] == subjects(tunnelled, WELL)  # the tunnels were not read
+    without = replace(here, tunnels={}, missing_tunnels=frozenset({(Encap.GRE, 6)}))
+    assert ["dns: encap gre"] == subjects(tunnelled, without)

@@ -20,9 +20,6 @@ _WORDS = {
     "gate": "dsr",
     "gatewaying": "dsr",
     "direct": "dsr",
-    "tun": "dsr",
-    "tunnel": "dsr",
-    "ipip": "dsr",
     "masq": "nat",
     "masquerade": "nat",
     "masquerading": "nat",
@@ -59,6 +56,11 @@ _WORDS = {
     "draining": "drain",
 }
 """Words of other programs, and the words of nftlb. A word only counts where its counterpart is allowed."""
+_TUNNELS = {
+    **dict.fromkeys(("tun", "tunnel", "ipip", "ip6ip6", "ipip6", "ip6tnl"), "ipip"),
+    **dict.fromkeys(("gre", "ip6gre"), "gre"),
+}
+"""Words of other programs for a tunnel, as a way to forward or as the type of an interface, and the words of nftlb."""
 _COUNTS_CONNECTIONS = {"leastconn", "least_conn", "lc", "wlc", "lblc", "lblcr", "sed", "nq", "lblb"}
 
 
@@ -69,7 +71,10 @@ def word(found: object, allowed: Collection[str]) -> str:
     text = found.strip().lower()
     if text in _COUNTS_CONNECTIONS and "round-robin" in allowed:
         return _NO_CONNECTIONS
-    meant = text if text in allowed else _WORDS.get(text, "")
+    tunnel = _TUNNELS.get(text)
+    if tunnel and "dsr" in allowed:
+        return f"write dsr, with encap: {tunnel}"
+    meant = text if text in allowed else tunnel or _WORDS.get(text, "")
     return f"write {meant}" if meant in allowed else ""
 
 

@@ -166,6 +166,10 @@ class Controller:
         self._lacks = tuple(lacks)
         self._assign_lacks()
 
+    def load_again(self) -> None:
+        """Load again soon: this host has changed."""
+        self.reconciler.suspect_host()
+
     # --- DNS ---------------------------------------------------------------------------------------------------------
 
     async def use_answer(self, lookup: HostLookup, servers: tuple[FoundServer, ...]) -> None:

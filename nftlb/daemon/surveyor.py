@@ -22,8 +22,8 @@ from nftlb.kernel import LibNftables
 from nftlb.kernel.helpers import has_helper, missing_helpers
 from nftlb.kernel.neighbours import USABLE, State, ask_neighbours
 from nftlb.kernel.surroundings import Surroundings, read_surroundings, usable_addresses
-from nftlb.kernel.tunnels import missing_kinds
-from nftlb.requirements import backend_path, lacking, lookups, tunnel_kinds
+from nftlb.kernel.tunnels import missing_kinds, read_tunnels
+from nftlb.requirements import backend_path, lacking, lookups, stale_tunnels, tunnel_kinds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
@@ -65,6 +65,9 @@ class HostObserver(Protocol):
     def set_lacks(self, lacks: Iterable[Lack]) -> None:
         """Record what pools need and this host lacks."""
 
+    def load_again(self) -> None:
+        """Load again: tunnels send from addresses that this host no longer has."""
+
     def set_reachability(self, unreachable: Mapping[Name, str], unconfirmed: Mapping[Name, str]) -> None:
         """Record the unreachable backends, and those whose neighbour has not answered yet, each with the reason."""
 
@@ -74,7 +77,8 @@ class _View:
     """The result of a survey.
 
     `troubles`: why backends can't be reached. `behind`: the backends behind each neighbour. `intervals`: seconds
-    between requests to neighbours of backends whose checks pass when the backend stays silent.
+    between requests to neighbours of backends whose checks pass when the backend stays silent. `stale`: the tunnels
+    that a load has to make again.
     """
 
     host: Surroundings = field(default_factory=Surroundings)
@@ -82,6 +86,7 @@ class _View:
     troubles: Mapping[Name, str] = field(default_factory=dict)
     behind: Mapping[Neighbour, tuple[Name, ...]] = field(default_factory=dict)
     intervals: Mapping[Neighbour, float] = field(default_factory=dict)
+    stale: frozenset[str] = frozenset()
 
 
 class Surveyor:
@@ -167,6 +172,9 @@ class Surveyor:
             self._faults.clear("addresses")
 
     def _use(self, view: _View) -> None:
+        # Only once for each tunnel: a load that can't make the tunnel is repeated without us.
+        if view.stale - self._view.stale:
+            self._observer.load_again()
         self._view = view
         self._failed &= view.behind.keys()
         self._states = {key: state for key, state in self._states.items() if key in view.behind}
@@ -278,10 +286,12 @@ def _missing_helpers(config: Config) -> frozenset[str]:
 
 def _view(config: Config) -> _View:
     """Survey. Runs in a thread: with ten thousand backends this takes some tenths of a second."""
+    kinds = tunnel_kinds(config)
     host = replace(
         read_surroundings(lookups(config)),
         missing_helpers=_missing_helpers(config),
-        missing_tunnels=missing_kinds(tunnel_kinds(config)),
+        missing_tunnels=missing_kinds(kinds),
+        tunnels=read_tunnels() if kinds else None,
     )
     troubles: dict[Name, str] = {}
     behind: dict[Neighbour, list[Name]] = {}
@@ -297,4 +307,4 @@ def _view(config: Config) -> _View:
                 if weak:
                     intervals[found.neighbour] = min(*weak, intervals.get(found.neighbour, inf))
     names = {neighbour: tuple(behind_it) for neighbour, behind_it in behind.items()}
-    return _View(host, tuple(lacking(config, host)), troubles, names, intervals)
+    return _View(host, tuple(lacking(config, host)), troubles, names, intervals, stale_tunnels(config, host))

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from nftlb.model import IPAddress
 
-    from .tunnels import Link, TunnelKind
+    from .tunnels import Link, Tunnel, TunnelKind
 
 PROTOCOL = 110
 """The protocol number of our rules and routes. Neither iproute2's rt_protos nor the kernel's header assigns it."""
@@ -87,7 +87,9 @@ class PolicyRouting:
                         raise _refusal(f"can't read the routing rules of IPv{version}", error) from error
                 else:
                     work.settle(netlink, version, hops_of_version, rules, routes)
-            work.delete_tunnels(netlink, {name: link for name, link in present.items() if name not in through})
+            work.delete_links(
+                netlink, {name: link for name, link in present.items() if link.ours and name not in through}
+            )
         if work.failures:
             raise KernelError("\n".join(work.failures))
         return work.changes
@@ -163,58 +165,72 @@ class _Work:
 
     def make_tunnels(self, netlink: Netlink, hops: Mapping[str, Hop], present: Mapping[str, Link]) -> None:
         """Make the tunnels of these hops, by the names of their interfaces. `present`: the interfaces of this host."""
+        found = [self._tunnel_to_make(netlink, hop, present.get(name)) for name, hop in hops.items()]
+        tunnels = [tunnel for tunnel in found if tunnel is not None]
+        kept = self.delete_links(
+            netlink, {tunnel.name: present[tunnel.name] for tunnel in tunnels if tunnel.name in present}
+        )
         lacked: Counter[TunnelKind] = Counter()
-        for name, hop in hops.items():
-            kind = KINDS[hop.encap, hop.via.version]
+        for tunnel in tunnels:
+            if tunnel.name in kept:
+                continue  # a failure that was reported
+            if tunnel.kind in lacked:
+                lacked[tunnel.kind] += 1
+                continue
             try:
-                if kind in lacked:
-                    lacked[kind] += 1
-                else:
-                    self._make_tunnel(netlink, hop, present.get(name))
+                self.tunnels.add(netlink, tunnel)
+                self.indices[tunnel.name] = socket.if_nametoindex(tunnel.name)
             except OSError as error:
-                if error.errno == errno.EPERM:
-                    raise _refusal(f"can't make the tunnel to {hop.via}", error) from error
                 if error.errno == errno.EOPNOTSUPP:
-                    lacked[kind] += 1
+                    lacked[tunnel.kind] += 1
                 else:
-                    self.failures.append(
-                        f"can't make the tunnel to {hop.via}: {error.strerror}{_tunnel_fix(error, kind)}"
-                    )
+                    self._tunnel_failed(tunnel.hop, error)
+            else:
+                self.changes.append(tunnel.command)
         for kind, count in lacked.items():
             self.failures.append(
                 f"this kernel has no interfaces of the type {kind.name}, which `encap` needs for {count} addresses of "
                 f"backends: modprobe {kind.module}, or use a kernel with {kind.option}"
             )
 
-    def _make_tunnel(self, netlink: Netlink, hop: Hop, link: Link | None) -> None:
-        """Make the tunnel of a hop, unless `link`, the interface with its name, is that tunnel. OSError if refused."""
+    def _tunnel_to_make(self, netlink: Netlink, hop: Hop, link: Link | None) -> Tunnel | None:
+        """Return the tunnel of a hop, unless `link`, the interface with its name, is that tunnel or is not ours."""
         if link and not link.ours:
             self.failures.append(
                 f"can't make the tunnel to {hop.via}: an interface that nftlb did not make is called {hop.device}: "
                 f"ip link set {hop.device} name ANOTHER"
             )
-            return
-        tunnel = self.tunnels.wanted(netlink, hop)
+            return None
+        try:
+            tunnel = self.tunnels.wanted(netlink, hop)
+        except OSError as error:
+            self._tunnel_failed(hop, error)
+            return None
         if tunnel is None:
             self.failures.append(
                 f"can't make the tunnel to {hop.via}: this host has no route to it, or no IPv6 address to send from"
             )
-            return
-        if link and link.is_like(tunnel):
+        elif link and link.is_like(tunnel):
             self.indices[hop.device] = link.index
-            return
-        if link:
-            self.tunnels.delete(netlink, link.index)
-            self.changes.append(f"ip link delete {hop.device}")
-        self.tunnels.add(netlink, tunnel)
-        self.changes.append(tunnel.command)
-        self.indices[hop.device] = socket.if_nametoindex(hop.device)
+            return None
+        return tunnel
 
-    def delete_tunnels(self, netlink: Netlink, others: Mapping[str, Link]) -> None:
-        """Delete those of these interfaces that are ours."""
-        for name, link in others.items():
-            if link.ours:
-                self._do(f"ip link delete {name}", partial(self.tunnels.delete, netlink, link.index))
+    def _tunnel_failed(self, hop: Hop, error: OSError) -> None:
+        if error.errno == errno.EPERM:
+            raise _refusal(f"can't make the tunnel to {hop.via}", error) from error
+        self.failures.append(f"can't make the tunnel to {hop.via}: {error.strerror}{_tunnel_fix(error, hop)}")
+
+    def delete_links(self, netlink: Netlink, links: Mapping[str, Link]) -> set[str]:
+        """Delete interfaces, and return the names of those that the kernel did not delete."""
+        errors = self.tunnels.delete(netlink, [link.index for link in links.values()])
+        kept = set()
+        for name, link in links.items():
+            if error := errors.get(link.index):
+                kept.add(name)
+                self._refused(f"ip link delete {name}", error)
+            else:
+                self.changes.append(f"ip link delete {name}")
+        return kept
 
     def settle(
         self,
@@ -297,12 +313,16 @@ class _Work:
         try:
             action()
         except OSError as error:
-            if error.errno == errno.EPERM:
-                raise _refusal(f"can't {command}", error) from error
-            self.failures.append(f"can't {command}: {error.strerror}{fix(error) if fix else ''}")
+            self._refused(command, error, fix(error) if fix else "")
             return False
         self.changes.append(command)
         return True
+
+    def _refused(self, command: str, error: OSError, fix: str = "") -> None:
+        """Record that the kernel refused a change. Raises SystemFault if this process lacks the permission."""
+        if error.errno == errno.EPERM:
+            raise _refusal(f"can't {command}", error) from error
+        self.failures.append(f"can't {command}: {error.strerror}{fix}")
 
 
 def _netlink() -> Netlink:
@@ -332,9 +352,10 @@ def _is_plain_local(rule: RoutingRule) -> bool:
     return rule == RoutingRule(rule.version, LOCAL_TABLE, protocol=rule.protocol)
 
 
-def _tunnel_fix(error: OSError, kind: TunnelKind) -> str:
+def _tunnel_fix(error: OSError, hop: Hop) -> str:
     """Return the likely cause and its fix, to append to a message."""
     if error.errno == errno.EEXIST:
+        kind = KINDS[hop.encap, hop.via.version]
         return f": another tunnel of this host has the same ends: ip -details link show type {kind.name}"
     return ""
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.errors import KernelError
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from nftlb.model import Encap, HostAddresses
 
     from .rtnetlink import IPAddress, Route
+    from .tunnels import Link
 
 # include/uapi/linux/rtnetlink.h, netconf.h: links; then addresses, routes, rules and settings of IPv4 and IPv6
 _GROUPS = (1, 5, 9, 7, 11, 8, 19, 24, 25)
@@ -63,7 +66,8 @@ class Surroundings:
     """The state of the host. `forwards`: whether it forwards packets, by IP version.
 
     `missing_helpers`: the helpers of conntrack that pools need and the kernel lacks. `missing_tunnels`: the same for
-    types of tunnels, as keys of `tunnels.KINDS`.
+    types of tunnels, as keys of `tunnels.KINDS`. `tunnels`: the interfaces with names of tunnels; None if they were not
+    read.
     """
 
     interfaces: tuple[Interface, ...] = ()
@@ -71,6 +75,12 @@ class Surroundings:
     forwards: Mapping[int, bool] = field(default_factory=dict)
     missing_helpers: frozenset[str] = frozenset()
     missing_tunnels: frozenset[tuple[Encap, int]] = frozenset()
+    tunnels: Mapping[str, Link] | None = None
+
+    @cached_property
+    def usable(self) -> frozenset[IPAddress]:
+        """All addresses that `usable_addresses()` has."""
+        return frozenset(chain.from_iterable(usable_addresses(self.interfaces).values()))
 
     def interface(self, name: str) -> Interface | None:
         return next((interface for interface in self.interfaces if interface.name == name), None)

@@ -2,6 +2,8 @@
 
 The interfaces have the names of `tunnel_hop()`, and are in a link group of our own, which the kernel sets together with
 the name. So an interface is ours or not at every moment, also if this process dies. Other interfaces are never changed.
+Before several interfaces are deleted, they move to a second group of our own, which the kernel deletes as a whole. If
+this process dies before that, they are still ours, and no longer count as tunnels.
 
 There is one interface for each address, and not one for all with the address in the route (`external`): the kernel then
 would open tunnel packets from any sender, look up the route of the outer packet with the mark of the inner packet, and
@@ -17,10 +19,13 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
+from nftlb.compiler import Hop
+from nftlb.compiler.routes import TUNNEL_PREFIX
 from nftlb.errors import KernelError
 from nftlb.model import Encap
 
@@ -28,13 +33,14 @@ from . import rtnetlink
 from .netlink import NETLINK_ROUTE, NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL, Netlink, attribute, attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
-    from nftlb.compiler import Hop
     from nftlb.model import IPAddress
 
 GROUP = 0x6E66746C
 """The link group of our interfaces: "nftl" in ASCII."""
+DOOMED_GROUP = 0x6E667478
+"""The link group of those of our interfaces that are about to be deleted: "nftx" in ASCII."""
 
 # include/uapi/linux/if_link.h, if_tunnel.h, ip6_tunnel.h
 _IFLA_LINKINFO, _IFLA_GROUP = 18, 27
@@ -96,6 +102,10 @@ class Tunnel:
         return KINDS[self.encap, self.remote.version]
 
     @property
+    def hop(self) -> Hop:
+        return Hop(self.remote, self.name, self.encap)
+
+    @property
     def command(self) -> str:
         """The iproute2 command that makes the interface."""
         local = f" local {self.local}" if self.local else ""
@@ -110,7 +120,8 @@ class Tunnel:
 class Link:
     """An interface of this host whose name or group is that of a tunnel of ours.
 
-    `ours`: the group is ours. `kind`, `local` and `remote` are None or empty for an interface of another type.
+    `ours`: the group is one of ours. `doomed`: the group is that of interfaces to delete. `kind`, `local` and `remote`
+    are None or empty for an interface of another type.
     """
 
     index: int
@@ -119,11 +130,16 @@ class Link:
     kind: str = ""
     local: IPAddress | None = None
     remote: IPAddress | None = None
+    doomed: bool = False
+
+    def leads_to(self, hop: Hop) -> bool:
+        """Whether this is the interface of a hop's tunnel, and is up, whatever its own address."""
+        same = (self.kind, self.remote) == (KINDS[hop.encap, hop.via.version].name, hop.via)
+        return self.ours and not self.doomed and self.up and same
 
     def is_like(self, tunnel: Tunnel) -> bool:
         """Whether this is the interface of the tunnel, and is up."""
-        same = (self.kind, self.remote, self.local) == (tunnel.kind.name, tunnel.remote, tunnel.local)
-        return self.ours and self.up and same
+        return self.leads_to(tunnel.hop) and self.local == tunnel.local
 
     def encap(self) -> Encap:
         return next((encap for (encap, _), kind in KINDS.items() if kind.name == self.kind), Encap.NONE)
@@ -144,16 +160,47 @@ class TunnelLinks:
 
     def present(self, netlink: Netlink) -> dict[str, Link]:
         """Return the interfaces of this host by name."""
-        request = rtnetlink.IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-        return dict(map(_read_link, netlink.dump_all(rtnetlink.RTM_GETLINK, request)))
+        return dict(map(_read_link, netlink.dump_all(rtnetlink.RTM_GETLINK, _ifinfo(0))))
 
     def add(self, netlink: Netlink, tunnel: Tunnel) -> None:
         """Make an interface that is up. OSError with EOPNOTSUPP if the kernel lacks the type."""
         netlink.change(rtnetlink.RTM_NEWLINK, link_body(tunnel), NLM_F_CREATE | NLM_F_EXCL)
 
-    def delete(self, netlink: Netlink, index: int) -> None:
-        """Delete an interface, and with it the routes that lead to it."""
-        netlink.change(rtnetlink.RTM_DELLINK, rtnetlink.IFINFOMSG.pack(socket.AF_UNSPEC, 0, index, 0, 0))
+    def delete(self, netlink: Netlink, indices: Collection[int]) -> dict[int, OSError]:
+        """Delete interfaces of ours, and with them the routes that lead to them. Return the errors by index.
+
+        For each request the kernel waits some tens of milliseconds, so several interfaces are deleted as a group. If
+        the group has an interface that is not among these, they are deleted one after the other.
+        """
+        if len(indices) > 1 and self._gather(netlink, indices):
+            with suppress(OSError):
+                whole_group = _ifinfo(0) + attribute(_IFLA_GROUP, _NUMBER.pack(DOOMED_GROUP))
+                netlink.change(rtnetlink.RTM_DELLINK, whole_group)
+                return {}
+        errors = netlink.change_all(rtnetlink.RTM_DELLINK, map(_ifinfo, indices))
+        found = zip(indices, errors, strict=True)
+        return {index: error for index, error in found if error and error.errno != errno.ENODEV}
+
+    def _gather(self, netlink: Netlink, indices: Collection[int]) -> bool:
+        """Move interfaces into the group of those to delete. Return whether the group consists of them."""
+        group = attribute(_IFLA_GROUP, _NUMBER.pack(DOOMED_GROUP))
+        for error in netlink.change_all(rtnetlink.RTM_NEWLINK, [_ifinfo(index) + group for index in indices]):
+            if error and error.errno != errno.ENODEV:
+                return False
+        return {link.index for link in self.present(netlink).values() if link.doomed} <= set(indices)
+
+
+def read_tunnels() -> dict[str, Link]:
+    """Return the interfaces with names of tunnels, by name, in the network namespace of this thread.
+
+    Raises KernelError if the kernel refuses.
+    """
+    try:
+        with Netlink(NETLINK_ROUTE) as netlink:
+            present = TunnelLinks().present(netlink)
+    except OSError as error:
+        raise KernelError(f"the tunnels of this host can't be read: {error.strerror}") from error
+    return {name: link for name, link in present.items() if name.startswith(TUNNEL_PREFIX)}
 
 
 def missing_kinds(wanted: Iterable[tuple[Encap, int]]) -> frozenset[tuple[Encap, int]]:
@@ -185,8 +232,12 @@ def _wrong_body(encap: Encap, version: int) -> bytes:
     wrong = attribute(_IFLA_GRE_IFLAGS, _GRE_VERSION) if encap is Encap.GRE else attribute(number.proto, b"\xff")
     kind = KINDS[encap, version].name.encode()
     info = attribute(_IFLA_INFO_KIND, kind) + attribute(_IFLA_INFO_DATA | NLA_F_NESTED, wrong)
-    header = rtnetlink.IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-    return header + attribute(_IFLA_LINKINFO | NLA_F_NESTED, info)
+    return _ifinfo(0) + attribute(_IFLA_LINKINFO | NLA_F_NESTED, info)
+
+
+def _ifinfo(index: int) -> bytes:
+    """Return the header of a message about the interface of this index; 0 for none."""
+    return rtnetlink.IFINFOMSG.pack(socket.AF_UNSPEC, 0, index, 0, 0)
 
 
 def link_body(tunnel: Tunnel) -> bytes:
@@ -216,14 +267,17 @@ def _read_link(body: bytes) -> tuple[str, Link]:
     _, _, index, flags, _ = rtnetlink.IFINFOMSG.unpack_from(body)
     found = attributes(body, rtnetlink.IFINFOMSG.size)
     name = found[rtnetlink.IFLA_IFNAME].rstrip(b"\0").decode(errors="replace")
-    up, ours = bool(flags & rtnetlink.IFF_UP), found.get(_IFLA_GROUP) == _NUMBER.pack(GROUP)
+    up, group = bool(flags & rtnetlink.IFF_UP), found.get(_IFLA_GROUP)
+    doomed = group == _NUMBER.pack(DOOMED_GROUP)
+    ours = doomed or group == _NUMBER.pack(GROUP)
     info = attributes(found.get(_IFLA_LINKINFO, b""))
     kind = info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace")
     encap = Link(index, ours, up, kind).encap()
     if encap is Encap.NONE:
-        return name, Link(index, ours, up, kind)
+        return name, Link(index, ours, up, kind, doomed=doomed)
     data, number = attributes(info.get(_IFLA_INFO_DATA, b"")), _NUMBERS[encap]
-    return name, Link(index, ours, up, kind, _address(data.get(number.local)), _address(data.get(number.remote)))
+    ends = _address(data.get(number.local)), _address(data.get(number.remote))
+    return name, Link(index, ours, up, kind, *ends, doomed)
 
 
 def _address(packed: bytes | None) -> IPAddress | None:

@@ -155,7 +155,7 @@ class Applier:
         generation = self.kernel.generation()
         try:
             routing.add()
-            reduced = _without_missing_tunnels(config, compiled.steered(), self.interfaces()) if lenient else config
+            reduced = self._without_missing_tunnels(config, compiled.steered()) if lenient else config
             if reduced is not config:
                 compiled, replies = self._compile_over(old, reduced, membership, previous, taken)
                 target = compiled.ruleset(membership)
@@ -347,6 +347,24 @@ class Applier:
         routes = Routes(self.lookup(unknown) if unknown else {})
         return Compiled(config, previous, routes, taken, self._obstacles(config))
 
+    def _without_missing_tunnels(self, config: Config, hops: Mapping[int, Hop]) -> Config:
+        """Leave out the fast path of pools whose tunnels could not be made.
+
+        The kernel would refuse the whole load, or send packets into an interface of another program with that name.
+        """
+        through = {mark: hop for mark, hop in hops.items() if hop.encap is not Encap.NONE}
+        found = self.routing.current() if through else {}
+        missing = {(hop.encap, hop.via) for mark, hop in through.items() if found.get(mark) != hop}
+        if not missing:
+            return config
+        pools = (
+            replace(pool, ingress=())
+            if any((target.encap, target.address) in missing for family in Family for target in targets(pool, family))
+            else pool
+            for pool in config.pools
+        )
+        return replace(config, pools=tuple(pools))
+
     def _obstacles(self, config: Config) -> Obstacles:
         """The obstacles to replies in prerouting. If they can't be found out, postrouting works in any case."""
         try:
@@ -381,22 +399,6 @@ def _pool_without_missing(pool: Pool, present: Collection[str]) -> tuple[Pool, l
             templates = None
             lacking.append(f"{missing} {backend.device} of backend {backend.name}, so templates go to one backend")
     return replace(pool, ingress=ingress, templates=templates) if lacking else pool, lacking
-
-
-def _without_missing_tunnels(config: Config, hops: Mapping[int, Hop], present: Collection[str]) -> Config:
-    """Leave out the fast path of pools whose tunnels the kernel could not make: it would refuse the whole load."""
-    missing = {
-        (hop.encap, hop.via) for hop in hops.values() if hop.encap is not Encap.NONE and hop.device not in present
-    }
-    if not missing:
-        return config
-    pools = (
-        replace(pool, ingress=())
-        if any((target.encap, target.address) in missing for family in Family for target in targets(pool, family))
-        else pool
-        for pool in config.pools
-    )
-    return replace(config, pools=tuple(pools))
 
 
 def without_hints(config: Config) -> Config:

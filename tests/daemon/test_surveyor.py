@@ -11,6 +11,7 @@ import pytest
 from pool_builders import backends, config, pool
 from virtual_time import START, play, settle
 
+from nftlb.compiler.routes import tunnel_hop
 from nftlb.daemon import surveyor as module
 from nftlb.daemon.events import ActiveFaults
 from nftlb.daemon.surveyor import AGAIN, ASK_AGAIN, Surveyor
@@ -18,7 +19,8 @@ from nftlb.errors import KernelError
 from nftlb.kernel.neighbours import AskedNeighbours, Neighbour, State
 from nftlb.kernel.rtnetlink import Route
 from nftlb.kernel.surroundings import Interface, Lookup, Surroundings
-from nftlb.model import Expect, Health, Helper, Icmp, Per, Udp
+from nftlb.kernel.tunnels import Link
+from nftlb.model import Encap, Expect, Forward, Health, Helper, Icmp, Per, Udp
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -55,6 +57,7 @@ class SurveyedHost:
         self.lacking: list[str] = []
         self.addresses: list[HostAddresses] = []
         self.refusal: Exception | None = None
+        self.loads = 0
         self.faults = ActiveFaults(lambda _: None)
         self.surveyor = Surveyor(of, self, self.faults)
         monkeypatch.setattr(module, "read_surroundings", self.read_surroundings)
@@ -85,6 +88,9 @@ class SurveyedHost:
         self.addresses.append(addresses)
         if self.refusal:
             raise self.refusal
+
+    def load_again(self) -> None:
+        self.loads += 1
 
     def set_lacks(self, lacks: Iterable[Lack]) -> None:
         self.lacking = [lack.message for lack in lacks]
@@ -269,5 +275,32 @@ def test_a_host_that_can_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
             await asyncio.sleep(AGAIN + 1)
             assert () == host.faults.all()
             assert 2 == len(host.looks)
+
+    play(scene())
+
+
+def test_a_tunnel_whose_own_address_is_gone_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load is asked for when the address of a tunnel goes away, once each time it goes, and not while it is there."""
+    far, own = ip_address("fd00::11"), ip_address("fd00::1")
+    tunnelled = pool("dns", "[2001:db8::53]:53/udp", backends("[fd00::11]:53"), forward=Forward.DSR, encap=Encap.GRE)
+    tunnels = {tunnel_hop(Encap.GRE, far).device: Link(7, ours=True, up=True, kind="ip6gre", local=own, remote=far)}
+    monkeypatch.setattr(module, "read_tunnels", lambda: tunnels)
+    monkeypatch.setattr(module, "missing_kinds", lambda _: frozenset())
+
+    async def scene() -> None:
+        host = SurveyedHost(config(tunnelled), monkeypatch)
+        gone = replace(
+            host.host, interfaces=(Interface(2, "eth1"),), routes={Lookup(far): Route(6, 254, index=2, source=own)}
+        )
+        here = replace(gone, interfaces=(Interface(2, "eth1", addresses=frozenset({own})),))
+        host.host = here
+        loads = []
+        with host.surveyor:
+            await host.surveyor.first_look()
+            for host.host in (here, gone, gone, here, gone):
+                host.surveyor.suspect()
+                await asyncio.sleep(1)
+                loads.append((host.loads, ("dns", "b1") in host.unreachable))
+        assert [(0, False), (1, True), (1, True), (1, False), (2, True)] == loads
 
     play(scene())

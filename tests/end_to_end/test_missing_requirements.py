@@ -9,15 +9,18 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from daemon_process import PORT, VIP, Running, at, dns
 from steady_traffic import Flow, lost
 
+from nftlb.compiler.routes import tunnel_hop
 from nftlb.config import load
 from nftlb.doctor import Severity, examine
 from nftlb.lab import Lab
+from nftlb.model import Encap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -292,3 +295,30 @@ def test_a_backend_in_maintenance_needs_no_route(tmp_path: Path) -> None:
 
         daemon.call("PATCH", "/api/v1/pools/dns/backends/b2", {"admin": "enabled"})
         assert 503 == readiness(daemon)[0]
+
+
+def test_a_tunnel_that_can_not_be_made(tmp_path: Path) -> None:
+    """The pool is not ready, and its backend gets no packets. The other pool loses no datagram.
+
+    An interface of another program has the name of the tunnel. The kernel may lack tunnels as well.
+    """
+    with Lab(backends=3) as lab, ExitStack() as stack:
+        goal = lab.backends[0].address(4)
+        name = tunnel_hop(Encap.IPIP, ip_address(goal)).device
+        lab.balancer.run(["ip", "link", "add", name, "type", "bridge"])
+        stack.enter_context(lab.serve(PORT))
+        far = {"listen": f"{at(VIP[4], 54)}/udp", "forward": "dsr", "encap": "ipip", "backends": {"b1": goal}}
+        daemon = stack.enter_context(Running(lab.balancer, tmp_path, {**dns(lab), "far": far}))
+        with Flow(lab.client, (VIP[4], 53), rate=100) as flow:
+            flow.wait(10)
+            status, text = readiness(daemon, "far")
+            backend = daemon.backend("far", "b1")
+            faults = " ".join(fault["message"] for fault in daemon.client.document()["faults"])
+            other = readiness(daemon)
+            flow.wait(20)
+
+        assert (503, (200, "ready\n")) == (status, other)
+        assert any(words in text for words in (f"the interface {name}", "no interfaces of the type ipip"))
+        assert f"can't make the tunnel to {goal}: an interface that nftlb did not make is called {name}" in faults
+        assert (False, True) == (backend["up"], name in str(backend))
+        assert [] == lost(flow.sent)

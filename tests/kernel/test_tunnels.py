@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import subprocess
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 import pytest
 
 from nftlb.compiler.routes import Hop, tunnel_hop
 from nftlb.kernel import rtnetlink
 from nftlb.kernel.netlink import NETLINK_ROUTE, Netlink, attributes
-from nftlb.kernel.tunnels import GROUP, KINDS, Tunnel, TunnelLinks, link_body, missing_kinds
+from nftlb.kernel.tunnels import DOOMED_GROUP, GROUP, KINDS, Tunnel, TunnelLinks, link_body, missing_kinds
 from nftlb.lab import Lab
 from nftlb.model import Encap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 NAME = "nftlb-012345678"
 TUNNELS = {
@@ -84,6 +88,44 @@ def test_tunnels_over_ipv6_have_the_source_of_the_route() -> None:
             for address in ("203.0.113.1", "fd00:1::2", "fd00:9::9")
         )
     assert (far and far.local, near and near.local, none) == (None, ip_address("fd00:1::1"), None)
+
+
+class CountingNetlink(Netlink):
+    """Counts the requests to delete interfaces: the kernel waits some tens of milliseconds for each."""
+
+    def __init__(self) -> None:
+        super().__init__(NETLINK_ROUTE)
+        self.deletions = 0
+
+    def change(self, kind: int, body: bytes, flags: int = 0) -> None:
+        self.deletions += kind == rtnetlink.RTM_DELLINK
+        super().change(kind, body, flags)
+
+    def change_all(self, kind: int, bodies: Iterable[bytes], flags: int = 0) -> Iterator[OSError | None]:
+        each = list(bodies)
+        self.deletions += len(each) if kind == rtnetlink.RTM_DELLINK else 0
+        return super().change_all(kind, each, flags)
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_interfaces_are_deleted_together(foreign: bool) -> None:
+    """Several interfaces take one request, and one that is gone does no harm. A foreign interface always stays."""
+
+    def delete() -> tuple[dict[int, OSError], int]:
+        with CountingNetlink() as netlink:
+            found = TunnelLinks().present(netlink)
+            doomed = [link.index for name, link in found.items() if name.startswith("nftlb-")]
+            return TunnelLinks().delete(netlink, [*doomed, max(doomed) + 10]), netlink.deletions
+
+    with Lab(backends=1) as lab:
+        group = DOOMED_GROUP if foreign else 0
+        for name, number in (("nftlb-1", GROUP), ("nftlb-2", GROUP), ("nftlb-3", DOOMED_GROUP), ("other", group)):
+            lab.balancer.run(["ip", "link", "add", name, "group", str(number), "type", "bridge"])
+        errors, deletions = lab.balancer.call(delete)
+        left = lab.balancer.run(["ip", "-brief", "link", "show", "type", "bridge"])
+
+    assert ({}, ["other"]) == (errors, [line.split()[0] for line in left.splitlines()])
+    assert deletions == (4 if foreign else 1)
 
 
 def test_names_of_tunnels() -> None:

@@ -23,7 +23,7 @@ from nftlb.compiler.routes import tunnel_hop
 from nftlb.errors import KernelError
 from nftlb.kernel import LibNftables
 from nftlb.kernel.policy_routing import PolicyRouting
-from nftlb.kernel.tunnels import KINDS, TunnelLinks
+from nftlb.kernel.tunnels import DOOMED_GROUP, KINDS, TunnelLinks
 from nftlb.lab import VIP4, VIP6, Lab
 from nftlb.lab.servers import SocketLoop
 from nftlb.model import Config, Encap, Membership
@@ -239,17 +239,47 @@ def test_tunnels_that_others_delete_come_back(ipip_lab: EncapLab) -> None:
     assert not ipip_lab.lab.balancer.call(ipip_lab.applier.diff, config)
 
 
+def test_an_interrupted_deletion_is_finished(ipip_lab: EncapLab) -> None:
+    """A tunnel that was about to be deleted is made again if it is needed, and deleted if not."""
+    pool = slow(ipip_lab)
+    ipip_lab.load(pool)
+    name = tunnel_hop(Encap.IPIP, ip_address(beyond(2)[0])).device
+    doom = ["ip", "link", "set", name, "group", str(DOOMED_GROUP)]
+    ipip_lab.lab.balancer.run(doom)
+
+    applied = ipip_lab.lab.balancer.call(ipip_lab.applier.load, Config(pools=(pool,)))
+    in_turns(ipip_lab, 4, 100)
+    ipip_lab.lab.balancer.run(doom)
+    ipip_lab.lab.balancer.call(ipip_lab.applier.remove)
+
+    assert [change.split(" group")[0] for change in applied.routing if "link" in change] == [
+        f"ip link delete {name}",
+        f"ip link add {name} up",
+    ]
+    assert " nftlb-" not in ipip_lab.devices()
+
+
 def test_an_interface_of_another_program_is_not_taken(ipip_lab: EncapLab) -> None:
-    """An interface with the name of a tunnel, which nftlb did not make, stays, and the load names it."""
+    """An interface with the name of a tunnel, which nftlb did not make, stays and gets no packet of the fast path.
+
+    `apply` refuses the file and names the interface; the daemon leaves the tunnel and the fast path of the pool out.
+    """
     ipip_lab.lab.balancer.call(ipip_lab.applier.remove)
     name = tunnel_hop(Encap.IPIP, ip_address(beyond(1)[0])).device
-    ipip_lab.lab.balancer.run(["ip", "link", "add", name, "type", "bridge"])
+    config = Config(pools=(ipip_lab.pool(),))
+    ipip_lab.lab.balancer.run(["ip", "link", "add", name, "up", "type", "bridge"])
     try:
         with pytest.raises(KernelError, match=f"did not make is called {name}: ip link set {name} name"):
             ipip_lab.load(ipip_lab.pool())
+        applied = ipip_lab.lab.balancer.call(ipip_lab.applier.load, config, Membership(), lenient=True)
+        assert [line for line in applied.lacking if name in line]
+        assert name not in ipip_lab.lab.nft("list ruleset")
         assert " bridge " in ipip_lab.lab.balancer.run(["ip", "-details", "link", "show", name])
     finally:
         ipip_lab.lab.balancer.run(["ip", "link", "delete", name])
+    ipip_lab.lab.balancer.call(ipip_lab.applier.load, config, Membership(), lenient=True)
+    assert name in ipip_lab.lab.nft("list ruleset")
+    in_turns(ipip_lab, 4, 100)
 
 
 @dataclass(frozen=True)
