@@ -63,6 +63,9 @@ class InsightRoutes:
         client = _read(given, "source", read_endpoint)
         listener = _read(given, "destination", read_listener)
         payload = _read(given, "payload", read_hex) if "payload" in given else None
+        if listener.host:
+            message = f"{listener} is no single address; allowed: the destination address of a packet"
+            raise RequestError(422, f"destination: {message}", field="destination")
         if listener.first_port != listener.last_port:
             message = f"{listener} is a range of ports; allowed: one port"
             raise RequestError(422, f"destination: {message}", field="destination")

@@ -282,6 +282,9 @@ def test_history_and_notices(chromium: Browser) -> None:
         page.get_by_role("link", name="Configuration").click()
         expect(page.locator("#changes")).to_contain_text("dns/ns3: down, was up · 1 line added, 1 deleted")
         page.get_by_role("link", name="Explain a packet").click()
+        offered = page.locator("#listeners option").evaluate_all("all => all.map(one => one.value)")
+        assert "192.0.2.12:1812/udp" in offered  # the first port of a range
+        assert [] == [place for place in offered if "eth0" in place or "[::]" in place or "-" in place]
         page.get_by_label("From").fill("198.51.100.7:40000")
         page.get_by_label("To", exact=True).fill("192.0.2.53:53/udp")
         page.keyboard.press("Enter")
