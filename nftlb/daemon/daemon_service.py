@@ -176,10 +176,10 @@ class DaemonService:
         return Consequences(consequences=self._controller.preview_change(pool, backend, change))
 
     async def preview_add(self, pool: str, backend: Backend | NamedBackend) -> Consequences:
-        return Consequences(consequences=self._controller.preview_add(pool, backend))
+        return Consequences(consequences=await self._controller.preview_add(pool, backend))
 
     async def preview_remove(self, pool: str, backend: str) -> Consequences:
-        return Consequences(consequences=self._controller.preview_remove(pool, backend))
+        return Consequences(consequences=await self._controller.preview_remove(pool, backend))
 
     async def change(self, pool: str, backend: str, change: BackendChange, by: Actor) -> BackendStatus:
         with audited(self._bus, by, str(change), pool, backend):

@@ -14,8 +14,9 @@ import pytest
 from daemon_wiring import BACKENDS, DNS, TESTER, WiredDaemon, document, found
 from virtual_time import VirtualTimeLoop, play, settle
 
-from nftlb.config import read_backend
+from nftlb.config import amend, read_backend, resolve
 from nftlb.config.reading import read_endpoint
+from nftlb.daemon import controller
 from nftlb.daemon.notices import FRESH, NoticeBoard
 from nftlb.daemon.ruleset_changes import KEPT, LONGEST_LINE, MOST_LINES, ChangeLog
 from nftlb.doctor import Finding, Severity
@@ -224,6 +225,44 @@ def test_notices_are_looked_for_in_a_thread_and_kept_for_a_while() -> None:
         await asyncio.sleep(FRESH + 1)
         assert "this host can't be examined: no; permission" == (await board.notices()).findings[0].message
         assert 3 == len(examined)
+
+    play(scene())
+
+
+def test_configurations_are_put_together_in_threads(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Previews, additions and removals of backends of a large configuration do not hold up checks."""
+    places: list[tuple[str, bool]] = []
+    in_thread = False
+    run_in_executor = VirtualTimeLoop.run_in_executor
+
+    def run_there(loop: VirtualTimeLoop, executor: Any, function: Any, *args: Any) -> Any:
+        nonlocal in_thread
+        in_thread = True
+        try:
+            return run_in_executor(loop, executor, function, *args)
+        finally:
+            in_thread = False
+
+    def noting(name: str, function: Any) -> Any:
+        def note(*args: Any, **options: Any) -> Any:
+            places.append((name, in_thread))
+            return function(*args, **options)
+
+        return note
+
+    monkeypatch.setattr(VirtualTimeLoop, "run_in_executor", run_there)
+    for name, function in (("amend", amend), ("resolve", resolve)):
+        monkeypatch.setattr(controller, name, noting(name, function))
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            new = read_backend("dns", "ns9", "10.0.0.19:53")
+            places.clear()
+            await daemon.service.preview_add("dns", new)
+            await daemon.service.preview_remove("dns", "ns1")
+            await daemon.service.add("dns", new, TESTER)
+            await daemon.service.remove("dns", "ns9", TESTER)
+            assert [("amend", True), ("resolve", True)] * 4 == places
 
     play(scene())
 
