@@ -276,7 +276,7 @@ class Notice(StatusModel):
     """Something on this host that keeps packets from their way, or may do so; `nftlb doctor` finds the same."""
 
     subject: str
-    severity: str = Field(description="error: some packets are lost; warning: packets may be lost; ok")
+    severity: str = Field(description="error: some packets are lost; warning: packets may be lost; unknown; ok")
     message: str
     fix: tuple[str, ...] = Field(description="commands to paste or, where no command helps, what to change")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nftlb.client import Unreachable
+from nftlb.printable import printable
 
 from .arguments import examples
 from .daemon import DaemonAccess, complete_pools, daemon_options, refuse_unknown_pools
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 MOST = 1000
 """Events that the daemon keeps."""
 _USUAL = 50
+_OPERATED = ("who", "from", "what", "result")
+"""The details of an event that say who did what."""
 _PAUSE = 2.0
 """Seconds until the next attempt to connect, as the daemon advises in its stream."""
 
@@ -109,6 +112,6 @@ def event_text(event: EventView, details: object = None) -> str:
         subject,
         change,
         f"({event.reason})" if event.reason else "",
-        *(f"{name}={said[name]}" for name in ("who", "from", "what", "result") if said.get(name) not in {None, ""}),
+        *(f"{name}={printable(str(said[name]))}" for name in _OPERATED if said.get(name)),
     ]
     return "  ".join(filter(None, words)).rstrip()

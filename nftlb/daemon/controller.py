@@ -254,14 +254,14 @@ class Controller:
     async def add(self, pool: str, backend: Backend | NamedBackend) -> None:
         """Add a backend. Raises Conflict, ConfigError or, if the kernel refuses, KernelError."""
         async with self._changing:
-            await self._use(self._with_added(pool, backend), f"{pool}/{backend.name} was added")
+            await self._use(await self._with_added(pool, backend), f"{pool}/{backend.name} was added")
             self.state.record_added(pool, backend)
         await self._saver.save()
 
     async def remove(self, pool: str, backend: str) -> None:
         """Remove a backend. Raises Conflict for the last backend of a pool, and KernelError if the kernel refuses."""
         async with self._changing:
-            await self._use(self._without(pool, backend), f"{pool}/{backend} was removed")
+            await self._use(await self._without(pool, backend), f"{pool}/{backend} was removed")
             self.state.record_removed(pool, backend)
         await self._saver.save()
 
@@ -272,13 +272,13 @@ class Controller:
         states.set_by_operator(pool, backend, change, now())
         return self._consequences(pool, states)
 
-    def preview_add(self, pool: str, backend: Backend | NamedBackend) -> tuple[str, ...]:
+    async def preview_add(self, pool: str, backend: Backend | NamedBackend) -> tuple[str, ...]:
         """What `add` would lead to. Raises as `add`."""
-        return self._preview(pool, self._with_added(pool, backend))
+        return await self._preview(pool, await self._with_added(pool, backend))
 
-    def preview_remove(self, pool: str, backend: str) -> tuple[str, ...]:
+    async def preview_remove(self, pool: str, backend: str) -> tuple[str, ...]:
         """What `remove` would lead to. Raises as `remove`."""
-        return self._preview(pool, self._without(pool, backend))
+        return await self._preview(pool, await self._without(pool, backend))
 
     async def reload(self) -> None:
         """Read the file again and use it. Raises NftlbError; then the old configuration stays."""
@@ -336,13 +336,14 @@ class Controller:
         declared = self.state.declared.pool(pool)
         return {entry.name for entry in declared.entries} if declared else set()
 
-    def _with_added(self, pool: str, backend: Backend | NamedBackend) -> Config:
+    async def _with_added(self, pool: str, backend: Backend | NamedBackend) -> Config:
         """The declared configuration with one more backend. Raises UnknownPool, Conflict, ConfigError."""
         if backend.name in self._entries(pool) | self.state.find(pool).backends.keys():
             raise Conflict(f"{pool} has a backend {backend.name} already; remove it first, or take another name")
-        return amend(self.state.declared, pool, add=[backend])
+        # With ten thousand backends this takes a few tenths of a second, in which checks have to begin.
+        return await asyncio.to_thread(amend, self.state.declared, pool, add=[backend])
 
-    def _without(self, pool: str, backend: str) -> Config:
+    async def _without(self, pool: str, backend: str) -> Config:
         """The declared configuration without a backend. Raises UnknownPool, UnknownBackend, Conflict, ConfigError."""
         entries = self._entries(pool)
         if backend not in entries:
@@ -350,11 +351,13 @@ class Controller:
             raise Conflict(f"DNS gives {backend} for {owner.lookup}; remove {owner.name}, or drain {backend}")
         if len(entries) == 1:
             raise Conflict(f"{backend} is the last backend of {pool}; drain it instead, or remove the pool")
-        return amend(self.state.declared, pool, remove=[backend])
+        return await asyncio.to_thread(amend, self.state.declared, pool, remove=[backend])
 
-    def _preview(self, pool: str, declared: Config) -> tuple[str, ...]:
+    async def _preview(self, pool: str, declared: Config) -> tuple[str, ...]:
         """What the use of another configuration would lead to for one pool."""
-        resolved = resolve(declared, self.state.names.answers, self.state.addresses).config
+        answers = self.state.names.answers
+        resolved = (await asyncio.to_thread(resolve, declared, answers, self.state.addresses)).config
+        self.state.find(pool)  # a reload may have removed the pool meanwhile
         found = resolved.pool(pool)
         states, _ = self.state.health.with_config(replace(resolved, pools=(found,) if found else ()), now())
         return self._consequences(pool, states)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,9 @@ class DaemonService:
         self._bus = bus
         self._faults = faults
         self._started = wall()
-        self._notices = NoticeBoard(lambda: self._state.config)
+        # One thread for what readers ask for: reloads and checks use the threads of the event loop, and must not wait.
+        self._thread = ThreadPoolExecutor(1, "insight")
+        self._notices = NoticeBoard(lambda: self._state.config, self._thread)
 
     async def overview(self) -> Overview:
         return Overview.model_construct(
@@ -158,7 +161,7 @@ class DaemonService:
         wanted, accepted = self._state.wanted(), self._kernel_thread.accepted
         question = Question(client, service, transport, payload)
         # With ten thousand backends this takes a second, in which checks have to begin.
-        return await asyncio.to_thread(_explain, wanted, accepted, question)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, _explain, wanted, accepted, question)
 
     async def notices(self) -> Notices:
         return await self._notices.notices()
@@ -173,10 +176,10 @@ class DaemonService:
         return Consequences(consequences=self._controller.preview_change(pool, backend, change))
 
     async def preview_add(self, pool: str, backend: Backend | NamedBackend) -> Consequences:
-        return Consequences(consequences=self._controller.preview_add(pool, backend))
+        return Consequences(consequences=await self._controller.preview_add(pool, backend))
 
     async def preview_remove(self, pool: str, backend: str) -> Consequences:
-        return Consequences(consequences=self._controller.preview_remove(pool, backend))
+        return Consequences(consequences=await self._controller.preview_remove(pool, backend))
 
     async def change(self, pool: str, backend: str, change: BackendChange, by: Actor) -> BackendStatus:
         with audited(self._bus, by, str(change), pool, backend):

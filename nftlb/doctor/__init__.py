@@ -28,7 +28,15 @@ from .addresses import (
 from .features import WHOLE_RULESET, check_nft, feature_texts
 from .finding import Finding, Severity, warning
 from .fixes import Fixes, fixes_of
-from .forwarding import check_conntrack, check_forwarding, check_interfaces, check_marks, check_replies, check_zones
+from .forwarding import (
+    check_conntrack,
+    check_forwarding,
+    check_hidden_settings,
+    check_interfaces,
+    check_marks,
+    check_replies,
+    check_zones,
+)
 from .host import HostFacts, read_host
 from .other_tables import check_legacy_tables, check_other_tables
 from .tunnels import check_tunnels
@@ -74,6 +82,7 @@ def check_all(config: Config, compiled: Compiled, host: HostFacts) -> Iterator[F
     own_zones, own_marks = set(compiled.allocation.zones.values()), set(compiled.allocation.marks.values())
     return chain(
         check_forwarding(config, host),
+        check_hidden_settings(config, host),
         check_listener_addresses(config, host),
         check_ipvs(config, host),
         check_source_addresses(config, host),

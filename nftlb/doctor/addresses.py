@@ -240,7 +240,7 @@ def check_own_ports(config: Config, host: HostFacts) -> Iterator[Finding]:
             "with such a port sends a request from a service's address, the reply does not reach it",
             reserve if left >= _FEW_PORTS else "listen at fewer ports: this host's own sockets need ports too",
         )
-    else:
+    elif not host.hides_sysctls:
         yield ok(_SUBJECT, "replies to this host's own requests from a service's address reach it")
     if stateless := [pool.name for pool in without_conntrack if pool.forward is Forward.STATELESS and not pool.hairpin]:
         yield ok(

@@ -7,9 +7,13 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """`ERROR`: some packets are lost or go wrong. `WARNING`: packets may be lost, or are lost under some load only."""
+    """`ERROR`: some packets are lost or go wrong. `WARNING`: packets may be lost, or are lost under some load only.
+
+    `UNKNOWN`: this process can't find out.
+    """
 
     OK = "ok"
+    UNKNOWN = "unknown"
     WARNING = "warning"
     ERROR = "error"
 
@@ -29,6 +33,10 @@ class Finding:
 
 def ok(subject: str, message: str) -> Finding:
     return Finding(Severity.OK, subject, message)
+
+
+def not_known(subject: str, message: str, fix: str = "") -> Finding:
+    return Finding(Severity.UNKNOWN, subject, message, fix)
 
 
 def warning(subject: str, message: str, fix: str = "") -> Finding:

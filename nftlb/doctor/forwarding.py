@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nftlb.kernel.policy_routing import PROTOCOL
+from nftlb.kernel.surroundings import ALL_INTERFACES
 from nftlb.model import Encap, Family, Forward, Per, Protocol
 from nftlb.requirements import FORWARDING_SYSCTLS, interface_lack, no_forwarding
 
-from .finding import Finding, error, ok, sysctl_command, warning
+from .finding import Finding, error, not_known, ok, sysctl_command, warning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 
 _STRICT, _LOOSE = 1, 2
+_VERSIONS = {Family.IP: 4, Family.IP6: 6}
 
 # Where marks could begin instead: round numbers, which are also the numbers of routing tables.
 _FIRST_MARKS = range(10_000, 1_000_000, 10_000)
@@ -34,7 +36,14 @@ def check_forwarding(config: Config | None, host: HostFacts) -> Iterator[Finding
     say = error if config else warning
     closed = [*_check_ipv4_forwarding(host, say)] if Family.IP in families else []
     closed += _check_ipv6_forwarding(host, say) if Family.IP6 in families else []
-    yield from closed or [ok("forwarding", "is on")]
+    unknown = [
+        version for version in sorted(_VERSIONS[family] for family in families) if host.forwards(version) is None
+    ]
+    yield from closed
+    for version in unknown:
+        yield not_known("forwarding", f"the kernel does not tell whether it forwards IPv{version} packets")
+    if not closed and not unknown:
+        yield ok("forwarding", "is on")
     ipv4 = [pool for pool in pools if Family.IP in pool.families]
     untracked = [pool for pool in ipv4 if pool.forward is not Forward.NAT]
     if untracked:
@@ -45,10 +54,15 @@ def check_forwarding(config: Config | None, host: HostFacts) -> Iterator[Finding
 
 
 def _check_ipv4_forwarding(host: HostFacts, say: Callable[[str, str, str], Finding]) -> Iterator[Finding]:
-    if not host.surroundings.forwards[4]:
+    if host.forwards(4) is False:
         yield say("forwarding", no_forwarding(4), sysctl_command({FORWARDING_SYSCTLS[4]: 1}))
         return
-    closed = [name for name in _interfaces_up(host) if host.sysctls.get(f"net/ipv4/conf/{name}/forwarding") == 0]
+    settings = host.forwarding.get(4, {})
+    closed = [
+        interface.name
+        for interface in _interfaces_up(host)
+        if interface.index in settings and not settings[interface.index].forwarding
+    ]
     if closed:
         yield warning(
             "forwarding",
@@ -58,7 +72,7 @@ def _check_ipv4_forwarding(host: HostFacts, say: Callable[[str, str, str], Findi
 
 
 def _check_ipv6_forwarding(host: HostFacts, say: Callable[[str, str, str], Finding]) -> Iterator[Finding]:
-    if not host.surroundings.forwards[6]:
+    if host.forwards(6) is False:
         message = no_forwarding(6)
         values = {f"net/ipv6/conf/{name}/accept_ra": 2 for name in sorted(host.advertised)}
         if values:
@@ -67,10 +81,13 @@ def _check_ipv6_forwarding(host: HostFacts, say: Callable[[str, str, str], Findi
 
 
 def _check_reverse_paths(pools: Collection[Pool], host: HostFacts) -> Iterator[Finding]:
-    everywhere = host.per_interface(4, "rp_filter", "all")
+    filters = {index: found.rp_filter for index, found in host.forwarding.get(4, {}).items()}
+    everywhere = filters.get(ALL_INTERFACES, 0)
     # The kernel takes the higher of the two.
     strict = [
-        name for name in _interfaces_up(host) if max(everywhere, host.per_interface(4, "rp_filter", name)) == _STRICT
+        interface.name
+        for interface in _interfaces_up(host)
+        if max(everywhere, filters.get(interface.index, 0)) == _STRICT
     ]
     if strict:
         yield warning(
@@ -78,6 +95,23 @@ def _check_reverse_paths(pools: Collection[Pool], host: HostFacts) -> Iterator[F
             f"{', '.join(strict)}: the kernel drops packets if the route back to their sender leaves by another "
             f"interface; clients of {_names(pools)} may arrive at any interface",
             sysctl_command({f"net/ipv4/conf/{name}/rp_filter": _LOOSE for name in strict}),
+        )
+
+
+def check_hidden_settings(config: Config, host: HostFacts) -> Iterator[Finding]:
+    """Name what was not examined because this process can't read /proc/sys, as the daemon in its systemd unit."""
+    if not host.hides_sysctls:
+        return
+    modes = {(pool.forward, pool.encap) for pool in config.pools}
+    things = {
+        "whether this host sends ICMP redirects": (Forward.DSR, Encap.NONE) in modes,
+        "the limit and the time-outs of conntrack": any(forward is Forward.NAT for forward, _ in modes),
+        "the ports that Linux gives to sockets": any(forward is not Forward.NAT for forward, _ in modes),
+    }
+    if any(things.values()):
+        names = ", ".join(name for name, matters in things.items() if matters)
+        yield not_known(
+            "settings", f"this process can't read /proc/sys, so these are not known: {names}", "nftlb doctor FILE"
         )
 
 
@@ -102,8 +136,8 @@ def _check_redirects(pools: Collection[Pool], host: HostFacts) -> Iterator[Findi
     devices = {
         device.name for goal in goals if (route := host.routes.get(goal)) and (device := host.interface_of(route))
     }
-    everywhere = host.per_interface(4, "send_redirects", "all")
-    redirecting = sorted(name for name in devices if everywhere or host.per_interface(4, "send_redirects", name))
+    everywhere = host.sends_redirects("all")
+    redirecting = sorted(name for name in devices if everywhere or host.sends_redirects(name))
     if redirecting:
         # The kernel sends redirects if either sysctl allows it.
         names = ["all", *redirecting]
@@ -143,9 +177,9 @@ def _names(pools: Collection[Pool]) -> str:
     return ", ".join(pool.name for pool in pools)
 
 
-def _interfaces_up(host: HostFacts) -> list[str]:
-    """The names of the interfaces at which packets from other hosts arrive."""
-    return [interface.name for interface in host.interfaces if interface.up and interface.name != "lo"]
+def _interfaces_up(host: HostFacts) -> list[Interface]:
+    """The interfaces at which packets from other hosts arrive."""
+    return [interface for interface in host.interfaces if interface.up and interface.name != "lo"]
 
 
 # --- interfaces -------------------------------------------------------------------------------------------------------

@@ -15,9 +15,16 @@ from nftlb.kernel.binding import how_to_get_it, nftables_binding
 from nftlb.kernel.conntrack import shared_zones
 from nftlb.kernel.ethtool import read_joining_offloads
 from nftlb.kernel.netlink import NETLINK_ROUTE, Netlink
-from nftlb.kernel.surroundings import Interface, Lookup, Surroundings, read_interfaces
+from nftlb.kernel.surroundings import (
+    ForwardingSettings,
+    Interface,
+    Lookup,
+    Surroundings,
+    forwards,
+    read_forwarding,
+    read_interfaces,
+)
 from nftlb.kernel.tunnels import missing_kinds
-from nftlb.requirements import FORWARDING_SYSCTLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +33,6 @@ if TYPE_CHECKING:
     from nftlb.model import Encap
 
 _GLOBAL = (
-    *FORWARDING_SYSCTLS.values(),
     "net/netfilter/nf_conntrack_checksum",
     "net/netfilter/nf_conntrack_count",
     "net/netfilter/nf_conntrack_max",
@@ -34,7 +40,7 @@ _GLOBAL = (
     "net/netfilter/nf_conntrack_udp_timeout",
     "net/netfilter/nf_conntrack_udp_timeout_stream",
 )
-_PER_INTERFACE = ("forwarding", "rp_filter", "send_redirects")
+_SYSCTLS = Path("/proc/sys")
 _ROUTER_ADVERTISEMENT = 9  # RTPROT_RA
 
 
@@ -55,10 +61,16 @@ class NftFacts:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """The state of the host. Sysctls are by name with slashes, such as `net/ipv4/ip_forward`, if they exist."""
+    """The state of the host. Sysctls are by name with slashes, such as `net/netfilter/nf_conntrack_max`, if they exist.
+
+    `hides_sysctls`: this process can't read /proc/sys, as in the daemon's unit, so `sysctls` and the ports are empty.
+    """
 
     nft: NftFacts = field(default_factory=NftFacts)
     sysctls: Mapping[str, int] = field(default_factory=dict)
+    hides_sysctls: bool = False
+    forwarding: Mapping[int, Mapping[int, ForwardingSettings]] = field(default_factory=dict)
+    """By IP version and index of the interface. Read by netlink, and so also known without /proc/sys."""
     interfaces: tuple[Interface, ...] = ()
     routes: Mapping[IPAddress, Route | None] = field(default_factory=dict)
     """The routes of packets to the addresses that were looked up; None for an address without a route."""
@@ -85,7 +97,7 @@ class HostFacts:
         return Surroundings(
             self.interfaces,
             {Lookup(address): route for address, route in self.routes.items()},
-            {version: self.sysctls.get(name) != 0 for version, name in FORWARDING_SYSCTLS.items()},
+            {version: self.forwards(version) is not False for version in rtnetlink.FAMILIES},
             missing_tunnels=self.missing_tunnels,
         )
 
@@ -99,9 +111,13 @@ class HostFacts:
     def interface_of(self, route: Route) -> Interface | None:
         return next((interface for interface in self.interfaces if interface.index == route.index), None)
 
-    def per_interface(self, version: int, setting: str, interface: str) -> int:
-        """A sysctl of an interface; 0 if it does not exist."""
-        return self.sysctls.get(f"net/ipv{version}/conf/{interface}/{setting}", 0)
+    def forwards(self, version: int) -> bool | None:
+        """Whether this host forwards packets of an IP version; None if that is not known."""
+        return forwards(self.forwarding.get(version, {}))
+
+    def sends_redirects(self, interface: str) -> bool:
+        """Whether a sysctl lets an interface, or `all`, send ICMP redirects."""
+        return self.sysctls.get(f"net/ipv4/conf/{interface}/send_redirects", 0) > 0
 
 
 def read_host(
@@ -119,11 +135,14 @@ def read_host(
         interfaces = read_interfaces(netlink)
         routes = {address: rtnetlink.route_to(netlink, address) for address in dict.fromkeys(addresses)}
         rules = tuple(rule for version in rtnetlink.FAMILIES for rule in _rules(netlink, version))
+        forwarding = {version: read_forwarding(netlink, version) for version in rtnetlink.FAMILIES}
         advertised = rtnetlink.read_routes(netlink, 6, _ROUTER_ADVERTISEMENT)
     names = [interface.name for interface in interfaces]
     return HostFacts(
         nft=nft,
         sysctls=_sysctls(names),
+        hides_sysctls=not (_SYSCTLS / "net/ipv4").is_dir(),
+        forwarding=forwarding,
         interfaces=interfaces,
         routes=routes,
         rules=rules,
@@ -151,8 +170,7 @@ def _rules(netlink: Netlink, version: int) -> list[RoutingRule]:
 
 def _sysctls(interfaces: Iterable[str]) -> dict[str, int]:
     names = list(_GLOBAL)
-    for interface in ("all", *interfaces):
-        names += [f"net/ipv4/conf/{interface}/{setting}" for setting in _PER_INTERFACE]
+    names += [f"net/ipv4/conf/{interface}/send_redirects" for interface in ("all", *interfaces)]
     found = {}
     for name in names:
         try:
@@ -165,7 +183,7 @@ def _sysctls(interfaces: Iterable[str]) -> dict[str, int]:
 def _sysctl(name: str) -> str:
     """The text of a sysctl; empty if it does not exist or may not be read."""
     try:
-        return Path("/proc/sys", name).read_text(encoding="ascii")
+        return (_SYSCTLS / name).read_text(encoding="ascii")
     except OSError:
         return ""
 

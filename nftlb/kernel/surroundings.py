@@ -33,8 +33,7 @@ _NUMBER = struct.Struct("=I")
 _IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x08, 0x40
 _RTM_GETNETCONF = 82
 _NETCONFMSG = struct.Struct("=Bxxx")
-_NETCONFA_IFINDEX, _NETCONFA_FORWARDING, _NETCONFA_FORCE_FORWARDING = 1, 2, 9
-_ALL_INTERFACES = -1
+_NETCONFA_IFINDEX, _NETCONFA_FORWARDING, _NETCONFA_RP_FILTER, _NETCONFA_FORCE_FORWARDING = 1, 2, 3, 9
 _INDEX = struct.Struct("=i")
 # Bytes of waiting announcements. A router may lose a million routes at a time, but one announcement is enough: the
 # state is then read again, and not put together from announcements.
@@ -115,8 +114,11 @@ def read_surroundings(lookups: Iterable[Lookup]) -> Surroundings:
                 index = indices.get(lookup.device, 0)
                 missing = lookup.device and not index
                 routes[lookup] = None if missing else rtnetlink.route_to(netlink, lookup.address, index, lookup.mark)
-            forwards = {version: _forwards(netlink, version) for version in rtnetlink.FAMILIES}
-            return Surroundings(interfaces, routes, forwards)
+            # An unknown state must not count as "does not forward".
+            forwarding = {
+                version: forwards(read_forwarding(netlink, version)) is not False for version in rtnetlink.FAMILIES
+            }
+            return Surroundings(interfaces, routes, forwarding)
     except OSError as error:
         raise KernelError(f"addresses and routes can't be read: {error.strerror}") from error
 
@@ -171,15 +173,36 @@ def read_interfaces(netlink: Netlink) -> tuple[Interface, ...]:
     return tuple(sorted(interfaces, key=lambda interface: interface.index))
 
 
-def _forwards(netlink: Netlink, version: int) -> bool:
-    """Whether packets of an IP version are forwarded: in general or, for IPv6 (Linux 6.17), from some interface."""
+@dataclass(frozen=True, slots=True)
+class ForwardingSettings:
+    """The settings of an interface, or of all interfaces; 0 for those that an IP version does not have."""
+
+    forwarding: int = 0
+    rp_filter: int = 0
+    force_forwarding: int = 0
+
+
+ALL_INTERFACES = -1
+"""The index of the settings of all interfaces."""
+
+
+def read_forwarding(netlink: Netlink, version: int) -> dict[int, ForwardingSettings]:
+    """Return the settings of an IP version by the index of the interface; nothing if the kernel does not tell them."""
     try:
-        settings = netlink.dump_all(_RTM_GETNETCONF, _NETCONFMSG.pack(rtnetlink.FAMILIES[version]))
-    except OSError:  # before Linux 3.8 the state is unknown, which must not count as "does not forward"
-        return True
-    everywhere = forced = False
-    for body in settings:
+        answers = netlink.dump_all(_RTM_GETNETCONF, _NETCONFMSG.pack(rtnetlink.FAMILIES[version]))
+    except OSError:  # before Linux 3.8
+        return {}
+    settings = {}
+    for body in answers:
         found = {kind: _INDEX.unpack(value)[0] for kind, value in attributes(body, _NETCONFMSG.size).items()}
-        everywhere = everywhere or (found.get(_NETCONFA_IFINDEX) == _ALL_INTERFACES and found[_NETCONFA_FORWARDING] > 0)
-        forced = forced or found.get(_NETCONFA_FORCE_FORWARDING, 0) > 0
-    return everywhere or forced
+        wanted = (_NETCONFA_FORWARDING, _NETCONFA_RP_FILTER, _NETCONFA_FORCE_FORWARDING)
+        settings[found[_NETCONFA_IFINDEX]] = ForwardingSettings(*(found.get(kind, 0) for kind in wanted))
+    return settings
+
+
+def forwards(settings: Mapping[int, ForwardingSettings]) -> bool | None:
+    """Whether packets are forwarded: in general or, for IPv6 (Linux 6.17), from some interface; None if not known."""
+    everywhere = settings.get(ALL_INTERFACES)
+    if everywhere is None:
+        return None
+    return everywhere.forwarding > 0 or any(found.force_forwarding > 0 for found in settings.values())

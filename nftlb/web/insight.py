@@ -63,18 +63,24 @@ class InsightRoutes:
         client = _read(given, "source", read_endpoint)
         listener = _read(given, "destination", read_listener)
         payload = _read(given, "payload", read_hex) if "payload" in given else None
+        if listener.host:
+            message = f"{listener} is no single address; allowed: the destination address of a packet"
+            raise RequestError(422, f"destination: {message}", field="destination")
         if listener.first_port != listener.last_port:
             message = f"{listener} is a range of ports; allowed: one port"
             raise RequestError(422, f"destination: {message}", field="destination")
         if client.family is not listener.family:
             message = f"{client} and {listener} belong to two address families; allowed: both IPv4, or both IPv6"
             raise RequestError(422, f"source: {message}", field="source")
-        make = partial(self._explain, client, listener, payload)
-        return large_response(await self._shared.get(f"explain {client} {listener} {given.get('payload')}", make))
+        make, what = (
+            partial(self._explain, client, listener, payload),
+            f"explain {client} {listener} {given.get('payload')}",
+        )
+        return large_response(await self._shared.get(what, make, slow=True))
 
     async def notices(self, request: web.Request) -> web.Response:
         read_query(request)
-        return large_response(await self._shared.get("notices", self._notices))
+        return large_response(await self._shared.get("notices", self._notices, slow=True))
 
     async def _history(self, wanted: dict[str, Any]) -> bytes:
         return f"{self._service.history(**wanted).model_dump_json()}\n".encode()

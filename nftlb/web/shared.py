@@ -1,4 +1,4 @@
-"""Large responses: made one at a time for all clients that wait, with pauses in between, and sent in pieces.
+"""Large responses: made in turn for all clients that wait, with pauses in between, and sent in pieces.
 
 Any number of clients costs the daemon no more than a few clients do. Checks and transactions have priority.
 """
@@ -6,7 +6,7 @@ Any number of clients costs the daemon no more than a few clients do. Checks and
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from aiohttp.payload import Payload
 from .errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from aiohttp.abc import AbstractStreamWriter
 
@@ -36,6 +36,27 @@ class _Round:
     waiting: int = 0
 
 
+class _Turn:
+    """Responses that are made one at a time, with a pause after each."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._not_before = 0.0
+
+    @asynccontextmanager
+    async def take(self) -> AsyncIterator[None]:
+        """Wait for the turn, and for the end of the pause."""
+        loop = asyncio.get_running_loop()
+        async with self._lock:
+            await asyncio.sleep(self._not_before - loop.time())
+            began = loop.time()
+            try:
+                yield
+            finally:
+                ended = loop.time()
+                self._not_before = ended + min(LONGEST_REST, REST * (ended - began))
+
+
 class SharedResponses:
     """Makes responses for up to `most` waiting clients.
 
@@ -46,18 +67,18 @@ class SharedResponses:
         self._most = most
         self._waiting = 0
         self._next: dict[str, _Round] = {}
-        self._turn = asyncio.Lock()
-        self._not_before = 0.0
+        self._turns = {False: _Turn(), True: _Turn()}
 
-    async def get(self, what: str, make: Callable[[], Awaitable[bytes]]) -> bytes:
+    async def get(self, what: str, make: Callable[[], Awaitable[bytes]], *, slow: bool = False) -> bytes:
         """Return the response `what`. Requests for the same response before `make` begins share the same bytes.
 
-        RequestError 503 if too many clients wait already. Raises the errors of `make`.
+        `slow`: `make` waits seconds for a thread. Slow responses are made one at a time too, but no other response
+        waits for them. RequestError 503 if too many clients wait already. Raises the errors of `make`.
         """
         with self._place():
             round_ = self._next.get(what)
             if round_ is None:
-                round_ = self._next[what] = _Round(asyncio.create_task(self._make(what, make)))
+                round_ = self._next[what] = _Round(asyncio.create_task(self._make(what, make, self._turns[slow])))
             round_.waiting += 1
             try:
                 return await asyncio.shield(round_.task)
@@ -78,17 +99,10 @@ class SharedResponses:
         finally:
             self._waiting -= 1
 
-    async def _make(self, what: str, make: Callable[[], Awaitable[bytes]]) -> bytes:
-        loop = asyncio.get_running_loop()
-        async with self._turn:
-            await asyncio.sleep(self._not_before - loop.time())
+    async def _make(self, what: str, make: Callable[[], Awaitable[bytes]], turn: _Turn) -> bytes:
+        async with turn.take():
             self._begin(what, asyncio.current_task())
-            began = loop.time()
-            try:
-                return await make()
-            finally:
-                ended = loop.time()
-                self._not_before = ended + min(LONGEST_REST, REST * (ended - began))
+            return await make()
 
     def _begin(self, what: str, task: asyncio.Task[bytes] | None) -> None:
         """Let no further request wait for this task: it may miss the latest changes."""

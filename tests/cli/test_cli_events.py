@@ -36,19 +36,21 @@ def test_history(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
         event(
             "backend_changed", pool="dns", backend="ns1", new="drain", details={"who": "root", "from": "unix socket"}
         ),
+        event("operated", details={"who": "\x1b[2Jroot", "from": ["a", 1], "what": "", "result": "no\nroom"}),
         event("backend_down", pool="dns", backend="ns1", old="up", new="down", reason="no answer\x1b[2J"),
     ]
     api.answers["GET", "/api/v1/history?limit=50"] = 200, {"events": kept}
     assert 0 == main(["history"])
     assert [
         "2026-03-01 12:00:00  backend_down      dns/ns1  up -> down  (no answer\\x1b[2J)",
+        "2026-03-01 12:00:00  operated          who=\\x1b[2Jroot  from=['a', 1]  result=no\\nroom",
         "2026-03-01 12:00:00  backend_changed   dns/ns1  drain  who=root  from=unix socket",
     ] == capsys.readouterr().out.splitlines()
 
     path = "/api/v1/history?pool=dns&backend=ns1&kind=backend_down&limit=3"
-    api.answers["GET", path] = 200, {"events": kept[1:]}
+    api.answers["GET", path] = 200, {"events": kept[2:]}
     assert 0 == main(["history", "dns/ns1", "--kind", "backend_down", "--limit", "3", "--json"])
-    assert kept[1:] == [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert kept[2:] == [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def test_history_of_an_unknown_pool(api: Api, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from daemon_wiring import BACKENDS, DNS, TESTER, WiredDaemon, document, found
-from virtual_time import play, settle
+from virtual_time import VirtualTimeLoop, play, settle
 
-from nftlb.config import read_backend
+from nftlb.config import amend, read_backend, resolve
 from nftlb.config.reading import read_endpoint
+from nftlb.daemon import controller
 from nftlb.daemon.notices import FRESH, NoticeBoard
 from nftlb.daemon.ruleset_changes import KEPT, LONGEST_LINE, MOST_LINES, ChangeLog
 from nftlb.doctor import Finding, Severity
@@ -212,7 +215,7 @@ def test_notices_are_looked_for_in_a_thread_and_kept_for_a_while() -> None:
         return [Finding(Severity.ERROR, "forwarding", "off", "sysctl -w a=1\nsysctl -w b=1")]
 
     async def scene() -> None:
-        board = NoticeBoard(lambda: configs[-1], examine)
+        board = NoticeBoard(lambda: configs[-1], ThreadPoolExecutor(1), examine)
         first, again = await asyncio.gather(board.notices(), board.notices())
         assert first is again
         (notice,) = first.findings
@@ -222,6 +225,101 @@ def test_notices_are_looked_for_in_a_thread_and_kept_for_a_while() -> None:
         await asyncio.sleep(FRESH + 1)
         assert "this host can't be examined: no; permission" == (await board.notices()).findings[0].message
         assert 3 == len(examined)
+
+    play(scene())
+
+
+def test_configurations_are_put_together_in_threads(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Previews, additions and removals of backends of a large configuration do not hold up checks."""
+    places: list[tuple[str, bool]] = []
+    in_thread = False
+    run_in_executor = VirtualTimeLoop.run_in_executor
+
+    def run_there(loop: VirtualTimeLoop, executor: Any, function: Any, *args: Any) -> Any:
+        nonlocal in_thread
+        in_thread = True
+        try:
+            return run_in_executor(loop, executor, function, *args)
+        finally:
+            in_thread = False
+
+    def noting(name: str, function: Any) -> Any:
+        def note(*args: Any, **options: Any) -> Any:
+            places.append((name, in_thread))
+            return function(*args, **options)
+
+        return note
+
+    monkeypatch.setattr(VirtualTimeLoop, "run_in_executor", run_there)
+    for name, function in (("amend", amend), ("resolve", resolve)):
+        monkeypatch.setattr(controller, name, noting(name, function))
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            new = read_backend("dns", "ns9", "10.0.0.19:53")
+            places.clear()
+            await daemon.service.preview_add("dns", new)
+            await daemon.service.preview_remove("dns", "ns1")
+            await daemon.service.add("dns", new, TESTER)
+            await daemon.service.remove("dns", "ns9", TESTER)
+            assert [("amend", True), ("resolve", True)] * 4 == places
+
+    play(scene())
+
+
+def test_clients_that_leave_start_no_second_examination() -> None:
+    """The examination goes on in its thread, and the next client gets its result, or that of the new configuration."""
+    examined: list[Config] = []
+    configs = [Config()]
+    go = threading.Event()
+
+    def examine(config: Config) -> list[Finding]:
+        examined.append(config)
+        go.wait()
+        return [Finding(Severity.OK, "table", config.table)]
+
+    async def leave(board: NoticeBoard) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await board.notices()
+
+    async def scene() -> None:
+        with ThreadPoolExecutor(5) as threads:
+            board = NoticeBoard(lambda: configs[-1], threads, examine)
+            try:
+                for _ in range(5):
+                    await leave(board)
+                configs.append(Config(table="other"))
+                await leave(board)
+                assert configs[:1] == examined
+            finally:
+                go.set()
+            assert "other" == (await board.notices()).findings[0].message
+            assert configs == examined
+
+    asyncio.run(scene())
+
+
+def test_packets_are_explained_in_one_thread(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Explanations take one thread, in which no reload and no lookup of a name waits."""
+    used: list[tuple[Any, str]] = []
+    run_in_executor = VirtualTimeLoop.run_in_executor
+
+    def record(loop: VirtualTimeLoop, executor: Any, function: Any, *args: Any) -> Any:
+        used.append((executor, getattr(function, "__name__", "")))
+        return run_in_executor(loop, executor, function, *args)
+
+    monkeypatch.setattr(VirtualTimeLoop, "run_in_executor", record)
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            client, service = read_endpoint("198.51.100.7:40000"), read_endpoint("192.0.2.53:53")
+            for _ in range(2):
+                await daemon.service.explain(client, service, Protocol.UDP, None)
+            first, second = (executor for executor, name in used if name == "_explain")
+            assert first is second
+            assert 1 == first._max_workers
+            assert first not in [executor for executor, name in used if name != "_explain"]
 
     play(scene())
 

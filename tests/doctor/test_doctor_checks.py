@@ -15,7 +15,7 @@ from nftlb.doctor import Severity, check_all
 from nftlb.doctor.features import FEATURES, check_nft, feature_texts
 from nftlb.doctor.host import _ipvs, read_nft
 from nftlb.kernel.rtnetlink import LOCAL, Route, RoutingRule
-from nftlb.kernel.surroundings import Interface
+from nftlb.kernel.surroundings import ALL_INTERFACES, ForwardingSettings, Interface
 from nftlb.lab import Namespace
 from nftlb.model import Encap
 
@@ -51,9 +51,20 @@ class TestJudgements:
 
     def test_routes_from_router_advertisements_survive_forwarding(self) -> None:
         """The fix sets accept_ra too: with forwarding on, the host would delete its default route."""
-        (finding,) = faults(check_facts(sysctls={"net/ipv6/conf/all/forwarding": 0}, advertised=frozenset({"eth1.7"})))
+        forwarding = {**HEALTHY.forwarding, 6: {ALL_INTERFACES: ForwardingSettings()}}
+        (finding,) = faults(check_facts(forwarding=forwarding, advertised=frozenset({"eth1.7"})))
 
         assert finding.fix == "sysctl -w net/ipv6/conf/eth1.7/accept_ra=2 net.ipv6.conf.all.forwarding=1"
+
+    def test_what_is_not_known_is_not_good(self) -> None:
+        """A kernel that does not tell whether it forwards, and a process that can't read /proc/sys."""
+        found = check_facts(forwarding={4: HEALTHY.forwarding[4]})
+        assert ["unknown forwarding"] == [
+            f"{one.severity} {one.subject}" for one in found if one.subject == "forwarding"
+        ]
+        assert ["unknown settings"] == fault_names(check_facts(NAT, hides_sysctls=True))
+        (hidden,) = faults(check_facts(NAT.replace("  dns:", "  dns:\n    forward: stateless"), hides_sysctls=True))
+        assert hidden.message.endswith("not known: the ports that Linux gives to sockets")
 
     @pytest.mark.parametrize(
         ("sysctls", "message"),

@@ -132,6 +132,18 @@ class TestRealHosts:
 
         self.check(balancer, NAT, ["error forwarding"] * 2)
 
+    def test_settings_are_read_without_proc_sys(self, dsr_balancer: Namespace) -> None:
+        """The daemon's unit hides /proc/sys. Forwarding and filters are found, and what is not known is named."""
+        for name, value in (("ip_forward", 0), ("conf.all.rp_filter", 1)):
+            dsr_balancer.sysctl(f"net.ipv4.{name}", value)
+        code = "import sys; from nftlb.config import parse_config; from nftlb.doctor import examine\n"
+        code += "for one in examine(parse_config(sys.argv[1])): print(one.severity, one.subject)"
+        hidden = 'mount -t proc -o subset=pid proc /proc && exec "$@"'
+        out = dsr_balancer.run(["unshare", "-m", "sh", "-ec", hidden, "sh", sys.executable, "-c", code, DSR])
+        found = [line for line in out.splitlines() if not line.startswith("ok ")]
+        assert ["error forwarding", "unknown settings", "warning rp_filter"] == sorted(found)
+        assert not {"ok forwarding", "ok own ports"} & set(out.splitlines())
+
     def test_no_forwarding_from_one_interface(self, balancer: Namespace) -> None:
         balancer.sysctl("net.ipv4.conf.client1.forwarding", 0)
 

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 expect.set_options(timeout=PATIENCE)
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
 VIEWS = ("pools", "timeline", "configuration", "explain", "notices")
+COUNT_DRAWINGS = """
+window.drawings = 0;
+new MutationObserver(() => window.drawings++).observe(document.getElementById("events"), {childList: true});
+"""
 HOSTILE = "<img src=x onerror=document.title='taken'>"
 
 
@@ -274,6 +278,11 @@ def test_history_and_notices(chromium: Browser) -> None:
         expect(page.locator("#events")).to_contain_text("drain · by anna (192.0.2.200)")
         api.emit(Event(kind=EventKind.BACKEND_UP, at=datetime.now(UTC), pool="dns", backend="ns3", reason="noerror"))
         expect(page.locator("#events .event").first).to_contain_text("backend up")
+        page.evaluate(COUNT_DRAWINGS)
+        for number in range(40):
+            api.emit(Event(kind=EventKind.SWAP, at=datetime.fromtimestamp(2e9 + number, UTC), pool="dns"))
+        expect(page.locator("#events .event")).to_have_count(len(kept_events()) + 41)
+        assert page.evaluate("window.drawings") <= 20  # events that arrive together are drawn together
         page.locator("#timeline-kind").select_option("operated")
         expect(page.locator("#events .event")).to_have_count(1)
 
@@ -282,6 +291,9 @@ def test_history_and_notices(chromium: Browser) -> None:
         page.get_by_role("link", name="Configuration").click()
         expect(page.locator("#changes")).to_contain_text("dns/ns3: down, was up · 1 line added, 1 deleted")
         page.get_by_role("link", name="Explain a packet").click()
+        offered = page.locator("#listeners option").evaluate_all("all => all.map(one => one.value)")
+        assert "192.0.2.12:1812/udp" in offered  # the first port of a range
+        assert [] == [place for place in offered if "eth0" in place or "[::]" in place or "-" in place]
         page.get_by_label("From").fill("198.51.100.7:40000")
         page.get_by_label("To", exact=True).fill("192.0.2.53:53/udp")
         page.keyboard.press("Enter")

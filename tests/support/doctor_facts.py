@@ -12,7 +12,7 @@ from nftlb.doctor import Finding, Severity, check_all
 from nftlb.doctor.features import check_nft
 from nftlb.doctor.host import HostFacts, NftFacts
 from nftlb.kernel.rtnetlink import LOCAL, Route
-from nftlb.kernel.surroundings import Interface
+from nftlb.kernel.surroundings import ALL_INTERFACES, ForwardingSettings, Interface
 
 NAT = """
 pools:
@@ -42,14 +42,13 @@ def fault_names(findings: list[Finding]) -> list[str]:
 HEALTHY = HostFacts(
     nft=NftFacts(version="1.0.6"),
     sysctls={
-        "net/ipv4/ip_forward": 1,
-        "net/ipv6/conf/all/forwarding": 1,
         "net/netfilter/nf_conntrack_max": 262144,
         "net/netfilter/nf_conntrack_count": 7,
         "net/netfilter/nf_conntrack_sctp_timeout_established": 210,
         "net/netfilter/nf_conntrack_udp_timeout": 30,
         "net/netfilter/nf_conntrack_udp_timeout_stream": 120,
     },
+    forwarding={version: {ALL_INTERFACES: ForwardingSettings(forwarding=1)} for version in (4, 6)},
     interfaces=(Interface(1, "lo", 65536), Interface(2, "eth0"), Interface(3, "eth1.7")),
     routes={
         ip_address("192.0.2.53"): Route(4, 255, index=1, kind=LOCAL),

@@ -163,7 +163,7 @@ def showcase(now: datetime = NOON) -> Traffic:
             "radius",
             a_backend("aaa1", address="10.0.3.1", port=1812, share=0.5, **well),
             a_backend("aaa2", address="10.0.3.2", port=1812, share=0.5, **well),
-            listen=("192.0.2.12:1812/udp",),
+            listen=("192.0.2.12:1812-1813/udp", "eth0:1812/udp", "[::]:1812/udp"),
             since=service.started,
         ),
         a_pool(

@@ -138,6 +138,10 @@ DESTINATION = "destination=192.0.2.53:53/udp"
             "destination",
             "destination: 192.0.2.53:53-60/udp is",
         ),
+        *(
+            (f"{SOURCE}&destination={place}:53/udp", 422, "destination", f"destination: {place}:53/udp is no single")
+            for place in ("*", "eth0", "[::]")
+        ),
         (
             f"{SOURCE}&destination=[2001:db8::53]:53/udp",
             422,

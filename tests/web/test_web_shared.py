@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake_service import FakeService, a_pool, two_pools
@@ -19,7 +20,7 @@ from nftlb.web.shared import SharedResponses
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from nftlb.service import PoolStatus
+    from nftlb.service import Notices, PoolStatus
 
 LARGE = ("/api/v1/status", "/api/v1/pools", "/api/v1/pools/dns", "/api/v1/ruleset", "/metrics")
 
@@ -191,6 +192,62 @@ def test_a_pause_after_each_response() -> None:
         assert min(seen.values()) >= max(seen.values()) - 3 > 0
 
     play(scene())
+
+
+def test_slow_responses_hold_up_no_other_response() -> None:
+    """The metrics do not wait for notices, and notices and explanations are made one at a time."""
+
+    async def scene() -> None:
+        shared, done = SharedResponses(10), []
+
+        async def make(what: str, seconds: float) -> bytes:
+            await asyncio.sleep(seconds)
+            done.append((what, elapsed()))
+            return b""
+
+        await asyncio.gather(
+            shared.get("notices", partial(make, "notices", 5), slow=True),
+            shared.get("explain", partial(make, "explain", 1), slow=True),
+            shared.get("metrics", partial(make, "metrics", 0.1)),
+        )
+        assert [("metrics", 0.1), ("notices", 5), ("explain", 5 + module.LONGEST_REST + 1)] == done
+
+    play(scene())
+
+
+@pytest.mark.parametrize("path", ["notices", "explain?source=198.51.100.7:40000&destination=192.0.2.53:53/udp"])
+def test_metrics_are_answered_during_an_examination(path: str) -> None:
+    """Readers of the state get their answers while the answer of a thread is not there yet."""
+
+    class Examined(FakeService):
+        """Waits in what takes a thread."""
+
+        def __init__(self) -> None:
+            super().__init__(two_pools().shown)
+            self.asked, self.go = asyncio.Event(), asyncio.Event()
+
+        async def notices(self) -> Notices:
+            self.asked.set()
+            await self.go.wait()
+            return await super().notices()
+
+        async def explain(self, *packet: Any) -> dict[str, Any]:
+            self.asked.set()
+            await self.go.wait()
+            return await super().explain(*packet)
+
+    async def test() -> None:
+        service = Examined()
+        async with serving(service) as api:
+            first = asyncio.create_task(api.get(f"/api/v1/{path}"))
+            await service.asked.wait()
+            for other in LARGE:
+                assert 200 == (await api.get(other)).status
+            assert not first.done()
+            service.go.set()
+            assert 200 == (await first).status
+
+    run(test())
 
 
 def test_the_longest_pause() -> None:

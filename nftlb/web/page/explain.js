@@ -44,9 +44,15 @@ function show(answer) {
   return parts;
 }
 
+/** The destination of a packet to a listener: its first port. Empty for a listener without one address, as `eth0:53/udp`. */
+function destinationOf(listener) {
+  const [, address, port, protocol] = listener.match(/^([0-9.]+|\[[0-9a-f:.]+\]):(\d+)(?:-\d+)?\/(\w+)$/) || [];
+  return !address || address === "0.0.0.0" || address === "[::]" ? "" : `${address}:${port}/${protocol}`;
+}
+
 /** Offer the listeners of all pools as destinations. */
 export function offerListeners(status) {
-  const wanted = status.pools.flatMap(pool => pool.listen).slice(0, 200);
+  const wanted = status.pools.flatMap(pool => pool.listen).map(destinationOf).filter(Boolean).slice(0, 200);
   if ($("listeners").children.length === wanted.length) return;
   arrange($("listeners"), wanted.map(listener => Object.assign(make("option"), {value: listener})));
 }

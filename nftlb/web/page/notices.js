@@ -4,7 +4,7 @@ import {$, arrange, clockTime, make, say} from "./dom.js";
 import {getJson} from "./api.js";
 
 const PERIOD = 30000;
-const LOOKS = {error: ["bad", "✕ error"], warning: ["warn", "! warning"], ok: ["good", "✓ ok"]};
+const LOOKS = {error: ["bad", "✕ error"], warning: ["warn", "! warning"], unknown: ["plain", "? not known"], ok: ["good", "✓ ok"]};
 
 function makeItem({severity, subject, message, fix}) {
   const [kind, words] = LOOKS[severity] || ["plain", severity];
@@ -16,7 +16,7 @@ function makeItem({severity, subject, message, fix}) {
 async function read() {
   try {
     const {at, findings} = await getJson("api/v1/notices");
-    const order = ["error", "warning", "ok"], wrong = findings.filter(one => one.severity !== "ok");
+    const order = ["error", "warning", "unknown", "ok"], wrong = findings.filter(one => ["error", "warning"].includes(one.severity));
     arrange($("notices"), [...findings].sort((one, other) => order.indexOf(one.severity) - order.indexOf(other.severity)).map(makeItem));
     say($("notices-note"), (at ? "Examined at " + clockTime(at) + ". " : "") + (wrong.length ? "A fix is a command to run as root, or what to change." : "No problem was found."));
     say($("notices-count"), wrong.length ? `(${wrong.length})` : "");

@@ -22,6 +22,7 @@ export const KINDS = {
   operated: ["operated", "•", "operator"],
 };
 const PAGE = 200, MOST = 2000;
+const SOON = 60;  // milliseconds
 const COLOURS = {"✕": "bad", "✓": "good", "‖": "warn", "!": "warn"};
 
 let events = [], kept = true, more = false, dirty = false;
@@ -58,9 +59,10 @@ export function note(event) {
   changed();
 }
 
+/** Draw soon, once for all events that arrive together: after a lost connection, the daemon repeats up to a thousand. */
 function changed() {
+  if (!dirty) setTimeout(showTimeline, SOON);
   dirty = true;
-  showTimeline();
 }
 
 function describeDetail([name, value]) {
