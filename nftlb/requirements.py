@@ -210,6 +210,8 @@ def backend_path(pool: Pool, backend: Backend, host: Surroundings) -> BackendPat
 
 def _lacking_devices(pool: Pool, host: Surroundings) -> Iterator[Lack]:
     uses = [(name, "`ingress`", "") for name in pool.ingress]
+    # A listener that has got addresses of its interface has no `host` any more.
+    uses += [(name, "`listen`", "") for name in dict.fromkeys(one.interface for one in pool.listen) if name]
     uses += [(health.device, "`device` under health", "") for health in pool.health if health.device]
     if pool.ingress or pool.forward is Forward.DSR:
         uses += [(backend.device, "`device`", backend.name) for backend in _served(pool) if backend.device]

@@ -268,3 +268,16 @@ def test_a_tunnel_that_is_missing_or_sends_from_nowhere() -> None:
     assert [] == subjects(tunnelled, WELL)  # the tunnels were not read
     without = replace(here, tunnels={}, missing_tunnels=frozenset({(Encap.GRE, 6)}))
     assert ["dns: encap gre"] == subjects(tunnelled, without)
+
+
+def test_an_interface_of_a_listener() -> None:
+    """A listener without an address needs its interface. `*`, and an interface that is up, only wait for addresses."""
+    where = host(ETH, Interface(3, "eth2", up=False), routes={"10.0.0.11": on_link()})
+
+    def lacks(*listen: str) -> list[str]:
+        waiting = replace(plain(), listen=pool("dns", listen, ()).listen)
+        return [lack.message for lack in lacking(config(waiting), where)]
+
+    assert ["there is no interface any, `listen` of pool dns"] == lacks("any:53/udp", "any:54/udp", "*:55/udp")
+    assert ["interface eth2, `listen` of pool dns, is down"] == lacks("eth2:53/udp")
+    assert [] == lacks("eth1:53/udp", "0.0.0.0:54/udp")

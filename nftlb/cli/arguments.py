@@ -34,11 +34,17 @@ def load_resolved(file: str) -> Config:
     Names of backends get the addresses of this moment. Addresses that can't be backends are left out with a warning.
     Listeners for addresses of this host get the addresses of this moment too. KernelError if they can't be read.
     """
-    from nftlb.config import load, lookups_of, resolve  # noqa: PLC0415 - see the module's docstring
+    from nftlb.config import load  # noqa: PLC0415 - see the module's docstring
+
+    return resolved_now(load(file), file)
+
+
+def resolved_now(config: Config, file: str) -> Config:
+    """Put names and addresses of this moment into the configuration of a file, as `load_resolved()` does."""
+    from nftlb.config import lookups_of, resolve  # noqa: PLC0415 - see the module's docstring
 
     from .output import write_error  # noqa: PLC0415 - as above
 
-    config = load(file)
     wanted, addresses = lookups_of(config), addresses_for(config)
     if not wanted:
         return resolve(config, {}, addresses).config

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from nftlb.client import Unreachable
-from nftlb.config import amend
+from nftlb.config import amend, load
 from nftlb.errors import ConfigError
 from nftlb.model import Admin, Backend, Membership
 from nftlb.model.membership import BackendState
 
 from .apply import unlocked_applier
-from .arguments import examples, file_argument, load_resolved
+from .arguments import examples, file_argument, resolved_now
 from .daemon import DaemonAccess, daemon_options
 from .output import write_output
 
@@ -50,13 +50,14 @@ def diff_command(daemon: DaemonAccess, file: str, file_only: bool) -> int:
     that an option names can't be reached.
     """
     try:
-        config = load_resolved(file)
+        config = load(file)
     except ConfigError as error:
         raise BadInputError(list(error.problems)) from error
     title, membership = file, Membership()
     if not file_only and (seen := _status(daemon)) is not None:
         config, membership = with_daemon(config, seen)
         title = f"{file}, with the states of the running daemon (pid {seen.pid})"
+    config = resolved_now(config, file)  # after the daemon's backends: listeners have their families too
     with unlocked_applier(config.table) as to_kernel:
         differences = to_kernel.diff(config, membership)
     if differences:
@@ -76,6 +77,8 @@ def _status(daemon: DaemonAccess) -> StatusView | None:
 
 def with_daemon(config: Config, seen: StatusView) -> tuple[Config, Membership]:
     """The configuration with the backends that were added at run time, and the states of all backends. Pure.
+
+    `config` is a file's, without the addresses of names and of this host.
 
     Weights and priorities are those of the configuration, because the status does not say whether a weight was set at
     run time or comes from an earlier file. A backend in slow start counts with its whole weight.

@@ -224,12 +224,12 @@ class Compiled:
         def entry(listener: Listener) -> str:
             return entry_of_copies(pool, listener) if has_copies(pool) else forwarding.entry(listener.protocol)
 
-        for listener in pool.listen:
+        for listener in pool.bound:
             if listener.family == family:
                 protocols.setdefault(entry(listener), {})[listener.protocol] = None
         # A packet that a guard drops is not copied.
         first = {chain: add_guard(part, pool, family, chain, carried) for chain, carried in protocols.items()}
-        for listener in pool.listen:
+        for listener in pool.bound:
             if listener.family != family:
                 continue
             service = by_fields(listener, first[entry(listener)], pool.name)

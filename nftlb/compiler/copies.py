@@ -83,7 +83,7 @@ def copies_version(
     states = dict(state)
     up = [one for one in _collectors(pool, family) if states.get(one.name, _UP).up]
     chains: dict[str, Chain] = {}
-    for listener in pool.listen:
+    for listener in pool.bound:
         if listener.family is not family:
             continue
         rules, about = [], ""
@@ -166,7 +166,7 @@ def refused_copies(words: Words, keys: Iterable[str]) -> Chain:
 
 
 def _datagrams(pool: Pool, family: Family) -> list[Listener]:
-    return [one for one in pool.listen if one.family is family and one.protocol is Protocol.UDP]
+    return [one for one in pool.bound if one.family is family and one.protocol is Protocol.UDP]
 
 
 def _collectors(pool: Pool, family: Family) -> list[Collector]:

@@ -47,7 +47,7 @@ def add_first_packets(part: PoolRules, pool: Pool, family: Family, allocation: A
         return first
     _add_expected(part, pool, family, allocation.zones[FlowZone(pool.name, family)])
     asked = f"asked/{pool.name}"
-    services = (by_fields(listener, first, pool.name) for listener in pool.listen if listener.family == family)
+    services = (by_fields(listener, first, pool.name) for listener in pool.bound if listener.family == family)
     part.chain(asked, *(f"{service.to_address}{service.match}goto {first}" for service in services))
     return asked
 

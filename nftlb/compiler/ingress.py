@@ -50,7 +50,7 @@ def ingress_services(family: Family, interface: str) -> str:
 
 def has_fast_path(pool: Pool, family: Family, routes: Routes) -> bool:
     """Whether the pool asks for the fast path, and the next hop of each of its targets in the family is known."""
-    if not pool.ingress:
+    if not pool.ingress or not any(listener.family is family for listener in pool.bound):
         return False
     every = targets(pool, family)
     return bool(every) and all(routes.hop(target) for target in every)
@@ -102,7 +102,7 @@ class IngressForwarding(NamedTuple):
             ordinary += [f"{words.ip} saddr {address} accept" for address in asking]
         if ordinary:
             part.chain(first, *ordinary, f"goto {entry}")
-        for listener in pool.listen:
+        for listener in pool.bound:
             if listener.family == family:
                 service = by_words(listener, first, pool.name, rewritten=self._rewrites)
                 for interface in pool.ingress:

@@ -81,7 +81,7 @@ class StatelessForwarding(NamedTuple):
         if pool.forward is Forward.STATELESS:
             _add_replies(part, pool, family, words, self.replies)
         elif family is Family.IP:
-            part.redirects += [_no_redirect(listener.address) for listener in pool.listen if listener.family == family]
+            part.redirects += [_no_redirect(listener.address) for listener in pool.bound if listener.family == family]
         return part
 
     def version(self, selection: Selection) -> Version:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from nftlb.model.kinds import HostAddresses, IPAddress, Protocol
+    from nftlb.model.names import NameAnswers
     from nftlb.model.pool import Config, Pool
 
 Taken: TypeAlias = "dict[tuple[IPAddress, Protocol], list[tuple[int, int]]]"
@@ -27,15 +28,15 @@ def listens_on_host(config: Config) -> bool:
     return any(listener.host for pool in config.pools for listener in pool.listen)
 
 
-def with_addresses(config: Config, addresses: HostAddresses) -> Config:
+def with_addresses(config: Config, answers: NameAnswers, addresses: HostAddresses) -> Config:
     """Replace each listener for addresses of this host by a listener for each address.
 
-    `addresses` are the addresses that this host has. A listener for which there is no address stays: no packet has its
-    address, and the pool keeps its families.
+    `addresses` are the addresses that this host has, and `answers` the servers of the pools' names. A listener for
+    which there is no address stays: no packet has its address, and the pool keeps its families.
     """
     if not listens_on_host(config):
         return config
-    taken = _taken(config)
+    taken = _taken(config, answers)
     found: dict[Listener, tuple[Listener, ...]] = {}
     on_host = [listener for pool in config.pools for listener in pool.listen if listener.host]
     for listener in sorted(on_host, key=lambda one: not one.interface):
@@ -78,13 +79,16 @@ def _free(listener: Listener, taken: Iterable[tuple[int, int]]) -> Iterator[tupl
         yield first, listener.last_port
 
 
-def _taken(config: Config) -> Taken:
+def _taken(config: Config, answers: NameAnswers) -> Taken:
     """The ports of exact listeners and of servers, by address and protocol."""
     taken: Taken = defaultdict(list)
     for pool in config.pools:
         servers = [(backend.address, backend.port) for backend in pool.backends]
         servers += [(collector.address, collector.port) for collector in pool.mirror]
         servers += [(endpoint.address, endpoint.port) for endpoint in pool.fallback.sorry]
+        for named in pool.named:
+            found = answers.get(named.lookup, ())
+            servers += [(server.address, server.port if named.srv else named.port) for server in found]
         for listener in pool.listen:
             ports = (listener.first_port, listener.last_port)
             if not listener.host:

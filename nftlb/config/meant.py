@@ -205,7 +205,7 @@ def address(found: object, *, names: bool = False) -> str:
     if _LEADING_ZEROS.fullmatch(found):
         plain = ".".join(str(int(part)) for part in found.split("."))
         return f"write {plain}, without leading zeros" if plain != found and _is_address(plain) else ""
-    named = not names and _HOST_NAME.fullmatch(found) and ("." in found or found == "localhost")
+    named = not names and _HOST_NAME.fullmatch(found) and ("." in found or found.lower() == "localhost")
     return "a host name does not work here; write an address" if named else ""
 
 

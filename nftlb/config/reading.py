@@ -369,7 +369,7 @@ def read_listener(found: object) -> Listener:
     return Listener(place, first_port, last_port, read_word(Protocol, "a protocol", protocol), host)
 
 
-_OTHER_PLACE = re.compile(r"[0-9.]*|[0-9]+\..*|.*:.*|.*\.[^0-9].*")
+_OTHER_PLACE = re.compile(r"[0-9.]*|[0-9]+\..*|.*:.*|.*\.[^0-9].*|localhost", re.IGNORECASE)
 """Texts that are rather a mistyped address or a host name than an interface. Behind a dot, interfaces of VLANs have a
 number: eth0.100."""
 

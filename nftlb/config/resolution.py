@@ -66,14 +66,17 @@ def lookups_of(config: Config) -> dict[HostLookup, frozenset[Family]]:
     return wanted
 
 
-def resolve(config: Config, answers: NameAnswers, addresses: HostAddresses | None = None) -> Resolution:
+def resolve(
+    declared: Config, answers: NameAnswers, addresses: HostAddresses | None = None, former: Config | None = None
+) -> Resolution:
     """Replace the backends of all names by those of the answers. A name without an answer has no backend.
 
-    Also replace the listeners for addresses of this host, which has these addresses.
+    Also replace the listeners for addresses of this host, which has these addresses. A pool that is equal to its pool
+    in the `former` configuration is the same object.
     """
-    config = with_addresses(config, addresses or {})
+    config = with_addresses(declared, answers, addresses or {})
     if not any(pool.named for pool in config.pools):
-        return Resolution(config)
+        return Resolution(_with_former_pools(config, former))
     notes: Notes = defaultdict(list)
     made: Made = {pool.name: _found(pool, answers, notes) for pool in config.pools if pool.named}
     while refused := _refused(config, made, notes):
@@ -81,7 +84,18 @@ def resolve(config: Config, answers: NameAnswers, addresses: HostAddresses | Non
     for pool, names in made.items():
         for name, backends in names.items():
             names[name] = _first(backends, notes[pool, name])
-    return Resolution(_resolved(config, made), {place: tuple(dict.fromkeys(said)) for place, said in notes.items()})
+    resolved = _with_former_pools(_resolved(config, made), former)
+    return Resolution(resolved, {place: tuple(dict.fromkeys(said)) for place, said in notes.items()})
+
+
+def _with_former_pools(config: Config, former: Config | None) -> Config:
+    if former is None:
+        return config
+    return replace(config, pools=tuple(_former_if_equal(pool, former.pool(pool.name)) for pool in config.pools))
+
+
+def _former_if_equal(pool: Pool, former: Pool | None) -> Pool:
+    return former if former is not None and former == pool else pool
 
 
 def backend_name(name: str, address: IPAddress, port: int | None = None) -> str:

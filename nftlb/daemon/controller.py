@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nftlb.config import amend, resolve
+from nftlb.config import amend, listens_on_host, resolve
 from nftlb.errors import NftlbError, SystemFault
 from nftlb.health import Standing, consequences
 from nftlb.model import EventKind
@@ -17,6 +17,7 @@ from nftlb.service import ConfigStatus, Conflict, Event
 from . import systemd
 from .events import now, wall
 from .names import emptied_pools, first_answers, judge
+from .startup import addresses_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -148,17 +149,24 @@ class Controller:
         self._follow(self.state.health.set_silent(silent, now()))
 
     async def use_addresses(self, addresses: HostAddresses) -> None:
-        """Let listeners for addresses of this host follow a change. Raises NftlbError if the kernel refuses."""
+        """Let listeners for addresses of this host follow a change.
+
+        Raises NftlbError if the kernel refuses, or if a pool would lose its last backend.
+        """
         async with self._changing:
+            declared, before, answers = self.state.declared, self.state.config, self.state.names.answers
             if addresses == self.state.addresses:
                 return
-            answers = self.state.names.answers
-            resolution = await asyncio.to_thread(resolve, self.state.declared, answers, addresses)
-            if resolution.config == self.state.config:
+            if not listens_on_host(declared):
                 self.state.addresses = addresses
                 return
-            reason = "this host has other addresses"
-            await self._use_answers(self.state.declared, answers, resolution, reason, addresses)
+            resolution = await asyncio.to_thread(resolve, declared, answers, addresses, before)
+            if resolution.config == before:
+                self.state.addresses = addresses
+                return
+            if reasons := emptied_pools(before, resolution):
+                raise SystemFault("; ".join(reasons))
+            await self._use_answers(declared, answers, resolution, "this host has other addresses", addresses)
         _log.info("the addresses of this host have changed, and listeners follow")
 
     def set_lacks(self, lacks: Iterable[Lack]) -> None:
@@ -192,7 +200,12 @@ class Controller:
     async def _use_waiting(self) -> None:
         """Use all waiting answers."""
         batch = dict(self._waiting)
-        refused = await self._use_together({lookup: answer.servers for lookup, answer in batch.items()})
+        refused: Mapping[HostLookup, NftlbError]
+        try:
+            refused = await self._use_together({lookup: answer.servers for lookup, answer in batch.items()})
+        except Exception as fault:  # noqa: BLE001 - each answer of the batch would meet the same fault again
+            _log.exception("a fault of nftlb itself while it used answers of DNS")
+            refused = dict.fromkeys(batch, SystemFault(f"a fault of nftlb itself: {fault!r}"))
         for lookup, answer in batch.items():
             answer.used, answer.error = True, refused.get(lookup)
         if refused.keys() != batch.keys():
@@ -322,10 +335,11 @@ class Controller:
         read = await asyncio.to_thread(self.state.read_new_file)
         config, runtime, misfits = self.state.with_runtime(read.base)
         answers = {**self.state.names.answers, **await first_answers(config, self.state.names.answers)}
-        resolution = await asyncio.to_thread(resolve, config, answers, self.state.addresses)
+        addresses = await asyncio.to_thread(addresses_for, config)
+        resolution = await asyncio.to_thread(resolve, config, answers, addresses)
         if reasons := emptied_pools(self.state.config, resolution):
             raise SystemFault("\n".join(reasons))
-        await self._use_answers(config, answers, resolution, f"a reload of {self.state.file}")
+        await self._use_answers(config, answers, resolution, f"a reload of {self.state.file}", addresses)
         self.state.use_file(read, runtime)
         for misfit in misfits:
             _log.warning("%s", misfit)
@@ -370,7 +384,7 @@ class Controller:
     async def _use(self, declared: Config, reason: str) -> None:
         """Use another configuration with the answers of now: see `_use_answers`."""
         answers = self.state.names.answers
-        resolution = await asyncio.to_thread(resolve, declared, answers, self.state.addresses)
+        resolution = await asyncio.to_thread(resolve, declared, answers, self.state.addresses, self.state.config)
         await self._use_answers(declared, answers, resolution, reason)
 
     async def _use_answers(

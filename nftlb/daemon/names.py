@@ -62,7 +62,7 @@ def judge(
 
     With thousands of pools, or with addresses that break rules, this takes some tenths of a second.
     """
-    resolution = resolve(declared, {**known, **new}, addresses)
+    resolution = resolve(declared, {**known, **new}, addresses, before)
     return Judgement(resolution, emptied_names(before, resolution, new.keys()))
 
 

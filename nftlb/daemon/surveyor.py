@@ -21,7 +21,7 @@ from nftlb.errors import KernelError, NftlbError
 from nftlb.kernel import LibNftables
 from nftlb.kernel.helpers import has_helper, missing_helpers
 from nftlb.kernel.neighbours import USABLE, State, ask_neighbours
-from nftlb.kernel.surroundings import Surroundings, read_surroundings, usable_addresses
+from nftlb.kernel.surroundings import Surroundings, read_addresses, read_surroundings
 from nftlb.kernel.tunnels import missing_kinds, read_tunnels
 from nftlb.requirements import backend_path, lacking, lookups, stale_tunnels, tunnel_kinds
 
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 SETTLE = 0.02
 """Seconds from an announcement to the survey: changes come in groups."""
 REST = 10
-"""The pause after a survey, as a multiple of its processor time: some tenths of a second with ten thousand backends."""
+"""The pause after a survey, as a multiple of its processor time: some seconds with ten thousand backends."""
 AGAIN = 5.0
 """Seconds until a failed survey is tried again."""
 ASK_AGAIN = 1.0
@@ -102,21 +102,25 @@ class Surveyor:
         self._announced: set[Neighbour] = set()
         self._due: dict[Neighbour, float] = {}
         self._thread = ThreadPoolExecutor(1, "surroundings")
+        self._address_thread = ThreadPoolExecutor(1, "addresses")
         self._changed = asyncio.Event()
+        self._moved = asyncio.Event()
         self._ask_now = asyncio.Event()
         self._surveyed = asyncio.Event()
         self._again: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def __enter__(self) -> Self:
-        self._changed.set()
-        self._tasks = [asyncio.create_task(_for_ever(step)) for step in (self._survey, self._ask_due)]
+        self.suspect()
+        steps = (self._follow_addresses, self._survey, self._ask_due)
+        self._tasks = [asyncio.create_task(_for_ever(step)) for step in steps]
         return self
 
     def __exit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
         self._thread.shutdown()
+        self._address_thread.shutdown()
 
     async def first_look(self) -> None:
         """Wait until the first survey is done or has failed."""
@@ -125,11 +129,13 @@ class Surveyor:
     def follow(self, config: Config) -> None:
         """Use another configuration."""
         self._config = config
-        self._changed.set()
+        self.suspect()
 
     def suspect(self) -> None:
         """Survey soon: something may have changed."""
         self._changed.set()
+        if _follows_addresses(self._config):
+            self._moved.set()
 
     def record_neighbours(self, news: Iterable[tuple[Neighbour, State]]) -> None:
         """Record the states of neighbours that the kernel announced."""
@@ -145,31 +151,52 @@ class Surveyor:
         if self._surveyed.is_set():
             await asyncio.sleep(SETTLE)
         self._changed.clear()
+        try:
+            seconds = await self._look()
+        except Exception:
+            self._changed.set()  # nothing else may begin the next survey
+            raise
+        finally:
+            self._surveyed.set()
+        await asyncio.sleep(min(AGAIN, REST * seconds))
+
+    async def _look(self) -> float:
+        """Survey, and use the findings. Return the seconds of processor time."""
         loop = asyncio.get_running_loop()
         config = self._config
-        seconds = 0.0
         try:
             view, seconds = await loop.run_in_executor(self._thread, _timed_view, config)
         except KernelError as error:
             self._faults.set("surroundings", str(error))
             loop.call_later(AGAIN, self._changed.set)
-        else:
-            self._faults.clear("surroundings")
-            await self._use_addresses(view)
-            if config is self._config:  # otherwise another survey follows
-                self._use(view)
-        finally:
-            self._surveyed.set()
-        await asyncio.sleep(min(AGAIN, REST * seconds))
+            return 0.0
+        self._faults.clear("surroundings")
+        if config is self._config:  # otherwise another survey follows
+            self._use(view)
+        return seconds
 
-    async def _use_addresses(self, view: _View) -> None:
+    async def _follow_addresses(self) -> None:
+        """Let listeners have the addresses of this host, when something has changed.
+
+        This is no part of a survey: with thousands of backends, a survey and the pause after it take seconds.
+        """
+        await self._moved.wait()
+        await asyncio.sleep(SETTLE)
+        self._moved.clear()
+        loop = asyncio.get_running_loop()
+        seconds = 0.0
         try:
-            await self._observer.use_addresses(usable_addresses(view.host.interfaces))
+            addresses, seconds = await loop.run_in_executor(self._address_thread, _timed_addresses)
+            await self._observer.use_addresses(addresses)
         except NftlbError as error:
             self._faults.set("addresses", f"listeners still have the former addresses of this host: {error}")
-            asyncio.get_running_loop().call_later(AGAIN, self._changed.set)
+            loop.call_later(AGAIN, self._moved.set)
+        except Exception:
+            self._moved.set()  # nothing else may begin the next attempt
+            raise
         else:
             self._faults.clear("addresses")
+        await asyncio.sleep(min(AGAIN, REST * seconds))
 
     def _use(self, view: _View) -> None:
         # Only once for each tunnel: a load that can't make the tunnel is repeated without us.
@@ -269,6 +296,17 @@ async def _for_ever(step: Callable[[], Awaitable[None]]) -> None:
         except Exception:  # noqa: BLE001 - it is logged, and the rest goes on
             _log.exception("a fault of nftlb itself while it looked at the host")
             await asyncio.sleep(AGAIN)
+
+
+def _follows_addresses(config: Config) -> bool:
+    """Whether a listener stands, or was made, for addresses of this host."""
+    return any(listener.host or listener.origin for pool in config.pools for listener in pool.listen)
+
+
+def _timed_addresses() -> tuple[HostAddresses, float]:
+    """Read the addresses of this host. Return the seconds of processor time too."""
+    began = time.thread_time()
+    return read_addresses(), time.thread_time() - began
 
 
 def _timed_view(config: Config) -> tuple[_View, float]:

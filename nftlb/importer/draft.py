@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 from nftlb.config import read_check
 from nftlb.config.reading import Unfit, read_address, read_text
 from nftlb.errors import ConfigError, Problem
-from nftlb.model import Encap, Forward
+from nftlb.model import UNSPECIFIED, Encap, Forward
 from nftlb.model.constraints import INTERFACE, SERVER_NAME
 from nftlb.printable import printable, show
 
@@ -116,7 +116,10 @@ class Notes:
 
 @dataclass
 class DraftListener:
-    """An address and the ports (first, last) that a service listens at."""
+    """An address and the ports (first, last) that a service listens at.
+
+    The unspecified address stands for all addresses of this host.
+    """
 
     address: IPAddress
     ports: tuple[int, int]
@@ -221,6 +224,12 @@ MAX_RANGE = 1024
 
 def parse_address(text: str, line: Line) -> IPAddress:
     return _parse(read_address, text, line)
+
+
+def parse_service_address(text: str, line: Line) -> IPAddress:
+    """Read the address of a service, which may be 0.0.0.0 or `::`."""
+    unspecified = next((address for address in UNSPECIFIED.values() if text == str(address)), None)
+    return parse_address(text, line) if unspecified is None else unspecified
 
 
 def is_host_name(text: str) -> bool:

@@ -111,11 +111,19 @@ def free_listeners(draft: Draft, taken: UsedPorts, *, all_ports: bool) -> list[L
         if reason := unforwarded(wanted.address):
             draft.notes.missing(wanted.line, f"{Listener(wanted.address, *wanted.ports, draft.protocol)}: {reason}")
             continue
+        host = str(wanted.address) if wanted.address.is_unspecified else ""
+        if host and draft.forward is Forward.DSR:
+            what = "with dsr, each backend would need all addresses of this host"
+            draft.notes.missing(wanted.line, f"{Listener(wanted.address, *wanted.ports, draft.protocol)}: {what}")
+            continue
         if all_ports:
             free = taken.claim_rest(wanted.address, draft.protocol)
         else:
             free = [wanted.ports] if taken.claim(wanted.address, draft.protocol, wanted.ports[0]) else []
-        found += [Listener(wanted.address, *ports, draft.protocol) for ports in free]
+        found += [Listener(wanted.address, *ports, draft.protocol, host) for ports in free]
+        if host and free:
+            what = f"{host}: LVS balances packets to this address only; the pool listens on all addresses of this host"
+            draft.notes.changed(wanted.line, what)
         if not free:
             listener = Listener(wanted.address, *wanted.ports, draft.protocol)
             draft.notes.missing(wanted.line, f"{listener}: a pool listens at this address and port already")
@@ -170,6 +178,8 @@ def _listener_there(
     draft: Draft, address: IPAddress, port: int | None, ports: dict[Family, Ports], taken: UsedPorts
 ) -> str:
     """Return the reason why a server can't be a backend: a listener has its address and port. Empty if none has."""
+    if address.is_unspecified:  # a host name
+        return ""
     where = ports[family(address)] if port is None else Ports(frozenset({port}))
     if taken.overlaps(address, draft.protocol, where):
         return "a listener has this address and port"

@@ -38,11 +38,12 @@ from .draft import (
     parse_address,
     parse_named_port,
     parse_number,
+    parse_service_address,
 )
 from .write import write_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from .draft import Imported
 
@@ -417,7 +418,7 @@ class _Table:
             return None
         if key in self._drafts:
             raise bad_text(line, f"service {show(where)} is there already; allowed: each service once")
-        address, port = self._endpoint(where, line)
+        address, port = self._endpoint(where, line, parse_service_address)
         ports = ALL_PORTS if port is None else (port, port)
         draft = Draft(
             written=f"{word.upper()} {where}",
@@ -457,8 +458,10 @@ class _Table:
         draft.add_server(server, TUNNELS.get(tunnel, way) if way == TUNNEL else way, method)
         return server
 
-    def _endpoint(self, where: str, line: Line) -> tuple[IPAddress, int | None]:
+    def _endpoint(
+        self, where: str, line: Line, read: Callable[[str, Line], IPAddress] = parse_address
+    ) -> tuple[IPAddress, int | None]:
         address, port = split_port(where)
         if not _ADDRESS.fullmatch(address):
             raise bad_text(line, f"{show(where)} is not ADDRESS:PORT; allowed: {_NUMERIC}")
-        return parse_address(address, line), None if port is None else parse_named_port(port, line)
+        return read(address, line), None if port is None else parse_named_port(port, line)

@@ -25,6 +25,7 @@ from .draft import (
     parse_address,
     parse_number,
     parse_port,
+    parse_service_address,
 )
 from .keepalived_servers import VirtualServerReader, note_hidden_services, note_unread_words
 from .keepalived_statements import ReadContext, SourceFile, hidden_services, parse_statements
@@ -114,7 +115,7 @@ class _File:
         else:
             port = parse_port(rest[0], statement.line) if rest else None
             ports = ALL_PORTS if port is None else (port, port)
-            self._listen(draft, [parse_address(kind, statement.line)], ports, statement)
+            self._listen(draft, [parse_service_address(kind, statement.line)], ports, statement)
             rest = rest[1:]
         note_unread_words(statement, rest, draft.notes)
         VirtualServerReader(draft, inner).read()
@@ -164,7 +165,7 @@ class _File:
             last = int(first) | ((1 << (first.max_prefixlen - prefix)) - 1)
         else:
             start, dash, end = text.partition("-")
-            first = parse_address(start, line)
+            first = parse_address(start, line) if dash else parse_service_address(start, line)
             last = self._last(first, end, line) if dash else int(first)
         if not int(first) <= last < int(first) + MAX_RANGE:
             raise bad_text(
@@ -172,7 +173,7 @@ class _File:
                 f"{show(text)} is not a range; allowed: an upward range of at most {MAX_RANGE} addresses",
             )
         for address in range(int(first), last + 1):
-            yield parse_address(str(type(first)(address)), line)
+            yield parse_service_address(str(type(first)(address)), line)
 
     def _last(self, first: IPAddress, end: str, line: Line) -> int:
         """Read the end of a range: an address, or its last part. -1 for an address of another family."""

@@ -34,13 +34,14 @@ from .draft import (
     parse_address,
     parse_named_port,
     parse_number,
+    parse_service_address,
 )
 from .ldirectord_checks import VirtualChecks
 from .ldirectord_directives import Directive, Options, ParsedDirectives, VirtualBlock, parse_directives
 from .write import write_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .draft import Imported
 
@@ -158,7 +159,7 @@ class _Virtual:
             scheduler=DEFAULT_SCHEDULER,
             program="checktype external",
         )
-        self.address = self._address(host, head.line)
+        self.address = self._address(host, head.line, parse_service_address)
         self._port = parse_named_port(port, head.line)
         self.identity = (self.draft.protocol.value, f"{self.address or host} {self._port}")
 
@@ -326,14 +327,16 @@ class _Virtual:
 
     # --- values -----------------------------------------------------------------------------------------------------
 
-    def _address(self, host: str, line: Line) -> IPAddress | None:
+    def _address(
+        self, host: str, line: Line, read: Callable[[str, Line], IPAddress] = parse_address
+    ) -> IPAddress | None:
         """Read an address of the virtual's family. None for a name."""
         numeric = host.startswith("[") or _NUMBERS.fullmatch(host)
         if not numeric:
             if not _NAME.fullmatch(host):
                 raise bad_text(line, f"{show(host)} is not an address; IPv6 addresses need brackets")
             return None
-        found = parse_address(host.strip("[]"), line)
+        found = read(host.strip("[]"), line)
         if found.version != (6 if self._six else 4):
             family = "virtual6, real6 and fallback6" if found.version == 6 else "virtual, real and fallback"  # noqa: PLR2004
             raise bad_text(line, f"{show(host)} is of the wrong family; allowed: with {family}")

@@ -348,6 +348,11 @@ class Pool:
         found = {listener.family for listener in self.listen}
         return tuple(of for of in Family if of in found)
 
+    @cached_property
+    def bound(self) -> tuple[Listener, ...]:
+        """The listeners that have an address: not those that wait for an address of this host."""
+        return tuple(listener for listener in self.listen if not listener.host)
+
     @property
     def refusals(self) -> Passive:
         """The effect of an ICMP port-unreachable from a backend: `passive`, or else the best for this pool.

@@ -5,19 +5,26 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from ipaddress import ip_address
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from installed_command import GOOD, NFTLB, outcome
 
+from nftlb.cli import diff
 from nftlb.cli.apply import changes_text
+from nftlb.kernel import surroundings
 from nftlb.kernel.lock import hold_lock
 from nftlb.lab import Namespace
 from nftlb.swap.applier import Applied
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    from nftlb.model import Config
 
 
 pytest_plugins = ("cli_fixtures",)
@@ -142,3 +149,23 @@ def test_text_of_changes() -> None:
     assert "2 transactions, 2 changes of routing, 3 conntrack entries deleted" == changes_text(
         Applied(("a",) * 2, ("b",) * 2, 3)
     )
+
+
+def test_diff_has_the_addresses_for_backends_of_the_daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A backend of another family that was added at run time gives `*` this family too, as in the daemon."""
+    file = tmp_path / "nftlb.yaml"
+    file.write_text("pools: {a: {listen: '*:53/udp', backends: {b1: 10.0.0.1}}}")
+    added = SimpleNamespace(name="b2", address="2001:db8:1::1", port=None, weight=1, priority=1, added=True)
+    vars(added).update(up=True, admin="enabled", admin_since=None, agent=None, standby=False)
+    seen = SimpleNamespace(
+        pid=1, host="lb1", pools=[SimpleNamespace(name="a", backends=[added], priority=1, preempts_at=None)]
+    )
+    addresses = {"eth0": (ip_address("192.0.2.53"), ip_address("2001:db8::53"))}
+    compared: list[Config] = []
+    monkeypatch.setattr(diff, "_status", lambda _: seen)
+    monkeypatch.setattr(surroundings, "read_addresses", lambda: addresses)
+    kernel = SimpleNamespace(diff=lambda config, _: compared.append(config))
+    monkeypatch.setattr(diff, "unlocked_applier", lambda _: nullcontext(kernel))
+
+    diff.diff_command.main([str(file)], standalone_mode=False)
+    assert ["192.0.2.53:53/udp", "[2001:db8::53]:53/udp"] == [str(one) for one in compared[0].pools[0].listen]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from nftlb.compiler import Compiled
 from nftlb.config import amend, listens_on_host, parse_config, resolve
 from nftlb.config.reading import read_listener
-from nftlb.model import UNSPECIFIED, Family, HostAddresses, Listener, Protocol
+from nftlb.model import UNSPECIFIED, Family, FoundServer, HostAddresses, HostLookup, Listener, Protocol
 from nftlb.ruleset import file_text
 
 HOST: HostAddresses = {
@@ -82,6 +83,22 @@ def test_a_server_on_this_host_keeps_its_port() -> None:
     assert at("192.0.2.53", "192.0.2.54") == listeners("eth0:53/udp", "a: 192.0.2.54:5353")
 
 
+@pytest.mark.parametrize(("backend", "port"), [("ns.lab:53", None), ("ns.lab", None), ("{srv: _dns._udp.lab}", 53)])
+def test_a_server_of_a_name_on_this_host_keeps_its_port(backend: str, port: int | None) -> None:
+    """The same counts for the servers of names, and for those of other pools."""
+    config = parse_config(
+        "pools: {a: {listen: 'eth0:53-54/udp', backends: {a: 10.0.0.1}}, "
+        f"b: {{listen: 192.0.2.9:53/udp, backends: {{n: {backend}}}}}}}"
+    )
+    named = config.pools[1].named[0]
+    answers = {named.lookup: (FoundServer(ip_address("192.0.2.54"), port=port),)}
+    found = resolve(config, answers, HOST).config
+
+    assert isinstance(named.lookup, HostLookup)
+    assert ["192.0.2.53:53-54/udp", "192.0.2.54:54/udp"] == [str(one) for one in found.pools[0].listen]
+    assert ("192.0.2.54",) == tuple(str(one.address) for one in found.pools[1].backends)
+
+
 def test_an_address_of_two_interfaces_is_listened_on_once() -> None:
     """Two interfaces may have the same address: the first pool gets its packets."""
     host = {"eth0": (ip_address("192.0.2.53"),), "eth1": (ip_address("192.0.2.53"),)}
@@ -101,6 +118,19 @@ def test_rules_are_made_without_addresses_too() -> None:
     assert listens_on_host(waiting)
     assert not listens_on_host(parse_config(exact + "}"))
     assert Compiled(resolve(waiting, {}).config).ruleset().tables
+
+
+@pytest.mark.parametrize("forward", ["nat", "dsr", "dsr, ingress: eth1"])
+def test_a_listener_without_an_address_adds_no_rule_for_any_address(forward: str) -> None:
+    """No packet has the unspecified address, and elements of several pools for that address would collide."""
+    backends = "{a: {address: 10.0.0.1, device: eth1}, b: {address: '2001:db8::1', device: eth1}}"
+    pools = [f"{name}: {{forward: {forward}, listen: {name}:53/udp, backends: {backends}}}" for name in ("x0", "x1")]
+    config = parse_config(f"pools: {{{', '.join(pools)}}}")
+    one = resolve(config, {}, {"x0": (ip_address("192.0.2.53"),)}).config
+
+    rules = file_text(Compiled(resolve(config, {}).config).ruleset())
+    assert not re.findall(r".*(?:0\.0\.0\.0| :: | 53 ).*", rules)
+    assert "192.0.2.53" in file_text(Compiled(one).ruleset())
 
 
 def test_dsr_backends_have_the_addresses_of_an_interface() -> None:

@@ -56,11 +56,13 @@ class SurveyedHost:
         self.unconfirmed: dict[tuple[str, str], str] = {}
         self.lacking: list[str] = []
         self.addresses: list[HostAddresses] = []
+        self.here: HostAddresses = {}
         self.refusal: Exception | None = None
         self.loads = 0
         self.faults = ActiveFaults(lambda _: None)
         self.surveyor = Surveyor(of, self, self.faults)
         monkeypatch.setattr(module, "read_surroundings", self.read_surroundings)
+        monkeypatch.setattr(module, "read_addresses", self.read_addresses)
         monkeypatch.setattr(module, "ask_neighbours", self.ask_neighbours)
 
     @staticmethod
@@ -72,6 +74,9 @@ class SurveyedHost:
         if self.trouble:
             raise self.trouble
         return self.host
+
+    def read_addresses(self) -> HostAddresses:
+        return self.here
 
     def ask_neighbours(self, neighbours: Collection[Neighbour]) -> AskedNeighbours:
         self.asked.append((round(self.now(), 3), set(neighbours)))
@@ -238,25 +243,65 @@ def test_a_missing_helper_is_looked_for_until_the_kernel_has_it(monkeypatch: pyt
 
 
 def test_new_addresses_are_reported_until_the_kernel_has_rules_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only addresses that can be used count. If the kernel refuses, that is a fault, and tried again."""
+    """If the kernel refuses, that is a fault, and tried again. Without such a listener, addresses do not matter."""
+    waiting = config(pool("dns", "eth1:53/udp", TWO))
 
     async def scene() -> None:
         host = SurveyedHost(PLAIN, monkeypatch)
-        good, bad, away = map(ip_address, ("192.0.2.53", "192.0.2.54", "192.0.2.55"))
+        host.here, host.refusal = {"eth1": (ip_address("192.0.2.53"),)}, KernelError("no memory")
         with host.surveyor:
             await host.surveyor.first_look()
-            eth1 = Interface(2, "eth1", unusable=frozenset({bad}), addresses=frozenset({good, bad}))
-            down = Interface(3, "eth2", up=False, addresses=frozenset({away}))
-            host.host, host.refusal = replace(host.host, interfaces=(eth1, down)), KernelError("no memory")
             host.surveyor.suspect()
+            await asyncio.sleep(1)
+            assert [] == host.addresses
+            host.surveyor.follow(waiting)
             await asyncio.sleep(0.5)
-            assert {"eth1": (good,)} == host.addresses[-1]
+            assert [host.here] == host.addresses
             assert ["listeners still have the former addresses of this host: no memory"] == [
                 fault.message for fault in host.faults.all()
             ]
             host.refusal = None
             await asyncio.sleep(AGAIN + 1)
-            assert () == host.faults.all()
+            assert ([host.here] * 2, ()) == (host.addresses, host.faults.all())
+
+    play(scene())
+
+
+def test_addresses_are_followed_during_the_pause_of_surveys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the survey of a large configuration comes a long pause, which holds no address up."""
+    dns = pool("dns", LISTEN, TWO)
+    made = config(replace(dns, listen=(replace(dns.listen[0], origin="*:53/udp"),)))
+    plain = module._timed_view
+    monkeypatch.setattr(module, "_timed_view", lambda of: (plain(of)[0], AGAIN))
+
+    async def scene() -> None:
+        host = SurveyedHost(made, monkeypatch)
+        with host.surveyor:
+            await host.surveyor.first_look()
+            await asyncio.sleep(1)
+            host.here = {"eth1": (ip_address("192.0.2.54"),)}
+            host.surveyor.suspect()
+            await asyncio.sleep(0.1)
+            assert (host.here, 1) == (host.addresses[-1], len(host.looks))
+
+    play(scene())
+
+
+def test_an_unexpected_exception_ends_no_survey(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both tasks try again without an announcement, and a fault with the addresses takes no finding away."""
+    waiting = config(pool("dns", "*:53/udp", TWO))
+
+    async def scene() -> None:
+        host = SurveyedHost(waiting, monkeypatch)
+        host.refusal, host.trouble, host.host = RuntimeError("bug"), RuntimeError("bug"), replace(host.host, routes={})
+        with host.surveyor:
+            await host.surveyor.first_look()
+            await asyncio.sleep(1)
+            assert ({}, 1) == (host.unreachable, len(host.addresses))
+            host.trouble = None
+            await asyncio.sleep(AGAIN + 1)
+            assert {("dns", "b1"), ("dns", "b2")} == host.unreachable.keys()
+            assert 2 == len(host.addresses)
 
     play(scene())
 

@@ -466,3 +466,43 @@ if __name__ == "__main__":
         source.with_name(f"{source.name}.yaml").write_text(made.text)
         source.with_name(f"{source.name}.remarks").write_text("".join(f"{remark}\n" for remark in made.remarks))
     sys.exit()
+
+
+EVERYWHERE = {
+    "keepalived": (
+        from_keepalived,
+        "virtual_server {a} 53 {{\n protocol UDP\n lb_kind {m}\n real_server {s} 53 {{\n }}\n}}\n",
+        ("NAT", "DR"),
+    ),
+    "ldirectord": (
+        from_ldirectord,
+        "virtual{six}={b}:53\n\treal{six}={c}:53 {m}\n\tprotocol=udp\n\tscheduler=rr\n",
+        ("masq", "gate"),
+    ),
+    "ipvsadm": (from_ipvsadm, "-A -u {b}:53 -s rr\n-a -u {b}:53 -r {c}:53 {m}\n", ("-m", "-g")),
+}
+"""By program: the import, a service, and the words for NAT and direct routing."""
+
+
+@pytest.mark.parametrize("tool", EVERYWHERE)
+@pytest.mark.parametrize(("address", "server"), [("0.0.0.0", "10.0.0.1"), ("::", "2001:db8::1")])  # noqa: S104
+def test_a_service_of_any_address(tool: str, address: str, server: str) -> None:
+    """With NAT, the pool listens on this host. Otherwise only this service is left out. Each has a remark."""
+    read, form, words = EVERYWHERE[tool]
+    six = "6" if ":" in address else ""
+    brackets = {"b": f"[{address}]" if six else address, "c": f"[{server}]" if six else server, "six": six}
+    nat, direct = (form.format(a=address, s=server, m=word, **brackets) for word in words)
+    other = form.format(a="192.0.2.1", s="10.0.0.2", m=words[0], b="192.0.2.1", c="10.0.0.2", six="")
+
+    found = read(nat, "f")
+    assert [f"{brackets['b']}:53/udp"] == [str(one) for one in parse_config(found.text).pools[0].listen]
+    assert any(f"{address}: LVS balances packets to this address only" in str(remark) for remark in found.remarks)
+    kept = read(other + direct, "f")
+    assert ["192.0.2.1:53/udp"] == [str(one) for pool in parse_config(kept.text).pools for one in pool.listen]
+    assert any("each backend would need all addresses of this host" in str(remark) for remark in kept.remarks)
+
+
+def test_a_server_by_name_beside_a_service_of_any_address() -> None:
+    """The server's address is not known, and is not the address of the service."""
+    text = from_ipvsadm("-A -u 0.0.0.0:53 -s rr\n-a -u 0.0.0.0:53 -r ns1.lab:53 -m\n", "f").text
+    assert ["ns1.lab"] == [named.address for named in parse_config(text).pools[0].named]
