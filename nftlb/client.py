@@ -316,16 +316,21 @@ def read_daemon_address(text: str) -> Address:
     return Address(host, port or PORT, parts.scheme == "https", parts.path.rstrip("/"))
 
 
-def default_address() -> Address:
+def default_address(table: str = "") -> Address:
     """The address of the daemon of this network namespace: its own socket if this user may use it, else TCP.
 
-    Raises Unreachable if several daemons run here, and none of them has the usual table.
+    `table`: only the daemon that writes this table. Raises Unreachable if only daemons of other tables run here or,
+    without `table`, if several daemons run here and none of them has the usual table.
     """
-    usable = {table: path for table, path in sockets_here().items() if _is_usable(path)}
+    usable = {name: path for name, path in sockets_here().items() if _is_usable(path)}
+    if table and usable:
+        if table not in usable:
+            raise Unreachable(f"no daemon of table {table} runs here, but of: {', '.join(usable)}")
+        return Address(socket=usable[table])
     if USUAL_TABLE in usable or len(usable) == 1:
         return Address(socket=usable.get(USUAL_TABLE) or next(iter(usable.values())))
     if usable:
-        choice = "".join(f"\n  --socket {path}    (table {table})" for table, path in usable.items())
+        choice = "".join(f"\n  --socket {path}    (table {name})" for name, path in usable.items())
         raise Unreachable(f"several daemons run here; name one of them:{choice}")
     return Address()
 

@@ -66,14 +66,17 @@ def sockets(folder: Path, *tables: str) -> Iterator[None]:
 
 
 def test_the_daemon_of_this_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client uses the only socket, or that of the usual table; without a listening daemon, the TCP address."""
+    """A client uses the only socket, or that of the usual or wanted table; if no daemon listens, the TCP address."""
     monkeypatch.setattr(client, "sockets_here", lambda: sockets_here(tmp_path))
-    assert Address() == default_address()
+    assert Address() == default_address() == default_address("edge")
     (tmp_path / "nftlb.1-2.sock").touch()  # of another namespace
     with sockets(tmp_path, "edge"):
         assert Address(socket=socket_path(tmp_path, "edge")) == default_address()
         with sockets(tmp_path, "nftlb"):
             assert Address(socket=socket_path(tmp_path, "nftlb")) == default_address()
+            assert Address(socket=socket_path(tmp_path, "edge")) == default_address("edge")
+            with pytest.raises(Unreachable, match="no daemon of table core runs here, but of: edge, nftlb"):
+                default_address("core")
         with sockets(tmp_path, "core"), pytest.raises(Unreachable) as caught:
             default_address()
         assert all(f"--socket {socket_path(tmp_path, table)} " in str(caught.value) for table in ("core", "edge"))

@@ -6,12 +6,18 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from fake_api import fake_api, status
 from installed_command import GOOD, NFTLB, outcome
 
+from nftlb import client
+from nftlb.cli import diff
 from nftlb.cli.apply import changes_text
+from nftlb.cli.daemon import DaemonAccess
+from nftlb.client import Unreachable
 from nftlb.kernel.lock import hold_lock
 from nftlb.lab import Namespace
 from nftlb.swap.applier import Applied
@@ -142,3 +148,31 @@ def test_text_of_changes() -> None:
     assert "2 transactions, 2 changes of routing, 3 conntrack entries deleted" == changes_text(
         Applied(("a",) * 2, ("b",) * 2, 3)
     )
+
+
+def test_diff_asks_the_daemon_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several daemons, that of the file's table; none with --file-only, or if only daemons of other tables run."""
+    places = {table: str(tmp_path / f"{table}.sock") for table in ("core", "nftlb", "edge")}
+    monkeypatch.setattr(client, "sockets_here", lambda: places)
+    monkeypatch.delenv("NFTLB_URL", raising=False)
+    daemon = DaemonAccess(None, None, None)
+    with ExitStack() as stack:
+        apis = {table: stack.enter_context(fake_api(Path(path))) for table, path in places.items()}
+        apis["edge"].show(status(pid=7))
+        found = diff._status(daemon, "edge")
+        assert found is not None
+        assert 7 == found.pid
+        assert None is diff._status(daemon, "other")
+        del places["nftlb"]
+        with pytest.raises(Unreachable, match="several daemons run here"):
+            daemon.reader()
+        assert [0, 0, 1] == [len(api.asked) for api in apis.values()]
+
+
+def test_diff_does_not_need_the_daemon(good: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --file-only, NFTLB_URL is not read; else a bad NFTLB_URL is bad input, with status 2."""
+    monkeypatch.setenv("NFTLB_URL", "http://")
+    with Namespace("diff") as namespace:
+        assert 1 == namespace.call(outcome, "diff", "--file-only", good)[0]
+        result, _, error = namespace.call(outcome, "diff", good)
+    assert (2, True) == (result, "'http://' is not an address of a daemon" in error)
