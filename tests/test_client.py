@@ -33,6 +33,7 @@ from nftlb.client import (
     Rejected,
     RequestRefused,
     StatusView,
+    Unavailable,
     Unknown,
     Unreachable,
     default_address,
@@ -233,11 +234,11 @@ def test_endpoints(endpoint: dict[str, Any], expected: str) -> None:
         ((403, {"error": "reads only"}), RequestRefused, "or set api.token_file in its configuration and give a token"),
         (
             (503, {"error": "not applied"}),
-            RequestRefused,
+            Unavailable,
             "the daemon refused: not applied; for details see `nftlb status`",
         ),
-        ((500, {}), RequestRefused, "the daemon refused: status 500"),
-        ((502, []), RequestRefused, "status 502"),
+        ((500, {}), Unavailable, "the daemon refused: status 500"),
+        ((502, []), Unavailable, "status 502"),
         (
             (404, {"detail": "another API's"}),
             Unreachable,
