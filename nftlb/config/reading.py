@@ -321,7 +321,7 @@ def split_port(text: str) -> tuple[str, str | None]:
         if not bracket or (rest and not rest.startswith(":")):
             return text, None
         return address, rest[1:] if rest else None
-    if text.count(":") == 1:
+    if text.count(":") == 1 and "://" not in text:
         address, _, port = text.partition(":")
         return address, port
     return text, None
@@ -369,7 +369,7 @@ def read_listener(found: object) -> Listener:
     return Listener(place, first_port, last_port, read_word(Protocol, "a protocol", protocol), host)
 
 
-_OTHER_PLACE = re.compile(r"[0-9.]*|[0-9]+\..*|.*:.*|.*\.[^0-9].*")
+_OTHER_PLACE = re.compile(r"localhost|[0-9.]*|[0-9]+\..*|.*:.*|.*\.[^0-9].*")
 """Texts that are rather a mistyped address or a host name than an interface. Behind a dot, interfaces of VLANs have a
 number: eth0.100."""
 
