@@ -26,6 +26,7 @@ MULTIPLE_CHOICES = 300
 UNAUTHORISED = 401
 FORBIDDEN = 403
 NOT_FOUND = 404
+SERVER_ERRORS = 500
 BAD = frozenset({400, 404, 405, 409, 413, 415, 422})
 
 # --- the status -------------------------------------------------------------------------------------------------------
@@ -316,16 +317,21 @@ def read_daemon_address(text: str) -> Address:
     return Address(host, port or PORT, parts.scheme == "https", parts.path.rstrip("/"))
 
 
-def default_address() -> Address:
+def default_address(table: str = "") -> Address:
     """The address of the daemon of this network namespace: its own socket if this user may use it, else TCP.
 
-    Raises Unreachable if several daemons run here, and none of them has the usual table.
+    `table`: only the daemon that writes this table. Raises Unreachable if only daemons of other tables run here or,
+    without `table`, if several daemons run here and none of them has the usual table.
     """
-    usable = {table: path for table, path in sockets_here().items() if _is_usable(path)}
+    usable = {name: path for name, path in sockets_here().items() if _is_usable(path)}
+    if table and usable:
+        if table not in usable:
+            raise Unreachable(f"no daemon of table {table} runs here, but of: {', '.join(usable)}")
+        return Address(socket=usable[table])
     if USUAL_TABLE in usable or len(usable) == 1:
         return Address(socket=usable.get(USUAL_TABLE) or next(iter(usable.values())))
     if usable:
-        choice = "".join(f"\n  --socket {path}    (table {table})" for table, path in usable.items())
+        choice = "".join(f"\n  --socket {path}    (table {name})" for name, path in usable.items())
         raise Unreachable(f"several daemons run here; name one of them:{choice}")
     return Address()
 
@@ -416,6 +422,10 @@ def _backend_path(pool: str, backend: str) -> str:
     return _pool_path(pool, f"/backends/{quote(backend, safe='')}")
 
 
+class Unavailable(RequestRefused):
+    """The daemon, or a proxy before it, can't answer now: HTTP status 500 to 599. A later attempt may succeed."""
+
+
 class DaemonClient:
     """Sends requests to the daemon at `address`. All methods raise Unreachable; changes raise the other errors too.
 
@@ -490,6 +500,12 @@ class DaemonClient:
         """The kept events, the newest first, as JSON. `query`: `pool`, `backend`, `kind`, `limit`, `before`."""
         return self._list(f"/api/v1/history?{urlencode(query)}", "events")
 
+    def last_event(self) -> str:
+        """The id of the newest event, for `events`; `0` before the first; empty if the daemon does not number them."""
+        found = self.history({"limit": 1})
+        number = self.event_view(found[0]).id if found else None
+        return "0" if number is None else str(number or "")
+
     def event_view(self, document: object) -> EventView:
         """Read the JSON of an event."""
         try:
@@ -519,7 +535,7 @@ class DaemonClient:
         """The events from now on, each with its id, until the daemon ends the stream.
 
         `after`: the id of the last event that the caller has; events since then that the daemon has kept come first.
-        Raises Unreachable if the connection is lost.
+        Raises Unreachable if the connection is lost, and Unavailable if too many clients receive events already.
         """
         asked = open_connection(self.address, EVENTS_TIMEOUT)
         headers = {**self._headers(), "Accept": "text/event-stream"}
@@ -621,7 +637,8 @@ class DaemonClient:
             kind = Unknown if status == NOT_FOUND else Rejected
             lines = map(str, problems if isinstance(problems, list) else ())
             return kind("\n".join([words, *map(printable, lines)]))
-        return RequestRefused(f"the daemon refused: {words}{self._fix(status)}")
+        refused = Unavailable if status >= SERVER_ERRORS else RequestRefused
+        return refused(f"the daemon refused: {words}{self._fix(status)}")
 
     def _fix(self, status: int) -> str:
         if status == UNAUTHORISED and self._token is None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """A requirement of a pool that this host does not meet. `fix` is a command, or what to change."""
+    """A requirement of a pool that this host does not meet. `fix`: commands, or what to change, each on a line."""
 
     pool: str
     subject: str
@@ -38,7 +38,7 @@ class Lack:
     """The backend with the requirement; empty if the whole pool has it."""
 
     def __str__(self) -> str:
-        return f"{self.message}; {self.fix}"
+        return "; ".join((self.message, *self.fix.splitlines()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def lacking(config: Config, host: Surroundings) -> Iterator[Lack]:
 def helper_lack(pool: Pool) -> Lack:
     """The lack of the kernel's helper. The pool is loaded without it, so clients get no answer from another port."""
     message = f"the kernel has no helper for {pool.helper}, which pool {pool.name} needs"
-    fix = f"modprobe nf_nat_{pool.helper}; without the daemon, nftlb apply after that"
+    fix = f"modprobe nf_nat_{pool.helper}\nwithout the daemon, also nftlb apply after that"
     return Lack(pool.name, f"helper {pool.helper}", message, fix)
 
 
@@ -91,7 +91,7 @@ def tunnel_lacks(pool: Pool, host: Surroundings) -> Iterator[Lack]:
     for key in sorted(_kinds(pool) & host.missing_tunnels):
         kind = KINDS[key]
         message = f"this kernel has no interfaces of the type {kind.name}, which `encap` of pool {pool.name} needs"
-        fix = f"modprobe {kind.module}, or use a kernel with {kind.option}"
+        fix = f"modprobe {kind.module}\nor use a kernel with {kind.option}"
         yield Lack(pool.name, f"encap {pool.encap}", message, fix)
 
 

@@ -15,9 +15,12 @@ LONGEST = 107
 _END = ".sock"
 
 
-def namespace() -> str:
-    """The network namespace of this thread, as part of a file name. OSError without /proc."""
-    status = Path("/proc/thread-self/ns/net").stat()
+def namespace(process: str = "thread-self") -> str:
+    """The network namespace of a process, by default of this thread, as part of a file name.
+
+    OSError without /proc, and for a process that does not exist or that this user may not examine.
+    """
+    status = Path(f"/proc/{process}/ns/net").stat()
     return f"{status.st_dev}-{status.st_ino}"
 
 

@@ -33,6 +33,7 @@ from nftlb.client import (
     Rejected,
     RequestRefused,
     StatusView,
+    Unavailable,
     Unknown,
     Unreachable,
     default_address,
@@ -66,14 +67,17 @@ def sockets(folder: Path, *tables: str) -> Iterator[None]:
 
 
 def test_the_daemon_of_this_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client uses the only socket, or that of the usual table; without a listening daemon, the TCP address."""
+    """A client uses the only socket, or that of the usual or wanted table; if no daemon listens, the TCP address."""
     monkeypatch.setattr(client, "sockets_here", lambda: sockets_here(tmp_path))
-    assert Address() == default_address()
+    assert Address() == default_address() == default_address("edge")
     (tmp_path / "nftlb.1-2.sock").touch()  # of another namespace
     with sockets(tmp_path, "edge"):
         assert Address(socket=socket_path(tmp_path, "edge")) == default_address()
         with sockets(tmp_path, "nftlb"):
             assert Address(socket=socket_path(tmp_path, "nftlb")) == default_address()
+            assert Address(socket=socket_path(tmp_path, "edge")) == default_address("edge")
+            with pytest.raises(Unreachable, match="no daemon of table core runs here, but of: edge, nftlb"):
+                default_address("core")
         with sockets(tmp_path, "core"), pytest.raises(Unreachable) as caught:
             default_address()
         assert all(f"--socket {socket_path(tmp_path, table)} " in str(caught.value) for table in ("core", "edge"))
@@ -230,11 +234,11 @@ def test_endpoints(endpoint: dict[str, Any], expected: str) -> None:
         ((403, {"error": "reads only"}), RequestRefused, "or set api.token_file in its configuration and give a token"),
         (
             (503, {"error": "not applied"}),
-            RequestRefused,
+            Unavailable,
             "the daemon refused: not applied; for details see `nftlb status`",
         ),
-        ((500, {}), RequestRefused, "the daemon refused: status 500"),
-        ((502, []), RequestRefused, "status 502"),
+        ((500, {}), Unavailable, "the daemon refused: status 500"),
+        ((502, []), Unavailable, "status 502"),
         (
             (404, {"detail": "another API's"}),
             Unreachable,

@@ -217,7 +217,8 @@ def test_a_kernel_without_a_helper() -> None:
     assert [] == subjects(helped, WELL)
     (lack,) = lacking(config(helped), where)
     assert "the kernel has no helper for tftp, which pool dns needs" == lack.message
-    assert "modprobe nf_nat_tftp" in lack.fix
+    assert "modprobe nf_nat_tftp" == lack.fix.splitlines()[0]
+    assert str(lack).endswith(" needs; modprobe nf_nat_tftp; without the daemon, also nftlb apply after that")
 
 
 def test_a_kernel_without_tunnels() -> None:

@@ -20,7 +20,7 @@ from .arguments import no_such
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from nftlb.client import StatusView, Unknown
+    from nftlb.client import Address, StatusView, Unknown
 
 URL = "NFTLB_URL"
 TOKEN_FILE = "NFTLB_TOKEN_FILE"  # noqa: S105 - the name of a variable
@@ -36,26 +36,35 @@ class DaemonAccess:
         if url is not None and socket is not None:
             raise click.UsageError("--url and --socket were both given; allowed: one of them.")
         # An option wins over the environment, which may be set for other commands.
-        where = f"unix:{os.path.abspath(socket)}" if socket is not None else url or os.environ.get(URL)  # noqa: PTH100 - resolve() would follow links
-        self._address = read_daemon_address(where) if where else default_address()
+        self._where = f"unix:{os.path.abspath(socket)}" if socket is not None else url or os.environ.get(URL)  # noqa: PTH100 - resolve() would follow links
         self._token_file = token_file
-        self.named = bool(where)
-        """Whether an option or NFTLB_URL names the daemon."""
 
-    def reader(self, timeout: float = TIMEOUT) -> DaemonClient:
-        """A client that only reads; the token file is not read."""
-        return DaemonClient(self._address, timeout=timeout)
+    @property
+    def named(self) -> bool:
+        """Whether an option or NFTLB_URL names the daemon."""
+        return bool(self._where)
+
+    def address(self, table: str = "") -> Address:
+        """The address of the daemon; `table`: of the daemon that writes this table, if no daemon is named.
+
+        ConfigError if the named address is not valid, Unreachable if it is not clear which daemon is meant.
+        """
+        return read_daemon_address(self._where) if self._where else default_address(table)
+
+    def reader(self, timeout: float = TIMEOUT, table: str = "") -> DaemonClient:
+        """A client that only reads; the token file is not read. `table` and the errors are those of `address`."""
+        return DaemonClient(self.address(table), timeout=timeout)
 
     def writer(self) -> DaemonClient:
-        """A client that changes something, with the token. SystemFault if the token can't be read."""
-        return DaemonClient(self._address, _token(self._token_file) if self._token_file else None, _CHANGE_TIMEOUT)
+        """A client that changes something, with the token. Errors of `address`; SystemFault without a usable token."""
+        return DaemonClient(self.address(), _token(self._token_file) if self._token_file else None, _CHANGE_TIMEOUT)
 
     def names(self) -> list[str]:
         """All names POOL/BACKEND, for completion; empty if the daemon does not answer within half a second."""
         with suppress(NftlbError):
             return [
                 f"{pool.name}/{backend.name}"
-                for pool in DaemonClient(self._address, timeout=_COMPLETION_TIMEOUT).status().pools
+                for pool in self.reader(_COMPLETION_TIMEOUT).status().pools
                 for backend in pool.backends
             ]
         return []

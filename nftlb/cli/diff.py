@@ -42,19 +42,20 @@ class BadInputError(ConfigError):
 def diff_command(daemon: DaemonAccess, file: str, file_only: bool) -> int:
     """Show what is different between the kernel and FILE: `-` would be deleted, `+` would be added. Changes nothing.
 
-    If a daemon runs, its states count: a backend that is down, drained or added at run time is no difference, and FILE
-    is compared as a reload would use it. The output says so. Without a daemon, or with --file-only, the differences are
-    those that `nftlb apply FILE` would remove.
+    If a daemon of FILE's table runs, its states count: a backend that is down, drained or added at run time is no
+    difference, and FILE is compared as a reload would use it. The output says so. Without a daemon, or with
+    --file-only, the differences are those that `nftlb apply FILE` would remove.
 
     Exit status: 0 no differences; 1 differences; 2 the input is bad; 3 the kernel or the system refused; 4 the daemon
     that an option names can't be reached.
     """
     try:
         config = load(file)
+        seen = None if file_only else _status(daemon, config.table)
     except ConfigError as error:
         raise BadInputError(list(error.problems)) from error
     title, membership = file, Membership()
-    if not file_only and (seen := _status(daemon)) is not None:
+    if seen is not None:
         config, membership = with_daemon(config, seen)
         title = f"{file}, with the states of the running daemon (pid {seen.pid})"
     config = resolved_now(config, file)  # after the daemon's backends: listeners have their families too
@@ -65,10 +66,13 @@ def diff_command(daemon: DaemonAccess, file: str, file_only: bool) -> int:
     return 1 if differences else 0
 
 
-def _status(daemon: DaemonAccess) -> StatusView | None:
-    """The status of the daemon; None if no daemon is named and none answers at the usual address."""
+def _status(daemon: DaemonAccess, table: str) -> StatusView | None:
+    """The status of the named daemon or of the daemon that writes `table`; None if no daemon is named and none answers.
+
+    ConfigError if the named address is not valid.
+    """
     try:
-        return daemon.reader(_TIMEOUT).status()
+        return daemon.reader(_TIMEOUT, table).status()
     except Unreachable:
         if daemon.named:
             raise

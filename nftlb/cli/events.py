@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nftlb.client import Unreachable
+from nftlb.client import Unavailable, Unreachable
 from nftlb.printable import printable
 
 from .arguments import examples
@@ -53,7 +53,7 @@ def events_command(daemon: DaemonAccess, where: str, kind: str | None, as_json: 
     client = daemon.reader()
     pool, _, backend = where.partition("/")
     refuse_unknown_pools([pool] if pool else [], client.status())
-    after = ""
+    after = client.last_event()  # also a stream that ends before its first event is continued without a gap
     connected = True
     with suppress(KeyboardInterrupt):
         while True:
@@ -63,7 +63,7 @@ def events_command(daemon: DaemonAccess, where: str, kind: str | None, as_json: 
                     event = client.event_view(document)
                     if (not pool or event.pool == pool) and _fits(event, backend, kind):
                         write_output(_line(client, document, as_json))
-            except Unreachable as error:
+            except (Unreachable, Unavailable) as error:
                 if connected:
                     write_error(f"nftlb: {error}; trying again\n")
                 connected = False

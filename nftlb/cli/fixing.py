@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nftlb.doctor.fixes import with_modules, with_settings
+from nftlb.doctor.fixes import overriding, with_modules, with_settings
 from nftlb.errors import SystemFault
 
 from .output import write_error, write_file, write_output
@@ -26,21 +27,42 @@ def carry_out(
 ) -> None:
     """Load the modules and set the sysctls, and print each change. A refused change is printed, and the rest is tried.
 
-    `permanent`: also write the two files, in which all other lines stay. SystemFault if they can't be written.
+    `permanent`: also write the changes that were not refused to the two files, in which all other lines stay. Files
+    that set another value afterwards are printed. SystemFault if the files can't be written.
     """
-    for module in fixes.modules:
-        _load_module(module)
-    for name, value in fixes.sysctls.items():
-        _set(name, value)
+    modules = [module for module in fixes.modules if _load_module(module)]
+    sysctls = {name: value for name, value in fixes.sysctls.items() if _set(name, value)}
     if not permanent:
         return
-    if fixes.sysctls:
-        _replace(sysctl_file, with_settings(_read(sysctl_file), fixes.sysctls, _HEAD))
-    if fixes.modules:
-        _replace(modules_file, with_modules(_read(modules_file), fixes.modules, _HEAD))
+    if sysctls:
+        _replace(sysctl_file, with_settings(_read(sysctl_file), sysctls, _HEAD))
+        for path in _later_files(sysctl_file):
+            for name, value in overriding(_text_of(path), sysctls).items():
+                write_error(
+                    f"nftlb: {path} sets {name} = {value}, which may replace {sysctls[name]} at the next boot; "
+                    f"delete that line, or change the value to {sysctls[name]}\n"
+                )
+    if modules:
+        _replace(modules_file, with_modules(_read(modules_file), modules, _HEAD))
 
 
-def _load_module(module: str) -> None:
+def _later_files(sysctl_file: Path) -> list[Path]:
+    """The files of sysctls that are read after `sysctl_file`, in their order: those in its folder, then sysctl.conf."""
+    folder = sysctl_file.parent
+    later = sorted(path for path in folder.glob("*.conf") if path.name > sysctl_file.name)
+    paths = [*later, folder.parent / "sysctl.conf"]  # Debian has a link from 99-sysctl.conf to sysctl.conf
+    return list({path.resolve(): path for path in paths}.values())
+
+
+def _text_of(path: Path) -> str:
+    """The text of a file that is only looked at; empty if it can't be read."""
+    with suppress(OSError, ValueError):
+        return path.read_text(encoding="utf-8")
+    return ""
+
+
+def _load_module(module: str) -> bool:
+    """Load a module, and return whether it is loaded."""
     try:
         done = subprocess.run(  # noqa: S603 - only names of modules that a finding gives
             ["modprobe", "--", module],  # noqa: S607 - as the command that the finding shows
@@ -51,22 +73,25 @@ def _load_module(module: str) -> None:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         write_error(f"nftlb: the module {module} was not loaded: {error}\n")
-        return
+        return False
     if done.returncode:
         write_error(f"nftlb: the module {module} was not loaded: {' '.join(done.stderr.split())}\n")
     else:
         write_output(f"loaded the module {module}\n")
+    return not done.returncode
 
 
-def _set(name: str, value: str) -> None:
+def _set(name: str, value: str) -> bool:
+    """Set a sysctl, and return whether it has the value."""
     path = _SYSCTLS / name
     try:
         before = path.read_text(encoding="ascii").strip()
         path.write_text(value, encoding="ascii")
     except OSError as error:
         write_error(f"nftlb: {name} was not set to {value}: {error.strerror}\n")
-    else:
-        write_output(f"set {name} from {before or 'nothing'} to {value}\n")
+        return False
+    write_output(f"set {name} from {before or 'nothing'} to {value}\n")
+    return True
 
 
 def _read(path: Path) -> str:

@@ -72,21 +72,30 @@ def _range(_: click.Context, __: click.Parameter, value: str | None) -> Range | 
         raise click.BadParameter(f"{value!r} is not a range; allowed: {allowed}") from None
 
 
-class _UnknownError(click.UsageError):
-    """A wrong command line of a Nagios plugin."""
-
-    exit_code = int(State.UNKNOWN)
-
-
 class _HealthCommand(click.Command):
-    """With --nagios, a wrong command line gives the exit status 3 (UNKNOWN): 2 would mean CRITICAL."""
+    """With --nagios, each error is a line on standard output and the exit status 3 (UNKNOWN): 2 would mean CRITICAL."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         nagios = "--nagios" in args
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            raise _UnknownError(error.message, error.ctx) if nagios else error from None
+            if not nagios:
+                raise
+            ctx.exit(_unknown(error))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.UsageError, NftlbError) as error:
+            if not ctx.params["nagios"]:
+                raise
+            return _unknown(error)
+
+
+def _unknown(error: click.UsageError | NftlbError) -> int:
+    text = error.format_message() if isinstance(error, click.UsageError) else str(error)
+    return _answer(State.UNKNOWN, [" ".join(text.split())], [])
 
 
 @click.command(
@@ -122,17 +131,15 @@ def health_command(
 
     With --nagios, the exit status is 0 (OK), 1 (WARNING), 2 (CRITICAL) or 3 (UNKNOWN). CRITICAL: a pool is not ready or
     uses its fallback, or the kernel lacks the wanted rules. WARNING: an enabled backend is down, a pool is in panic or
-    served by another priority, the file was refused, or a part of the daemon has a fault. UNKNOWN: no daemon answers.
+    served by another priority, the file was refused, or a part of the daemon has a fault. UNKNOWN: no daemon answers,
+    or the command line is wrong.
     """
     if not nagios:
         if warning or critical:
             raise click.UsageError("--warning and --critical are only used with --nagios.")
         return _plain(daemon, pools)
-    try:
-        seen = daemon.reader().status()
-        refuse_unknown_pools(pools, seen)
-    except NftlbError as error:
-        return _answer(State.UNKNOWN, [" ".join(str(error).split())], [])
+    seen = daemon.reader().status()
+    refuse_unknown_pools(pools, seen)
     shown = [pool for pool in seen.pools if not pools or pool.name in pools]
     found = [*daemon_problems(seen), *(line for pool in shown for line in pool_problems(pool, warning, critical))]
     state = max((state for state, _ in found), key=_ORDER.index, default=State.OK)

@@ -86,7 +86,8 @@ def drain_command(daemon: DaemonAccess, target: Target, wait: bool, timeout: flo
     """Stop new traffic to a backend. Existing connections (TCP, SCTP, `per: flow`) go on. Survives restarts.
 
     With --wait, the exit status is 3 if there is still traffic after the time-out; the backend stays drained. Where
-    pools have connections, --wait reads them from conntrack: on the host of the daemon, as root.
+    pools have connections, --wait reads them from conntrack: on the host of the daemon, as root. Elsewhere the command
+    is refused, and drains nothing.
     """
     if not wait:
         _change(daemon, target, {"admin": "drain"})

@@ -101,6 +101,12 @@ class Screen:
             return list(keys_of(pressed)) or None
         return []
 
+    def forget_keys(self) -> None:
+        """Drop the keys that `keys` has not returned yet."""
+        if self._keys is not None:
+            with suppress(termios.error):
+                termios.tcflush(self._keys, termios.TCIFLUSH)
+
 
 def watch_text(text: Callable[[], str], interval: float) -> None:
     """Show a text again and again, until q or ^C. `interval`: seconds between two calls of `text`.

@@ -115,7 +115,13 @@ class _Live:
                     view, action = press(view, key, [row.name for row in self._rows(view)])
                     if isinstance(action, Quit):
                         return
-                    view = view if action is None else self._carried_out(view, action)
+                    if action is None:
+                        continue
+                    view = self._carried_out(view, action)
+                    if view.proposal is not None:
+                        # Keys from before the question, such as the rest of a pasted text, must not answer it.
+                        self._terminal.forget_keys()
+                        break
             self._sample()
 
     def _rows(self, view: TopView) -> list[RateRow]:

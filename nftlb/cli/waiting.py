@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from nftlb.errors import SystemFault
+from nftlb.sockets import namespace, sockets_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nftlb.client import BackendView, DaemonClient, PoolView
+    from nftlb.client import BackendView, DaemonClient, PoolView, StatusView
 
 _QUIET = 3.0
 """Seconds without a packet after which a backend counts as drained. The daemon's counters are up to one second old."""
@@ -20,15 +23,25 @@ _PAUSE = 0.5
 def wait_until_drained(client: DaemonClient, pool: str, name: str, timeout: float, drain: Callable[[], None]) -> None:
     """Call `drain`, and return when the backend gets no packets any more and conntrack has no connection to it.
 
-    SystemFault if that takes longer than `timeout` seconds, or if conntrack can't be read; `drain` is not called then.
+    SystemFault if that takes longer than `timeout` seconds. `drain` is not called, and SystemFault raised, if the pool
+    has connections, and the conntrack of the daemon can't be read here.
     """
-    before = _find(client, pool, name)
-    connections = _connection_counter(*before) if before is not None else None
+    seen = client.status()
+    before = _find(seen, pool, name)
+    connections = None
+    if before is not None and _has_connections(before[0]):
+        if not _is_here(client, seen):
+            raise SystemFault(
+                f"{pool}/{name} was not drained: --wait reads the connections from conntrack, and the daemon at "
+                f"{client.address} runs on another host or in another network namespace; run this command there, or "
+                "without --wait"
+            )
+        connections = _connection_counter(before[1])
     drain()
     began = quiet_since = time.monotonic()
     packets = -1
     while True:
-        found = _find(client, pool, name)
+        found = _find(client.status(), pool, name)
         if found is None:  # deleted meanwhile
             return
         now = time.monotonic()
@@ -49,16 +62,31 @@ def wait_until_drained(client: DaemonClient, pool: str, name: str, timeout: floa
         time.sleep(_PAUSE)
 
 
-def _find(client: DaemonClient, pool: str, name: str) -> tuple[PoolView, BackendView] | None:
-    found = next((seen for seen in client.status().pools if seen.name == pool), None)
-    backend = next((seen for seen in found.backends if seen.name == name), None) if found else None
+def _find(seen: StatusView, pool: str, name: str) -> tuple[PoolView, BackendView] | None:
+    found = next((candidate for candidate in seen.pools if candidate.name == pool), None)
+    backend = next((candidate for candidate in found.backends if candidate.name == name), None) if found else None
     return (found, backend) if found and backend else None
 
 
-def _connection_counter(pool: PoolView, backend: BackendView) -> Callable[[], int] | None:
-    """A function that counts the connections to a backend; None if its pool balances each packet by itself."""
-    if pool.per != "flow" and all(listener.endswith("/udp") for listener in pool.listen):
-        return None
+def _has_connections(pool: PoolView) -> bool:
+    """Whether a pool has connections, which go on after a drain; else it balances each packet by itself."""
+    return pool.per == "flow" or not all(listener.endswith("/udp") for listener in pool.listen)
+
+
+def _is_here(client: DaemonClient, seen: StatusView) -> bool:
+    """Whether the daemon shares conntrack with this command: it is in the same network namespace of the same host.
+
+    An address of this host is not enough: a tunnel or a proxy may lead to another host.
+    """
+    if client.address.socket in sockets_here().values():
+        return True
+    with suppress(OSError):
+        return seen.host == socket.gethostname() and namespace(str(seen.pid)) == namespace()
+    return False
+
+
+def _connection_counter(backend: BackendView) -> Callable[[], int]:
+    """A function that counts the connections to a backend."""
     from nftlb.kernel.conntrack import count_connections  # noqa: PLC0415 - only needed for pools with connections
 
     def count() -> int:

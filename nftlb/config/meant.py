@@ -144,28 +144,30 @@ def number(what: str, found: object) -> str:
 
 _URL = re.compile(r"([A-Za-z]+)://([^/]+)/?")
 _LISTENER_PROTOCOLS = {"udp", "tcp", "sctp"}
+_PORTS = re.compile(r"[0-9]{1,5}(?:-[0-9]{1,5})?")
 
 
 def listener(found: object) -> str:
-    """Advice for a listener: a missing part, a URL, an IPv6 address without brackets."""
+    """Advice for a listener: a missing or wrong part, a URL, an IPv6 address without brackets."""
     if not isinstance(found, str):
         return ""
-    if (match := _URL.fullmatch(found)) and match[1].lower() in _LISTENER_PROTOCOLS:
-        return f"write {match[2]}/{match[1].lower()}"
-    endpoint, slash, protocol = found.rpartition("/")
-    if not slash:
-        endpoint, protocol = found, "udp"
-    end = f"/{protocol.lower()}"
-    host, colon, port = endpoint.rpartition(":")
-    advice = ""
-    if bracketed := _bracketed(endpoint, "PORT"):
-        advice = f'the IPv6 address needs brackets; write "{bracketed}{end}"'
-    elif not colon and _is_address(endpoint):
-        advice = f"the port is missing; write {endpoint}:PORT{end}, such as {endpoint}:53{end}"
-    elif not host and port.isdecimal():
-        advice = f"the address is missing; write ADDRESS:{port}{end}"
-    elif host and not slash:
-        advice = f"the protocol is missing; write {found}/udp or {found}/tcp"
+    url = _URL.fullmatch(found)
+    if url and url[1].lower() in _LISTENER_PROTOCOLS:
+        place, protocol = url[2], url[1]
+    else:
+        place, _, protocol = found.rpartition("/") if "/" in found else (found, "", "")
+    end = f"/{protocol.lower() or 'udp'}"
+    advice = _place(place, end)
+    if not advice:
+        host, ports = _split(place)
+        if host and protocol and url:
+            advice = f"write {_quoted(_joined(host, ports) + end)}" if _PORTS.fullmatch(ports) else ""
+        elif not host or host.isdecimal():
+            number = ports or host
+            advice = f"the address is missing; write ADDRESS:{number}{end}" if number.isdecimal() else ""
+        elif not protocol and _PORTS.fullmatch(ports) and (_is_address(host) or ":" not in host):
+            written = _joined(host, ports)
+            advice = f"the protocol is missing; write {_quoted(f'{written}/udp')} or {_quoted(f'{written}/tcp')}"
     return advice
 
 
@@ -173,11 +175,26 @@ def endpoint(found: object) -> str:
     """Advice for an address with a port."""
     if not isinstance(found, str):
         return ""
-    if match := _URL.fullmatch(found):
-        return f"write {match[2]}"
-    if bracketed := _bracketed(found, "PORT"):
-        return f'the IPv6 address needs brackets; write "{bracketed}"'
-    return f"the port is missing; write {found}:PORT" if _is_address(found) else ""
+    url = _URL.fullmatch(found)
+    place = url[2] if url else found
+    if advice := _place(place, ""):
+        return advice
+    return f"write {_quoted(place)}" if url and _split(place)[1].isdecimal() else ""
+
+
+def _place(text: str, end: str) -> str:
+    """Advice for an address with a port, which something is wrong with. `end` follows the port."""
+    host, port = _split(text)
+    if advice := _out_of_range(host, port):
+        return advice
+    if not _is_address(host):
+        return ""
+    if ":" in host and not text.startswith("["):
+        return f"the IPv6 address needs brackets; write {_quoted(_joined(host, port or 'PORT') + end)}"
+    if port:
+        return ""
+    example = f", such as {_quoted(_joined(host, '53') + end)}" if end else ""
+    return f"the port is missing; write {_quoted(_joined(host, 'PORT') + end)}{example}"
 
 
 _HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_]([A-Za-z0-9_.-]{0,250}[A-Za-z0-9_.])?")
@@ -186,37 +203,77 @@ _WITH_WEIGHT = re.compile(r"(\S+)\s+weight[ =:]\s*([0-9]{1,3})")
 
 
 def address(found: object, *, names: bool = False) -> str:
-    """Advice for an address: a host name, leading zeros, a URL, or an address with a port or a weight.
+    """Advice for an address: a part out of range, a host name, leading zeros, a URL, or a port or a weight behind it.
 
     `names`: host names are allowed, so this one is wrong for another reason.
     """
     if not isinstance(found, str):
         return ""
-    if match := _URL.fullmatch(found):
-        return f"write {match[2]}"
-    if match := _WITH_WEIGHT.fullmatch(found):
-        host, colon, port = match[1].rpartition(":")
-        server = f"{host}, port: {port}" if colon and _is_address(host) else match[1]
-        return f"write {{address: {server}, weight: {match[2]}}}"
-    host, colon, port = found.rpartition(":")
-    plain = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if colon and port.isdecimal() and _is_address(plain):
-        return f"write the address {plain} and the port {port} as two values"
-    if _LEADING_ZEROS.fullmatch(found):
-        plain = ".".join(str(int(part)) for part in found.split("."))
-        return f"write {plain}, without leading zeros" if plain != found and _is_address(plain) else ""
-    named = not names and _HOST_NAME.fullmatch(found) and ("." in found or found.lower() == "localhost")
-    return "a host name does not work here; write an address" if named else ""
+    url, weighted = _URL.fullmatch(found), _WITH_WEIGHT.fullmatch(found)
+    place = url[2] if url else weighted[1] if weighted else found
+    host, port = _split(place)
+    plain = _is_address(host)
+    if advice := _out_of_range(host, port):
+        pass
+    elif url:
+        advice = f"write {_quoted(place)}"
+    elif weighted:
+        server = f"{_in_flow(host)}, port: {port}" if port.isdecimal() and plain else _in_flow(host if plain else place)
+        advice = f"write {{address: {server}, weight: {weighted[2]}}}"
+    elif port.isdecimal() and plain:
+        advice = f"write the address {host} and the port {port} as two values"
+    elif plain and place == f"[{host}]":
+        advice = f"write {host}, without brackets"
+    elif _LEADING_ZEROS.fullmatch(found):
+        shorter = ".".join(str(int(part)) for part in found.split("."))
+        advice = f"write {shorter}, without leading zeros" if shorter != found and _is_address(shorter) else ""
+    elif not names and _HOST_NAME.fullmatch(found) and ("." in found or found.lower() == "localhost"):
+        advice = "a host name does not work here; write an address"
+    return advice
 
 
-def _bracketed(text: str, port: str) -> str:
-    """The IPv6 address of `text` in brackets, with its port or `port`; empty if `text` is no IPv6 address."""
-    if text.startswith("[") or text.count(":") < 2:  # noqa: PLR2004 - an IPv6 address has at least two
-        return ""
+_MOST_PORT, _LONGEST_PORT = 65535, 5
+_PARTS, _MOST_OF_PART, _LONGEST_PART = 4, 255, 3
+
+
+def _out_of_range(host: str, port: str) -> str:
+    """Advice for what is nearly an IPv4 address, and for a number that is not a port; empty if both may be right."""
+    parts = host.split(".")
+    numbers = [part for part in parts if part.isascii() and part.isdecimal()]
+    wrong = [part for part in parts if part not in numbers or len(part) > _LONGEST_PART or int(part) > _MOST_OF_PART]
+    readable = all(part.isascii() and part.isalnum() for part in parts)
+    if wrong and readable and len(parts) == _PARTS and len(numbers) >= _PARTS - 1:
+        return f"{wrong[0]} in {host} is not a number from 0 to {_MOST_OF_PART}"
+    first = port.partition("-")[0]
+    if first.isascii() and first.isdecimal() and not (len(first) <= _LONGEST_PORT and 0 < int(first) <= _MOST_PORT):
+        return f"{first} is not a port from 1 to {_MOST_PORT}"
+    return ""
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The address without brackets, and the text behind its colon; the port of an IPv6 address may lack brackets."""
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        return (host, rest.removeprefix(":")) if bracket else (text, "")
     host, _, last = text.rpartition(":")
-    if last.isdecimal() and _is_address(host):
-        return f"[{host}]:{last}"
-    return f"[{text}]:{port}" if _is_address(text) else ""
+    if ":" not in host:
+        return (host, last) if ":" in text else (text, "")
+    # In a text with `:::`, it is not clear which colon is too many.
+    return (host, last) if last.isdecimal() and _is_address(host) and ":::" not in text else (text, "")
+
+
+def _joined(host: str, port: str) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _quoted(text: str) -> str:
+    """The text as YAML: a bracket at the begin would start a list."""
+    return f'"{text}"' if text.startswith("[") else text
+
+
+def _in_flow(host: str) -> str:
+    """The host as YAML in braces: a colon at the end would end a key."""
+    return f'"{host}"' if ":" in host else host
 
 
 def _is_address(text: str) -> bool:

@@ -321,7 +321,7 @@ def split_port(text: str) -> tuple[str, str | None]:
         if not bracket or (rest and not rest.startswith(":")):
             return text, None
         return address, rest[1:] if rest else None
-    if text.count(":") == 1:
+    if text.count(":") == 1 and "://" not in text:
         address, _, port = text.partition(":")
         return address, port
     return text, None

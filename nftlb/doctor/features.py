@@ -208,8 +208,9 @@ def check_nft(nft: NftFacts) -> Iterator[Finding]:
     modules = {_subject(feature, family): feature.module for feature in FEATURES for family in Family}
     for subject, message in refused.items():
         module, _, options = modules[subject].partition(" ")
-        built = f"; or a kernel with {options.strip('()')}" if options else ""
-        yield error(f"nftables, {subject}", f"refused: {message}", f"modprobe {module}{built}, and nft 1.0 or later")
+        built = f"\nor use a kernel with {options.strip('()')}" if options else ""
+        fix = f"modprobe {module}{built}\nand nft 1.0 or later"
+        yield error(f"nftables, {subject}", f"refused: {message}", fix)
     if tried and not refused:
         yield ok("nftables", f"has all {len(tried)} features that the rules need")
 

@@ -22,7 +22,8 @@ class Severity(StrEnum):
 class Finding:
     """One result of an examination.
 
-    `fix` is a command to paste or, where no command helps, what to change; empty if there is nothing to fix.
+    `fix` is a command to paste or, where no command helps, what to change; empty if there is nothing to fix. Commands
+    have separate lines: `nftlb doctor --fix` carries out only lines that are a complete command.
     """
 
     severity: Severity

@@ -17,14 +17,10 @@ _MODPROBE = re.compile(r"modprobe ((?:[A-Za-z0-9_-]+ ?)+)")
 
 @dataclass(frozen=True, slots=True)
 class Fixes:
-    """What to change on the host: values by the names of sysctls, with slashes, and modules to load.
-
-    `by_hand`: fixes that a program can't carry out, each with the subject of its finding.
-    """
+    """What to change on the host: values by the names of sysctls, with slashes, and modules to load."""
 
     sysctls: Mapping[str, str]
     modules: tuple[str, ...]
-    by_hand: tuple[tuple[str, str], ...]
 
     def __bool__(self) -> bool:
         return bool(self.sysctls or self.modules)
@@ -34,7 +30,6 @@ def fixes_of(findings: Iterable[Finding]) -> Fixes:
     """The fixes of all findings. Only lines that are a complete `sysctl -w` or `modprobe` can be carried out."""
     sysctls: dict[str, str] = {}
     modules: list[str] = []
-    by_hand = []
     for finding in findings:
         for line in finding.fix.splitlines():
             if match := _SYSCTL.fullmatch(line):
@@ -43,12 +38,10 @@ def fixes_of(findings: Iterable[Finding]) -> Fixes:
                     sysctls[name if "/" in name else name.replace(".", "/")] = value
             elif match := _MODPROBE.fullmatch(line):
                 modules += match[1].split()
-            else:
-                by_hand.append((finding.subject, line))
-    return Fixes(sysctls, tuple(dict.fromkeys(modules)), tuple(by_hand))
+    return Fixes(sysctls, tuple(dict.fromkeys(modules)))
 
 
-_SETTING = re.compile(r"\s*-?([A-Za-z0-9_./@:+-]+)\s*=.*")
+_SETTING = re.compile(r"\s*-?([A-Za-z0-9_./@:+-]+)\s*=\s*(.*?)\s*")
 
 
 def with_settings(text: str, sysctls: Mapping[str, str], head: str) -> str:
@@ -63,6 +56,13 @@ def with_settings(text: str, sysctls: Mapping[str, str], head: str) -> str:
             lines.append(f"{name} = {left.pop(name)}")
     lines = lines or [head]
     return "".join(f"{line}\n" for line in (*lines, *(f"{name} = {value}" for name, value in left.items())))
+
+
+def overriding(text: str, sysctls: Mapping[str, str]) -> dict[str, str]:
+    """The values by which a later file of sysctl.d replaces these values, by name. Its last line of a name counts."""
+    matches = filter(None, map(_SETTING.fullmatch, text.splitlines()))
+    found = {name: match[2] for match in matches if (name := slashed(match[1])) in sysctls}
+    return {name: value for name, value in found.items() if value != sysctls[name]}
 
 
 def with_modules(text: str, modules: Iterable[str], head: str) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fake_api import Api, backend, pool, status, troubled
 
-from nftlb.cli import main
+from nftlb.cli import events, main
 from nftlb.service import Event
 
 pytest_plugins = ("cli_fixtures",)
@@ -58,6 +59,31 @@ def test_history_of_an_unknown_pool(api: Api, capsys: pytest.CaptureFixture[str]
     assert 1 == main(["history", "dsn"])
     assert ("", "dsn: no such pool; did you mean dns?\n") == tuple(capsys.readouterr())
     assert 1 == len(api.asked)
+
+
+@pytest.mark.parametrize(("kept", "id_"), [([event("reload", id=41)], "41"), ([], "0")])
+def test_events_have_no_gap(
+    kept: list[Any], id_: str, api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stream that ends before its first event is continued at the newest event, and status 503 is only a pause."""
+    ready = b"data: " + json.dumps(event("swap", id=42)).encode() + b"\n\n"
+    answers = iter([(200, b": nftlb\n\n"), (503, {"error": "too many"}), (200, b"id: 42\n" + ready), (200, b":\n\n")])
+
+    def pause(_: float) -> None:
+        if (answer := next(answers, None)) is None:
+            raise KeyboardInterrupt
+        api.answers["GET", "/api/v1/events"] = answer
+
+    monkeypatch.setattr(events, "time", SimpleNamespace(sleep=pause))
+    api.answers["GET", "/api/v1/history?limit=1"] = 200, {"events": kept}
+    pause(0)
+    assert 0 == main(["events"])
+    out, error = capsys.readouterr()
+    assert "2026-03-01 12:00:00  swap\n" == out
+    assert [
+        "nftlb: the daemon refused: too many; for details see `nftlb status` and the daemon's log; trying again"
+    ] == (error.splitlines())
+    assert [id_, id_, id_, "42"] == api.last_events
 
 
 def test_ruleset(api: Api, capsys: pytest.CaptureFixture[str]) -> None:

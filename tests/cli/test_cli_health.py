@@ -93,16 +93,29 @@ def test_a_drained_backend_is_no_problem(api: Api, capsys: pytest.CaptureFixture
     assert 0 == outcome_of(capsys, "--nagios", "-w", "1:", "-c", "1:")[0]
 
 
-def test_nagios_unknown(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
-    """Status 3 without a daemon, for an unknown pool, and for a wrong command line."""
+def test_nagios_unknown(api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 3 and one line without a daemon, for an unknown pool, a wrong command line, and a wrong environment."""
     assert (3, "NFTLB UNKNOWN - dsn: no such pool; did you mean dns?") == outcome_of(capsys, "dsn", "--nagios")
     assert (3, "NFTLB UNKNOWN - no daemon can be reached at http://127.0.0.1:1: Connection refused; ") == (
         (found := outcome_of(capsys, "--nagios", "--url", "127.0.0.1:1"))[0],
         found[1][: len("NFTLB UNKNOWN - no daemon can be reached at http://127.0.0.1:1: Connection refused; ")],
     )
     assert 1 == len(api.asked)
-    for wrong in (["--warning", "x"], ["--critical", "5:2"], ["--nosuch"]):
-        assert 3 == main(["health", "--nagios", *wrong])
+    wrong = {
+        ("--warning", "x"): "'x' is not a range; allowed: ",
+        ("--critical", "5:2"): "'5:2' is not a range; allowed: ",
+        ("--nosuch",): "No such option",
+        ("--url", "127.0.0.1", "--socket", "/x"): "--url and --socket were both given; allowed: one of them.",
+        ("--url", "ftp://x"): "the daemon's address: 'ftp://x' is not an address of a daemon; allowed: ",
+    }
+    for arguments, words in wrong.items():
+        result, line = outcome_of(capsys, "--nagios", *arguments)
+        assert (3, True, True) == (result, line.startswith("NFTLB UNKNOWN - "), words in line)
+    monkeypatch.setenv("NFTLB_URL", "http://")
+    assert (3, "NFTLB UNKNOWN - the daemon's address: 'http://'") == (
+        (found := outcome_of(capsys, "--nagios"))[0],
+        found[1].partition(" is not ")[0],
+    )
     assert 2 == main(["health", "--nosuch"])
     assert 2 == main(["health", "--warning", "2:"])
     assert "only used with --nagios" in capsys.readouterr().err

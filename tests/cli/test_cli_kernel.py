@@ -7,14 +7,19 @@ import subprocess
 import sys
 from contextlib import ExitStack, nullcontext
 from ipaddress import ip_address
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from fake_api import fake_api, status
 from installed_command import GOOD, NFTLB, outcome
 
+from nftlb import client
 from nftlb.cli import diff
 from nftlb.cli.apply import changes_text
+from nftlb.cli.daemon import DaemonAccess
+from nftlb.client import Unreachable
 from nftlb.kernel import surroundings
 from nftlb.kernel.lock import hold_lock
 from nftlb.lab import Namespace
@@ -22,7 +27,6 @@ from nftlb.swap.applier import Applied
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from nftlb.model import Config
 
@@ -162,10 +166,38 @@ def test_diff_has_the_addresses_for_backends_of_the_daemon(monkeypatch: pytest.M
     )
     addresses = {"eth0": (ip_address("192.0.2.53"), ip_address("2001:db8::53"))}
     compared: list[Config] = []
-    monkeypatch.setattr(diff, "_status", lambda _: seen)
+    monkeypatch.setattr(diff, "_status", lambda *_: seen)
     monkeypatch.setattr(surroundings, "read_addresses", lambda: addresses)
     kernel = SimpleNamespace(diff=lambda config, _: compared.append(config))
     monkeypatch.setattr(diff, "unlocked_applier", lambda _: nullcontext(kernel))
 
     diff.diff_command.main([str(file)], standalone_mode=False)
     assert ["192.0.2.53:53/udp", "[2001:db8::53]:53/udp"] == [str(one) for one in compared[0].pools[0].listen]
+
+
+def test_diff_asks_the_daemon_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several daemons, that of the file's table; none with --file-only, or if only daemons of other tables run."""
+    places = {table: str(tmp_path / f"{table}.sock") for table in ("core", "nftlb", "edge")}
+    monkeypatch.setattr(client, "sockets_here", lambda: places)
+    monkeypatch.delenv("NFTLB_URL", raising=False)
+    daemon = DaemonAccess(None, None, None)
+    with ExitStack() as stack:
+        apis = {table: stack.enter_context(fake_api(Path(path))) for table, path in places.items()}
+        apis["edge"].show(status(pid=7))
+        found = diff._status(daemon, "edge")
+        assert found is not None
+        assert 7 == found.pid
+        assert None is diff._status(daemon, "other")
+        del places["nftlb"]
+        with pytest.raises(Unreachable, match="several daemons run here"):
+            daemon.reader()
+        assert [0, 0, 1] == [len(api.asked) for api in apis.values()]
+
+
+def test_diff_does_not_need_the_daemon(good: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --file-only, NFTLB_URL is not read; else a bad NFTLB_URL is bad input, with status 2."""
+    monkeypatch.setenv("NFTLB_URL", "http://")
+    with Namespace("diff") as namespace:
+        assert 1 == namespace.call(outcome, "diff", "--file-only", good)[0]
+        result, _, error = namespace.call(outcome, "diff", good)
+    assert (2, True) == (result, "'http://' is not an address of a daemon" in error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 from itertools import count
 from pathlib import Path
@@ -14,6 +15,7 @@ from fake_api import TOKEN, Api, backend, fake_api, pool, status
 from installed_command import NFTLB
 
 from nftlb.cli import main, waiting
+from nftlb.lab import Namespace
 
 pytest_plugins = ("cli_fixtures",)
 
@@ -203,6 +205,27 @@ def test_drain_waits(api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     moving[0] = False
     assert 0 == main(["drain", "dns/ns1", "--wait"])
     assert "dns/ns1: no packets and no connections any more\n" == capsys.readouterr().out.splitlines(keepends=True)[-1]
+
+
+@pytest.mark.parametrize("shown", [{"per": "flow"}, {"listen": ("192.0.2.53:53/udp", "192.0.2.53:53/tcp")}])
+def test_drain_does_not_count_connections_of_another_host(
+    shown: dict[str, Any], api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If the pool has connections, and the daemon is elsewhere by its host or its process: status 3, and no drain."""
+    here = socket.gethostname()
+    with Namespace("elsewhere") as elsewhere, elsewhere.popen(["sleep", "60"]) as process:
+        for host, pid in (("another-host", os.getpid()), (here, process.pid), (here, 2**22 + 1)):
+            api.show(status(host=host, pid=pid, pools=(pool(**shown),)))
+            assert 3 == main(["drain", "dns/ns1", "--wait"])
+            out, error = capsys.readouterr()
+            assert ("", True) == (out, f"the daemon at {api.where} runs on another host or in another" in error)
+        process.kill()
+    assert {STATUS} == {asked[:2] for asked in api.asked}
+
+    api.show(status(host=here, pid=os.getpid(), pools=(pool(**shown),)))
+    api.answers[PATCH] = 500, {"error": "arrived"}
+    assert 3 == main(["drain", "dns/ns1", "--wait"])
+    assert "the daemon refused: arrived" in capsys.readouterr().err
 
 
 def test_drain_does_not_wait_for_an_unknown_backend(api: Api, capsys: pytest.CaptureFixture[str]) -> None:

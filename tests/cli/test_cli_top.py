@@ -243,6 +243,30 @@ def test_top_updates() -> None:
         assert 0 == terminal.end()
 
 
+def test_keys_before_the_question_do_not_answer_it() -> None:
+    """The rest of a pasted text and a key during the preview confirm nothing; a key after the question does."""
+    path = "/api/v1/pools/dns/backends/ns1"
+    preview, change = ("PATCH", f"{path}?preview=true"), ("PATCH", path)
+    with live() as (terminal, served):
+
+        def consequences() -> Any:
+            terminal.type(b"y")
+            return {"consequences": ["dns has one backend less"]}
+
+        served.answers[preview] = 200, consequences
+        served.answers[change] = 200, backend(admin="maintenance").model_dump(mode="json")
+        terminal.see("dns/ns2")
+        terminal.type(b"jmy")
+        for _ in range(3):  # the screen is drawn again and again
+            terminal.see("maintenance dns/ns1? y: yes")
+        assert [preview] == [tuple(asked[:2]) for asked in served.asked if asked[0] == "PATCH"]
+        terminal.type(b"y")
+        terminal.see("dns/ns1: maintenance, weight 1")
+        assert [preview, change] == [tuple(asked[:2]) for asked in served.asked if asked[0] == "PATCH"]
+        terminal.type(b"q")
+        assert 0 == terminal.end()
+
+
 def test_status_watches() -> None:
     """`status --watch` shows each new state, waits for a daemon that restarts, and ends with q."""
     with fake_api() as served:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +50,13 @@ def message(**changed: str) -> str:
         (":53/udp", "the address is missing; write ADDRESS:53/udp"),
         ("udp://192.0.2.53:53", "write 192.0.2.53:53/udp"),
         ("192.0.2.053:53/udp", "write 192.0.2.53, without leading zeros"),
+        ("192.0.2.x:53/udp", "x in 192.0.2.x is not a number from 0 to 255"),
+        ("10.0.0.256:53", "256 in 10.0.0.256 is not a number from 0 to 255"),
+        ("10.0.0.1:99999", "99999 is not a port from 1 to 65535"),
+        ("2001:db8::1:99999", "99999 is not a port from 1 to 65535"),
+        ("udp://10.0.0.1", "the port is missing; write 10.0.0.1:PORT/udp, such as 10.0.0.1:53/udp"),
+        ("'[::1]'", 'the port is missing; write "[::1]:PORT/udp", such as "[::1]:53/udp"'),
+        ("'[2001:db8::1]:53'", 'the protocol is missing; write "[2001:db8::1]:53/udp" or "[2001:db8::1]:53/tcp"'),
         ("192.0.2.53:domain/udp", "write the number of the port; names of services are not looked up"),
     ],
 )
@@ -61,6 +69,10 @@ def test_listeners(written: str, advice: str) -> None:
     ("written", "advice"),
     [
         ("http://10.0.0.1:80", "write 10.0.0.1:80"),
+        ("http://10.0.0.1", "write 10.0.0.1"),
+        ("10.0.0.256:53", "256 in 10.0.0.256 is not a number from 0 to 255"),
+        ("{address: '10.0.0.1:99999'}", "99999 is not a port from 1 to 65535"),
+        ("{address: '[2001:db8::1]'}", "write 2001:db8::1, without brackets"),
         ("10.0.0.1:53/udp", "write 53; the protocol belongs to listen"),
         ("10.0.0.1 weight 2", "write {address: 10.0.0.1, weight: 2}"),
         ("10.0.0.1:53 weight=2", "write {address: ADDRESS, port: 53, weight: 2}"),
@@ -108,6 +120,8 @@ def test_backends(written: str, advice: str) -> None:
         ("hairpin: N", "write false"),
         ("fallback: DROP", "write drop"),
         ("fallback: sorry.example.com:80", "a host name does not work here; write an address"),
+        ("fallback: udp://10.0.0.1", "the port is missing; write 10.0.0.1:PORT"),
+        ("source: 10.0.0.1l", "1l in 10.0.0.1l is not a number from 0 to 255"),
         ("fallback: 2001:db8::1:80", 'the IPv6 address needs brackets; write "[2001:db8::1]:80"'),
         ("health: icmp", "write {icmp: {}}"),
     ],
@@ -147,6 +161,21 @@ def test_no_advice_if_the_intention_is_not_clear(written: str, text: str) -> Non
 def test_any_value_gets_advice_or_none(advise: Callable[[object], str], found: object) -> None:
     """The advice never fails, and advice for a value of no clear intention is empty."""
     assert isinstance(advise(found), str)
+
+
+@pytest.mark.parametrize("written", ["[2001:db8::]:53 weight=2", "10.0.0.1:53 weight 2", "ns.example.com weight 2"])
+def test_advice_for_a_weight_is_valid(written: str) -> None:
+    """What the advice says to write is YAML with the same address."""
+    found = yaml.safe_load(meant.address(written).removeprefix("write "))
+    address = written.partition(" ")[0].removeprefix("[").replace("]", "").removesuffix(":53")
+    assert {"address": address, "weight": 2, **({"port": 53} if ":53 " in written else {})} == found
+
+
+@pytest.mark.parametrize("advise", [meant.listener, meant.endpoint, meant.address])
+@pytest.mark.parametrize("written", ["2001:db8:::1", "[2001:db8:::1]:53", "[2001:db8::1", "10.0..1"])
+def test_no_advice_for_what_is_no_address(advise: Callable[[object], str], written: str) -> None:
+    """There is no advice if it is not clear which colon is too many, or which part is wrong."""
+    assert "" == advise(written)
 
 
 @pytest.mark.parametrize("written", ["5", "5sec", "1.5s", "1 day", "3 Hours"])

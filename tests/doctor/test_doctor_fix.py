@@ -6,7 +6,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from doctor_facts import NAT
+from doctor_facts import DSR, NAT, check_facts
 from installed_command import NFTLB, outcome
 
 from nftlb.cli import fixing
@@ -14,10 +14,13 @@ from nftlb.cli.fixing import carry_out
 from nftlb.config import parse_config
 from nftlb.doctor import Fixes, fixes_of
 from nftlb.doctor import examine as examined
+from nftlb.doctor.features import FEATURES, check_nft
 from nftlb.doctor.finding import error, ok, sysctl_command, warning
 from nftlb.doctor.fixes import slashed, with_modules, with_settings
+from nftlb.doctor.host import NftFacts
 from nftlb.errors import KernelError
 from nftlb.lab import Namespace
+from nftlb.requirements import tunnel_kinds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,9 +46,6 @@ def test_fixes_of_findings() -> None:
         "net/ipv4/ip_local_reserved_ports": "53,8000-8001",
     } == found.sysctls
     assert ("nf_tables",) == found.modules
-    assert ["and then more", "modprobe nft_nat (built in), and nft 1.0 or later", "sysctl -w a=1; rm -rf /"] == [
-        text for _, text in found.by_hand
-    ]
     assert not fixes_of([ok("nft", "good"), error("routes", "x", "add a route")])
 
 
@@ -60,16 +60,52 @@ def test_text_of_the_files() -> None:
     assert "net/ipv4/conf/eth0.1/rp_filter" == slashed("net/ipv4/conf/eth0.1/rp_filter")
 
 
-def test_refused_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A sysctl and a module that do not exist are reported, and the rest is done."""
-    sysctls, modules = tmp_path / "etc/sysctl.conf", tmp_path / "etc/modules.conf"
-    fixes = Fixes({"net/no/such": "1"}, ("no_such_module_of_nftlb",), ())
+def test_refused_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sysctl and a module that do not exist are reported and not made permanent, and the rest is done."""
+    monkeypatch.setattr(fixing, "_SYSCTLS", tmp_path)
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/good").write_text("0\n")
+    (tmp_path / "net/refused").mkdir()
+    sysctls, modules = tmp_path / "etc/sysctl.d/60.conf", tmp_path / "etc/modules.conf"
+    fixes = Fixes({"net/refused": "1", "net/good": "1"}, ("no_such_module_of_nftlb",))
     carry_out(fixes, permanent=True, sysctl_file=sysctls, modules_file=modules)
     out, problems = capsys.readouterr()
-    assert f"wrote {sysctls}\nwrote {modules}\n" == out
-    assert "net/no/such was not set to 1: No such file or directory" in problems
+    assert f"set net/good from 0 to 1\nwrote {sysctls}\n" == out
+    assert "net/refused was not set to 1: Is a directory" in problems
     assert "the module no_such_module_of_nftlb was not loaded: " in problems
-    assert "net/no/such = 1" in sysctls.read_text()
+    assert ["net/good = 1"] == sysctls.read_text().splitlines()[1:]
+    assert not modules.exists()
+
+
+def test_later_files_that_replace_a_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that is read later and sets another value is named, once if there is a link to it."""
+    monkeypatch.setattr(fixing, "_SYSCTLS", tmp_path)
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/a").touch()
+    folder = tmp_path / "etc/sysctl.d"
+    folder.mkdir(parents=True)
+    (folder / "10-before.conf").write_text("net.a = 5\n")
+    (folder / "70-same.conf").write_text("net.a = 5\nnet/a=1\n")
+    (folder / "80-other.conf").write_text("# net.a = 3\nnet.b = 3\n")
+    (folder / "99-sysctl.conf").symlink_to("../sysctl.conf")
+    (tmp_path / "etc/sysctl.conf").write_text("-net.a = 0 \n")
+    carry_out(Fixes({"net/a": "1"}, ()), permanent=True, sysctl_file=folder / "60-nftlb.conf")
+    text = f"nftlb: {tmp_path}/etc/sysctl.conf sets net/a = 0, which may replace 1 at the next boot; delete that line"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(text)
+
+
+def test_modules_that_findings_name() -> None:
+    """Of real findings about features of nft, with helpers, and about tunnels, --fix loads each module."""
+    names = {f"{feature.name} (ip)": feature.module.partition(" ")[0] for feature in FEATURES}
+    findings = check_nft(NftFacts(version="1.0.6", refused=dict.fromkeys(names, "no"), tried=dict.fromkeys(names, "")))
+    assert tuple(dict.fromkeys(names.values())) == fixes_of(findings).modules
+
+    tunnelled = DSR.replace("    ingress: [eth0]", "    encap: ipip")
+    found = check_facts(tunnelled, missing_tunnels=frozenset(tunnel_kinds(parse_config(tunnelled))))
+    assert ("ip6_tunnel", "ipip") == tuple(sorted(fixes_of(found).modules))
 
 
 def test_fix_in_a_namespace(tmp_path: Path) -> None:

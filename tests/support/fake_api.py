@@ -118,6 +118,8 @@ class Api:
     answers: dict[tuple[str, str], tuple[int, Any]] = field(default_factory=dict)
     asked: list[tuple[str, str, Any, str | None]] = field(default_factory=list)
     """The method, path, body and token of each request."""
+    last_events: list[str | None] = field(default_factory=list)
+    """The Last-Event-ID of each request for events."""
 
     def show(self, shown: Status) -> None:
         self.answers["GET", "/api/v1/status"] = 200, json.loads(shown.model_dump_json())
@@ -130,6 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         document = json.loads(self.rfile.read(length)) if length else None
         api.asked.append((self.command, self.path, document, self.headers.get("Authorization")))
+        if self.path == "/api/v1/events":
+            api.last_events.append(self.headers.get("Last-Event-ID"))
         code, said = api.answers.get((self.command, self.path), (404, {"error": "no such thing"}))
         if callable(said):
             said = said()
