@@ -72,12 +72,19 @@ def test_the_daemon_of_this_namespace(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "nftlb.1-2.sock").touch()  # of another namespace
     with sockets(tmp_path, "edge"):
         assert Address(socket=socket_path(tmp_path, "edge")) == default_address()
+        with pytest.raises(
+            Unreachable, match="no daemon with table nftlb runs here; name the other one:\n  --socket /"
+        ):
+            default_address(changing=True)
         with sockets(tmp_path, "nftlb"):
             assert Address(socket=socket_path(tmp_path, "nftlb")) == default_address()
+            assert Address(socket=socket_path(tmp_path, "nftlb")) == default_address(changing=True)
         with sockets(tmp_path, "core"), pytest.raises(Unreachable) as caught:
             default_address()
         assert all(f"--socket {socket_path(tmp_path, table)} " in str(caught.value) for table in ("core", "edge"))
-    assert Address() == default_address()  # the files are still there, and nobody listens
+    assert (
+        Address() == default_address() == default_address(changing=True)
+    )  # the files are still there, and nobody listens
     monkeypatch.setattr(client, "sockets_here", lambda: sockets_here(tmp_path / "missing"))
     assert Address() == default_address()
 

@@ -47,8 +47,12 @@ class DaemonAccess:
         return DaemonClient(self._address, timeout=timeout)
 
     def writer(self) -> DaemonClient:
-        """A client that changes something, with the token. SystemFault if the token can't be read."""
-        return DaemonClient(self._address, _token(self._token_file) if self._token_file else None, _CHANGE_TIMEOUT)
+        """A client that changes something, with the token. SystemFault if the token can't be read.
+
+        Unreachable if no option names the daemon, and only one of another table runs here.
+        """
+        address = self._address if self.named else default_address(changing=True)
+        return DaemonClient(address, _token(self._token_file) if self._token_file else None, _CHANGE_TIMEOUT)
 
     def names(self) -> list[str]:
         """All names POOL/BACKEND, for completion; empty if the daemon does not answer within half a second."""
