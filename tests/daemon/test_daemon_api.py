@@ -11,7 +11,7 @@ from http import HTTPStatus
 from ipaddress import IPv4Address
 from threading import Event
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 from fake_service import two_pools
@@ -23,11 +23,13 @@ from nftlb.daemon.events import ActiveFaults
 from nftlb.lab import Namespace
 from nftlb.metrics import Metrics
 from nftlb.model import Api, Endpoint, EventKind, UnixSocket
-from nftlb.web import Limits, affordable
+from nftlb.web import Limits, affordable, application
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
     from pathlib import Path
+
+    from aiohttp import web
 
     from nftlb.model import Config
     from nftlb.service import Event as Published
@@ -495,14 +497,22 @@ def test_the_own_socket_is_replaced_by_a_link(tmp_path: Path) -> None:
     in_a_namespace(scene)
 
 
-def test_two_servers_share_the_limits(tmp_path: Path) -> None:
+def test_two_servers_share_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both servers together have no more connections, streams of events and unread bytes than one may have."""
+    of_applications = []
+
+    def made(*arguments: Any, **options: Any) -> web.Application:
+        of_applications.append(arguments[3])
+        return application(*arguments, **options)
+
+    monkeypatch.setattr(module, "application", made)
 
     async def scene() -> None:
         async with with_own_socket(at(tmp_path / "api.sock"), tmp_path / "own.sock") as setup:
             await setup.server.first_try()
             both = [server._limits for server in (setup.server._server, setup.server._own_server) if server]
             assert 2 == len(both)
+            assert of_applications == both
             assert affordable(Limits().connections) == sum(limits.connections for limits in both)
             assert Limits().listeners == sum(limits.listeners for limits in both)
             assert Limits().unsent == sum(limits.unsent for limits in both)
