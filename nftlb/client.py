@@ -317,22 +317,26 @@ def read_daemon_address(text: str) -> Address:
     return Address(host, port or PORT, parts.scheme == "https", parts.path.rstrip("/"))
 
 
-def default_address(table: str = "") -> Address:
+def default_address(table: str = "", *, changing: bool = False) -> Address:
     """The address of the daemon of this network namespace: its own socket if this user may use it, else TCP.
 
     `table`: only the daemon that writes this table. Raises Unreachable if only daemons of other tables run here or,
-    without `table`, if several daemons run here and none of them has the usual table.
+    without `table`, if several daemons run here and none of them has the usual table. `changing`: also if the only
+    daemon has another table, because a change must not reach another daemon while the usual one is stopped.
     """
     usable = {name: path for name, path in sockets_here().items() if _is_usable(path)}
     if table and usable:
         if table not in usable:
             raise Unreachable(f"no daemon of table {table} runs here, but of: {', '.join(usable)}")
         return Address(socket=usable[table])
-    if USUAL_TABLE in usable or len(usable) == 1:
-        return Address(socket=usable.get(USUAL_TABLE) or next(iter(usable.values())))
+    if USUAL_TABLE in usable:
+        return Address(socket=usable[USUAL_TABLE])
+    if len(usable) == 1 and not changing:
+        return Address(socket=next(iter(usable.values())))
     if usable:
+        several = "several daemons run here" if len(usable) > 1 else f"no daemon with table {USUAL_TABLE} runs here"
         choice = "".join(f"\n  --socket {path}    (table {name})" for name, path in usable.items())
-        raise Unreachable(f"several daemons run here; name one of them:{choice}")
+        raise Unreachable(f"{several}; name {'one of them' if len(usable) > 1 else 'the other one'}:{choice}")
     return Address()
 
 

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nftlb import client, service
+from nftlb.cli.daemon import DaemonAccess
 from nftlb.client import (
     Address,
     BackendView,
@@ -73,17 +74,37 @@ def test_the_daemon_of_this_namespace(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "nftlb.1-2.sock").touch()  # of another namespace
     with sockets(tmp_path, "edge"):
         assert Address(socket=socket_path(tmp_path, "edge")) == default_address()
+        with pytest.raises(
+            Unreachable, match="no daemon with table nftlb runs here; name the other one:\n  --socket /"
+        ):
+            default_address(changing=True)
         with sockets(tmp_path, "nftlb"):
             assert Address(socket=socket_path(tmp_path, "nftlb")) == default_address()
             assert Address(socket=socket_path(tmp_path, "edge")) == default_address("edge")
             with pytest.raises(Unreachable, match="no daemon of table core runs here, but of: edge, nftlb"):
                 default_address("core")
+            assert Address(socket=socket_path(tmp_path, "nftlb")) == default_address(changing=True)
         with sockets(tmp_path, "core"), pytest.raises(Unreachable) as caught:
             default_address()
         assert all(f"--socket {socket_path(tmp_path, table)} " in str(caught.value) for table in ("core", "edge"))
-    assert Address() == default_address()  # the files are still there, and nobody listens
+    assert (
+        Address() == default_address() == default_address(changing=True)
+    )  # the files are still there, and nobody listens
     monkeypatch.setattr(client, "sockets_here", lambda: sockets_here(tmp_path / "missing"))
     assert Address() == default_address()
+
+
+def test_a_change_goes_to_no_other_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands read from the only daemon, whatever its table; a change needs an option, or the usual table."""
+    monkeypatch.delenv("NFTLB_URL", raising=False)
+    monkeypatch.setattr(client, "sockets_here", lambda: sockets_here(tmp_path))
+    with sockets(tmp_path, "edge"):
+        DaemonAccess(None, None, None).reader()
+        with pytest.raises(Unreachable, match="no daemon with table nftlb runs here"):
+            DaemonAccess(None, None, None).writer()
+        DaemonAccess(None, socket_path(tmp_path, "edge"), None).writer()
+        with sockets(tmp_path, "nftlb"):
+            DaemonAccess(None, None, None).writer()
 
 
 # --- addresses --------------------------------------------------------------------------------------------------------

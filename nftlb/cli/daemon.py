@@ -44,20 +44,24 @@ class DaemonAccess:
         """Whether an option or NFTLB_URL names the daemon."""
         return bool(self._where)
 
-    def address(self, table: str = "") -> Address:
+    def address(self, table: str = "", *, changing: bool = False) -> Address:
         """The address of the daemon; `table`: of the daemon that writes this table, if no daemon is named.
 
-        ConfigError if the named address is not valid, Unreachable if it is not clear which daemon is meant.
+        `changing`: for a change, as in `default_address`. ConfigError if the named address is not valid, Unreachable if it is not clear which daemon is meant.
         """
-        return read_daemon_address(self._where) if self._where else default_address(table)
+        return read_daemon_address(self._where) if self._where else default_address(table, changing=changing)
 
     def reader(self, timeout: float = TIMEOUT, table: str = "") -> DaemonClient:
         """A client that only reads; the token file is not read. `table` and the errors are those of `address`."""
         return DaemonClient(self.address(table), timeout=timeout)
 
     def writer(self) -> DaemonClient:
-        """A client that changes something, with the token. Errors of `address`; SystemFault without a usable token."""
-        return DaemonClient(self.address(), _token(self._token_file) if self._token_file else None, _CHANGE_TIMEOUT)
+        """A client that changes something, with the token. Errors of `address`; SystemFault without a usable token.
+
+        Unreachable also if no option names the daemon, and only a daemon of another table runs here.
+        """
+        address = self.address(changing=True)
+        return DaemonClient(address, _token(self._token_file) if self._token_file else None, _CHANGE_TIMEOUT)
 
     def names(self) -> list[str]:
         """All names POOL/BACKEND, for completion; empty if the daemon does not answer within half a second."""

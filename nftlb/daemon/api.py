@@ -10,6 +10,7 @@ import grp
 import logging
 import os
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from nftlb.web import (
     Limits,
     SharedResponses,
     TokenFile,
+    affordable,
     allowed_hosts,
     application,
     no_tokens,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from nftlb.metrics import Metrics
     from nftlb.model import Api, Config
     from nftlb.service import Service
-    from nftlb.web import Tokens
+    from nftlb.web import Operators, Tokens
 
     from .events import ActiveFaults
 
@@ -44,12 +46,17 @@ RARELY = 60.0
 """The most seconds between two tries that have to close the present address and all its connections: the first pause is
 AGAIN, and each is twice the one before."""
 
+GROUPS_AGAIN = 60.0
+"""Seconds until the groups of `operators` are looked up again."""
+
 _WHAT = "api"
 _TOKENS = "token_file"
 _CROWDED = "api_connections"
 _SOCKET = "api_socket"
 _OPERATORS = "operators"
 _FOR_ALL = 0o666
+_SERVERS = 2
+"""The servers share the limits, so that both together take no more than is documented."""
 
 
 class ApiServer:
@@ -57,6 +64,7 @@ class ApiServer:
 
     The server moves to a new address as soon as that is available, and stays at the old address until then, so that
     clients can read there what is wrong with the new address. Beside that address, it serves at its own Unix socket.
+    Only there, the kernel's word about the user at the other end counts: a proxy may stand before the other address.
     """
 
     def __init__(self, service: Service, metrics: Metrics, faults: ActiveFaults, own: str = "") -> None:
@@ -67,15 +75,17 @@ class ApiServer:
         self._wanted: Api | None = None
         self._token_file: str | None = None
         self._tokens: Tokens = no_tokens
-        self._groups: frozenset[int] = frozenset()
+        self._numbers: dict[str, int | None] = {}
         self._shared = SharedResponses(Limits().readers)
         self._own = UnixSocket(own) if own else None
         self._own_server: HttpServer | None = None
+        self._own_mode = MODE
         self._names = allowed_hosts()
         self._server: HttpServer | None = None
         self._where: Endpoint | UnixSocket | None = None
         self._gap = self._not_before = 0.0
         self._changed = asyncio.Event()
+        self._other_operators = asyncio.Event()
         self._tried = asyncio.Event()
 
     def follow(self, config: Config) -> None:
@@ -85,36 +95,36 @@ class ApiServer:
             self._names = allowed_hosts(config.api.hosts)
             self._gap = self._not_before = 0.0
             self._changed.set()
+            self._other_operators.set()
 
     async def run(self) -> None:
         """Serve until cancelled."""
         try:
-            while True:
-                self._changed.clear()
-                if self._wanted is not None:
-                    wanted = self._wanted
-                    self._admit(wanted.token_file)
-                    await self._find_operators(wanted.operators)
-                    if self._own == wanted.listen:
-                        await self._close_own()
-                    await self._move(wanted.listen)
-                    await self._serve_own(wanted)
-                self._tried.set()
-                await self._pause()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep_serving())
+                tasks.create_task(self._keep_operators())
         finally:
             await self._close()
             await self._close_own()
 
+    async def _keep_serving(self) -> None:
+        while True:
+            self._changed.clear()
+            if self._wanted is not None:
+                wanted = self._wanted
+                self._admit(wanted.token_file)
+                await self._serve_own(wanted)
+                if not self._is_own(wanted.listen):
+                    await self._move(wanted.listen)
+                elif self._own_server is not None:
+                    await self._close()
+                    self._faults.clear(_WHAT)
+            self._tried.set()
+            await _first(self._changed, AGAIN)
+
     async def first_try(self) -> None:
         """Wait until the server listens, or could not listen, or is not wanted."""
         await self._tried.wait()
-
-    async def _pause(self) -> None:
-        """Wait for another configuration, or until it is time for the next try."""
-        # asyncio.wait_for of Python 3.11 loses a cancellation that comes together with the awaited result.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(AGAIN):
-                await self._changed.wait()
 
     async def _move(self, listen: Endpoint | UnixSocket) -> None:
         """Serve at this address; if it is not available, stay at the old address and set a fault."""
@@ -144,33 +154,41 @@ class ApiServer:
             await before.stop()
         return True
 
-    def _new_server(self, listen: Endpoint | UnixSocket, mode: int = MODE) -> HttpServer:
+    def _new_server(
+        self, listen: Endpoint | UnixSocket, operators: Operators | None = None, mode: int = MODE
+    ) -> HttpServer:
+        limits = _limits_of_each()
         served = application(
             self._service,
             self._metrics,
             self._names_of_tokens,
+            limits,
             allowed=lambda: self._names,
-            operators=lambda: self._groups,
+            operators=operators,
             shared=self._shared,
         )
-        return HttpServer(served, listen, crowded=partial(self._faults.set, _CROWDED), mode=mode)
+        return HttpServer(served, listen, limits, crowded=partial(self._faults.set, _CROWDED), mode=mode)
+
+    def _is_own(self, listen: Endpoint | UnixSocket) -> bool:
+        """Whether this is the path of the own socket, perhaps through a link, such as /var/run."""
+        if self._own is None or not isinstance(listen, UnixSocket):
+            return False
+        return os.path.realpath(listen.path) == os.path.realpath(self._own.path)
 
     async def _serve_own(self, wanted: Api) -> None:
-        """Serve at the daemon's own socket, unless the configured address is the same."""
-        if self._own is None or self._own == wanted.listen:
+        """Serve at the daemon's own socket, if it has one."""
+        if self._own is None:
             return
-        path = self._own.path
         # Every user may read over TCP. Who wants to keep readers out configures a Unix socket, with its own mode.
         mode = _FOR_ALL if isinstance(wanted.listen, Endpoint) or wanted.operators else MODE
         try:
-            if self._own_server is not None and not os.path.exists(path):  # noqa: ASYNC240, PTH110 - the folder was cleaned up
+            if self._own_server is not None and (mode != self._own_mode or not self._own_server.found):
                 await self._close_own()
             if self._own_server is None:
-                server = self._new_server(self._own, mode)
+                server = self._new_server(self._own, self._operators, mode)
                 await server.start()
-                self._own_server = server
+                self._own_server, self._own_mode = server, mode
                 _log.info("the API is also at %s", self._own)
-            os.chmod(path, mode)  # noqa: PTH101
         except (SystemFault, OSError) as error:
             self._faults.set(_SOCKET, f"{error}; commands of root need a token until then")
         else:
@@ -181,13 +199,21 @@ class ApiServer:
         if server is not None:
             await server.stop()
 
-    async def _find_operators(self, names: tuple[str, ...]) -> None:
-        """Find the numbers of groups. A thread asks, because a directory service may know the groups."""
-        found = await asyncio.to_thread(_numbers, names) if names else {}
-        self._groups = frozenset(number for number in found.values() if number is not None)
-        unknown = ", ".join(name for name, number in found.items() if number is None)
-        message = f"no group of this host is named {unknown}; correct operators under api, or add the group"
-        self._faults.set(_OPERATORS, message if unknown else "")
+    def _operators(self) -> frozenset[int]:
+        """The groups of `operators` that are known. A group that the file no longer names loses its rights at once."""
+        names = () if self._wanted is None else self._wanted.operators
+        return frozenset(number for name in names if (number := self._numbers.get(name)) is not None)
+
+    async def _keep_operators(self) -> None:
+        """Look up the groups. The API does not wait for that: a directory service may take long."""
+        while True:
+            self._other_operators.clear()
+            names = () if self._wanted is None else self._wanted.operators
+            self._numbers = await asyncio.to_thread(_numbers, names) if names else {}
+            unknown = ", ".join(name for name, number in self._numbers.items() if number is None)
+            message = f"no group of this host is named {unknown}; correct operators under api, or add the group"
+            self._faults.set(_OPERATORS, message if unknown else "")
+            await _first(self._other_operators, GROUPS_AGAIN)
 
     async def _close(self) -> None:
         server, self._server, self._where = self._server, None, None
@@ -210,6 +236,25 @@ class ApiServer:
         """Set a fault now if the tokens can't be read, and not only when a request needs them."""
         with suppress(SystemFault):
             self._tokens()
+
+
+async def _first(changed: asyncio.Event, seconds: float) -> None:
+    """Wait for a change, but at most for a time."""
+    # asyncio.wait_for of Python 3.11 loses a cancellation that comes together with the awaited result.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await changed.wait()
+
+
+def _limits_of_each() -> Limits:
+    """The limits of each server. They all have the limits of readers in common, as `SharedResponses`."""
+    whole = Limits()
+    return replace(
+        whole,
+        connections=affordable(whole.connections) // _SERVERS,
+        listeners=whole.listeners // _SERVERS,
+        unsent=whole.unsent // _SERVERS,
+    )
 
 
 def _numbers(names: tuple[str, ...]) -> dict[str, int | None]:

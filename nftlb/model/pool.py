@@ -414,7 +414,7 @@ class Api:
 
     listen: Annotated[Endpoint | UnixSocket, "address:port, or unix:/PATH"] = API_LISTEN
     token_file: Annotated[
-        Path | None, "a file of bearer tokens, which changes over TCP need; in each line TOKEN, or NAME TOKEN"
+        Path | None, "a file of bearer tokens, which changes at `listen` need; in each line TOKEN, or NAME TOKEN"
     ] = None
     hosts: Annotated[
         tuple[HostName, ...],
@@ -422,7 +422,7 @@ class Api:
     ] = ()
     operators: Annotated[
         tuple[GroupName, ...],
-        "groups of this host whose members need no token for changes at a Unix socket; root never needs one",
+        "groups of this host whose members need no token for changes at the daemon's own socket; root never needs one",
     ] = ()
 
 

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_address
@@ -129,7 +130,7 @@ def _allowed_text(now: AllowedHosts) -> str:
 
 
 def _local(request: web.Request) -> bool:
-    """Whether the request came through a Unix socket, which no browser can use."""
+    """Whether the request came through a Unix socket. A browser comes there only through a relay, such as `ssh -L`."""
     return request.transport is not None and isinstance(request.transport.get_extra_info("sockname"), str)
 
 
@@ -169,7 +170,7 @@ MOST = 1024
 Tokens: TypeAlias = "Callable[[], Mapping[bytes, str] | None]"
 """Returns the names of tokens by their digests, or None without a token file. SystemFault if it can't be read."""
 Operators: TypeAlias = "Callable[[], frozenset[int]]"
-"""Returns the groups whose members may change things at a Unix socket without a token."""
+"""Returns the groups whose members may change things at the daemon's own socket without a token."""
 
 
 def no_tokens() -> None:
@@ -177,7 +178,7 @@ def no_tokens() -> None:
 
 
 def no_operators() -> frozenset[int]:
-    """The groups of an API without `operators`."""
+    """The groups without `operators` in the file."""
     return frozenset()
 
 
@@ -277,36 +278,62 @@ class FailureLimiter:
 
 # --- who may change something -----------------------------------------------------------------------------------------
 
-_PASSED_ON = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
-"""Headers of requests that a proxy passes on. A proxy that runs as root must not give its clients root's rights."""
+_PASSED_ON = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via", "Origin", "Sec-Fetch-Site")
+"""Headers of requests that a proxy passes on, and of browsers, which reach a Unix socket only through a relay. A proxy
+or relay that runs as root must not give its clients root's rights."""
+_UNIX = "unix socket"
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A client that may change something: the name of a token, or the number of a user, and where the client is."""
+
+    who: str | int
+    origin: str
+
+    async def actor(self) -> Actor:
+        """Find the name of the user. This may wait for a directory service: the client may leave in the meantime."""
+        name = self.who if isinstance(self.who, str) else await asyncio.to_thread(user_name, self.who)
+        return Actor(name, self.origin)
 
 
 class Admission:
     """Admits requests of trusted users of this host and requests with a valid token.
 
-    At a Unix socket, root, the user of this process and members of `operators` need no token. The wrong tokens of each
-    client are limited.
+    At the daemon's own socket, root, the user of this process and members of `operators` need no token. At all other
+    addresses, `operators` is None, and all users need a token. The wrong tokens of each client are limited.
     """
 
-    def __init__(self, tokens: Tokens, operators: Operators = no_operators) -> None:
+    def __init__(self, tokens: Tokens, operators: Operators | None = None) -> None:
         self._tokens = tokens
         self._operators = operators
+        # Their names are found now: root's changes must not wait for a directory service.
+        self._always = {user: user_name(user) for user in (0, os.geteuid())} if operators is not None else {}
         self._wrong = FailureLimiter(FREE, EVERY)
         self._logged = FailureLimiter(2 * FREE, EVERY)
         self._unlogged = 0
 
-    async def admit(self, request: web.Request) -> Actor:
-        """Return who asks for a change. RequestError 401, 403 or 429, or SystemFault, if that is not allowed."""
+    def admit(self, request: web.Request) -> Admitted:
+        """Return who asks for a change. RequestError 401, 403 or 429, or SystemFault, if that is not allowed.
+
+        Does not wait: else a client that leaves after its request would cancel the change.
+        """
         peer = peer_of(request.transport)
         if peer is not None and self._trusts(peer) and not any(name in request.headers for name in _PASSED_ON):
-            return Actor(await asyncio.to_thread(user_name, peer.user), "unix socket")
+            with suppress(RequestError, SystemFault):
+                return Admitted(self._token_name(request, peer), _UNIX)
+            return Admitted(self._always.get(peer.user, peer.user), _UNIX)
+        return Admitted(self._token_name(request, peer), _UNIX if peer else _address(request))
+
+    def _token_name(self, request: web.Request, peer: Peer | None) -> str:
+        """The name of the request's token. RequestError, or SystemFault, without a valid token."""
         names = self._tokens()
         if names is None:
             who = "over TCP" if peer is None else f"for user {peer.user}"
             raise RequestError(
                 403,
                 f"this API allows no changes {who} without a token, and no token_file is set under api in the file; "
-                "at the daemon's Unix socket, root needs no token",
+                "at the daemon's own socket in /run/nftlb, root needs no token",
             )
         presented = request.headers.getall("Authorization", [])
         scheme, _, token = presented[0].partition(" ") if len(presented) == 1 else ("", "", "")
@@ -332,10 +359,12 @@ class Admission:
                 "the bearer token is wrong; allowed: a token of the token file",
                 headers={"WWW-Authenticate": 'Bearer realm="nftlb", error="invalid_token"'},
             )
-        return Actor(names[found], "unix socket" if peer else _address(request))
+        return names[found]
 
     def _trusts(self, peer: Peer) -> bool:
-        return peer.user in {0, os.geteuid()} or not peer.groups.isdisjoint(self._operators())
+        if self._operators is None:
+            return False
+        return peer.user in self._always or not peer.groups.isdisjoint(self._operators())
 
     def _log(self, message: str, now: float) -> None:
         """Log a refusal; if there are many, only count it."""

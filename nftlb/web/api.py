@@ -20,7 +20,7 @@ from .routes import BACKEND, MOST_CLIENTS, USUAL_CLIENTS, VERSION_HEADER
 from .shared import large_response
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from aiohttp.typedefs import Handler
     from pydantic import BaseModel
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nftlb.metrics import Metrics
     from nftlb.service import Actor, Service
 
+    from .admission import Admitted
     from .connection import Limits
     from .routes import Changer
     from .shared import SharedResponses
@@ -37,7 +38,7 @@ T = TypeVar("T")
 
 
 class ApiRoutes:
-    """The handlers that ask the service. A handler that changes something gets who asks for the change."""
+    """The handlers that ask the service. A handler that changes something gets the client that asks for the change."""
 
     def __init__(self, service: Service, limits: Limits, shared: SharedResponses) -> None:
         self._service = service
@@ -79,32 +80,33 @@ class ApiRoutes:
     async def ruleset(self, _: web.Request) -> web.Response:
         return large_response(await self._shared.get("ruleset", self._ruleset), "text/plain; charset=utf-8")
 
-    async def reload(self, _: web.Request, by: Actor) -> web.Response:
-        await self._whole(self._service.reload(by))
+    async def reload(self, request: web.Request, by: Admitted) -> web.Response:
+        read_query(request)
+        await self._whole(self._service.reload, by)
         return _text(json.dumps({"reloaded": True}) + "\n")
 
-    async def add(self, request: web.Request, by: Actor) -> web.Response:
+    async def add(self, request: web.Request, by: Admitted) -> web.Response:
         preview, pool = _is_preview(request), request.match_info["pool"]
         backend = new_backend(await read_body(request, NewBackend, self._limits))
         if preview:
             return _json(await self._service.preview_add(pool, backend))
-        added = await self._whole(self._service.add(pool, backend, by))
+        added = await self._whole(partial(self._service.add, pool, backend), by)
         place = BACKEND.format(pool=quote(pool, safe=""), backend=quote(added.name, safe=""))
         return _json(added, status=201, headers={"Location": place})
 
-    async def change(self, request: web.Request, by: Actor) -> web.Response:
+    async def change(self, request: web.Request, by: Admitted) -> web.Response:
         preview = _is_preview(request)
         change = BackendChange(**await read_body(request, BackendChangeBody, self._limits))
         pool, backend = request.match_info["pool"], request.match_info["backend"]
         if preview:
             return _json(await self._service.preview_change(pool, backend, change))
-        return _json(await self._whole(self._service.change(pool, backend, change, by)))
+        return _json(await self._whole(partial(self._service.change, pool, backend, change), by))
 
-    async def remove(self, request: web.Request, by: Actor) -> web.Response:
+    async def remove(self, request: web.Request, by: Admitted) -> web.Response:
         pool, backend = request.match_info["pool"], request.match_info["backend"]
         if _is_preview(request):
             return _json(await self._service.preview_remove(pool, backend))
-        await self._whole(self._service.remove(pool, backend, by))
+        await self._whole(partial(self._service.remove, pool, backend), by)
         return web.Response(status=204)
 
     async def _status(self) -> bytes:
@@ -125,9 +127,13 @@ class ApiRoutes:
     async def _ruleset(self) -> bytes:
         return (await self._service.ruleset()).encode()
 
-    async def _whole(self, change: Coroutine[None, None, T]) -> T:
+    async def _whole(self, change: Callable[[Actor], Coroutine[None, None, T]], by: Admitted) -> T:
         """Finish a change even if its request is cancelled."""
-        task = asyncio.ensure_future(change)
+
+        async def changed() -> T:
+            return await change(await by.actor())
+
+        task = asyncio.create_task(changed())
         self._changes.add(task)
         task.add_done_callback(self._end)
         return await asyncio.shield(task)

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from nftlb.printable import show
 
-from .admission import Admission, check_hosts, no_operators, no_tokens, only_own_hosts
+from .admission import Admission, check_hosts, no_tokens, only_own_hosts
 from .api import ApiRoutes, MonitoringRoutes
 from .connection import Limits, request_started
 from .errors import RequestError, add_headers, answer_errors
@@ -91,11 +91,12 @@ def application(
     tokens: Tokens = no_tokens,
     limits: Limits = DEFAULT_LIMITS,
     allowed: Allowed = only_own_hosts,
-    operators: Operators = no_operators,
+    operators: Operators | None = None,
     shared: SharedResponses | None = None,
 ) -> web.Application:
     """Return an application for one `HttpServer` with the same limits.
 
+    `operators` is only for the daemon's own socket: with this argument, trusted users of the host need no token.
     Applications with the same `shared` share its limits, so that two servers take no more of the loop's time than one.
     """
     app = web.Application(

@@ -108,8 +108,8 @@ def openapi() -> Json:
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "a line of the file that api.token_file names: TOKEN, or NAME TOKEN. At a "
-                    "Unix socket, root, the daemon's user and members of api.operators need none",
+                    "description": "a line of the file that api.token_file names: TOKEN, or NAME TOKEN. At the "
+                    "daemon's own socket in /run/nftlb, root, the daemon's user and members of api.operators need none",
                 }
             },
         },

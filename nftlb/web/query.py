@@ -18,7 +18,8 @@ def read_query(request: web.Request, *names: str) -> dict[str, str]:
     """The parameters that are given, of these names. RequestError 400 for others, and for two of one name."""
     if unknown := sorted(set(request.query) - {*names}):
         shown = ", ".join(map(show, unknown))
-        raise RequestError(400, f"unknown in the query: {shown}; allowed: {', '.join(names)}", field=unknown[0][:60])
+        allowed = ", ".join(names) or "no parameters"
+        raise RequestError(400, f"unknown in the query: {shown}; allowed: {allowed}", field=unknown[0][:60])
     for name in names:
         if len(request.query.getall(name, [])) > 1:
             raise RequestError(400, f"{name} is given more than once; allowed: once", field=name)

@@ -33,13 +33,11 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
     from pydantic import BaseModel
 
-    from nftlb.service import Actor
-
-    from .admission import Admission
+    from .admission import Admission, Admitted
 
 Json: TypeAlias = dict[str, Any]
-Changer: TypeAlias = "Callable[[web.Request, Actor], Awaitable[web.StreamResponse]]"
-"""A handler that changes something, for an actor."""
+Changer: TypeAlias = "Callable[[web.Request, Admitted], Awaitable[web.StreamResponse]]"
+"""A handler that changes something for an admitted client."""
 
 POOL = "/api/v1/pools/{pool}"
 BACKENDS = POOL + "/backends"
@@ -112,7 +110,7 @@ def bind(readers: Mapping[str, Handler], changers: Mapping[str, Changer], admiss
 
 def _guarded(changer: Changer, admission: Admission) -> Handler:
     async def admitted(request: web.Request) -> web.StreamResponse:
-        return await changer(request, await admission.admit(request))
+        return await changer(request, admission.admit(request))
 
     return admitted
 
@@ -387,6 +385,7 @@ ROUTES: tuple[ApiRoute, ...] = (
         operation="reload",
         summary="Read the file again; if the file is bad, the configuration in use stays",
         answers={"200": _json("the file is in use", schema_of("Reloaded"))},
+        refuses=(400,),
     ),
 )
 

@@ -55,11 +55,19 @@ class ListeningSocket:
         # With the port that the kernel chose, if `listen` has port 0.
         self.bound = listen if isinstance(listen, UnixSocket) else _endpoint(self.socket)
 
+    @property
+    def found(self) -> bool:
+        """Whether clients find this socket: its file was neither deleted nor replaced."""
+        try:
+            return self._file is None or _identity(self._file) == self._identity
+        except OSError:
+            return False
+
     def close(self) -> None:
         """Close the socket, and delete its file unless another process has replaced it."""
         self.socket.close()
         with suppress(OSError):
-            if self._file and _identity(self._file) == self._identity:
+            if self._file and self.found:
                 self._file.unlink()
 
 
@@ -91,12 +99,27 @@ def _unix(path: Path, mode: int) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         listening.bind(str(path))
-        path.chmod(mode)  # no client can connect before listen()
+        _set_mode(path, mode)  # no client can connect before listen()
         listening.listen(_BACKLOG)
     except BaseException:
         listening.close()
         raise
     return listening
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Set the permissions of a new socket file; SystemFault for any other file.
+
+    The owner of the folder may replace the file by a link. The permissions of another file must not change.
+    """
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISSOCK(status.st_mode) or status.st_nlink != 1 or status.st_uid != os.geteuid():
+            raise SystemFault(f"the API can't listen on unix:{path}: another process has replaced this file; end it")
+        os.chmod(f"/proc/self/fd/{descriptor}", mode)  # noqa: PTH101 - of a descriptor, as fchmod() refuses O_PATH
+    finally:
+        os.close(descriptor)
 
 
 def _remove_stale(path: Path) -> None:
@@ -283,6 +306,11 @@ class HttpServer:
     def bound(self) -> Endpoint | UnixSocket:
         """The address or path on which it listens, or will listen after `start`."""
         return self._listening.bound if self._listening else self._listen
+
+    @property
+    def found(self) -> bool:
+        """Whether it listens, and clients find its socket."""
+        return self._listening is not None and self._listening.found
 
     async def start(self) -> None:
         """Listen from now on. SystemFault if the address or path can't be used."""

@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
 from http import HTTPStatus
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, TypeAlias
+from threading import Event
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 from fake_service import two_pools
@@ -21,13 +23,16 @@ from nftlb.daemon.events import ActiveFaults
 from nftlb.lab import Namespace
 from nftlb.metrics import Metrics
 from nftlb.model import Api, Endpoint, EventKind, UnixSocket
+from nftlb.web import Limits, affordable, application
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
     from pathlib import Path
 
+    from aiohttp import web
+
     from nftlb.model import Config
-    from nftlb.service import Event
+    from nftlb.service import Event as Published
 
 PORT = 9146
 
@@ -40,7 +45,7 @@ class ServerSetup:
         self.faults = ActiveFaults(self._publish)
         self.server = ApiServer(two_pools(), Metrics(), self.faults, own)
 
-    def _publish(self, event: Event) -> None:
+    def _publish(self, event: Published) -> None:
         self.fault_events.put_nowait((event.kind, str(event.details["what"])))
 
     async def next(self) -> tuple[EventKind, str]:
@@ -120,8 +125,8 @@ async def served(where: Where) -> None:
 
 
 async def reload(where: Where, token: str) -> int:
-    """The status of a request for a reload, which a proxy passes on: this user itself needs no token."""
-    return int((await ask(where, "POST /api/v1/reload", f"Authorization: Bearer {token}", "Via: 1.1 p")).split()[1])
+    """The status of a request for a reload."""
+    return int((await ask(where, "POST /api/v1/reload", f"Authorization: Bearer {token}")).split()[1])
 
 
 async def inode(path: Path) -> int:
@@ -410,12 +415,13 @@ async def mode_of(path: Path, wanted: int) -> None:
 
 
 def test_the_own_socket(tmp_path: Path) -> None:
-    """The own socket answers beside the configured address, and changes need no token. Its mode follows the file."""
+    """The own socket answers beside the configured socket, and only there changes need no token. Its mode follows."""
     own, other = tmp_path / "own.sock", tmp_path / "api.sock"
 
     async def scene() -> None:
         async with with_own_socket(at(other), own) as setup:
             assert "HTTP/1.1 200 OK" == await ask(own, "POST /api/v1/reload")
+            assert "HTTP/1.1 403 Forbidden" == await ask(other, "POST /api/v1/reload")
             assert "HTTP/1.1 200 OK" == await get(other)
             await mode_of(own, 0o660)
             setup.server.follow(replace(at(other), api=Api(listen=UnixSocket(str(other)), operators=("root",))))
@@ -427,21 +433,29 @@ def test_the_own_socket(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
-def test_the_own_socket_is_the_configured_one(tmp_path: Path) -> None:
-    """If `listen` names the own socket, there is one socket; afterwards there are two again."""
+@pytest.mark.parametrize("spelling", ["same", "link"])
+def test_the_own_socket_is_the_configured_one(spelling: str, tmp_path: Path) -> None:
+    """If `listen` names the own socket, also through a link, there is one socket; afterwards there are two again."""
     own, other = tmp_path / "own.sock", tmp_path / "api.sock"
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "file").touch()
 
     async def scene() -> None:
         async with with_own_socket(at(other), own) as setup:
             assert "HTTP/1.1 200 OK" == await get(own)
-            setup.server.follow(at(own))
+            setup.server.follow(at(own if spelling == "same" else tmp_path / "link" / own.name))
             async with asyncio.timeout(20):
                 while other.exists():  # noqa: ASYNC110
                     await asyncio.sleep(0.005)
+            assert "HTTP/1.1 200 OK" == await ask(own, "POST /api/v1/reload")
+            assert [] == setup.shown
+            setup.server.follow(at(tmp_path / "file"))  # not available: only that is a fault
+            assert (EventKind.FAULT, "api") == await setup.next()
             assert "HTTP/1.1 200 OK" == await get(own)
             setup.server.follow(at(other))
             assert "HTTP/1.1 200 OK" == await get(other)
             assert "HTTP/1.1 200 OK" == await get(own)
+            assert (EventKind.FAULT_GONE, "api") == await setup.next()
             assert [] == setup.shown
 
     asyncio.run(scene())
@@ -462,6 +476,96 @@ def test_the_own_socket_comes_back(tmp_path: Path) -> None:
             assert "HTTP/1.1 200 OK" == await get(own)
 
     asyncio.run(scene())
+
+
+def test_the_own_socket_is_replaced_by_a_link(tmp_path: Path) -> None:
+    """The permissions of another file do not change; the socket comes back when the link is gone."""
+    own, secret = tmp_path / "own.sock", tmp_path / "secret"
+    secret.touch(0o600)
+
+    async def scene() -> None:
+        async with with_own_socket(on("127.0.0.1"), own) as setup:
+            await mode_of(own, 0o666)
+            own.unlink()
+            own.symlink_to(secret)
+            assert (EventKind.FAULT, "api_socket") == await setup.next()
+            assert 0o600 == secret.stat().st_mode & 0o777
+            own.unlink()
+            assert (EventKind.FAULT_GONE, "api_socket") == await setup.next()
+            await mode_of(own, 0o666)
+
+    in_a_namespace(scene)
+
+
+def test_two_servers_share_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both servers together have no more connections, streams of events and unread bytes than one may have."""
+    of_applications = []
+
+    def made(*arguments: Any, **options: Any) -> web.Application:
+        of_applications.append(arguments[3])
+        return application(*arguments, **options)
+
+    monkeypatch.setattr(module, "application", made)
+
+    async def scene() -> None:
+        async with with_own_socket(at(tmp_path / "api.sock"), tmp_path / "own.sock") as setup:
+            await setup.server.first_try()
+            both = [server._limits for server in (setup.server._server, setup.server._own_server) if server]
+            assert 2 == len(both)
+            assert of_applications == both
+            assert affordable(Limits().connections) == sum(limits.connections for limits in both)
+            assert Limits().listeners == sum(limits.listeners for limits in both)
+            assert Limits().unsent == sum(limits.unsent for limits in both)
+
+    asyncio.run(scene())
+
+
+# --- operators --------------------------------------------------------------------------------------------------------
+
+
+def with_operators(listen: UnixSocket, *groups: str) -> Config:
+    return replace(config(DNS), api=Api(listen=listen, operators=groups))
+
+
+def test_a_slow_directory_service_does_not_hold_up_the_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API serves, and asks once, while a group is looked up."""
+    known, asked = Event(), []
+
+    def slow(name: str) -> None:
+        asked.append(name)
+        assert known.wait(20)
+        raise KeyError
+
+    monkeypatch.setattr(module, "grp", SimpleNamespace(getgrnam=slow))
+    own = tmp_path / "own.sock"
+
+    async def scene() -> None:
+        async with with_own_socket(with_operators(UnixSocket(str(tmp_path / "api.sock")), "netops"), own) as setup:
+            await setup.server.first_try()
+            assert "HTTP/1.1 200 OK" == await ask(own, "POST /api/v1/reload")
+            own.unlink()
+            assert "HTTP/1.1 200 OK" == await get(own)  # the next round of the server has come
+            assert [] == setup.shown
+            known.set()
+            assert (EventKind.FAULT, "operators") == await setup.next()
+            own.unlink()
+            assert "HTTP/1.1 200 OK" == await get(own)
+            assert ["netops"] == asked
+
+    try:
+        asyncio.run(scene())
+    finally:
+        known.set()
+
+
+def test_a_group_loses_its_rights_at_once(tmp_path: Path) -> None:
+    """A reload takes rights away without waiting for a directory service."""
+    listen, server = UnixSocket(str(tmp_path / "api.sock")), ServerSetup().server
+    server._numbers = {"netops": 700, "web": 701, "unknown": None}
+    server.follow(with_operators(listen, "netops", "web", "unknown", "new"))
+    assert {700, 701} == server._operators()
+    server.follow(with_operators(listen, "web"))
+    assert {701} == server._operators()
 
 
 def test_operators_that_do_not_exist(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_root_needs_no_token(tmp_path: Path) -> None:
             assert (0, "") == command(daemon, "reload")
             assert 0 == command(daemon, "weight", "dns/b2", "3")[0]
             path = "/api/v1/pools/dns/backends/b2"
-            status, preview = daemon.call("PATCH", f"{path}?preview=true", {"admin": "drain"}, token=None)
+            status, preview = daemon.call("PATCH", f"{path}?preview=true", {"admin": "drain"})
             assert (200, True) == (status, "no usable backend" in preview["consequences"][0])
 
             question = f"source=198.51.100.7:40000&destination={lab.balancer.address(4)}:53/udp"

@@ -191,17 +191,11 @@ class Running:
         pools = {shown["name"]: shown for shown in self.client.document()["pools"]}
         return next(dict(backend) for backend in pools[pool]["backends"] if backend["name"] == name)
 
-    def ask(
-        self, method: str, path: str, body: Any = None, token: str | None = TOKEN, *, trusted: bool = True
-    ) -> socket.socket:
-        """Send a request. Return the connection from which the response can be read.
-
-        `trusted`: with the rights of this user, who needs no token; else as a proxy that this user runs.
-        """
+    def ask(self, method: str, path: str, body: Any = None, token: str | None = TOKEN) -> socket.socket:
+        """Send a request. Return the connection from which the response can be read."""
         content = b"" if body is None else json.dumps(body).encode()
         head = f"{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
         head += f"Authorization: Bearer {token}\r\n" if token else ""
-        head += "" if trusted else "Via: 1.1 test\r\n"
         head += "" if body is None else f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
         with ExitStack() as stack:
             connection = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
@@ -211,12 +205,10 @@ class Running:
             stack.pop_all()
         return connection
 
-    def call(
-        self, method: str, path: str, body: Any = None, token: str | None = TOKEN, *, trusted: bool = True
-    ) -> tuple[int, Any]:
-        """Send a request. Return status and body of the response, JSON or text. `trusted`: see `ask`."""
+    def call(self, method: str, path: str, body: Any = None, token: str | None = TOKEN) -> tuple[int, Any]:
+        """Send a request. Return status and body of the response, JSON or text."""
         with (
-            self.ask(method, path, body, token, trusted=trusted) as connection,
+            self.ask(method, path, body, token) as connection,
             HTTPResponse(connection, method=method) as response,
         ):
             response.begin()

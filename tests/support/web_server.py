@@ -135,7 +135,7 @@ async def serving(
     access_log: Logger | None = None,
     crowded: Callable[[str], None] = lambda _: None,
     allowed: Callable[[], AllowedHosts] = only_own_hosts,
-    operators: Callable[[], frozenset[int]] = no_operators,
+    operators: Callable[[], frozenset[int]] | None = no_operators,
 ) -> AsyncIterator[RunningApi]:
     """Run a server, by default on a free port of the loopback interface."""
     service, metrics, limits = service or two_pools(), Metrics(), limits or Limits()

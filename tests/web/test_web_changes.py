@@ -41,6 +41,19 @@ def test_change(change: dict[str, object], call: str) -> None:
     run(test())
 
 
+def test_a_reload_has_no_preview() -> None:
+    """A parameter of other changes is refused, instead of a reload that its client did not want."""
+
+    async def test() -> None:
+        async with serving() as api:
+            answer = await api.ask("POST", "/api/v1/reload?preview=true")
+            assert 400 == answer.status
+            assert "unknown in the query: preview; allowed: no parameters" == answer.error
+            assert [] == api.service.done
+
+    run(test())
+
+
 def test_add_and_remove() -> None:
     """201 with the path of the new backend, 409 for the same name again, 204 for its removal, then 404."""
 

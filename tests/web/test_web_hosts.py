@@ -127,7 +127,7 @@ def test_two_host_headers() -> None:
 
 
 def test_any_host_on_a_unix_socket(tmp_path: Path) -> None:
-    """No browser can use a Unix socket, so any Host is allowed."""
+    """A Unix socket has no name that an attacker could use, so any Host is allowed."""
 
     async def test() -> None:
         async with serving(listen=UnixSocket(str(tmp_path / "api"))) as api:

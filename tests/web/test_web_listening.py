@@ -7,6 +7,7 @@ import logging
 import socket
 import stat
 from ipaddress import IPv6Address, ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
@@ -21,8 +22,7 @@ from nftlb.web import HttpServer, application
 from nftlb.web.server import ListeningSocket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from aiohttp import web
 
@@ -57,6 +57,28 @@ def test_a_unix_socket(path: Path) -> None:
         assert mode(path) is None
 
     run(test())
+
+
+@pytest.mark.parametrize("replace", [Path.symlink_to, Path.hardlink_to])
+def test_a_link_that_replaces_a_new_socket(replace: Callable[[Path, Path], None], path: Path) -> None:
+    """The owner of the folder replaces the file right after bind(2): the permissions of another file do not change."""
+    target = path.with_name("target")
+
+    def replaced(listening: socket.socket, address: str) -> None:
+        bind(listening, address)
+        path.unlink()
+        replace(path, target)
+
+    bind = socket.socket.bind
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(target))
+        target.chmod(0o600)
+        with (
+            patch.object(socket.socket, "bind", replaced),
+            pytest.raises(SystemFault, match="another process has replaced this file; end it"),
+        ):
+            ListeningSocket(UnixSocket(str(path)), 0o666)
+        assert mode(target) == 0o600
 
 
 def test_a_stale_socket_is_replaced(path: Path, other: socket.socket) -> None:

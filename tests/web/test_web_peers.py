@@ -1,15 +1,16 @@
-"""Who may change something at a Unix socket without a token: root, the daemon's user, and operators."""
+"""Who may change something at the daemon's own socket without a token: root, the daemon's user, and operators."""
 
 from __future__ import annotations
 
 import os
 import socket
 import subprocess
+from threading import Event
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
 import pytest
-from web_server import BEARER, run, serving
+from web_server import BEARER, hang_up, head, run, serving, until
 
 from nftlb.model import UnixSocket
 from nftlb.service import Actor
@@ -59,6 +60,67 @@ def test_the_own_user_needs_no_token(listen: UnixSocket) -> None:
     run(test())
 
 
+def test_a_configured_socket_trusts_nobody(listen: UnixSocket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the daemon's own socket has `operators`: at another Unix socket, root needs a token too."""
+    pretend(monkeypatch, 0)
+
+    async def test() -> None:
+        async with serving(listen=listen, operators=None) as api:
+            assert (401, []) == await outcome(api, NO_TOKEN)
+            assert (200, [Actor("ann", "unix socket")]) == await outcome(api, BEARER)
+        async with serving(listen=listen, operators=None, tokens=no_tokens) as api:
+            assert (403, []) == await outcome(api, NO_TOKEN)
+
+    run(test())
+
+
+def test_a_token_names_a_trusted_user(listen: UnixSocket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of root with a valid token has the name of the token; too many wrong tokens make a token unused."""
+    pretend(monkeypatch, 0)
+
+    async def test() -> None:
+        async with serving(listen=listen) as api:
+            assert (200, [Actor("ann", "unix socket")]) == await outcome(api, BEARER)
+            for _ in range(admission.FREE):
+                assert (200, [Actor("root", "unix socket")]) == await outcome(api, {"Authorization": "Bearer wrong"})
+            assert (200, [Actor("root", "unix socket")]) == await outcome(api, BEARER)
+
+    run(test())
+
+
+def test_a_client_that_leaves_while_its_name_is_looked_up(listen: UnixSocket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The change is carried out, with the name."""
+    asked, known = Event(), Event()
+
+    def slow(user: int) -> str:
+        if user == 54321:
+            asked.set()
+            assert known.wait(20)
+        return f"name of {user}"
+
+    monkeypatch.setattr(admission, "user_name", slow)
+    pretend(monkeypatch, 54321, 700)
+    body = b'{"weight": 2}'
+    headers = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(body))}
+
+    async def test() -> None:
+        async with serving(listen=listen, operators=lambda: frozenset({700})) as api:
+            streams = await api.connect()
+            streams[1].write(head("PATCH", CHANGE[1], headers) + body)
+            await until(asked.is_set)
+            await hang_up(streams)
+            await until(lambda: not api.connections)
+            assert [] == api.service.actors
+            known.set()
+            await until(lambda: api.service.actors)
+            assert [Actor("name of 54321", "unix socket")] == api.service.actors
+
+    try:
+        run(test())
+    finally:
+        known.set()
+
+
 def test_other_users_need_a_token(listen: UnixSocket, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other users of the host are refused without a token; reading works for all; root needs none."""
     pretend(monkeypatch, 54321, 54321)
@@ -92,7 +154,9 @@ def test_operators_need_no_token(listen: UnixSocket, monkeypatch: pytest.MonkeyP
     run(test())
 
 
-@pytest.mark.parametrize("name", ["Via", "Forwarded", "X-Forwarded-For", "X-Real-IP", "x-forwarded-for"])
+@pytest.mark.parametrize(
+    "name", ["Via", "Forwarded", "X-Forwarded-For", "X-Real-IP", "x-forwarded-for", "Sec-Fetch-Site"]
+)
 def test_a_proxy_of_root_passes_no_rights_on(listen: UnixSocket, name: str) -> None:
     """A request that a proxy passes on needs a token, whatever user runs the proxy."""
 
@@ -100,6 +164,18 @@ def test_a_proxy_of_root_passes_no_rights_on(listen: UnixSocket, name: str) -> N
         async with serving(listen=listen) as api:
             assert (401, []) == await outcome(api, {**NO_TOKEN, name: "192.0.2.1"})
             assert (200, [Actor("ann", "unix socket")]) == await outcome(api, {**BEARER, name: "192.0.2.1"})
+
+    run(test())
+
+
+def test_a_page_in_a_browser_has_no_rights_of_a_relay(listen: UnixSocket) -> None:
+    """A page of a site that points its name at a relay to the socket (`ssh -L`) needs a token."""
+    page = {"Host": "evil.example:9146", "Origin": "http://evil.example:9146"}
+
+    async def test() -> None:
+        async with serving(listen=listen) as api:
+            assert (401, []) == await outcome(api, {**NO_TOKEN, **page})
+            assert (200, [Actor("ann", "unix socket")]) == await outcome(api, {**BEARER, **page})
 
     run(test())
 

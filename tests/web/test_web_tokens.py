@@ -313,7 +313,7 @@ def test_the_log_has_a_limit_too(caplog: pytest.LogCaptureFixture, monkeypatch: 
         request.transport.get_extra_info.return_value = (address, 1)
         loop.time.return_value = now
         with pytest.raises(RequestError):
-            admission.admit(request).send(None)
+            admission.admit(request)
 
     for number in range(1000):
         wrong(f"10.0.{number // 250}.{number % 250}", 50.0)
@@ -383,7 +383,7 @@ def test_without_a_token_file_the_api_only_reads() -> None:
         assert {403} == {answer.status for answer in answers}
         message = (
             "this API allows no changes over TCP without a token, and no token_file is set under api in the file; at "
-            "the daemon's Unix socket, root needs no token"
+            "the daemon's own socket in /run/nftlb, root needs no token"
         )
         assert {message} == {answer.error for answer in answers}
 
