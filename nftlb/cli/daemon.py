@@ -47,7 +47,8 @@ class DaemonAccess:
     def address(self, table: str = "", *, changing: bool = False) -> Address:
         """The address of the daemon; `table`: of the daemon that writes this table, if no daemon is named.
 
-        `changing`: for a change, as in `default_address`. ConfigError if the named address is not valid, Unreachable if it is not clear which daemon is meant.
+        `changing`: for a change, as in `default_address`. ConfigError if the named address is not valid, Unreachable if
+        it is not clear which daemon is meant.
         """
         return read_daemon_address(self._where) if self._where else default_address(table, changing=changing)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nftlb.client import PoolView, StatusView
 
 
-class State(IntEnum):
+class NagiosState(IntEnum):
     """The exit status of a Nagios plugin. A greater number is not always worse: see `_ORDER`."""
 
     OK = 0
@@ -31,7 +31,7 @@ class State(IntEnum):
     UNKNOWN = 3
 
 
-_ORDER = (State.OK, State.UNKNOWN, State.WARNING, State.CRITICAL)
+_ORDER = (NagiosState.OK, NagiosState.UNKNOWN, NagiosState.WARNING, NagiosState.CRITICAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class _HealthCommand(click.Command):
 
 def _unknown(error: click.UsageError | NftlbError) -> int:
     text = error.format_message() if isinstance(error, click.UsageError) else str(error)
-    return _answer(State.UNKNOWN, [" ".join(text.split())], [])
+    return _answer(NagiosState.UNKNOWN, [" ".join(text.split())], [])
 
 
 @click.command(
@@ -142,7 +142,7 @@ def health_command(
     refuse_unknown_pools(pools, seen)
     shown = [pool for pool in seen.pools if not pools or pool.name in pools]
     found = [*daemon_problems(seen), *(line for pool in shown for line in pool_problems(pool, warning, critical))]
-    state = max((state for state, _ in found), key=_ORDER.index, default=State.OK)
+    state = max((state for state, _ in found), key=_ORDER.index, default=NagiosState.OK)
     texts = [text for _, text in sorted(found, key=lambda item: -_ORDER.index(item[0]))]
     return _answer(state, texts or [_calm(shown)], [_data(pool, warning, critical) for pool in shown])
 
@@ -170,35 +170,35 @@ def serving_in(pool: PoolView) -> int:
     return sum(backend.in_rotation for backend in pool.backends)
 
 
-def daemon_problems(seen: StatusView) -> Iterator[tuple[State, str]]:
+def daemon_problems(seen: StatusView) -> Iterator[tuple[NagiosState, str]]:
     """What is wrong with the daemon itself."""
     if not seen.kernel.synced:
-        yield State.CRITICAL, f"the kernel lacks the wanted rules: {seen.kernel.error or 'the reason is unknown'}"
+        yield NagiosState.CRITICAL, f"the kernel lacks the wanted rules: {seen.kernel.error or 'the reason is unknown'}"
     if not seen.config.success:
-        yield State.WARNING, f"{seen.config.file} was refused, and the configuration before is in use"
+        yield NagiosState.WARNING, f"{seen.config.file} was refused, and the configuration before is in use"
     for fault in seen.faults:
-        yield State.WARNING, f"{fault.what}: {fault.message}"
+        yield NagiosState.WARNING, f"{fault.what}: {fault.message}"
 
 
-def pool_problems(pool: PoolView, warning: Range | None, critical: Range | None) -> Iterator[tuple[State, str]]:
+def pool_problems(pool: PoolView, warning: Range | None, critical: Range | None) -> Iterator[tuple[NagiosState, str]]:
     """What is wrong with a pool."""
     serving = serving_in(pool)
     in_service = f"{pool.name}: {serving} of {len(pool.backends)} backends in service"
     if not pool.ready:
         reasons = "; ".join(pool.lacking) or f"{pool.healthy} usable, {pool.quorum} needed"
-        yield State.CRITICAL, f"{pool.name}: not ready: {reasons}"
+        yield NagiosState.CRITICAL, f"{pool.name}: not ready: {reasons}"
     if pool.mode == "fallback":
-        yield State.CRITICAL, f"{pool.name}: no backend is usable, so the fallback is used"
+        yield NagiosState.CRITICAL, f"{pool.name}: no backend is usable, so the fallback is used"
     elif pool.mode != "healthy":
-        yield State.WARNING, f"{pool.name}: {pool.mode}"
+        yield NagiosState.WARNING, f"{pool.name}: {pool.mode}"
     elif pool.backends and pool.priority != min(backend.priority for backend in pool.backends):
-        yield State.WARNING, f"{pool.name}: priority {pool.priority} serves"
+        yield NagiosState.WARNING, f"{pool.name}: priority {pool.priority} serves"
     if critical is not None and critical.alerts(serving):
-        yield State.CRITICAL, f"{in_service}, wanted {critical.text}"
+        yield NagiosState.CRITICAL, f"{in_service}, wanted {critical.text}"
     elif warning is not None and warning.alerts(serving):
-        yield State.WARNING, f"{in_service}, wanted {warning.text}"
+        yield NagiosState.WARNING, f"{in_service}, wanted {warning.text}"
     if down := [backend.name for backend in pool.backends if not backend.up and backend.admin == "enabled"]:
-        yield State.WARNING, f"{pool.name}: down: {', '.join(down)}"
+        yield NagiosState.WARNING, f"{pool.name}: down: {', '.join(down)}"
 
 
 def _data(pool: PoolView, warning: Range | None, critical: Range | None) -> str:
@@ -208,7 +208,7 @@ def _data(pool: PoolView, warning: Range | None, critical: Range | None) -> str:
     return f"'{name} in service'={serving_in(pool)};{limits};0;{len(pool.backends)} '{name} packets'={pool.packets}c"
 
 
-def _answer(state: State, texts: Sequence[Any], data: Iterable[str]) -> int:
+def _answer(state: NagiosState, texts: Sequence[Any], data: Iterable[str]) -> int:
     """Print the line of a plugin, and more lines if there is more; return the exit status."""
     first, *rest = [printable(str(text)).replace("|", "/") for text in texts]
     figures = " ".join(data)

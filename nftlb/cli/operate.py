@@ -25,7 +25,7 @@ _USUAL_PRIORITY = 1
 _LONGEST_WAIT = 86400.0
 
 
-class Target(NamedTuple):
+class NamedTarget(NamedTuple):
     """A backend, as a user writes it."""
 
     pool: str
@@ -35,11 +35,11 @@ class Target(NamedTuple):
         return f"{self.pool}/{self.backend}"
 
 
-def _target(ctx: click.Context, _: click.Parameter, value: str) -> Target:
+def _target(ctx: click.Context, _: click.Parameter, value: str) -> NamedTarget:
     pool, _slash, backend = value.partition("/")
     if not ctx.resilient_parsing and not (pool and backend and value.isprintable()):
         raise click.BadParameter(f"{value!r} is not POOL/BACKEND; allowed: two names, such as dns/ns1")
-    return Target(pool, backend)
+    return NamedTarget(pool, backend)
 
 
 def _backend_argument(command: Any) -> Any:
@@ -82,7 +82,7 @@ PRIORITY = WholeNumber("a priority", MOST_PRIORITY)
     help="With --wait: the longest time to wait.",
 )
 @daemon_options
-def drain_command(daemon: DaemonAccess, target: Target, wait: bool, timeout: float) -> None:
+def drain_command(daemon: DaemonAccess, target: NamedTarget, wait: bool, timeout: float) -> None:
     """Stop new traffic to a backend. Existing connections (TCP, SCTP, `per: flow`) go on. Survives restarts.
 
     With --wait, the exit status is 3 if there is still traffic after the time-out; the backend stays drained. Where
@@ -102,7 +102,7 @@ def _admin_command(name: str, admin: str, doc: str) -> click.Command:
     @click.command(name, epilog=examples(f"nftlb {name} dns/ns1"), help=doc)
     @_backend_argument
     @daemon_options
-    def command(daemon: DaemonAccess, target: Target) -> None:
+    def command(daemon: DaemonAccess, target: NamedTarget) -> None:
         _change(daemon, target, {"admin": admin})
 
     return command
@@ -115,7 +115,7 @@ def _number_command(name: str, kind: WholeNumber, example: str, doc: str) -> cli
     @_backend_argument
     @click.argument("number", metavar="N", type=kind)
     @daemon_options
-    def command(daemon: DaemonAccess, target: Target, number: int) -> None:
+    def command(daemon: DaemonAccess, target: NamedTarget, number: int) -> None:
         _change(daemon, target, {name: number})
 
     return command
@@ -146,7 +146,7 @@ priority_command = _number_command(
 )
 
 
-def _change(daemon: DaemonAccess, target: Target, wanted: Mapping[str, str | int]) -> None:
+def _change(daemon: DaemonAccess, target: NamedTarget, wanted: Mapping[str, str | int]) -> None:
     client = daemon.writer()
     try:
         backend = client.change(*target, wanted)
@@ -204,7 +204,7 @@ def _bad_server(value: str) -> str:
 @click.option("--priority", type=PRIORITY, metavar="N", help="Its priority. [1]")
 @daemon_options
 def add_command(
-    daemon: DaemonAccess, target: Target, server: _Server, weight: int | None, priority: int | None
+    daemon: DaemonAccess, target: NamedTarget, server: _Server, weight: int | None, priority: int | None
 ) -> None:
     """Add a backend to a pool of the running daemon. Survives restarts, and is not written to the file.
 
@@ -228,7 +228,7 @@ def add_command(
 @click.command("delete", epilog=examples("nftlb delete dns/ns3"))
 @_backend_argument
 @daemon_options
-def delete_command(daemon: DaemonAccess, target: Target) -> None:
+def delete_command(daemon: DaemonAccess, target: NamedTarget) -> None:
     """Delete a backend from a pool of the running daemon. A backend of the file returns with the next reload.
 
     The last backend of a pool can't be deleted. `nftlb drain POOL/BACKEND --wait` ends its traffic before.

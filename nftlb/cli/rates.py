@@ -117,7 +117,7 @@ def head_lines(
     return [daemon_line(now.seen, moment, style), *bad, total]
 
 
-def table_lines(shown: list[RateRow], style: TextStyle, indent: str = "") -> list[str]:
+def rate_table_lines(shown: list[RateRow], style: TextStyle, indent: str = "") -> list[str]:
     """The titles, and a line for each backend."""
     return aligned_lines(COLUMNS, [_cells(row, style) for row in shown], style, indent)
 

@@ -18,10 +18,10 @@ from .arguments import examples
 from .daemon import DaemonAccess, complete_pools, daemon_options, refuse_unknown_pools
 from .operate import change_text
 from .output import write_output
-from .rates import Order, Sample, head_lines, rate_rows, table_lines
+from .rates import Order, Sample, head_lines, rate_rows, rate_table_lines
 from .screen import Screen, full_screen, on_terminal
 from .terminal import Colour, output_style
-from .top_view import Change, Preview, Quit, TopView, press, screen_lines
+from .top_view import CarryOut, Preview, Quit, TopView, press, screen_lines
 
 if TYPE_CHECKING:
     from nftlb.client import DaemonClient
@@ -75,7 +75,7 @@ def top_command(daemon: DaemonAccess, pools: tuple[str, ...], interval: float, s
         time.sleep(interval)
         second = _read(client)
         shown, style = rate_rows(first, second, order, pools), output_style()
-        lines = [*head_lines(second, shown, datetime.now(UTC), style), "", *table_lines(shown, style)]
+        lines = [*head_lines(second, shown, datetime.now(UTC), style), "", *rate_table_lines(shown, style)]
         write_output(style.encodable("".join(f"{line}\n" for line in lines)), painted=True)
         return
     gc.enable()  # from here on, the command may run for days
@@ -145,7 +145,7 @@ class _Live:
             match action:
                 case Preview(proposal):
                     return view.asking(proposal, self._consequences(proposal))
-                case Change(proposal):
+                case CarryOut(proposal):
                     changed = self._daemon.writer().change(proposal.pool, proposal.backend, proposal.wanted)
                     self._sample()
                     return replace(view, note=f"{proposal.pool}/{proposal.backend}: {change_text(changed)}")

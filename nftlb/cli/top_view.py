@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from .rates import MOST_FAULTS, Order, head_lines, table_lines
+from .rates import MOST_FAULTS, Order, head_lines, rate_table_lines
 from .screen import BACKSPACE, DOWN, ESCAPE, PAGE_DOWN, PAGE_UP, QUIT_KEYS, RETURN, UP
 from .terminal import Colour
 
@@ -43,13 +43,13 @@ class Preview(NamedTuple):
     proposal: Proposal
 
 
-class Change(NamedTuple):
+class CarryOut(NamedTuple):
     """Carry a change out, which the user has confirmed."""
 
     proposal: Proposal
 
 
-Action: TypeAlias = Quit | Preview | Change
+Action: TypeAlias = Quit | Preview | CarryOut
 
 
 class Typing(StrEnum):
@@ -88,7 +88,7 @@ def press(view: TopView, key: str, names: Sequence[str]) -> tuple[TopView, Actio
     """The view after a key, and what to do. `names`: the backends that are shown, in their order."""
     if view.proposal is not None:
         proposal, closed = view.proposal, replace(view, proposal=None, consequences=(), note="")
-        return (closed, Change(proposal)) if key in {"y", "Y"} else (replace(closed, note="nothing changed"), None)
+        return (closed, CarryOut(proposal)) if key in {"y", "Y"} else (replace(closed, note="nothing changed"), None)
     if view.typing is not Typing.NOTHING:
         return _typed(view, key)
     view = replace(view, note="")
@@ -173,7 +173,7 @@ def screen_lines(
     """
     foot = _foot(view, style)[:height]
     head = [*head_lines(now, rows, moment, style, trouble, MOST_FAULTS), ""][: height - len(foot)]
-    titles, *table = table_lines(rows, style, "  ")
+    titles, *table = rate_table_lines(rows, style, "  ")
     room = height - len(head) - len(foot)
     lines = [titles, *_window(view, rows, table, room - 1)][: max(room, 0)]
     return [style.encodable(line) for line in (*head, *lines, *foot)]

@@ -27,7 +27,7 @@ from nftlb.health.memory import remembered_answers, write_memory
 from nftlb.kernel import LibNftables
 from nftlb.kernel.helpers import has_helper
 from nftlb.kernel.nflog import can_log
-from nftlb.kernel.surroundings import read_addresses
+from nftlb.kernel.surroundings import read_host_addresses
 from nftlb.model import Forward
 from nftlb.model.pool import STATE_DIR
 from nftlb.ruleset import Ruleset
@@ -170,7 +170,7 @@ def addresses_for(config: Config) -> HostAddresses:
 
     Raises KernelError if they can't be read: rules without them would take the traffic of earlier rules down.
     """
-    return read_addresses() if listens_on_host(config) else {}
+    return read_host_addresses() if listens_on_host(config) else {}
 
 
 # --- the prepared rules -----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from nftlb.errors import KernelError, NftlbError
 from nftlb.kernel import LibNftables
 from nftlb.kernel.helpers import has_helper, missing_helpers
 from nftlb.kernel.neighbours import USABLE, State, ask_neighbours
-from nftlb.kernel.surroundings import Surroundings, read_addresses, read_surroundings
+from nftlb.kernel.surroundings import Surroundings, read_host_addresses, read_surroundings
 from nftlb.kernel.tunnels import missing_kinds, read_tunnels
 from nftlb.requirements import backend_path, lacking, lookups, stale_tunnels, tunnel_kinds
 
@@ -306,7 +306,7 @@ def _follows_addresses(config: Config) -> bool:
 def _timed_addresses() -> tuple[HostAddresses, float]:
     """Read the addresses of this host. Return the seconds of processor time too."""
     began = time.thread_time()
-    return read_addresses(), time.thread_time() - began
+    return read_host_addresses(), time.thread_time() - began
 
 
 def _timed_view(config: Config) -> tuple[_View, float]:

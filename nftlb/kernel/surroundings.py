@@ -123,7 +123,7 @@ def read_surroundings(lookups: Iterable[Lookup]) -> Surroundings:
         raise KernelError(f"addresses and routes can't be read: {error.strerror}") from error
 
 
-def read_addresses() -> HostAddresses:
+def read_host_addresses() -> HostAddresses:
     """Read `usable_addresses()` in the network namespace of this thread. Raises KernelError if the kernel refuses."""
     try:
         with Netlink(NETLINK_ROUTE) as netlink:

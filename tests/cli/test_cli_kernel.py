@@ -167,7 +167,7 @@ def test_diff_has_the_addresses_for_backends_of_the_daemon(monkeypatch: pytest.M
     addresses = {"eth0": (ip_address("192.0.2.53"), ip_address("2001:db8::53"))}
     compared: list[Config] = []
     monkeypatch.setattr(diff, "_status", lambda *_: seen)
-    monkeypatch.setattr(surroundings, "read_addresses", lambda: addresses)
+    monkeypatch.setattr(surroundings, "read_host_addresses", lambda: addresses)
     kernel = SimpleNamespace(diff=lambda config, _: compared.append(config))
     monkeypatch.setattr(diff, "unlocked_applier", lambda _: nullcontext(kernel))
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from pseudo_terminal import Terminal
 
 from nftlb.cli import main
-from nftlb.cli.rates import MOST_FAULTS, Order, Sample, head_lines, rate_rows, table_lines
+from nftlb.cli.rates import MOST_FAULTS, Order, Sample, head_lines, rate_rows, rate_table_lines
 from nftlb.cli.screen import BACKSPACE, DOWN, ESCAPE, RETURN, UP, keys_of
 from nftlb.cli.terminal import TextStyle
-from nftlb.cli.top_view import Change, Preview, Quit, TopView, press, screen_lines
+from nftlb.cli.top_view import CarryOut, Preview, Quit, TopView, press, screen_lines
 from nftlb.client import StatusView, read_status_view
 
 if TYPE_CHECKING:
@@ -89,9 +89,9 @@ def test_lines() -> None:
         "POOL/BACKEND  STATE  ADMIN    WT  SHARE    NOW  PKT/S  BIT/S  PACKETS  ADDRESS",
         "dns/ns1       ✓ up   enabled   1  50.0%  75.0%    300   240k      300  10.0.0.11:5353",
         "dns/ns2       ✓ up   enabled   1  50.0%  25.0%    100  80.0k      100  10.0.0.12:5353",
-    ] == [*head_lines(now, shown, NOW, style), *table_lines(shown, style)]
+    ] == [*head_lines(now, shown, NOW, style), *rate_table_lines(shown, style)]
     narrow = ["dns/ns2       ✓ up   enabled   1  50.0%  25.0%    100  80.0k      100"]
-    assert narrow == table_lines(shown, TextStyle(width=80))[-1:]
+    assert narrow == rate_table_lines(shown, TextStyle(width=80))[-1:]
 
 
 @settings(deadline=None)
@@ -157,7 +157,7 @@ def test_a_change_asks_first(keys: tuple[str, ...], wanted: dict[str, Any], word
     lines = screen_lines(view, reading(1, 1, 1), [], NOW, TextStyle(), 24)
     assert ["! dns would have no usable backend", f"{words}? y: yes, any other key: no"] == lines[-2:]
 
-    assert [Change(actions[0].proposal)] == pressed(view, "y")[1]
+    assert [CarryOut(actions[0].proposal)] == pressed(view, "y")[1]
     assert ([], "nothing changed") == (pressed(view, "n")[1], pressed(view, "n")[0].note)
     assert [] == pressed(view, "q")[1]
 

@@ -93,12 +93,12 @@ def test_a_reload_uses_the_addresses_of_now(file: Path, monkeypatch: pytest.Monk
     file.write_text(document(dns=EXACT))
     here = [host("192.0.2.53", "192.0.2.54")]
 
-    def read_addresses() -> HostAddresses:
+    def read_host_addresses() -> HostAddresses:
         if not here:
             raise KernelError("the addresses of this host can't be read: no memory")
         return here.pop()
 
-    monkeypatch.setattr(startup, "read_addresses", read_addresses)
+    monkeypatch.setattr(startup, "read_host_addresses", read_host_addresses)
 
     async def scene() -> None:
         async with WiredDaemon(file) as daemon:

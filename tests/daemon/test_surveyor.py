@@ -62,7 +62,7 @@ class SurveyedHost:
         self.faults = ActiveFaults(lambda _: None)
         self.surveyor = Surveyor(of, self, self.faults)
         monkeypatch.setattr(module, "read_surroundings", self.read_surroundings)
-        monkeypatch.setattr(module, "read_addresses", self.read_addresses)
+        monkeypatch.setattr(module, "read_host_addresses", self.read_host_addresses)
         monkeypatch.setattr(module, "ask_neighbours", self.ask_neighbours)
 
     @staticmethod
@@ -75,7 +75,7 @@ class SurveyedHost:
             raise self.trouble
         return self.host
 
-    def read_addresses(self) -> HostAddresses:
+    def read_host_addresses(self) -> HostAddresses:
         return self.here
 
     def ask_neighbours(self, neighbours: Collection[Neighbour]) -> AskedNeighbours:

@@ -144,7 +144,7 @@ def test_reload_of_a_bad_file() -> None:
             {"name": "a", "address": "10.0.0.256"},
             [
                 (
-                    "address: 10.0.0.256 is not an address; "
+                    "address: 10.0.0.256 is not an address; 256 in 10.0.0.256 is not a number from 0 to 255; "
                     "allowed: a host name, or an IPv4 or IPv6 address without port, brackets or leading zeros"
                 )
             ],
