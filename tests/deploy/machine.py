@@ -156,7 +156,7 @@ class Machine:
 
         `before_boot` is called while the machine is off.
         """
-        self.run(["systemctl", "--no-block", "reboot"])
+        self.run(["systemctl", "--no-block", "reboot"], check=False)  # the shutdown may end the command first
         status = self._wait()
         assert REBOOTED == status, f"status {status} instead of a reboot:\n{self.console}"
         self._restart(before_boot)

@@ -32,6 +32,7 @@ PREPARED = "/var/lib/nftlb/nftlb.prepared.nft"
 PORT = 5353
 RATE = 500
 CHECK = {"icmp": {}, "interval": "200ms", "fast_interval": "50ms", "timeout": "2s"}
+DOWNLOAD = 300.0  # seconds for packages from an archive
 INSTALL = ["apt-get", "install", "-q", "-y", "--no-install-recommends", "--allow-downgrades"]
 FIX = "systemctl enable nftlb"
 LOOK = """#!/bin/sh
@@ -121,7 +122,7 @@ def machine(balancer: Machine) -> Machine:
 def test_installed_and_purged(release: str, packages: Packages) -> None:
     """Until it is configured, the package does nothing, and says why. After its purge, no trace is left."""
     with bare(release) as (machine, _):
-        machine.run([*INSTALL, "nftables", "python3-nftables"])
+        machine.run([*INSTALL, "nftables", "python3-nftables"], timeout=DOWNLOAD)
         machine.await_network()
         before = everything(machine)
         install(machine, packages(release)[0])
@@ -194,7 +195,7 @@ def test_a_stopped_daemon_stays_stopped_by_an_upgrade(machine: Machine, release:
 def test_debians_program_of_the_same_name_is_replaced(release: str, packages: Packages) -> None:
     """Ours replaces Debian's own nftlb, in C, and never the reverse; the installation prints the fix for its purge."""
     with bare(release) as (machine, _):
-        machine.run([*INSTALL, "nftlb"])
+        machine.run([*INSTALL, "nftlb"], timeout=DOWNLOAD)
         assert version(machine, "nftlb").startswith("1.0.7-1")
 
         output = install(machine, packages(release)[0])
@@ -428,7 +429,7 @@ def test_checks_work_in_the_confinement(machine: Machine, check: dict[str, Any])
         configure(machine, there)
         machine.run(["systemctl", "restart", "nftlb"])
 
-        machine.wait_for(lambda: "1/1 healthy" in machine.run(["nftlb", "status"]), "the backend up")
+        machine.wait_for(lambda: "1/1 in service" in machine.run(["nftlb", "status"]), "the backend up")
 
 
 def test_the_confined_daemon_receives_port_unreachables(balancer: Machine) -> None:
