@@ -44,7 +44,7 @@ def test_memory_is_bounded() -> None:
         limit = 2 * int(memory(daemon.pid, "VmRSS")) << 20
         resource.prlimit(daemon.pid, resource.RLIMIT_DATA, (limit, limit))
         at_rest = memory(daemon.pid, "VmData")
-        with attack(served, FLOOD, 4 * SECONDS) as flood:
+        with attack(served, FLOOD, 12 * SECONDS) as flood:  # ended with the block
             out = [measure(served.folder, served.orders, silent, SECONDS) for silent in choose(POOLS, 2)]
             assert flood.poll() is None, "the flood ended before the last backend was out"
         counted = memory(daemon.pid, "VmData")
