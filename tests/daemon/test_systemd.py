@@ -269,6 +269,7 @@ def test_entries_about_events_have_fields(tmp_path: Path) -> None:
 JOURNALD = """
 mount -t tmpfs run /run && mkdir -p /run/systemd/journal /run/log/journal
 echo 0123456789abcdef0123456789abcdef >/run/id && { [ ! -e /etc/machine-id ] || mount --bind /run/id /etc/machine-id; }
+[ -e /sys/fs/cgroup/cgroup.procs ] || mount -t cgroup2 cgroup /sys/fs/cgroup
 /lib/systemd/systemd-journald &
 until [ -S /run/systemd/journal/socket ]; do sleep 0.05; done
 "$1" -c "$2" && journalctl --sync && journalctl --directory /run/log/journal --output json $3

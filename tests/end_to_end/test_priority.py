@@ -102,6 +102,8 @@ def test_a_priority_is_lost_and_returns(outage: Outage, version: int, tmp_path: 
     with scene(tmp_path, version) as seen:
         checked = seen.daemon.poll_status(all_checked, "a check of every backend")
         assert {"b1"} == names(seen.served())
+        seen.flow.pause()  # datagrams that wait for b1, because processors are busy, would be lost with b1
+        seen.flow.resume()
         begin = seen.flow.sent[-1].at
         with outage.cause(seen.server, seen.link):
             down = seen.daemon.wait("backend_down", "b1", since=begin)
