@@ -21,6 +21,7 @@ lock:  ## write requirements/ with all hashes; run it after a change of pyprojec
 
 # Each free process gets the next test, in the order of tests/conftest.py: slow tests first.
 SIDE_BY_SIDE := $(PY) -m pytest -n $(WORKERS) --dist load --maxschedchunk 1
+MARKED :=  # an expression of pytest's -m; empty for all tests
 # Tests of one file share a lab, so each process keeps its own part, and takes tests of others only at the end.
 PACKETS := $(PY) -m pytest -n 3 --dist worksteal -m "not alone" tests/packets
 ALONE := $(PY) -m pytest -m alone tests/packets
@@ -43,15 +44,17 @@ tests: other-tests
 	$(ALONE)
 
 other-tests: setup
-	$(SIDE_BY_SIDE) --ignore tests/packets --ignore $(PAIR)
+	$(SIDE_BY_SIDE) -m "$(MARKED)" --ignore tests/packets --ignore $(PAIR)
 	$(PY) -m pytest -n 2 $(PAIR)
 
 # The kernel is the same, and the nft of Debian 13 is between those of Debian 12 and unstable, with which all tests of
-# packets run. So only the first of them run here: each mode spreads packets, and replies come from the service.
+# packets run. So only the first of them run here: each mode spreads packets, and replies come from the service. The slow
+# tests, which repeat kills, floods and swaps for minutes, run on Debian 12 only.
 test-debian13:  ## the demo and the tests in a root directory with Debian 13; needs root
 	tools/inside.sh trixie make demo
 	tools/inside.sh trixie make debian13-tests
 
+debian13-tests: MARKED := not slow
 debian13-tests: other-tests
 	$(PY) -m pytest -n 3 --dist worksteal tests/packets/test_spread.py
 
