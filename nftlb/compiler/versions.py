@@ -8,15 +8,14 @@ soon as the rule is replaced, and a packet that is in the rule at that moment fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from hashlib import blake2b
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, NamedTuple, cast, overload
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from nftlb.model import WHOLE, Balance, FallbackKind, Protocol, RotationMode, server_id_places
-from nftlb.ruleset import Chain, Element, Set
+from nftlb.ruleset import Chain, Element, MadeElements, Set
 
 from .doors import COMMENT_BYTES, Body, joined
 from .key_text import bits, hashed, match, readings
@@ -24,7 +23,7 @@ from .selection import MOST_SLOTS, SLOTS_PER_BACKEND, targets, weights_of_parts
 from .slots import hash_size, hash_table, round_robin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from nftlb.model import Family, Pool
 
@@ -238,7 +237,7 @@ _element = cast("Callable[[tuple[str, str, str]], Element]", partial(tuple.__new
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _SlotElements(Sequence[Element]):
+class _SlotElements(MadeElements):
     """The elements of a map from slots to verdicts. An element is made when it is read: large pools have thousands."""
 
     slots: tuple[str, ...]
@@ -249,20 +248,9 @@ class _SlotElements(Sequence[Element]):
     def __iter__(self) -> Iterator[Element]:
         return map(_element, zip(_slot_keys(len(self.slots)), chain(self.slots, self.slots[1:]), repeat("")))
 
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, _SlotElements):
-            return self.slots == other.slots
-        return tuple(self) == other
-
-    def __hash__(self) -> int:
-        return hash(tuple(self))
-
-    @overload
-    def __getitem__(self, index: int) -> Element: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Element]: ...
-    def __getitem__(self, index: int | slice) -> Element | Sequence[Element]:
-        return tuple(self)[index]
+    @property
+    def source(self) -> object:
+        return self.slots
 
 
 @lru_cache(maxsize=256)

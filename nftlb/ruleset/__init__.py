@@ -2,7 +2,7 @@
 
 from .address_ranges import AddressRanges, merged
 from .listing import OF_REPLIES, PROTOCOLS, UNREADABLE, Count, Listing, ReplyCount, canonical_rule, counter_owner
-from .objects import Chain, Element, Hook, NamedObject, Ruleset, Set, Table, TableFamily
+from .objects import Chain, Element, Hook, MadeElements, NamedObject, Ruleset, Set, Table, TableFamily
 from .ownership import MARK, is_empty, is_ours
 from .shared_mapping import SharedMapping
 from .text import element_text, file_lines, file_pieces, file_text, set_body
@@ -20,6 +20,7 @@ __all__ = [
     "Elements",
     "Hook",
     "Listing",
+    "MadeElements",
     "NamedObject",
     "Object",
     "Operation",

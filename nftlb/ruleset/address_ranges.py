@@ -7,14 +7,13 @@ stores the limits of ranges, and forgets whether two adjacent ranges were one. S
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, overload
+from typing import TYPE_CHECKING, TypeAlias
 
-from .objects import Element
+from .objects import Element, MadeElements
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 Span: TypeAlias = tuple[int, int]
 """The first and the last address of a range, as numbers."""
@@ -33,7 +32,7 @@ def merged(spans: Iterable[Span]) -> tuple[Span, ...]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AddressRanges(Sequence[Element]):
+class AddressRanges(MadeElements):
     """The elements of merged ranges of addresses; `size`: the bytes of an address."""
 
     spans: tuple[Span, ...]
@@ -45,20 +44,9 @@ class AddressRanges(Sequence[Element]):
     def __iter__(self) -> Iterator[Element]:
         return (Element(_text(first, last, self.size)) for first, last in self.spans)
 
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, AddressRanges):
-            return (self.spans, self.size) == (other.spans, other.size)
-        return tuple(self) == other
-
-    def __hash__(self) -> int:
-        return hash(tuple(self))
-
-    @overload
-    def __getitem__(self, index: int) -> Element: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Element]: ...
-    def __getitem__(self, index: int | slice) -> Element | Sequence[Element]:
-        return tuple(self)[index]
+    @property
+    def source(self) -> object:
+        return self.spans, self.size
 
 
 def _text(first: int, last: int, size: int) -> str:

@@ -6,12 +6,14 @@ compiled rules can be compared with the kernel's rules.
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 
 class TableFamily(StrEnum):
@@ -31,6 +33,35 @@ class Element(NamedTuple):
     key: str
     data: str = ""
     comment: str = ""
+
+
+class MadeElements(Sequence[Element]):
+    """Elements that are made only when they are read, because there may be a hundred thousand of them.
+
+    Equal to every sequence of the same elements. Sequences of one class are compared by `source`, without elements.
+    """
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def source(self) -> object:
+        """What the elements are made of."""
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, type(self)):
+            return self.source == other.source
+        return tuple(self) == other
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    @overload
+    def __getitem__(self, index: int) -> Element: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Element]: ...
+    def __getitem__(self, index: int | slice) -> Element | Sequence[Element]:
+        return tuple(self)[index]
 
 
 @dataclass(frozen=True, slots=True)
