@@ -11,7 +11,7 @@ import re
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from blaster import Membership as Members
@@ -35,7 +35,7 @@ from nftlb.model import Balance, Config, payload_key
 from nftlb.ruleset import Chain, Operation, Rules, Ruleset, TableFamily, Transaction, Verb
 
 if TYPE_CHECKING:
-    from blaster import Blaster, Sender
+    from blaster import Blaster, Ledger, Sender, SendReport, Sinks
     from pool_lab import Mode
 
     from nftlb.ruleset import Table
@@ -65,6 +65,33 @@ def swap_while(pool_lab: PoolLab, sender: Sender) -> list[Members]:
     return history
 
 
+class Fire(NamedTuple):
+    """The result of sending datagrams from one socket during swaps."""
+
+    sinks: Sinks
+    sent: SendReport
+    history: list[Members]
+    ledger: Ledger
+
+
+def fire(blaster: Blaster, pool_lab: PoolLab, version: int, count: int, *, echo: bool = False) -> Fire:
+    """Send so many datagrams as fast as the socket can, and swap meanwhile. `echo`: the backends reply."""
+    bind = vip(version) if pool_lab.mode.dsr else ""
+    with blaster.sinks(
+        pool_lab.lab.backends,
+        port=pool_lab.mode.port,
+        version=version,
+        address=bind,
+        echo=echo,
+        log=count,
+        cpu=OTHERS,
+    ) as sinks:
+        sender = sinks.start(pool_lab.lab.client, (vip(version), PORT), count=count, replies=echo, cpu=SENDER)
+        history = pool_lab.lab.balancer.call(swap_while, pool_lab, sender)
+        sent = sender.report()
+    return Fire(sinks, sent, history, sinks.ledger(count))
+
+
 @pytest.mark.parametrize(("mode", "version"), CASES, ids=lambda value: f"{value}")
 @pytest.mark.parametrize("echo", [False, True], ids=["one-way", "replies"])
 def test_swaps_under_fire(blaster: Blaster, mode: Mode, version: int, echo: bool) -> None:
@@ -75,14 +102,7 @@ def test_swaps_under_fire(blaster: Blaster, mode: Mode, version: int, echo: bool
     count = 200_000 if echo else 1_000_000 if version == 4 else 300_000
     with PoolLab(mode, serve=False) as pool_lab:
         close_slow_path(pool_lab)
-        bind = vip(version) if mode.dsr else ""
-        with blaster.sinks(
-            pool_lab.lab.backends, port=mode.port, version=version, address=bind, echo=echo, log=count, cpu=OTHERS
-        ) as sinks:
-            sender = sinks.start(pool_lab.lab.client, (vip(version), PORT), count=count, replies=echo, cpu=SENDER)
-            history = pool_lab.lab.balancer.call(swap_while, pool_lab, sender)
-            sent = sender.report()
-        ledger = sinks.ledger(count)
+        sinks, sent, history, ledger = fire(blaster, pool_lab, version, count, echo=echo)
     print(f"{mode} IPv{version}: {len(history) - 1} swaps, {sent.rate:.0f} datagrams/s, {ledger.counts}")  # noqa: T201
     assert 0 == sum(report.buffer_drops for report in sinks.reports.values()) + sent.buffer_drops
     assert (count, [], []) == (sent.sent, ledger.missing, ledger.twice)
@@ -100,14 +120,7 @@ def test_swaps_of_keys_under_fire(blaster: Blaster, mode: Mode, version: int) ->
     with PoolLab(mode, serve=False) as pool_lab:
         close_slow_path(pool_lab)
         pool_lab.load(replace(pool_lab.pool(), balance=Balance.HASH, key=payload_key(0, 8)))
-        bind = vip(version) if mode.dsr else ""
-        with blaster.sinks(
-            pool_lab.lab.backends, port=mode.port, version=version, address=bind, log=count, cpu=OTHERS
-        ) as sinks:
-            sender = sinks.start(pool_lab.lab.client, (vip(version), PORT), count=count, cpu=SENDER)
-            history = pool_lab.lab.balancer.call(swap_while, pool_lab, sender)
-            sent = sender.report()
-        ledger = sinks.ledger(count)
+        sinks, sent, history, ledger = fire(blaster, pool_lab, version, count)
     print(f"{mode} IPv{version}: {len(history) - 1} swaps, {sent.rate:.0f} datagrams/s, {ledger.counts}")  # noqa: T201
     assert 0 == sum(report.buffer_drops for report in sinks.reports.values()) + sent.buffer_drops
     assert (count, [], []) == (sent.sent, ledger.missing, ledger.twice)
@@ -130,14 +143,7 @@ def test_swaps_beside_other_services(blaster: Blaster, mode: Mode, version: int,
     with PoolLab(mode, serve=False) as pool_lab:
         pool_lab.load_with(FORMS[form])
         close_slow_path(pool_lab)
-        bind = vip(version) if mode.dsr else ""
-        with blaster.sinks(
-            pool_lab.lab.backends, port=mode.port, version=version, address=bind, log=count, cpu=OTHERS
-        ) as sinks:
-            sender = sinks.start(pool_lab.lab.client, (vip(version), PORT), count=count, cpu=SENDER)
-            history = pool_lab.lab.balancer.call(swap_while, pool_lab, sender)
-            sent = sender.report()
-        ledger = sinks.ledger(count)
+        _, sent, history, ledger = fire(blaster, pool_lab, version, count)
     print(f"{mode} IPv{version} {form}: {len(history) - 1} swaps, {sent.rate:.0f}/s, {ledger.counts}")  # noqa: T201
     assert (count, [], []) == (sent.sent, ledger.missing, ledger.twice)
     assert [] == ledger.outside(history)
