@@ -17,7 +17,7 @@ from tcp_connections import TcpServers
 
 import nftlb
 from nftlb.compiler.allocation import LAST_ZONE, FlowZone, ZoneOwner
-from nftlb.config import listens_on_host, parse_config
+from nftlb.config import parse_config
 from nftlb.daemon import startup as module
 from nftlb.daemon.startup import MOST_BACKENDS, Preparation, Unprepared, prepare, prepared_zones
 from nftlb.daemon.store import Store
@@ -289,7 +289,7 @@ def test_prepared_rules_are_those_of_a_first_load(host: Namespace, tmp_path: Pat
     start.prepare()
     if not start.sums.exists():
         words = {"ingress:", "dsr", "resolver:"}
-        assert words & set(text.replace(",", " ").split()) or listens_on_host(parse_config(text))
+        assert words & set(text.replace(",", " ").split()) or parse_config(text).listens_on_host
         return
 
     assert start.loaded == start.preload()

@@ -45,7 +45,12 @@ def resolved_now(config: Config, file: str) -> Config:
 
     from .output import write_error  # noqa: PLC0415 - as above
 
-    wanted, addresses = lookups_of(config), addresses_now(config)
+    addresses: HostAddresses = {}
+    if config.listens_on_host:
+        from nftlb.kernel.surroundings import read_host_addresses  # noqa: PLC0415 - as above
+
+        addresses = read_host_addresses()
+    wanted = lookups_of(config)
     if not wanted:
         return resolve(config, {}, addresses).config
     from nftlb.resolver import look_up_now  # noqa: PLC0415 - as above
@@ -55,17 +60,6 @@ def resolved_now(config: Config, file: str) -> Config:
         for note in notes:
             write_error(f"{file}: warning: pools.{pool}.backends.{name}: {note}\n")
     return resolution.config
-
-
-def addresses_now(config: Config) -> HostAddresses:
-    """The addresses of this host, if a listener stands for them. KernelError if they can't be read."""
-    from nftlb.config import listens_on_host  # noqa: PLC0415 - see the module's docstring
-
-    if not listens_on_host(config):
-        return {}
-    from nftlb.kernel.surroundings import read_host_addresses  # noqa: PLC0415 - as above
-
-    return read_host_addresses()
 
 
 def examples(*lines: str) -> str:

@@ -13,10 +13,11 @@ from nftlb.config import load, lookups_of, resolve
 from nftlb.doctor import Severity, examine, fixes_of
 from nftlb.doctor.finding import error, warning
 from nftlb.errors import SystemFault
+from nftlb.kernel.surroundings import addresses_for
 from nftlb.printable import printable
 from nftlb.resolver import look_up_now
 
-from .arguments import addresses_now, examples, optional_file_argument
+from .arguments import examples, optional_file_argument
 from .fixing import MODULES_FILE, SYSCTL_FILE, carry_out
 from .output import write_output
 
@@ -85,7 +86,7 @@ def _confirmed(fixes: Fixes, permanent: bool) -> bool:
 
 def _looked_up(config: Config) -> tuple[Config, list[Finding]]:
     """The configuration with the addresses of this host and of the answers of DNS, and faults of the answers."""
-    wanted, addresses = lookups_of(config), addresses_now(config)
+    wanted, addresses = lookups_of(config), addresses_for(config)
     if not wanted:
         return resolve(config, {}, addresses).config, []
     try:

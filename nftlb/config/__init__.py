@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from .assemble import amend, assemble, read_backend, write_backend
 from .document import STDIN, read_file, read_yaml
-from .host_listeners import listens_on_host
 from .resolution import Resolution, lookups_of, resolve
 from .source_lists import SourceLists
 from .written import json_schema, read_check
@@ -21,7 +20,6 @@ __all__ = [
     "Resolution",
     "amend",
     "json_schema",
-    "listens_on_host",
     "load",
     "lookups_of",
     "parse_config",

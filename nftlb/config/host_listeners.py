@@ -23,18 +23,13 @@ if TYPE_CHECKING:
 Taken: TypeAlias = "dict[tuple[IPAddress, Protocol], list[tuple[int, int]]]"
 
 
-def listens_on_host(config: Config) -> bool:
-    """Whether a listener stands for addresses of this host."""
-    return any(listener.host for pool in config.pools for listener in pool.listen)
-
-
 def with_addresses(config: Config, answers: NameAnswers, addresses: HostAddresses) -> Config:
     """Replace each listener for addresses of this host by a listener for each address.
 
     `addresses` are the addresses that this host has, and `answers` the servers of the pools' names. A listener for
     which there is no address stays: no packet has its address, and the pool keeps its families.
     """
-    if not listens_on_host(config):
+    if not config.listens_on_host:
         return config
     taken = _taken(config, answers)
     found: dict[Listener, tuple[Listener, ...]] = {}

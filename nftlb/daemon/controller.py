@@ -7,9 +7,10 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nftlb.config import amend, listens_on_host, resolve
+from nftlb.config import amend, resolve
 from nftlb.errors import NftlbError, SystemFault
 from nftlb.health import Standing, consequences
+from nftlb.kernel.surroundings import addresses_for
 from nftlb.model import EventKind
 from nftlb.requirements import summed_up
 from nftlb.service import ConfigStatus, Conflict, Event
@@ -17,7 +18,6 @@ from nftlb.service import ConfigStatus, Conflict, Event
 from . import systemd
 from .events import now, wall
 from .names import emptied_pools, first_answers, judge
-from .startup import addresses_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -157,7 +157,7 @@ class Controller:
             declared, before, answers = self.state.declared, self.state.config, self.state.names.answers
             if addresses == self.state.addresses:
                 return
-            if not listens_on_host(declared):
+            if not declared.listens_on_host:
                 self.state.addresses = addresses
                 return
             resolution = await asyncio.to_thread(resolve, declared, answers, addresses, before)

@@ -15,11 +15,12 @@ from nftlb.errors import NftlbError
 from nftlb.health import Memory
 from nftlb.kernel.lock import hold_lock
 from nftlb.kernel.monitors import LinkMonitor
+from nftlb.kernel.surroundings import addresses_for
 from nftlb.model.pool import STATE_DIR
 
 from .kernel_thread import KernelThread
 from .runtime import initial_state
-from .startup import addresses_for, first_source
+from .startup import first_source
 from .store import Store
 
 if TYPE_CHECKING:

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 from nftlb.compiler import Allocation, Compiled
 from nftlb.compiler.allocation import ForeignNumbers
 from nftlb.compiler.reply_form import unknown_host
-from nftlb.config import STDIN, listens_on_host, load, lookups_of, parse_config, read_file
+from nftlb.config import STDIN, load, lookups_of, parse_config, read_file
 from nftlb.errors import ConfigError, NftlbError
 from nftlb.health import Memory
 from nftlb.health.memory import remembered_answers, write_memory
 from nftlb.kernel import LibNftables
 from nftlb.kernel.helpers import has_helper
 from nftlb.kernel.nflog import can_log
-from nftlb.kernel.surroundings import read_host_addresses
+from nftlb.kernel.surroundings import addresses_for
 from nftlb.model import Forward
 from nftlb.model.pool import STATE_DIR
 from nftlb.ruleset import Ruleset
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
-    from nftlb.model import Config, HostAddresses, SourceEntry
+    from nftlb.model import Config, SourceEntry
     from nftlb.swap.applier import Applied, Applier
 
     Opens = Callable[[str], AbstractContextManager[Applier]]
@@ -165,14 +165,6 @@ def _load_saved(file: str, applier: Opens, *, lenient: bool = False) -> Restored
     return Restored(file, applied, (*remarks, *initial.misfits, *applied.lacking, *applied.slower, *applied.unhelped))
 
 
-def addresses_for(config: Config) -> HostAddresses:
-    """The addresses of this host, if a listener stands for them.
-
-    Raises KernelError if they can't be read: rules without them would take the traffic of earlier rules down.
-    """
-    return read_host_addresses() if listens_on_host(config) else {}
-
-
 # --- the prepared rules -----------------------------------------------------------------------------------------------
 
 MOST_BACKENDS = 1000
@@ -271,7 +263,7 @@ def code() -> Mapping[str, str]:
 def _refuse(config: Config) -> None:
     if any(pool.ingress or pool.forward is Forward.DSR for pool in config.pools):
         raise Unprepared("a pool has `ingress` or `forward: dsr`: its rules depend on interfaces and routes")
-    if listens_on_host(config):
+    if config.listens_on_host:
         raise Unprepared("a listener stands for addresses of this host, which may be others at the next start")
     if any(entry.path and not entry.digest for entry in _source_lists(config)):
         raise Unprepared("a list of sources can't be read")

@@ -22,7 +22,7 @@ from .netlink import NETLINK_ROUTE, Netlink, attributes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from nftlb.model import Encap, HostAddresses
+    from nftlb.model import Config, Encap, HostAddresses
 
     from .rtnetlink import IPAddress, Route
     from .tunnels import Link
@@ -121,6 +121,14 @@ def read_surroundings(lookups: Iterable[Lookup]) -> Surroundings:
             return Surroundings(interfaces, routes, forwarding)
     except OSError as error:
         raise KernelError(f"addresses and routes can't be read: {error.strerror}") from error
+
+
+def addresses_for(config: Config) -> HostAddresses:
+    """The addresses of this host, if a listener of the configuration stands for them.
+
+    Raises KernelError if they can't be read: rules without them would take the traffic of earlier rules down.
+    """
+    return read_host_addresses() if config.listens_on_host else {}
 
 
 def read_host_addresses() -> HostAddresses:

@@ -455,5 +455,10 @@ class Config:
         return self._by_name.get(name)
 
     @cached_property
+    def listens_on_host(self) -> bool:
+        """Whether a listener stands for addresses of this host."""
+        return any(listener.host for pool in self.pools for listener in pool.listen)
+
+    @cached_property
     def _by_name(self) -> dict[str, Pool]:
         return {pool.name: pool for pool in self.pools}

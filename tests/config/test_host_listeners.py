@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nftlb.compiler import Compiled
-from nftlb.config import amend, listens_on_host, parse_config, resolve
+from nftlb.config import amend, parse_config, resolve
 from nftlb.config.reading import read_listener
 from nftlb.model import UNSPECIFIED, Family, FoundServer, HostAddresses, HostLookup, Listener, Protocol
 from nftlb.ruleset import file_text
@@ -115,8 +115,8 @@ def test_rules_are_made_without_addresses_too() -> None:
         exact + ", b: {listen: ['*:54/udp', vip0:55/udp], backends: {a: 10.0.0.2, b: '2001:db8::2'}}}"
     )
 
-    assert listens_on_host(waiting)
-    assert not listens_on_host(parse_config(exact + "}"))
+    assert waiting.listens_on_host
+    assert not parse_config(exact + "}").listens_on_host
     assert Compiled(resolve(waiting, {}).config).ruleset().tables
 
 

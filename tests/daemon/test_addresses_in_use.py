@@ -12,8 +12,8 @@ from virtual_time import play
 
 from nftlb.config import resolve
 from nftlb.daemon import controller as controller_module
-from nftlb.daemon import startup
 from nftlb.errors import KernelError, SystemFault
+from nftlb.kernel import surroundings
 from nftlb.model import FoundServer, HostAddresses, HostLookup
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def test_a_reload_uses_the_addresses_of_now(file: Path, monkeypatch: pytest.Monk
             raise KernelError("the addresses of this host can't be read: no memory")
         return here.pop()
 
-    monkeypatch.setattr(startup, "read_host_addresses", read_host_addresses)
+    monkeypatch.setattr(surroundings, "read_host_addresses", read_host_addresses)
 
     async def scene() -> None:
         async with WiredDaemon(file) as daemon:
