@@ -97,9 +97,13 @@ def spent(text: str) -> float:
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_time_grows_with_the_text(name: str) -> None:
-    """Eight times the text takes less than 24 times as long. Quadratic code would take 64 times as long."""
-    few = max(min(spent(TEXTS[name](SIZE >> 8)) for _ in range(2)), 0.02)
-    assert spent(TEXTS[name](SIZE >> 5)) < 24 * few
+    """Eight times the text takes less than 24 times as long. Quadratic code would take 64 times as long.
+
+    The shortest time counts, because the processor time of one import grows with the load of the machine.
+    """
+    few = max(min(spent(TEXTS[name](SIZE >> 8)) for _ in range(3)), 0.02)
+    times = (spent(TEXTS[name](SIZE >> 5)) for _ in range(4))
+    assert any(many < 24 * few for many in times)
 
 
 @pytest.mark.parametrize(
