@@ -3,7 +3,7 @@
 #
 # IPVS_VM is the directory of the tools that boot a kernel with IPVS (build.sh, run.sh and bench/lab.sh).
 # `forwarding.sh IPVS_VM --all-tables` measures all tables of docs/performance.md and writes the document, in about
-# half an hour. `forwarding.sh --help` lists the options.
+# three quarters of an hour. `forwarding.sh --help` lists the options.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 case " $* " in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -44,9 +45,12 @@ def test_the_kernel_takes_the_rules_of_all_cases(balancer: Namespace, changes: d
     import cases  # noqa: PLC0415
 
     found = cases.cases(replace(cases.Setting(), **changes), cases.NAMES)
+    # Rules can name tunnels that exist. This kernel may have no tunnels, and their type does not matter here.
+    for name in sorted({name for case in found for name in re.findall(r"^link add (\S+)", case.ip, re.MULTILINE)}):
+        balancer.run(["ip", "link", "add", name, "type", "veth"])
     for case in found:
         balancer.run(["nft", "-f", "-"], input=f"flush ruleset\n{case.nft}\n")
-    assert set(cases.NAMES) - {case.name for case in found} <= {"dsr", "dsr-ingress"}
+    assert set(cases.NAMES) - {case.name for case in found} <= {name for name in cases.NAMES if name.startswith("dsr")}
 
 
 def test_the_kernel_takes_the_rules_of_all_pieces(balancer: Namespace) -> None:
@@ -122,7 +126,7 @@ def test_tables_have_files_of_their_own() -> None:
     """No two tables have the same name, title or file."""
     import tables  # noqa: PLC0415
 
-    for of in ("name", "title", "setting"):
+    for of in ("name", "title", "file"):
         assert len({str(getattr(one, of)) for one in tables.TABLES}) == len(tables.TABLES)
 
 
@@ -158,7 +162,7 @@ def test_the_command_selects_tables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch, "--all-tables", "--tables", "10-pools=1x2"
     )
     assert [("10-pools", 1, 2), *every[-1:]] == chosen_tables(
-        monkeypatch, "--tables", "nobody-1000-pools", "10-pools=1x2"
+        monkeypatch, "--tables", "options-replies", "10-pools=1x2"
     )
     names = [name for name, _, _ in chosen_tables(monkeypatch, "--pools", "1", "7", "--packets", "reply", "nobody")]
     assert names == [f"{packets}-{pools}x3-1-flows-64-bytes" for pools in (1, 7) for packets in ("reply", "nobody")]

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 
 from nftlb.compiler import Compiled
 from nftlb.config import parse_config
+from nftlb.kernel.tunnels import Tunnel
+from nftlb.model import Encap
 from nftlb.ruleset import file_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CLIENT = "10.1.0.2"
-OTHER, OTHER_PORT = "10.3.0.2", 9999
+OTHER, OTHER_PORT, COLLECTOR_PORT = "10.3.0.2", 9999, 9995
 """The destination of packets that no pool has, behind the first host."""
 PORT, BACKEND_PORT = 53, 5300
 HOSTS = 3
@@ -59,10 +61,12 @@ class Case:
     target: tuple[str, int] = (OTHER, OTHER_PORT)
     servers: tuple[tuple[int, str, int], ...] = ()
     """The number of the host, address and port of each backend that sends replies."""
+    copies: bool = False
+    """Whether the balancer sends copies to the collector, in addition to the datagrams that are counted."""
 
 
-_COLLECTOR = f"{{archive: '{OTHER}:9995'}}"
-MODES = {
+_MIRROR = f"mirror: {{archive: '{OTHER}:{COLLECTOR_PORT}'}}"
+STANDARD = {
     "nat": "forward: nat",
     "nat-keep": "forward: nat, source: keep",
     "stateless": "forward: stateless",
@@ -70,17 +74,24 @@ MODES = {
     "stateless-ingress": "forward: stateless, ingress: c0",
     "dsr": "forward: dsr",
     "dsr-ingress": "forward: dsr, ingress: c0",
+}
+"""The settings of a pool in each mode, without options that cost something."""
+WITH_OPTIONS = {
+    "dsr-encap": "forward: dsr, encap: ipip",
+    "dsr-ingress-encap": "forward: dsr, encap: ipip, ingress: c0",
     "nat-guard": "forward: nat, guard: {rate: 1000000/s}",
     "stateless-ingress-guard": "forward: stateless, ingress: c0, guard: {rate: 1000000/s}",
     "nat-hash": "forward: nat, balance: hash",
     "stateless-hash-payload": "forward: stateless, balance: hash, key: payload@4+8",
     "stateless-ingress-hash-payload": "forward: stateless, ingress: c0, balance: hash, key: payload@4+8",
-    "nat-mirror": f"forward: nat, mirror: {_COLLECTOR}",
-    "stateless-mirror": f"forward: stateless, mirror: {_COLLECTOR}",
+    "nat-mirror": f"forward: nat, {_MIRROR}",
+    "stateless-mirror": f"forward: stateless, {_MIRROR}",
     "nat-count-replies": "forward: nat, count_replies: true",
     "stateless-count-replies": "forward: stateless, count_replies: true",
     "nat-outbound": "forward: nat, outbound: true",
 }
+"""The settings of a pool with options. A way has the name of its mode first."""
+MODES = STANDARD | WITH_OPTIONS
 OTHERS = ("routing", "tracked", "ipvs", "ipvs-ops", "ipvs-ops-replyfix", "iptables-statistic", "naive-numgen")
 """`tracked` is plain routing on a host that tracks all connections and has NAT chains without rules."""
 TRACKING = """
@@ -95,6 +106,10 @@ table ip other {
 DIRECT = ("routing", "tracked")
 """The client sends to a backend's own address."""
 NAMES = (*OTHERS, *MODES)
+BESIDE_OTHERS = (*OTHERS, *STANDARD)
+"""The ways of most tables."""
+BESIDE_MODES = ("nat", "stateless", "stateless-ingress", "dsr", "dsr-ingress", *WITH_OPTIONS)
+"""The ways of the tables of options: each option, and the modes without options."""
 REFERENCES = ("routing", "ipvs-ops")
 """Each comparison has these cases, with requests: costs are relative to what `ipvs-ops` adds to `routing`."""
 
@@ -128,6 +143,11 @@ def _port(mode: str, pool: int) -> int:
     return BACKEND_PORT + pool if "outbound" in mode else PORT
 
 
+def _names_devices(mode: str) -> bool:
+    """Whether backends have the interface that leads to them. With a tunnel, the routes of the host lead to them."""
+    return ("ingress" in mode or mode == "dsr") and "encap" not in mode
+
+
 def configuration(setting: Setting, mode: str) -> str:
     """Return the configuration file of a mode."""
     lines = ["pools:"]
@@ -138,14 +158,14 @@ def configuration(setting: Setting, mode: str) -> str:
         ]
         for backend in range(setting.backends):
             port = "" if mode.startswith("dsr") else f", port: {BACKEND_PORT + pool}"
-            device = f", device: b{host(backend)}" if "ingress" in mode or mode == "dsr" else ""
+            device = f", device: b{host(backend)}" if _names_devices(mode) else ""
             lines.append(f"      b{backend}: {{address: {address(backend)}{port}{device}}},")
         lines.append("    }}")
     return "\n".join(lines)
 
 
 def _case(name: str, setting: Setting, packets: str) -> Case:
-    case = Case(name, packets)
+    case = Case(name, packets, copies="mirror" in name)
     if packets != NOBODY:
         direct = (address(0), BACKEND_PORT + setting.pool)
         case.target = direct if name in DIRECT else (service(setting.pool), _port(name, setting.pool))
@@ -174,8 +194,11 @@ def _case(name: str, setting: Setting, packets: str) -> Case:
 def _policy_routing(compiled: Compiled) -> Iterator[str]:
     """Yield the commands of `ip` for backends with a mark, as the daemon sets them."""
     hops = compiled.steered()
+    for tunnel in {Tunnel(hop.device, hop.encap, hop.via) for hop in hops.values() if hop.encap is not Encap.NONE}:
+        yield tunnel.command.removeprefix("ip ")
     for mark, hop in hops.items():
-        yield f"route add default via {hop.via} dev {hop.device} table {mark}"
+        via = f"via {hop.via} " if hop.encap is Encap.NONE else ""
+        yield f"route add default {via}dev {hop.device} table {mark}"
         yield f"rule add pref 0 fwmark {mark} lookup {mark}"
     if hops:
         yield "rule add pref 0 lookup local protocol 110"

@@ -85,8 +85,14 @@ def set_up(number: int, case: dict[str, Any], plan: dict[str, Any]) -> None:
         if case[key]:
             run("ip", "netns", "exec", balancer, *program.split(), text=case[key] + "\n")
     for namespace in sinks(number, case):
-        port = "udp dport 20000-29999" if case["servers"] else "meta protocol ip"
-        nft(namespace, SINK.format(match=port))
+        nft(namespace, SINK.format(match=match_of(case, plan["collector"])))
+
+
+def match_of(case: dict[str, Any], collector: int) -> str:
+    """Return the condition of nft for the datagrams to count. Copies to the collector's port are not among them."""
+    if case["servers"]:
+        return "udp dport 20000-29999"
+    return f"meta protocol ip udp dport != {collector}" if case["copies"] else "meta protocol ip"
 
 
 def sinks(number: int, case: dict[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import conditions
 import pieces
 import report
-from cases import CLIENT, NAMES, NOBODY, REPLY, REQUEST, Case, Setting, address, cases, host
+from cases import CLIENT, COLLECTOR_PORT, NAMES, NOBODY, REPLY, REQUEST, Case, Setting, address, cases, host
 from tables import BASE, BOOTS, ROUNDS, TABLES, Table, table_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def main() -> None:
             print(f"{kind:20}{nanoseconds:6.1f} ns")
     for table in options.chosen:
         try:
-            measure(options, table, str(table.setting), cases(table.setting, tuple(options.only)))
+            ways = tuple(options.only or table.ways)
+            measure(options, table, table.file, cases(table.setting, ways))
         except subprocess.CalledProcessError as error:
             print(f"{table.name}: {error}", file=sys.stderr)
             failed.append(table.name)
@@ -84,7 +85,7 @@ def read_options() -> argparse.Namespace:
         "--packets", nargs="+", choices=(REQUEST, REPLY, NOBODY), metavar="KIND", help="request, reply or nobody"
     )
     what.add_argument("--pieces", action="store_true", help="the expressions of rules, for the weights of make costs")
-    what.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), metavar="WAY", help="only these ways")
+    what.add_argument("--only", nargs="+", choices=NAMES, metavar="WAY", help="only these ways")
     how = parser.add_argument_group("how long, and the result")
     how.add_argument("--boots", type=int, metavar="N", help=f"boots of the machine ({BOOTS})")
     how.add_argument("--rounds", type=int, metavar="N", help=f"slices of each case in each boot ({ROUNDS})")
@@ -147,6 +148,7 @@ def boot_once(options: argparse.Namespace, compared: list[Case], setting: Settin
         "warming": warming(setting),
         "flows": setting.flows,
         "client": CLIENT,
+        "collector": COLLECTOR_PORT,
         "backends": [(host(backend), address(backend)) for backend in range(setting.backends)],
         "cases": [asdict(case) for case in compared],
     }

@@ -113,7 +113,7 @@ def summary(data: Data) -> str:
 
 def write(folder: Path, python: Path) -> None:
     """Write the part of docs/performance.md behind the marker, and its plots. `python` has matplotlib."""
-    found = [(table.title, folder / f"{table.setting}.json") for table in TABLES]
+    found = [(table.title, folder / f"{table.file}.json") for table in TABLES]
     measured = [(title, path.stem, json.loads(path.read_text())) for title, path in found if path.exists()]
     before = DOCUMENT.read_text().partition(MARKER)[0]
     DOCUMENT.write_text(before + MARKER + "\n" + "\n".join(_section(*section) for section in measured))

@@ -1,6 +1,7 @@
 """The tables of docs/performance.md: the subject of each, and the number of boots and slices. Pure.
 
-Each table changes one dimension of the first table. A measurement of all takes about half an hour.
+Each table changes one dimension of the first table, or compares other ways. A measurement of all takes about three
+quarters of an hour.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from cases import NOBODY, REPLY, Setting
+from cases import BESIDE_MODES, BESIDE_OTHERS, NOBODY, REPLY, Setting
 
 BOOTS, ROUNDS = 4, 160
 """The default numbers of boots, and of slices of each case in a boot."""
@@ -24,6 +25,12 @@ class Table:
     setting: Setting
     boots: int = BOOTS
     rounds: int = ROUNDS
+    ways: tuple[str, ...] = BESIDE_OTHERS
+
+    @property
+    def file(self) -> str:
+        """The name of the files of data and plot, without the ending."""
+        return str(self.setting) if self.ways == BESIDE_OTHERS else f"{self.name}-{self.setting}"
 
 
 TABLES = (
@@ -38,6 +45,9 @@ TABLES = (
     Table("replies-10000-sockets", "Replies, 10,000 client sockets", replace(BASE, packets=REPLY, flows=10000), 2, 100),
     Table("nobody", "Packets of nobody", replace(BASE, packets=NOBODY)),
     Table("nobody-1000-pools", "Packets of nobody, 1,000 pools", replace(BASE, packets=NOBODY, pools=1000)),
+    Table("options", "Options of a pool", BASE, ways=BESIDE_MODES),
+    Table("options-1000-pools", "Options of a pool, 1,000 pools", replace(BASE, pools=1000), 2, 100, BESIDE_MODES),
+    Table("options-replies", "Options of a pool, replies", replace(BASE, packets=REPLY), ways=BESIDE_MODES),
 )
 """The tables in the order of the document."""
 
