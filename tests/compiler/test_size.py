@@ -15,7 +15,7 @@ from nftlb.compiler import Compiled
 from nftlb.compiler.selection import MOST_SLOTS
 from nftlb.config import parse_config
 from nftlb.model import Membership
-from nftlb.ruleset import Ruleset, TableFamily, file_pieces, file_text
+from nftlb.ruleset import Ruleset, TableFamily, file_lines, file_pieces, file_text
 from nftlb.swap.plan import make
 
 if TYPE_CHECKING:
@@ -89,6 +89,13 @@ def test_joined_pieces_are_the_text() -> None:
     assert "".join(pieces) == file_text(ruleset)
     assert len(pieces) > 1
     assert all(piece.endswith("\n") for piece in pieces)
+
+
+def test_parts_of_the_text_are_short() -> None:
+    """The daemon makes some parts in a turn, so the thousands of elements of a set come in parts of up to 16 lines."""
+    parts = list(file_lines(Compiled(large(1, WEIGHTS)).ruleset()))
+
+    assert 16 == max(part.count("\n") + 1 for part in parts)
 
 
 def test_loading_is_linear_in_pools() -> None:
