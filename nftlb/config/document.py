@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
@@ -162,7 +162,7 @@ class _Open:
     anchor: str | None
     key: str | None = None
     key_place: Spot = 0
-    merged: list[Entries] = field(default_factory=list)
+    merged: list[Entries] | None = None
     size: int = 1
 
     @property
@@ -207,10 +207,10 @@ class _Builder:
         match event:
             case yaml.MappingStartEvent():
                 self._begin(Entries(), event)
+            case yaml.CollectionEndEvent():
+                self._end()
             case yaml.SequenceStartEvent():
                 self._begin(Items(), event)
-            case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
-                self._end()
             case yaml.AliasEvent():
                 self._alias(event)
             case yaml.DocumentStartEvent():
@@ -249,7 +249,8 @@ class _Builder:
 
     def _begin(self, container: Entries | Items, event: yaml.CollectionStartEvent) -> None:
         place = _place(event)
-        self._refuse_tag(event, place)
+        if event.tag is not None:
+            self._refuse_tag(event, place)
         if self._open[-1].awaits_key:
             raise self._fatal(place, f"{show(container)} is not a key; allowed: text")
         if len(self._open) > MAX_DEPTH:
@@ -295,6 +296,7 @@ class _Builder:
             return
         key, level.key = level.key, None
         if key == _MERGE:
+            level.merged = level.merged or []
             level.merged += self._to_merge(value, place)
         elif key is not None:
             container[key] = value
