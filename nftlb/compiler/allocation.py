@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 from nftlb.errors import NftlbError
 from nftlb.model import BackendKey, Encap, Family, Forward, Per, Protocol, SourceKind
@@ -65,6 +66,10 @@ class FlowZone(NamedTuple):
 ZoneOwner: TypeAlias = BackendZone | FlowZone
 
 
+# An allocation and its use ask for the owners of each pool. The results are deleted together with the pool.
+_OWNERS: WeakKeyDictionary[Pool, dict[tuple[Family, PortRange | None], list[BackendZone]]] = WeakKeyDictionary()
+
+
 @dataclass(frozen=True)
 class Allocation:
     """The numbers of owners: zones by `ZoneOwner`, and marks by the next hop that they route to (`mark_owner()`).
@@ -78,14 +83,14 @@ class Allocation:
 
     def zone(self, pool: Pool, target: Target) -> int:
         """Return the zone of the packets that a pool sends to one of its targets; 0 if there is none."""
-        (owner,) = zone_owners(pool, family_of(target.address), self.ports, [target])
-        return self.zones.get(owner, 0)
+        family = family_of(target.address)
+        owners = dict(zip(targets(pool, family), zone_owners(pool, family, self.ports), strict=True))
+        return self.zones.get(owners[target], 0)
 
     def zones_of_targets(self, pool: Pool, family: Family) -> list[tuple[Target, int]]:
         """Return each target that a pool can have in a family, with the zone of the packets that it gets."""
-        every = targets(pool, family)
-        owners = zone_owners(pool, family, self.ports, every)
-        return [(target, self.zones[owner]) for target, owner in zip(every, owners, strict=True)]
+        zones = map(self.zones.__getitem__, zone_owners(pool, family, self.ports))
+        return list(zip(targets(pool, family), zones, strict=True))
 
 
 class ForeignNumbers(NamedTuple):
@@ -104,13 +109,20 @@ class ForeignNumbers(NamedTuple):
         )
 
 
-def zone_owners(pool: Pool, family: Family, ports: Mapping[Family, Ports], some: Iterable[Target]) -> list[BackendZone]:
-    """Return the owners of the zones of the packets that a pool sends to some of its targets in a family.
+def zone_owners(pool: Pool, family: Family, ports: Mapping[Family, Ports]) -> list[BackendZone]:
+    """Return the owner of the zone of the packets that a pool sends to each of its targets in a family.
 
     `ports` as in `Allocation`.
     """
-    source, udp = source_of(pool, family), ports.get(family, {}).get(Protocol.UDP)
-    return [BackendZone(BackendKey(target.pool, target.name), target.host, target.port, source, udp) for target in some]
+    udp = ports.get(family, {}).get(Protocol.UDP)
+    known = _OWNERS.setdefault(pool, {})
+    if (family, udp) not in known:
+        source = source_of(pool, family)
+        known[family, udp] = [
+            BackendZone(BackendKey(target.pool, target.name), target.host, target.port, source, udp)
+            for target in targets(pool, family)
+        ]
+    return known[family, udp]
 
 
 def source_of(pool: Pool, family: Family) -> str:
@@ -137,20 +149,20 @@ def mark_owner(target: Target) -> str:
 
 def has_flows(pool: Pool, family: Family) -> bool:
     """Whether the pool balances connections in the family."""
-    return any(listener.family == family and is_flow(pool, listener.protocol) for listener in pool.listen)
+    return any(is_flow(pool, listener.protocol) and listener.family is family for listener in pool.listen)
 
 
 def flow_protocols(pool: Pool, family: Family) -> list[Protocol]:
     """Return the protocols of the family whose connections the pool balances, without duplicates."""
     found = [
-        listener.protocol for listener in pool.listen if listener.family == family and is_flow(pool, listener.protocol)
+        listener.protocol for listener in pool.listen if is_flow(pool, listener.protocol) and listener.family is family
     ]
     return list(dict.fromkeys(found))
 
 
 def has_packets(pool: Pool, family: Family) -> bool:
     """Whether the pool balances single packets in the family."""
-    return any(listener.family == family and not is_flow(pool, listener.protocol) for listener in pool.listen)
+    return any(not is_flow(pool, listener.protocol) and listener.family is family for listener in pool.listen)
 
 
 def is_flow(pool: Pool, protocol: Protocol) -> bool:
@@ -174,7 +186,7 @@ def allocate(config: Config, previous: Allocation | None = None, taken: ForeignN
         if pool.forward is Forward.NAT:
             for family in pool.families:
                 if has_packets(pool, family):
-                    owners += zone_owners(pool, family, ports, targets(pool, family))
+                    owners += zone_owners(pool, family, ports)
                 if has_flows(pool, family):
                     owners.append(FlowZone(pool.name, family))
         elif pool.forward is Forward.DSR:

@@ -82,10 +82,11 @@ class NatForwarding(NamedTuple):
         seen, end = source_of(self.pool, self.family), ending(early=self.early)
         for target, zone in self.allocation.zones_of_targets(self.pool, self.family):
             part.chain(f"backend/{target.owner}", f"counter ct original zone set {zone}{end}")
+            key = zone_key(zone)
             if target.port is None:
-                part.add(HOSTS, zone_key(zone), target.host, target.owner)
+                part.add(HOSTS, key, target.host, target.owner)
             else:
-                part.add(TARGETS, zone_key(zone), f"{target.host} . {target.port}", target.owner)
+                part.add(TARGETS, key, f"{target.host} . {target.port}", target.owner)
             _add_source(part, zone, [target], target.owner, seen)
         _translate(part, seen, [Protocol.UDP])
 

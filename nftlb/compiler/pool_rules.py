@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from typing import Protocol as TypingProtocol
 
-from nftlb.ruleset import Chain, Element, NamedObject, Set
+from nftlb.ruleset import Chain, NamedObject, Set, make_element
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from nftlb.model import Protocol
+    from nftlb.ruleset import Element
 
     from .reply_form import ReplyForm
     from .selection import Selection
@@ -40,7 +41,7 @@ class PoolRules:
 
     def add(self, set_name: str, key: str, data: str = "", comment: str = "") -> None:
         """Add an element if the key has none yet: a server may have two names, and the first name counts."""
-        self.elements.setdefault(set_name, {}).setdefault(key, Element(key, data, comment))
+        self.elements.setdefault(set_name, {}).setdefault(key, make_element((key, data, comment)))
 
     def add_service(self, hook: str, service: ServicePort) -> None:
         """Add a service if its key has none yet."""

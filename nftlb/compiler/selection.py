@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
-from nftlb.model import QUIC_CID, WHOLE, Admin, BackendKey, BackendState, Balance, Encap, FallbackKind, rotation_of
+from nftlb.model import QUIC_CID, WHOLE, Admin, BackendState, Balance, Encap, FallbackKind, rotation_of
 
 from .words import format_address
 
@@ -158,7 +158,7 @@ def _target(
     via: IPAddress | None = None,
     server_id: bytes | None = None,
 ) -> Target:
-    owner, host = str(BackendKey(pool.name, name)), format_address(server.address)
+    owner, host = f"{pool.name}/{name}", format_address(server.address)  # the owner is the text of a `BackendKey`
     return Target(pool.name, name, owner, server.address, host, server.port, device, via, server_id, pool.encap)
 
 

@@ -9,13 +9,13 @@ soon as the rule is replaced, and a packet that is in the rule at that moment fi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import WHOLE, Balance, FallbackKind, Protocol, RotationMode, server_id_places
-from nftlb.ruleset import Chain, Element, MadeElements, Set
+from nftlb.ruleset import Chain, Element, MadeElements, Set, make_element
 
 from .doors import COMMENT_BYTES, Body, joined
 from .key_text import bits, hashed, match, readings
@@ -23,7 +23,7 @@ from .selection import MOST_SLOTS, SLOTS_PER_BACKEND, targets, weights_of_parts
 from .slots import hash_size, hash_table, round_robin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from nftlb.model import Family, Pool
 
@@ -232,10 +232,6 @@ def _map_name(entry: str, *content: str) -> str:
     return f"{entry}/{blake2b(chr(10).join(content).encode(), digest_size=4).hexdigest()}"
 
 
-_element = cast("Callable[[tuple[str, str, str]], Element]", partial(tuple.__new__, Element))
-"""Makes an element of its three parts. The constructor of a named tuple takes three times as long."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _SlotElements(MadeElements):
     """The elements of a map from slots to verdicts. An element is made when it is read: large pools have thousands."""
@@ -246,7 +242,7 @@ class _SlotElements(MadeElements):
         return 2 * len(self.slots) - 1
 
     def __iter__(self) -> Iterator[Element]:
-        return map(_element, zip(_slot_keys(len(self.slots)), chain(self.slots, self.slots[1:]), repeat("")))
+        return map(make_element, zip(_slot_keys(len(self.slots)), chain(self.slots, self.slots[1:]), repeat("")))
 
     @property
     def source(self) -> object:

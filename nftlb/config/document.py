@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ from nftlb.printable import show
 from .faults import MAX_PROBLEMS, START, Entries, Items, Position, YamlDocument, path_text, position
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .faults import Data, Path, Spot
 
 STDIN = "-"
@@ -70,8 +72,9 @@ def read_yaml(text: str | bytes, file: str) -> YamlDocument:
     decoded = _decode(text, file)
     builder = _Builder(file)
     try:
-        for event in yaml.parse(decoded, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            builder.add_event(event)
+        # `yaml.parse` would ask for each event twice.
+        parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(decoded)
+        builder.add_events(iter(parser.get_event, None))
     except yaml.MarkedYAMLError as error:
         raise ConfigError([_syntax_problem(error, decoded, file)]) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: an escape beyond Unicode, in pure Python
@@ -159,39 +162,55 @@ class _Open:
     anchor: str | None
     key: str | None = None
     key_place: Spot = 0
-    merged: list[Entries] = field(default_factory=list)
+    merged: list[Entries] | None = None
     size: int = 1
+
+    @property
+    def awaits_key(self) -> bool:
+        return self.key is None and type(self.container) is Entries
 
 
 class _Builder:
-    """Makes data from the events of a YAML parser."""
+    """Makes data from the events of a YAML parser.
+
+    A file of 10,000 pools has 130,000 scalars. So a scalar takes few calls, and what most scalars do not need is behind
+    a cheap condition.
+    """
 
     def __init__(self, file: str) -> None:
         self._file = file
-        self._open: list[_Open] = []
+        self._document = Items()
+        # The first level is no part of the text: its only item is the root of the document.
+        self._open = [_Open(self._document, 0, None, size=0)]
         self._anchors: dict[str, tuple[Data, int]] = {}
         self._problems: list[Problem] = []
-        self._root: Data = None
-        self._root_place = START
         self._documents = 0
 
     def document(self) -> YamlDocument:
-        root = Entries() if self._root is None else self._root
+        root = self._document[0] if self._document else None
+        place = position(self._document.places[0]) if self._document else START
+        if root is None:
+            root = Entries()
         if not isinstance(root, Entries):
             message = f"{show(root)} is not a configuration; allowed: a mapping with the key pools"
-            raise ConfigError([Problem(self._file, *self._root_place, "", message)])
-        return YamlDocument(root, tuple(self._problems), self._root_place)
+            raise ConfigError([Problem(self._file, *place, "", message)])
+        return YamlDocument(root, tuple(self._problems), place)
 
-    def add_event(self, event: yaml.Event) -> None:
-        match event:
-            case yaml.ScalarEvent():
+    def add_events(self, events: Iterable[yaml.Event]) -> None:
+        for event in events:
+            if type(event) is yaml.ScalarEvent:
                 self._scalar(event)
+            else:
+                self._add_event(event)
+
+    def _add_event(self, event: yaml.Event) -> None:
+        match event:
             case yaml.MappingStartEvent():
                 self._begin(Entries(), event)
+            case yaml.CollectionEndEvent():
+                self._end()
             case yaml.SequenceStartEvent():
                 self._begin(Items(), event)
-            case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
-                self._end()
             case yaml.AliasEvent():
                 self._alias(event)
             case yaml.DocumentStartEvent():
@@ -200,15 +219,17 @@ class _Builder:
                     raise self._fatal(_place(event), "a second document begins; allowed: one document in a file")
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
-        # A file of 10,000 pools has 130,000 scalars: what most of them do not need is behind a cheap condition.
         place, text, tag = _place(event), event.value, event.tag
         plain = event.implicit[0] and tag is None
         if not text.isascii() and _SURROGATE.search(text):
             raise self._fatal(place, f"{show(text)} contains a surrogate; allowed: Unicode without surrogates")
         if tag is not None:
             self._refuse_tag(event, place, allowed="tag:yaml.org,2002:str")
-        if self._awaits_key():
-            self._take_key(text, place, plain=plain)
+        level = self._open[-1]
+        if level.key is None and type(level.container) is Entries:
+            level.key, level.key_place = text, place
+            if text in level.container or (plain and (text in _WORDS or text[:1] in _NO_TEXT_BEGINS)):
+                self._note_bad_key(level.container, text, place, plain=plain)
             return
         value: Data = text
         if plain:
@@ -217,12 +238,22 @@ class _Builder:
             self._anchors[event.anchor] = value, 1
         self._add(value, place, 1)
 
+    def _note_bad_key(self, container: Entries, text: str, place: Spot, *, plain: bool) -> None:
+        if plain and (text in _WORDS or (text[:1] in _NO_TEXT_BEGINS and _NO_TEXT.fullmatch(text))):
+            message = f"the key {show(text)} is not a string in YAML; allowed: {json.dumps(text)}, in quotes"
+        elif text in container:
+            message = f"the key occurs twice, first in line {position(container.places[text][0]).line}; allowed: once"
+        else:
+            return
+        self._problems.append(Problem(self._file, *position(place), path_text(self._path()), message))
+
     def _begin(self, container: Entries | Items, event: yaml.CollectionStartEvent) -> None:
         place = _place(event)
-        self._refuse_tag(event, place)
-        if self._awaits_key():
+        if event.tag is not None:
+            self._refuse_tag(event, place)
+        if self._open[-1].awaits_key:
             raise self._fatal(place, f"{show(container)} is not a key; allowed: text")
-        if len(self._open) == MAX_DEPTH:
+        if len(self._open) > MAX_DEPTH:
             raise self._fatal(place, _TOO_DEEP)
         self._open.append(_Open(container, place, event.anchor))
 
@@ -245,50 +276,31 @@ class _Builder:
                 place, f"the alias *{event.anchor} has no anchor; allowed: an alias with &{event.anchor} before it"
             )
         value, size = self._anchors[event.anchor]
-        if self._awaits_key():
+        if self._open[-1].awaits_key:
             raise self._fatal(place, f"*{event.anchor} is not a key; allowed: text")
         self._add(value, place, size)
 
-    def _awaits_key(self) -> bool:
-        if not self._open:
-            return False
-        level = self._open[-1]
-        return level.key is None and isinstance(level.container, Entries)
-
-    def _take_key(self, text: str, place: Spot, *, plain: bool) -> None:
-        level = self._open[-1]
-        level.key, level.key_place = text, place
-        if plain and (text in _WORDS or (text[:1] in _NO_TEXT_BEGINS and _NO_TEXT.fullmatch(text))):
-            message = f"the key {show(text)} is not a string in YAML; allowed: {json.dumps(text)}, in quotes"
-            self._problems.append(Problem(self._file, *position(place), path_text(self._path()), message))
-        elif text in level.container and isinstance(level.container, Entries):
-            message = (
-                f"the key occurs twice, first in line {position(level.container.places[text][0]).line}; allowed: once"
-            )
-            self._problems.append(Problem(self._file, *position(place), path_text(self._path()), message))
-
     def _add(self, value: Data, place: Spot, size: int) -> None:
-        if not self._open:
-            self._root, self._root_place = value, position(place)
-            return
         level = self._open[-1]
         level.size += size
         if level.size > MAX_VALUES:
             raise self._fatal(place, f"too many values, with aliases expanded; allowed: at most {MAX_VALUES}")
-        if len(level.container) == MAX_WIDTH:
+        container = level.container
+        if len(container) == MAX_WIDTH:
             raise self._fatal(place, f"too many values in one mapping or list; allowed: at most {MAX_WIDTH}")
         if len(self._problems) == MAX_PROBLEMS:
             raise self._fatal(place, "too many faults; the rest of the file is not checked")
-        if isinstance(level.container, Items):
-            level.container.append(value)
-            level.container.places.append(place)
+        if isinstance(container, Items):
+            container.append(value)
+            container.places.append(place)
             return
         key, level.key = level.key, None
         if key == _MERGE:
+            level.merged = level.merged or []
             level.merged += self._to_merge(value, place)
         elif key is not None:
-            level.container[key] = value
-            level.container.places[key] = level.key_place, place
+            container[key] = value
+            container.places[key] = level.key_place, place
 
     def _to_merge(self, value: Data, place: Spot) -> list[Entries]:
         sources = value if isinstance(value, Items) else [value]
@@ -305,7 +317,7 @@ class _Builder:
     def _path(self) -> Path:
         return tuple(
             level.key if isinstance(level.container, Entries) else len(level.container)  # type: ignore[misc]
-            for level in self._open
+            for level in self._open[1:]
         )
 
     def _fatal(self, place: Spot, message: str) -> ConfigError:

@@ -676,7 +676,8 @@ def unforwarded_addresses(part: ValidPool, _: Where) -> Iterator[RuleViolation]:
         if reason := unforwarded(address):
             yield RuleViolation(path, f"{address} is {reason}; allowed: {_ANOTHER}")
     for backend in part.pool.backends:
-        yield from _backend(part, backend)
+        if backend.via is not None or unforwarded(backend.address):
+            yield from _backend(part, backend)
     for index, health in enumerate(part.pool.health):
         for address in health.source if health.device is None else ():
             if is_link_local(address):

@@ -273,13 +273,20 @@ def read_address(
     """Read an address that a packet can be sent to."""
     if not isinstance(found, str):
         raise Unfit(found, "not an address", allowed)
+    address: IPAddress
     try:
-        # inet_pton reads the same IPv4 addresses as `ipaddress`, in a third of the time.
-        address = IPv6Address(found) if ":" in found else IPv4Address(inet_pton(AF_INET, found))
+        if ":" in found:
+            address = IPv6Address(found)
+            reason = _unreachable_6(address)
+        else:
+            # inet_pton reads the same IPv4 addresses as `ipaddress`, in a third of the time.
+            packed = inet_pton(AF_INET, found)
+            address = IPv4Address(packed)
+            reason = "a multicast address" if packed[0] in _MULTICAST else _SPECIAL.get(packed)
     except (OSError, ValueError):
         advice = meant.address(found, names=allowed.startswith("a host name"))
         raise Unfit(found, "not an address", allowed, advice) from None
-    if reason := _unreachable(address):
+    if reason:
         raise Unfit(found, reason, "a unicast address")
     return address
 
@@ -291,17 +298,9 @@ def read_server(found: object) -> IPAddress | str:
     return read_address(found, "a host name, or an IPv4 or IPv6 address without port, brackets or leading zeros")
 
 
-_MULTICAST = range(0xE0000000, 0xF0000000)
-_SPECIAL = {0: "the unspecified address", 0xFFFFFFFF: "the broadcast address"}
-
-
-def _unreachable(address: IPAddress) -> str | None:
-    if isinstance(address, IPv6Address):
-        return _unreachable_6(address)
-    number = int(address)  # is_multicast of ipaddress costs more than the rest of loading 10,000 backends
-    if number in _MULTICAST:
-        return "a multicast address"
-    return _SPECIAL.get(number)
+_MULTICAST = range(224, 240)
+"""The first bytes of multicast addresses."""
+_SPECIAL = {bytes(4): "the unspecified address", b"\xff" * 4: "the broadcast address"}
 
 
 def _unreachable_6(address: IPv6Address) -> str | None:
@@ -374,14 +373,16 @@ _OTHER_PLACE = re.compile(r"[0-9.]*|[0-9]+\..*|.*:.*|.*\.[^0-9].*|localhost", re
 number: eth0.100."""
 
 
+_UNSPECIFIED = {str(address): address for address in UNSPECIFIED.values()}
+
+
 def _read_place(text: str) -> tuple[IPAddress, str]:
     """Read what stands before the port of a listener: an address, or what stands for addresses of this host.
 
     Return the address and "", or else the unspecified address and the text.
     """
-    for address in UNSPECIFIED.values():
-        if text == str(address):
-            return address, text
+    if text in _UNSPECIFIED:
+        return _UNSPECIFIED[text], text
     named = INTERFACE.pattern.fullmatch(text) and not _OTHER_PLACE.fullmatch(text)
     if text == ANY or named:
         return UNSPECIFIED[Family.IP], text

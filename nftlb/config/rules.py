@@ -100,7 +100,7 @@ def repeated_backends(parts: list[ValidParts], where: Where) -> Iterator[RuleVio
         first: dict[tuple[IPAddress, int | None, str | None], Path] = {}
         for server in part.backends:
             # The same link-local address on two interfaces belongs to two hosts.
-            device = server.device if is_link_local(server.address) else None
+            device = server.device if server.device is not None and is_link_local(server.address) else None
             earlier = first.setdefault((server.address, server.port, device), server.path)
             if earlier != server.path:
                 message = f"{server} is also {where(earlier)}; allowed: each address and port once in a pool"
@@ -113,8 +113,11 @@ def balanced_again(pools: list[ValidPool], taken: Taken, where: Where) -> Iterat
     A packet is balanced only once. But health checks leave this host and are balanced as well, so they would succeed
     for a server that receives no traffic.
     """
+    listening = {address for address, interface, _ in taken if not interface}
     for part in pools:
         for server in (*part.servers, *part.collectors):
+            if server.address not in listening:
+                continue
             for own in (listener for _, listener in part.listeners if listener.family is family(server.address)):
                 ranges = taken.get((server.address, "", own.protocol))
                 ports = (own.first_port, own.last_port) if server.port is None else (server.port, server.port)

@@ -6,15 +6,24 @@ key for each kind of check, and the rules between the options of one check.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+    create_model,
+    model_validator,
+)
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
 from nftlb.model import checks
 from nftlb.model.checks import CHECKS, Expect
-from nftlb.model.constraints import BackendName, Line, PoolName, TableName
+from nftlb.model.constraints import SERVER_NAME, BackendName, Line, PoolName, TableName
 from nftlb.model.kinds import Source, is_link_local
 from nftlb.model.pool import (
     Api,
@@ -44,6 +53,7 @@ from .fields import (
     options,
     or_short,
     reads,
+    without_none,
     written_fields,
     written_form,
 )
@@ -155,17 +165,11 @@ def _read_server_unless_srv(found: object) -> object:
     return None if found is None else read_server(found)
 
 
-_SIMPLE = frozenset(("address", "port", "weight"))
-"""The options of most backends. If the address is an IP address, these options have no fault together."""
-
-
 class _BackendForms(Written):
     model_config = ConfigDict(json_schema_extra=_one_kind_of_server)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.model_fields_set <= _SIMPLE and not isinstance(vars(self)["address"], str | None):
-            return self
         if fault := backend_fault(_given(self)):
             raise ValueError(fault)
         return self
@@ -218,6 +222,43 @@ WrittenBackend = _written(
     leave_out={"name"},
     more={"srv": (written_form(SRV_RECORDS.type), described(None, SRV_RECORDS.description, None))},
 )
+
+
+_PLAIN = {
+    option.name: reads(without_none(option.type)).read
+    for option in options(Backend)
+    if option.name in {"address", "port", "weight"}
+}
+"""The readers of the options of most backends."""
+
+
+class _PlainBackend(NamedTuple):
+    """A backend with options of `_PLAIN` only, without a fault. pydantic would take three times as long to read it."""
+
+    given: dict[str, Any]
+
+    def value(self, **names: Any) -> Backend:
+        return Backend(**self.given, **names)
+
+
+def _plain(found: Any) -> _PlainBackend | None:
+    """Read a backend with an IP address; None if it has other options, or a fault, which `WrittenBackend` reports."""
+    given = _address_and_port(found, "") if isinstance(found, str) else found
+    if not isinstance(given, dict) or not given.keys() <= _PLAIN.keys():
+        return None
+    address = given.get("address")
+    if not isinstance(address, str) or SERVER_NAME.pattern.fullmatch(address):
+        return None
+    try:
+        return _PlainBackend({key: _PLAIN[key](value) for key, value in given.items()})
+    except Unfit:
+        return None
+
+
+_ANY_BACKEND = Annotated[
+    WrittenBackend,  # type: ignore[valid-type]  # the type is known at run time only
+    WrapValidator(lambda found, read: _plain(found) or read(found)),
+]
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------
@@ -378,7 +419,7 @@ WrittenPool = _written(
     WrittenDefaults,
     {
         "backends": OwnForm(
-            Annotated[dict[written_form(BackendName), WrittenBackend], Field(min_length=1)]  # type: ignore[misc]
+            Annotated[dict[written_form(BackendName), _ANY_BACKEND], Field(min_length=1)]  # type: ignore[misc]
         ),
         "mirror": OwnForm(dict[written_form(BackendName), WrittenCollector], {}, {}),  # type: ignore[misc]
     },

@@ -36,8 +36,8 @@ LINGER = 30.0
 """Seconds for which in-flight replies of former backends still get the address of the service. conntrack remembers a
 datagram without a reply for the same time (`nf_conntrack_udp_timeout`)."""
 
-PARTS = 1000
-"""Lines of the text of a ruleset that are made in one turn of the event loop, in about a millisecond."""
+PARTS = 100
+"""Parts of the text of a ruleset that are made in one turn of the event loop, in about a millisecond."""
 
 T = TypeVar("T")
 Vouches: TypeAlias = "Callable[[int, int], bool]"

@@ -169,8 +169,12 @@ class EventKind(StrEnum):
     FAULT_GONE = "fault_gone"
 
 
+FAMILIES: Mapping[type[IPAddress], Family] = {IPv4Address: Family.IP, IPv6Address: Family.IP6}
+"""The family of each class of addresses."""
+
+
 def family(address: IPAddress) -> Family:
-    return Family.IP if isinstance(address, IPv4Address) else Family.IP6
+    return FAMILIES[type(address)]
 
 
 def is_link_local(address: IPAddress) -> bool:
@@ -178,12 +182,18 @@ def is_link_local(address: IPAddress) -> bool:
 
     This excludes the link-local addresses of IPv4 (169.254.0.0/16), which Linux routes like all other addresses.
     """
-    return address.version == 6 and address.is_link_local  # noqa: PLR2004
+    return isinstance(address, IPv6Address) and address.is_link_local
+
+
+_LOOPBACK = 127
+"""The first byte of the loopback addresses of IPv4."""
 
 
 def unforwarded(address: IPAddress) -> str:
     """The reason why the kernel forwards no packets from or to an address; empty if the kernel forwards them."""
-    if address.is_loopback:
+    # `is_loopback` of IPv4 compares networks, which takes three times as long.
+    is_loopback = int(address) >> 24 == _LOOPBACK if isinstance(address, IPv4Address) else address.is_loopback
+    if is_loopback:
         return "a loopback address, which only this host itself can reach"
     if is_link_local(address):
         return "a link-local address, from and to which the kernel forwards nothing"
@@ -219,7 +229,7 @@ class Listener:
 
     @property
     def family(self) -> Family:
-        return family(self.address)
+        return FAMILIES[type(self.address)]
 
     @property
     def interface(self) -> str:
@@ -246,7 +256,7 @@ class Endpoint(NamedTuple):
 
     @property
     def family(self) -> Family:
-        return family(self.address)
+        return FAMILIES[type(self.address)]
 
     def __str__(self) -> str:
         return endpoint_text(self.address, self.port)

@@ -49,6 +49,7 @@ from .constraints import (
 )
 from .hash_keys import SOURCE, HashKey
 from .kinds import (
+    FAMILIES,
     Admin,
     Balance,
     Capability,
@@ -107,7 +108,7 @@ class Backend:
 
     @property
     def family(self) -> Family:
-        return family(self.address)
+        return FAMILIES[type(self.address)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +171,7 @@ class Collector:
 
     @property
     def family(self) -> Family:
-        return family(self.address)
+        return FAMILIES[type(self.address)]
 
     @property
     def server(self) -> Backend:

@@ -2,7 +2,18 @@
 
 from .address_ranges import AddressRanges, merged
 from .listing import OF_REPLIES, PROTOCOLS, UNREADABLE, Count, Listing, ReplyCount, canonical_rule, counter_owner
-from .objects import Chain, Element, Hook, MadeElements, NamedObject, Ruleset, Set, Table, TableFamily
+from .objects import (
+    Chain,
+    Element,
+    Hook,
+    MadeElements,
+    NamedObject,
+    Ruleset,
+    Set,
+    Table,
+    TableFamily,
+    make_element,
+)
 from .ownership import MARK, is_empty, is_ours
 from .shared_mapping import SharedMapping
 from .text import element_text, file_lines, file_pieces, file_text, set_body
@@ -41,6 +52,7 @@ __all__ = [
     "file_text",
     "is_empty",
     "is_ours",
+    "make_element",
     "merged",
     "set_body",
 ]

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 # nft aligns elements with the first one, which follows two tabs of 8 columns and `elements = { `.
 _ELEMENT_INDENT = "\t\t\t     "
 _ELEMENTS_WIDTH = 90
-_PIECE_PARTS = 512
+_PIECE_PARTS = 128
+_PART_LINES = 16
 
 
 def file_text(ruleset: Ruleset) -> str:
@@ -31,7 +32,7 @@ def file_pieces(ruleset: Ruleset) -> Iterator[str]:
 
 
 def file_lines(ruleset: Ruleset) -> Iterator[str]:
-    """Yield the parts of `file_text`, without the newline at their end: a line, or all lines of a chain.
+    """Yield the parts of `file_text`, without the newline at their end: a line, some lines of elements, or a chain.
 
     Each table is added before it is deleted, so that the deletion succeeds also if there was no table.
     """
@@ -93,26 +94,25 @@ def _set_lines(set_: Set) -> Iterator[str]:
     yield f"\t{set_.keyword} {set_.name} {{"
     yield from (f"\t\t{line}" for line in set_body(set_))
     if set_.elements:
-        # Line by line: a set may have 40,000 elements, and the daemon writes texts in slices.
-        filled = _filled_lines(set_.elements)
-        line = f"\t\telements = {{ {next(filled)}"
-        for text in filled:
-            yield f"{line},"
-            line = _ELEMENT_INDENT + text
-        yield f"{line} }}"
+        # In parts of some lines: a set may have 40,000 elements, and the daemon writes texts in slices.
+        filled, begin, part = _filled_lines(set_.elements), "\t\telements = { ", ""
+        while lines := f",\n{_ELEMENT_INDENT}".join(islice(filled, _PART_LINES)):
+            if part:
+                yield f"{part},"
+            begin, part = _ELEMENT_INDENT, f"{begin}{lines}"
+        yield f"{part} }}"
     yield "\t}"
 
 
 def _filled_lines(elements: Iterable[Element]) -> Iterator[str]:
     """Yield lines: an element with a comment has a separate line; as many other elements as fit share a line."""
     line = ""
-    for element in elements:
-        key, data, comment = element
+    for key, data, comment in elements:
         if comment:
             if line:
                 yield line
                 line = ""
-            yield element_text(element)
+            yield f'{key} comment "{comment}" : {data}' if data else f'{key} comment "{comment}"'
             continue
         text = f"{key} : {data}" if data else key
         if not line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
@@ -39,6 +40,52 @@ def refused(function: Any, *args: Any, **options: Any) -> list[str]:
 def test_a_backend_is_read_as_in_a_file(written: Any, expected: Backend) -> None:
     """A backend is read in its short form and as a mapping."""
     assert expected == read_backend("dns", "x", written)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "10.0.0.20:53",
+        "10.0.0.20",
+        "[2001:db8::20]:53",
+        "2001:db8::20",
+        {"address": "10.0.0.20", "port": 53, "weight": 5},
+        {"address": "10.0.0.20", "port": None},
+        {"address": "10.0.0.20", "priority": 2},
+    ],
+)
+def test_a_file_and_the_api_read_the_same_backend(written: Any) -> None:
+    """A backend of a file, which is read in a shorter way if it is plain, has the value that the API reads."""
+    document = {
+        "pools": {"dns": {"listen": ["192.0.2.53:53/udp", "[2001:db8::53]:53/udp"], "backends": {"x": written}}}
+    }
+
+    assert (read_backend("dns", "x", written),) == parse_config(json.dumps(document)).pools[0].backends
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "10.0.0.20:0",
+        "10.0.0.020:53",
+        "224.0.0.1:53",
+        "0.0.0.0:53",
+        "255.255.255.255:53",
+        "[::]:53",
+        {"address": "10.0.0.20", "port": True},
+        {"address": "10.0.0.20", "weight": 257},
+        {"port": 53},
+        ["10.0.0.20"],
+    ],
+)
+def test_a_file_and_the_api_report_the_same_fault(written: Any) -> None:
+    """A backend with a fault has the same message in a file and in a request to the API."""
+    document = {"pools": {"dns": {"listen": "192.0.2.53:53/udp", "backends": {"x": written}}}}
+
+    lines = (*refused(read_backend, "dns", "x", written), *refused(parse_config, json.dumps(document)))
+    of_api, of_file = (line.partition("backends.x")[2].partition(": ")[2] for line in lines)
+
+    assert of_api == of_file
 
 
 def test_all_faults_of_a_backend_are_reported() -> None:
