@@ -7,7 +7,8 @@ other checks. But its replies end. `SilentBackends` compares packets and replies
   `reply_time` later.
 - Silence alone is no evidence. Traffic may be one-way, or a client may send requests that no server answers. So
   another backend of the family must have answered in the same time. If no other backend got packets, the silent
-  backend must have answered before, and another backend must be healthy.
+  backend must have answered before, and another backend must be healthy. The same is true if the others that got
+  packets did not answer either, and a backend of another priority stands by: a whole site may be dead.
 - At most `most_out` of the enabled backends of a family are down for this reason, and never the last one: if no other
   enabled backend is up any more, the silent ones return at once.
 - After `probation` the backend gets packets again. If it is still silent, it is down for twice the time, up to sixteen
@@ -61,8 +62,8 @@ class SilentSpan(NamedTuple):
 class Answers:
     """The recent readings of one backend, the oldest first. The last one is the newest, and the others have a distance.
 
-    `proven`: the backend has sent a reply. `until`: the end of its probation while it is down, for `reason`. `times`:
-    how often in a row it was down.
+    `proven`: the backend has sent a reply, also if that was before a restart of the daemon. `until`: the end of its
+    probation while it is down, for `reason`. `times`: how often in a row it was down.
     """
 
     readings: deque[Reading] = field(default_factory=deque)
@@ -76,7 +77,7 @@ class Answers:
 
         Readings may be further apart than `keep`. So two readings from before this time stay: a span to compare.
         """
-        last = self.readings[-1] if self.readings else reading
+        last = self.readings[-1] if self.readings else Reading(reading.at, 0, 0)
         if reading.requests < last.requests or reading.replies < last.replies:
             self.readings.clear()
         self.proven |= reading.replies > last.replies
@@ -217,8 +218,9 @@ def _is_evidence(
     limits: PassiveReplies,
 ) -> bool:
     """Whether the silence of a backend is a fault of this backend."""
-    others = [known[other.backend.name] for other in enabled if other is not tracked and other.up]
-    fed = [other for other in others if other.share(silence.since) is not None]
-    if fed:
-        return any(other.answers(limits, silence.since) for other in fed)
-    return bool(others) and known[tracked.backend.name].proven
+    others = [(other, known[other.backend.name]) for other in enabled if other is not tracked and other.up]
+    if any(answers.answers(limits, silence.since) for _, answers in others):
+        return True
+    idle = [other for other, answers in others if answers.share(silence.since) is None]
+    standby = any(other.effective_priority != tracked.effective_priority for other in idle)
+    return known[tracked.backend.name].proven and (standby or 0 < len(idle) == len(others))

@@ -158,6 +158,25 @@ def test_the_only_backend_that_is_fed() -> None:
     assert ["b1"] == scene.down
 
 
+@pytest.mark.parametrize("standby", [0, 1, 2])
+def test_all_backends_that_are_fed_become_silent(standby: int) -> None:
+    """If a whole priority becomes silent, the other priority serves. Without another priority, all stay."""
+    scene = Scene(4, standby=standby)
+    fed = scene.names[: 4 - standby]
+    scene.run(10, dict.fromkeys(fed, (100, 100)))
+    scene.run(6, dict.fromkeys(fed, (100, 0)))
+    assert (["b1", "b2"] if standby else []) == scene.down  # `most_out` keeps one of three
+
+
+def test_what_a_backend_answered_before_a_restart() -> None:
+    """The kernel's counts show after a restart that the only fed backend has answered: it is down once more."""
+    scene = Scene(2, standby=1)
+    scene.run(10, {"b1": (100, 100)})
+    scene.silent = SilentBackends(scene.config)
+    scene.run(4, {"b1": (100, 0)})
+    assert ["b1"] == scene.down
+
+
 def test_no_other_backend_is_up() -> None:
     """The only backend that is up stays, whatever it answers."""
     scene = Scene(2)
