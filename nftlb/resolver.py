@@ -183,8 +183,9 @@ class NameResolver:
             except (dns.exception.DNSException, ValueError) as error:
                 raise _NoAnswer(f"{RESOLV_CONF} has a fault: {printable(str(error))}") from None
         asking.lifetime = self._settings.timeout / 1000
-        # Each server is asked before the time is over, and the first one twice.
-        asking.timeout = min(asking.timeout, asking.lifetime / (len(asking.nameservers) + 1))
+        # Each server is asked before the time is over, and the first one twice. Some files have `timeout:0`.
+        each = asking.lifetime / (len(asking.nameservers) + 1)
+        asking.timeout = min(asking.timeout, each) if asking.timeout > 0 else each
         return asking
 
 

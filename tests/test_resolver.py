@@ -6,6 +6,7 @@ import asyncio
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+import dns.asyncresolver
 import dns.message
 import dns.rcode
 import dns.rdatatype
@@ -190,11 +191,19 @@ def test_the_servers_of_the_host(zone: Zone, monkeypatch: pytest.MonkeyPatch, tm
     path = tmp_path / "resolv.conf"
     monkeypatch.setattr(module, "RESOLV_CONF", str(path))
 
-    def trouble() -> str:
+    def found(timeout: int = 200) -> LookupResult:
         async def ask() -> LookupResult:
-            return await NameResolver(NameServers(timeout=200)).look_up(NS, BOTH)
+            return await NameResolver(NameServers(timeout=timeout)).look_up(NS, BOTH)
 
-        return asyncio.run(ask()).troubles[0]
+        return asyncio.run(ask())
+
+    def trouble() -> str:
+        return found().troubles[0]
+
+    class Ported(dns.asyncresolver.Resolver):
+        def reset(self) -> None:
+            super().reset()
+            self.port = zone.port
 
     assert f"can't read {path}: No such file or directory" == trouble()
     path.write_text("search lab\n")
@@ -203,6 +212,10 @@ def test_the_servers_of_the_host(zone: Zone, monkeypatch: pytest.MonkeyPatch, tm
     assert "no answer for ns.lab" in trouble()
     path.write_bytes(b"nameserver 127.0.0.2\nsearch \xff..\n")
     assert f"{path} has a fault" in trouble()
+    path.write_bytes(b"nameserver 127.0.0.1\noptions timeout:0\n")
+    monkeypatch.setattr(dns.asyncresolver, "Resolver", Ported)
+    assert {"10.0.0.1", "10.0.0.2"} == texts(found(timeout=10_000))["ip"]
+    zone.asked.clear()
     path.unlink()
     path.mkdir()
     assert "not a regular file" in trouble()
