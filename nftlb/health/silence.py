@@ -63,7 +63,8 @@ class Answers:
     """The recent readings of one backend, the oldest first. The last one is the newest, and the others have a distance.
 
     `proven`: the backend has sent a reply, also if that was before a restart of the daemon. `until`: the end of its
-    probation while it is down, for `reason`. `times`: how often in a row it was down.
+    probation while it is down, for `reason`. `times`: how often in a row it was down. `away`: the backend gets no
+    packets for another reason, such as a failed check.
     """
 
     readings: deque[Reading] = field(default_factory=deque)
@@ -71,6 +72,7 @@ class Answers:
     until: float | None = None
     reason: str = ""
     times: int = 0
+    away: bool = False
 
     def add(self, reading: Reading, keep: float) -> None:
         """Add a reading, and drop those of more than `keep` seconds before. Counters may have begun at zero again.
@@ -192,6 +194,9 @@ class SilentBackends:
             elif answers.until is not None:
                 answers.until = None
                 answers.readings.clear()
+            elif answers.away and tracked.counts:
+                answers.readings.clear()  # packets from before it left were lost for another reason
+            answers.away = answers.until is None and not tracked.counts
         for tracked in enabled:
             answers = known[tracked.backend.name]
             if answers.until is not None:

@@ -128,6 +128,27 @@ def test_probation() -> None:
     assert [] == scene.down
 
 
+@pytest.mark.parametrize("why", ["unreachable", "maintenance"])
+@pytest.mark.parametrize("away", [2.0, 5.0, 8.0])
+def test_a_backend_that_was_away_begins_anew(why: str, away: float) -> None:
+    """Packets that were lost before a backend left for another reason do not count when the backend returns."""
+    scene = Scene(limits=replace(LIMITS, reply_time=6000))
+    scene.run(20, scene.all_at(100, 100))
+    scene.run(5, {**scene.all_at(100, 100), "b2": (100, 0)})
+    for leaves in (True, False):
+        if why == "maintenance":
+            admin = Admin.MAINTENANCE if leaves else Admin.ENABLED
+            scene.states.set_by_operator("dns", "b2", BackendChange(admin=admin), scene.now)
+        else:
+            scene.states.set_unreachable({("dns", "b2"): "no route"} if leaves else {}, scene.now)
+        if leaves:
+            scene.run(away, {**scene.all_at(100, 100), "b2": (0, 0)})
+    scene.run(30, scene.all_at(100, 100), 0.25)
+    assert ([], []) == (scene.down, scene.events)
+    scene.run(8, {**scene.all_at(100, 100), "b2": (100, 0)})
+    assert ["b2"] == scene.down
+
+
 @pytest.mark.parametrize(("count", "most", "expected"), [(2, 50, 1), (3, 50, 2), (4, 50, 2), (4, 100, 3), (4, 0, 0)])
 def test_some_backends_always_stay(count: int, most: int, expected: int) -> None:
     """`most_out` limits how many silent backends are down, and one backend always stays."""
