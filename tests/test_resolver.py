@@ -12,7 +12,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 import pytest
-from dns_zone import Zone
+from dns_zone import LongAnswers, Zone
 
 from nftlb import resolver as module
 from nftlb.errors import SystemFault
@@ -107,7 +107,8 @@ def test_dead_servers(zone: Zone) -> None:
     assert (f"no answer for ns.lab from 127.0.0.1:{zone.port} within 0.3 s",) == found.troubles
     zone.silent.clear()
     zone.rcode = dns.rcode.SERVFAIL
-    assert "says SERVFAIL" in look_up(zone, timeout=5000).troubles[0]
+    (trouble,) = look_up(zone, timeout=5000).troubles
+    assert f"no answer for ns.lab: 127.0.0.1:{zone.port} says SERVFAIL" == trouble
 
 
 def test_a_failed_host_of_srv_records(zone: Zone) -> None:
@@ -168,6 +169,19 @@ def test_an_answer_with_many_records(zone: Zone) -> None:
     assert 1 == len(found.servers[Family.IP6])
     assert (f"{len(many)} A records of many.lab were found, and the first {MOST_KEPT} of them are kept",) == found.cut
     assert found == look_up(zone, HostLookup("many.lab"))
+
+
+def test_a_truncated_answer(zone: Zone) -> None:
+    """A long answer comes over TCP. If TCP is refused, there is no answer, and never a part of an answer."""
+    zone.set_addresses("ns", *(f"10.0.1.{number}" for number in range(1, 101)), "2001:db8::1")
+    with LongAnswers(zone) as long_answers:
+        found = look_up(zone, timeout=20_000)
+        assert (100, 1) == (len(found.servers[Family.IP]), len(found.servers[Family.IP6]))
+        assert 2 == long_answers.answered
+    zone.respond = zone.truncated
+    found = look_up(zone, timeout=20_000)
+    assert {} == found.servers
+    assert (f"no answer for ns.lab: 127.0.0.1:{zone.port} says Connection refused",) == found.troubles
 
 
 def test_srv_records_with_many_servers(zone: Zone) -> None:
