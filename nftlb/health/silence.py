@@ -9,8 +9,8 @@ other checks. But its replies end. `SilentBackends` compares packets and replies
   another backend of the family must have answered in the same time. If no other backend got packets, the silent
   backend must have answered before, and another backend must be healthy. The same is true if the others that got
   packets did not answer either, and a backend of another priority stands by: a whole site may be dead.
-- At most `most_out` of the enabled backends of a family are down for this reason, and never the last one: if no other
-  enabled backend is up any more, the silent ones return at once.
+- At most `most_out` of the enabled backends of a family are down for this reason, or a whole priority, and never the
+  last backend: if no other enabled backend is up any more, the silent ones return at once.
 - After `probation` the backend gets packets again. If it is still silent, it is down for twice the time, up to sixteen
   times the time.
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from nftlb.model import PassiveReplies
@@ -41,6 +42,13 @@ _DEFAULT = PassiveReplies()
 _SPAN = 2
 """So many readings have packets and replies between them."""
 _WHOLE = 100
+
+
+class _Fault(Enum):
+    """What is at fault for a silence: one backend, or all backends of its priority while another priority is idle."""
+
+    BACKEND = auto()
+    PRIORITY = auto()
 
 
 class Reading(NamedTuple):
@@ -182,7 +190,7 @@ class SilentBackends:
     ) -> Iterator[tuple[str, str]]:
         """Yield the silent backends of one family of a pool."""
         enabled = [tracked for tracked in group if tracked.wanted]
-        most = min(-(-len(enabled) * limits.most_out // _WHOLE), len(enabled) - 1)
+        most = -(-len(enabled) * limits.most_out // _WHOLE)
         known = {tracked.backend.name: self._answers[pool, tracked.backend.name] for tracked in group}
         alone = not any(tracked.up and known[tracked.backend.name].until is None for tracked in enabled)
         out = 0
@@ -203,8 +211,9 @@ class SilentBackends:
                 continue
             if answers.times and answers.answers(limits, 0.0):
                 answers.times = 0
-            silence = answers.silence(limits) if tracked.up and out < most else None
-            if silence is not None and _is_evidence(tracked, silence, enabled, known, limits):
+            silence = answers.silence(limits) if tracked.up and out < len(enabled) - 1 else None
+            fault = silence and _fault(tracked, silence, enabled, known, limits)
+            if silence and (fault is _Fault.PRIORITY or (fault is _Fault.BACKEND and out < most)):
                 answers.reason = f"passive: {silence.counted}"
                 answers.until = now + limits.probation / 1000 * 2 ** min(answers.times, MOST_DOUBLINGS)
                 answers.times += 1
@@ -215,17 +224,20 @@ class SilentBackends:
         return self._pools[pool].silence or _DEFAULT
 
 
-def _is_evidence(
+def _fault(
     tracked: BackendHealth,
     silence: SilentSpan,
     enabled: list[BackendHealth],
     known: Mapping[str, Answers],
     limits: PassiveReplies,
-) -> bool:
-    """Whether the silence of a backend is a fault of this backend."""
+) -> _Fault | None:
+    """What is at fault for the silence of a backend; None if that may be the traffic, or something behind them all."""
     others = [(other, known[other.backend.name]) for other in enabled if other is not tracked and other.up]
     if any(answers.answers(limits, silence.since) for _, answers in others):
-        return True
+        return _Fault.BACKEND
+    if not known[tracked.backend.name].proven:
+        return None
     idle = [other for other, answers in others if answers.share(silence.since) is None]
-    standby = any(other.effective_priority != tracked.effective_priority for other in idle)
-    return known[tracked.backend.name].proven and (standby or 0 < len(idle) == len(others))
+    if any(other.effective_priority != tracked.effective_priority for other in idle):
+        return _Fault.PRIORITY
+    return _Fault.BACKEND if 0 < len(idle) == len(others) else None
