@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nftlb.compiler.routes import tunnel_hop
+from nftlb.kernel.flow_options import SESSION_TIMEOUT
 from nftlb.kernel.neighbours import Neighbour
 from nftlb.kernel.rtnetlink import LOCAL, UNICAST
 from nftlb.kernel.surroundings import Lookup
@@ -68,17 +69,24 @@ def lacking(config: Config, host: Surroundings) -> Iterator[Lack]:
         yield from _lacking_devices(pool, host)
         yield from _lacking_routes(pool, host)
         yield from _lacking_forwarding(pool, host)
-        if pool.helper in host.missing_helpers:
-            yield helper_lack(pool)
+        yield from _lacking_options(pool, host)
         yield from tunnel_lacks(pool, host)
         yield from _lacking_tunnels(pool, host)
 
 
-def helper_lack(pool: Pool) -> Lack:
-    """The lack of the kernel's helper. The pool is loaded without it, so clients get no answer from another port."""
-    message = f"the kernel has no helper for {pool.helper}, which pool {pool.name} needs"
-    fix = f"modprobe nf_nat_{pool.helper}\nwithout the daemon, also nftlb apply after that"
-    return Lack(pool.name, f"helper {pool.helper}", message, fix)
+def _lacking_options(pool: Pool, host: Surroundings) -> Iterator[Lack]:
+    """Find the options of flows that the kernel lacks. The pool is loaded without them.
+
+    So clients get no answer from another port without the helper, and flows end as the host is set without time-outs.
+    """
+    if pool.helper in host.missing_options:
+        message = f"the kernel has no helper for {pool.helper}, which pool {pool.name} needs"
+        fix = f"modprobe nf_nat_{pool.helper}\nwithout the daemon, also nftlb apply after that"
+        yield Lack(pool.name, f"helper {pool.helper}", message, fix)
+    if pool.session_timeout and SESSION_TIMEOUT in host.missing_options:
+        message = f"the kernel has no time-outs for flows, which `session_timeout` of pool {pool.name} needs"
+        fix = "use a kernel with CONFIG_NF_CONNTRACK_TIMEOUT, or net.netfilter.nf_conntrack_udp_timeout for all flows"
+        yield Lack(pool.name, SESSION_TIMEOUT, message, fix)
 
 
 def tunnel_kinds(config: Config) -> frozenset[tuple[Encap, int]]:

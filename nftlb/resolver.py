@@ -7,6 +7,7 @@ most 16 of them. Its queries are asynchronous, so the event loop never waits for
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass, field
 from io import StringIO
 from ipaddress import ip_address
@@ -21,7 +22,6 @@ import dns.resolver
 from nftlb.errors import SystemFault
 from nftlb.files import read_regular
 from nftlb.model import MOST_ADDRESSES, MOST_KEPT, Family, FoundServer, HostLookup, after_answer
-from nftlb.model.kinds import endpoint_text
 from nftlb.printable import printable
 
 if TYPE_CHECKING:
@@ -183,8 +183,9 @@ class NameResolver:
             except (dns.exception.DNSException, ValueError) as error:
                 raise _NoAnswer(f"{RESOLV_CONF} has a fault: {printable(str(error))}") from None
         asking.lifetime = self._settings.timeout / 1000
-        # Each server is asked before the time is over, and the first one twice.
-        asking.timeout = min(asking.timeout, asking.lifetime / (len(asking.nameservers) + 1))
+        # Each server is asked before the time is over, and the first one twice. Some files have `timeout:0`.
+        each = asking.lifetime / (len(asking.nameservers) + 1)
+        asking.timeout = min(asking.timeout, each) if asking.timeout > 0 else each
         return asking
 
 
@@ -215,18 +216,32 @@ def _once(reasons: Iterable[str]) -> tuple[str, ...]:
 
 
 def _server_text(server: str | dns.nameserver.Nameserver) -> str:
-    if isinstance(server, dns.nameserver.Do53Nameserver) and server.port != DNS_PORT:
-        return endpoint_text(ip_address(server.address), server.port)
-    return printable(server if isinstance(server, str) else server.answer_nameserver())
+    if isinstance(server, str):
+        return printable(server)
+    return _at_port(server.answer_nameserver(), server.answer_port())
+
+
+def _at_port(address: str, port: int) -> str:
+    """A DNS server in words; its port only if the port is not the usual one."""
+    host = f"[{address}]" if ":" in address else address
+    return printable(address if port == DNS_PORT else f"{host}:{port}")
 
 
 def _said(error: dns.resolver.NoNameservers) -> str:
     """What the servers answered."""
     said = {}
-    for server, _, _, reason, response in error.kwargs.get("errors", ()):
-        words = str(reason) if response is None else dns.rcode.to_text(response.rcode())
-        said[printable(str(server))] = printable(words)
+    for server, _, port, reason, response in error.kwargs.get("errors", ()):
+        words = _reason_text(reason) if response is None else dns.rcode.to_text(response.rcode())
+        # dnspython writes its kind before the address, and the port behind.
+        said[_at_port(str(server).removeprefix("Do53:").partition("@")[0], port)] = printable(words)
     return ", ".join(f"{server} says {words}" for server, words in said.items()) or "no server can be asked"
+
+
+def _reason_text(reason: object) -> str:
+    """Why a query failed. asyncio's errors have the address once more in place of the words for the number."""
+    if isinstance(reason, OSError) and reason.errno:
+        return os.strerror(reason.errno)
+    return str(reason)
 
 
 # --- commands that run once -------------------------------------------------------------------------------------------

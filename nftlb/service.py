@@ -162,7 +162,8 @@ class PoolStatus(StatusModel):
         "panic: all enabled backends, because too few are usable. fallback: no backend is usable"
     )
     priority: int | None = Field(
-        description="the priority that serves, the worst of several families; null: no priority serves alone"
+        description="the priority that serves; of several families, the worst that serves instead of a lower one; "
+        "null: no priority serves alone"
     )
     min_healthy: str = Field(description="how much of a priority must be usable so that it serves, such as 1 or 50%")
     preempts_at: datetime | None = Field(

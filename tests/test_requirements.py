@@ -210,7 +210,7 @@ def test_a_requirement_of_many_pools_gives_one_message() -> None:
 
 def test_a_kernel_without_a_helper() -> None:
     """Only the pool that needs the helper lacks something, and the message names the module."""
-    where = replace(WELL, missing_helpers=frozenset({"tftp"}))
+    where = replace(WELL, missing_options=frozenset({"tftp"}))
     helped = plain(per=Per.FLOW, helper=Helper.TFTP)
 
     assert [] == subjects(plain(), where)
@@ -219,6 +219,18 @@ def test_a_kernel_without_a_helper() -> None:
     assert "the kernel has no helper for tftp, which pool dns needs" == lack.message
     assert "modprobe nf_nat_tftp" == lack.fix.splitlines()[0]
     assert str(lack).endswith(" needs; modprobe nf_nat_tftp; without the daemon, also nftlb apply after that")
+
+
+def test_a_kernel_without_time_outs() -> None:
+    """Only the pool that needs time-outs lacks something, and the message names the option of the kernel."""
+    where = replace(WELL, missing_options=frozenset({"session_timeout"}))
+    timed = plain(per=Per.FLOW, session_timeout=60_000)
+
+    assert [] == subjects(plain(), where)
+    assert [] == subjects(timed, WELL)
+    (lack,) = lacking(config(timed), where)
+    assert "the kernel has no time-outs for flows, which `session_timeout` of pool dns needs" == lack.message
+    assert "CONFIG_NF_CONNTRACK_TIMEOUT" in lack.fix
 
 
 def test_a_kernel_without_tunnels() -> None:

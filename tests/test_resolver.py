@@ -6,12 +6,13 @@ import asyncio
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+import dns.asyncresolver
 import dns.message
 import dns.rcode
 import dns.rdatatype
 import dns.rrset
 import pytest
-from dns_zone import Zone
+from dns_zone import LongAnswers, Zone
 
 from nftlb import resolver as module
 from nftlb.errors import SystemFault
@@ -106,7 +107,8 @@ def test_dead_servers(zone: Zone) -> None:
     assert (f"no answer for ns.lab from 127.0.0.1:{zone.port} within 0.3 s",) == found.troubles
     zone.silent.clear()
     zone.rcode = dns.rcode.SERVFAIL
-    assert "says SERVFAIL" in look_up(zone, timeout=5000).troubles[0]
+    (trouble,) = look_up(zone, timeout=5000).troubles
+    assert f"no answer for ns.lab: 127.0.0.1:{zone.port} says SERVFAIL" == trouble
 
 
 def test_a_failed_host_of_srv_records(zone: Zone) -> None:
@@ -169,6 +171,19 @@ def test_an_answer_with_many_records(zone: Zone) -> None:
     assert found == look_up(zone, HostLookup("many.lab"))
 
 
+def test_a_truncated_answer(zone: Zone) -> None:
+    """A long answer comes over TCP. If TCP is refused, there is no answer, and never a part of an answer."""
+    zone.set_addresses("ns", *(f"10.0.1.{number}" for number in range(1, 101)), "2001:db8::1")
+    with LongAnswers(zone) as long_answers:
+        found = look_up(zone, timeout=20_000)
+        assert (100, 1) == (len(found.servers[Family.IP]), len(found.servers[Family.IP6]))
+        assert 2 == long_answers.answered
+    zone.respond = zone.truncated
+    found = look_up(zone, timeout=20_000)
+    assert {} == found.servers
+    assert (f"no answer for ns.lab: 127.0.0.1:{zone.port} says Connection refused",) == found.troubles
+
+
 def test_srv_records_with_many_servers(zone: Zone) -> None:
     """The most preferred records are kept, with a part of the addresses of their hosts."""
     hosts = range(2 * MOST_ADDRESSES)
@@ -190,11 +205,19 @@ def test_the_servers_of_the_host(zone: Zone, monkeypatch: pytest.MonkeyPatch, tm
     path = tmp_path / "resolv.conf"
     monkeypatch.setattr(module, "RESOLV_CONF", str(path))
 
-    def trouble() -> str:
+    def found(timeout: int = 200) -> LookupResult:
         async def ask() -> LookupResult:
-            return await NameResolver(NameServers(timeout=200)).look_up(NS, BOTH)
+            return await NameResolver(NameServers(timeout=timeout)).look_up(NS, BOTH)
 
-        return asyncio.run(ask()).troubles[0]
+        return asyncio.run(ask())
+
+    def trouble() -> str:
+        return found().troubles[0]
+
+    class Ported(dns.asyncresolver.Resolver):
+        def reset(self) -> None:
+            super().reset()
+            self.port = zone.port
 
     assert f"can't read {path}: No such file or directory" == trouble()
     path.write_text("search lab\n")
@@ -203,6 +226,10 @@ def test_the_servers_of_the_host(zone: Zone, monkeypatch: pytest.MonkeyPatch, tm
     assert "no answer for ns.lab" in trouble()
     path.write_bytes(b"nameserver 127.0.0.2\nsearch \xff..\n")
     assert f"{path} has a fault" in trouble()
+    path.write_bytes(b"nameserver 127.0.0.1\noptions timeout:0\n")
+    monkeypatch.setattr(dns.asyncresolver, "Resolver", Ported)
+    assert {"10.0.0.1", "10.0.0.2"} == texts(found(timeout=10_000))["ip"]
+    zone.asked.clear()
     path.unlink()
     path.mkdir()
     assert "not a regular file" in trouble()

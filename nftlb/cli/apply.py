@@ -50,7 +50,7 @@ def apply_command(file: str, linger: float, quiet: bool) -> None:
                 write_output(f"{file}: {changes_text(applied) or 'nothing to change'}{wait}\n")
             if applied.unrecognised:
                 write_error(f"{file}: warning: {unknown_nft(applied.unrecognised)}\n")
-            for line in (*applied.slower, *applied.unhelped):
+            for line in (*applied.slower, *applied.reduced):
                 write_error(f"{file}: warning: {line}\n")
             # Rules without conntrack keep no record of a request, so only time says that its reply can't come any more.
             time.sleep(applied.lingers or 0.0)

@@ -192,7 +192,8 @@ def pool_problems(pool: PoolView, warning: Range | None, critical: Range | None)
     elif pool.mode != "healthy":
         yield NagiosState.WARNING, f"{pool.name}: {pool.mode}"
     elif pool.backends and pool.priority != min(backend.priority for backend in pool.backends):
-        yield NagiosState.WARNING, f"{pool.name}: priority {pool.priority} serves"
+        serves = "no priority serves alone" if pool.priority is None else f"priority {pool.priority} serves"
+        yield NagiosState.WARNING, f"{pool.name}: {serves}"
     if critical is not None and critical.alerts(serving):
         yield NagiosState.CRITICAL, f"{in_service}, wanted {critical.text}"
     elif warning is not None and warning.alerts(serving):

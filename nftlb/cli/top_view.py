@@ -80,7 +80,8 @@ class TopView:
     def matches(self, row: RateRow) -> bool:
         """Whether a row is shown: its name, address, state or admin state contains the filter."""
         backend = row.backend
-        texts = (row.name, backend.endpoint, "up" if backend.up else "down", backend.admin)
+        states = ("up" if backend.up else "down", "standby" if backend.standby else "", backend.admin)
+        texts = (row.name, backend.endpoint, *states)
         return any(self.filter.lower() in text.lower() for text in texts)
 
 

@@ -179,6 +179,7 @@ class _IpHooks(NamedTuple):
             self._output_redirects(),
             self._postrouting_raw(),
             self._postrouting(),
+            self._input_outbound(),
             self._output_own(),
             self._prerouting_hairpin(),
             self._own_answers(),
@@ -305,6 +306,11 @@ class _IpHooks(NamedTuple):
             *self._with_sets(*((hairpin.HOSTS, rule) for rule in hairpin.source_rules(self.words.ip, self.ports))),
         )
         return Chain(POSTROUTING, rules, Hook("nat", "postrouting", "srcnat"))
+
+    def _input_outbound(self) -> Chain:
+        """Translate the sources of requests that backends send to this host itself."""
+        rules = self._with_sets(outbound_rule(self.words.ip))
+        return Chain("input-outbound", rules, Hook("nat", "input", "100"))
 
     def _output_own(self) -> Chain:
         """Make requests of this host itself leave from aliases of service ports."""

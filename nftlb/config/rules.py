@@ -16,6 +16,7 @@ from nftlb.model.kinds import (
     IPAddress,
     Listener,
     Protocol,
+    SourceKind,
     family,
     is_link_local,
 )
@@ -76,6 +77,7 @@ def faults(parts: list[ValidParts], where: Where) -> Iterator[RuleViolation]:
     yield from ambiguous_replies(pools, where)
     yield from ambiguous_requests(pools, where)
     yield from shared_helped_backends(pools, where)
+    yield from helped_requests(pools, where)
     yield from serving_collectors(pools, where)
 
 
@@ -173,6 +175,26 @@ def shared_helped_backends(pools: list[ValidPool], where: Where) -> Iterator[Rul
             if first is not part:
                 message = f"{server.address} is a server of {where(first.path)} too, and both pools have a helper"
                 yield RuleViolation(server.path, f"{message}; needed: one pool with the listeners of both")
+
+
+def helped_requests(pools: list[ValidPool], where: Where) -> Iterator[RuleViolation]:
+    """Find servers with `outbound` in one pool and a helper in another, or the same.
+
+    With `source: keep`, the helper's pool tracks everything that its servers send, and `outbound` would find nothing.
+    """
+    helped = {
+        server.address: part
+        for part in pools
+        if part.pool.helper and part.pool.source is SourceKind.KEEP
+        for server in part.servers
+    }
+    for part in pools if helped else ():
+        for server in part.backends if part.pool.outbound and part.pool.forward is Forward.NAT else ():
+            if server.address in helped:
+                other = helped[server.address]
+                message = f"{server} is a server of {where(other.path)}, whose helper with source: keep tracks all "
+                allowed = "allowed: outbound for other servers, or another source beside the helper"
+                yield RuleViolation(server.path, f"{message}requests of the server; {allowed}")
 
 
 def ambiguous_requests(pools: list[ValidPool], where: Where) -> Iterator[RuleViolation]:

@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 _NOTHING = Count(0, 0)
 _DROPS = frozenset(DropReason.owner(reason, "").removeprefix("/") for reason in DropReason)
+MOST_GONE = 1000
+"""The most former backends whose own counts are kept. With host names, there may be new backends every few seconds."""
 _MAX_AGE = 1.0
 """Seconds that shown counters may be old: to read them costs the kernel a listing of our tables."""
 _TIMEOUT = 2.0
@@ -46,7 +48,8 @@ class _Growing:
     """Values by owner that never decrease.
 
     A counter of the kernel starts again at zero when others flush our tables and they are restored, or when a backend
-    leaves the configuration and returns. The value that it had before is then added.
+    leaves the configuration and returns. The value that it had before is then added. If many backends have left, those
+    that left first are forgotten: their counts are one sum for each pool, with an empty name.
     """
 
     def __init__(self) -> None:
@@ -57,8 +60,18 @@ class _Growing:
         for owner, last in self.latest.items():
             count = found.get(owner, _NOTHING)
             if count.packets < last.packets or count.bytes < last.bytes:
-                self.before[owner] = self.before.get(owner, _NOTHING) + last
+                self.before[owner] = self.before.pop(owner, _NOTHING) + last
         self.latest = dict(found)
+        if len(self.before) > MOST_GONE:
+            self._forget()
+
+    def _forget(self) -> None:
+        gone = [owner for owner in self.before if owner not in self.latest and BackendKey.parse(owner).backend]
+        for owner in gone[:-MOST_GONE]:
+            pool, name = BackendKey.parse(owner)
+            if name not in _DROPS:
+                total = str(BackendKey(pool, ""))
+                self.before[total] = self.before.get(total, _NOTHING) + self.before.pop(owner)
 
     def of(self, owner: str) -> Count:
         return self.before.get(owner, _NOTHING) + self.latest.get(owner, _NOTHING)

@@ -239,7 +239,6 @@ def pool_status(
     selections = _selections(pool, state)
     shares = _shares(selections)
     modes = {selection.mode for selection in selections}
-    priorities = [selection.priority for selection in selections]
     count = counters.of_pool(pool.pool.name)
     backends = tuple(
         _backend(pool.pool.name, tracked, shares.get(name, 0.0), counters, added=name in added)
@@ -257,7 +256,7 @@ def pool_status(
         quorum=pool.pool.quorum,
         healthy=pool.healthy,
         mode=next(mode for mode in _WORST_FIRST if mode in modes),
-        priority=None if None in priorities else max(priority for priority in priorities if priority is not None),
+        priority=_priority(selections),
         min_healthy=str(pool.pool.min_healthy),
         preempts_at=None if pool.preempts_at is None else wall(pool.preempts_at),
         since=wall(pool.since),
@@ -311,6 +310,16 @@ def backend_status(pool: PoolHealth, name: str, state: PoolState, counters: Coun
 def _selections(pool: PoolHealth, state: PoolState) -> list[Selection]:
     """The targets of each family in which the pool listens."""
     return [select(pool.pool, family, state) for family in Family if family in pool.pool.families]
+
+
+def _priority(selections: Iterable[Selection]) -> int | None:
+    """The priority to show: the worst that serves instead of the lowest of its family; else the lowest."""
+    serving = [(found.priority, min(found.priorities, default=0)) for found in selections]
+    known = [(priority, lowest) for priority, lowest in serving if priority is not None]
+    if len(known) < len(serving):
+        return None
+    instead = [priority for priority, lowest in known if priority != lowest]
+    return max(instead) if instead else min(priority for priority, _ in known)
 
 
 def _shares(selections: Iterable[Selection]) -> dict[str, float]:

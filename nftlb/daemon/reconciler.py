@@ -328,7 +328,7 @@ class Reconciler:
         self._committed(applied, began, ended, restored=restored, reason=reason)
         self._untidy = False  # a load waits until it can delete its leftovers
         self._linger(applied)
-        self._lacks = bool(applied.lacking or applied.unhelped)  # the survey reports pools without their helper
+        self._lacks = bool(applied.lacking or applied.reduced)  # the survey reports what these pools lack
         self.observer.lacking(applied.lacking)
         self.observer.slower(applied.slower)
 

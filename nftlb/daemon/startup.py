@@ -25,13 +25,13 @@ from nftlb.errors import ConfigError, NftlbError
 from nftlb.health import Memory
 from nftlb.health.memory import remembered_answers, write_memory
 from nftlb.kernel import LibNftables
-from nftlb.kernel.helpers import has_helper
+from nftlb.kernel.flow_options import has_option, without_missing_options
 from nftlb.kernel.nflog import can_log
 from nftlb.kernel.surroundings import addresses_for
 from nftlb.model import Forward
 from nftlb.model.pool import STATE_DIR
 from nftlb.ruleset import Ruleset
-from nftlb.swap.applier import UsedZones, without_hints, without_missing_helpers
+from nftlb.swap.applier import UsedZones, without_hints
 from nftlb.swap.plan import make
 
 from .runtime import initial_state
@@ -162,7 +162,7 @@ def _load_saved(file: str, applier: Opens, *, lenient: bool = False) -> Restored
     initial = initial_state(base, memory or Memory(format=1), monotonic(), addresses_for(base))
     with applier(base.table) as to_kernel:
         applied = to_kernel.load(initial.config, initial.health.membership(monotonic()), lenient=True)
-    return Restored(file, applied, (*remarks, *initial.misfits, *applied.lacking, *applied.slower, *applied.unhelped))
+    return Restored(file, applied, (*remarks, *initial.misfits, *applied.lacking, *applied.slower, *applied.reduced))
 
 
 # --- the prepared rules -----------------------------------------------------------------------------------------------
@@ -231,9 +231,9 @@ def prepare(base: Config, memory: Memory, used: UsedZones | None = None) -> byte
     _refuse(config)
     if not can_log():
         config = without_hints(config)
-    if any(pool.helper for pool in config.pools):
+    if any(pool.helper or pool.session_timeout for pool in config.pools):
         with LibNftables() as kernel:
-            config = without_missing_helpers(config, lambda name: has_helper(kernel, name))
+            config = without_missing_options(config, lambda name: has_option(kernel, name))
     compiled, zones = _compiled(config, used or UsedZones())
     text = make(Ruleset(config.table, {}), compiled.ruleset(initial.health.membership(0.0))).text
     head = _ZONES.format(min(zones), max(zones)) if zones else ""

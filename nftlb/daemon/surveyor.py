@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
 from nftlb.errors import KernelError, NftlbError
 from nftlb.kernel import LibNftables
-from nftlb.kernel.helpers import has_helper, missing_helpers
+from nftlb.kernel.flow_options import has_option, missing_options
 from nftlb.kernel.neighbours import USABLE, State, ask_neighbours
 from nftlb.kernel.surroundings import Surroundings, read_host_addresses, read_surroundings
 from nftlb.kernel.tunnels import missing_kinds, read_tunnels
@@ -211,7 +211,7 @@ class Surveyor:
         if self._again is not None:
             self._again.cancel()
             self._again = None
-        if view.host.missing_helpers or view.host.missing_tunnels:  # the kernel does not announce a new module
+        if view.host.missing_options or view.host.missing_tunnels:  # the kernel does not announce a new module
             self._again = asyncio.get_running_loop().call_later(AGAIN, self._changed.set)
 
     # --- neighbours --------------------------------------------------------------------------------------------------
@@ -315,11 +315,11 @@ def _timed_view(config: Config) -> tuple[_View, float]:
     return _view(config), time.thread_time() - began
 
 
-def _missing_helpers(config: Config) -> frozenset[str]:
-    if not any(pool.helper for pool in config.pools):
+def _missing_options(config: Config) -> frozenset[str]:
+    if not any(pool.helper or pool.session_timeout for pool in config.pools):
         return frozenset()
     with LibNftables() as kernel:
-        return missing_helpers(config, lambda name: has_helper(kernel, name))
+        return missing_options(config, lambda name: has_option(kernel, name))
 
 
 def _view(config: Config) -> _View:
@@ -327,7 +327,7 @@ def _view(config: Config) -> _View:
     kinds = tunnel_kinds(config)
     host = replace(
         read_surroundings(lookups(config)),
-        missing_helpers=_missing_helpers(config),
+        missing_options=_missing_options(config),
         missing_tunnels=missing_kinds(kinds),
         tunnels=read_tunnels() if kinds else None,
     )

@@ -11,13 +11,13 @@ from enum import IntEnum
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from nftlb.model import Family, Forward
+from nftlb.model import Family, Forward, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from ipaddress import IPv4Address, IPv6Address
 
-    from nftlb.model import Config, IPAddress, Pool, Protocol
+    from nftlb.model import Config, IPAddress, Pool
 
 
 Ports = tuple[int, int]
@@ -27,7 +27,10 @@ _CLIENT: Ports = (1024, 65535)
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Packets of a pool with these addresses and ports; an address of None stands for any client."""
+    """Packets of a pool with these addresses and ports; an address of None stands for any client.
+
+    `own`: they are requests that backends themselves send (`outbound`).
+    """
 
     pool: Pool
     family: Family
@@ -37,6 +40,7 @@ class Traffic:
     daddr: IPAddress | None = None
     dport: Ports = _CLIENT
     reply: bool = False
+    own: bool = False
 
     @property
     def tracked(self) -> bool:
@@ -94,6 +98,14 @@ def reply_traffic(config: Config) -> Iterator[Traffic]:
         if request.pool.forward is not Forward.DSR:
             for address, ports in _backends(request):
                 yield Traffic(request.pool, request.family, request.protocol, saddr=address, sport=ports, reply=True)
+
+
+def own_request_traffic(config: Config) -> Iterator[Traffic]:
+    """The requests of backends themselves whose source `outbound` sets."""
+    for request in request_traffic(config):
+        if request.pool.outbound and request.tracked and request.protocol is Protocol.UDP:
+            for address, ports in _backends(request):
+                yield Traffic(request.pool, request.family, request.protocol, saddr=address, sport=ports, own=True)
 
 
 def _backends(request: Traffic) -> Iterator[tuple[IPAddress, Ports]]:
@@ -334,7 +346,9 @@ def _conntrack(key: str, elements: list[Any] | None, traffic: Traffic) -> Match:
             own = "untracked" if not traffic.tracked else "established" if traffic.reply else "new"
             return _word({own}, elements)
         case "status":
-            return (Match.YES if traffic.tracked else Match.NO) if "dnat" in elements else Match.MAYBE
+            return (
+                (Match.YES if traffic.tracked and not traffic.own else Match.NO) if "dnat" in elements else Match.MAYBE
+            )
     return Match.MAYBE
 
 

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 from nftlb.model import Forward, Per, Protocol, SourceKind
 
 from .finding import Finding, error, ok, warning
-from .matching import Match, follow_chain, forwarded_traffic, read_chains, reply_traffic, request_traffic
+from .matching import (
+    Match,
+    follow_chain,
+    forwarded_traffic,
+    own_request_traffic,
+    read_chains,
+    reply_traffic,
+    request_traffic,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -42,6 +50,11 @@ def _is_spread_by_packet(traffic: Traffic) -> bool:
     return traffic.tracked and pool.per is Per.PACKET and traffic.protocol is Protocol.UDP
 
 
+def _translates_sources(chain: ForeignChain) -> bool:
+    return chain.kind == "nat" and chain.hook == "postrouting"
+
+
+_SOURCE_NAT = ("snat", "masquerade", "SNAT", "MASQUERADE")
 _TROUBLES = (
     _Trouble(
         "keeps packets from conntrack, which `forward: nat` needs",
@@ -59,10 +72,17 @@ _TROUBLES = (
     ),
     _Trouble(
         "changes the source address of packets, which `source` sets",
-        ("snat", "masquerade", "SNAT", "MASQUERADE"),
-        lambda chain: chain.kind == "nat" and chain.hook == "postrouting",
+        _SOURCE_NAT,
+        _translates_sources,
         lambda traffic: traffic.tracked and traffic.pool.source is not SourceKind.MASQUERADE,
         forwarded_traffic,
+    ),
+    _Trouble(
+        "changes the source address of requests of backends, which `outbound` sets",
+        _SOURCE_NAT,
+        _translates_sources,
+        lambda traffic: traffic.own,
+        own_request_traffic,
     ),
     _Trouble(
         "sends all but the first packets of a client past the rules, to a single backend",
@@ -128,22 +148,22 @@ def _statements(rule: ForeignRule) -> Iterator[str]:
 
 
 def _check_filters(chains: Chains, bases: Iterable[ForeignChain], config: Config) -> Iterator[Finding]:
-    """One finding for each chain that drops packets of nftlb; for untracked packets, one for each direction."""
+    """One finding for each chain that drops packets of nftlb; for untracked packets, one for each kind of packets."""
     for base in bases:
         if base.hook != "forward" or base.kind != "filter":
             continue
-        for source in (forwarded_traffic, reply_traffic):
+        for source in (forwarded_traffic, reply_traffic, own_request_traffic):
             found = next(_dropped(chains, base, islice(source(config), _MOST)), None)
             if found is None:
                 continue
             traffic, possible = found
             say, verb = (error, "drops") if "accept" not in possible else (warning, "perhaps drops")
-            way = "replies" if traffic.reply else "packets for the backends"
+            way = "requests of backends" if traffic.own else "replies" if traffic.reply else "packets for the backends"
             subject, message = (
                 f"table {base.table}, chain {base.name}",
                 f"{verb} {way}: {traffic} (pool {traffic.pool.name})",
             )
-            yield say(subject, message, _let_pass(base, traffic, translated=traffic.tracked))
+            yield say(subject, message, _let_pass(base, traffic, translated=traffic.tracked and not traffic.own))
             if traffic.tracked:
                 break
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-    from nftlb.model import BackendChange, Config, Pool, PoolState
+    from nftlb.model import Backend, BackendChange, Config, Pool, PoolState
 
     from .check_health import CheckResult
 
@@ -87,7 +87,9 @@ class PoolStates:
                 for backend in pool.backends
             }
             gone = [tracked for name, tracked in known.items() if name not in kept]
-            changes += [_changed(pool.name, tracked, "present", "absent", _CONFIGURED) for tracked in gone]
+            for tracked in gone:
+                reason = _reason(tracked.backend, old.pool if old else None, pool)
+                changes.append(_changed(pool.name, tracked, "present", "absent", reason))
             collectors = _continued_collectors(pool, old.collectors if old else {}, now)
             changes += states._add(pool, backends, collectors, old, now)
             for collector in collectors.values():
@@ -99,7 +101,8 @@ class PoolStates:
                         states._start_slowly(pool.name, tracked, tracked.risen)
                 elif old:
                     states._start_slowly(pool.name, tracked, now if tracked.counts else None)
-                    changes.append(_changed(pool.name, tracked, "absent", "present", _CONFIGURED))
+                    reason = _reason(tracked.backend, pool, old.pool)
+                    changes.append(_changed(pool.name, tracked, "absent", "present", reason))
             changes += states._settle_priorities(states.pools[pool.name], now)
         return states, changes
 
@@ -423,6 +426,14 @@ def _mark_waiting(pool: PoolHealth, name: str, state: BackendState) -> BackendSt
     family = pool.precedence.get(tracked.backend.family)
     waits = family is not None and tracked.effective_priority in family.waiting and tracked.counts
     return replace(state, waiting=True) if waits else state
+
+
+def _reason(backend: Backend, present: Pool | None, absent: Pool) -> str:
+    """Why a backend is in one of two pools only, which are the same pool at two times."""
+    for named in present.named if present else ():
+        if backend.name in named.backends and any(named.lookup == other.lookup for other in absent.named):
+            return f"by the answer of DNS for {named.lookup}"
+    return _CONFIGURED
 
 
 def _changed(pool: str, tracked: BackendHealth, old: str, new: str, reason: str) -> Change:

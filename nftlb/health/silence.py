@@ -7,9 +7,10 @@ other checks. But its replies end. `SilentBackends` compares packets and replies
   `reply_time` later.
 - Silence alone is no evidence. Traffic may be one-way, or a client may send requests that no server answers. So
   another backend of the family must have answered in the same time. If no other backend got packets, the silent
-  backend must have answered before, and another backend must be healthy.
-- At most `most_out` of the enabled backends of a family are down for this reason, and never the last one: if no other
-  enabled backend is up any more, the silent ones return at once.
+  backend must have answered before, and another backend must be healthy. The same is true if the others that got
+  packets did not answer either, and a backend of another priority stands by: a whole site may be dead.
+- At most `most_out` of the enabled backends of a family are down for this reason, or a whole priority, and never the
+  last backend: if no other enabled backend is up any more, the silent ones return at once.
 - After `probation` the backend gets packets again. If it is still silent, it is down for twice the time, up to sixteen
   times the time.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from nftlb.model import PassiveReplies
@@ -42,6 +44,13 @@ _SPAN = 2
 _WHOLE = 100
 
 
+class _Fault(Enum):
+    """What is at fault for a silence: one backend, or all backends of its priority while another priority is idle."""
+
+    BACKEND = auto()
+    PRIORITY = auto()
+
+
 class Reading(NamedTuple):
     """The packets that a backend had got, and the replies that it had sent, at a moment."""
 
@@ -61,8 +70,9 @@ class SilentSpan(NamedTuple):
 class Answers:
     """The recent readings of one backend, the oldest first. The last one is the newest, and the others have a distance.
 
-    `proven`: the backend has sent a reply. `until`: the end of its probation while it is down, for `reason`. `times`:
-    how often in a row it was down.
+    `proven`: the backend has sent a reply, also if that was before a restart of the daemon. `until`: the end of its
+    probation while it is down, for `reason`. `times`: how often in a row it was down. `away`: the backend gets no
+    packets for another reason, such as a failed check.
     """
 
     readings: deque[Reading] = field(default_factory=deque)
@@ -70,13 +80,14 @@ class Answers:
     until: float | None = None
     reason: str = ""
     times: int = 0
+    away: bool = False
 
     def add(self, reading: Reading, keep: float) -> None:
         """Add a reading, and drop those of more than `keep` seconds before. Counters may have begun at zero again.
 
         Readings may be further apart than `keep`. So two readings from before this time stay: a span to compare.
         """
-        last = self.readings[-1] if self.readings else reading
+        last = self.readings[-1] if self.readings else Reading(reading.at, 0, 0)
         if reading.requests < last.requests or reading.replies < last.replies:
             self.readings.clear()
         self.proven |= reading.replies > last.replies
@@ -179,7 +190,7 @@ class SilentBackends:
     ) -> Iterator[tuple[str, str]]:
         """Yield the silent backends of one family of a pool."""
         enabled = [tracked for tracked in group if tracked.wanted]
-        most = min(-(-len(enabled) * limits.most_out // _WHOLE), len(enabled) - 1)
+        most = -(-len(enabled) * limits.most_out // _WHOLE)
         known = {tracked.backend.name: self._answers[pool, tracked.backend.name] for tracked in group}
         alone = not any(tracked.up and known[tracked.backend.name].until is None for tracked in enabled)
         out = 0
@@ -191,14 +202,18 @@ class SilentBackends:
             elif answers.until is not None:
                 answers.until = None
                 answers.readings.clear()
+            elif answers.away and tracked.counts:
+                answers.readings.clear()  # packets from before it left were lost for another reason
+            answers.away = answers.until is None and not tracked.counts
         for tracked in enabled:
             answers = known[tracked.backend.name]
             if answers.until is not None:
                 continue
             if answers.times and answers.answers(limits, 0.0):
                 answers.times = 0
-            silence = answers.silence(limits) if tracked.up and out < most else None
-            if silence is not None and _is_evidence(tracked, silence, enabled, known, limits):
+            silence = answers.silence(limits) if tracked.up and out < len(enabled) - 1 else None
+            fault = silence and _fault(tracked, silence, enabled, known, limits)
+            if silence and (fault is _Fault.PRIORITY or (fault is _Fault.BACKEND and out < most)):
                 answers.reason = f"passive: {silence.counted}"
                 answers.until = now + limits.probation / 1000 * 2 ** min(answers.times, MOST_DOUBLINGS)
                 answers.times += 1
@@ -209,16 +224,20 @@ class SilentBackends:
         return self._pools[pool].silence or _DEFAULT
 
 
-def _is_evidence(
+def _fault(
     tracked: BackendHealth,
     silence: SilentSpan,
     enabled: list[BackendHealth],
     known: Mapping[str, Answers],
     limits: PassiveReplies,
-) -> bool:
-    """Whether the silence of a backend is a fault of this backend."""
-    others = [known[other.backend.name] for other in enabled if other is not tracked and other.up]
-    fed = [other for other in others if other.share(silence.since) is not None]
-    if fed:
-        return any(other.answers(limits, silence.since) for other in fed)
-    return bool(others) and known[tracked.backend.name].proven
+) -> _Fault | None:
+    """What is at fault for the silence of a backend; None if that may be the traffic, or something behind them all."""
+    others = [(other, known[other.backend.name]) for other in enabled if other is not tracked and other.up]
+    if any(answers.answers(limits, silence.since) for _, answers in others):
+        return _Fault.BACKEND
+    if not known[tracked.backend.name].proven:
+        return None
+    idle = [other for other, answers in others if answers.share(silence.since) is None]
+    if any(other.effective_priority != tracked.effective_priority for other in idle):
+        return _Fault.PRIORITY
+    return _Fault.BACKEND if 0 < len(idle) == len(others) else None

@@ -64,15 +64,15 @@ class Lookup(NamedTuple):
 class Surroundings:
     """The state of the host. `forwards`: whether it forwards packets, by IP version.
 
-    `missing_helpers`: the helpers of conntrack that pools need and the kernel lacks. `missing_tunnels`: the same for
-    types of tunnels, as keys of `tunnels.KINDS`. `tunnels`: the interfaces with names of tunnels; None if they were not
+    `missing_options`: the options of flows that pools need and the kernel lacks. `missing_tunnels`: the same for types
+    of tunnels, as keys of `tunnels.KINDS`. `tunnels`: the interfaces with names of tunnels; None if they were not
     read.
     """
 
     interfaces: tuple[Interface, ...] = ()
     routes: Mapping[Lookup, Route | None] = field(default_factory=dict)
     forwards: Mapping[int, bool] = field(default_factory=dict)
-    missing_helpers: frozenset[str] = frozenset()
+    missing_options: frozenset[str] = frozenset()
     missing_tunnels: frozenset[tuple[Encap, int]] = frozenset()
     tunnels: Mapping[str, Link] | None = None
 

@@ -20,8 +20,8 @@ from nftlb.compiler.reply_form import unknown_host
 from nftlb.compiler.selection import targets
 from nftlb.errors import KernelError, NftlbError
 from nftlb.kernel.conntrack import delete_entries as delete_kernel_connections
+from nftlb.kernel.flow_options import has_option, without_missing_options
 from nftlb.kernel.grace import wait_for_packets
-from nftlb.kernel.helpers import has_helper, missing_helpers
 from nftlb.kernel.nflog import can_log
 from nftlb.kernel.policy_routing import PolicyRouting, find_hops
 from nftlb.kernel.reply_paths import find_obstacles
@@ -52,8 +52,8 @@ class Applied:
     `seconds`: the time that libnftables and the kernel took for the transactions. `lingers`: seconds until `tidy()` can
     delete what in-flight replies need; None if there is nothing to delete. `unrecognised`: objects that the kernel
     lists in another form than they were written, because nftlb does not know this version of nft. `slower`: a line for
-    each pool whose replies are not rewritten in prerouting, although the file asks for that. `unhelped`: a line for
-    each pool that was loaded without its helper, because the kernel lacks it.
+    each pool whose replies are not rewritten in prerouting, although the file asks for that. `reduced`: a line for
+    each option of flows without which a pool was loaded, because the kernel lacks it.
     """
 
     transactions: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class Applied:
     lingers: float | None = field(default=None, compare=False)
     unrecognised: tuple[str, ...] = ()
     slower: tuple[str, ...] = ()
-    unhelped: tuple[str, ...] = ()
+    reduced: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.transactions or self.routing or self.deleted)
@@ -98,9 +98,9 @@ class Applier:
     `delete_connections` deletes conntrack entries and returns their number. `lookup` finds the next hops of addresses.
     `wait` returns when all packets that were in the hooks at the call have left them. `logs` tells whether the kernel
     can log refused packets; pools that use this log only by default are loaded without the log if the kernel can't log.
-    `obstacles` finds what keeps replies from being rewritten in prerouting. `helps` tells whether the kernel has a
-    helper of conntrack; a pool is loaded without a missing helper. `linger`: for so many seconds, in-flight replies of
-    former backends still get the address of the service. `vouches`: see Swapper.
+    `obstacles` finds what keeps replies from being rewritten in prerouting. `supports` tells whether the kernel has an
+    option of flows (`flow_options.py`); a pool is loaded without a missing option. `linger`: for so many seconds,
+    in-flight replies of former backends still get the address of the service. `vouches`: see Swapper.
 
     A method whose step the kernel refuses undoes the earlier steps and raises KernelError or SystemFault.
     """
@@ -113,7 +113,7 @@ class Applier:
     wait: Callable[[], None] = wait_for_packets
     logs: Callable[[], bool] = can_log
     obstacles: Callable[[Config], Obstacles] = find_obstacles
-    helps: Callable[[Kernel, str], bool] = has_helper
+    supports: Callable[[Kernel, str], bool] = has_option
     interfaces: Callable[[], Collection[str]] = lambda: [name for _, name in socket.if_nameindex()]
     linger: float = 0.0
     clock: Callable[[], float] = time.monotonic
@@ -183,7 +183,7 @@ class Applier:
             self._lingers(),
             self.swapper.unrecognised,
             tuple(slower(compiled.obstacles)),
-            tuple(_unhelped(config, compiled.config)),
+            tuple(_reduced(config, compiled.config)),
         )
 
     def update(self, membership: Membership) -> Applied:
@@ -335,7 +335,7 @@ class Applier:
             )
         if any(pool.refusals is Passive.CHECK for pool in config.pools) and not self.logs():
             config = without_hints(config)
-        config = without_missing_helpers(config, lambda name: self.helps(self.kernel, name))
+        config = without_missing_options(config, lambda name: self.supports(self.kernel, name))
         unknown = [
             target.via or target.address
             for pool in config.pools
@@ -415,23 +415,15 @@ def slower(obstacles: Obstacles) -> Iterable[str]:
     )
 
 
-def _unhelped(wanted: Config, loaded: Config) -> Iterable[str]:
-    """Return a line for each pool that wants a helper and was loaded without."""
-    return (
-        f"pool {pool.name}: the kernel has no helper for {pool.helper}, so the pool is loaded without; "
-        f"modprobe nf_nat_{pool.helper} first"
-        for pool, other in zip(wanted.pools, loaded.pools, strict=True)
-        if pool.helper is not other.helper
-    )
-
-
-def without_missing_helpers(config: Config, has: Callable[[str], bool]) -> Config:
-    """Leave out the helpers that the kernel does not have: it would refuse the rules of all pools."""
-    missing = missing_helpers(config, has)
-    if not missing:
-        return config
-    pools = (replace(pool, helper=None) if pool.helper in missing else pool for pool in config.pools)
-    return replace(config, pools=tuple(pools))
+def _reduced(wanted: Config, loaded: Config) -> Iterable[str]:
+    """Return a line for each option of flows that a pool wants, and without which it was loaded."""
+    for pool, other in zip(wanted.pools, loaded.pools, strict=True):
+        if pool.helper is not other.helper:
+            message = f"the kernel has no helper for {pool.helper}, so the pool is loaded without"
+            yield f"pool {pool.name}: {message}; modprobe nf_nat_{pool.helper} first"
+        if pool.session_timeout != other.session_timeout:
+            message = "the kernel has no time-outs for flows, so `session_timeout` has no effect"
+            yield f"pool {pool.name}: {message}; flows end as the host is set"
 
 
 def _allocation(present: Ruleset) -> Allocation:

@@ -52,6 +52,7 @@ def test_nagios_without_a_problem(api: Api, capsys: pytest.CaptureFixture[str]) 
         ({"pools": (pool(ready=False, healthy=0),)}, 2, "CRITICAL - dns: not ready: 0 usable, 1 needed"),
         ({"pools": (pool(ready=False, lacking=("no eth7",)),)}, 2, "CRITICAL - dns: not ready: no eth7"),
         ({"pools": (pool(priority=2),)}, 1, "WARNING - dns: priority 2 serves"),
+        ({"pools": (pool(priority=None),)}, 1, "WARNING - dns: no priority serves alone"),
         ({"faults": (Fault(what="state_dir", message="full | now", since=NOW),)}, 1, "WARNING - state_dir: full / now"),
         (
             {"kernel": KernelStatus(synced=False, error="no", swaps=1, failures=1, restored=0, last_swap=None)},

@@ -78,6 +78,14 @@ def test_order_by_state() -> None:
     assert ["ns2", "ns4", "ns3", "ns1"] == [row.backend.name for row in shown]
 
 
+def test_a_filter_by_state() -> None:
+    """A filter matches the states that are shown."""
+    standby = pool(backends=(backend("ns1"), backend("ns2", 2, priority=2, standby=True, in_rotation=False)))
+    rows = rate_rows(None, Sample(seen(status(pools=(standby,))), 0), Order.NAME)
+    found = {word: [row.backend.name for row in rows if TopView(filter=word).matches(row)] for word in ("up", "stand")}
+    assert {"up": ["ns1", "ns2"], "stand": ["ns2"]} == found
+
+
 def test_lines() -> None:
     """The daemon, the sum, and a row for each backend with the share that it should get and the share that it got."""
     now = reading(1, 300, 100)

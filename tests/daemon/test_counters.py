@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nftlb.daemon.counters import Counters
+from nftlb.daemon.counters import MOST_GONE, Counters
 from nftlb.model import DropReason
 from nftlb.ruleset import Count
 
@@ -54,6 +54,18 @@ def test_a_pool_counts_sorry_servers_and_removed_backends() -> None:
     assert Count(9, 630) == counters.of_pool("dns")
     assert Count(90, 90) == counters.of_pool("dns.x")
     assert Count(0, 0) == counters.of_pool("other")
+
+
+def test_backends_that_left_long_ago_are_forgotten() -> None:
+    """The memory for former backends is bounded. Their packets still count for the pool."""
+    counters = Counters()
+    for number in range(2 * MOST_GONE):
+        counters.record({f"dns/ns-{number}": Count(2, 200), "dns/_rate": Count(number, 1)})
+
+    known = [number for number in range(2 * MOST_GONE) if counters.of("dns", f"ns-{number}").packets]
+    assert [*range(MOST_GONE - 1, 2 * MOST_GONE)] == known
+    assert 4 * MOST_GONE == counters.of_pool("dns").packets
+    assert Count(2 * MOST_GONE - 1, 1) == counters.dropped("dns", DropReason.RATE)
 
 
 @given(st.lists(READINGS, min_size=1, max_size=12))

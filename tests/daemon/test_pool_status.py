@@ -240,6 +240,17 @@ def test_a_drained_backend_does_not_stand_by() -> None:
     assert [False, False, False] == [backend.standby for backend in reported.status().backends]
 
 
+def test_a_family_with_a_higher_priority_only() -> None:
+    """While each family is served by its lowest priority, the lowest of the pool is shown; else the one instead."""
+    behind = (*TWO_PRIORITIES, backend("s1", "2001:db8::1", priority=2), backend("s2", "2001:db8::2", priority=3))
+    reported = ReportedPool(dns(listen=("192.0.2.53:53/udp", "[2001:db8::53]:53/udp"), behind=behind))
+    assert 1 == reported.status().priority
+    reported.fall("b1", "b2")
+    assert 2 == reported.status().priority
+    reported.fall("s1")
+    assert 3 == reported.status().priority
+
+
 def test_of_two_families_the_higher_priority_is_shown() -> None:
     """A pool shows the worst priority of its families; none if no priority serves alone in one of them."""
     six = (backend("s1", "2001:db8::1"), backend("s2", "2001:db8::2", priority=2))

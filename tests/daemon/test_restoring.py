@@ -160,11 +160,11 @@ def test_a_missing_helper_is_looked_for_again() -> None:
 
     async def scene() -> list[bool]:
         wired = WiredReconciler(config(boot))
-        wired.kernel_thread.helps = False
+        wired.kernel_thread.has_options = False
         async with wired:
             found = []
             for has in (False, True):
-                wired.kernel_thread.helps = has
+                wired.kernel_thread.has_options = has
                 await asyncio.sleep(5.1)
                 table = wired.kernel_thread.kernel.list("nftlb")[TableFamily.IP].table
                 found.append("ct helper tftp" in table.objects)

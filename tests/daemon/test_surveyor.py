@@ -232,7 +232,7 @@ def test_a_missing_helper_is_looked_for_until_the_kernel_has_it(monkeypatch: pyt
         boot = pool("boot", "192.0.2.69:69/udp", TWO, per=Per.FLOW, helper=Helper.TFTP)
         host = SurveyedHost(config(boot), monkeypatch)
         missing = [frozenset({"tftp"})] * 2
-        monkeypatch.setattr(module, "_missing_helpers", lambda _: missing.pop() if missing else frozenset())
+        monkeypatch.setattr(module, "_missing_options", lambda _: missing.pop() if missing else frozenset())
         with host.surveyor:
             await host.surveyor.first_look()
             assert ["the kernel has no helper for tftp, which pool boot needs"] == host.lacking

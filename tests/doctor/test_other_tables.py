@@ -31,6 +31,7 @@ def payload(protocol: str, field: str) -> dict[str, Any]:
     return {"payload": {"protocol": protocol, "field": field}}
 
 
+OUTBOUND = NAT.replace("5353", "53").replace("  dns:\n", "  dns:\n    outbound: true\n")
 PREFIX = {"prefix": {"addr": "10.0.0.0", "len": 8}}
 ACCEPT, DROP = {"accept": None}, {"drop": None}
 
@@ -89,6 +90,10 @@ class TestOtherTables:
             (NAT, chain("c", "postrouting", kind="nat", prio=100), {"masquerade": None}, []),
             (NAT.replace("  dns:\n", "  dns:\n    source: keep\n"), chain("c", "postrouting", kind="nat", prio=100),
              {"masquerade": None}, ["error"]),
+            (OUTBOUND, chain("c", "postrouting", kind="nat", prio=100), {"masquerade": None}, ["error"]),
+            (OUTBOUND, chain("c", "postrouting", kind="nat", prio=90), {"xt": {"type": "target", "name": "SNAT"}},
+             ["error"]),
+            (OUTBOUND, chain("c", "postrouting"), ACCEPT, []),
             (NAT, chain("c", "forward"), {"flow": {"op": "add", "flowtable": "@f"}}, ["error"]),
             (NAT.replace("  dns:\n", "  dns:\n    per: flow\n"), chain("c", "forward"),
              {"flow": {"op": "add", "flowtable": "@f"}}, []),
@@ -110,6 +115,17 @@ class TestOtherTables:
         found = list(check_other_tables(NftFacts(foreign=(base, rule("c", statement))), parse_config(text)))
 
         assert expected == [str(fault.severity) for fault in faults(found)]
+
+    @pytest.mark.parametrize(("text", "expected"), [(NAT, []), (OUTBOUND, ["ip saddr 10.0.1.2 udp sport 53 accept"])])
+    def test_firewalls_that_drop_requests_of_backends(self, text: str, expected: list[str]) -> None:
+        """A firewall that accepts translated packets and replies may drop what backends send by themselves."""
+        translated = rule("c", match({"ct": {"key": "status"}}, "dnat", "in"), ACCEPT)
+        replies = rule("c", match({"ct": {"key": "state"}}, "established", "in"), ACCEPT)
+        objects = (chain("c", "forward", "drop"), translated, replies)
+        found = faults(list(check_other_tables(NftFacts(foreign=objects), parse_config(text))))
+
+        assert [f"nft insert rule inet t c {words}" for words in expected] == [fault.fix for fault in found]
+        assert all("drops requests of backends" in fault.message for fault in found)
 
     def test_tables_of_iptables_are_fixed_with_iptables(self) -> None:
         """The program refuses to show tables with rules that iptables can't have written."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from pool_builders import backend, backends, config, pool
 
+from nftlb.config import parse_config, resolve
 from nftlb.health import Change, CheckResult, PoolMemory, PoolStates
 from nftlb.health.memory import BackendMemory
 from nftlb.model import (
@@ -22,7 +23,9 @@ from nftlb.model import (
     EventKind,
     Expect,
     Family,
+    FoundServer,
     Health,
+    HostLookup,
     Icmp,
     Initial,
     MinHealthy,
@@ -765,3 +768,22 @@ class Priorities(RuleBasedStateMachine):
 
 
 TestPriorities = Priorities.TestCase
+
+
+def test_backends_that_dns_adds_and_removes() -> None:
+    """The reason of a change is the answer of DNS while the file has the name, and then the configuration."""
+    text = "pools: {dns: {listen: 192.0.2.53:53/udp, backends: {own: 10.0.0.9:53"
+    named, own = (parse_config(f"{text}{more}}}}}}}") for more in (", ns: ns.lab:53", ""))
+
+    def answered(address: str) -> Config:
+        return resolve(named, {HostLookup("ns.lab"): (FoundServer(ip_address(address)),)}).config
+
+    states = PoolStates.begin(answered("10.0.0.1"), {}, 0.0)
+    states, by_dns = states.with_config(answered("10.0.0.2"), 1.0)
+    _, by_file = states.with_config(own, 2.0)
+
+    assert [
+        ("ns-10.0.0.1", "absent", "by the answer of DNS for ns.lab"),
+        ("ns-10.0.0.2", "present", "by the answer of DNS for ns.lab"),
+        ("ns-10.0.0.2", "absent", "by the configuration"),
+    ] == [(change.backend, change.new, change.reason) for change in (*by_dns, *by_file)]

@@ -128,6 +128,27 @@ def test_probation() -> None:
     assert [] == scene.down
 
 
+@pytest.mark.parametrize("why", ["unreachable", "maintenance"])
+@pytest.mark.parametrize("away", [2.0, 5.0, 8.0])
+def test_a_backend_that_was_away_begins_anew(why: str, away: float) -> None:
+    """Packets that were lost before a backend left for another reason do not count when the backend returns."""
+    scene = Scene(limits=replace(LIMITS, reply_time=6000))
+    scene.run(20, scene.all_at(100, 100))
+    scene.run(5, {**scene.all_at(100, 100), "b2": (100, 0)})
+    for leaves in (True, False):
+        if why == "maintenance":
+            admin = Admin.MAINTENANCE if leaves else Admin.ENABLED
+            scene.states.set_by_operator("dns", "b2", BackendChange(admin=admin), scene.now)
+        else:
+            scene.states.set_unreachable({("dns", "b2"): "no route"} if leaves else {}, scene.now)
+        if leaves:
+            scene.run(away, {**scene.all_at(100, 100), "b2": (0, 0)})
+    scene.run(30, scene.all_at(100, 100), 0.25)
+    assert ([], []) == (scene.down, scene.events)
+    scene.run(8, {**scene.all_at(100, 100), "b2": (100, 0)})
+    assert ["b2"] == scene.down
+
+
 @pytest.mark.parametrize(("count", "most", "expected"), [(2, 50, 1), (3, 50, 2), (4, 50, 2), (4, 100, 3), (4, 0, 0)])
 def test_some_backends_always_stay(count: int, most: int, expected: int) -> None:
     """`most_out` limits how many silent backends are down, and one backend always stays."""
@@ -155,6 +176,27 @@ def test_the_only_backend_that_is_fed() -> None:
     scene.run(4, {"b1": (100, 0)})
     assert ["b1"] == scene.down
     scene.run(10, {"b2": (100, 100)})
+    assert ["b1"] == scene.down
+
+
+@pytest.mark.parametrize("standby", [0, 1, 2])
+def test_all_backends_that_are_fed_become_silent(standby: int) -> None:
+    """If a whole priority becomes silent, the other priority serves. Without another priority, all stay."""
+    scene = Scene(4, standby=standby)
+    fed = scene.names[: 4 - standby]
+    scene.run(10, dict.fromkeys(fed, (100, 100)))
+    scene.run(6, dict.fromkeys(fed, (100, 0)))
+    assert (fed if standby else []) == scene.down
+    scene.run(60, dict.fromkeys(scene.names[len(fed) :], (100, 0)))  # the clients may be at fault
+    assert len(scene.down) < len(scene.names)
+
+
+def test_what_a_backend_answered_before_a_restart() -> None:
+    """The kernel's counts show after a restart that the only fed backend has answered: it is down once more."""
+    scene = Scene(2, standby=1)
+    scene.run(10, {"b1": (100, 100)})
+    scene.silent = SilentBackends(scene.config)
+    scene.run(4, {"b1": (100, 0)})
     assert ["b1"] == scene.down
 
 

@@ -151,6 +151,28 @@ def test_answers_meet_guard_and_mirror(version: int) -> None:
         assert len(pool_lab.copies()) == 2
 
 
+@pytest.mark.parametrize("source", [SourceKind.KEEP, SourceKind.MASQUERADE])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_peer_on_the_balancer(version: int, source: SourceKind) -> None:
+    """A peer on the balancer, at the very address of the service, sees the service, and answers the backend.
+
+    As a client, the same peer is still balanced.
+    """
+    with PoolLab(NAT, serve=False) as pool_lab, ExitStack() as stack:
+        pool_lab.load(outbound(pool_lab, source=source))
+        call = Call(pool_lab, version, stack)
+        call.peer = stack.enter_context(Peer(pool_lab.lab.balancer, version, 7777))
+        for text in ("REGISTER", "INVITE", "I" * 4000):
+            assert call.service == call.ask(call.backends[1], text)
+            call.answer(call.backends[1], call.service)
+        assert all(backend.is_idle() for backend in call.backends)
+        client = stack.enter_context(Peer(pool_lab.lab.balancer, version, 7778))
+        client.send("OPTIONS", call.service)
+        assert 1 == sum(not backend.is_idle() for backend in call.backends)
+        config = Config(pools=(outbound(pool_lab, source=source),))
+        assert "" == pool_lab.lab.balancer.call(pool_lab.applier.diff, config)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_two_backends_ask_one_peer(version: int) -> None:
     """The second backend leaves from another port of the service's address; each backend gets its own answer."""

@@ -36,7 +36,7 @@ class Zone:
         self.rcode = dns.rcode.NOERROR
         self.asked: list[tuple[str, str]] = []
         self.respond: Callable[[dns.message.Message], dns.message.Message] = self.answer
-        self._socket = _bound() if host is None else host.call(_bound)
+        self._socket, self.stream_socket = _bound() if host is None else host.call(_bound)
         self.port = self._socket.getsockname()[1]
 
     def __enter__(self) -> Self:
@@ -48,6 +48,7 @@ class Zone:
         self._socket.sendto(b"", self._socket.getsockname())  # the end, for _serve
         self._thread.join()
         self._socket.close()
+        self.stream_socket.close()
 
     @property
     def option(self) -> dict[str, object]:
@@ -72,6 +73,13 @@ class Zone:
             response.set_rcode(dns.rcode.NXDOMAIN)
         return response
 
+    def truncated(self, query: dns.message.Message) -> dns.message.Message:
+        """An answer that is too long for UDP."""
+        response = self.answer(query)
+        response.flags |= dns.flags.TC
+        response.answer.clear()
+        return response
+
     def _serve(self) -> None:
         while True:
             packet, client = self._socket.recvfrom(4096)
@@ -85,7 +93,45 @@ class Zone:
                 self._socket.sendto(self.respond(query).to_wire(), client)
 
 
-def _bound() -> socket.socket:
-    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    bound.bind(("127.0.0.1", 0))
-    return bound
+class LongAnswers:
+    """A context manager: UDP answers of a zone are truncated, and only TCP, at the same port, has the records."""
+
+    def __init__(self, zone: Zone) -> None:
+        self._zone = zone
+        self.answered = 0
+
+    def __enter__(self) -> Self:
+        self._zone.respond = self._zone.truncated
+        self._zone.stream_socket.listen()
+        self._thread = Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zone.respond = self._zone.answer
+        self._zone.stream_socket.shutdown(socket.SHUT_RDWR)  # ends accept(); the port refuses from now on
+        self._thread.join()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._zone.stream_socket.accept()
+                with client, client.makefile("rwb") as stream:
+                    query = dns.message.from_wire(stream.read(int.from_bytes(stream.read(2), "big")))
+                    stream.write(self._zone.answer(query).to_wire(prepend_length=True))
+                    self.answered += 1
+
+
+def _bound() -> tuple[socket.socket, socket.socket]:
+    """A socket for UDP, and one for TCP at the same port, which refuses until it listens."""
+    while True:
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        datagrams.bind(("127.0.0.1", 0))
+        stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            stream.bind(datagrams.getsockname())
+        except OSError:  # another process has the port for TCP
+            datagrams.close()
+            stream.close()
+        else:
+            return datagrams, stream

@@ -82,7 +82,7 @@ class FakeKernelThread(KernelThread):
     def __init__(self, table: str = "nftlb") -> None:
         self.kernel = CountingKernel()
         self.interfaces: Collection[str] = ()
-        self.helps = True
+        self.has_options = True
         self.takes = 0.0
         self.error: Exception | None = None
         self.error_after: Exception | None = None
@@ -100,7 +100,7 @@ class FakeKernelThread(KernelThread):
             routing=NoRouting(),
             lookup=lambda _: {},
             wait=lambda: None,
-            helps=lambda *_: self.helps,
+            supports=lambda *_: self.has_options,
             interfaces=lambda: self.interfaces,
             linger=LINGER,
             clock=lambda: self.now,

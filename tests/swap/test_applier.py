@@ -446,27 +446,29 @@ def test_missing_routing_rules_are_a_difference() -> None:
     ] == differences(applier, configuration)
 
 
-@pytest.mark.parametrize("has", [True, False])
-def test_a_kernel_without_a_helper_takes_the_other_rules(*, has: bool) -> None:
-    """If the kernel lacks a helper, its pool is loaded without the helper; other pools are the same as with it."""
+@pytest.mark.parametrize("has", [{"tftp", "session_timeout"}, {"tftp"}, {"session_timeout"}, set()], ids=str)
+def test_a_kernel_without_an_option_of_flows_takes_the_other_rules(has: set[str]) -> None:
+    """If the kernel lacks an option, its pool is loaded without the option; other pools are the same as with it."""
     asked = []
 
-    def helps(_: object, name: str) -> bool:
+    def supports(_: object, name: str) -> bool:
         asked.append(name)
-        return has
+        return name in has
 
     boot = pool("boot", "192.0.2.69:69/udp", backends("10.0.0.21:69"), per=Per.FLOW, helper=Helper.TFTP)
+    vpn = pool("vpn", "192.0.2.69:1194/udp", backends("10.0.0.22:1194"), per=Per.FLOW, session_timeout=300_000)
     kernel = FakeNft()
-    applier = Applier(kernel, delete_connections=lambda _: 0, lookup=lambda _: {}, wait=lambda: None, helps=helps)
-    unhelped = applier.load(config(DNS, boot)).unhelped
+    applier = Applier(kernel, delete_connections=lambda _: 0, lookup=lambda _: {}, wait=lambda: None, supports=supports)
+    reduced = applier.load(config(DNS, boot, vpn)).reduced
 
-    assert has is (unhelped == ())
-    assert all("pool boot: the kernel has no helper for tftp" in line for line in unhelped)
+    lines = {"tftp": "pool boot: the kernel has no helper", "session_timeout": "pool vpn: the kernel has no time-outs"}
+    assert [line for name, line in lines.items() if name not in has] == [line.partition(" for")[0] for line in reduced]
     table = kernel.list("nftlb")[TableFamily.IP].table
-    assert has is ("ct helper tftp" in table.objects)
-    assert has is ("helped" in table.sets)
-    assert {"backend/dns/b1", "connect/boot"} <= table.chains.keys()
-    assert {"tftp"} == set(asked)
+    assert ("tftp" in has) is ("ct helper tftp" in table.objects)
+    assert ("tftp" in has) is ("helped" in table.sets)
+    assert ("session_timeout" in has) is ("ct timeout session-300s" in table.objects)
+    assert {"backend/dns/b1", "connect/boot", "connect/vpn"} <= table.chains.keys()
+    assert {"tftp", "session_timeout"} == set(asked)
     asked.clear()
     applier.load(config(DNS))
     assert [] == asked

@@ -44,7 +44,7 @@ class Details {
     this.charts = [new Chart("Packets per second", [name], "packets/s"), new Chart("Response time of checks, ms", [name], "ms")];
     this.admin = [["enabled", "Enable"], ["drain", "Drain"], ["maintenance", "Maintenance"]].map(
       ([admin, text]) => Object.assign(makeButton(text, () => setAdmin(pool, name, admin)), {admin}));
-    const numbers = [["weight", 0, 256], ["priority", 1, 255]].map(([what, min, max]) => {
+    const numbers = [["weight", 0, 256], ["priority", 0, 255]].map(([what, min, max]) => {
       const input = make("input");
       Object.assign(input, {type: "number", min, max, value: backend[what], required: true});
       const form = make("form", "field", make("label", "", what === "weight" ? "Weight " : "Priority ", input), make("button", "", "Set"));

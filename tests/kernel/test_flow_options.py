@@ -1,4 +1,4 @@
-"""Whether the kernel has a helper of conntrack."""
+"""Whether the kernel has the options of flows: a helper of conntrack, and time-outs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nftlb.kernel import LibNftables
-from nftlb.kernel.helpers import has_helper, lacks_translation
+from nftlb.kernel.flow_options import SESSION_TIMEOUT, has_option, lacks_translation
 from nftlb.lab import Namespace, userns
 
 if TYPE_CHECKING:
@@ -17,23 +17,24 @@ HELPER, TRANSLATION = "nf_conntrack_tftp 16384 2 nf_nat_tftp - Live\n", "nf_nat_
 
 
 def test_the_real_kernel(tmp_path: Path) -> None:
-    """The kernel has a helper for TFTP, and none of another name. The question leaves no table behind."""
+    """The kernel has time-outs, a helper for TFTP, and none of another name. The question leaves no table behind."""
     userns.ensure()
     listed = tmp_path / "modules"
     listed.write_text(HELPER)
 
-    def ask() -> tuple[bool, bool, bool, int]:
+    def ask() -> tuple[bool, bool, bool, bool, int]:
         with LibNftables() as kernel:
             before = kernel.generation()
             answers = (
-                has_helper(kernel, "tftp", tmp_path / "none"),
-                has_helper(kernel, "no-such-helper"),
-                has_helper(kernel, "tftp", listed),
+                has_option(kernel, SESSION_TIMEOUT),
+                has_option(kernel, "tftp", tmp_path / "none"),
+                has_option(kernel, "no-such-helper"),
+                has_option(kernel, "tftp", listed),
             )
             return *answers, kernel.generation() - before
 
     with Namespace("helpers") as namespace:
-        assert (True, False, False, 0) == namespace.call(ask)
+        assert (True, True, False, False, 0) == namespace.call(ask)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,72 @@
+"""Whether the kernel can carry out the options of flows: the helpers of conntrack, and time-outs of its entries."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nftlb.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nftlb.model import Config, Pool
+
+    from .libnftables import Kernel
+
+SESSION_TIMEOUT = "session_timeout"
+"""The option that is no helper. A helper has its own name."""
+_TABLE = "nftlb-option"
+_TIMEOUT = "ct timeout option {\n\t\tprotocol udp\n\t\tl3proto ip\n\t\tpolicy = { unreplied : 2, replied : 2 }\n\t}"
+_MODULES = Path("/proc/modules")
+
+
+def without_missing_options(config: Config, has: Callable[[str], bool]) -> Config:
+    """Leave out the options that the kernel does not have: it would refuse the rules of all pools."""
+    missing = missing_options(config, has)
+    if not missing:
+        return config
+    return replace(config, pools=tuple(_without(pool, missing) for pool in config.pools))
+
+
+def missing_options(config: Config, has: Callable[[str], bool]) -> frozenset[str]:
+    """Return the options that pools use and the kernel does not have. `has` is called once for each option."""
+    wanted = {str(pool.helper) for pool in config.pools if pool.helper}
+    wanted |= {SESSION_TIMEOUT for pool in config.pools if pool.session_timeout}
+    return frozenset(name for name in wanted if not has(name))
+
+
+def has_option(kernel: Kernel, name: str, modules: Path = _MODULES) -> bool:
+    """Whether rules can use an option for flows of UDP. The kernel may load the module of a helper.
+
+    The kernel does not load the second module, which translates what the helper expects (`nf_nat_tftp`). That module
+    is missing if the first is loaded without it; both may also be built into the kernel, and then none is listed.
+    """
+    helper = f'ct helper {name} {{\n\t\ttype "{name}" protocol udp\n\t\tl3proto ip\n\t}}'
+    try:
+        kernel.check(f"table ip {_TABLE} {{\n\t{_TIMEOUT if name == SESSION_TIMEOUT else helper}\n}}\n")
+    except KernelError:
+        return False
+    return not lacks_translation(_listed(modules), name)
+
+
+def lacks_translation(modules: str, name: str) -> bool:
+    """Whether the list of loaded modules has the helper without the module that translates."""
+    loaded = {line.partition(" ")[0] for line in modules.splitlines()}
+    return f"nf_conntrack_{name}" in loaded and f"nf_nat_{name}" not in loaded
+
+
+def _without(pool: Pool, missing: frozenset[str]) -> Pool:
+    if pool.helper in missing:
+        pool = replace(pool, helper=None)
+    if pool.session_timeout and SESSION_TIMEOUT in missing:
+        pool = replace(pool, session_timeout=None)
+    return pool
+
+
+def _listed(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # the daemon's unit hides the list
+        return ""
