@@ -162,7 +162,7 @@ def calm(wanted: AnyCheck, port: int, most: float) -> CheckResult:
             break
     assert longest < most
     assert took < 2 * most
-    assert elapsed < 5  # the time-out is 1 s
+    assert elapsed < 20  # the flood has no end; the time-out is 1 s
     return result
 
 
@@ -195,11 +195,10 @@ def test_floods(what: str) -> None:
 def test_single_bytes(wanted: AnyCheck, first: bytes) -> None:
     """A server that sends thousands of single bytes per second is read only a few times, and fails at the time-out."""
     with flood(first, b"x", 0.0002) as port:
-        result, _, took, _ = check(wanted, port)
+        result = calm(wanted, port, 0.1)
 
     assert not result.passed
     assert result.reason.startswith("no answer within 1s")
-    assert took < 0.2
 
 
 def test_single_bytes_are_searched_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
