@@ -1,6 +1,6 @@
 # `make demo` and `make test` run `make setup` themselves; a new Debian 12 or 13 needs nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo docs test tests other-tests test-debian13 debian13-tests test-newest-nft nft-tests test-deploy lint format golden costs screenshots bench deb debs wheel checksums clean
+.PHONY: help setup lock demo docs test tests other-tests test-debian13 debian13-tests test-newest-nft nft-tests test-deploy test-zabbix lint format golden costs screenshots bench deb debs wheel checksums clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -73,6 +73,9 @@ test-deploy: setup $(VENV)-deploy/.ready  ## the tests of the installed package 
 	cd deploy/ansible && PATH="$(CURDIR)/$(VENV)-deploy/current/bin:$$PATH" ansible-lint --offline
 	$(PY) -m pytest -n 3 --dist loadfile --timeout 900 tests/deploy
 
+test-zabbix:  ## import the template of deploy/monitoring with the code of Zabbix itself
+	tools/zabbix.sh $(VENV)-zabbix
+
 $(VENV)-deploy/.ready: tools/ansible.sh deploy/ansible/requirements.txt deploy/ansible/requirements-bookworm.txt
 	tools/ansible.sh $(VENV)-deploy
 	touch $@
@@ -125,4 +128,4 @@ bench: setup  ## measure the figures in the documents
 	$(PY) bench/start.py
 
 clean:  ## delete all that was built
-	rm -rf $(VENV) $(VENV)-deploy $(VENV)-bench $(VENV)-docs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-zabbix $(VENV)-deploy $(VENV)-bench $(VENV)-docs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -324,20 +324,25 @@ def default_address(table: str = "", *, changing: bool = False) -> Address:
     without `table`, if several daemons run here and none of them has the usual table. `changing`: also if the only
     daemon has another table, because a change must not reach another daemon while the usual one is stopped.
     """
-    usable = {name: path for name, path in sockets_here().items() if _is_usable(path)}
+    usable = addresses_here()
     if table and usable:
         if table not in usable:
             raise Unreachable(f"no daemon of table {table} runs here, but of: {', '.join(usable)}")
-        return Address(socket=usable[table])
+        return usable[table]
     if USUAL_TABLE in usable:
-        return Address(socket=usable[USUAL_TABLE])
+        return usable[USUAL_TABLE]
     if len(usable) == 1 and not changing:
-        return Address(socket=next(iter(usable.values())))
+        return next(iter(usable.values()))
     if usable:
         several = "several daemons run here" if len(usable) > 1 else f"no daemon with table {USUAL_TABLE} runs here"
-        choice = "".join(f"\n  --socket {path}    (table {name})" for name, path in usable.items())
+        choice = "".join(f"\n  --socket {place.socket}    (table {name})" for name, place in usable.items())
         raise Unreachable(f"{several}; name {'one of them' if len(usable) > 1 else 'the other one'}:{choice}")
     return Address()
+
+
+def addresses_here() -> dict[str, Address]:
+    """The own sockets of the daemons of this network namespace, as far as this user may use them; by table."""
+    return {table: Address(socket=path) for table, path in sockets_here().items() if _is_usable(path)}
 
 
 def _is_usable(path: str) -> bool:

@@ -77,6 +77,17 @@ def test_metrics_are_those_of_the_code() -> None:
     assert found == written
 
 
+def test_metrics_of_a_pool_name_it() -> None:
+    """What happens to pools and backends has their names as labels, and each duration ends in `_duration_seconds`."""
+    written = {names(row[0])[0]: set(names(row[2])) for row in table("monitoring.md", "Metrics")}
+    of_the_loop = {"nftlb_check_lag_seconds"}
+    happening = {name for name in written if re.search("check|refusal|transition|mode|hook|guard", name)} - of_the_loop
+    assert set() == {name for name in happening if "pool" not in written[name]}
+    of_a_backend = {name for name in written if re.match("nftlb_(backend|checks|check_duration)", name)}
+    assert set() == {name for name in of_a_backend if not written[name] >= {"pool", "backend"}}
+    assert set() == {name for name in written if "duration" in name and not name.endswith("_duration_seconds")}
+
+
 class _NoLoop:
     """An event loop for `asyncio.all_tasks`, which compares loops only."""
 

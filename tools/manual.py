@@ -259,13 +259,13 @@ def _text(lines: Sequence[str]) -> str:
     return re.sub(r"(?m)^(\.S[HS](?: .*|\n.*))\n\.PP$", r"\1", "\n".join(lines)) + "\n"
 
 
-def main(directory: str) -> None:
-    """Write all pages into a directory, which is made if it does not exist."""
+def write(texts: dict[str, str], directory: str) -> None:
+    """Write files by their names into a directory, which is made if it does not exist."""
     place = Path(directory)
     place.mkdir(parents=True, exist_ok=True)
-    for name, text in pages().items():
+    for name, text in texts.items():
         (place / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    write(pages(), *sys.argv[1:])

@@ -89,13 +89,5 @@ def _cell(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", r"\|")
 
 
-def main(directory: str) -> None:
-    """Write all pages into a directory, which is made if it does not exist."""
-    place = Path(directory)
-    place.mkdir(parents=True, exist_ok=True)
-    for name, text in pages().items():
-        (place / name).write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    _MANUAL["write"](pages(), *sys.argv[1:])

@@ -6,14 +6,14 @@ functions: `nftlb.compiler` and `nftlb.model` take longer to import than `nftlb 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nftlb.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from nftlb.model import Config, HostAddresses, Membership
 
@@ -26,6 +26,13 @@ file_argument = click.argument("file", type=click.Path(allow_dash=True), metavar
 optional_file_argument = click.argument(
     "file", type=click.Path(allow_dash=True), metavar="[FILE]", required=False, default=None
 )
+
+
+def limit_option(things: str, usual: int, most: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option `--limit N` of a command that prints a list of things."""
+    kind = click.IntRange(1, most)
+    words = f"How many {things} to print."
+    return click.option("--limit", type=kind, default=usual, show_default=True, metavar="N", help=words)
 
 
 def load_resolved(file: str) -> Config:

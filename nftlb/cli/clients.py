@@ -9,7 +9,7 @@ import click
 
 from nftlb.client import Unknown
 
-from .arguments import examples
+from .arguments import examples, limit_option
 from .daemon import DaemonAccess, complete_pools, daemon_options, name_error
 from .output import write_output
 from .terminal import Cell, Colour, Column, TextStyle, aligned_lines, number_text, output_style
@@ -23,14 +23,7 @@ _USUAL = 20
 
 @click.command("clients", epilog=examples("nftlb clients dns", "nftlb clients dns --limit 100 --json"))
 @click.argument("pool", metavar="POOL", shell_complete=complete_pools)
-@click.option(
-    "--limit",
-    type=click.IntRange(1, MOST),
-    default=_USUAL,
-    show_default=True,
-    metavar="N",
-    help="How many sources to show.",
-)
+@limit_option("sources", _USUAL, MOST)
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON of the API.")
 @daemon_options
 def clients_command(daemon: DaemonAccess, pool: str, limit: int, as_json: bool) -> None:

@@ -12,7 +12,7 @@ import click
 from nftlb.client import Unavailable, Unreachable
 from nftlb.printable import printable
 
-from .arguments import examples
+from .arguments import examples, limit_option
 from .daemon import DaemonAccess, complete_pools, daemon_options, refuse_unknown_pools
 from .output import write_error, write_output
 
@@ -76,14 +76,7 @@ def _fits(event: EventView, backend: str, kind: str | None) -> bool:
 
 @click.command("history", epilog=examples("nftlb history", "nftlb history dns/ns1 --limit 200", "nftlb history --json"))
 @_filters
-@click.option(
-    "--limit",
-    type=click.IntRange(1, MOST),
-    default=_USUAL,
-    show_default=True,
-    metavar="N",
-    help="How many events to print.",
-)
+@limit_option("events", _USUAL, MOST)
 @daemon_options
 def history_command(daemon: DaemonAccess, where: str, kind: str | None, as_json: bool, limit: int) -> None:
     """Print the last events that the daemon has kept, the newest last. The daemon keeps the last 1000."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from enum import IntEnum
@@ -103,11 +104,13 @@ def _unknown(error: click.UsageError | NftlbError) -> int:
     cls=_HealthCommand,
     epilog=examples(
         "nftlb health dns && echo ready",
+        "nftlb health --json",
         "nftlb health --nagios",
         "nftlb health dns --nagios --warning 3: --critical 2:",
     ),
 )
 @click.argument("pools", metavar="[POOL]...", nargs=-1, shell_complete=complete_pools)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: for each pool its name, `ready`, and the reason.")
 @click.option("--nagios", is_flag=True, help="Behave as a Nagios plugin: exit status 0 to 3, and performance data.")
 @click.option(
     "-w",
@@ -125,7 +128,12 @@ def _unknown(error: click.UsageError | NftlbError) -> int:
 )
 @daemon_options
 def health_command(
-    daemon: DaemonAccess, pools: tuple[str, ...], nagios: bool, warning: Range | None, critical: Range | None
+    daemon: DaemonAccess,
+    pools: tuple[str, ...],
+    as_json: bool,
+    nagios: bool,
+    warning: Range | None,
+    critical: Range | None,
 ) -> int:
     """Print whether all pools, or each POOL, are ready. Exit status: 0 they are; 1 one is not; 4 no daemon answers.
 
@@ -137,7 +145,9 @@ def health_command(
     if not nagios:
         if warning or critical:
             raise click.UsageError("--warning and --critical are only used with --nagios.")
-        return _plain(daemon, pools)
+        return _plain(daemon, pools, as_json)
+    if as_json:
+        raise click.UsageError("--json and --nagios were both given; allowed: one of them.")
     seen = daemon.reader().status()
     refuse_unknown_pools(pools, seen)
     shown = [pool for pool in seen.pools if not pools or pool.name in pools]
@@ -147,16 +157,22 @@ def health_command(
     return _answer(state, texts or [_calm(shown)], [_data(pool, warning, critical) for pool in shown])
 
 
-def _plain(daemon: DaemonAccess, pools: Sequence[str]) -> int:
+def _plain(daemon: DaemonAccess, pools: Sequence[str], as_json: bool) -> int:
     seen = daemon.reader().status()
     refuse_unknown_pools(pools, seen)
-    lines = []
-    for pool in seen.pools:
-        if not pools or pool.name in pools:
-            reasons = "; ".join(pool.lacking) or f"{pool.healthy} usable, {pool.quorum} needed"
-            lines.append(f"{pool.name}: {'ready' if pool.ready else f'not ready: {reasons}'}\n")
-    write_output("".join(lines))
-    return int(any(": not ready: " in line for line in lines))
+    shown = [pool for pool in seen.pools if not pools or pool.name in pools]
+    found = [{"name": pool.name, "ready": pool.ready, "reason": _not_ready_because(pool)} for pool in shown]
+    if as_json:
+        write_output(json.dumps({"pools": found}, indent=2) + "\n")
+    else:
+        states = ["ready" if pool["ready"] else f"not ready: {pool['reason']}" for pool in found]
+        write_output("".join(f"{pool.name}: {state}\n" for pool, state in zip(shown, states, strict=True)))
+    return int(not all(pool.ready for pool in shown))
+
+
+def _not_ready_because(pool: PoolView) -> str:
+    """Why a pool is not ready; empty if it is ready."""
+    return "" if pool.ready else "; ".join(pool.lacking) or f"{pool.healthy} usable, {pool.quorum} needed"
 
 
 def _calm(pools: Sequence[PoolView]) -> str:
@@ -185,8 +201,7 @@ def pool_problems(pool: PoolView, warning: Range | None, critical: Range | None)
     serving = serving_in(pool)
     in_service = f"{pool.name}: {serving} of {len(pool.backends)} backends in service"
     if not pool.ready:
-        reasons = "; ".join(pool.lacking) or f"{pool.healthy} usable, {pool.quorum} needed"
-        yield NagiosState.CRITICAL, f"{pool.name}: not ready: {reasons}"
+        yield NagiosState.CRITICAL, f"{pool.name}: not ready: {_not_ready_because(pool)}"
     if pool.mode == "fallback":
         yield NagiosState.CRITICAL, f"{pool.name}: no backend is usable, so the fallback is used"
     elif pool.mode != "healthy":

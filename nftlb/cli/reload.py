@@ -6,11 +6,12 @@ import os
 import signal
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from nftlb.client import Address, DaemonClient, Rejected, Unreachable, read_daemon_address
+from nftlb.client import Address, DaemonClient, Rejected, Unreachable, addresses_here, read_daemon_address
 from nftlb.errors import NftlbError
 
 from .arguments import examples
@@ -53,17 +54,23 @@ def reload_command(daemon: DaemonAccess, pid: int | None, file: str | None) -> N
             raise click.UsageError("--file is only used with --pid; add --pid, or use --url or --socket.")
         daemon.writer().reload()
     else:
-        _reload_by_signal(pid, _readers(file) if file is not None else [daemon.reader()])
+        places = _places_in(file) if file is not None else _places_of(daemon)
+        _reload_by_signal(pid, [DaemonClient(place) for place in places])
 
 
-def _readers(file: str) -> list[DaemonClient]:
-    """Clients for the addresses of the API in `file` and in its last good copy.
+def _places_in(file: str) -> list[Address]:
+    """The addresses of the API in `file` and in its last good copy.
 
     The API is at the address of the copy until the reload has ended, and at that of the file from then on.
     """
     from nftlb.daemon.startup import apis_of  # noqa: PLC0415 - the import takes longer than all the rest, and is rarely needed
 
-    return [DaemonClient(read_daemon_address(place)) for place in apis_of(file)] or [DaemonClient(Address())]
+    return [read_daemon_address(place) for place in apis_of(file)] or [Address()]
+
+
+def _places_of(daemon: DaemonAccess) -> list[Address]:
+    """The address that the options name, or the addresses of all daemons here: the process id says which is meant."""
+    return [daemon.address()] if daemon.named else list(addresses_here().values()) or [Address()]
 
 
 def _reload_by_signal(pid: int, clients: Sequence[DaemonClient]) -> None:
@@ -74,30 +81,45 @@ def _reload_by_signal(pid: int, clients: Sequence[DaemonClient]) -> None:
     """
     began = datetime.now(UTC)
     try:
+        if not _handles_reload(pid):
+            raise Unreachable(f"process {pid} would end by the signal to reload, and gets no signal; is it the daemon?")
         os.kill(pid, signal.SIGHUP)
     except OSError as error:
         raise Unreachable(f"can't signal process {pid} to reload: {error.strerror}; is it the daemon?") from error
     start = last_reply = time.monotonic()
     pause, longest = _PAUSES
-    reason = f"no answer in {_PATIENCE:g} s"
+    reasons: dict[Address, str] = {}
     while (now := time.monotonic()) < min(start + _PATIENCE, last_reply + _SILENCE):
         for client in clients:
             try:
                 seen = client.status()
             except NftlbError as error:
-                reason = str(error)
+                reasons[client.address] = str(error)
                 continue
             if seen.pid != pid:
-                reason = f"the daemon at {client.address} is process {seen.pid}"
+                reasons[client.address] = f"the daemon at {client.address} is process {seen.pid}"
                 continue
-            last_reply, reason = now, f"the reload has not ended after {_PATIENCE:g} s"
+            last_reply, reasons = now, {client.address: f"the reload has not ended after {_PATIENCE:g} s"}
             if seen.config.attempted >= began:
                 return _report(seen.config)
         time.sleep(pause)
         pause = min(2 * pause, longest)
-    raise Unreachable(
-        f"process {pid} was signalled to reload, but the result is unknown: {reason}; see the daemon's log"
-    )
+    why = "; ".join(reasons.values())
+    raise Unreachable(f"process {pid} was signalled to reload, but the result is unknown: {why}; see the daemon's log")
+
+
+def _handles_reload(pid: int) -> bool:
+    """Whether the process has a handler for SIGHUP, which ends all other processes. OSError if there is no process.
+
+    True without /proc, because nothing is known then.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        os.kill(pid, 0)
+        return True
+    caught = next((line.partition(":")[2] for line in lines if line.startswith("SigCgt:")), "1")
+    return bool(int(caught, 16) & 1 << signal.SIGHUP - 1)
 
 
 def _report(config: ConfigState) -> None:

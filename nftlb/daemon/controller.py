@@ -426,10 +426,14 @@ class Controller:
             self._notifier.report(changes, self.state.config)
             self._await_preemption()
 
-    def _await_preemption(self) -> None:
-        """Wait until the next priority takes over, instead of the time that was set before."""
+    def close(self) -> None:
+        """End the wait for the next priority. Nothing may change while the state is saved for the last time."""
         if self._preemption is not None:
             self._preemption.cancel()
+
+    def _await_preemption(self) -> None:
+        """Wait until the next priority takes over, instead of the time that was set before."""
+        self.close()
         due = self.state.health.next_preemption()
         self._preemption = None if due is None else asyncio.get_running_loop().call_later(due - now(), self._preempt)
 

@@ -97,7 +97,7 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
         *(names.follow, _Directory(saver, config).follow),
     )
     try:
-        with surveyor, watcher, names, closing(garbage):
+        with surveyor, watcher, names, closing(garbage), closing(counter_reader):
             with suppress(KernelError):
                 await reconciler.start(begun.first)
             await surveyor.first_look()
@@ -112,11 +112,11 @@ async def operate(begun: Begun, wishes: SignalRequests) -> Config:
         _log.info("stopping")
         systemd.notify("STOPPING=1")
         await checker.close()
+        control.close()
         await hooks.close()
         await STRAYS.close()
         await saver.close()
         recorder.changes.close()
-        counter_reader.close()
     return state.config
 
 

@@ -160,6 +160,14 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"  nftlb {name}" in text.split("Example")[1]
 
 
+@pytest.mark.parametrize("name", ["status", "health", "events", "history", "ruleset", "clients", "explain", "doctor"])
+def test_every_list_has_json(name: str) -> None:
+    """Each command that prints a list of what the daemon or the host has can print JSON."""
+    command = root.get_command(click.Context(root), name)
+    assert command is not None
+    assert any("--json" in option.opts for option in command.params)
+
+
 def test_the_list_of_commands_loads_none_of_them() -> None:
     """`nftlb --help` imports neither pydantic nor YAML nor the configuration."""
     program = "import sys; from nftlb.cli import main; main(); print(*sys.modules)"

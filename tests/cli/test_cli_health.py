@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from typing import Any
 
@@ -128,6 +129,18 @@ def test_for_scripts(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert 1 == main(["health"])
     assert ("dns: ready\nsip: not ready: 0 usable, 1 needed\n", "") == tuple(capsys.readouterr())
     assert 0 == main(["health", "dns"])
+
+
+def test_as_json(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same facts and the same exit status; not together with --nagios."""
+    api.show(status(pools=(pool(), pool("sip", ready=False, healthy=0))))
+    assert 1 == main(["health", "--json"])
+    sip = {"name": "sip", "ready": False, "reason": "0 usable, 1 needed"}
+    assert {"pools": [{"name": "dns", "ready": True, "reason": ""}, sip]} == json.loads(capsys.readouterr().out)
+    assert (3, "NFTLB UNKNOWN - --json and --nagios were both given; allowed: one of them.") == outcome_of(
+        capsys, "--json", "--nagios"
+    )
+    assert 0 == main(["health", "--json", "dns"])
 
 
 @pytest.mark.parametrize(

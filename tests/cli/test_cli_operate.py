@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_api import TOKEN, Api, backend, fake_api, pool, status
+from fake_api import NOW, TOKEN, Api, backend, fake_api, pool, status
 from installed_command import NFTLB
 
-from nftlb.cli import main, waiting
+from nftlb import client
+from nftlb.cli import main, reload, waiting
 from nftlb.lab import Namespace
+from nftlb.service import ConfigStatus
 
 pytest_plugins = ("cli_fixtures",)
 
@@ -245,6 +250,64 @@ def test_reload(api: Api, token_file: str, monkeypatch: pytest.MonkeyPatch, caps
     api.answers[RELOAD] = 422, {"error": "the file is bad", "problems": ["a.yaml:1:2: one", "a.yaml:3:4: two"]}
     assert 1 == main(["reload"])
     assert ("", "nftlb: the file is bad\na.yaml:1:2: one\na.yaml:3:4: two\n") == tuple(capsys.readouterr())
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The sockets of two daemons of this network namespace, by table; nothing names one of them."""
+    found = {table: str(tmp_path / f"{table}.sock") for table in ("core", "nftlb")}
+    monkeypatch.setattr(client, "sockets_here", lambda: found)
+    monkeypatch.delenv("NFTLB_URL", raising=False)
+    return found
+
+
+def test_reload_by_a_signal_finds_the_daemon(places: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Of several daemons, the result is that of the process that gets the signal."""
+    process, signals = os.getpid(), []
+    problem = f"{(at := '/etc/nftlb/core.yaml')}:1:1: bad"
+    reloaded = ConfigStatus(
+        file=at, success=False, loaded=NOW, attempted=datetime.now(UTC) + timedelta(hours=1), problems=(problem,)
+    )
+    before = signal.signal(signal.SIGHUP, lambda number, _: signals.append(number))
+    try:
+        with fake_api(Path(places["core"])) as core, fake_api(Path(places["nftlb"])) as usual:
+            usual.show(status(pid=process + 1))
+            core.show(status(pid=process, config=reloaded))
+            assert 1 == main(["reload", "--pid", str(process)])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert [signal.SIGHUP] == signals
+    assert capsys.readouterr().err.endswith(f"the configuration before stays in use:\n{problem}\n")
+
+
+def test_reload_by_a_signal_of_no_daemon(
+    places: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message has the processes of all daemons that were asked."""
+    monkeypatch.setattr(reload, "_SILENCE", 0.1)
+    process = os.getpid()
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    try:
+        with ExitStack() as stack:
+            for number, path in enumerate(places.values(), 1):
+                stack.enter_context(fake_api(Path(path))).show(status(pid=process + number))
+            assert 4 == main(["reload", "--pid", str(process)])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    error = capsys.readouterr().err
+    for number, path in enumerate(places.values(), 1):
+        assert f"the daemon at unix:{path} is process {process + number}" in error
+
+
+def test_reload_does_not_end_another_process(capsys: pytest.CaptureFixture[str]) -> None:
+    """A process that SIGHUP would end gets no signal; status 4, also for a process that does not exist."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        assert 4 == main(["reload", "--pid", str(process.pid)])
+        assert f"process {process.pid} would end by the signal to reload" in capsys.readouterr().err
+        assert None is process.poll()
+        process.kill()
+    assert 4 == main(["reload", "--pid", str(process.pid)])
+    assert f"can't signal process {process.pid} to reload: No such process" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("code", [401, 403, 500, 503])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import yaml
 from config_texts import SMALLEST, faults, pool
 from hypothesis import given
 from hypothesis import strategies as st
+from processor_time import takes_less
 
 from nftlb.config import load, parse_config
 from nftlb.config.rules import Ranges
@@ -268,10 +268,9 @@ def test_a_thousand_pools_load_in_time() -> None:
             }
         }
     )
-    before = time.process_time()
 
     assert 1000 == len(parse_config(text).pools)
-    assert time.process_time() - before < 2
+    assert takes_less(2, lambda: parse_config(text))
 
 
 def test_a_good_file_imports_no_module_for_errors_or_networks() -> None:

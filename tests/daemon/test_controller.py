@@ -241,6 +241,21 @@ def test_a_priority_returns_after_its_delay(file: Path) -> None:
     play(restarted())
 
 
+def test_no_priority_returns_after_the_end(file: Path) -> None:
+    """After `close`, the priority that waits does not return: its hooks and its saved state would come too late."""
+    file.write_text(document(dns=PRIORITIES))
+
+    async def scene() -> list[str]:
+        async with WiredDaemon(file) as daemon:
+            daemon.record_results("ns1", "---++")
+            await asyncio.sleep(3)
+            daemon.controller.close()
+            await asyncio.sleep(10)
+            return daemon.events_of(EventKind.PRIORITY_CHANGED)
+
+    assert 1 == len(play(scene()))
+
+
 def test_a_shorter_delay_counts_at_the_reload(file: Path) -> None:
     """A reload with a shorter delay lets a waiting priority return by the new delay."""
     file.write_text(document(dns={**PRIORITIES, "preempt_delay": "1h"}))

@@ -271,10 +271,11 @@ def test_clients_that_leave_start_no_second_examination() -> None:
     """The examination goes on in its thread, and the next client gets its result, or that of the new configuration."""
     examined: list[Config] = []
     configs = [Config()]
-    go = threading.Event()
+    begun, go = threading.Event(), threading.Event()
 
     def examine(config: Config) -> list[Finding]:
         examined.append(config)
+        begun.set()
         go.wait()
         return [Finding(Severity.OK, "table", config.table)]
 
@@ -289,6 +290,7 @@ def test_clients_that_leave_start_no_second_examination() -> None:
             try:
                 for _ in range(5):
                     await leave(board)
+                assert await asyncio.to_thread(begun.wait, 30)
                 configs.append(Config(table="other"))
                 await leave(board)
                 assert configs[:1] == examined

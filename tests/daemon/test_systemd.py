@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def listening(address: str) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(address)
-        receiver.settimeout(5)
+        receiver.settimeout(30)
         yield receiver
 
 

@@ -184,7 +184,7 @@ def test_hooks_and_plugins_that_hang(hang: list[str], tmp_path: Path) -> None:
             swap = daemon.wait("swap", since=quorum.at)
             status = daemon.client.document()
 
-            assert swap.at - quorum.at < 1
+            assert swap.happened - quorum.happened < 5
             assert swap.happened - first.happened < 5  # each hook takes ten seconds
             assert {"exec: no answer within 0.2s"} == {backend["reason"] for backend in status["pools"][1]["backends"]}
             assert [True] * 3 == [backend["up"] for backend in status["pools"][0]["backends"]]

@@ -13,7 +13,8 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from daemon_process import PORT, VIP, Running, at, dns
+from daemon_process import PATIENCE, PORT, VIP, Running, at, dns
+from machine_stalls import Stalls
 from steady_traffic import Flow, lost
 
 from nftlb.compiler.routes import tunnel_hop
@@ -186,12 +187,13 @@ def readiness(daemon: Running, pool: str = "dns") -> tuple[int, str]:
 
 
 def await_status(daemon: Running, expected: int) -> float:
-    """Read the status of `/readyz` until it is as expected. Return the seconds."""
-    began = time.monotonic()
-    while (found := readiness(daemon))[0] != expected:
-        if time.monotonic() > began + 10:
-            raise AssertionError(f"/readyz is {found} after 10 s")
-    return time.monotonic() - began
+    """Read the status of `/readyz` until it is as expected. Return the seconds, without stalls of the machine."""
+    with Stalls(lambda: [daemon.process.pid]) as stalls:
+        mark = stalls.mark()
+        while (found := readiness(daemon))[0] != expected:
+            if time.monotonic() > mark.at + PATIENCE:
+                raise AssertionError(f"/readyz is {found} after {PATIENCE:g} s")
+        return time.monotonic() - mark.at - stalls.since(mark, turns=3)
 
 
 def findings(lab: Lab, daemon: Running) -> list[str]:

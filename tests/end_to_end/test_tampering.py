@@ -15,13 +15,26 @@ from steady_traffic import Flow, lost
 from nftlb.lab import VIP4, VIP6, Lab
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from daemon_process import Seen
 
 
 def shape(lab: Lab) -> str:
     """The listing of our table by nft, without counters and versions of chains."""
     text = lab.nft("list table ip nftlb")
     return re.sub(r"packets \d+ bytes \d+", "", text)
+
+
+def repair(daemon: Running, hurt: Callable[[], object]) -> tuple[Seen, float]:
+    """Damage our rules. Return the swap that repaired the damage, and the seconds it took, without stalls."""
+    with Stalls(lambda: [daemon.process.pid]) as stalls:
+        mark = stalls.mark()
+        hurt()
+        hurt_at = time.monotonic()
+        restored = daemon.wait("swap", since=mark.at)
+        return restored, restored.at - hurt_at - stalls.since(mark, turns=3)
 
 
 HURTS = {
@@ -41,13 +54,11 @@ def test_restored(hurt: str, tmp_path: Path) -> None:
     """Within a second of a change, our tables are restored, the repair is logged and counted, and traffic continues."""
     with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, dns(lab)) as daemon:
         before = shape(lab)
-        changed = time.monotonic()
-        lab.nft(HURTS[hurt])
-        restored = daemon.wait("swap", since=changed)
+        restored, took = repair(daemon, lambda: lab.nft(HURTS[hurt]))
         with lab.client.connect((VIP4, 53), connected=False) as client:
             answers = client.exchange(12)
 
-        assert restored.at - changed < 1
+        assert took < 1
         assert restored.event["details"]["restored"]
         assert before == shape(lab)
         assert 4 == max(map([answer.backend for answer in answers].count, ("b1", "b2", "b3")))
@@ -70,12 +81,10 @@ def test_a_list_of_sources_is_restored(hurt: str, tmp_path: Path) -> None:
         with Running(lab.balancer, tmp_path, pools) as daemon:
             before = sorted(shape(lab).splitlines())  # a set that was added again is at the end
             (name,) = set(re.findall(r"guard/dns/deny/\w+", "".join(before)))
-            changed = time.monotonic()
-            lab.nft(hurt.format(name))
-            restored = daemon.wait("swap", since=changed)
+            restored, took = repair(daemon, lambda: lab.nft(hurt.format(name)))
             daemon.poll_status(lambda status: status["kernel"]["synced"], "the list")
 
-            assert restored.at - changed < 1
+            assert took < 1
             assert restored.event["details"]["restored"]
             assert before == sorted(shape(lab).splitlines())
 
@@ -98,13 +107,9 @@ def test_a_large_ruleset_is_restored_as_fast(tmp_path: Path) -> None:
 def _flushed_and_restored(lab: Lab, tmp_path: Path, pools: dict[str, Any]) -> None:
     with Running(lab.balancer, tmp_path, pools) as daemon:
         before = shape(lab)
-        with Stalls(lambda: [daemon.process.pid]) as stalls:
-            mark = stalls.mark()
-            lab.nft("flush ruleset")
-            restored = daemon.wait("swap", since=mark.at)
-            waited = stalls.since(mark, turns=3)
+        _, took = repair(daemon, lambda: lab.nft("flush ruleset"))
 
-        assert restored.at - mark.at - waited < 1
+        assert took < 1
         assert before == shape(lab)
 
 
@@ -136,11 +141,9 @@ def test_all_tables_rules_and_routes_are_restored(hurt: list[str], tmp_path: Pat
     """Tables of IPv6 and of the fast path, and routing rules and routes of `forward: dsr`, are restored too."""
     with Lab(backends=3, dsr=True) as lab, lab.serve(53), Running(lab.balancer, tmp_path, dsr(lab)) as daemon:
         before = everything(lab)
-        changed = time.monotonic()
-        lab.balancer.run(hurt)
-        restored = daemon.wait("swap", since=changed)
+        _, took = repair(daemon, lambda: lab.balancer.run(hurt))
 
-        assert restored.at - changed < 1
+        assert took < 1
         assert before == everything(lab)
         for vip in (VIP4, VIP6):
             with lab.client.connect((vip, 53), connected=False) as client:

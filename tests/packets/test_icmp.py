@@ -106,7 +106,7 @@ def test_client_that_has_closed_its_socket(version: int) -> None:
     with PoolLab(NAT, backends=1, weights=(1,), serve=False) as pool_lab:
         client_host, backend_host = pool_lab.lab.client, pool_lab.lab.backends[0]
         with backend_host.call(socket.socket, family, socket.SOCK_DGRAM) as backend:
-            backend.settimeout(2)
+            backend.settimeout(20)
             backend.bind(("", BACKEND_PORT))
             with client_host.call(socket.socket, family, socket.SOCK_DGRAM) as client:
                 client.sendto(b"?", (vip(version), PORT))

@@ -166,7 +166,7 @@ def test_client_that_has_closed_its_socket(version: int) -> None:
     with PassiveLab(backends=1) as watched:
         (host,) = watched.lab.backends
         with host.call(socket.socket, family, socket.SOCK_DGRAM) as server:
-            server.settimeout(2)
+            server.settimeout(20)
             server.bind(("", BACKEND_PORT))
             with watched.client(version) as client, Tap(watched.lab.balancer, "client1") as tap:
                 client.send(1)
@@ -275,7 +275,7 @@ def _knock(address: str) -> None:
     """Send a datagram to a port without a listener, as a health check does. Return when the refusal has arrived."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(2)
+        sock.settimeout(20)
         sock.connect((address, BACKEND_PORT))
         sock.send(b"?")
         with pytest.raises(ConnectionRefusedError):

@@ -33,6 +33,10 @@ Datagrams: TypeAlias = "Callable[[bytes], Iterable[bytes]]"
 Streams: TypeAlias = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]"
 
 
+NOTED = 0.6
+"""Seconds of the time-out of a check that reads replies of no use before: a busy machine stands still for less."""
+
+
 def subject(
     host: str = V4,
     port: int | None = None,

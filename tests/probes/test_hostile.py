@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from probing import subject
+from processor_time import processor_time
 
 from nftlb.config import read_check
 from nftlb.model import Agent, AnyCheck, Dns, Exec, Radius, Sip, Snmp, Tcp, Transport, Udp
@@ -161,7 +162,7 @@ def calm(wanted: AnyCheck, port: int, most: float) -> CheckResult:
             break
     assert longest < most
     assert took < 2 * most
-    assert elapsed < 5  # the time-out is 1 s
+    assert elapsed < 20  # the flood has no end; the time-out is 1 s
     return result
 
 
@@ -194,11 +195,10 @@ def test_floods(what: str) -> None:
 def test_single_bytes(wanted: AnyCheck, first: bytes) -> None:
     """A server that sends thousands of single bytes per second is read only a few times, and fails at the time-out."""
     with flood(first, b"x", 0.0002) as port:
-        result, _, took, _ = check(wanted, port)
+        result = calm(wanted, port, 0.1)
 
     assert not result.passed
     assert result.reason.startswith("no answer within 1s")
-    assert took < 0.2
 
 
 def test_single_bytes_are_searched_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,9 +305,8 @@ def test_memory() -> None:
 
 def test_python_would_not_end() -> None:
     """This reply is an attack indeed: Python's own expressions take quadratic time for it."""
-    before = time.thread_time()
-    re.search(EVIL_PATTERN.encode(), EVIL[:12000])
-    small = time.thread_time()
-    re.search(EVIL_PATTERN.encode(), EVIL[:48000])
 
-    assert time.thread_time() - small > 6 * (small - before)
+    def shortest(size: int) -> float:
+        return min(processor_time(lambda: re.search(EVIL_PATTERN.encode(), EVIL[:size])) for _ in range(3))
+
+    assert shortest(48000) > 6 * shortest(12000)

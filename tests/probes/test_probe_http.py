@@ -435,8 +435,8 @@ def stalling(context: ssl.SSLContext, sent: bytes = b"") -> Streams:
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
-        (b"", "no answer within 0.5s"),
-        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 50_000, "no answer within 0.5s"),
+        (b"", "no answer within 2s"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 50_000, "no answer within 2s"),
         (OK, "200 OK"),
         (b"HTTP/1.1 503 No\r\n\r\n", "answered 503 No"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"y" * 5_000_000, f"answered 200 OK, but {TOO_LONG}"),
@@ -444,7 +444,7 @@ def stalling(context: ssl.SSLContext, sent: bytes = b"") -> Streams:
 )
 def test_a_server_that_stalls(server: ssl.SSLContext, sent: bytes, reason: str) -> None:
     """The connection does not stay open until the server ends TLS, which it may never do."""
-    result = check_streams(http(tls=True, verify=False, body="hello"), stalling(server, sent), seconds=0.5)
+    result = check_streams(http(tls=True, verify=False, body="hello"), stalling(server, sent), seconds=2)
 
     assert reason == result.reason
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from probing import (
     BOTH,
+    NOTED,
     cancel_datagrams,
     cancel_streams,
     check_datagrams,
@@ -61,8 +62,8 @@ def over_tcp(answers: Datagrams) -> Streams:
 def ask(transport: Transport, answers: Datagrams, host: str = BOTH[0], **options: object) -> CheckResult:
     check = read_check("sip", {"transport": transport, **options})
     if transport is Transport.UDP:
-        return check_datagrams(check, answers, host, seconds=0.3)
-    return check_streams(check, over_tcp(answers), host, seconds=0.3)
+        return check_datagrams(check, answers, host, seconds=NOTED)
+    return check_streams(check, over_tcp(answers), host, seconds=NOTED)
 
 
 both_transports = pytest.mark.parametrize("transport", list(Transport))
@@ -140,7 +141,7 @@ def test_provisional_answers(transport: Transport) -> None:
     alone = ask(transport, lambda request: [answer(request, trying, b"body")])
 
     assert (True, "200 OK") == (then.passed, then.reason)
-    assert (False, "no answer within 0.3s; only 100 Trying came") == (alone.passed, alone.reason)
+    assert (False, "no answer within 0.6s; only 100 Trying came") == (alone.passed, alone.reason)
 
 
 def _other_branch(reply: bytes) -> bytes:
@@ -168,7 +169,7 @@ def test_foreign_messages_are_ignored_and_named(
     alone = ask(transport, lambda request: [wrong(request)])
     then = ask(transport, lambda request: [wrong(request), answer(request)])
 
-    assert (False, f"no answer within 0.3s; the reply was {note}") == (alone.passed, alone.reason)
+    assert (False, f"no answer within 0.6s; the reply was {note}") == (alone.passed, alone.reason)
     assert then.passed
 
 

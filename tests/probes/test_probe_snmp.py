@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probing import BOTH, cancel_datagrams, check_datagrams, says, silent
+from probing import BOTH, NOTED, cancel_datagrams, check_datagrams, says, silent
 from pyasn1.codec.ber import decoder, encoder
 from pysnmp.proto import api
 
@@ -128,10 +128,10 @@ def _other_id(module: Any, pdu: Any) -> None:
 )
 def test_foreign_messages_are_ignored_and_named(serve: Datagrams, note: str) -> None:
     """Datagrams that are not the reply, such as our own request, are ignored, and named at the time-out."""
-    result = check_datagrams(Snmp(), serve, seconds=0.1)
+    result = check_datagrams(Snmp(), serve, seconds=NOTED)
 
     assert not result.passed
-    assert result.reason.startswith(f"no answer within 0.1s; the reply was {note}")
+    assert result.reason.startswith(f"no answer within 0.6s; the reply was {note}")
 
 
 def test_foreign_messages_before_the_reply_are_ignored() -> None:

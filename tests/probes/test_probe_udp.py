@@ -122,8 +122,8 @@ def test_a_late_answer_does_not_count() -> None:
 
         async with datagrams(server) as port:
             probe = probe_for(Udp(send="ping"))
-            first = await run_probe(probe, subject(port=port, seconds=0.02))
-            second = await run_probe(probe, subject(port=port, seconds=0.02))
+            first = await run_probe(probe, subject(port=port, seconds=0.2))
+            second = await run_probe(probe, subject(port=port, seconds=0.2))
         assert [False, False] == [first.passed, second.passed]
         assert 2 == len(requests)
 

@@ -62,6 +62,11 @@ def promtool(*arguments: str, given: str = "") -> str:
     return done.stdout + done.stderr
 
 
+def api_over_tcp(api: Path) -> list[str]:
+    """The command that makes the API behind a Unix socket reachable at the usual port of this host: systemd's proxy."""
+    return ["systemd-socket-activate", "-l", _TARGET, "/lib/systemd/systemd-socket-proxyd", str(api)]
+
+
 class Prometheus:
     """A context manager: Prometheus on a host, which scrapes the daemon behind a Unix socket on the same host."""
 
@@ -75,9 +80,7 @@ class Prometheus:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            # Prometheus can't scrape a Unix socket. systemd's proxy connects both.
-            proxy = ["systemd-socket-activate", "-l", _TARGET, "/lib/systemd/systemd-socket-proxyd", str(self._api)]
-            self._spawn(stack, proxy)
+            self._spawn(stack, api_over_tcp(self._api))  # Prometheus can't scrape a Unix socket
             (self._directory / "alerts.yml").write_text(sped_up(ALERTS.read_text()))
             times = {"scrape_interval": f"{INTERVAL * 1000:.0f}ms", "evaluation_interval": f"{INTERVAL * 1000:.0f}ms"}
             configuration = {

@@ -1,4 +1,4 @@
-"""Commands of nftlb on a pseudo-terminal."""
+"""Commands of nftlb, and other programs, on a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from installed_command import NFTLB
 class Terminal:
     """A command of nftlb on a pseudo-terminal, by default `top`. `url`: the address of the daemon."""
 
-    def __init__(self, url: str, *arguments: str, **variables: str) -> None:
+    def __init__(self, url: str, *arguments: str, program: str = NFTLB, **variables: str) -> None:
         self._ours, self._its = pty.openpty()
         self.resize(24, 80)
         self.before = termios.tcgetattr(self._its)
@@ -26,7 +26,7 @@ class Terminal:
             environment.pop(name, None)
         self.process = subprocess.Popen(
             # A shell ignores SIGINT for programs in the background, and their children inherit that.
-            ["env", "--default-signal=INT", "setsid", "--ctty", NFTLB, *(arguments or ("top", "--interval", "0.1"))],
+            ["env", "--default-signal=INT", "setsid", "--ctty", program, *(arguments or ("top", "--interval", "0.1"))],
             stdin=self._its,
             stdout=self._its,
             stderr=self._its,

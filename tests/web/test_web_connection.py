@@ -320,7 +320,7 @@ def test_the_server_stops_while_many_read(caplog: pytest.LogCaptureFixture) -> N
     """Those who do not take their responses, and those who wait for an answer, are closed after one `stop_seconds`."""
 
     async def test() -> None:
-        async with serving(large_service(), limits=Limits(stop_seconds=1, unsent=1 << 30)) as api:
+        async with serving(large_service(), limits=Limits(stop_seconds=3, unsent=1 << 30)) as api:
             slow = [await connect_slow(api) for _ in range(50)]
             await until(lambda: sum(bool(connection.unsent) for connection in api.connections) == len(slow))
             api.service.hold = asyncio.Event()
@@ -329,7 +329,7 @@ def test_the_server_stops_while_many_read(caplog: pytest.LogCaptureFixture) -> N
             connections = api.connections
             begin = time.monotonic()
             await api.server.stop()
-            assert 1 <= time.monotonic() - begin < 1.9
+            assert 3 <= time.monotonic() - begin < 5.9
             assert all(connection.lost.is_set() for connection in connections)
             await asyncio.gather(*waiting, return_exceptions=True)
             for sock in slow:
