@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import textwrap
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -13,7 +14,8 @@ from nftlb.cli.importing import FROM
 from nftlb.config import parse_config
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "rules").glob("*.md")])
+LINKS = runpy.run_path(str(ROOT / "tools/links.py"))
+DOCUMENTS = LINKS["documents"]()
 _BLOCK = re.compile(r"(?m)(?:^(?: {4}.*)?\n)+")
 _POOLS = re.compile(r"(?m)^( *)pools:\n(?:\1 +.*\n|\n)+")
 _ANY_POOL = 'pools: {any: {listen: "192.0.2.53:53/udp", backends: {b1: "10.0.0.11:53"}}}\n'
