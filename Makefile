@@ -1,6 +1,6 @@
 # `make demo` and `make test` run `make setup` themselves; a new Debian 12 or 13 needs nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo docs test tests other-tests test-debian13 debian13-tests test-newest-nft nft-tests test-deploy test-zabbix lint format golden costs screenshots bench deb debs wheel checksums clean
+.PHONY: help setup lock demo docs links test tests other-tests test-debian13 debian13-tests test-newest-nft nft-tests test-deploy test-zabbix lint format golden costs screenshots bench deb debs wheel checksums clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -117,6 +117,9 @@ docs: setup $(VENV)-docs/.ready  ## build dist/site from the documents; a broken
 $(VENV)-docs/.ready: tools/environment.sh requirements/docs.txt
 	tools/environment.sh $(VENV)-docs requirements/docs.txt
 	touch $@
+
+links: setup  ## visit the pages of other sites that the documents link to; needs the Internet
+	$(PY) tools/links.py
 
 screenshots: setup  ## take the pictures of the web page in docs/images/ again; look at them before you commit them
 	$(PY) tools/screenshots.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import textwrap
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -10,10 +11,14 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from nftlb.cli.importing import FROM
-from nftlb.config import parse_config
+from nftlb.compiler import Compiled
+from nftlb.config import parse_config, resolve
+from nftlb.model import Membership
+from nftlb.ruleset import file_pieces
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "rules").glob("*.md")])
+LINKS = runpy.run_path(str(ROOT / "tools/links.py"))
+DOCUMENTS = LINKS["documents"]()
 _BLOCK = re.compile(r"(?m)(?:^(?: {4}.*)?\n)+")
 _POOLS = re.compile(r"(?m)^( *)pools:\n(?:\1 +.*\n|\n)+")
 _ANY_POOL = 'pools: {any: {listen: "192.0.2.53:53/udp", backends: {b1: "10.0.0.11:53"}}}\n'
@@ -42,9 +47,14 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples_are_valid(name: str) -> None:
-    """Each configuration in the documents is valid for `nftlb check`."""
-    assert parse_config(EXAMPLES[name], name).pools
+def test_examples_can_be_used(name: str) -> None:
+    """Each configuration in the documents is valid for `nftlb check`, and compiles to rules that name its pools."""
+    config = resolve(parse_config(EXAMPLES[name], name), {}, {}).config
+
+    rules = "".join(file_pieces(Compiled(config).ruleset(Membership())))
+
+    assert config.pools
+    assert [] == [pool.name for pool in config.pools if f"/{pool.name}" not in rules]
 
 
 def test_examples_are_found() -> None:

@@ -6,11 +6,10 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from document_commands import Step, code_blocks, steps
 
 from nftlb.lab import userns
 
@@ -20,47 +19,30 @@ LIMIT = 240.0
 """Seconds for all commands. On a machine with other work, they took 16 to 47."""
 
 
-@dataclass
-class Step:
-    """A command of the page, in one or more lines, and the output that the page shows."""
-
-    command: str
-    output: list[str] = field(default_factory=list)
-
-    @property
-    def expected(self) -> str:
-        """A regular expression for the output: `...` stands for any text."""
-        return r".*".join(map(re.escape, "\n".join(self.output).split("...")))
+def page_steps(text: str) -> list[Step]:
+    """The commands of a page, in their order."""
+    return [step for block in code_blocks(text) for step in steps(block)]
 
 
-def steps(text: str) -> list[Step]:
-    """The commands of a page: `$` begins a command, `>` continues it, and other indented lines are its output."""
-    found: list[Step] = []
-    for block in re.findall(r"(?m)(?:^(?: {4}.*)?\n)+", text):
-        for line in textwrap.dedent(block).strip("\n").splitlines():
-            if line.startswith("$ "):
-                found.append(Step(line[2:]))
-            elif line.startswith(">") and found and not found[-1].output:
-                found[-1].command += f"\n{line[2:]}"
-            else:
-                found[-1].output.append(line)
-    return found
+def pattern(step: Step) -> str:
+    """A regular expression for the output of a command: `...` stands for any text."""
+    return r".*".join(map(re.escape, "\n".join(step.output).split("...")))
 
 
 def test_pages_are_read_as_commands_and_output() -> None:
     """Continued lines belong to the command; `...` stands for anything; other output must be equal."""
     page = "text\n\n    $ cat <<END\n    > a\n    >   b\n    > END\n    a\n    $ date\n    2026...\n\ntext\n"
-    first, second = steps(page)
+    first, second = page_steps(page)
 
     assert Step("cat <<END\na\n  b\nEND", ["a"]) == first
-    assert re.fullmatch(second.expected, "2026-11-29", re.DOTALL)
-    assert not re.fullmatch(second.expected, "on 2026-11-29", re.DOTALL)
+    assert re.fullmatch(pattern(second), "2026-11-29", re.DOTALL)
+    assert not re.fullmatch(pattern(second), "on 2026-11-29", re.DOTALL)
 
 
 @pytest.mark.slow
 def test_each_command_does_what_the_tutorial_says(tmp_path: Path) -> None:
     """The commands run in one shell, in a new network, and print what the page shows."""
-    page = steps(PAGE.read_text())
+    page = page_steps(PAGE.read_text())
     script = "".join(f"{step.command}\nstatus=$?; printf '\\n{MARK}\\n'; (exit $status)\n" for step in page)
     output = tmp_path / "output"
     # All processes end with the shell, also those in the background; /run has the names of the namespaces.
@@ -82,6 +64,6 @@ def test_each_command_does_what_the_tutorial_says(tmp_path: Path) -> None:
     differing = [
         f"$ {step.command}\n{text}"
         for step, text in zip(page, printed, strict=True)
-        if not re.fullmatch(step.expected, text.rstrip("\n "), re.DOTALL)
+        if not re.fullmatch(pattern(step), text.rstrip("\n "), re.DOTALL)
     ]
     assert not differing, "\n\n".join(differing)
