@@ -79,23 +79,24 @@ def _without_room(config: Config) -> Iterator[Caution]:
         if len(gap) >= ENOUGH:
             continue
         every = (listener for pool in config.pools for listener in pool.listen)
-        addresses = {
-            format_address(listener.address)
-            for listener in every
-            if (listener.family, listener.protocol) == (family, protocol)
-        }
+        same = [listener for listener in every if (listener.family, listener.protocol) == (family, protocol)]
+        addresses = {format_address(listener.address) for listener in same}
+        # The addresses of an interface are not known here.
+        anywhere = any(listener.host and not listener.interface for listener in same)
         for pool in config.pools:
             if pool.forward is Forward.NAT and any(
                 (listener.family, listener.protocol) == (family, protocol) for listener in pool.listen
             ):
                 seen = source_of(pool, family)
-                if seen == SourceKind.MASQUERADE or seen in addresses:
+                listened = anywhere and seen != SourceKind.KEEP
+                if seen == SourceKind.MASQUERADE or seen in addresses or listened:
+                    free = "" if anywhere else "source: an address of this host without a listener, or "
                     yield Caution(
                         pool.name,
                         f"the listeners for {protocol} leave no {ENOUGH} ports in a row above 1023 free (at most "
                         f"{len(gap)}): replies to {_seen(seen)} are balanced like requests if a client's port is a "
                         "listener's port",
-                        "source: an address of this host without a listener, or fewer ports",
+                        f"{free}fewer ports",
                     )
 
 

@@ -48,6 +48,17 @@ _UDP = 17
 # without end between two balancers that copy to each other.
 _LIVES = {Family.IP: "ip ttl < 2 return", Family.IP6: "ip6 hoplimit < 2 return"}
 _ECHO = ("echo-request", "echo-reply")
+_FRAGMENT = 44  # the number of the fragment header of IPv6
+_QUOTED = {
+    Family.IP: (f"@th,136,8 {_UDP} @th,192,32 {{:#x}} @th,240,16 {{}}",),
+    Family.IP6: (
+        f"@th,112,8 {_UDP} @th,256,128 {{:#x}} @th,400,16 {{}}",
+        f"@th,112,8 {_FRAGMENT} @th,256,128 {{:#x}} @th,384,8 {_UDP} @th,400,16 & 0xfff8 != 0",
+        f"@th,112,8 {_FRAGMENT} @th,256,128 {{:#x}} @th,384,8 {_UDP} @th,464,16 {{}}",
+    ),
+}
+"""Matches for a copy that an ICMP error quotes: protocol, destination and port. The second and third of IPv6 are for
+fragments: later ones, by their offset, and the first one."""
 
 
 def has_copies(pool: Pool) -> bool:
@@ -153,16 +164,16 @@ def finding_refusals(words: Words) -> Iterator[tuple[str, str]]:
 def refused_copies(words: Words, keys: Iterable[str]) -> Chain:
     """Return the chain that drops ICMP errors about copies; `keys` are the elements of the sets of collectors.
 
-    An ICMP error quotes the IP header of the copy, behind 8 bytes of ICMP, and then the UDP header.
+    An ICMP error quotes the IP header of the copy, behind 8 bytes of ICMP, and then the UDP header. Over IPv6, there is
+    an error for each fragment of a copy: the fragment header stands between, and only the first fragment has ports.
     """
-    protocol, destination, bits, port = (136, 192, 32, 240) if words is WORDS[Family.IP] else (112, 256, 128, 400)
+    quoted = _QUOTED[Family.IP if words is WORDS[Family.IP] else Family.IP6]
     # These messages quote nothing, and may contain any bytes.
     rules = [f"{words.icmp} type {kind} return" for kind in _ECHO]
     for key in keys:
         address, _, written = key.partition(" . ")
-        number = int(ip_address(address))
-        rules.append(f"@th,{protocol},8 {_UDP} @th,{destination},{bits} {number:#x} @th,{port},16 {written} drop")
-    return Chain(REFUSED, tuple(rules) if len(rules) > len(_ECHO) else ())
+        rules += [f"{match.format(int(ip_address(address)), written)} drop" for match in quoted]
+    return Chain(REFUSED, tuple(dict.fromkeys(rules)) if len(rules) > len(_ECHO) else ())
 
 
 def _datagrams(pool: Pool, family: Family) -> list[Listener]:

@@ -46,6 +46,7 @@ def check_listener_addresses(config: Config, host: HostFacts) -> Iterator[Findin
         else:
             message = f"gets no IPv{version} packets: {where} has no IPv{version} address that other hosts can reach"
             yield warning(f"listener {listener}", message, "ip address show")
+    tunnelled = {one.address for pool in config.pools if pool.encap is not Encap.NONE for one in pool.listen}
     exact = (listener for pool in config.pools for listener in pool.listen if not listener.host)
     for address in dict.fromkeys(listener.address for listener in exact):
         subject = f"address {address}"
@@ -59,7 +60,16 @@ def check_listener_addresses(config: Config, host: HostFacts) -> Iterator[Findin
                 f"ip address show dev {device}",
             )
         elif route is not None and route.kind == LOCAL:
-            yield ok(subject, "is an address of this host")
+            returned = "; with `encap`, replies that pass this host as a router are lost for this reason"
+            yield ok(subject, f"is an address of this host{returned if address in tunnelled else ''}")
+        elif address in tunnelled:
+            # On this host, the address would be a fault if the replies of backends pass this host.
+            yield warning(
+                subject,
+                "is not an address of this host: packets for it arrive only if routers send them here. This is correct "
+                "with `encap`, if the replies of backends pass this host",
+                f"a route to {address} through this host, on the router to the clients",
+            )
         else:
             yield warning(
                 subject,

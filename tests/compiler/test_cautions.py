@@ -10,7 +10,17 @@ import pytest
 from pool_builders import backend, backends, config, pool
 
 from nftlb.compiler.cautions import cautions
-from nftlb.model import KEY_WORDS, Admin, Balance, Forward, MinHealthy, PassiveReplies, SourceKind
+from nftlb.model import (
+    KEY_WORDS,
+    Admin,
+    Balance,
+    Forward,
+    Listener,
+    MinHealthy,
+    PassiveReplies,
+    Protocol,
+    SourceKind,
+)
 
 if TYPE_CHECKING:
     from nftlb.model import Pool
@@ -57,6 +67,18 @@ def test_no_room_for_source_ports() -> None:
     assert [("rtp", True, fix), ("ntp", True, fix)] == found_cautions(*pools)
     assert "(at most 0)" in next(cautions(config(*pools))).message
     assert [] == found_cautions(pool("web", "192.0.2.1:1-65535/tcp", SERVERS))
+
+
+def test_no_room_at_any_address_of_this_host() -> None:
+    """With a listener for all addresses of this host, no source is without a listener, so no caution advises one."""
+    elsewhere = {"source": SourceKind.ADDRESS, "source_addresses": (ip_address("192.0.2.9"),)}
+    any_address = Listener(ip_address("0.0.0.0"), 1024, 65535, Protocol.UDP, host="*")  # noqa: S104 - no socket
+    for options in ({}, elsewhere):
+        assert [("rtp", True, "fewer ports")] == found_cautions(
+            replace(pool("rtp", "192.0.2.1:1/udp", SERVERS, **options), listen=(any_address,))
+        )
+    kept = replace(pool("rtp", "192.0.2.1:1/udp", SERVERS, source=SourceKind.KEEP), listen=(any_address,))
+    assert [] == found_cautions(kept)
 
 
 def test_a_narrow_gap_is_too_little() -> None:

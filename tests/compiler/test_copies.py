@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import struct
+from ipaddress import ip_address
+
 import pytest
 
 from nftlb.compiler import Compiled
@@ -96,3 +100,47 @@ def test_pools_without_copies_have_no_rule_of_them() -> None:
     table = ruleset.tables[TableFamily.IP]
     assert "output-raw" not in table.chains
     assert not [name for name in (*table.chains, *table.sets) if "cop" in name or "collector" in name]
+
+
+MATCH = re.compile(r"@th,(\d+),(\d+) (?:& (\S+) )?(!= )?(\S+)")
+
+
+def drops(rule: str, packet: bytes) -> bool:
+    """Whether a rule that compares bits of the packet drops the packet."""
+
+    def holds(match: re.Match[str]) -> bool:
+        start, length, mask, unequal, value = match.groups()
+        bits = int.from_bytes(packet) >> 8 * len(packet) - int(start) - int(length) & (1 << int(length)) - 1
+        return (bits & int(mask or "-1", 0) == int(value, 0)) is not bool(unequal)
+
+    found = list(MATCH.finditer(rule))
+    return rule.endswith(" drop") and bool(found) and all(map(holds, found))
+
+
+def error_about(address: str, port: int, *, fragment: int | None = None, protocol: int = 17) -> bytes:
+    """An ICMPv6 error about a datagram, or about a fragment at this offset in bytes, without the header of IPv6."""
+    udp = struct.pack("!HHHH", 4000, port, 8, 0)
+    between = b"" if fragment is None else struct.pack("!BBHI", protocol, 0, fragment | 1, 7)
+    content = between + (udp if not fragment else bytes([39, 6] * 8))
+    header = struct.pack("!IHBB", 6 << 28, len(content), protocol if fragment is None else 44, 64)
+    ends = ip_address("2001:db8::7").packed + ip_address(address).packed
+    return struct.pack("!BBHI", 1, 3, 0, 0) + header + ends + content
+
+
+def test_errors_about_copies_in_fragments_are_dropped() -> None:
+    """Over IPv6, errors quote a fragment header before the ports, or no ports. Those about others pass."""
+    collector = "2001:db8:9::9"
+    text = "pools: {a: {listen: '[2001:db8::1]:53/udp', mirror: {m: '[2001:db8:9::9]:9995'}, backends: {b: fd00::2}}}"
+    rules = Compiled(parse_config(text)).ruleset().tables[TableFamily.IP6].chains["refused-copies"].rules
+    for packet, expected in (
+        (error_about(collector, 9995), True),
+        (error_about(collector, 9995, fragment=0), True),
+        (error_about(collector, 9995, fragment=1448), True),
+        (error_about(collector, 9996), False),
+        (error_about(collector, 9996, fragment=0), False),
+        (error_about("2001:db8:9::8", 9995, fragment=0), False),
+        (error_about("2001:db8:9::8", 9995, fragment=1448), False),
+        (error_about(collector, 9995, protocol=6), False),
+        (error_about(collector, 9995, fragment=1448, protocol=6), False),
+    ):
+        assert expected is any(drops(rule, packet) for rule in rules), packet.hex()

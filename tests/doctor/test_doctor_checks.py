@@ -246,6 +246,21 @@ def test_tunnels_need_room_on_the_path() -> None:
     assert "carries 1400: packets of more than 1376 bytes" in fault.message
 
 
+def test_with_tunnels_the_service_need_not_be_on_this_host() -> None:
+    """No finding advises to add the address of a service: replies that pass this host would be lost with it."""
+    wide = (Interface(1, "lo", 65536), Interface(2, "eth0", 1600), Interface(3, "eth1.7", 1600))
+    service = ip_address("192.0.2.53")
+    said = {fault.subject: fault for fault in check_facts(TUNNELLED, routes=ROUTED, interfaces=wide)}
+    assert "replies that pass this host as a router are lost" in said[f"address {service}"].message
+    assert "" == said[f"address {service}"].fix
+    elsewhere = {**ROUTED, service: FAR}
+    (fault,) = faults(check_facts(TUNNELLED, routes=elsewhere, interfaces=wide))
+    assert f"address {service}" == fault.subject
+    assert "a route to 192.0.2.53 through this host, on the router to the clients" == fault.fix
+    (fault,) = faults(check_facts(NAT, routes={**HEALTHY.routes, service: FAR}))
+    assert "ip address add 192.0.2.53/32 dev lo" == fault.fix
+
+
 def test_tunnels_need_their_type_in_the_kernel() -> None:
     """A missing type is an error with the name of its module; a router on the way to the backend is none."""
     wide = (Interface(1, "lo", 65536), Interface(2, "eth0", 1600), Interface(3, "eth1.7", 1600))
