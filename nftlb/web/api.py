@@ -17,7 +17,6 @@ from nftlb.model import BackendChange
 from .bodies import BackendChangeBody, NewBackend, new_backend, read_body
 from .query import flag, number_of, read_query
 from .routes import BACKEND, MOST_CLIENTS, USUAL_CLIENTS, VERSION_HEADER
-from .shared import large_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -63,22 +62,22 @@ class ApiRoutes:
             "removeBackend": self.remove,
         }
 
-    async def status(self, _: web.Request) -> web.Response:
-        return large_response(await self._shared.get("status", self._status))
+    async def status(self, request: web.Request) -> web.Response:
+        return await self._shared.respond(request, "status", self._status)
 
-    async def pools(self, _: web.Request) -> web.Response:
-        return large_response(await self._shared.get("pools", self._pools))
+    async def pools(self, request: web.Request) -> web.Response:
+        return await self._shared.respond(request, "pools", self._pools)
 
     async def pool(self, request: web.Request) -> web.Response:
         name = request.match_info["pool"]
-        return large_response(await self._shared.get(f"pool {name}", partial(self._pool, name)))
+        return await self._shared.respond(request, f"pool {name}", partial(self._pool, name))
 
     async def clients(self, request: web.Request) -> web.Response:
         name, most = request.match_info["pool"], _limit(request)
-        return large_response(await self._shared.get(f"clients {name} {most}", partial(self._clients, name, most)))
+        return await self._shared.respond(request, f"clients {name} {most}", partial(self._clients, name, most))
 
-    async def ruleset(self, _: web.Request) -> web.Response:
-        return large_response(await self._shared.get("ruleset", self._ruleset), "text/plain; charset=utf-8")
+    async def ruleset(self, request: web.Request) -> web.Response:
+        return await self._shared.respond(request, "ruleset", self._ruleset, "text/plain; charset=utf-8")
 
     async def reload(self, request: web.Request, by: Admitted) -> web.Response:
         read_query(request)
@@ -196,9 +195,9 @@ class MonitoringRoutes:
                     )
         return web.Response(status=503, text="\n".join(["not ready", *lines, ""]))
 
-    async def figures(self, _: web.Request) -> web.Response:
+    async def figures(self, request: web.Request) -> web.Response:
         """All metrics in Prometheus' text format."""
-        return large_response(await self._shared.get("metrics", self._figures), CONTENT_TYPE)
+        return await self._shared.respond(request, "metrics", self._figures, CONTENT_TYPE)
 
     async def _figures(self) -> bytes:
         page = self._metrics.page()

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from aiohttp.payload import Payload
 
+from .compression import COMPRESSED, FAST, PLAIN, accepts_gzip, compress
 from .errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
     from aiohttp.abc import AbstractStreamWriter
 
@@ -26,6 +27,7 @@ REST = 4
 LONGEST_REST = 2.0
 """Maximum pause in seconds: clients that wait for the next response must get it in time."""
 RETRY_AFTER = "2"
+_JSON = "application/json; charset=utf-8"
 
 
 @dataclass(eq=False)
@@ -88,6 +90,24 @@ class SharedResponses:
                     round_.task.cancel()
                     self._begin(what, round_.task)
 
+    async def respond(
+        self,
+        request: web.Request,
+        what: str,
+        make: Callable[[], Awaitable[bytes]],
+        content_type: str = _JSON,
+        *,
+        slow: bool = False,
+    ) -> web.Response:
+        """Return `what` as an HTTP response, compressed if the client accepts that. See `get`."""
+        if not accepts_gzip(request):
+            return large_response(await self.get(what, make, slow=slow), content_type, PLAIN)
+
+        async def compressed() -> bytes:
+            return await asyncio.to_thread(compress, await make(), FAST)
+
+        return large_response(await self.get(f"gzip {what}", compressed, slow=slow), content_type, COMPRESSED)
+
     @contextmanager
     def _place(self) -> Iterator[None]:
         if self._waiting >= self._most:
@@ -140,6 +160,6 @@ class LargeBody(Payload):
         return self._value.decode(encoding, errors)
 
 
-def large_response(body: bytes, content_type: str = "application/json; charset=utf-8") -> web.Response:
+def large_response(body: bytes, content_type: str = _JSON, headers: Mapping[str, str] | None = None) -> web.Response:
     """A response with a body that may be shared."""
-    return web.Response(body=LargeBody(body, content_type))
+    return web.Response(body=LargeBody(body, content_type), headers=headers)

@@ -86,6 +86,10 @@ def test_files_are_served(path: str, name: str, kind: str) -> None:
     again = asked(path, **{"If-None-Match": answer.headers["etag"]})
     assert (304, b"") == (again.status, again.body)
     assert 200 == asked(path, **{"If-None-Match": '"another"'}).status
+    compressed = {"Accept-Encoding": "gzip"}
+    assert 200 == asked(path, **compressed, **{"If-None-Match": answer.headers["etag"]}).status  # another variant
+    tag = asked(path, **compressed).headers["etag"]
+    assert 304 == asked(path, **compressed, **{"If-None-Match": tag}).status
 
 
 @pytest.mark.parametrize("name", ["none.js", "uPlot.LICENSE.txt", "..%2Fapi.py", "%2Fetc%2Fpasswd", "__init__.py"])
