@@ -16,6 +16,7 @@ from nftlb.model import (
     Admin,
     Backend,
     BackendChange,
+    BackendKey,
     Balance,
     Endpoint,
     EventKind,
@@ -379,6 +380,9 @@ class Service(Protocol):
     async def preview_change(self, pool: str, backend: str, change: BackendChange) -> Consequences:
         """What `change` would lead to. Raises as `change` would."""
 
+    async def preview_change_backends(self, backends: Sequence[BackendKey], change: BackendChange) -> Consequences:
+        """What `change_backends` would lead to. Raises as `change_backends` would."""
+
     async def preview_add(self, pool: str, backend: Backend | NamedBackend) -> Consequences:
         """What `add` would lead to. Raises as `add` would."""
 
@@ -387,6 +391,14 @@ class Service(Protocol):
 
     async def change(self, pool: str, backend: str, change: BackendChange, by: Actor) -> BackendStatus:
         """Set the values that are not None; they survive restarts. The caller checks the limits of the numbers."""
+
+    async def change_backends(
+        self, backends: Sequence[BackendKey], change: BackendChange, by: Actor
+    ) -> Sequence[BackendStatus]:
+        """`change` for several backends at once: one change of the rules, and one event that names them all.
+
+        If one of the backends is unknown, nothing is changed.
+        """
 
     async def add(self, pool: str, backend: Backend | NamedBackend, by: Actor) -> BackendStatus | NameStatus:
         """Add a backend to a pool; the backend survives restarts. ConfigError if it breaks a rule between options.

@@ -14,7 +14,7 @@ from aiohttp import web
 from nftlb.metrics import CONTENT_TYPE
 from nftlb.model import BackendChange
 
-from .bodies import BackendChangeBody, NewBackend, new_backend, read_body
+from .bodies import BackendChangeBody, BackendsChangeBody, NewBackend, change_of_backends, new_backend, read_body
 from .query import flag, number_of, read_query
 from .routes import BACKEND, MOST_CLIENTS, USUAL_CLIENTS, VERSION_HEADER
 
@@ -59,6 +59,7 @@ class ApiRoutes:
             "reload": self.reload,
             "addBackend": self.add,
             "changeBackend": self.change,
+            "changeBackends": self.change_several,
             "removeBackend": self.remove,
         }
 
@@ -100,6 +101,14 @@ class ApiRoutes:
         if preview:
             return _json(await self._service.preview_change(pool, backend, change))
         return _json(await self._whole(partial(self._service.change, pool, backend, change), by))
+
+    async def change_several(self, request: web.Request, by: Admitted) -> web.Response:
+        preview = _is_preview(request)
+        backends, change = change_of_backends(await read_body(request, BackendsChangeBody, self._limits))
+        if preview:
+            return _json(await self._service.preview_change_backends(backends, change))
+        changed = await self._whole(partial(self._service.change_backends, backends, change), by)
+        return _text(f"[{','.join(backend.model_dump_json() for backend in changed)}]\n")
 
     async def remove(self, request: web.Request, by: Admitted) -> web.Response:
         pool, backend = request.match_info["pool"], request.match_info["backend"]
