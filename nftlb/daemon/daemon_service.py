@@ -77,7 +77,7 @@ class DaemonService:
         self._notices = NoticeBoard(lambda: self._state.config, self._thread)
 
     async def overview(self) -> Overview:
-        return Overview.model_construct(
+        return Overview.of(
             host=socket.gethostname(),
             version=version("nftlb"),
             pid=os.getpid(),
@@ -256,7 +256,7 @@ def pool_status(
         _backend(pool.pool.name, tracked, shares.get(name, 0.0), counters, added=name in added)
         for name, tracked in pool.backends.items()
     )
-    return PoolStatus.model_construct(
+    return PoolStatus.of(
         name=pool.pool.name,
         listen=tuple(map(str, pool.pool.listen)),
         forward=pool.pool.forward,
@@ -286,7 +286,7 @@ def pool_status(
 
 def _collector(pool: str, collector: Collector, tracked: BackendHealth, counters: Counters) -> CollectorStatus:
     count = counters.of_collector(pool, collector.name)
-    return CollectorStatus.model_construct(
+    return CollectorStatus.of(
         name=collector.name,
         address=str(collector.address),
         port=collector.port,
@@ -336,7 +336,7 @@ def _shares(selections: Iterable[Selection]) -> dict[str, float]:
 def _backend(pool: str, tracked: BackendHealth, share: float, counters: Counters, *, added: bool) -> BackendStatus:
     backend = tracked.backend
     count, replies = counters.of(pool, backend.name), counters.replies(pool, backend.name)
-    return BackendStatus.model_construct(
+    return BackendStatus.of(
         name=backend.name,
         address=str(backend.address),
         port=backend.port,
@@ -363,7 +363,7 @@ def _backend(pool: str, tracked: BackendHealth, share: float, counters: Counters
 
 def _check(check: CheckHealth) -> CheckStatus:
     last = check.last
-    return CheckStatus.model_construct(
+    return CheckStatus.of(
         kind=check.health.check.kind,
         up=check.state.up,
         passed=None if last is None else last.passed,
