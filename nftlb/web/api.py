@@ -17,6 +17,7 @@ from nftlb.model import BackendChange
 from .bodies import BackendChangeBody, BackendsChangeBody, NewBackend, change_of_backends, new_backend, read_body
 from .query import flag, number_of, read_query
 from .routes import BACKEND, MOST_CLIENTS, USUAL_CLIENTS, VERSION_HEADER
+from .shared import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -71,7 +72,7 @@ class ApiRoutes:
 
     async def pool(self, request: web.Request) -> web.Response:
         name = request.match_info["pool"]
-        return await self._shared.respond(request, f"pool {name}", partial(self._pool, name))
+        return await self._shared.respond(request, f"pool {name}", partial(self._pool, name), lane=Lane.SMALL)
 
     async def clients(self, request: web.Request) -> web.Response:
         name, most = request.match_info["pool"], _limit(request)

@@ -13,6 +13,7 @@ from nftlb.printable import show
 from .errors import RequestError
 from .query import number_of, read_query
 from .routes import MOST_EVENTS, MOST_ID, USUAL_EVENTS
+from .shared import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,11 +76,11 @@ class InsightRoutes:
             partial(self._explain, client, listener, payload),
             f"explain {client} {listener} {given.get('payload')}",
         )
-        return await self._shared.respond(request, what, make, slow=True)
+        return await self._shared.respond(request, what, make, lane=Lane.SLOW)
 
     async def notices(self, request: web.Request) -> web.Response:
         read_query(request)
-        return await self._shared.respond(request, "notices", self._notices, slow=True)
+        return await self._shared.respond(request, "notices", self._notices, lane=Lane.SLOW)
 
     async def _history(self, wanted: dict[str, Any]) -> bytes:
         return f"{self._service.history(**wanted).model_dump_json()}\n".encode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -23,11 +24,20 @@ if TYPE_CHECKING:
 
 
 REST = 4
-"""The pause after a response, as a multiple of the time that it took: reads use at most a fifth of the loop's time."""
+"""The pause after a response, as a multiple of its time: the responses of a lane use at most a fifth of the loop's
+time."""
 LONGEST_REST = 2.0
 """Maximum pause in seconds: clients that wait for the next response must get it in time."""
 RETRY_AFTER = "2"
 _JSON = "application/json; charset=utf-8"
+
+
+class Lane(Enum):
+    """Responses of a lane are made one at a time, with a pause after each. No lane waits for another lane."""
+
+    LARGE = "the state of all pools"
+    SMALL = "the state of one pool, which a page reads after each event"
+    SLOW = "what waits for a thread, up to seconds"
 
 
 @dataclass(eq=False)
@@ -69,18 +79,17 @@ class SharedResponses:
         self._most = most
         self._waiting = 0
         self._next: dict[str, _Round] = {}
-        self._turns = {False: _Turn(), True: _Turn()}
+        self._turns = {lane: _Turn() for lane in Lane}
 
-    async def get(self, what: str, make: Callable[[], Awaitable[bytes]], *, slow: bool = False) -> bytes:
+    async def get(self, what: str, make: Callable[[], Awaitable[bytes]], lane: Lane = Lane.LARGE) -> bytes:
         """Return the response `what`. Requests for the same response before `make` begins share the same bytes.
 
-        `slow`: `make` waits seconds for a thread. Slow responses are made one at a time too, but no other response
-        waits for them. RequestError 503 if too many clients wait already. Raises the errors of `make`.
+        RequestError 503 if too many clients wait already. Raises the errors of `make`.
         """
         with self._place():
             round_ = self._next.get(what)
             if round_ is None:
-                round_ = self._next[what] = _Round(asyncio.create_task(self._make(what, make, self._turns[slow])))
+                round_ = self._next[what] = _Round(asyncio.create_task(self._make(what, make, self._turns[lane])))
             round_.waiting += 1
             try:
                 return await asyncio.shield(round_.task)
@@ -96,17 +105,16 @@ class SharedResponses:
         what: str,
         make: Callable[[], Awaitable[bytes]],
         content_type: str = _JSON,
-        *,
-        slow: bool = False,
+        lane: Lane = Lane.LARGE,
     ) -> web.Response:
         """Return `what` as an HTTP response, compressed if the client accepts that. See `get`."""
         if not accepts_gzip(request):
-            return large_response(await self.get(what, make, slow=slow), content_type, PLAIN)
+            return large_response(await self.get(what, make, lane), content_type, PLAIN)
 
         async def compressed() -> bytes:
             return await asyncio.to_thread(compress, await make(), FAST)
 
-        return large_response(await self.get(f"gzip {what}", compressed, slow=slow), content_type, COMPRESSED)
+        return large_response(await self.get(f"gzip {what}", compressed, lane), content_type, COMPRESSED)
 
     @contextmanager
     def _place(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from nftlb.model import Admin
 from nftlb.web import Limits
 from nftlb.web import shared as module
 from nftlb.web.errors import RequestError
-from nftlb.web.shared import LargeBody, SharedResponses
+from nftlb.web.shared import Lane, LargeBody, SharedResponses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -196,6 +196,27 @@ def test_a_pause_after_each_response() -> None:
     play(scene())
 
 
+def test_the_state_of_a_pool_does_not_wait_for_the_pause_of_all_pools() -> None:
+    """A page that follows events can read a pool soon after all pools; requests for single pools have pauses too."""
+
+    async def scene() -> None:
+        shared, done = SharedResponses(10), []
+
+        async def make(what: str, seconds: float) -> bytes:
+            await asyncio.sleep(seconds)
+            done.append((what, round(elapsed(), 3)))
+            return b""
+
+        await shared.get("status", partial(make, "status", 0.1))
+        again = asyncio.create_task(shared.get("status", partial(make, "status", 0.1)))
+        for _ in range(2):
+            await shared.get("pool dns", partial(make, "dns", 0.01), Lane.SMALL)
+        await again
+        assert [("status", 0.1), ("dns", 0.11), ("dns", 0.16), ("status", 0.6)] == done
+
+    play(scene())
+
+
 def test_slow_responses_hold_up_no_other_response() -> None:
     """The metrics do not wait for notices, and notices and explanations are made one at a time."""
 
@@ -208,8 +229,8 @@ def test_slow_responses_hold_up_no_other_response() -> None:
             return b""
 
         await asyncio.gather(
-            shared.get("notices", partial(make, "notices", 5), slow=True),
-            shared.get("explain", partial(make, "explain", 1), slow=True),
+            shared.get("notices", partial(make, "notices", 5), Lane.SLOW),
+            shared.get("explain", partial(make, "explain", 1), Lane.SLOW),
             shared.get("metrics", partial(make, "metrics", 0.1)),
         )
         assert [("metrics", 0.1), ("notices", 5), ("explain", 5 + module.LONGEST_REST + 1)] == done
