@@ -1,6 +1,6 @@
 """The files of the status page: how they are served, and what they must not contain.
 
-`tests/end_to_end/test_page.py` tests the page in a browser.
+`tests/end_to_end/test_page*.py` test the page in a browser.
 """
 
 from __future__ import annotations
