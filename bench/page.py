@@ -2,8 +2,9 @@
 
 `python bench/page.py [POOLSxBACKENDS]` (default 200x10). The daemon runs in a network namespace with the rules in its
 kernel. Loading is the time from the start of the navigation to the first status in the table, in a new session without
-a cache. A change is the time from the request that drains a backend to its new state on the screen, so it includes the
-swap of the rules.
+a cache; "modules" and "status" are the parts of this time until the code of the page and the status have arrived. The
+daemon pauses after each status, so that readers do not delay checks; each round begins after the pause. A change is the
+time from the request that drains a backend to its new state on the screen, so it includes the swap of the rules.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nftlb.lab import Lab, userns
+from nftlb.web.shared import LONGEST_REST
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
@@ -24,9 +26,14 @@ from browser import browser, load_time, opened, seen_at, tcp_address, watch_for
 from daemon_process import Running
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from playwright.sync_api import Browser
 
 ROUNDS = 20
+PARTS = """() => ["/page/[^u]", "/api/v1/status$"].map(path => Math.max(...performance.getEntriesByType("resource")
+    .filter(one => one.name.match(path)).map(one => one.responseEnd)))"""
+"""When the last byte was there, in milliseconds from the start of the navigation."""
 
 
 def main(size: str) -> None:
@@ -47,13 +54,16 @@ def main(size: str) -> None:
             browser(directory) as running,
         ):
             print(f"{pools} pools of {backends} backends, {ROUNDS} times, {os.cpu_count()} processors")
-            report("load", [load(running, url) for _ in range(ROUNDS)])
+            for what, times in zip(("load", "modules", "status"), zip(*loads(running, url), strict=True), strict=True):
+                report(what, times)
             report("change", change(running, url, daemon))
 
 
-def load(running: Browser, url: str) -> float:
-    with opened(running, url) as (page, _):
-        return load_time(page)
+def loads(running: Browser, url: str) -> Iterator[tuple[float, ...]]:
+    for _ in range(ROUNDS):
+        time.sleep(LONGEST_REST)
+        with opened(running, url) as (page, _):
+            yield load_time(page), *page.evaluate(PARTS)
 
 
 def change(running: Browser, url: str, daemon: Running) -> list[float]:
@@ -72,7 +82,7 @@ def change(running: Browser, url: str, daemon: Running) -> list[float]:
     return times
 
 
-def report(what: str, times: list[float]) -> None:
+def report(what: str, times: Sequence[float]) -> None:
     ordered = sorted(times)
     print(f"{what:<8} median {statistics.median(ordered):.0f} ms, lowest {ordered[0]:.0f}, highest {ordered[-1]:.0f}")
 

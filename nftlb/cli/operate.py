@@ -7,22 +7,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from nftlb.client import Unknown
+from nftlb.errors import ConfigError, Problem
 
-from .arguments import examples
+from .arguments import examples, no_such
 from .daemon import DaemonAccess, complete_backends, complete_pools, daemon_options, name_error
 from .output import write_output
 from .waiting import wait_until_drained
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from nftlb.client import BackendView
+    from nftlb.client import BackendView, DaemonClient
 
 MOST_WEIGHT = 256
 MOST_PRIORITY = 255
 _MOST_PORT = 65535
 _USUAL_PRIORITY = 1
 _LONGEST_WAIT = 86400.0
+_EVERY = "*"
+"""In place of the name of a backend: all backends of the pool."""
 
 
 class NamedTarget(NamedTuple):
@@ -40,6 +43,21 @@ def _target(ctx: click.Context, _: click.Parameter, value: str) -> NamedTarget:
     if not ctx.resilient_parsing and not (pool and backend and value.isprintable()):
         raise click.BadParameter(f"{value!r} is not POOL/BACKEND; allowed: two names, such as dns/ns1")
     return NamedTarget(pool, backend)
+
+
+def _targets(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[NamedTarget, ...]:
+    return tuple(_target(ctx, param, value) for value in dict.fromkeys(values))
+
+
+def _backends_argument(command: Any) -> Any:
+    return click.argument(
+        "targets",
+        metavar="POOL/BACKEND...",
+        nargs=-1,
+        required=True,
+        callback=_targets,
+        shell_complete=complete_backends,
+    )(command)
 
 
 def _backend_argument(command: Any) -> Any:
@@ -68,8 +86,8 @@ PRIORITY = WholeNumber("a priority", MOST_PRIORITY)
 # --- values of a backend ----------------------------------------------------------------------------------------------
 
 
-@click.command("drain", epilog=examples("nftlb drain dns/ns1", "nftlb drain sip/gw1 --wait --timeout 600"))
-@_backend_argument
+@click.command("drain", epilog=examples("nftlb drain dns/ns1 sip/gw1", "nftlb drain sip/gw1 --wait --timeout 600"))
+@_backends_argument
 @click.option(
     "--wait", is_flag=True, help="Return when the backend gets no more packets, and its connections have ended."
 )
@@ -82,28 +100,33 @@ PRIORITY = WholeNumber("a priority", MOST_PRIORITY)
     help="With --wait: the longest time to wait.",
 )
 @daemon_options
-def drain_command(daemon: DaemonAccess, target: NamedTarget, wait: bool, timeout: float) -> None:
-    """Stop new traffic to a backend. Existing connections (TCP, SCTP, `per: flow`) go on. Survives restarts.
+def drain_command(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], wait: bool, timeout: float) -> None:
+    """Stop new traffic to backends. Existing connections (TCP, SCTP, `per: flow`) go on. Survives restarts.
+
+    Several backends are drained at once, and 'POOL/*' means all backends of a pool.
 
     With --wait, the exit status is 3 if there is still traffic after the time-out; the backend stays drained. Where
     pools have connections, --wait reads them from conntrack: on the host of the daemon, as root. Elsewhere the command
     is refused, and drains nothing.
     """
     if not wait:
-        _change(daemon, target, {"admin": "drain"})
+        _set_admin(daemon, targets, "drain")
         return
+    if len(targets) > 1 or targets[0].backend == _EVERY:
+        raise click.UsageError("--wait was given with several backends; allowed: one.")
+    (target,) = targets
     wait_until_drained(daemon.reader(), *target, timeout, lambda: _change(daemon, target, {"admin": "drain"}))
     write_output(f"{target}: no packets and no connections any more\n")
 
 
 def _admin_command(name: str, admin: str, doc: str) -> click.Command:
-    """A command that sets the admin state of a backend."""
+    """A command that sets the admin state of backends."""
 
-    @click.command(name, epilog=examples(f"nftlb {name} dns/ns1"), help=doc)
-    @_backend_argument
+    @click.command(name, epilog=examples(f"nftlb {name} dns/ns1", f"nftlb {name} 'dns/*' sip/gw1"), help=doc)
+    @_backends_argument
     @daemon_options
-    def command(daemon: DaemonAccess, target: NamedTarget) -> None:
-        _change(daemon, target, {"admin": admin})
+    def command(daemon: DaemonAccess, targets: tuple[NamedTarget, ...]) -> None:
+        _set_admin(daemon, targets, admin)
 
     return command
 
@@ -124,12 +147,14 @@ def _number_command(name: str, kind: WholeNumber, example: str, doc: str) -> cli
 enable_command = _admin_command(
     "enable",
     "enabled",
-    "End `drain` or `maintenance`: the backend gets packets again if it is healthy. Survives restarts.",
+    "End `drain` or `maintenance`: the backends get packets again if they are healthy. Survives restarts. Several "
+    "backends are enabled at once, and 'POOL/*' means all backends of a pool.",
 )
 maintenance_command = _admin_command(
     "maintenance",
     "maintenance",
-    "Stop all traffic to a backend at once, also that of existing connections. Survives restarts.",
+    "Stop all traffic to backends at once, also that of existing connections. Survives restarts. Several backends "
+    "leave in one change, and 'POOL/*' means all backends of a pool.",
 )
 weight_command = _number_command(
     "weight",
@@ -144,6 +169,33 @@ priority_command = _number_command(
     "dns/ns3 2",
     f"Set a backend's priority, 0 to {MOST_PRIORITY}; a lower number is preferred, others stand by. Survives restarts.",
 )
+
+
+def _set_admin(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], admin: str) -> None:
+    """Set the admin state of backends, all in one change."""
+    if len(targets) == 1 and targets[0].backend != _EVERY:
+        _change(daemon, targets[0], {"admin": admin})
+        return
+    client = daemon.writer()
+    names = [str(target) for target in _all_of(targets, client)]
+    for name, backend in zip(names, client.change_backends(names, {"admin": admin}), strict=True):
+        write_output(f"{name}: {change_text(backend)}\n")
+
+
+def _all_of(targets: Iterable[NamedTarget], client: DaemonClient) -> dict[NamedTarget, None]:
+    """The backends that are meant, each once. ConfigError for an unknown pool, or a pool without backends."""
+    pools = {pool.name: pool for pool in client.status().pools}
+    found: dict[NamedTarget, None] = {}
+    for target in targets:
+        if target.backend != _EVERY:
+            found[target] = None
+            continue
+        if target.pool not in pools:
+            raise ConfigError([no_such("pool", str(target), target.pool, pools)])
+        if not pools[target.pool].backends:
+            raise ConfigError([Problem(str(target), 0, 0, "", "the pool has no backend now")])
+        found |= dict.fromkeys(NamedTarget(target.pool, backend.name) for backend in pools[target.pool].backends)
+    return found
 
 
 def _change(daemon: DaemonAccess, target: NamedTarget, wanted: Mapping[str, str | int]) -> None:

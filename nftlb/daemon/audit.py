@@ -24,15 +24,17 @@ _log = logging.getLogger(__name__)
 DONE = "done"
 _INTERRUPTED = "interrupted by the end of the daemon"
 _LONGEST_NAME = 100
+_LONGEST_CHANGE = 4000
 
 
 @contextmanager
 def audited(bus: Bus, by: Actor, what: str, pool: str = "", backend: str = "") -> Iterator[None]:
     """Log and publish that `by` asked for a change, and its result when the block ends: `done`, or the error.
 
-    `what` is the change in words: `drain`, `weight 3`, `add`, `remove`, `reload`. The names are those of the request,
-    which need not exist.
+    `what` is the change in words: `drain`, `weight 3`, `add`, `remove`, `reload`; for several backends with their
+    names. The names are those of the request, which need not exist.
     """
+    what = printable(what[:_LONGEST_CHANGE])
     result = _INTERRUPTED
     try:
         yield

@@ -20,7 +20,7 @@ from .events import now, wall
 from .names import emptied_pools, first_answers, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from nftlb.config import Resolution
     from nftlb.health import Change, CheckResult, PoolStates
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nftlb.model import (
         Backend,
         BackendChange,
+        BackendKey,
         Config,
         FoundServer,
         HostAddresses,
@@ -257,10 +258,15 @@ class Controller:
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
-    async def change(self, pool: str, backend: str, change: BackendChange) -> None:
-        """Set what is not None, and return when it is saved and the kernel has it. Raises Unapplied, UnknownPool."""
-        self.state.find(pool, backend)
-        self._follow(self.state.health.set_by_operator(pool, backend, change, now(), wall()))
+    async def change(self, backends: Sequence[BackendKey], change: BackendChange) -> None:
+        """Set what is not None of all these backends at once, and return when it is saved and the kernel has it.
+
+        Raises Unapplied; UnknownPool and UnknownBackend before anything is changed.
+        """
+        for backend in backends:
+            self.state.find(*backend)
+        health, moment, time = self.state.health, now(), wall()
+        self._follow([each for one in backends for each in health.set_by_operator(*one, change, moment, time)])
         await self._saver.save()
         await self.reconciler.wait_until_applied()
 
@@ -278,12 +284,13 @@ class Controller:
             self.state.record_removed(pool, backend)
         await self._saver.save()
 
-    def preview_change(self, pool: str, backend: str, change: BackendChange) -> tuple[str, ...]:
+    def preview_change(self, backends: Sequence[BackendKey], change: BackendChange) -> tuple[str, ...]:
         """What `change` would lead to. Raises as `change`."""
-        config = replace(self.state.config, pools=(self.state.find(pool, backend).pool,))
-        states, _ = self.state.health.with_config(config, now())
-        states.set_by_operator(pool, backend, change, now())
-        return self._consequences(pool, states)
+        pools = {backend.pool: self.state.find(*backend).pool for backend in backends}
+        states, _ = self.state.health.with_config(replace(self.state.config, pools=tuple(pools.values())), now())
+        for backend in backends:
+            states.set_by_operator(*backend, change, now())
+        return tuple(sentence for pool in pools for sentence in self._consequences(pool, states))
 
     async def preview_add(self, pool: str, backend: Backend | NamedBackend) -> tuple[str, ...]:
         """What `add` would lead to. Raises as `add`."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nftlb.compiler.reply_form import reply_form
 from nftlb.compiler.selection import select
 from nftlb.explain import Question, as_data, explain_packet
-from nftlb.model import DropReason, Family, Forward, NamedBackend, RotationMode
+from nftlb.model import BackendKey, DropReason, Family, Forward, NamedBackend, RotationMode
 from nftlb.service import (
     BackendStatus,
     CheckStatus,
@@ -33,7 +33,7 @@ from .events import now, wall
 from .notices import NoticeBoard
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+    from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 
     from nftlb.compiler.reply_form import Obstacles
     from nftlb.compiler.selection import Selection
@@ -77,7 +77,7 @@ class DaemonService:
         self._notices = NoticeBoard(lambda: self._state.config, self._thread)
 
     async def overview(self) -> Overview:
-        return Overview.model_construct(
+        return Overview.of(
             host=socket.gethostname(),
             version=version("nftlb"),
             pid=os.getpid(),
@@ -173,7 +173,10 @@ class DaemonService:
         return History(events=found)
 
     async def preview_change(self, pool: str, backend: str, change: BackendChange) -> Consequences:
-        return Consequences(consequences=self._controller.preview_change(pool, backend, change))
+        return await self.preview_change_backends([BackendKey(pool, backend)], change)
+
+    async def preview_change_backends(self, backends: Sequence[BackendKey], change: BackendChange) -> Consequences:
+        return Consequences(consequences=self._controller.preview_change(backends, change))
 
     async def preview_add(self, pool: str, backend: Backend | NamedBackend) -> Consequences:
         return Consequences(consequences=await self._controller.preview_add(pool, backend))
@@ -182,9 +185,17 @@ class DaemonService:
         return Consequences(consequences=await self._controller.preview_remove(pool, backend))
 
     async def change(self, pool: str, backend: str, change: BackendChange, by: Actor) -> BackendStatus:
-        with audited(self._bus, by, str(change), pool, backend):
-            await self._controller.change(pool, backend, change)
-        return self._backend(pool, backend)
+        (changed,) = await self.change_backends([BackendKey(pool, backend)], change, by)
+        return changed
+
+    async def change_backends(
+        self, backends: Sequence[BackendKey], change: BackendChange, by: Actor
+    ) -> list[BackendStatus]:
+        several = len(backends) > 1
+        what = f"{change} of {', '.join(map(str, backends))}" if several else str(change)
+        with audited(self._bus, by, what, *(() if several else backends[0])):
+            await self._controller.change(backends, change)
+        return [self._backend(*backend) for backend in backends]
 
     async def add(self, pool: str, backend: Backend | NamedBackend, by: Actor) -> BackendStatus | NameStatus:
         with audited(self._bus, by, "add", pool, backend.name):
@@ -244,7 +255,7 @@ def pool_status(
         _backend(pool.pool.name, tracked, shares.get(name, 0.0), counters, added=name in added)
         for name, tracked in pool.backends.items()
     )
-    return PoolStatus.model_construct(
+    return PoolStatus.of(
         name=pool.pool.name,
         listen=tuple(map(str, pool.pool.listen)),
         forward=pool.pool.forward,
@@ -274,7 +285,7 @@ def pool_status(
 
 def _collector(pool: str, collector: Collector, tracked: BackendHealth, counters: Counters) -> CollectorStatus:
     count = counters.of_collector(pool, collector.name)
-    return CollectorStatus.model_construct(
+    return CollectorStatus.of(
         name=collector.name,
         address=str(collector.address),
         port=collector.port,
@@ -334,7 +345,7 @@ def _shares(selections: Iterable[Selection]) -> dict[str, float]:
 def _backend(pool: str, tracked: BackendHealth, share: float, counters: Counters, *, added: bool) -> BackendStatus:
     backend = tracked.backend
     count, replies = counters.of(pool, backend.name), counters.replies(pool, backend.name)
-    return BackendStatus.model_construct(
+    return BackendStatus.of(
         name=backend.name,
         address=str(backend.address),
         port=backend.port,
@@ -361,7 +372,7 @@ def _backend(pool: str, tracked: BackendHealth, share: float, counters: Counters
 
 def _check(check: CheckHealth) -> CheckStatus:
     last = check.last
-    return CheckStatus.model_construct(
+    return CheckStatus.of(
         kind=check.health.check.kind,
         up=check.state.up,
         passed=None if last is None else last.passed,

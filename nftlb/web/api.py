@@ -14,10 +14,10 @@ from aiohttp import web
 from nftlb.metrics import CONTENT_TYPE
 from nftlb.model import BackendChange
 
-from .bodies import BackendChangeBody, NewBackend, new_backend, read_body
+from .bodies import BackendChangeBody, BackendsChangeBody, NewBackend, change_of_backends, new_backend, read_body
 from .query import flag, number_of, read_query
 from .routes import BACKEND, MOST_CLIENTS, USUAL_CLIENTS, VERSION_HEADER
-from .shared import large_response
+from .shared import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -60,25 +60,26 @@ class ApiRoutes:
             "reload": self.reload,
             "addBackend": self.add,
             "changeBackend": self.change,
+            "changeBackends": self.change_several,
             "removeBackend": self.remove,
         }
 
-    async def status(self, _: web.Request) -> web.Response:
-        return large_response(await self._shared.get("status", self._status))
+    async def status(self, request: web.Request) -> web.Response:
+        return await self._shared.respond(request, "status", self._status)
 
-    async def pools(self, _: web.Request) -> web.Response:
-        return large_response(await self._shared.get("pools", self._pools))
+    async def pools(self, request: web.Request) -> web.Response:
+        return await self._shared.respond(request, "pools", self._pools)
 
     async def pool(self, request: web.Request) -> web.Response:
         name = request.match_info["pool"]
-        return large_response(await self._shared.get(f"pool {name}", partial(self._pool, name)))
+        return await self._shared.respond(request, f"pool {name}", partial(self._pool, name), lane=Lane.SMALL)
 
     async def clients(self, request: web.Request) -> web.Response:
         name, most = request.match_info["pool"], _limit(request)
-        return large_response(await self._shared.get(f"clients {name} {most}", partial(self._clients, name, most)))
+        return await self._shared.respond(request, f"clients {name} {most}", partial(self._clients, name, most))
 
-    async def ruleset(self, _: web.Request) -> web.Response:
-        return large_response(await self._shared.get("ruleset", self._ruleset), "text/plain; charset=utf-8")
+    async def ruleset(self, request: web.Request) -> web.Response:
+        return await self._shared.respond(request, "ruleset", self._ruleset, "text/plain; charset=utf-8")
 
     async def reload(self, request: web.Request, by: Admitted) -> web.Response:
         read_query(request)
@@ -101,6 +102,14 @@ class ApiRoutes:
         if preview:
             return _json(await self._service.preview_change(pool, backend, change))
         return _json(await self._whole(partial(self._service.change, pool, backend, change), by))
+
+    async def change_several(self, request: web.Request, by: Admitted) -> web.Response:
+        preview = _is_preview(request)
+        backends, change = change_of_backends(await read_body(request, BackendsChangeBody, self._limits))
+        if preview:
+            return _json(await self._service.preview_change_backends(backends, change))
+        changed = await self._whole(partial(self._service.change_backends, backends, change), by)
+        return _text(f"[{','.join(backend.model_dump_json() for backend in changed)}]\n")
 
     async def remove(self, request: web.Request, by: Admitted) -> web.Response:
         pool, backend = request.match_info["pool"], request.match_info["backend"]
@@ -196,9 +205,9 @@ class MonitoringRoutes:
                     )
         return web.Response(status=503, text="\n".join(["not ready", *lines, ""]))
 
-    async def figures(self, _: web.Request) -> web.Response:
+    async def figures(self, request: web.Request) -> web.Response:
         """All metrics in Prometheus' text format."""
-        return large_response(await self._shared.get("metrics", self._figures), CONTENT_TYPE)
+        return await self._shared.respond(request, "metrics", self._figures, CONTENT_TYPE)
 
     async def _figures(self) -> bytes:
         page = self._metrics.page()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from importlib.resources import files
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from nftlb.printable import show
 
 from .admission import Admission, check_hosts, no_tokens, only_own_hosts
 from .api import ApiRoutes, MonitoringRoutes
+from .compression import COMPRESSED, PLAIN, SMALL, accepts_gzip, compress
 from .connection import Limits, request_started
 from .errors import RequestError, add_headers, answer_errors
 from .events import EventStreams
@@ -66,18 +68,25 @@ class PageFile:
     def __init__(self, file: Traversable) -> None:
         self._content = file.read_bytes()
         self._type = _TYPES[PurePath(file.name).suffix]
-        self._headers = {
-            "ETag": f'"{hashlib.sha256(self._content).hexdigest()}"',
-            "Cache-Control": "no-cache",
-            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-        }
+        self._digest = hashlib.sha256(self._content).hexdigest()
 
     def response(self, request: web.Request) -> web.Response:
         """The file, or 304 if the browser has the file."""
-        known = request.headers.get("If-None-Match", "")
-        if self._headers["ETag"] in known.split(", "):
-            return web.Response(status=304, headers=self._headers)
-        return web.Response(body=self._content, content_type=self._type, charset="utf-8", headers=self._headers)
+        gzip = accepts_gzip(request)
+        headers = {
+            "ETag": f'"{self._digest}{"-gzip" if gzip else ""}"',
+            "Cache-Control": "no-cache",
+            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+            **(COMPRESSED if gzip else PLAIN),
+        }
+        if headers["ETag"] in request.headers.get("If-None-Match", "").split(", "):
+            return web.Response(status=304, headers=headers)
+        body = self._compressed if gzip else self._content
+        return web.Response(body=body, content_type=self._type, charset="utf-8", headers=headers)
+
+    @cached_property
+    def _compressed(self) -> bytes:
+        return compress(self._content, SMALL)
 
 
 # --- the application --------------------------------------------------------------------------------------------------

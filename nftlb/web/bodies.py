@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import MISSING
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -14,14 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from nftlb.config.fields import Reads, options, reads, without_none, written_form
 from nftlb.config.reading import Unfit, read_address, read_server
 from nftlb.config.written import ONE_KIND_OF_SERVER, backend_fault, make_backend
-from nftlb.model import Backend, NamedBackend
+from nftlb.model import Backend, BackendChange, BackendKey, NamedBackend
 from nftlb.model.constraints import SERVER_NAME, TextPattern
 from nftlb.printable import show
 
 from .errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from pydantic_core import ErrorDetails
 
@@ -68,9 +69,11 @@ def _without_default(schema: dict[str, Any]) -> None:
 _OPTIONS = {option.name: option for kind in (Backend, NamedBackend) for option in options(kind)}
 
 
-def _body(name: str, doc: str, only: Iterable[str], **schema: Any) -> type[BaseModel]:
-    """Make the model of a body from options of backends. An option that is not given stays unset."""
-    made: dict[str, Any] = {}
+def _body(
+    name: str, doc: str, only: Iterable[str], more: Mapping[str, Any] | None = None, **schema: Any
+) -> type[BaseModel]:
+    """Make the model of a body from options of backends and `more` fields. An option that is not given stays unset."""
+    made: dict[str, Any] = dict(more or {})
     for option in map(_OPTIONS.__getitem__, only):
         annotation = without_none(option.type)
         form = _FORMS.get(option.name) or (_string(annotation) if _is_text(annotation) else written_form(annotation))
@@ -93,6 +96,36 @@ BackendChangeBody = _body(
     minProperties=1,
     examples=[{"admin": "drain"}, {"admin": "enabled", "weight": 3}],
 )
+MOST_BACKENDS = 256
+"""The most backends that one request changes."""
+_KEY = ".+/[^/]+"
+
+
+def _read_keys(found: object) -> tuple[BackendKey, ...]:
+    """Read a list of POOL/BACKEND; a name that occurs twice counts once."""
+    allowed = f"1 to {MOST_BACKENDS} names, such as dns/ns1"
+    if not isinstance(found, list):
+        raise Unfit(found, "not a list of backends", allowed)
+    if not 1 <= len(found) <= MOST_BACKENDS:
+        raise Unfit(found, f"of {len(found)} backends", allowed)
+    for name in found:
+        if not isinstance(name, str) or not re.fullmatch(_KEY, name):
+            raise Unfit(name, "not POOL/BACKEND", "two names, such as dns/ns1")
+    return tuple(map(BackendKey.parse, dict.fromkeys(found)))
+
+
+_KEYS = Reads(
+    _read_keys,
+    {"type": "array", "items": {"type": "string", "pattern": f"^{_KEY}$"}, "minItems": 1, "maxItems": MOST_BACKENDS},
+)
+BackendsChangeBody = _body(
+    "BackendsChange",
+    "What to change of several backends, which may belong to several pools: at least one value.",
+    ("admin", "weight", "priority"),
+    {"backends": (Annotated[Any, _KEYS], Field(description="the backends, each as POOL/BACKEND"))},
+    minProperties=2,
+    examples=[{"backends": ["dns/ns1", "dns/ns2"], "admin": "maintenance"}],
+)
 NewBackend = _body(
     "NewBackend",
     "A backend to add: its name, and the options that a file has for a backend.",
@@ -104,6 +137,15 @@ NewBackend = _body(
         {"name": "ns", "address": "ns.example.com", "port": 53},
     ],
 )
+
+
+def change_of_backends(given: dict[str, Any]) -> tuple[tuple[BackendKey, ...], BackendChange]:
+    """Take a body of BackendsChange apart. RequestError 422 if it changes nothing."""
+    values = {name: value for name, value in given.items() if name != "backends"}
+    if not values:
+        fault = f"nothing is to be changed; allowed: {', '.join(BackendChange._fields)}"
+        raise RequestError(422, "the body is not valid", [fault])
+    return given["backends"], BackendChange(**values)
 
 
 def new_backend(given: dict[str, Any]) -> Backend | NamedBackend:

@@ -13,7 +13,7 @@ from nftlb.printable import show
 from .errors import RequestError
 from .query import number_of, read_query
 from .routes import MOST_EVENTS, MOST_ID, USUAL_EVENTS
-from .shared import large_response
+from .shared import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,11 +52,11 @@ class InsightRoutes:
             "before": number_of(given, "before", 0, MOST_ID, "the id of an event"),
             "limit": number_of(given, "limit", 1, MOST_EVENTS, "a number of events") or USUAL_EVENTS,
         }
-        return large_response(await self._shared.get(f"history {wanted}", partial(self._history, wanted)))
+        return await self._shared.respond(request, f"history {wanted}", partial(self._history, wanted))
 
     async def ruleset_changes(self, request: web.Request) -> web.Response:
         read_query(request)
-        return large_response(await self._shared.get("ruleset changes", self._ruleset_changes))
+        return await self._shared.respond(request, "ruleset changes", self._ruleset_changes)
 
     async def explain(self, request: web.Request) -> web.Response:
         given = read_query(request, "source", "destination", "payload")
@@ -76,11 +76,11 @@ class InsightRoutes:
             partial(self._explain, client, listener, payload),
             f"explain {client} {listener} {given.get('payload')}",
         )
-        return large_response(await self._shared.get(what, make, slow=True))
+        return await self._shared.respond(request, what, make, lane=Lane.SLOW)
 
     async def notices(self, request: web.Request) -> web.Response:
         read_query(request)
-        return large_response(await self._shared.get("notices", self._notices, slow=True))
+        return await self._shared.respond(request, "notices", self._notices, lane=Lane.SLOW)
 
     async def _history(self, wanted: dict[str, Any]) -> bytes:
         return f"{self._service.history(**wanted).model_dump_json()}\n".encode()

@@ -7,16 +7,16 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from nftlb.config.fields import reads
 from nftlb.model.constraints import PoolName, ShownBackendName
 
 from .routes import ROUTES, SHOWN, refusal_response, schema_of
-from .shared import LargeBody
+from .shared import large_response
 
 if TYPE_CHECKING:
+    from aiohttp import web
     from aiohttp.typedefs import Handler
 
     from .routes import ApiRoute, Json
@@ -73,7 +73,7 @@ class Description:
     async def document(self, _: web.Request) -> web.Response:
         if not self._document:
             self._document = await self._shared.get("openapi", _document)
-        return web.Response(body=LargeBody(self._document, "application/json; charset=utf-8"))
+        return large_response(self._document)
 
 
 async def _document() -> bytes:

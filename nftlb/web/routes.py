@@ -25,7 +25,7 @@ from nftlb.service import (
     Status,
 )
 
-from .bodies import BackendChangeBody, NewBackend
+from .bodies import BackendChangeBody, BackendsChangeBody, NewBackend
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -369,6 +369,21 @@ ROUTES: tuple[ApiRoute, ...] = (
         body=BackendChangeBody,
         query=(_PREVIEW,),
         refuses=(400,),
+    ),
+    ApiRoute(
+        method="PATCH",
+        path="/api/v1/backends",
+        operation="changeBackends",
+        summary="`changeBackend` for several backends, in one change of the rules; if one is unknown, none is changed",
+        answers={
+            "200": _json(
+                "the new states, in the order of the request; or what the change would lead to",
+                {"anyOf": [{"type": "array", "items": schema_of("BackendStatus")}, schema_of("Consequences")]},
+            )
+        },
+        body=BackendsChangeBody,
+        query=(_PREVIEW,),
+        refuses=(400, 404),
     ),
     ApiRoute(
         method="DELETE",

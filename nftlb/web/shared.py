@@ -8,24 +8,36 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.payload import Payload
 
+from .compression import COMPRESSED, FAST, PLAIN, accepts_gzip, compress
 from .errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
     from aiohttp.abc import AbstractStreamWriter
 
 
 REST = 4
-"""The pause after a response, as a multiple of the time that it took: reads use at most a fifth of the loop's time."""
+"""The pause after a response, as a multiple of its time: the responses of a lane use at most a fifth of the loop's
+time."""
 LONGEST_REST = 2.0
 """Maximum pause in seconds: clients that wait for the next response must get it in time."""
 RETRY_AFTER = "2"
+_JSON = "application/json; charset=utf-8"
+
+
+class Lane(Enum):
+    """Responses of a lane are made one at a time, with a pause after each. No lane waits for another lane."""
+
+    LARGE = "the state of all pools"
+    SMALL = "the state of one pool, which a page reads after each event"
+    SLOW = "what waits for a thread, up to seconds"
 
 
 @dataclass(eq=False)
@@ -67,18 +79,17 @@ class SharedResponses:
         self._most = most
         self._waiting = 0
         self._next: dict[str, _Round] = {}
-        self._turns = {False: _Turn(), True: _Turn()}
+        self._turns = {lane: _Turn() for lane in Lane}
 
-    async def get(self, what: str, make: Callable[[], Awaitable[bytes]], *, slow: bool = False) -> bytes:
+    async def get(self, what: str, make: Callable[[], Awaitable[bytes]], lane: Lane = Lane.LARGE) -> bytes:
         """Return the response `what`. Requests for the same response before `make` begins share the same bytes.
 
-        `slow`: `make` waits seconds for a thread. Slow responses are made one at a time too, but no other response
-        waits for them. RequestError 503 if too many clients wait already. Raises the errors of `make`.
+        RequestError 503 if too many clients wait already. Raises the errors of `make`.
         """
         with self._place():
             round_ = self._next.get(what)
             if round_ is None:
-                round_ = self._next[what] = _Round(asyncio.create_task(self._make(what, make, self._turns[slow])))
+                round_ = self._next[what] = _Round(asyncio.create_task(self._make(what, make, self._turns[lane])))
             round_.waiting += 1
             try:
                 return await asyncio.shield(round_.task)
@@ -87,6 +98,23 @@ class SharedResponses:
                 if not round_.waiting and not round_.task.done():  # all clients have left
                     round_.task.cancel()
                     self._begin(what, round_.task)
+
+    async def respond(
+        self,
+        request: web.Request,
+        what: str,
+        make: Callable[[], Awaitable[bytes]],
+        content_type: str = _JSON,
+        lane: Lane = Lane.LARGE,
+    ) -> web.Response:
+        """Return `what` as an HTTP response, compressed if the client accepts that. See `get`."""
+        if not accepts_gzip(request):
+            return large_response(await self.get(what, make, lane), content_type, PLAIN)
+
+        async def compressed() -> bytes:
+            return await asyncio.to_thread(compress, await make(), FAST)
+
+        return large_response(await self.get(f"gzip {what}", compressed, lane), content_type, COMPRESSED)
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -140,6 +168,6 @@ class LargeBody(Payload):
         return self._value.decode(encoding, errors)
 
 
-def large_response(body: bytes, content_type: str = "application/json; charset=utf-8") -> web.Response:
+def large_response(body: bytes, content_type: str = _JSON, headers: Mapping[str, str] | None = None) -> web.Response:
     """A response with a body that may be shared."""
-    return web.Response(body=LargeBody(body, content_type))
+    return web.Response(body=LargeBody(body, content_type), headers=headers)

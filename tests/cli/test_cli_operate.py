@@ -28,6 +28,7 @@ STATUS = ("GET", "/api/v1/status")
 
 
 PATCH = ("PATCH", "/api/v1/pools/dns/backends/ns1")
+SEVERAL = ("PATCH", "/api/v1/backends")
 
 
 RELOAD = ("POST", "/api/v1/reload")
@@ -88,6 +89,53 @@ def test_changes(
     assert f"dns/ns1: {shown}, up, 25.0% of the pool's packets\n" == capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("targets", "meant"),
+    [
+        (["dns/ns1", "sip/gw1", "dns/ns1"], ["dns/ns1", "sip/gw1"]),
+        (["dns/*"], ["dns/ns1", "dns/ns2"]),
+        (["dns/ns2", "dns/*"], ["dns/ns2", "dns/ns1"]),
+    ],
+)
+def test_several_backends(
+    targets: list[str], meant: list[str], api: Api, token_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Several backends, or all of a pool, are changed by one request; each has its line."""
+    states = [backend(key.split("/")[1], admin="maintenance", share=0.0) for key in meant]
+    api.answers[SEVERAL] = 200, [state.model_dump(mode="json") for state in states]
+    assert 0 == main(["maintenance", *targets, "--token-file", token_file])
+    assert (*SEVERAL, {"backends": meant, "admin": "maintenance"}, f"Bearer {TOKEN}") == api.asked[-1]
+    lines = [f"{key}: maintenance, weight 1, up, 0.0% of the pool's packets\n" for key in meant]
+    assert "".join(lines) == capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (["dsn/*"], "dsn/*: no such pool; did you mean dns?\n"),
+        (["empty/*"], "empty/*: the pool has no backend now\n"),
+        (["dns/ns1", "dns/ns9"], "nftlb: dns has no backend ns9\n"),
+    ],
+)
+def test_several_unknown_backends(
+    targets: list[str], message: str, api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 1 for an unknown pool, an unknown backend or a pool without backends; nothing is changed."""
+    api.show(status(pools=(pool(), pool("empty", backends=()))))
+    api.answers[SEVERAL] = 404, {"error": "dns has no backend ns9"}
+    assert 1 == main(["drain", *targets])
+    assert ("", message) == tuple(capsys.readouterr())
+
+
+def test_a_foreign_answer_about_several_backends(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 4 if the response is not a list of the changed backends."""
+    answers: tuple[Any, ...] = ({}, [], [{}, {}])
+    for answer in answers:
+        api.answers[SEVERAL] = 200, answer
+        assert 4 == main(["drain", "dns/ns1", "dns/ns2"])
+        assert "" == capsys.readouterr().out
+
+
 def test_a_change_shows_the_state_of_the_agent(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """An enabled backend may still be drained by its agent."""
     api.answers[PATCH] = 200, backend(agent="drain", up=False, share=0.0).model_dump(mode="json")
@@ -123,7 +171,10 @@ def test_unknown_backend_without_a_status(api: Api, capsys: pytest.CaptureFixtur
         (["drain", "dns"], "'dns' is not POOL/BACKEND; allowed: two names, such as dns/ns1"),
         (["drain", "dns/"], "'dns/' is not POOL/BACKEND"),
         (["drain", "dns/\x1b"], r"'dns/\x1b' is not POOL/BACKEND"),
-        (["drain"], "Missing argument 'POOL/BACKEND'"),
+        (["drain"], "Missing argument 'POOL/BACKEND...'"),
+        (["weight"], "Missing argument 'POOL/BACKEND'"),
+        (["drain", "dns/ns1", "dns/ns2", "--wait"], "--wait was given with several backends; allowed: one"),
+        (["drain", "dns/*", "--wait"], "--wait was given with several backends; allowed: one"),
         (["weight", "dns/ns1", "257"], "'257' is not a weight; allowed: a whole number from 0 to 256"),
         (["weight", "dns/ns1", "-1"], "No such option"),
         (["weight", "dns/ns1", "abc"], "'abc' is not a weight; allowed: a whole number from 0 to 256"),

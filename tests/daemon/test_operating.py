@@ -21,7 +21,7 @@ from nftlb.daemon.notices import FRESH, NoticeBoard
 from nftlb.daemon.ruleset_changes import KEPT, LONGEST_LINE, MOST_LINES, ChangeLog
 from nftlb.doctor import Finding, Severity
 from nftlb.errors import KernelError
-from nftlb.model import Admin, BackendChange, Config, EventKind, Protocol
+from nftlb.model import Admin, BackendChange, BackendKey, Config, EventKind, Protocol
 from nftlb.ruleset import Chain, Ruleset, Table, TableFamily
 from nftlb.service import Conflict, UnknownBackend
 
@@ -67,6 +67,33 @@ def test_a_preview_changes_nothing(file: Path) -> None:
                 await daemon.service.preview_add("dns", read_backend("dns", "ns1", "10.0.0.19:53"))
             assert before == (daemon.state.memory(), daemon.kernel_thread.kernel.generation())
             assert [] == daemon.events
+
+    play(scene())
+
+
+def test_several_backends_are_one_change(file: Path) -> None:
+    """A change of several backends is one change of the rules and one event with all names; or nothing at all."""
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            service, maintenance = daemon.service, BackendChange(admin=Admin.MAINTENANCE)
+            both = [BackendKey("dns", "ns1"), BackendKey("dns", "ns2")]
+            everyone = [*both, BackendKey("dns", "ns3")]
+            assert () == (await service.preview_change_backends(both, maintenance)).consequences
+            assert NOBODY == (await service.preview_change_backends(everyone, maintenance)).consequences[0]
+            with pytest.raises(UnknownBackend):
+                await service.change_backends([*both, BackendKey("dns", "ns9")], maintenance, TESTER)
+            assert [Admin.ENABLED] * 3 == [backend.admin for backend in (await service.pool("dns")).backends]
+
+            swaps = (await service.overview()).kernel.swaps
+            changed = await service.change_backends(both, maintenance, TESTER)
+            assert [("ns1", Admin.MAINTENANCE, 0.0), ("ns2", Admin.MAINTENANCE, 0.0)] == [
+                (backend.name, backend.admin, backend.share) for backend in changed
+            ]
+            assert swaps + 1 == (await service.overview()).kernel.swaps
+            refused, done = operated(daemon)
+            assert "done" != refused.details["result"]
+            assert ("maintenance of dns/ns1, dns/ns2", "done") == (done.details["what"], done.details["result"])
 
     play(scene())
 

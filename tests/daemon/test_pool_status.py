@@ -16,7 +16,7 @@ from nftlb.daemon.daemon_service import backend_status, pool_status
 from nftlb.health import CheckResult, PoolStates
 from nftlb.model import Admin, Agent, BackendChange, Collector, Health, Icmp
 from nftlb.ruleset import Count
-from nftlb.service import PoolStatus
+from nftlb.service import BackendStatus, CheckStatus, CollectorStatus, PoolStatus
 
 if TYPE_CHECKING:
     from nftlb.compiler.reply_form import Obstacles
@@ -55,6 +55,21 @@ class ReportedPool:
     @property
     def shares(self) -> dict[str, float]:
         return {status.name: round(status.share, 3) for status in self.status().backends}
+
+
+def test_documents_are_complete() -> None:
+    """Every field of a pool, its backends, collectors and checks has a value, in the order of the API's description."""
+    collector = Collector(name="archive", address=ip_address("10.0.9.9"), port=9995)
+    states = PoolStates.begin(config(dns(mirror=(collector,))), {}, time.monotonic())
+    shown = pool_status(states.pools["dns"], states.state("dns", time.monotonic()), Counters(), (), {})
+    parts = [shown, *shown.backends, *shown.collectors, *shown.backends[0].checks]
+    assert [PoolStatus, *[BackendStatus] * 3, CollectorStatus, CheckStatus] == list(map(type, parts))
+    for part in parts:
+        assert list(type(part).model_fields) == list(part.__dict__)
+        assert set(part.__dict__) == part.model_fields_set
+        assert part == type(part).model_validate_json(part.model_dump_json())
+    with pytest.raises(ValueError, match="frozen"):
+        type(shown).__setattr__(shown, "name", "other")
 
 
 def test_the_copies_of_a_collector() -> None:

@@ -9,52 +9,44 @@ import re
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-import pytest
-from browser import PATIENCE, browser, load_time, opened, seen_at, tcp_address, watch_for
+from browser import PATIENCE, VIEWS, enter_token, load_time, opened, row, seen_at, tcp_address, watch_for
 from daemon_process import PORT, TOKEN, Running, dns
 from fake_service import a_backend, a_pool
 from page_service import Traffic, answer, explanation, kept_changes, kept_events, many_pools, notices, served, showcase
 from playwright.sync_api import expect
-from web_server import TOKEN as FAKE_TOKEN
 
 from nftlb.lab import VIP4, Lab
 from nftlb.model import EventKind
 from nftlb.service import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from page_service import Served
     from playwright.sync_api import Browser, Page
 
+pytest_plugins = ("browser_fixtures",)
 expect.set_options(timeout=PATIENCE)
-AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
-VIEWS = ("pools", "timeline", "configuration", "explain", "notices")
 COUNT_DRAWINGS = """
 window.drawings = 0;
 new MutationObserver(() => window.drawings++).observe(document.getElementById("events"), {childList: true});
 """
+WORK = """() => {
+    const loaded = [performance.getEntriesByType("navigation")[0], ...performance.getEntriesByType("resource")];
+    const first = loaded.filter(one => one.responseEnd <= performance.getEntriesByName("nftlb-shown")[0].startTime);
+    return {
+        requests: first.length,
+        states: first.filter(one => one.name.endsWith("/status")).length,
+        bytes: first.reduce((sum, one) => sum + one.transferSize, 0),
+        elements: document.querySelectorAll("*").length,
+        rows: document.querySelectorAll("#rows tr").length,
+    };
+}"""
+MOST = {"requests": 19, "states": 1, "bytes": 120_000, "elements": 1500, "rows": 60}
+"""The limits of what the browser loads and makes before the first status is on the screen."""
 HOSTILE = "<img src=x onerror=document.title='taken'>"
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("browser")) as running:
-        yield running
-
-
-def row(page: Page, name: str) -> Any:
-    """The row of a backend of an open pool."""
-    return page.locator("tr.backend", has=page.get_by_role("button", name=name, exact=True))
-
-
-def enter_token(page: Page, token: str) -> None:
-    page.get_by_label("Token", exact=True).fill(token)
-    page.get_by_role("button", name="Use this token").click()
 
 
 # --- the real daemon ------------------------------------------------------------------------------------------------
@@ -118,35 +110,6 @@ def watch_a_day(page: Page, lab: Lab, daemon: Running, pools: dict[str, Any], th
 # --- a simulated daemon ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dark", [False, True])
-def test_accessibility(chromium: Browser, dark: bool) -> None:
-    """axe-core finds nothing in any view or dialog, on a desktop in light and on a phone in dark."""
-    width = 390 if dark else 1440
-    with served(showcase()) as api, opened(chromium, api.url, width=width, dark=dark) as (page, faults):
-        answer(page, "api/v1/history", {"events": kept_events()})
-        page.evaluate(AXE)
-        for view in VIEWS:
-            page.evaluate(f"location.hash = '#{view}'")
-            expect(page.locator(f"#view-{view}")).to_be_visible()
-            assert [] == findings(page), view
-        page.evaluate("location.hash = '#pools'")
-        row(page, "ns1").get_by_role("button", name="ns1").click()
-        expect(page.locator("#details")).to_be_visible()
-        assert [] == findings(page), "details"
-        page.get_by_role("button", name="Remove").click()
-        expect(page.locator("#question")).to_be_visible()
-        assert [] == findings(page), "question"
-        assert [] == faults
-
-
-def findings(page: Page) -> list[str]:
-    """What axe-core finds, with the elements."""
-    result = page.evaluate(
-        "axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})"
-    )
-    return [f"{found['id']}: {[node['html'] for node in found['nodes']]}" for found in result["violations"]]
-
-
 def test_hostile_names_stay_text(chromium: Browser) -> None:
     """HTML in a reason, a name, an event or an error is shown as text and not run."""
     service = Traffic()
@@ -176,14 +139,17 @@ def test_hostile_names_stay_text(chromium: Browser) -> None:
 
 
 def test_many_pools(chromium: Browser) -> None:
-    """200 pools with 10 backends load quickly, a change is on the screen at once, and trouble comes first.
+    """200 pools with 10 backends load with little work, a change is on the screen at once, and trouble comes first.
 
-    The bounds are generous, because tests share the processors; bench/page.py measures.
+    The limits of counts guard the time to load, which depends on the machine: bench/page.py measures it.
     """
     with served(many_pools()) as api, opened(chromium, api.url) as (page, faults):
         expect(page.locator("tr.pool").first).to_be_visible()
-        assert 120 == page.locator("#rows tr").count()  # the rest follows when the user scrolls
         assert load_time(page) < 3000
+        assert [] == [name for name, count in page.evaluate(WORK).items() if count > MOST[name]]
+        page.locator("#more").scroll_into_view_if_needed()
+        expect(page.locator("#rows tr")).to_have_count(120)  # more rows follow when the user scrolls
+        page.evaluate("scrollTo(0, 0)")
         assert change_time(api, page) < 3000
 
         expect(page.locator("#rows tr").nth(1)).to_contain_text("down")
@@ -207,61 +173,6 @@ def change_time(api: Served, page: Page) -> float:
     now = datetime.now(UTC)
     api.emit(Event(kind=EventKind.BACKEND_DOWN, at=now, pool="pool-150", backend="b7", reason="no answer"))
     return seen_at(page) - 1000 * began
-
-
-def test_phone_and_keyboard(chromium: Browser) -> None:
-    """On a phone nothing is cut off and the reason of a dead backend is on the first screen; keys do everything."""
-    with served(showcase()) as api, opened(chromium, api.url, width=390, height=844) as (page, faults):
-        reason = page.locator("#troubles").get_by_text("no answer within 1s")
-        expect(reason).to_be_in_viewport()
-        for view in VIEWS:
-            page.evaluate(f"location.hash = '#{view}'")
-            expect(page.locator(f"#view-{view}")).to_be_visible()
-            assert 390 >= page.evaluate("document.documentElement.scrollWidth"), view
-        page.keyboard.press("/")
-        page.keyboard.type("ns2")
-        expect(page.locator("tr.backend")).to_have_count(1)
-        row(page, "ns2").get_by_role("button").focus()
-        page.keyboard.press("Enter")
-        expect(page.locator("#details-title")).to_have_text("dns/ns2")
-        page.keyboard.press("Escape")
-        expect(page.locator("#details")).to_be_hidden()
-        assert [] == faults
-
-
-def test_operating(chromium: Browser) -> None:
-    """A change that loses traffic is asked back with its consequences, and a wrong token or a refusal is shown."""
-    with served(showcase()) as api, opened(chromium, api.url) as (page, faults):
-        consequence = "the pool dns would have 2 of 4 backends usable"
-        answer(page, "*preview=true", {"consequences": [consequence]})
-        row(page, "ns1").get_by_role("button").click()
-        page.get_by_role("button", name="Drain").click()
-        enter_token(page, "wrong")
-        question = page.locator("#question")
-        expect(question).to_contain_text(consequence)
-        page.get_by_role("button", name="Drain anyway").click()
-        expect(question).to_contain_text("the bearer token is wrong")
-        page.get_by_role("button", name="Cancel").click()
-        assert [] == api.service.done
-
-        page.get_by_role("button", name="Drain").click()
-        enter_token(page, FAKE_TOKEN)
-        page.get_by_role("button", name="Drain anyway").click()
-        expect(page.locator("#details .chip")).to_contain_text("drained")
-        assert ["change dns/ns1 drain None"] == api.service.done
-        assert FAKE_TOKEN not in page.url
-        page.get_by_role("button", name="Close", exact=True).click()
-
-        page.locator("tr.pool").get_by_role("button", name="dns", exact=True).click()
-        page.get_by_role("button", name="Add a backend").click()
-        page.get_by_label("Name", exact=True).fill("ns9")
-        page.get_by_label("Address", exact=True).fill("224.0.0.1")
-        page.get_by_role("button", name="Add", exact=True).click()
-        expect(question).to_contain_text("224.0.0.1")  # refused, with the reason, and the fields stay
-        page.get_by_label("Address", exact=True).fill("10.0.0.19")
-        page.get_by_role("button", name="Add", exact=True).click()
-        expect(row(page, "ns9")).to_contain_text("(added)")
-        assert [] == faults
 
 
 def test_history_and_notices(chromium: Browser) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 PATIENCE = 20_000
 """Milliseconds to wait for what takes less than a second on a machine that has nothing else to do."""
@@ -75,6 +75,22 @@ def opened(
         yield page, faults
     finally:
         context.close()
+
+
+# --- parts of the page ----------------------------------------------------------------------------------------------
+
+VIEWS = ("pools", "timeline", "configuration", "explain", "notices")
+
+
+def row(page: Page, name: str) -> Locator:
+    """The row of a backend of an open pool."""
+    return page.locator("tr.backend", has=page.get_by_role("button", name=name, exact=True))
+
+
+def enter_token(page: Page, token: str) -> None:
+    """Fill in the dialog that asks for the token."""
+    page.get_by_label("Token", exact=True).fill(token)
+    page.get_by_role("button", name="Use this token").click()
 
 
 # --- times ----------------------------------------------------------------------------------------------------------

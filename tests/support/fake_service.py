@@ -13,6 +13,7 @@ from nftlb.model import (
     Admin,
     Backend,
     BackendChange,
+    BackendKey,
     Balance,
     Endpoint,
     EventKind,
@@ -49,7 +50,7 @@ from nftlb.service import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
 
@@ -221,6 +222,10 @@ class FakeService:
         await self._backend(pool, backend)
         return Consequences(consequences=(f"{pool}/{backend}: {change}",))
 
+    async def preview_change_backends(self, backends: Sequence[BackendKey], change: BackendChange) -> Consequences:
+        previews = [await self.preview_change(*backend, change) for backend in backends]
+        return Consequences(consequences=tuple(line for preview in previews for line in preview.consequences))
+
     async def preview_add(self, pool: str, backend: Backend | NamedBackend) -> Consequences:
         await self.pool(pool)
         return Consequences(consequences=(f"{pool}/{backend.name}: add",))
@@ -237,6 +242,13 @@ class FakeService:
         new = old.model_copy(update={key: value for key, value in changed.items() if value is not None})
         self._set(pool, [new if shown is old else shown for shown in self.shown[pool].backends])
         return new
+
+    async def change_backends(
+        self, backends: Sequence[BackendKey], change: BackendChange, by: Actor
+    ) -> list[BackendStatus]:
+        for backend in backends:
+            await self._backend(*backend)
+        return [await self.change(*backend, change, by) for backend in backends]
 
     async def add(self, pool: str, backend: Backend | NamedBackend, by: Actor) -> BackendStatus | NameStatus:
         self.actors.append(by)

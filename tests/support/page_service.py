@@ -13,7 +13,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from fake_service import NOON, FakeService, a_backend, a_check, a_pool, an_overview
-from web_server import serving
+from web_server import one_token, serving
 
 from nftlb.model import Admin, Endpoint, EventKind, Forward
 from nftlb.service import Event
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page, Route
 
     from nftlb.service import BackendStatus, Overview, PoolStatus
+    from nftlb.web import Tokens
 
 
 @dataclass
@@ -79,13 +80,13 @@ class Served:
 
 
 @contextmanager
-def served(service: Traffic) -> Iterator[Served]:
+def served(service: Traffic, tokens: Tokens = one_token) -> Iterator[Served]:
     """Serve the page in a thread: Playwright's event loop runs in the thread of the test."""
     found: list[Served] = []
     ready, ends = Flag(), Flag()
 
     async def serve() -> None:
-        async with serving(service) as api:
+        async with serving(service, tokens=tokens) as api:
             bound = api.server.bound
             assert isinstance(bound, Endpoint)
             found.append(Served(f"http://127.0.0.1:{bound.port}/", service, asyncio.get_running_loop()))
@@ -114,9 +115,9 @@ def many_pools(pools: int = 200, backends: int = 10) -> Traffic:
     return service
 
 
-def showcase(now: datetime = NOON) -> Traffic:
+def showcase(now: datetime = NOON, kind: type[Traffic] = Traffic) -> Traffic:
     """Pools in the states that operators see: healthy, without a backend, drained, and not ready."""
-    service = Traffic(
+    service = kind(
         started=now - timedelta(days=12),
         rates={
             "dns/ns1": 21400,
@@ -250,10 +251,10 @@ def explanation() -> dict[str, Any]:
     return {**asked, **pool, **nothing, **decided, "candidates": members, "remarks": remarks}
 
 
-def answer(page: Page, path: str, document: object) -> None:
+def answer(page: Page, path: str, document: object, status: int = 200) -> None:
     """Answer the requests of the page for a path with this document, in place of the daemon."""
 
     def fulfil(route: Route) -> None:
-        route.fulfill(status=200, content_type="application/json", body=json.dumps(document))
+        route.fulfill(status=status, content_type="application/json", body=json.dumps(document))
 
     page.route(f"**/{path}*", fulfil)

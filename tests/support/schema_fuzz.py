@@ -34,6 +34,7 @@ TAKING = [  # operations for which invalid requests are possible
     if {"parameters", "requestBody"} & {*DOCUMENT["paths"][path], *DOCUMENT["paths"][path][method]}
 ]
 STREAM = "/api/v1/events", "get"  # never ends; tested in tests/web/test_web_events.py
+SEVERAL = "/api/v1/backends"
 UNFORESEEN = (404, 409, 503)
 """Statuses of valid requests beside success: the document can't exclude a name in use, or the last backend."""
 
@@ -82,6 +83,11 @@ def ask(
 
     once()
     return statuses
+
+
+def names_exist(path: str, place: Place | None) -> bool:
+    """Whether all names in requests exist: those in the path are of `place`, and those in a body are generated."""
+    return path != SEVERAL and (place is not None or "{" not in path)
 
 
 def checks(unforeseen: tuple[int, ...]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from nftlb.web import Limits
 
 BACKEND = "/api/v1/pools/dns/backends/ns1"
 BACKENDS = "/api/v1/pools/dns/backends"
+SEVERAL = "/api/v1/backends"
 NEW = {"name": "ns9", "address": "10.0.0.19", "port": 53, "weight": 2}
 
 
@@ -68,6 +69,28 @@ def test_add_and_remove() -> None:
             assert (await api.ask("DELETE", added.headers["location"])).status == 404
             call = "add dns/ns9 {'address': '10.0.0.19', 'port': 53, 'weight': 2}"
             assert [call, call, "remove dns/ns9", "remove dns/ns9"] == api.service.done
+
+    run(test())
+
+
+def test_several_backends() -> None:
+    """Several backends of several pools are changed in one request, or none if one of them is unknown."""
+
+    async def test() -> None:
+        async with serving() as api:
+            wanted = {"backends": ["dns/ns2", "syslog/log1", "dns/ns2"], "admin": "maintenance"}
+            preview = await api.ask("PATCH", f"{SEVERAL}?preview=true", wanted)
+            lines = ["dns/ns2: maintenance", "syslog/log1: maintenance"]
+            assert (200, lines) == (preview.status, preview.json["consequences"])
+            assert [] == api.service.done
+            answer = await api.ask("PATCH", SEVERAL, wanted)
+            assert 200 == answer.status
+            assert [("ns2", "maintenance"), ("log1", "maintenance")] == [(b["name"], b["admin"]) for b in answer.json]
+            done = ["change dns/ns2 maintenance None", "change syslog/log1 maintenance None"]
+            assert done == api.service.done
+            unknown = await api.ask("PATCH", SEVERAL, {"backends": ["dns/ns1", "dns/ns9"], "weight": 2})
+            assert (404, "dns has no backend ns9") == (unknown.status, unknown.error)
+            assert done == api.service.done
 
     run(test())
 
@@ -137,6 +160,18 @@ def test_reload_of_a_bad_file() -> None:
                 '"x\\n" is unknown; allowed: admin, weight, priority',
             ],
         ),
+        (SEVERAL, {"backends": ["dns/ns1"]}, ["nothing is to be changed; allowed: admin, weight, priority"]),
+        (SEVERAL, {"admin": "drain"}, ["backends is missing"]),
+        (
+            SEVERAL,
+            {"backends": [], "admin": "drain"},
+            ["backends: a list is of 0 backends; allowed: 1 to 256 names, such as dns/ns1"],
+        ),
+        (
+            SEVERAL,
+            {"backends": ["dns/ns1", "ns2"], "admin": "drain"},
+            ["backends: ns2 is not POOL/BACKEND; allowed: two names, such as dns/ns1"],
+        ),
         (BACKENDS, {"name": "a"}, ["neither address nor srv is given; allowed: one of them"]),
         (BACKENDS, {"address": "10.0.0.1"}, ["name is missing"]),
         (
@@ -177,7 +212,7 @@ def test_bad_values(path: str, body: object, problems: list[str]) -> None:
 
     async def test() -> None:
         async with serving() as api:
-            method = "PATCH" if path == BACKEND else "POST"
+            method = "POST" if path == BACKENDS else "PATCH"
             answer = await api.ask(method, path, json.dumps(body).encode())
             assert (422, {"error": "the body is not valid", "problems": problems}) == (answer.status, answer.json)
             assert api.service.done == []

@@ -1,6 +1,6 @@
 """The files of the status page: how they are served, and what they must not contain.
 
-`tests/end_to_end/test_page.py` tests the page in a browser.
+`tests/end_to_end/test_page*.py` test the page in a browser.
 """
 
 from __future__ import annotations
@@ -86,6 +86,10 @@ def test_files_are_served(path: str, name: str, kind: str) -> None:
     again = asked(path, **{"If-None-Match": answer.headers["etag"]})
     assert (304, b"") == (again.status, again.body)
     assert 200 == asked(path, **{"If-None-Match": '"another"'}).status
+    compressed = {"Accept-Encoding": "gzip"}
+    assert 200 == asked(path, **compressed, **{"If-None-Match": answer.headers["etag"]}).status  # another variant
+    tag = asked(path, **compressed).headers["etag"]
+    assert 304 == asked(path, **compressed, **{"If-None-Match": tag}).status
 
 
 @pytest.mark.parametrize("name", ["none.js", "uPlot.LICENSE.txt", "..%2Fapi.py", "%2Fetc%2Fpasswd", "__init__.py"])

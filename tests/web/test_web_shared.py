@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 from fake_service import FakeService, a_pool, two_pools
@@ -15,7 +17,7 @@ from nftlb.model import Admin
 from nftlb.web import Limits
 from nftlb.web import shared as module
 from nftlb.web.errors import RequestError
-from nftlb.web.shared import SharedResponses
+from nftlb.web.shared import Lane, LargeBody, SharedResponses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -194,6 +196,27 @@ def test_a_pause_after_each_response() -> None:
     play(scene())
 
 
+def test_the_state_of_a_pool_does_not_wait_for_the_pause_of_all_pools() -> None:
+    """A page that follows events can read a pool soon after all pools; requests for single pools have pauses too."""
+
+    async def scene() -> None:
+        shared, done = SharedResponses(10), []
+
+        async def make(what: str, seconds: float) -> bytes:
+            await asyncio.sleep(seconds)
+            done.append((what, round(elapsed(), 3)))
+            return b""
+
+        await shared.get("status", partial(make, "status", 0.1))
+        again = asyncio.create_task(shared.get("status", partial(make, "status", 0.1)))
+        for _ in range(2):
+            await shared.get("pool dns", partial(make, "dns", 0.01), Lane.SMALL)
+        await again
+        assert [("status", 0.1), ("dns", 0.11), ("dns", 0.16), ("status", 0.6)] == done
+
+    play(scene())
+
+
 def test_slow_responses_hold_up_no_other_response() -> None:
     """The metrics do not wait for notices, and notices and explanations are made one at a time."""
 
@@ -206,8 +229,8 @@ def test_slow_responses_hold_up_no_other_response() -> None:
             return b""
 
         await asyncio.gather(
-            shared.get("notices", partial(make, "notices", 5), slow=True),
-            shared.get("explain", partial(make, "explain", 1), slow=True),
+            shared.get("notices", partial(make, "notices", 5), Lane.SLOW),
+            shared.get("explain", partial(make, "explain", 1), Lane.SLOW),
             shared.get("metrics", partial(make, "metrics", 0.1)),
         )
         assert [("metrics", 0.1), ("notices", 5), ("explain", 5 + module.LONGEST_REST + 1)] == done
@@ -312,5 +335,62 @@ def test_head_and_pipelining() -> None:
             streams = await api.connect()
             streams[1].write(head("GET", "/api/v1/pools", {"Host": "localhost"}) * 5)
             assert [200] * 5 == [(await read_answer(streams)).status for _ in range(5)]
+
+    run(test())
+
+
+# --- compressed responses ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accepted", "compressed"),
+    [
+        ("gzip, deflate, br, zstd", True),
+        ("GZIP;q=0.5", True),
+        ("br, gzip ; q=1", True),
+        ("", False),
+        ("identity", False),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000, br", False),
+        ("xgzip", False),
+    ],
+)
+@pytest.mark.parametrize("path", [*LARGE, "/", "/page/main.js"])
+def test_compressed_responses(path: str, accepted: str, compressed: bool) -> None:
+    """A client that accepts gzip receives the same text in gzip; all others receive it as it is."""
+
+    async def test() -> None:
+        async with serving() as api:
+            plain = await api.get(path)
+            answer = await api.ask("GET", path, headers={"Authorization": "", "Accept-Encoding": accepted})
+            assert (200, 200) == (plain.status, answer.status)
+            assert {"Accept-Encoding"} == {plain.headers["vary"], answer.headers["vary"]}
+            assert "content-encoding" not in plain.headers
+            assert ("gzip" if compressed else None) == answer.headers.get("content-encoding")
+            text = gzip.decompress(answer.body) if compressed else answer.body
+            lines = 3 if path == "/metrics" else None  # the later metrics differ in each response
+            assert plain.body.splitlines()[:lines] == text.splitlines()[:lines]
+            assert plain.headers["content-type"] == answer.headers["content-type"]
+
+    run(test())
+
+
+def test_clients_share_a_compressed_response() -> None:
+    """Clients that wait for the same response share its compressed bytes too."""
+
+    async def test() -> None:
+        shared, made = SharedResponses(10), []
+
+        async def make() -> bytes:
+            made.append("status")
+            return b"ready"
+
+        request = Mock(headers={"Accept-Encoding": "gzip"})
+        first, second = await asyncio.gather(*(shared.respond(request, "status", make) for _ in range(2)))
+        assert ["status"] == made
+        assert isinstance(first.body, LargeBody)
+        assert isinstance(second.body, LargeBody)
+        assert first.body.value is second.body.value
+        assert b"ready" == gzip.decompress(first.body.value)
 
     run(test())

@@ -18,7 +18,7 @@ export class Refusal extends Error {
 
 async function request(method, path, body) {
   const headers = {};
-  if (method !== "GET") headers.Authorization = "Bearer " + token();
+  if (method !== "GET" && token()) headers.Authorization = "Bearer " + token();
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let answer;
   try {
@@ -52,8 +52,7 @@ export async function change(method, path, body) {
   return text ? JSON.parse(text) : null;
 }
 
-/** The effects that a change would have, as sentences; null if this daemon made the change instead. */
+/** The losses of service that a change would lead to, as sentences. */
 export async function preview(method, path, body) {
-  const answer = await change(method, path + "?preview=true", body);
-  return answer && Array.isArray(answer.consequences) ? answer.consequences : null;
+  return (await change(method, path + "?preview=true", body)).consequences;
 }

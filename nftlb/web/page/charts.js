@@ -37,7 +37,7 @@ export class Spark {
   }
 
   draw() {
-    if (this.data[0].length < 2) return;
+    if (this.data[0].length < 2 || !window.uPlot) return;  // the library may arrive after the page; the next status draws
     if (!this.plot) this.plot = new uPlot(options(), this.data, this.element);
     else this.plot.setData(this.data);
   }
@@ -82,7 +82,7 @@ export class Chart {
   }
 
   show(times, values) {
-    if (times.length < 2) return;
+    if (times.length < 2 || !window.uPlot) return;
     const now = times.at(-1), data = [times.map(time => time - now), ...values];
     if (!this.plot) this.plot = new uPlot(this.options(), data, this.place);
     else this.plot.setData(data);

@@ -2,8 +2,8 @@
 
 import {$, ago, arrange, chip, count, figure, make, makeButton, milliseconds, percent, say} from "./dom.js";
 import {Chart} from "./charts.js";
-import {addBackend, removeBackend, setAdmin, setNumber} from "./operate.js";
-import {measuredShare, meterOf} from "./rates.js";
+import {ADMINS, addBackend, removeBackend, setAdmin, setNumber} from "./operate.js";
+import {measuredShares, meterOf} from "./rates.js";
 import {addressOf, poolFacts, poolState, reasonOf, shareText, sinceOf, stateOf} from "./states.js";
 
 const MOST_LINES = 12;
@@ -35,21 +35,22 @@ class Details {
     this.names = pool.backends.slice(0, MOST_LINES).map(one => one.name);
     this.keys = this.names.map(name => pool.name + "/" + name);
     this.charts = [new Chart("Packets per second of each backend", this.names, "packets/s"), new Chart("Response time of checks, ms", this.names, "ms")];
-    this.buttons.append(makeButton("Add a backend", () => addBackend(pool.name)));
+    this.buttons.append(makeButton("Add a backend", () => addBackend(pool.name)), ...ADMINS.map(([admin, text]) => makeButton(
+      text + (admin === "maintenance" ? " of all" : " all"), () => setAdmin(this.every, admin))));
   }
 
   startBackend(backend) {
     const {pool} = this, name = backend.name;
     this.keys = [pool + "/" + name];
     this.charts = [new Chart("Packets per second", [name], "packets/s"), new Chart("Response time of checks, ms", [name], "ms")];
-    this.admin = [["enabled", "Enable"], ["drain", "Drain"], ["maintenance", "Maintenance"]].map(
-      ([admin, text]) => Object.assign(makeButton(text, () => setAdmin(pool, name, admin)), {admin}));
+    const [key] = this.keys;
+    this.admin = ADMINS.map(([admin, text]) => Object.assign(makeButton(text, () => setAdmin([key], admin)), {admin}));
     const numbers = [["weight", 0, 256], ["priority", 0, 255]].map(([what, min, max]) => {
       const input = make("input");
       Object.assign(input, {type: "number", min, max, value: backend[what], required: true});
       const form = make("form", "field", make("label", "", what === "weight" ? "Weight " : "Priority ", input), make("button", "", "Set"));
       form.lastChild.setAttribute("aria-label", "Set the " + what);
-      form.addEventListener("submit", event => { event.preventDefault(); setNumber(pool, name, what, Number(input.value)); });
+      form.addEventListener("submit", event => { event.preventDefault(); setNumber(key, what, Number(input.value)); });
       return form;
     });
     this.buttons.append(...this.admin, ...numbers, makeButton("Remove", async () => { if (await removeBackend(pool, name)) $("details").close(); }, "danger"));
@@ -59,6 +60,7 @@ class Details {
   show(pool) {
     const backend = this.backend === undefined ? null : pool.backends.find(one => one.name === this.backend);
     if (backend === undefined) return false;
+    this.every = pool.backends.map(one => pool.name + "/" + one.name);
     chip(this.state, backend ? stateOf(backend) : poolState(pool));
     for (const button of this.admin || []) button.setAttribute("aria-pressed", button.admin === backend.admin);
     this.showFacts(backend ? this.backendFacts(pool, backend) : this.poolFacts(pool));
@@ -100,7 +102,7 @@ class Details {
       ["Address", addressOf(backend)],
       ["Reason", reasonOf(backend)],
       ["In this state for", ago(sinceOf(backend))],
-      ["Share now / wanted", shareText(measuredShare(pool, backend), backend.share)],
+      ["Share now / wanted", shareText(measuredShares(pool)[pool.backends.indexOf(backend)], backend.share)],
       ["Traffic", `${figure(rate.packets)} packets/s, ${figure(rate.bits)} bit/s, ${count(backend.packets)} packets in all`],
       ["Answered", backend.answered === null ? "not known" : percent(backend.answered)],
       ["Set by the operator", backend.admin + (backend.agent ? ", by the agent: " + backend.agent : "")],

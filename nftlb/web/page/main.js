@@ -9,11 +9,12 @@ import {startNotices} from "./notices.js";
 import {startOperating} from "./operate.js";
 import {showPools, showTrouble, startPools} from "./pools.js";
 import {forget, keep, measure, meterOf} from "./rates.js";
+import {startSelection} from "./selection.js";
 import {overallState, responseTime, servingIn, troubles} from "./states.js";
 import {KINDS, note, readHistory, showTimeline, startTimeline} from "./timeline.js";
 
 const POLL = 2000, STALE = 8000;  // milliseconds
-const SOON = 60;                  // several events at once cause one request
+const SOON = 30;                  // several events at once cause one request
 const MOST_POOLS = 8;             // more pools than this at once: the whole status is read
 const MOST_TROUBLES = 4;
 const VIEWS = ["pools", "timeline", "configuration", "explain", "notices"];
@@ -170,6 +171,7 @@ function showView() {
 }
 
 startPools((pool, backend) => openDetails(status, pool, backend));
+startSelection();
 startDetails();
 startTimeline();
 startConfiguration();

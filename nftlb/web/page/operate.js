@@ -1,14 +1,15 @@
 // Changes of operators: the token, the question before a change that loses traffic, and the answer of the daemon.
 
-import {$, announce, arrange, make, makeButton} from "./dom.js";
+import {$, announce, arrange, figure, make, makeButton, plural} from "./dom.js";
 import {backendPath, change, preview, setToken, token} from "./api.js";
+import {meterOf} from "./rates.js";
 
 let changed = () => {};
 
 /** `done(pool)` is called after a change. */
 export function startOperating(done) {
   changed = done;
-  $("token").addEventListener("click", () => { if (token()) { setToken(""); showToken(); } else askToken(); });
+  $("token").addEventListener("click", () => { if (token()) forgetToken(); else enterToken(); });
   showToken();
 }
 
@@ -17,36 +18,52 @@ function showToken() {
   $("token").title = token() ? "Changes are allowed in this tab" : "Without a token, this page only reads";
 }
 
-/** Ask a question in a dialog. `fields` are elements; `act()` may refuse by an exception. Returns whether it was done. */
-function ask({title, lines = [], fields = [], button, danger = false, act = async () => {}}) {
+/**
+ * Ask a question in a dialog. `fields` are elements; `act()` may refuse by an exception; `failure` is a refusal that
+ * came before. Returns whether it was done.
+ */
+function ask({title, lines = [], fields = [], button, danger = false, failure = null, act}) {
+  const send = make("button", danger ? "danger" : "main", button), cancel = makeButton("Cancel", closeQuestion), place = make("div", "failure");
+  const form = make("form", "question", ...(lines.length ? [make("ul", "consequences", ...lines.map(line => make("li", "", line)))] : []), ...fields, place, make("div", "buttons", send, cancel));
+  const refuse = error => arrange(place, [showRefusal(error)]);
+  place.setAttribute("role", "alert");
+  send.type = "submit";
+  let done = false;
+  form.addEventListener("submit", async event => {
+    event.preventDefault();
+    send.disabled = true;
+    place.replaceChildren();
+    try {
+      await act();
+      done = true;
+      closeQuestion();
+    } catch (error) {
+      refuse(error);
+    }
+    send.disabled = false;
+  });
+  if (failure) refuse(failure);
+  return openQuestion(title, form, fields.length ? form.querySelector("input") : cancel).then(() => done);
+}
+
+/** Tell the user what the daemon refused. */
+function tell(title, error) {
+  const close = makeButton("Close", closeQuestion, "main");
+  return openQuestion(title, make("div", "question", showRefusal(error), make("div", "buttons", close)), close);
+}
+
+function closeQuestion() { $("question").close(); }
+
+/** Show an element in the dialog, with the focus on a part of the element. Resolves when the dialog is closed. */
+function openQuestion(title, element, focused) {
+  const dialog = $("question"), heading = make("h2", "", title);
+  heading.id = "question-title";
+  element.prepend(heading);
   return new Promise(resolve => {
-    const dialog = $("question"), form = make("form", "question"), failure = make("div", "failure");
-    const heading = make("h2", "", title);
-    heading.id = "question-title";
-    failure.setAttribute("role", "alert");
-    const list = make("ul", "consequences", ...lines.map(line => make("li", "", line)));
-    const send = make("button", danger ? "danger" : "main", button), cancel = makeButton("Cancel", () => dialog.close());
-    send.type = "submit";
-    form.append(heading, ...(lines.length ? [list] : []), ...fields, failure, make("div", "buttons", send, cancel));
-    let done = false;
-    form.addEventListener("submit", async event => {
-      event.preventDefault();
-      send.disabled = true;
-      failure.replaceChildren();
-      try {
-        await act();
-        done = true;
-        dialog.close();
-      } catch (error) {
-        failure.replaceChildren(showRefusal(error));
-        if (error.status === 401) forgetToken();
-      }
-      send.disabled = false;
-    });
-    dialog.addEventListener("close", () => resolve(done), {once: true});
-    arrange(dialog, [form]);
-    if (!dialog.open) dialog.showModal();
-    (fields.length ? form.querySelector("input") : cancel).focus();
+    dialog.addEventListener("close", resolve, {once: true});
+    dialog.replaceChildren(element);
+    dialog.showModal();
+    focused.focus();
   });
 }
 
@@ -75,56 +92,139 @@ function makeField(label, value = "", {type = "text", ...attributes} = {}) {
   return Object.assign(make("label", "field", make("span", "", label), input), {input});
 }
 
-/** Ask for the token. Returns whether there is one. */
-async function askToken() {
+// --- the token -------------------------------------------------------------------------------------------------------
+
+const NEEDS_TOKEN = [401, 429];  // the daemon wants another token, or no more tokens for some seconds
+
+/** The user gave no token. */
+class Cancelled extends Error {}
+
+/**
+ * Send a request for a change. Only if the daemon wants a token, the user is asked for the token: a daemon that
+ * refuses all changes says so at once. Returns the answer. Raises Refusal and Cancelled.
+ */
+async function withToken(send) {
+  let failure = null;
+  try {
+    return await send();
+  } catch (error) {
+    if (error.status !== 401) throw error;
+    if (token()) failure = error;
+    forgetToken();
+  }
   const field = makeField("Token", "", {type: "password", required: true});
-  return ask({
+  let answer;
+  const act = async () => {
+    setToken(field.input.value.trim());
+    try {
+      answer = {result: await send()};
+    } catch (refusal) {
+      if (NEEDS_TOKEN.includes(refusal.status)) { forgetToken(); throw refusal; }
+      answer = {refusal};
+    }
+    showToken();
+  };
+  const done = await ask({
     title: "Enter a token to make changes",
     lines: ["The token is a line of the file that token_file names. The token stays in this tab until you close the tab."],
-    fields: [field], button: "Use this token",
-    act: async () => { setToken(field.input.value.trim()); showToken(); },
+    fields: [field], button: "Use this token", failure, act,
+  });
+  if (!done) throw new Cancelled();
+  if (answer.refusal) throw answer.refusal;
+  return answer.result;
+}
+
+/** Ask the daemon whether this tab may make changes: what it refuses, it refuses for a preview of any change. */
+async function admit() {
+  try {
+    await preview("DELETE", backendPath("-", "-"));
+  } catch (error) {
+    if (error.status !== 404) throw error;  // 404: admitted, and there is no such backend
+  }
+}
+
+async function enterToken() {
+  try { await withToken(admit); } catch (error) { await report("Changes are not possible", error); }
+}
+
+/** Tell the user why something was not done. A user who cancelled knows. */
+async function report(title, error) { if (!(error instanceof Cancelled)) await tell(title, error); }
+
+// --- changes ---------------------------------------------------------------------------------------------------------
+
+const MOST_NAMES = 12;
+
+/** The pools of these backends (POOL/BACKEND), each with its backends. */
+function byPool(keys) {
+  const pools = new Map();
+  for (const key of keys) {
+    const pool = key.slice(0, key.lastIndexOf("/"));
+    pools.set(pool, [...(pools.get(pool) || []), key]);
+  }
+  return pools;
+}
+
+/** How many packets of each pool, and of these backends of the pool, a loss of service concerns. */
+function traffic(keys) {
+  return [...byPool(keys)].map(([pool, own]) => {
+    const sum = own.reduce((total, key) => total + (meterOf(key).rate.packets || 0), 0), all = meterOf(pool).rate.packets;
+    return `now the pool ${pool} gets ${figure(all)} packets/s, ${figure(all === null ? null : sum)} of them at ${listed(own)}`;
   });
 }
 
-/** Make a change. If traffic would be lost, or `always`, the user is asked before. Returns whether it was made. */
-async function carryOut({title, method, path, body, pool, button, always = false}) {
-  if (!token() && !await askToken()) return false;
-  let lines;
+function listed(keys) {
+  const names = keys.slice(0, MOST_NAMES).join(", ");
+  return keys.length > MOST_NAMES ? `${names} and ${keys.length - MOST_NAMES} more` : names;
+}
+
+/**
+ * Make a change of the backends `keys`. If traffic would be lost, or `always`, the user is asked before. Returns whether
+ * the change was made.
+ */
+async function carryOut({title, method, path, body, keys, button, always = false}) {
+  const act = () => change(method, path, body), details = keys.length > 1 ? [listed(keys)] : [];
   try {
-    lines = await preview(method, path, body);
+    const losses = await withToken(() => preview(method, path, body));
+    if (!losses.length && !always) await act();
+    else if (!await ask({
+      title: title + "?", lines: [...details, ...losses, ...(losses.length ? traffic(keys) : [])],
+      button: losses.length ? button + " anyway" : button, danger: true, act,
+    })) return false;
   } catch (error) {
-    if (error.status === 401) forgetToken();
-    await ask({title: title + " failed", fields: [showRefusal(error)], button: "Close"});
+    await report(title + " failed", error);
     return false;
   }
-  const act = () => change(method, path, body);
-  if (lines && (lines.length || always)) {
-    if (!await ask({title: title + "?", lines, button: lines.length ? button + " anyway" : button, danger: true, act})) return false;
-  } else if (lines) {
-    try { await act(); } catch (error) {
-      await ask({title: title + " failed", fields: [showRefusal(error)], button: "Close"});
-      return false;
-    }
-  }
   announce(title + ": done");
-  changed(pool);
+  for (const pool of byPool(keys).keys()) changed(pool);
   return true;
 }
 
-const VERBS = {drain: "Drain", enabled: "Enable", maintenance: "Maintenance of"};
+/** The admin states, each with the words of its button. */
+export const ADMINS = [["enabled", "Enable"], ["drain", "Drain"], ["maintenance", "Maintenance"]];
+const TITLES = {enabled: "Enable", drain: "Drain", maintenance: "Maintenance of"};
 
-export function setAdmin(pool, backend, admin) {
-  return carryOut({title: `${VERBS[admin]} ${pool}/${backend}`, method: "PATCH", path: backendPath(pool, backend), body: {admin}, pool, button: admin === "enabled" ? "Enable" : admin === "drain" ? "Drain" : "Begin maintenance"});
+function setValues(title, button, keys, values) {
+  return carryOut({title, method: "PATCH", path: "api/v1/backends", body: {backends: keys, ...values}, keys, button, always: keys.length > 1});
 }
-export function setNumber(pool, backend, name, value) {
-  return carryOut({title: `Set the ${name} of ${pool}/${backend} to ${value}`, method: "PATCH", path: backendPath(pool, backend), body: {[name]: value}, pool, button: "Set"});
+
+/** Set the admin state of the backends `keys`, in one change. */
+export function setAdmin(keys, admin) {
+  const what = keys.length === 1 ? keys[0] : plural(keys.length, "backend");
+  return setValues(TITLES[admin] + " " + what, admin === "maintenance" ? "Begin maintenance" : TITLES[admin], keys, {admin});
 }
+export function setNumber(key, name, value) { return setValues(`Set the ${name} of ${key} to ${value}`, "Set", [key], {[name]: value}); }
 export function removeBackend(pool, backend) {
-  return carryOut({title: `Remove ${pool}/${backend}`, method: "DELETE", path: backendPath(pool, backend), pool, button: "Remove", always: true});
+  const key = pool + "/" + backend;
+  return carryOut({title: "Remove " + key, method: "DELETE", path: backendPath(pool, backend), keys: [key], button: "Remove", always: true});
 }
 
 export async function addBackend(pool) {
-  if (!token() && !await askToken()) return false;
+  try {
+    await withToken(admit);
+  } catch (error) {
+    await report("Changes are not possible", error);
+    return false;
+  }
   const name = makeField("Name", "", {required: true}), address = makeField("Address", "", {required: true});
   const port = makeField("Port; empty: a packet keeps its port", "", {type: "number", min: 1, max: 65535});
   const weight = makeField("Weight", "1", {type: "number", min: 0, max: 256});
@@ -139,17 +239,15 @@ export async function addBackend(pool) {
   return done;
 }
 
-/** Have the daemon read its file again. Returns null if the file is in use; else the refusal. */
+/** Have the daemon read its file again. Returns null if the file is in use, or the user cancelled; else the refusal. */
 export async function reload() {
-  if (!token() && !await askToken()) return null;
   try {
-    await change("POST", "api/v1/reload");
+    await withToken(() => change("POST", "api/v1/reload"));
     announce("The file is in use");
-    return null;
   } catch (error) {
-    if (error.status === 401) forgetToken();
-    return error;
+    if (!(error instanceof Cancelled)) return error;
   } finally {
     changed("");
   }
+  return null;
 }

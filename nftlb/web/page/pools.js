@@ -2,11 +2,12 @@
 
 import {$, ago, arrange, chip, count, dress, figure, hint, make, makeButton, makeCell, milliseconds, percent, plural, say} from "./dom.js";
 import {Spark} from "./charts.js";
-import {measuredShare, meterOf} from "./rates.js";
+import {measuredShares, meterOf} from "./rates.js";
+import {keepBoxes, makeBox, select} from "./selection.js";
 import {addressOf, poolFacts, poolState, reasonOf, responseTime, shareScale, shareText, sinceOf, stateOf} from "./states.js";
 
 const MANY = 60;   // more backends than this: only pools with trouble are open at the start
-const ROWS = 120;  // rows that are made at once; more follow when the end of the table comes into view
+const ROWS = 60;   // rows that are made at once, more than a screen has; more follow when the end of the table comes into view
 // Each column: its class, its title, the order that a click on the title gives.
 const COLUMNS = [
   ["state", "State", "trouble"], ["name", "Name", "name"], ["address", "Address"], ["packets", "Packets/s", "packets"], ["bits", "Bits/s"],
@@ -65,7 +66,7 @@ class BackendRow extends Row {
     super("backend");
     this.button = makeButton("", () => openDetails(pool, backend), "link");
     this.added = make("span", "dim", " (added)");
-    this.cells.name.append(this.button, this.added);
+    this.cells.name.append(makeBox(pool + "/" + backend), this.button, this.added);
     // The bar is the measured share, and the mark is the share that the rules give. All bars have one scale.
     this.bar = make("span", "bar-now");
     this.mark = make("span", "bar-wanted");
@@ -75,8 +76,8 @@ class BackendRow extends Row {
     this.cells.share.append(bar, this.share);
   }
 
-  show({pool, backend}, grouped) {
-    const meter = meterOf(pool.name + "/" + backend.name), state = stateOf(backend), now = measuredShare(pool, backend);
+  show({pool, backend, state, now}, grouped) {
+    const meter = meterOf(pool.name + "/" + backend.name);
     dress(this.element, "backend " + (state.name === "good" ? "" : state.name));
     chip(this.state, state);
     say(this.button, grouped ? backend.name : pool.name + "/" + backend.name);
@@ -142,16 +143,18 @@ function rowOf(key, make) {
 
 // --- what is shown ---------------------------------------------------------------------------------------------------
 
-function entryOf(pool, backend) {
+/** A backend as the table sorts and shows it. `now` is its measured share. */
+function entryOf(pool, backend, now) {
+  const state = stateOf(backend);
   return {
-    pool, backend, name: backend.name, rank: stateOf(backend).rank, state: stateOf(backend).name, since: sinceOf(backend),
+    pool, backend, now, state, name: backend.name, rank: state.rank, since: sinceOf(backend),
     packets: meterOf(pool.name + "/" + backend.name).rate.packets, response: responseTime(backend),
   };
 }
 
 function matcher() {
   const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean), kind = $("filter").value;
-  const fits = entry => (!kind || (kind === "trouble" ? entry.rank < 6 : entry.state === kind)) && (!words.length || hasWords(entry, words));
+  const fits = entry => (!kind || (kind === "trouble" ? entry.rank < 6 : entry.state.name === kind)) && (!words.length || hasWords(entry, words));
   return Object.assign(fits, {active: Boolean(kind || words.length), kind, words});
 }
 
@@ -160,15 +163,17 @@ function hasWords({pool, backend}, words) {
   return words.every(word => text.includes(word));
 }
 
-/** The rows of the table in their order, as [row, arguments of its show]. */
+/** The rows of the table in their order, as [key, function that makes the row, arguments of its show]; the backends that fit; their number without a filter; the highest share. */
 function lines(fits) {
-  const order = ORDERS[$("sort").value], group = $("group").value, found = [];
-  let shown = 0, all = 0;
+  const order = ORDERS[$("sort").value], group = $("group").value, found = [], keys = [];
+  let all = 0, most = 0;
   const put = (entry, grouped) => found.push([`backend ${entry.pool.name}/${entry.backend.name}`, () => new BackendRow(entry.pool.name, entry.backend.name), entry, grouped]);
   const pools = status.pools.map(pool => {
-    const backends = pool.backends.map(backend => entryOf(pool, backend)).filter(fits);
+    const shares = measuredShares(pool), every = pool.backends.map((backend, place) => entryOf(pool, backend, shares[place]));
+    const backends = every.filter(fits);
+    for (const {backend, now} of every) most = Math.max(most, backend.share, now);
     all += pool.backends.length;
-    shown += backends.length;
+    for (const {backend} of backends) keys.push(pool.name + "/" + backend.name);
     return {
       pool, backends, name: pool.name, rank: poolState(pool).rank, since: pool.since, packets: meterOf(pool.name).rate.packets,
       response: Math.max(0, ...backends.map(entry => entry.response || 0)),
@@ -187,25 +192,26 @@ function lines(fits) {
     const flat = pools.flatMap(entry => entry.backends).sort(order);
     if (!group) for (const entry of flat) put(entry, false);
     else for (const [name, title] of GROUPS) {
-      const members = flat.filter(entry => entry.state === name);
+      const members = flat.filter(entry => entry.state.name === name);
       if (members.length) found.push([`group ${name}`, () => new GroupRow(title), {backends: members.length}]);
       for (const entry of members) put(entry, false);
     }
   }
-  return {found, shown, all};
+  return {found, keys, all, most};
 }
 
 function draw() {
   if (!status) return;
-  const fits = matcher(), {found, shown, all} = lines(fits);
-  scale = shareScale(status.pools.flatMap(pool => pool.backends.map(backend => Math.max(backend.share, measuredShare(pool, backend) || 0))));
+  const fits = matcher(), {found, keys, all, most} = lines(fits);
+  scale = shareScale(most);
   const kept = found.slice(0, limit).map(([key, make, entry, more]) => {
     const row = rowOf(key, make);
     row.show(entry, more);
     return row.element;
   });
   arrange($("rows"), kept);
-  say($("matches"), fits.active ? shown + " of " + plural(all, "backend") : plural(status.pools.length, "pool") + ", " + plural(all, "backend"));
+  say($("matches"), fits.active ? keys.length + " of " + plural(all, "backend") : plural(status.pools.length, "pool") + ", " + plural(all, "backend"));
+  $("select-all").hidden = !fits.active;
   $("more").hidden = found.length <= limit;
   say($("more"), "Show " + Math.min(ROWS, found.length - limit) + " more of " + count(found.length) + " rows");
   const open = [...$("rows").querySelectorAll("[aria-expanded=true]")].length > 0;
@@ -227,6 +233,7 @@ export function showPools(shown) {
     for (const backend of pool.backends) alive.add(`backend ${pool.name}/${backend.name}`);
   }
   for (const [key, row] of rows) if (!alive.has(key)) { row.end(); rows.delete(key); }
+  keepBoxes(key => alive.has("backend " + key));
   draw();
 }
 
@@ -255,6 +262,7 @@ export function startPools(details) {
     for (const pool of status ? status.pools : []) chosen.set(pool.name, open);
     draw();
   });
+  $("select-all").addEventListener("click", () => select(status ? lines(matcher()).keys : []));
   const more = () => { limit += ROWS; draw(); };
   $("more").addEventListener("click", more);
   new IntersectionObserver(entries => { if (entries.some(entry => entry.isIntersecting) && !$("more").hidden) more(); }, {rootMargin: "400px"}).observe($("more"));

@@ -46,10 +46,9 @@ export function keep(keys) { for (const key of meters.keys()) if (!keys.has(key)
 /** Forget everything: the counters are those of another daemon. */
 export function forget() { meters.clear(); }
 
-/** The measured share of a backend, 0 to 1; null if the pool has no packets now. */
-export function measuredShare(pool, backend) {
-  let sum = 0;
-  for (const one of pool.backends) sum += meterOf(pool.name + "/" + one.name).rate.packets || 0;
-  const own = meterOf(pool.name + "/" + backend.name).rate.packets;
-  return own === null || sum < 0.5 ? null : own / sum;
+/** The measured share of each backend of a pool, 0 to 1; null if the pool has no packets now. */
+export function measuredShares(pool) {
+  const rates = pool.backends.map(one => meterOf(pool.name + "/" + one.name).rate.packets);
+  const sum = rates.reduce((total, rate) => total + (rate || 0), 0);
+  return rates.map(rate => rate === null || sum < 0.5 ? null : rate / sum);
 }

@@ -70,9 +70,8 @@ function nominal(pool, backend) {
 
 export function shareText(now, wanted) { return (now === null ? "– " : (100 * now).toFixed(1)) + " / " + (100 * wanted).toFixed(1) + " %"; }
 
-/** The end of the scale of all share bars: the least round share that no bar exceeds. */
-export function shareScale(shares) {
-  const most = Math.max(0, ...shares);
+/** The end of the scale of all share bars: the least round share that is not below `most`. */
+export function shareScale(most) {
   return [0.1, 0.25, 0.5].find(end => most <= end) || 1;
 }
 

@@ -1,0 +1,166 @@
+"""The web page with axe-core in all views and dialogs, on a phone, and with the keyboard alone."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import pytest
+from browser import PATIENCE, VIEWS, opened, row
+from page_service import answer, explanation, kept_changes, kept_events, notices, served, showcase
+from playwright.sync_api import expect
+from web_server import TOKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from page_service import Served
+    from playwright.sync_api import Browser, Page
+
+pytest_plugins = ("browser_fixtures",)
+expect.set_options(timeout=PATIENCE)
+AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+RULES = "axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})"
+PHONE, DESKTOP = 360, 1440
+FOCUSED = "(document.activeElement.getAttribute('aria-label') || document.activeElement.textContent).trim()"
+TEXTS = "#rows td, #rows th, #rows .link, #troubles .what, .chip, .event, .notice"
+CUT = """texts => [...document.querySelectorAll(texts)]
+    .filter(one => one.offsetParent && getComputedStyle(one).display !== 'inline')
+    .filter(one => one.scrollWidth > one.clientWidth + 1)
+    .map(one => one.className + ': ' + one.textContent)"""
+"""The elements whose text does not fit."""
+
+
+@contextmanager
+def filled(chromium: Browser, width: int, *, dark: bool = False) -> Iterator[tuple[Served, Page]]:
+    """Open the page of a simulated daemon that has something for each view."""
+    with (
+        served(showcase()) as api,
+        opened(chromium, "about:blank", width=width, height=740, dark=dark) as (page, faults),
+    ):
+        answer(page, "api/v1/history", {"events": kept_events()})
+        answer(page, "api/v1/notices", notices())
+        answer(page, "api/v1/explain", explanation())
+        answer(page, "api/v1/ruleset/changes", kept_changes())
+        page.goto(api.url)
+        expect(page.locator("tr.pool")).to_have_count(5)
+        yield api, page
+        assert [] == faults
+
+
+def states(page: Page) -> Iterator[str]:
+    """Bring each view, dialog and refusal on the screen, one after the other."""
+    for view in VIEWS:
+        page.evaluate(f"location.hash = '#{view}'")
+        expect(page.locator(f"#view-{view}")).to_be_visible()
+        if view == "explain":
+            page.get_by_label("From").fill("198.51.100.7:40000")
+            page.get_by_label("To", exact=True).fill("192.0.2.53:53/udp")
+            page.get_by_role("button", name="Explain").click()
+            expect(page.locator("#explanation table").first).to_be_visible()
+        yield view
+    page.evaluate("location.hash = '#pools'")
+    for group in ("state", "", "pool"):
+        page.get_by_label("Group by").select_option(group)
+        yield f"grouped by {group or 'nothing'}"
+    page.locator("tr.pool").get_by_role("button", name="dns", exact=True).click()
+    expect(page.locator("#details")).to_be_visible()
+    yield "a pool"
+    question = page.locator("#question")
+    page.get_by_role("button", name="Add a backend").click()
+    expect(question).to_be_visible()
+    yield "the question for a token"
+    page.get_by_label("Token", exact=True).fill("wrong")
+    page.get_by_role("button", name="Use this token").click()
+    expect(question.locator(".note")).to_be_visible()
+    yield "a wrong token"
+    page.get_by_label("Token", exact=True).fill(TOKEN)
+    page.get_by_role("button", name="Use this token").click()
+    expect(page.get_by_label("Address", exact=True)).to_be_visible()
+    yield "a backend to add"
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Close", exact=True).click()
+    row(page, "ns3").get_by_role("button").click()
+    expect(page.locator("#details-title")).to_have_text("dns/ns3")
+    yield "a backend that is down"
+    page.get_by_role("button", name="Remove").click()
+    expect(question).to_be_visible()
+    yield "the question before a removal"
+    page.get_by_role("button", name="Cancel").click()
+    answer(page, "*preview=true", {"error": "the daemon is stopping"}, status=503)
+    page.get_by_role("button", name="Drain").click()
+    expect(question.locator(".note")).to_be_visible()
+    yield "a refusal"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+def test_accessibility(chromium: Browser, width: int, dark: bool) -> None:
+    """axe-core finds nothing in any view, dialog or refusal, in both colour schemes, and a phone scrolls only down."""
+    with filled(chromium, width, dark=dark) as (_, page):
+        page.evaluate(AXE)
+        for state in states(page):
+            assert [] == findings(page), state
+            assert width >= page.evaluate("document.documentElement.scrollWidth"), state
+
+
+def findings(page: Page) -> list[str]:
+    """What axe-core finds, with the elements."""
+    result = page.evaluate(RULES)
+    return [f"{found['id']}: {[node['html'] for node in found['nodes']]}" for found in result["violations"]]
+
+
+def test_a_phone_cuts_nothing_off(chromium: Browser) -> None:
+    """On a phone all text fits, and the reason of a dead backend is on the first screen."""
+    with filled(chromium, PHONE) as (_, page):
+        expect(page.locator("#troubles").get_by_text("no answer within 1s")).to_be_in_viewport()
+        for view in ("pools", "timeline", "notices"):
+            page.evaluate(f"location.hash = '#{view}'")
+            expect(page.locator(f"#view-{view}")).to_be_visible()
+            assert [] == page.evaluate(CUT, TEXTS), view
+
+
+@pytest.mark.parametrize("width", [DESKTOP, 768])
+def test_states_have_words(chromium: Browser, width: int) -> None:
+    """Each state has a sign and a word, and the reason of a backend that is down is in its row without scrolling."""
+    with filled(chromium, width) as (_, page):
+        chips = page.locator("#rows .chip").all_inner_texts()
+        wanted = {"✓ in service", "✓ ready", "✕ down", "✕ not ready", "‖ drained", "! ready, 1 down", "‖ ready, 1 out"}
+        assert wanted == set(chips)
+        expect(row(page, "ns3").get_by_text("no answer within 1s, 3 times in a row")).to_be_in_viewport()
+
+
+def test_the_keyboard_alone(chromium: Browser) -> None:
+    """Keys find a backend, open its details, drain the backend with a token and close the details."""
+    with filled(chromium, DESKTOP) as (api, page):
+        page.keyboard.press("/")
+        page.keyboard.type("ns2")
+        expect(page.locator("tr.backend")).to_have_count(1)
+        tab_to(page, "ns2")
+        page.keyboard.press("Enter")
+        expect(page.locator("#details-title")).to_have_text("dns/ns2")
+        tab_to(page, "Drain")
+        page.keyboard.press("Enter")
+        expect(page.get_by_label("Token", exact=True)).to_be_focused()
+        page.keyboard.type(TOKEN)
+        page.keyboard.press("Enter")
+        question = page.locator("#question")
+        expect(question.get_by_role("button", name="Cancel")).to_be_focused()  # a second Enter changes nothing
+        page.keyboard.press("Shift+Tab")
+        page.keyboard.press("Enter")
+        expect(row(page, "ns2")).to_contain_text("drained")
+        page.keyboard.press("Escape")
+        expect(page.locator("#details")).to_be_hidden()
+        assert "ns2" == page.evaluate(FOCUSED)  # the focus is where it was
+        assert ["change dns/ns2 drain None"] == api.service.done
+
+
+def tab_to(page: Page, name: str) -> None:
+    """Press the tab key until an element of this name has the focus."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if name == page.evaluate(FOCUSED):
+            return
+    pytest.fail(f"the tab key does not reach {name}")

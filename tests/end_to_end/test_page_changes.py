@@ -1,0 +1,158 @@
+"""Changes of operators in the web page: tokens, questions and refusals, with a simulated daemon in a real browser."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from browser import PATIENCE, enter_token, opened, row
+from page_service import answer, served, showcase
+from playwright.sync_api import expect
+from web_server import TOKEN
+
+from nftlb.web import no_tokens
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytest_plugins = ("browser_fixtures",)
+expect.set_options(timeout=PATIENCE)
+
+
+def test_operating(chromium: Browser) -> None:
+    """A wrong token is refused where it is entered; a change that loses traffic is asked back with what it loses."""
+    with served(showcase()) as api, opened(chromium, api.url) as (page, faults):
+        row(page, "ns1").get_by_role("button").click()
+        page.get_by_role("button", name="Drain").click()
+        enter_token(page, "wrong")
+        question = page.locator("#question")
+        expect(question).to_contain_text("the bearer token is wrong")
+        enter_token(page, TOKEN)
+        expect(question).to_contain_text("dns/ns1: ")  # the consequence that this daemon has for all changes
+        expect(question).to_contain_text("now the pool dns gets ")
+        page.get_by_role("button", name="Cancel").click()
+        assert [] == api.service.done
+
+        page.get_by_role("button", name="Drain").click()
+        page.get_by_role("button", name="Drain anyway").click()
+        expect(page.locator("#details .chip")).to_contain_text("drained")
+        assert ["change dns/ns1 drain None"] == api.service.done
+        assert TOKEN not in page.url
+        page.get_by_role("button", name="Close", exact=True).click()
+
+        page.locator("tr.pool").get_by_role("button", name="dns", exact=True).click()
+        page.get_by_role("button", name="Add a backend").click()
+        page.get_by_label("Name", exact=True).fill("ns9")
+        page.get_by_label("Address", exact=True).fill("224.0.0.1")
+        page.get_by_role("button", name="Add", exact=True).click()
+        expect(question).to_contain_text("224.0.0.1")  # refused, with the reason, and the fields stay
+        page.get_by_label("Address", exact=True).fill("10.0.0.19")
+        page.get_by_role("button", name="Add", exact=True).click()
+        expect(row(page, "ns9")).to_contain_text("(added)")
+        assert [] == faults
+
+
+def begin_operating(page: Page) -> None:
+    """Enter the token before the first change."""
+    page.get_by_role("button", name="Enter token").click()
+    enter_token(page, TOKEN)
+    expect(page.get_by_role("button", name="Forget token")).to_be_visible()
+
+
+def test_no_question_without_a_loss(chromium: Browser) -> None:
+    """A change that loses no traffic is made at once; a removal is always asked back."""
+    with served(showcase()) as api, opened(chromium, api.url) as (page, faults):
+        begin_operating(page)
+        answer(page, "*preview=true", {"consequences": []})
+        row(page, "ns1").get_by_role("button").click()
+        page.get_by_role("button", name="Drain").click()
+        expect(page.locator("#details .chip")).to_contain_text("drained")
+        page.get_by_role("button", name="Remove").click()
+        page.locator("#question").get_by_role("button", name="Remove").click()
+        expect(row(page, "ns1")).to_have_count(0)
+        assert ["change dns/ns1 drain None", "remove dns/ns1"] == api.service.done
+        assert [] == faults
+
+
+def test_a_refusal_comes_before_a_token(chromium: Browser) -> None:
+    """A daemon without a token file refuses all changes: the page shows the reason, and asks for no token."""
+    with served(showcase(), tokens=no_tokens) as api, opened(chromium, api.url) as (page, faults):
+        page.get_by_role("button", name="Enter token").click()
+        expect_refusal(page)
+        row(page, "ns1").get_by_role("button").click()
+        for name in ("Drain", "Maintenance", "Set the weight", "Remove"):
+            page.locator("#details").get_by_role("button", name=name).click()
+            expect_refusal(page)
+        page.get_by_role("button", name="Close", exact=True).click()
+        page.locator("tr.pool").get_by_role("button", name="dns", exact=True).click()
+        page.get_by_role("button", name="Add a backend").click()
+        expect_refusal(page)
+        page.get_by_role("button", name="Close", exact=True).click()
+        page.get_by_role("link", name="Configuration").click()
+        page.get_by_role("button", name="Read the file again").click()
+        expect(page.locator("#problems")).to_contain_text("no token_file is set under api in the file")
+        assert [] == api.service.done
+        assert [] == faults
+
+
+def expect_refusal(page: Page) -> None:
+    """Expect the reason in a dialog without a field for a token, and close the dialog."""
+    question = page.locator("#question")
+    expect(question).to_contain_text("no token_file is set under api in the file")
+    expect(question.locator("input")).to_have_count(0)
+    question.get_by_role("button", name="Close").click()
+    expect(question).to_be_hidden()
+
+
+def test_a_token_that_was_revoked(chromium: Browser) -> None:
+    """A token that the daemon no longer accepts is asked for again, with the reason."""
+    with served(showcase()) as api, opened(chromium, api.url) as (page, faults):
+        page.evaluate("sessionStorage.setItem('nftlb-token', 'revoked')")
+        page.reload()
+        expect(page.get_by_role("button", name="Forget token")).to_be_visible()
+        page.get_by_role("link", name="Configuration").click()
+        page.get_by_role("button", name="Read the file again").click()
+        expect(page.locator("#question")).to_contain_text("the bearer token is wrong")
+        enter_token(page, TOKEN)
+        expect(page.locator("#question")).to_be_hidden()
+        expect(page.locator("#news")).to_have_text("The file is in use")
+        assert ["reload"] == api.service.done
+        assert [] == faults
+
+
+def test_several_backends(chromium: Browser) -> None:
+    """Selected backends of several pools, or all of a pool, change together after one question with their names."""
+    with served(showcase()) as api, opened(chromium, api.url) as (page, faults):
+        begin_operating(page)
+        answer(page, "*preview=true", {"consequences": []})
+        search = page.get_by_label("Find a pool, backend or address")
+        search.fill("10.0.2.")
+        page.get_by_role("button", name="Select all found").click()
+        search.fill("")
+        page.get_by_label("Select dns/ns2").check()
+        page.get_by_label("Select netflow/flow3").uncheck()
+        selection = page.locator("#selection")
+        expect(selection).to_contain_text("3 backends selected")
+        selection.get_by_role("button", name="Maintenance").click()
+        question = page.locator("#question")
+        expect(question).to_contain_text("Maintenance of 3 backends?")
+        expect(question).to_contain_text("netflow/flow1, netflow/flow2, dns/ns2")
+        assert [] == api.service.done
+        question.get_by_role("button", name="Begin maintenance").click()
+        for name in ("flow1", "flow2", "ns2"):
+            expect(row(page, name)).to_contain_text("in maintenance")
+        expect(selection).to_be_hidden()
+        changed = ("netflow/flow1", "netflow/flow2", "dns/ns2")
+        assert [f"change {key} maintenance None" for key in changed] == api.service.done
+
+        page.locator("tr.pool").get_by_role("button", name="radius", exact=True).click()
+        page.get_by_role("button", name="Drain all").click()
+        expect(question).to_contain_text("radius/aaa1, radius/aaa2")
+        question.get_by_role("button", name="Drain").click()
+        expect(page.locator("#details .chip")).to_have_text("‖ ready, 2 out")
+        page.get_by_role("button", name="Close", exact=True).click()
+
+        page.get_by_label("Select radius/aaa1").check()
+        expect(selection).to_contain_text("1 backend selected")
+        api.service.put(api.service.shown["radius"].model_copy(update={"backends": ()}))
+        expect(selection).to_be_hidden()  # the backend is gone
+        assert [] == faults
