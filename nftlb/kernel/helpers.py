@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .libnftables import Kernel
 
 _TABLE = "nftlb-helper"
-_MODULES = Path("/proc/modules")
+_MODULES = Path("/sys/module")
+"""Unlike /proc/modules, visible in the daemon's systemd unit."""
 
 
 def missing_helpers(config: Config, has: Callable[[str], bool]) -> frozenset[str]:
@@ -34,17 +35,12 @@ def has_helper(kernel: Kernel, name: str, modules: Path = _MODULES) -> bool:
         kernel.check(text)
     except KernelError:
         return False
-    return not lacks_translation(_listed(modules), name)
+    return not lacks_translation(modules, name)
 
 
-def lacks_translation(modules: str, name: str) -> bool:
-    """Whether the list of loaded modules has the helper without the module that translates."""
-    loaded = {line.partition(" ")[0] for line in modules.splitlines()}
-    return f"nf_conntrack_{name}" in loaded and f"nf_nat_{name}" not in loaded
+def lacks_translation(modules: Path, name: str) -> bool:
+    """Whether the helper is a loaded module, and its module that translates is missing. `modules`: as /sys/module.
 
-
-def _listed(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:  # the daemon's unit hides the list
-        return ""
+    A module that is built into the kernel may have a directory there too, but no `initstate` in it.
+    """
+    return (modules / f"nf_conntrack_{name}/initstate").exists() and not (modules / f"nf_nat_{name}").exists()
