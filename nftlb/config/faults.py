@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from nftlb.errors import ConfigError, Problem
 from nftlb.printable import show
 
+from . import meant
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -201,11 +203,9 @@ def _message(details: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def unknown_key(key: str, allowed: Iterable[str]) -> str:
-    from difflib import get_close_matches  # noqa: PLC0415 - not worth loading for a good file
-
     known = sorted(allowed)
-    near = get_close_matches(key, known, n=1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    near = meant.key(key, known)
+    hint = f"did you mean '{near}'? " if near else ""
     found = f"'{key}'" if show(key) == key else show(key)
     return f"unknown key {found}; {hint}allowed: {', '.join(known) or 'no keys'}"
 

@@ -90,20 +90,27 @@ def or_short(short: Mapping[str, Any], schema: Any, handler: GetJsonSchemaHandle
 _V4 = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}"
 _V6 = r"[0-9A-Fa-f]*:[0-9A-Fa-f:.]+"
 _ENDPOINT = rf"(?:{_V4}|\[{_V6}\]):[0-9]{{1,5}}"
-_INTERFACE = r"(?![0-9.]*:|[0-9]+\.|[^:]*\.[^0-9])[A-Za-z0-9_.@+-]{1,15}"
+_INTERFACE = r"(?![0-9.]*:|[0-9]+\.|[^:]*\.[^0-9:])[A-Za-z0-9_.@+-]{1,15}"
 ADDRESS_WRITTEN = {"type": "string", "pattern": f"^(?:{_V4}|{_V6})$"}
 ENDPOINT_WRITTEN = {"type": "string", "pattern": f"^{_ENDPOINT}$"}
 # The address of a backend may name the interface that a link-local address needs: fe80::1%eth1.
 _V6_SCOPED = rf"{_V6}(?:%[A-Za-z0-9_.@:+-]{{1,15}})?"
 BACKEND_ADDRESS_WRITTEN = {"type": "string", "pattern": f"^(?:{_V4}|{_V6_SCOPED})$"}
-BACKEND_ENDPOINT_WRITTEN = {"type": "string", "pattern": rf"^(?:{_V4}|\[{_V6_SCOPED}\]):[0-9]{{1,5}}$"}
 
 _NAME = SERVER_NAME.pattern.pattern
 SERVER_WRITTEN = {"anyOf": [BACKEND_ADDRESS_WRITTEN, {"type": "string", "pattern": f"^{_NAME}$"}]}
+
+
+def _short(v6: str) -> dict[str, Any]:
+    """The JSON Schema of `ADDRESS:PORT`, where IPv6 addresses have brackets, also without a port."""
+    return {"type": "string", "pattern": rf"^(?:{_V4}:[0-9]{{1,5}}|\[{v6}\](?::[0-9]{{1,5}})?)$"}
+
+
+COLLECTOR_WRITTEN = {"anyOf": [_short(_V6), ADDRESS_WRITTEN]}
 # In a pattern of a name with a port, the limit of the length would count the port, so this pattern leaves it out.
 _NAME_AND_PORT = _NAME.replace("(?=.{1,253}$)", "").replace(r"\.?$)", r"\.?:)", 1)
 SERVER_AND_PORT_WRITTEN = {
-    "anyOf": [BACKEND_ENDPOINT_WRITTEN, {"type": "string", "pattern": f"^{_NAME_AND_PORT}:[0-9]{{1,5}}$"}]
+    "anyOf": [_short(_V6_SCOPED), {"type": "string", "pattern": f"^{_NAME_AND_PORT}:[0-9]{{1,5}}$"}]
 }
 
 _NOUNS: dict[type[StrEnum], str] = {

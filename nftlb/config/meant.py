@@ -75,7 +75,45 @@ def word(found: object, allowed: Collection[str]) -> str:
     if tunnel and "dsr" in allowed:
         return f"write dsr, with encap: {tunnel}"
     meant = text if text in allowed else tunnel or _WORDS.get(text, "")
-    return f"write {meant}" if meant in allowed else ""
+    if meant not in allowed:
+        meant = _nearest(text, allowed, _ALIKE)
+    return f"write {meant}" if meant else ""
+
+
+_ALIKE, _SIMILAR = 0.8, 0.6
+"""How much of two texts must be equal (`SequenceMatcher.ratio`): of values, and of keys, whose advice is a question."""
+_KEYS = {
+    **dict.fromkeys(("scheduler", "sched", "lb_algo", "lvs_sched", "algorithm"), "balance"),
+    **dict.fromkeys(("lb_kind", "lvs_method", "mode"), "forward"),
+    **dict.fromkeys(("persistent", "persistence", "persistence_timeout", "sticky", "affinity"), "per"),
+    **dict.fromkeys(("real", "real_server", "real_servers", "servers", "nodes", "members"), "backends"),
+    **dict.fromkeys(("upstream", "upstreams", "endpoints", "targets"), "backends"),
+    **dict.fromkeys(("bind", "frontend", "vip", "virtual", "virtual_server", "protocol", "port"), "listen"),
+    **dict.fromkeys(("check", "checks", "healthcheck", "health_check", "monitor", "probe"), "health"),
+    **dict.fromkeys(("sorry_server", "sorry", "backup"), "fallback"),
+    **dict.fromkeys(("host", "hostname", "ip", "server", "name"), "address"),
+    **dict.fromkeys(("state", "status", "disabled", "enabled"), "admin"),
+    **dict.fromkeys(("ping", "icmp_ping"), "icmp"),
+    **dict.fromkeys(("script", "command", "external", "misc_check"), "exec"),
+    **dict.fromkeys(("inter", "delay_loop", "delay"), "interval"),
+    **dict.fromkeys(("service", "services", "virtual_servers", "virtuals"), "pools"),
+}
+"""Keys of other programs, and the key of nftlb. A key only counts where its counterpart is allowed."""
+
+
+def key(found: str, allowed: Collection[str]) -> str:
+    """The key that is meant by an unknown key; empty if that is not clear."""
+    text = found.strip().lower().replace("-", "_")
+    meant = text if text in allowed else _KEYS.get(text, "")
+    return meant if meant in allowed else _nearest(text, allowed, _SIMILAR)
+
+
+def _nearest(text: str, allowed: Collection[str], ratio: float) -> str:
+    """The text of `allowed` that differs from `text` by a slip of the keyboard; empty if there is none."""
+    from difflib import get_close_matches  # noqa: PLC0415 - not worth loading for a good file
+
+    near = get_close_matches(text, sorted(allowed), n=1, cutoff=ratio)
+    return near[0] if near else ""
 
 
 _TRUE, _FALSE = {"yes", "on", "y", "1", "true", "enabled"}, {"no", "off", "n", "0", "false", "disabled"}
@@ -189,6 +227,8 @@ def _place(text: str, end: str) -> str:
         return advice
     if not _is_address(host):
         return ""
+    if text.startswith("[") and ":" not in host:
+        return f"write {_joined(host, port or 'PORT')}{end}, without brackets"
     if ":" in host and not text.startswith("["):
         return f"the IPv6 address needs brackets; write {_quoted(_joined(host, port or 'PORT') + end)}"
     if port:
@@ -220,6 +260,8 @@ def address(found: object, *, names: bool = False) -> str:
     elif weighted:
         server = f"{_in_flow(host)}, port: {port}" if port.isdecimal() and plain else _in_flow(host if plain else place)
         advice = f"write {{address: {server}, weight: {weighted[2]}}}"
+    elif place == f"[{host}]:{port}" and plain and names and ":" not in host:
+        advice = f"write {_joined(host, port)}, without brackets"
     elif port.isdecimal() and plain:
         advice = f"write the address {host} and the port {port} as two values"
     elif plain and place == f"[{host}]":

@@ -314,10 +314,13 @@ def _unreachable_6(address: IPv6Address) -> str | None:
 
 
 def split_port(text: str) -> tuple[str, str | None]:
-    """Split `ADDRESS:PORT`, `[ADDRESS]:PORT` or a bare address; the port is None if there is none."""
+    """Split `ADDRESS:PORT`, `[ADDRESS]:PORT` or a bare address; the port is None if there is none.
+
+    Brackets belong to IPv6 addresses only: around anything else they stay, so that no reader accepts the text.
+    """
     if text.startswith("["):
         address, bracket, rest = text[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
+        if not bracket or ":" not in address or (rest and not rest.startswith(":")):
             return text, None
         return address, rest[1:] if rest else None
     if text.count(":") == 1 and "://" not in text:
@@ -393,6 +396,8 @@ def read_source_address(found: object) -> Source:
     if isinstance(found, str) and found in {SourceKind.MASQUERADE, SourceKind.KEEP}:
         return Source(SourceKind(found))
     allowed = "masquerade, keep, an address, or a list of one address per family"
+    if advice := meant.word(found, [SourceKind.MASQUERADE, SourceKind.KEEP]):
+        raise Unfit(found, "not a source", allowed, advice)
     return Source(SourceKind.ADDRESS, read_addresses(found, allowed))
 
 

@@ -42,8 +42,7 @@ from nftlb.model.pool import (
 )
 
 from .fields import (
-    ADDRESS_WRITTEN,
-    ENDPOINT_WRITTEN,
+    COLLECTOR_WRITTEN,
     SERVER_AND_PORT_WRITTEN,
     SERVER_WRITTEN,
     OneOrMany,
@@ -376,7 +375,7 @@ class _CollectorForms(Written):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return or_short({"anyOf": [ENDPOINT_WRITTEN, ADDRESS_WRITTEN]}, schema, handler)
+        return or_short(COLLECTOR_WRITTEN, schema, handler)
 
 
 WrittenCollector = _written(Collector, _CollectorForms, {"health": _HEALTH}, leave_out={"name"})

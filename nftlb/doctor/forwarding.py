@@ -105,7 +105,7 @@ def check_hidden_settings(config: Config, host: HostFacts) -> Iterator[Finding]:
     modes = {(pool.forward, pool.encap) for pool in config.pools}
     things = {
         "whether this host sends ICMP redirects": (Forward.DSR, Encap.NONE) in modes,
-        "the limit and the time-outs of conntrack": any(forward is Forward.NAT for forward, _ in modes),
+        "the time-outs of conntrack": any(forward is Forward.NAT for forward, _ in modes),
         "the ports that Linux gives to sockets": any(forward is not Forward.NAT for forward, _ in modes),
     }
     if any(things.values()):
@@ -264,7 +264,8 @@ def check_conntrack(config: Config, host: HostFacts) -> Iterator[Finding]:
     yield from _check_size(pools, limit, host)
     yield from _check_timeouts(host)
     sctp = any(listener.protocol is Protocol.SCTP for pool in pools for listener in pool.listen)
-    if sctp and "net/netfilter/nf_conntrack_sctp_timeout_established" not in host.sysctls:
+    known = not host.hides_sysctls
+    if sctp and known and "net/netfilter/nf_conntrack_sctp_timeout_established" not in host.sysctls:
         message = "the kernel's conntrack does not know SCTP, and can't translate its ports"
         yield error("conntrack", message, "use a kernel with CONFIG_NF_CT_PROTO_SCTP")
     if host.sysctls.get("net/netfilter/nf_conntrack_checksum"):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nftlb.errors import NftlbError, SystemFault
 from nftlb.kernel import rtnetlink
 from nftlb.kernel.binding import how_to_get_it, nftables_binding
-from nftlb.kernel.conntrack import shared_zones
+from nftlb.kernel.conntrack import read_fill, shared_zones
 from nftlb.kernel.ethtool import read_joining_offloads
 from nftlb.kernel.netlink import NETLINK_ROUTE, Netlink
 from nftlb.kernel.surroundings import (
@@ -40,6 +40,8 @@ _GLOBAL = (
     "net/netfilter/nf_conntrack_udp_timeout",
     "net/netfilter/nf_conntrack_udp_timeout_stream",
 )
+_FILL = {"net/netfilter/nf_conntrack_count": "entries", "net/netfilter/nf_conntrack_max": "limit"}
+"""The sysctls that netlink also tells, by the name in `read_fill()`."""
 _SYSCTLS = Path("/proc/sys")
 _ROUTER_ADVERTISEMENT = 9  # RTPROT_RA
 
@@ -63,7 +65,8 @@ class NftFacts:
 class HostFacts:
     """The state of the host. Sysctls are by name with slashes, such as `net/netfilter/nf_conntrack_max`, if they exist.
 
-    `hides_sysctls`: this process can't read /proc/sys, as in the daemon's unit, so `sysctls` and the ports are empty.
+    `hides_sysctls`: this process can't read /proc/sys, as in the daemon's unit, so the ports are empty, and `sysctls`
+    only has the fill of conntrack, which netlink tells.
     """
 
     nft: NftFacts = field(default_factory=NftFacts)
@@ -171,7 +174,8 @@ def _rules(netlink: Netlink, version: int) -> list[RoutingRule]:
 def _sysctls(interfaces: Iterable[str]) -> dict[str, int]:
     names = list(_GLOBAL)
     names += [f"net/ipv4/conf/{interface}/send_redirects" for interface in ("all", *interfaces)]
-    found = {}
+    fill = read_fill()
+    found = {name: fill[known] for name, known in _FILL.items() if known in fill}
     for name in names:
         try:
             found[name] = int(_sysctl(name))

@@ -12,9 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from contextlib import suppress
 from ipaddress import ip_address
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nftlb.errors import KernelError, SystemFault
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 
 # include/uapi/linux/netfilter/nfnetlink_conntrack.h; message types with the subsystem, NFNL_SUBSYS_CTNETLINK
 _GET, _DELETE, _COUNT = 0x101, 0x102, 0x105
-_CTA_STATS_GLOBAL_ENTRIES = 1
+_CTA_STATS_GLOBAL_ENTRIES, _CTA_STATS_GLOBAL_MAX_ENTRIES = 1, 2
 _CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_STATUS, _CTA_ID, _CTA_ZONE = 1, 2, 3, 12, 18
 _CTA_PROTOINFO, _CTA_PROTOINFO_TCP, _CTA_PROTOINFO_TCP_STATE = 4, 1, 1
 _CLOSED = {7, 8}  # TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE
@@ -181,20 +179,30 @@ def _doomed(netlink: Netlink, zones: Mapping[int, Kept]) -> list[bytes]:
 
 
 def read_fill() -> dict[str, int]:
-    """Return the number of `entries` in the network namespace, and the `limit`; each only if there is one."""
-    found = {}
-    for name, file in (("entries", "nf_conntrack_count"), ("limit", "nf_conntrack_max")):
-        with suppress(OSError):  # the module is not loaded
-            found[name] = int(Path("/proc/sys/net/netfilter", file).read_text(encoding="ascii"))
-    if not found.get("limit"):
-        found.pop("limit", None)  # 0: without a limit
-    return found
+    """Return the number of `entries` in the network namespace, and the `limit`; each only if there is one.
+
+    By netlink, because the daemon's systemd unit hides /proc/sys. Empty without CAP_NET_ADMIN.
+    """
+    try:
+        with Netlink(NETLINK_NETFILTER) as netlink:
+            found = _statistics(netlink)
+    except OSError:
+        return {}
+    numbers = {"entries": found.get(_CTA_STATS_GLOBAL_ENTRIES), "limit": found.get(_CTA_STATS_GLOBAL_MAX_ENTRIES)}
+    if not numbers["limit"]:
+        del numbers["limit"]  # 0: without a limit
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
 def _count(netlink: Netlink) -> int:
     """Return the number of entries in the network namespace."""
+    return _statistics(netlink)[_CTA_STATS_GLOBAL_ENTRIES]
+
+
+def _statistics(netlink: Netlink) -> dict[int, int]:
+    """Return the numbers that conntrack has as a whole, by attribute. Their limit is in Linux 4.18 and later."""
     counts = attributes(netlink.ask(_COUNT, _NFGENMSG.pack(_ANY_FAMILY, 0, 0)), _NFGENMSG.size)
-    return int.from_bytes(counts[_CTA_STATS_GLOBAL_ENTRIES], "big")
+    return {what: int.from_bytes(count, "big") for what, count in counts.items()}
 
 
 def _entries(netlink: Netlink, zones: Collection[int]) -> Iterator[tuple[int, bytes]]:

@@ -19,7 +19,8 @@ SESSION_TIMEOUT = "session_timeout"
 """The option that is no helper. A helper has its own name."""
 _TABLE = "nftlb-option"
 _TIMEOUT = "ct timeout option {\n\t\tprotocol udp\n\t\tl3proto ip\n\t\tpolicy = { unreplied : 2, replied : 2 }\n\t}"
-_MODULES = Path("/proc/modules")
+_MODULES = Path("/sys/module")
+"""Unlike /proc/modules, visible in the daemon's systemd unit."""
 
 
 def without_missing_options(config: Config, has: Callable[[str], bool]) -> Config:
@@ -48,13 +49,15 @@ def has_option(kernel: Kernel, name: str, modules: Path = _MODULES) -> bool:
         kernel.check(f"table ip {_TABLE} {{\n\t{_TIMEOUT if name == SESSION_TIMEOUT else helper}\n}}\n")
     except KernelError:
         return False
-    return not lacks_translation(_listed(modules), name)
+    return not lacks_translation(modules, name)
 
 
-def lacks_translation(modules: str, name: str) -> bool:
-    """Whether the list of loaded modules has the helper without the module that translates."""
-    loaded = {line.partition(" ")[0] for line in modules.splitlines()}
-    return f"nf_conntrack_{name}" in loaded and f"nf_nat_{name}" not in loaded
+def lacks_translation(modules: Path, name: str) -> bool:
+    """Whether the helper is a loaded module, and its module that translates is missing. `modules`: as /sys/module.
+
+    A module that is built into the kernel may have a directory there too, but no `initstate` in it.
+    """
+    return (modules / f"nf_conntrack_{name}/initstate").exists() and not (modules / f"nf_nat_{name}").exists()
 
 
 def _without(pool: Pool, missing: frozenset[str]) -> Pool:
@@ -63,10 +66,3 @@ def _without(pool: Pool, missing: frozenset[str]) -> Pool:
     if pool.session_timeout and SESSION_TIMEOUT in missing:
         pool = replace(pool, session_timeout=None)
     return pool
-
-
-def _listed(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:  # the daemon's unit hides the list
-        return ""

@@ -141,11 +141,13 @@ DnsName: TypeAlias = Annotated[
         r"\.|(?=.{1,253}\.?$)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?",
     ),
 ]
-# The last part must not be a number: 10.0.0.300 is a wrong address and no name.
+# The last part must not be a number: 10.0.0.300 is a wrong address and no name. The same is true of 10.0.0.1l, 10.0.0.x
+# and 10.0.0.lO: behind three numbers, the last part must not begin with a digit, be one letter, or look like digits.
 SERVER_NAME = _text(
     "a host name",
     "letters, digits, - and _ in parts with . between them, such as ns1.example.com",
-    r"(?=.{1,253}$)(?!(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?$)"
+    r"(?=.{1,253}$)"
+    r"(?!(?:(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)|(?:[0-9]+\.){3}(?:[0-9][^.]*|[A-Za-z]|[OIl]+))\.?$)"
     r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?",
 )
 ServerName: TypeAlias = Annotated[str, SERVER_NAME]

@@ -57,6 +57,7 @@ def message(**changed: str) -> str:
         ("udp://10.0.0.1", "the port is missing; write 10.0.0.1:PORT/udp, such as 10.0.0.1:53/udp"),
         ("'[::1]'", 'the port is missing; write "[::1]:PORT/udp", such as "[::1]:53/udp"'),
         ("'[2001:db8::1]:53'", 'the protocol is missing; write "[2001:db8::1]:53/udp" or "[2001:db8::1]:53/tcp"'),
+        ("'[192.0.2.53]:53/udp'", "write 192.0.2.53:53/udp, without brackets"),
         ("192.0.2.53:domain/udp", "write the number of the port; names of services are not looked up"),
     ],
 )
@@ -70,6 +71,13 @@ def test_listeners(written: str, advice: str) -> None:
     [
         ("http://10.0.0.1:80", "write 10.0.0.1:80"),
         ("http://10.0.0.1", "write 10.0.0.1"),
+        ("10.0.0.1l", "1l in 10.0.0.1l is not a number from 0 to 255"),
+        ("10.0.0.1l:53", "1l in 10.0.0.1l is not a number from 0 to 255"),
+        ("{address: 10.0.0.1l}", "1l in 10.0.0.1l is not a number from 0 to 255"),
+        ("10.0.0.x", "x in 10.0.0.x is not a number from 0 to 255"),
+        ("10.0.0.lO:53", "lO in 10.0.0.lO is not a number from 0 to 255"),
+        ("'[10.0.0.1]:53'", "write 10.0.0.1:53, without brackets"),
+        ("'[10.0.0.1]'", "write 10.0.0.1, without brackets"),
         ("10.0.0.256:53", "256 in 10.0.0.256 is not a number from 0 to 255"),
         ("{address: '10.0.0.1:99999'}", "99999 is not a port from 1 to 65535"),
         ("{address: '[2001:db8::1]'}", "write 2001:db8::1, without brackets"),
@@ -123,12 +131,51 @@ def test_backends(written: str, advice: str) -> None:
         ("fallback: udp://10.0.0.1", "the port is missing; write 10.0.0.1:PORT"),
         ("source: 10.0.0.1l", "1l in 10.0.0.1l is not a number from 0 to 255"),
         ("fallback: 2001:db8::1:80", 'the IPv6 address needs brackets; write "[2001:db8::1]:80"'),
+        ("fallback: rejct", "write reject"),
+        ("source: masquarade", "write masquerade"),
+        ("forward: stateles", "write stateless"),
+        ("balance: ronud-robin", "write round-robin"),
+        ("fallback: '[10.0.0.1]:53'", "write 10.0.0.1:53, without brackets"),
         ("health: icmp", "write {icmp: {}}"),
     ],
 )
 def test_options(written: str, advice: str) -> None:
     """Words of keepalived, HAProxy and LVS, durations, shares, booleans, a check without options."""
     assert f"; {advice}; allowed: " in message(option=written)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant_key"),
+    [
+        ("scheduler: wrr", "balance"),
+        ("lb_kind: DR", "forward"),
+        ("persistence-timeout: 50", "per"),
+        ("real_servers: {}", "backends"),
+        ("bind: '*:53'", "listen"),
+        ("Source: keep", "source"),
+        ("helth: {icmp: {}}", "health"),
+        ("health: {icmp: {}, inter: 2s}", "interval"),
+        ("health: {icmp: {}, fals: 2}", "fall"),
+    ],
+)
+def test_keys(written: str, meant_key: str) -> None:
+    """Keys of keepalived, HAProxy and LVS, other letters, a slip of the keyboard."""
+    assert f"; did you mean '{meant_key}'? allowed: " in message(option=written)
+
+
+@pytest.mark.parametrize("written", ["colour: red", "timeout_client: 1m", '"": 1'])
+def test_no_key_is_guessed_without_a_likeness(written: str) -> None:
+    """The message names only the keys that are allowed."""
+    assert "did you mean" not in message(option=written)
+
+
+@pytest.mark.parametrize(
+    "name", ["10.0.0.lan", "1.2.3.example", "4.3.2.com", "10-0-0-1", "3com", "ns.1a", "1.1.1.1.nip.io"]
+)
+def test_names_that_look_like_addresses(name: str) -> None:
+    """A name whose last part can be a top-level domain, or that has fewer or more than four parts, is a name."""
+    config = parse_config(FILE.format(**{**PLAIN, "backend": f"{name}:53"}))
+    assert name == config.pools[0].named[0].address
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from nftlb.config import json_schema, parse_config
 from nftlb.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 BAD = Path(__file__).parent / "bad"
 GOOD = Path(__file__).parent / "good"
@@ -30,6 +30,7 @@ BEYOND_SCHEMA = {
     "hash-key-rules",
     "helper",
     "health-port",
+    "host-listeners",
     "hysteresis",
     "listener-overlap",
     "marks",
@@ -62,6 +63,54 @@ def test_the_schema_accepts_what_the_parser_accepts(file: Path, validator: Draft
     parse_config(file.read_bytes())
 
     assert [] == [error.message for error in validator.iter_errors(yaml.safe_load(file.read_text()))]
+
+
+HOSTS = (
+    *(
+        "10.0.0.1",
+        "[10.0.0.1]",
+        "2001:db8::1",
+        "[2001:db8::1]",
+        "fe80::1%eth0",
+        "[fe80::1%eth0]",
+        "10.0.0.1l",
+        "10.0.0.x",
+    ),
+    *("ns1", "ns1.", "[ns1]", "ns1.example.com", "10.0.0.lan", "eth0", "[eth0]", "eth0.7", "*", "[*]", ""),
+)
+PORTS = ("", ":53", ":53-54", ":dns", ":")
+PLACES: dict[str, Callable[[str], dict[str, Any]]] = {
+    "backend": lambda text: {"backends": {"b": text, "z4": "10.9.9.9", "z6": "2001:db8::9"}},
+    "address": lambda text: {"backends": {"b": {"address": text}, "z4": "10.9.9.9", "z6": "2001:db8::9"}},
+    "via": lambda text: {"backends": {"b": {"address": "10.0.0.2", "via": text}, "z6": "2001:db8::9"}},
+    "listen": lambda text: {"listen": f"{text}/udp", "backends": {"b": "2001:db8::9" if "::" in text else "10.9.9.9"}},
+    "mirror": lambda text: {"mirror": {"m": text}},
+    "fallback": lambda text: {"fallback": text},
+    "source": lambda text: {"source": [text, "10.0.0.7" if "::" in text else "2001:db8::7"]},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_schema_accepts_each_form_of_an_address(place: str, validator: Draft202012Validator) -> None:
+    """With and without brackets, a port and an interface: the schema accepts what the parser accepts."""
+    plain = {
+        "listen": ["192.0.2.53:53/udp", "[2001:db8::53]:53/udp"],
+        "backends": {"z4": "10.9.9.9", "z6": "2001:db8::9"},
+    }
+    accepted, refused = [], []
+    for text in (f"{host}{port}" for host in HOSTS for port in PORTS):
+        data = {"pools": {"dns": plain | PLACES[place](text)}}
+        try:
+            parse_config(yaml.safe_dump(data))
+        except ConfigError:
+            continue
+        accepted.append(text)
+        if not validator.is_valid(data):
+            refused.append(text)
+
+    assert accepted
+    assert [] == refused
+    assert not {"[10.0.0.1]:53", "[ns1]:53", "[*]:53", "10.0.0.1l:53", "10.0.0.x"} & set(accepted)
 
 
 def test_the_schema_refuses_what_the_parser_refuses(validator: Draft202012Validator) -> None:

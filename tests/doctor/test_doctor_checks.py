@@ -66,6 +66,17 @@ class TestJudgements:
         (hidden,) = faults(check_facts(NAT.replace("  dns:", "  dns:\n    forward: stateless"), hides_sysctls=True))
         assert hidden.message.endswith("not known: the ports that Linux gives to sockets")
 
+    def test_the_fill_of_conntrack_is_known_where_settings_are_hidden(self) -> None:
+        """Netlink tells it, so a table that is too small is found. Support for SCTP is not known there."""
+        text = NAT.replace("192.0.2.53:53/udp,", "192.0.2.53:53/sctp,")
+        small = {"net/netfilter/nf_conntrack_max": 100, "net/netfilter/nf_conntrack_count": 90}
+        config = parse_config(text)
+        host = replace(HEALTHY, sysctls=small, hides_sysctls=True)
+
+        found = fault_names(list(check_all(config, Compiled(config), host)))
+
+        assert ["unknown settings", "warning conntrack", "warning conntrack"] == sorted(found)
+
     @pytest.mark.parametrize(
         ("sysctls", "message"),
         [

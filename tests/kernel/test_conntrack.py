@@ -15,7 +15,7 @@ from unprivileged import unprivileged
 from nftlb.compiler.connections import Stay
 from nftlb.errors import KernelError, SystemFault
 from nftlb.kernel import conntrack
-from nftlb.kernel.conntrack import delete_entries
+from nftlb.kernel.conntrack import delete_entries, read_fill
 from nftlb.kernel.netlink import (
     NETLINK_NETFILTER,
     NLA_F_NESTED,
@@ -347,3 +347,27 @@ def test_without_privileges_the_error_says_so(host: Namespace) -> None:
     """Without privileges SystemFault names the fix: the kernel does not even list entries."""
     with pytest.raises(SystemFault, match="run nftlb as root"):
         unprivileged(host, lambda: delete_entries({1: Stay.NOTHING}))
+
+
+# --- the fill of the table -------------------------------------------------------------------------------------------
+
+
+def test_the_fill_is_that_of_the_namespace(host: Namespace) -> None:
+    """`entries` counts those of the network namespace; `limit` is nf_conntrack_max."""
+    make(host, 0, "10.0.1.2")
+    make(host, 1, "10.0.2.2")
+    (limit,) = host.run(["sysctl", "-n", "net.netfilter.nf_conntrack_max"]).split()
+
+    assert {"entries": 2, "limit": int(limit)} == host.call(read_fill)
+
+
+def test_a_table_without_a_limit_has_only_entries(host: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of 0 stands for none. Kernels before 4.18 do not tell the limit."""
+    for answer in (attribute(1, b"\0\0\0\7") + attribute(2, bytes(4)), attribute(1, b"\0\0\0\7")):
+        monkeypatch.setattr(Netlink, "ask", lambda *_, body=answer: bytes(4) + body)
+        assert {"entries": 7} == host.call(read_fill)
+
+
+def test_without_privileges_the_fill_is_not_known(host: Namespace) -> None:
+    """Without privileges the answer is empty, and no exception is raised."""
+    assert {} == unprivileged(host, read_fill)

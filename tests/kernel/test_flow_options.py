@@ -13,14 +13,21 @@ from nftlb.lab import Namespace, userns
 if TYPE_CHECKING:
     from pathlib import Path
 
-HELPER, TRANSLATION = "nf_conntrack_tftp 16384 2 nf_nat_tftp - Live\n", "nf_nat_tftp 12288 0 - Live\n"
+LOADED, BUILT_IN, TRANSLATION = "nf_conntrack_tftp/initstate", "nf_conntrack_tftp/parameters", "nf_nat_tftp/initstate"
+
+
+def modules_of(place: Path, *files: str) -> Path:
+    """A directory like /sys/module with these files."""
+    for file in files:
+        (place / file).parent.mkdir(parents=True)
+        (place / file).touch()
+    return place
 
 
 def test_the_real_kernel(tmp_path: Path) -> None:
     """The kernel has time-outs, a helper for TFTP, and none of another name. The question leaves no table behind."""
     userns.ensure()
-    listed = tmp_path / "modules"
-    listed.write_text(HELPER)
+    lacking = modules_of(tmp_path / "lacking", LOADED)
 
     def ask() -> tuple[bool, bool, bool, bool, int]:
         with LibNftables() as kernel:
@@ -29,7 +36,7 @@ def test_the_real_kernel(tmp_path: Path) -> None:
                 has_option(kernel, SESSION_TIMEOUT),
                 has_option(kernel, "tftp", tmp_path / "none"),
                 has_option(kernel, "no-such-helper"),
-                has_option(kernel, "tftp", listed),
+                has_option(kernel, "tftp", lacking),
             )
             return *answers, kernel.generation() - before
 
@@ -38,9 +45,9 @@ def test_the_real_kernel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("modules", "expected"),
-    [(HELPER, True), (HELPER + TRANSLATION, False), (TRANSLATION, False), ("", False), ("nf_conntrack 1 2\n", False)],
+    ("files", "expected"),
+    [([LOADED], True), ([LOADED, TRANSLATION], False), ([TRANSLATION], False), ([], False), ([BUILT_IN], False)],
 )
-def test_modules_that_belong_together(modules: str, *, expected: bool) -> None:
+def test_modules_that_belong_together(files: list[str], *, expected: bool, tmp_path: Path) -> None:
     """Without its second module, a helper that is not built in does not translate."""
-    assert expected is lacks_translation(modules, "tftp")
+    assert expected is lacks_translation(modules_of(tmp_path, *files), "tftp")
