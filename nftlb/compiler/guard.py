@@ -31,7 +31,7 @@ from .words import WORDS, format_address
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from nftlb.model import Config, Guard, Pool, Rate, SourceEntry, SourceLengths
+    from nftlb.model import Config, Guard, Pool, Rate, SourceLengths
 
     from .pool_rules import PoolRules
 
@@ -83,13 +83,15 @@ def guard_lists(config: Config) -> Ruleset:
     """
     tables: dict[TableFamily, dict[str, Set]] = {}
     for pool in config.pools:
-        for family in pool.families if pool.guard else ():
+        if pool.guard is None:
+            continue
+        for family in pool.families:
             scopes = {WORDS[family].table: pool.name}
             if pool.ingress:
                 scopes[TableFamily.NETDEV] = fast_path_scope(pool, family)
             for table, scope in scopes.items():
                 for what in _LISTS:
-                    if found := _list_set(pool, what, family, scope):
+                    if found := _list_set(pool.guard, what, family, scope):
                         tables.setdefault(table, {})[found.name] = found
     return Ruleset(config.table, {family: Table(family, config.table, sets) for family, sets in tables.items()})
 
@@ -181,7 +183,7 @@ class _GuardRules:
 
     def _list(self, what: str) -> str:
         """Return the name of the set with the ranges of a list; empty if the list has none of this family."""
-        found = _list_set(self.pool, what, self.family, self.scope)
+        found = _list_set(self.guard, what, self.family, self.scope)
         if found is None:
             return ""
         self.part.sets[found.name] = found
@@ -205,30 +207,23 @@ class _Ranges(NamedTuple):
     digest: str
 
 
-# A pool with two entry chains, or a fast path, has its lists twice. The ranges are deleted together with the pool.
-_RANGES: WeakKeyDictionary[Pool, dict[tuple[tuple[SourceEntry, ...], Family], _Ranges]] = WeakKeyDictionary()
+# A pool with two entry chains, or a fast path, has its lists twice, and other backends do not change the lists. The
+# ranges are deleted together with the guard.
+_RANGES: WeakKeyDictionary[Guard, dict[tuple[str, Family], _Ranges]] = WeakKeyDictionary()
 
 
-def _list_set(pool: Pool, what: str, family: Family, scope: str) -> Set | None:
-    """Return the set with the ranges of a list of the pool; None if the list has none of this family.
+def _list_set(guard: Guard, what: str, family: Family, scope: str) -> Set | None:
+    """Return the set with the ranges of a list; None if the list has none of this family.
 
     The name has a hash of the ranges. So a changed list is a new set, which is complete before a rule uses it.
     """
-    entries = () if pool.guard is None else pool.guard.allow if what == _ALLOW else pool.guard.deny
-    ranges = _ranges(pool, entries, family)
-    if not ranges.elements:
-        return None
-    name = f"guard/{scope}/{what}/{ranges.digest}"
-    return Set(name, f"type {WORDS[family].address}", interval=True, elements=ranges.elements)
-
-
-def _ranges(pool: Pool, entries: tuple[SourceEntry, ...], family: Family) -> _Ranges:
-    """Return the ranges of a list of the pool."""
-    known = _RANGES.get(pool)
-    if known is None:
-        known = _RANGES[pool] = {}
-    if (entries, family) not in known:
+    known = _RANGES.setdefault(guard, {})
+    if (what, family) not in known:
+        entries = guard.allow if what == _ALLOW else guard.deny
         spans = merged(span for entry in entries for span in entry.of(family))
         elements = AddressRanges(spans, 4 if family is Family.IP else 16)
-        known[entries, family] = _Ranges(elements, _digest(repr(spans)))
-    return known[entries, family]
+        known[what, family] = _Ranges(elements, _digest(repr(spans)))
+    elements, digest = known[what, family]
+    if not elements:
+        return None
+    return Set(f"guard/{scope}/{what}/{digest}", f"type {WORDS[family].address}", interval=True, elements=elements)

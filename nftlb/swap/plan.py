@@ -259,18 +259,17 @@ def with_part(kernel: Ruleset, target: Ruleset) -> Ruleset | None:
     return None if room == PART else Ruleset(kernel.name, tables)
 
 
-def _incomplete(present: Table, wanted: Table) -> Iterator[tuple[Set, AddressRanges, AddressRanges]]:
-    """Yield each wanted set that no present rule uses, with its ranges and those that are missing."""
-    new = _differing(present.sets, wanted.sets)
-    used = set[str]().union(*map(_looked_up, present.chains.values())) if new else set[str]()
-    for wanted_set in new:
+def _incomplete(present: Table, wanted: Table) -> list[tuple[Set, AddressRanges, AddressRanges]]:
+    """The wanted sets of ranges that no present rule uses, each with all its ranges and those that are missing."""
+    found = []
+    for wanted_set in _differing(present.sets, wanted.sets):
         ranges = wanted_set.elements
-        if isinstance(ranges, AddressRanges) and wanted_set.name not in used:
+        if isinstance(ranges, AddressRanges):
             missing = _missing(present.sets.get(wanted_set.name), ranges)
-            if missing is None:
-                yield wanted_set, ranges, ranges
-            elif missing:
-                yield wanted_set, ranges, missing
+            if missing is None or missing:
+                found.append((wanted_set, ranges, ranges if missing is None else missing))
+    used = set[str]().union(*map(_looked_up, present.chains.values())) if found else set[str]()
+    return [item for item in found if item[0].name not in used]
 
 
 def _missing(present: Set | None, ranges: AddressRanges) -> AddressRanges | None:
@@ -293,6 +292,7 @@ def _with_new_ranges(kernel: Ruleset, target: Ruleset) -> list[Ruleset]:
             for new_set in _differing(present.sets, wanted.sets)
             if new_set.interval and not new_set.data_type and new_set.name not in present.sets
         }
+        new |= {grown.name: grown for grown, _, _ in _incomplete(present, wanted)}
         if new:
             tables[family] = replace(present, sets=SharedMapping.of(present.sets).with_changes(new))
     return [Ruleset(kernel.name, {**kernel.tables, **tables})] if tables else []
