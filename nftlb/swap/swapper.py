@@ -146,6 +146,8 @@ class Swapper:
         if step is None:
             return False
         self._commit(step)
+        # This reads the announcements of the part. Those of a hundred parts would be too many to read before a swap.
+        self.vouches(self._generation, self._generation)
         return True
 
     def remove_leftovers(self, target: Ruleset) -> Swap:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from pool_builders import backends, config, pool
+from real_kernel import real_kernel
 from recording_kernel import GRACE, TABLE, Recorder
 
 from nftlb.compiler import Compiled
 from nftlb.compiler.guard import guard_lists
 from nftlb.errors import KernelError
+from nftlb.kernel.monitors import RulesetMonitor
 from nftlb.model import Forward, Guard, Membership, SourceEntry
 from nftlb.ruleset import Element, Elements, Operation, Ruleset, Set, TableFamily, Transaction, Verb
 from nftlb.swap import Swapper, plan
@@ -182,6 +184,21 @@ def test_a_staged_list_that_others_changed_begins_again() -> None:
         pass
 
     assert guard_lists(wanted).tables[IP].sets[name].elements == kernel.list(TABLE)[IP].table.sets[name].elements
+
+
+def test_announcements_of_many_parts_are_read_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After many parts, the monitor still vouches for our tables, so another program's change needs no listing."""
+    monkeypatch.setattr(plan, "PART", 1)
+    wanted = guarded(deny=300)
+    with real_kernel() as kernel, kernel.namespace.call(RulesetMonitor, TABLE) as monitor:
+        swapper = Swapper(kernel, TABLE, lambda: None, vouches=monitor.vouches)
+        swapper.swap(ruleset(guarded()))
+        swapper.staged = guard_lists(wanted)
+        while swapper.stage():
+            pass
+        kernel.apply(Transaction("theirs", (Operation(Verb.ADD, IP),)))
+
+        assert swapper.unchanged_by_others()
 
 
 def test_a_list_in_use_and_a_missing_table_are_left_to_the_swap() -> None:
