@@ -20,18 +20,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from nftlb.model import DropReason, Family, Protocol
-from nftlb.ruleset import AddressRanges, Set, merged
+from nftlb.ruleset import AddressRanges, Ruleset, Set, Table, TableFamily, merged
 
 from .words import WORDS, format_address
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from nftlb.model import Guard, Pool, Rate, SourceEntry, SourceLengths
+    from nftlb.model import Config, Guard, Pool, Rate, SourceLengths
 
     from .pool_rules import PoolRules
 
@@ -39,6 +39,7 @@ GUARDED = "guarded/"
 """The beginning of the names of the chains that drop and count, one for each pool and reason."""
 CLIENTS, DROPPED, BANNED = "clients", "dropped", "banned"
 """The sets with an element for each source."""
+_LISTS = _ALLOW, _DENY = "allow", "deny"
 BAN_ROOM = 65536
 """How many sources of a family can be banned at a time. A source that has no room there is limited, but not banned."""
 _REMEMBERED = 3600
@@ -70,6 +71,31 @@ def add_guard(
     return name
 
 
+def fast_path_scope(pool: Pool, family: Family) -> str:
+    """Return the `scope` of a pool in the table of the fast path. See `add_guard()`."""
+    return f"{pool.name}/{family}"
+
+
+def guard_lists(config: Config) -> Ruleset:
+    """Return the sets with the lists of all guards, without the other content of the tables.
+
+    A pool with `ingress` has sets in the table of the fast path, also if it can't have a fast path on this host.
+    """
+    tables: dict[TableFamily, dict[str, Set]] = {}
+    for pool in config.pools:
+        if pool.guard is None:
+            continue
+        for family in pool.families:
+            scopes = {WORDS[family].table: pool.name}
+            if pool.ingress:
+                scopes[TableFamily.NETDEV] = fast_path_scope(pool, family)
+            for table, scope in scopes.items():
+                for what in _LISTS:
+                    if found := _list_set(pool.guard, what, family, scope):
+                        tables.setdefault(table, {})[found.name] = found
+    return Ruleset(config.table, {family: Table(family, config.table, sets) for family, sets in tables.items()})
+
+
 def guard_of(entry: str) -> str:
     """Return the name of the chain of a guard that stands before an entry chain."""
     return f"guard/{entry}"
@@ -90,9 +116,9 @@ class _GuardRules:
         guard, saddr = self.guard, f"{WORDS[self.family].ip} saddr"
         if guard.clients:
             yield self._count(CLIENTS)
-        if allowed := self._list("allow", guard.allow):
+        if allowed := self._list(_ALLOW):
             yield f"{saddr} @{allowed} goto {self.entry}"
-        if denied := self._list("deny", guard.deny):
+        if denied := self._list(_DENY):
             yield f"{saddr} @{denied} goto {self._drop(DropReason.DENIED)}"
         if guard.rate is not None:
             yield from self._limit(guard.rate, protocols)
@@ -155,17 +181,13 @@ class _GuardRules:
         self._add_set(name, self.guard.sources)
         return f"update @{name} {{ {self._key} timeout {_REMEMBERED}s counter }}"
 
-    def _list(self, what: str, entries: tuple[SourceEntry, ...]) -> str:
-        """Return the name of the set with the ranges of a list; empty if the list has none of this family.
-
-        The name has a hash of the ranges. So a changed list is a new set, which is complete before a rule uses it.
-        """
-        elements = _ranges(self.pool, entries, self.family)
-        if not elements:
+    def _list(self, what: str) -> str:
+        """Return the name of the set with the ranges of a list; empty if the list has none of this family."""
+        found = _list_set(self.guard, what, self.family, self.scope)
+        if found is None:
             return ""
-        name = f"guard/{self.scope}/{what}/{_digest(repr(elements.spans))}"
-        self.part.sets[name] = Set(name, f"type {WORDS[self.family].address}", interval=True, elements=elements)
-        return name
+        self.part.sets[found.name] = found
+        return found.name
 
     def _name(self, what: str) -> str:
         return source_set(self.scope, what, self.guard.per, self.family)
@@ -178,16 +200,30 @@ def _digest(content: str) -> str:
     return blake2b(content.encode(), digest_size=4).hexdigest()
 
 
-# A pool with two entry chains, or a fast path, has its lists twice. The ranges are deleted together with the pool.
-_RANGES: WeakKeyDictionary[Pool, dict[tuple[tuple[SourceEntry, ...], Family], AddressRanges]] = WeakKeyDictionary()
+class _Ranges(NamedTuple):
+    """The ranges of a list, and a hash of them."""
+
+    elements: AddressRanges
+    digest: str
 
 
-def _ranges(pool: Pool, entries: tuple[SourceEntry, ...], family: Family) -> AddressRanges:
-    """Return the ranges of a list of the pool."""
-    known = _RANGES.get(pool)
-    if known is None:
-        known = _RANGES[pool] = {}
-    if (entries, family) not in known:
+# A pool with two entry chains, or a fast path, has its lists twice, and other backends do not change the lists. The
+# ranges are deleted together with the guard.
+_RANGES: WeakKeyDictionary[Guard, dict[tuple[str, Family], _Ranges]] = WeakKeyDictionary()
+
+
+def _list_set(guard: Guard, what: str, family: Family, scope: str) -> Set | None:
+    """Return the set with the ranges of a list; None if the list has none of this family.
+
+    The name has a hash of the ranges. So a changed list is a new set, which is complete before a rule uses it.
+    """
+    known = _RANGES.setdefault(guard, {})
+    if (what, family) not in known:
+        entries = guard.allow if what == _ALLOW else guard.deny
         spans = merged(span for entry in entries for span in entry.of(family))
-        known[entries, family] = AddressRanges(spans, 4 if family is Family.IP else 16)
-    return known[entries, family]
+        elements = AddressRanges(spans, 4 if family is Family.IP else 16)
+        known[what, family] = _Ranges(elements, _digest(repr(spans)))
+    elements, digest = known[what, family]
+    if not elements:
+        return None
+    return Set(f"guard/{scope}/{what}/{digest}", f"type {WORDS[family].address}", interval=True, elements=elements)

@@ -18,7 +18,7 @@ from nftlb.ruleset import Chain
 
 from .copies import TEMPLATES
 from .doors import joined
-from .guard import add_guard, guard_of
+from .guard import add_guard, fast_path_scope, guard_of
 from .pool_rules import PoolRules
 from .selection import targets
 from .services import by_words, fast_match
@@ -82,7 +82,7 @@ class IngressForwarding(NamedTuple):
                 raise AssertionError(f"no next hop for {target.owner}")
             forward = f'fwd {words.ip} to {format_address(hop.via)} device "{hop.device}"'
             part.chain(f"backend/{target.owner}", *self._send(target, protocols, forward))
-        add_guard(part, pool, family, self.entry(protocols[0]), protocols, scope=f"{pool.name}/{family}")
+        add_guard(part, pool, family, self.entry(protocols[0]), protocols, scope=fast_path_scope(pool, family))
         entry = first = self._fast if pool.guard else self.entry(protocols[0])
         ordinary = [f'{match}accept comment "{what}"' for match, what in TEMPLATES] if pool.templates else []
         if ordinary:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         FoundServer,
         HostAddresses,
         HostLookup,
+        Membership,
         NameAnswers,
         NamedBackend,
     )
@@ -407,9 +408,12 @@ class Controller:
         `reason` is for the history of the rules. `addresses`: other addresses of this host than now.
         """
         there = self.state.addresses if addresses is None else addresses
-        moment = now()
         config = resolution.config
-        preview, _ = self.state.health.with_config(config, moment)
+
+        def membership() -> Membership:
+            moment = now()
+            preview, _ = self.state.health.with_config(config, moment)
+            return preview.membership(moment)
 
         def switch() -> None:
             changes = self.state.use(declared, answers, there, resolution)
@@ -419,7 +423,7 @@ class Controller:
             self._follow(changes)
             self._await_preemption()
 
-        await self.reconciler.change_config(config, preview.membership(moment), switch, reason)
+        await self.reconciler.change_config(config, membership, switch, reason)
 
     def _follow(self, changes: Iterable[Change]) -> None:
         """Let the kernel, the saved state and listeners follow changes of health."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from nftlb.kernel import Kernel
     from nftlb.model import Config, Membership
+    from nftlb.ruleset import Ruleset
     from nftlb.swap.applier import Accepted, Applied
 
 _log = logging.getLogger(__name__)
@@ -104,6 +105,11 @@ class KernelThread:
     async def write(self, work: Callable[[Applier], T]) -> T:
         """Run a function that may write to the kernel. Raises KernelError or SystemFault if the kernel refuses."""
         return await self._in_writer(lambda: work(self._opened()))
+
+    def keep(self, lists: Ruleset | None) -> None:
+        """Keep the lists of a later load, which `Swapper.stage()` adds; None: they are loaded, or unwanted."""
+        if self._applier is not None:
+            self._applier.swapper.staged = lists
 
     async def read(self, work: Callable[[Applier], T]) -> T:
         """Run a function that only reads, beside a running `write`. Raises KernelError or SystemFault."""

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from nftlb.compiler.guard import guard_lists
 from nftlb.errors import NftlbError
 from nftlb.service import Unapplied
 
 from .kernel_thread import load_config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from nftlb.compiler.reply_form import Obstacles
     from nftlb.model import Config, Membership
@@ -96,8 +97,10 @@ class Reconciler:
     update    the wanted membership is not the accepted one         Applier.update                   it is accepted
     restore   suspect_tables(), and others wrote to our tables      Applier.update, then .tidy       both are accepted
     tidy      1 s after a commit; or in-flight replies of former    Applier.tidy                     it is accepted
-              backends are over
+              backends are over; or staged lists were not loaded
     none      nothing of the above                                  nothing                          wake() or a timer
+
+    change_config() loads too. First it adds the lists of guards in parts (Swapper.stage), and looks come in between.
 
     A refusal leaves all conditions true, and the next look follows after 0.1 s, doubled with each refusal to 5 s.
     What the kernel has accepted is not remembered here, but read from KernelThread.accepted.
@@ -168,16 +171,21 @@ class Reconciler:
         await future
 
     async def change_config(
-        self, config: Config, membership: Membership, switch: Callable[[], None], reason: str = "another configuration"
+        self,
+        config: Config,
+        membership: Callable[[], Membership],
+        switch: Callable[[], None],
+        reason: str = "another configuration",
     ) -> None:
         """Load another configuration, for a reason; `switch` is called right after the kernel has accepted it.
 
-        Raises KernelError or SystemFault if the kernel refuses; then everything is as before.
+        Large lists take seconds before the load, in which the kernel follows changes of backends. `membership` is
+        called after that. Raises KernelError or SystemFault if the kernel refuses; then everything is as before.
         """
-        async with self._lock:
+        async with self._staged(config), self._lock:
             try:
                 with self._working():
-                    await self._load(config, membership, reason)
+                    await self._load(config, membership(), reason)
             except BaseException:
                 # The kernel may have a part of the new configuration: the next look loads the old one again.
                 self._load_due = True
@@ -310,6 +318,26 @@ class Reconciler:
         """Record the time until which in-flight replies need rules of former backends."""
         now = asyncio.get_running_loop().time()
         self._lingers_until = inf if applied.lingers is None else now + applied.lingers
+
+    @asynccontextmanager
+    async def _staged(self, config: Config) -> AsyncIterator[None]:
+        """Add the lists of a configuration in parts, and keep them until they are loaded or the load has failed."""
+        if not any(pool.guard for pool in config.pools):
+            yield
+            return
+        self.kernel_thread.keep(await asyncio.to_thread(guard_lists, config))
+        missing = True
+        try:
+            while missing:
+                # A look that waits for the lock comes before the next part.
+                async with self._lock:
+                    with self._working():
+                        missing = await self.kernel_thread.write(lambda applier: applier.swapper.stage())
+            yield
+        finally:
+            self.kernel_thread.keep(None)
+            self._untidy = True
+            self.wake()
 
     async def _load(self, config: Config, membership: Membership, reason: str) -> None:
         loop = asyncio.get_running_loop()

@@ -211,7 +211,7 @@ class PassiveReplies:
     ] = 50
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class Guard:
     """A limit for each source of a pool's packets, and lists of sources.
 

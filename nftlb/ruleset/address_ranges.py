@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 from .objects import Element, MadeElements
 
@@ -43,6 +43,15 @@ class AddressRanges(MadeElements):
 
     def __iter__(self) -> Iterator[Element]:
         return (Element(_text(first, last, self.size)) for first, last in self.spans)
+
+    @overload
+    def __getitem__(self, index: int) -> Element: ...
+    @overload
+    def __getitem__(self, index: slice) -> AddressRanges: ...
+    def __getitem__(self, index: int | slice) -> Element | AddressRanges:
+        if isinstance(index, slice):
+            return AddressRanges(self.spans[index], self.size)
+        return Element(_text(*self.spans[index], self.size))
 
     @property
     def source(self) -> object:

@@ -5,7 +5,7 @@ One write path leads from a decision to the kernel. Each layer has its own verbs
     nftlb.daemon.reconciler.Reconciler        decides when to write                 run, wake, wait_until_applied
     nftlb.daemon.kernel_thread.KernelThread   carries the call to its thread        write, read
     Applier                                   orders tables, connections, routing   load, update, tidy, remove
-    Swapper                                   brings our tables to a target         swap, remove_leftovers
+    Swapper                                   brings our tables to a target         swap, remove_leftovers, stage
     plan                                      computes the steps, without I/O       make, plan_removal, waypoints
     nftlb.kernel.Kernel                       sends a transaction to nf_tables      apply, list
 
@@ -18,6 +18,8 @@ Each fact about the kernel has one owner:
     tables of our name made by others     Swapper           at the next listing
     time since which packets don't need   Swapper           when the leftover is deleted, or our tables are listed again
     a leftover
+    lists that are added for a later      Swapper           when they are loaded, or the load has failed
+    load, and that no rule uses yet
     objects that the kernel lists in      Spellings         when our objects are compared with a listing again
     another form than they were written
     configuration and membership that     Applier.accepted  by `remove()`; replaced when a load or update is complete

@@ -11,6 +11,9 @@ and it may enter the next hook one generation later. Therefore:
 The data of an element can't be changed in place: the element is missing for a moment. Its map is therefore first built
 under another name, and the rules use that map. When no rule uses the first map any more, it is corrected, and the rules
 use it again. `waypoints()` tells whether this detour is needed.
+
+A list of a hundred thousand addresses takes seconds. `with_part()` adds such lists before the swap, in parts, to sets
+that no rule uses yet, so that other swaps can come between the parts.
 """
 
 from __future__ import annotations
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
 
 # Two names, because a swap may find the rules on the detour of another swap that did not end.
 _DETOURS = ("-next", "-other")
+PART = 1000
+"""Ranges of addresses that are added in one transaction, in some 20 ms (nft 1.0.6 and Linux 6.18, 2026-11)."""
 _REFERENCE = re.compile(r'\b(ct (?:timeout|helper)) set "?([^\s"]+)')
 _Named = TypeVar("_Named")
 
@@ -133,6 +138,8 @@ def leftovers(kernel: Ruleset, target: Ruleset) -> Iterator[Leftover]:
             name, wanted_set = present_set.name, wanted.sets.get(present_set.name)
             if wanted_set is None:
                 yield Leftover(LeftoverKind.SET, family, name)
+                if not present_set.data_type:
+                    continue  # its elements lead to no chain, and a list has a hundred thousand of them
             yield from (
                 Leftover(LeftoverKind.ELEMENT, family, name, element.key)
                 for element in _left_in(present_set, wanted_set)
@@ -232,6 +239,45 @@ def waypoints(kernel: Ruleset, target: Ruleset) -> list[Ruleset]:
     return found
 
 
+def with_part(kernel: Ruleset, target: Ruleset) -> Ruleset | None:
+    """The kernel's ruleset with further ranges of the target's sets, up to `PART`; None if none is missing.
+
+    Sets that the kernel's rules use stay as they are. Tables that the kernel lacks are left out: `make` creates them
+    as a whole.
+    """
+    tables, room = dict(kernel.tables), PART
+    for family, present in kernel.tables.items():
+        grown: dict[str, Set | None] = {}
+        for wanted_set, ranges, missing in _incomplete(present, target.tables.get(family, present)):
+            if not room:
+                break
+            there = len(ranges) - len(missing)
+            grown[wanted_set.name] = replace(wanted_set, elements=ranges[: there + room])
+            room -= min(room, len(missing))
+        if grown:
+            tables[family] = replace(present, sets=SharedMapping.of(present.sets).with_changes(grown))
+    return None if room == PART else Ruleset(kernel.name, tables)
+
+
+def _incomplete(present: Table, wanted: Table) -> list[tuple[Set, AddressRanges, AddressRanges]]:
+    """The wanted sets of ranges that no present rule uses, each with all its ranges and those that are missing."""
+    found = []
+    for wanted_set in _differing(present.sets, wanted.sets):
+        ranges = wanted_set.elements
+        if isinstance(ranges, AddressRanges):
+            missing = _missing(present.sets.get(wanted_set.name), ranges)
+            if missing is None or missing:
+                found.append((wanted_set, ranges, ranges if missing is None else missing))
+    used = set[str]().union(*map(_looked_up, present.chains.values())) if found else set[str]()
+    return [item for item in found if item[0].name not in used]
+
+
+def _missing(present: Set | None, ranges: AddressRanges) -> AddressRanges | None:
+    """The ranges that a set lacks; None if the set has others than the first of these ranges."""
+    there = present.elements if present else ()
+    return ranges[len(there) :] if there == ranges[: len(there)] else None
+
+
 def _with_new_ranges(kernel: Ruleset, target: Ruleset) -> list[Ruleset]:
     """The present ruleset with the new sets of ranges, if there are any that rules of packets at this moment may need.
 
@@ -246,6 +292,7 @@ def _with_new_ranges(kernel: Ruleset, target: Ruleset) -> list[Ruleset]:
             for new_set in _differing(present.sets, wanted.sets)
             if new_set.interval and not new_set.data_type and new_set.name not in present.sets
         }
+        new |= {grown.name: grown for grown, _, _ in _incomplete(present, wanted)}
         if new:
             tables[family] = replace(present, sets=SharedMapping.of(present.sets).with_changes(new))
     return [Ruleset(kernel.name, {**kernel.tables, **tables})] if tables else []
@@ -365,6 +412,11 @@ def _make_set(
         # With its elements: for a separate `add element`, libnftables would first read all elements of sets of ranges.
         sets.append(Operation(Verb.ADD, family, wanted))
         return
+    if isinstance(wanted.elements, AddressRanges):
+        if missing := _missing(present, wanted.elements):
+            # Not `add element`, for which libnftables would first read all elements of the set.
+            sets.append(Operation(Verb.ADD, family, replace(wanted, elements=missing)))
+        return
     if present.elements == wanted.elements:
         return
     stale = _in_the_way(present, wanted)
@@ -377,19 +429,19 @@ def _make_set(
 
 
 def _is_replaced(present: Set, wanted: Set) -> bool:
-    """Whether the set must be deleted and added again, since its kind or its ranges of addresses differ.
+    """Whether the set must be deleted and added again, since its kind differs, or it has other ranges of addresses.
 
     The kernel deletes only ranges that were added like that, and a listing does not show how ranges were added: ranges
-    that touch are read as one. A set of ranges differs only if another program has changed it.
+    that touch are read as one. A set has other ranges only if another program has changed it.
     """
     return not present.same_kind(wanted) or (
-        isinstance(wanted.elements, AddressRanges) and present.elements != wanted.elements
+        isinstance(wanted.elements, AddressRanges) and _missing(present, wanted.elements) is None
     )
 
 
 def _in_the_way(present: Set, wanted: Set) -> tuple[Element, ...]:
     """The elements that have to go before others can come."""
-    if present.elements == wanted.elements:
+    if isinstance(wanted.elements, AddressRanges) or present.elements == wanted.elements:
         return ()
     new_elements = {element.key: element for element in wanted.elements}
     # Intervals may overlap under different keys.
@@ -405,7 +457,9 @@ def _left_in(present: Set, wanted: Set | None) -> tuple[Element, ...]:
     """The elements that stay after the set has its wanted elements, or that stay in a set that is not wanted."""
     if wanted is None:
         return tuple(present.elements)
-    if _is_replaced(present, wanted) or present.elements == wanted.elements:
+    if isinstance(wanted.elements, AddressRanges) or _is_replaced(present, wanted):
+        return ()  # a set of ranges grows or is replaced
+    if present.elements == wanted.elements:
         return ()
     keys = {element.key for element in (*wanted.elements, *_in_the_way(present, wanted))}
     return tuple(element for element in present.elements if element.key not in keys)
@@ -469,10 +523,9 @@ def _union(present: Table, wanted: Table, gone: Collection[Leftover]) -> Table:
     sets = {}
     for present_set in _differing(wanted.sets, present.sets):
         wanted_set = wanted.sets.get(present_set.name)
-        left = _left_in(present_set, wanted_set)
         if wanted_set is None:
             sets[present_set.name] = present_set
-        elif left:
+        elif left := _left_in(present_set, wanted_set):
             sets[present_set.name] = replace(wanted_set, elements=(*wanted_set.elements, *left))
     kept = {}
     for chain in _differing(wanted.chains, present.chains):

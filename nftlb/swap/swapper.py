@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING
 from nftlb.errors import KernelError
 from nftlb.ruleset import Ruleset, TableFamily, is_ours
 
-from .plan import Leftover, after, entry_leftovers, leftovers, make, plan_removal, removable, waypoints
+from .plan import (
+    Leftover,
+    LeftoverKind,
+    after,
+    entry_leftovers,
+    leftovers,
+    make,
+    plan_removal,
+    removable,
+    waypoints,
+    with_part,
+)
 from .spellings import Spellings
 
 if TYPE_CHECKING:
@@ -62,6 +73,8 @@ class Swapper:
     """The time that libnftables and the kernel took for all transactions until now."""
     foreign_tables: Mapping[TableFamily, str] = field(default_factory=dict)
     """Tables of our name that other programs made, each with a summary of its content, from the last listing."""
+    staged: Ruleset | None = None
+    """Sets of ranges for a later target. They stay although a target lacks them. Any thread may set this."""
     _known: Ruleset | None = None
     _generation: int = -1
     _spellings: Spellings = field(default_factory=Spellings)
@@ -126,10 +139,21 @@ class Swapper:
         self._retire(target)
         return Swap(tuple(texts))
 
+    def stage(self) -> bool:
+        """Add the next part of the `staged` sets, which no rule uses yet. Return whether there was a part to add."""
+        staged = self.staged
+        step = None if staged is None else with_part(self.present(), staged)
+        if step is None:
+            return False
+        self._commit(step)
+        # This reads the announcements of the part. Those of a hundred parts would be too many to read before a swap.
+        self.vouches(self._generation, self._generation)
+        return True
+
     def remove_leftovers(self, target: Ruleset) -> Swap:
         """Delete leftovers; waits until no packet needs them, unless they are old enough."""
         texts: list[str] = []
-        while left := list(leftovers(self.present(), target)):
+        while left := self._leftovers(target):
             going = entry_leftovers(target, left) or left
             if not self._old() >= set(going):
                 self.wait()
@@ -137,6 +161,11 @@ class Swapper:
         self._retired = {}
         self._learn_spellings()
         return Swap(tuple(texts))
+
+    def _leftovers(self, target: Ruleset) -> list[Leftover]:
+        staged = self.staged.tables if self.staged else {}
+        kept = {Leftover(LeftoverKind.SET, family, name) for family, table in staged.items() for name in table.sets}
+        return [item for item in leftovers(self.present(), target) if item not in kept]
 
     def _listed(self) -> Ruleset:
         tables = {family: listing.table for family, listing in self.kernel.list(self.table).items()}
@@ -178,7 +207,7 @@ class Swapper:
 
     def _expired(self, target: Ruleset) -> list[Leftover]:
         old = self._old()
-        expired = [item for item in leftovers(self.present(), target) if item in old] if old else []
+        expired = [item for item in self._leftovers(target) if item in old] if old else []
         return removable(self.present(), target, expired)
 
     def _old(self) -> set[Leftover]:
@@ -189,7 +218,7 @@ class Swapper:
     def _retire(self, target: Ruleset) -> None:
         """Record since when packets don't need each leftover. While entry leftovers exist, only those are recorded."""
         now = self.clock()
-        left = list(leftovers(self.present(), target))
+        left = self._leftovers(target)
         self._retired = {item: self._retired.get(item, now) for item in entry_leftovers(target, left) or left}
 
 

@@ -105,7 +105,7 @@ def test_adopting_switches_after_the_kernel() -> None:
                 wired.calls("switch")
                 wired.config = OTHER
 
-            await wired.reconciler.change_config(OTHER, wired.wanted().membership, switch)
+            await wired.reconciler.change_config(OTHER, lambda: wired.wanted().membership, switch)
             await asyncio.sleep(10)
             assert wired.is_right
             return wired.calls.all
@@ -122,7 +122,7 @@ def test_adopting_is_all_or_nothing(when: str) -> None:
             before = wired.kernel_thread.kernel.content
             setattr(wired.kernel_thread, when, KernelError("no"))
             with pytest.raises(KernelError, match="no"):
-                await wired.reconciler.change_config(OTHER, Membership(), lambda: wired.calls("switch"))
+                await wired.reconciler.change_config(OTHER, Membership, lambda: wired.calls("switch"))
             wired.kernel_thread.error = None
             await asyncio.sleep(1)
             assert before == wired.kernel_thread.kernel.content
@@ -138,9 +138,7 @@ def test_adopting_that_is_broken_off() -> None:
         async with WiredReconciler() as wired:
             wired.kernel_thread.takes = 1.0
             before = wired.kernel_thread.kernel.content
-            task = asyncio.create_task(
-                wired.reconciler.change_config(OTHER, Membership(), lambda: wired.calls("switch"))
-            )
+            task = asyncio.create_task(wired.reconciler.change_config(OTHER, Membership, lambda: wired.calls("switch")))
             await asyncio.sleep(0.5)
             task.cancel()
             await asyncio.wait([task])
@@ -161,7 +159,7 @@ def test_a_transition_waits_for_an_adoption() -> None:
             def switch() -> None:
                 wired.config = OTHER
 
-            adoption = asyncio.create_task(wired.reconciler.change_config(OTHER, Membership(), switch))
+            adoption = asyncio.create_task(wired.reconciler.change_config(OTHER, Membership, switch))
             await asyncio.sleep(0.5)
             wired.fall("b2")
             await adoption

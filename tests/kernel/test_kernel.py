@@ -346,6 +346,26 @@ def test_ranges_of_addresses_are_listed_as_written(real: Inside, spans: tuple[tu
     assert written == real.list(table)[family].table.sets["ranges"]
 
 
+@pytest.mark.parametrize("size", [4, 16])
+def test_a_set_of_ranges_grows_when_it_is_added_again(real: Inside, size: int) -> None:
+    """Each time, the set has its former ranges and the new ones, whichever come first."""
+    family, kind = {4: (IP, "type ipv4_addr"), 16: (TableFamily.IP6, "type ipv6_addr")}[size]
+    table, shift = "ranges", 8 * size - 32
+    wide = [(first << shift, (last + 1 << shift) - 1) for first, last in RANGES]
+    real.apply(Transaction(table, (Operation(Verb.ADD, family), Operation(Verb.DELETE, family))))
+    real.apply(Transaction(table, (Operation(Verb.ADD, family),)))
+
+    for order in (wide, wide[::-1]):
+        there: list[tuple[int, int]] = []
+        for span in order:
+            there.append(span)
+            part = Set("ranges", kind, interval=True, elements=AddressRanges((span,), size))
+            real.apply(Transaction(table, (Operation(Verb.ADD, family, part),)))
+            whole = AddressRanges(tuple(sorted(there)), size)
+            assert whole == real.list(table)[family].table.sets["ranges"].elements
+        real.apply(Transaction(table, (Operation(Verb.DELETE, family, Set("ranges", kind)),)))
+
+
 def test_an_element_that_others_added_to_ranges_is_listed(real: Inside) -> None:
     """A range of another program is a difference; so is a comment, which nftlb does not write there."""
     table, written = "ranges", Set("ranges", "type ipv4_addr", interval=True, elements=AddressRanges(((1, 5),), 4))

@@ -198,6 +198,7 @@ TAKEN = (
     ),
     _case("add a range that begins where another ends", _elements("ranges", "192.0.2.1 . udp . 2001-3000", "accept")),
     _case("add the same range of another address", _elements("ranges", "192.0.2.2 . udp . 1000-2000", "accept")),
+    _case("add a set again, with elements", _add(replace(SPARE, elements=(Element("192.0.2.9"),)))),
     _case("delete a map and the chain that it led to", _delete(RANGES), _delete(Chain("idle"))),
     _case("delete a time-out that no rule uses", _delete(UNUSED)),
     _case(

@@ -1,24 +1,28 @@
-"""The time of a load grows with the number of pools, not with its square."""
+"""The time of a load grows with the number of pools and the length of lists, not with their squares."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pool_builders import backend, config, pool
+from pool_builders import DNS, backend, config, pool
 from real_kernel import real_kernel
 
 from nftlb.compiler import Compiled
+from nftlb.compiler.guard import guard_lists
 from nftlb.compiler.versions import MOST_MAPS, MOST_RULES
-from nftlb.model import Balance, Config, Forward, Per
+from nftlb.model import Balance, Config, Forward, Guard, Per, SourceEntry
 from nftlb.ruleset import Operation, Ruleset, TableFamily, Transaction, Verb
-from nftlb.swap.plan import make
+from nftlb.swap import Swapper
+from nftlb.swap.plan import PART, make
 
 if TYPE_CHECKING:
     from nftlb.kernel import LibNftables
 
 FEW, MANY = 400, 4000  # below MOST_MAPS, and beyond
+PARTS = 20
 MODES: dict[str, dict[str, Any]] = {
     "nat": {},
     "random": {"balance": Balance.RANDOM},
@@ -109,3 +113,24 @@ def test_many_slots_use_a_map() -> None:
     assert MOST_RULES == len(rules(MOST_RULES))
     assert 1 == len(rules(MOST_RULES + 1))
     assert f"numgen inc mod {MOST_RULES + 1} vmap @" in rules(MOST_RULES + 1)[0]
+
+
+def test_parts_of_a_list_take_the_same_time() -> None:
+    """The last part of a list takes less than three times as long as the first: nothing reads the parts before."""
+    spans = tuple((first, first + 127) for first in range(20 << 24, (20 << 24) + (PARTS * PART << 8), 256))
+    wanted = config(replace(DNS, guard=Guard(deny=(SourceEntry(ip=spans),))))
+    with real_kernel() as inside:
+        swapper = inside.namespace.call(Swapper, inside.kernel, wanted.table, lambda: None)
+        inside.namespace.call(swapper.swap, Compiled(config(DNS)).ruleset())
+        swapper.staged = guard_lists(wanted)
+        parts = [inside.namespace.call(_stage_time, swapper) for _ in range(PARTS)]
+        assert not inside.namespace.call(swapper.stage)
+
+    assert min(parts[-3:]) < 3 * min(parts[:3])
+
+
+def _stage_time(swapper: Swapper) -> float:
+    """The processor time of a part in seconds."""
+    before = time.thread_time()
+    assert swapper.stage()
+    return time.thread_time() - before

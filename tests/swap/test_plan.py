@@ -359,10 +359,10 @@ LISTED = Set("ranges", "type ipv4_addr", interval=True, elements=AddressRanges((
     [
         AddressRanges(((NET, NET + 511),), 4),
         AddressRanges(((NET, NET + 255), (NET + 1024, NET + 1279)), 4),
-        AddressRanges((), 4),
+        AddressRanges(((NET, NET + 127),), 4),
         tuple(map(Element, ("10.0.0.0", "up to 10.0.1.0", "10.0.4.0", "up to 10.0.5.0"))),
     ],
-    ids=["touching", "apart", "emptied", "with a comment"],
+    ids=["touching", "apart", "shorter", "with a comment"],
 )
 def test_ranges_that_others_changed_are_replaced_as_a_whole(edited: AddressRanges | tuple[Element, ...]) -> None:
     """A listing does not show how ranges were added, so no element is deleted: another set comes, before its rules."""
@@ -389,3 +389,26 @@ def test_ranges_that_others_changed_are_replaced_as_a_whole(edited: AddressRange
         "delete set ip t ranges-next\n",
     ] == [text for text in texts if text]
     assert comparable(target.tables) == comparable(kernel.tables)
+
+
+def test_missing_ranges_are_added_to_a_set_in_use() -> None:
+    """A set that has the first of its ranges gets the others, without a detour: an addition misses no element."""
+    door = Chain("raw", ("ip saddr @ranges drop",), RAW)
+    whole = replace(LISTED, elements=AddressRanges(((NET, NET + 255), (NET + 1024, NET + 1024)), 4))
+    kernel, target = ruleset(LISTED, door), ruleset(whole, door)
+
+    assert [target] == waypoints(kernel, target)
+    added = "add set ip t ranges { type ipv4_addr; flags interval; elements = { 10.0.4.0 } ; }\n"
+    assert added == make(kernel, target).text
+    assert [] == list(leftovers(kernel, target))
+    assert comparable(target.tables) == comparable(after(kernel, target).tables)
+
+
+def test_an_unwanted_set_is_one_leftover() -> None:
+    """The elements of an unwanted set are no separate leftovers: a list has a hundred thousand. Those of a map are."""
+    idle = Chain("idle")
+    led = Set("led", "type ipv4_addr", "verdict", elements=(Element("192.0.2.1", "goto idle"),))
+
+    kinds = [item.kind for item in leftovers(ruleset(LISTED, led, idle), ruleset(idle))]
+
+    assert [LeftoverKind.SET, LeftoverKind.SET, LeftoverKind.ELEMENT] == kinds
