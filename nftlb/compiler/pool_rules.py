@@ -31,7 +31,8 @@ class PoolRules:
     sets: dict[str, Set] = field(default_factory=dict)
     """The sets that belong to one pool, by name, with their elements."""
     redirects: list[str] = field(default_factory=list)
-    """Rules that drop ICMP redirects, which would make clients send past this host."""
+    """What ICMP redirects are to drop, without the condition that a packet is a redirect. The redirects would make
+    clients send past this host."""
     services: dict[str, dict[str, ServicePort]] = field(default_factory=dict)
     """The services of each kind of hook (`services.py` and `ingress.py` have the names), by their keys."""
     translated: dict[str, dict[Protocol, None]] = field(default_factory=dict)

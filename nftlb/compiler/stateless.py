@@ -137,10 +137,10 @@ def _add_replies(part: PoolRules, pool: Pool, family: Family, words: Words, form
 
 
 def _no_redirect(address: IPAddress) -> str:
-    """Return a rule that drops ICMP redirects to clients in the backends' segment.
+    """Return the part of a rule that drops an ICMP redirect to a client in the backends' segment.
 
     A redirect tells the client to send directly to one backend. The client would do so, and none of its packets would
     pass this host any more. A redirect quotes the packet: the destination is 16 bytes into the quoted header, which
     follows the 8 bytes of ICMP. (Linux 6.18 sends no such redirects over IPv6.)
     """
-    return f"icmp type redirect @th,192,32 {int(address):#x} drop"
+    return f"@th,192,32 {int(address):#x} drop"

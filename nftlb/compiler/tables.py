@@ -30,7 +30,7 @@ from .watched import HINTING, WATCHED, hint_forwarded, hint_local, log_forwarded
 from .words import BY_ZONE, WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from .pool_rules import PoolRules
     from .services import ServicePort
@@ -176,7 +176,7 @@ class _IpHooks(NamedTuple):
             Chain("prerouting-count", self._count(), Hook("filter", "prerouting", "dstnat + 10")),
             Chain("output", self._translate(), Hook("nat", "output", "-100")),
             Chain("output-count", self._count(), Hook("filter", "output", "-90")),
-            self._output_redirects(),
+            *self._output_redirects(),
             self._postrouting_raw(),
             self._postrouting(),
             self._input_outbound(),
@@ -283,9 +283,18 @@ class _IpHooks(NamedTuple):
             ("flow-hosts", f"{key} @flow-hosts"),
         )
 
-    def _output_redirects(self) -> Chain:
-        """Drop ICMP redirects that would make clients send past this host."""
-        return Chain("output-redirects", tuple(dict.fromkeys(self.part.redirects)), Hook("filter", "output", "filter"))
+    def _output_redirects(self) -> Iterator[Chain]:
+        """Drop ICMP redirects that would make clients send past this host.
+
+        All packets that this host sends pass the first chain, so this chain has one rule.
+        """
+        redirect = "icmp type redirect"
+        rules = tuple(dict.fromkeys(self.part.redirects))
+        if len(rules) > 1:
+            yield Chain("redirects", rules)
+            rules = ("goto redirects",)
+        hook = Hook("filter", "output", "filter")
+        yield Chain("output-redirects", tuple(f"{redirect} {rule}" for rule in rules), hook)
 
     def _postrouting_raw(self) -> Chain:
         """Give stateless replies the source of the service."""

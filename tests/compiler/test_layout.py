@@ -14,6 +14,7 @@ from nftlb.compiler import Compiled
 from nftlb.compiler.layout import MOST_DIRECT, Layout, choose
 from nftlb.compiler.services import ServicePort, by_fields
 from nftlb.compiler.versions import MOST_MAPS
+from nftlb.config import parse_config
 from nftlb.model import Backend, Config, Forward, Listener, Membership, Pool, Protocol
 from nftlb.ruleset import Ruleset, TableFamily
 
@@ -397,3 +398,57 @@ def test_a_service_that_comes_or_goes_leaves_the_other_rules() -> None:
 
     assert dict(before) == {name: after[name] for name in before}
     assert {"address/192.0.2.10", "backend/p10/b1", "backend/p10/b2"} == after.keys() - before.keys()
+
+
+@pytest.mark.parametrize("ip6", [False, True], ids=["ip", "ip6"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *("forward: nat", "forward: nat, source: keep", "forward: nat, outbound: true", "forward: nat, per: flow"),
+        *("forward: nat, count_replies: true", "forward: nat, guard: {rate: 9/s}", "forward: nat, mirror: {x: MIRROR}"),
+        *(
+            "forward: nat, balance: hash",
+            "forward: stateless, hairpin: true",
+            "forward: nat, source: keep, templates: all",
+        ),
+        *("forward: nat, source: BALANCER", "forward: nat, per: flow, session_timeout: 9s"),
+        *("forward: nat, per: flow, balance: hash, key: source/24/56",),
+        *("forward: stateless", "forward: stateless, replies: prerouting", "forward: stateless, ingress: eth0"),
+        *("forward: stateless, outbound: true", "forward: stateless, count_replies: true"),
+        *("forward: stateless, guard: {rate: 9/s}", "forward: stateless, mirror: {x: MIRROR}"),
+        *("forward: stateless, ingress: eth0, guard: {rate: 9/s}", "forward: stateless, templates: all"),
+        *(
+            "forward: dsr",
+            "forward: dsr, ingress: eth0",
+            "forward: dsr, encap: ipip",
+            "forward: dsr, mirror: {x: MIRROR}",
+        ),
+        *(
+            "forward: dsr, encap: ipip, ingress: eth0",
+            "forward: dsr, guard: {rate: 9/s}",
+            "forward: dsr, templates: all",
+        ),
+    ],
+)
+def test_base_chains_do_not_grow_with_pools(options: str, *, ip6: bool) -> None:
+    """Packets of others, and packets that this host sends, meet as many rules with 80 pools as with 40."""
+    words = (
+        {"MIRROR": "'[2001:db8::9]:9'", "BALANCER": "'2001:db8::8'"}
+        if ip6
+        else {"MIRROR": "'203.0.113.9:9'", "BALANCER": "203.0.113.8"}
+    )
+    for word, meaning in words.items():
+        options = options.replace(word, meaning)
+    found = []
+    for count in (40, 80):
+        lines = []
+        for n in range(1, count + 1):
+            service, backend = (f"[2001:db8:1::{n}]", f"2001:db8:2::{n}") if ip6 else (f"192.0.2.{n}", f"10.0.0.{n}")
+            port = "" if "dsr" in options else ", port: 53"
+            device = ", device: eth1" if "ingress" in options and "encap" not in options else ""
+            behind = f"backends: {{a: {{address: '{backend}'{port}{device}}}}}"
+            lines.append(f"  p{n}: {{listen: '{service}:53/udp', {behind}, {options}}}")
+        tables = Compiled(parse_config("\n".join(["pools:", *lines]), "test.yaml")).ruleset().tables
+        chains = [(family, chain) for family, table in tables.items() for chain in table.chains.values()]
+        found.append({(family, chain.name): len(chain.rules) for family, chain in chains if chain.hook})
+    assert found[0] == found[1]
