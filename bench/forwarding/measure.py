@@ -160,7 +160,7 @@ def boot_once(options: argparse.Namespace, compared: list[Case], setting: Settin
         subprocess.run(["gcc", "-O2", "-Wall", "-static", "-o", work / "send", HERE / "send.c"], check=True)
         kit: Path = options.kit
         shown = ["-f", str(kit / "bench"), "-f", str(work), "-o", str(out)]
-        machine = [str(kit / "run.sh"), "-t", "900", "-m", "2G", *shown]
+        machine = [str(kit / "run.sh"), "-t", "900", "-m", "4G", *shown]
         subprocess.run([*machine, str(HERE / "in_vm.py"), "work/plan.json", "out/result.json"], check=True)
         found: dict[str, Any] = json.loads((out / "result.json").read_text())
         return found

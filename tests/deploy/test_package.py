@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,6 @@ from nftlb.lab import VIP4
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from packages import Packages
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 pytest_plugins = ("packages",)
 pytestmark = pytest.mark.timeout(600)
 
+FORMER = Path(__file__).parents[1] / "packets" / "former_layouts" / "one-look-up"
+"""The rules that a former version wrote in each mode, for the backends of this network."""
+LIST_RULES = ["nft", "list", "chain", "ip", "nftlb", "prerouting-raw"]
 FILE = "/etc/nftlb/nftlb.yaml"
 PREPARED = "/var/lib/nftlb/nftlb.prepared.nft"
 PORT = 5353
@@ -180,6 +183,27 @@ def test_upgraded_and_downgraded_under_traffic(release: str, packages: Packages)
         assert_whole(sent)
         assert 1 == longest_run(sent)
         assert f"dns: {{listen: '{VIP4}:53/udp'" not in machine.run(["nftlb", "diff", FILE])
+
+
+@pytest.mark.parametrize("mode", ["nat", "stateless"])
+def test_the_rules_of_a_former_version_are_replaced_under_traffic(release: str, packages: Packages, mode: str) -> None:
+    """The daemon of a former version has stopped and left its rules. The package replaces them, and loses nothing."""
+    with bare(release) as (machine, _):
+        install(machine, packages(release)[0])
+        configure(machine, pools(machine.network, forward=mode))
+        machine.push("/root/former.nft", FORMER / f"{mode}.nft")
+        machine.run(["nft", "-f", "/root/former.nft"])
+        rules = [machine.run(LIST_RULES)]
+        with Flow(machine.network.client, (VIP4, 53), rate=RATE) as flow:
+            flow.wait(RATE)
+            machine.run(["systemctl", "start", "nftlb"])
+            machine.wait_for_unit("nftlb.service")
+            rules.append(machine.run(LIST_RULES))
+            flow.wait(RATE)
+        sent = flow.stop()
+
+        assert [False, True] == ["numgen inc mod 3 vmap @pool/dns/" in listed for listed in rules]
+        assert_whole(sent)
 
 
 def test_a_stopped_daemon_stays_stopped_by_an_upgrade(machine: Machine, release: str, packages: Packages) -> None:
