@@ -1,6 +1,6 @@
 // The file and its errors, the rules in the kernel, and what each change of the rules changed.
 
-import {$, ago, arrange, chip, clockTime, count, make, makeTime, plural, say} from "./dom.js";
+import {$, ago, arrange, chip, clockTime, count, make, makeScrollable, makeTime, plural, say} from "./dom.js";
 import {getJson, getText} from "./api.js";
 import {problemParts, reload, showRefusal} from "./operate.js";
 
@@ -53,7 +53,7 @@ function showSwap({at, reason, lines, cut}, place) {
   const plus = lines.filter(line => line.startsWith("+")).length, minus = lines.filter(line => line.startsWith("-")).length;
   const box = make("details", "swap", make("summary", "", makeTime(at, clockTime(at)), ` ${reason || "rules changed"} · ${plural(plus, "line")} added, ${minus} deleted`));
   box.open = place === 0;
-  const text = make("pre");
+  const text = makeScrollable(make("pre"), "Changed lines");
   for (const line of lines) text.append(make(line.startsWith("+") ? "ins" : line.startsWith("-") ? "del" : "span", "", line + "\n"));
   if (cut) text.append(make("span", "dim", "… more lines are left out"));
   box.append(text);

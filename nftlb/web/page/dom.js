@@ -18,6 +18,14 @@ export function makeCell(className = "", tag = "td") {
   return cell;
 }
 
+/** Let the keyboard scroll an element that may be too wide, and name the element for screen readers. */
+export function makeScrollable(element, label) {
+  element.tabIndex = 0;
+  element.setAttribute("role", "group");
+  element.setAttribute("aria-label", label);
+  return element;
+}
+
 export function makeButton(text, action, className = "") {
   const button = make("button", className, text);
   button.type = "button";

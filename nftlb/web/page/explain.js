@@ -1,14 +1,16 @@
 // Where a packet would go now, and why.
 
-import {$, arrange, make, plural} from "./dom.js";
+import {$, arrange, make, makeScrollable, plural} from "./dom.js";
 import {getJson} from "./api.js";
 import {showRefusal} from "./operate.js";
 
 const MOST_SLOTS = 48;
 
-function makeTable(heads, lines) {
+/** A heading, and a table that the keyboard can scroll. */
+function titled(title, heads, lines) {
   const row = (tag, cells) => make("tr", "", ...cells.map(cell => make(tag, "", cell)));
-  return make("div", "scroll", make("table", "plain-table", make("thead", "", row("th", heads)), make("tbody", "", ...lines.map(cells => row("td", cells)))));
+  const table = make("div", "scroll", make("table", "plain-table", make("thead", "", row("th", heads)), make("tbody", "", ...lines.map(cells => row("td", cells)))));
+  return [make("h3", "", title), makeScrollable(table, title)];
 }
 
 function way(what, name, {before, after}) {
@@ -21,14 +23,14 @@ function show(answer) {
     const near = (answer.near || []).map(one => [one.listener, one.pool, "another " + one.differs]);
     return [
       make("p", "note warn", make("strong", "", "No pool takes this packet: "), answer.reason || ""),
-      ...(near.length ? [make("h3", "", "Listeners that almost match"), makeTable(["Listener", "Pool", "Differs in"], near)] : []),
+      ...(near.length ? titled("Listeners that almost match", ["Listener", "Pool", "Differs in"], near) : []),
     ];
   }
   const target = answer.target ? ` and goes to ${answer.target}` : "", by = answer.decided_by ? ` (${answer.decided_by})` : "";
   const unit = answer.per === "flow" ? "connection" : "packet";
   const parts = [make("p", "note good", make("strong", "", `Pool ${answer.pool} takes this packet`), `${target}${by}. ${answer.listener} · ${answer.forward} · ${answer.balance} · per ${answer.per}`)];
   if (answer.verdict) parts.push(make("p", "note bad", `No backend is left: the packet gets the verdict ${answer.verdict}.`));
-  parts.push(make("h3", "", "Backends"), makeTable(["Backend", "Address", "State", "Weight", "Slots"], answer.candidates.map(
+  parts.push(...titled("Backends", ["Backend", "Address", "State", "Weight", "Slots"], answer.candidates.map(
     one => [one.name, one.address, one.state === "in" ? "in service" : one.state, String(one.weight), one.slots ? `${one.slots} of ${answer.slots.length}` : "–"])));
   if (answer.slots.length) {
     const shown = answer.slots.slice(0, MOST_SLOTS).map((name, place) => make("li", place === answer.slot ? "taken" : "", name));
@@ -38,7 +40,7 @@ function show(answer) {
   const ways = answer.candidates.filter(one => one.slots).flatMap(one => [
     way("request", one.name, one.request), ...(one.reply ? [way("reply", "", one.reply)] : [["", "reply", "goes to the client directly", ""]]),
   ]);
-  if (ways.length) parts.push(make("h3", "", "Addresses"), makeTable(["Backend", "", "Before", "After"], ways));
+  if (ways.length) parts.push(...titled("Addresses", ["Backend", "Packet", "Before", "After"], ways));
   const remarks = Object.entries(answer.remarks || {});
   if (remarks.length) parts.push(make("h3", "", "Remarks"), make("dl", "", ...remarks.flatMap(([name, text]) => [make("dt", "", name), make("dd", "", text)])));
   return parts;

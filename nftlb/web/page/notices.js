@@ -1,6 +1,6 @@
 // What `nftlb doctor` finds on this host for the configuration in use.
 
-import {$, arrange, clockTime, make, say} from "./dom.js";
+import {$, arrange, clockTime, make, makeScrollable, say} from "./dom.js";
 import {getJson} from "./api.js";
 
 const PERIOD = 30000;
@@ -10,7 +10,7 @@ function makeItem({severity, subject, message, fix}) {
   const [kind, words] = LOOKS[severity] || ["plain", severity];
   const fixes = (Array.isArray(fix) ? fix : [fix]).filter(Boolean);
   return make("li", "notice", make("span", "chip " + kind, words), make("strong", "", subject), make("span", "what", message),
-    ...(fixes.length ? [make("pre", "", fixes.join("\n"))] : []));
+    ...(fixes.length ? [makeScrollable(make("pre", "", fixes.join("\n")), "How to fix this")] : []));
 }
 
 async function read() {
