@@ -25,46 +25,44 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 WEIGHTS: Mapping[str, int] = {
-    "hook ingress": 393,
-    "hook prerouting": 348,
-    "hook postrouting": 320,
-    "rule": 3,
-    "load": 17,
-    "slow load": 89,
-    "meta": 40,
-    "ct": 70,
-    "compare": 17,
-    "slow compare": 62,
-    "mask": 32,
-    "immediate": 55,
-    "goto": 27,
-    "look up 4 bytes": 90,
-    "look up": 106,
-    "look up, growing": 147,
-    "numgen": 31,
-    "jhash": 31,
-    "dup": 8700,
-    "update": 1180,
-    "counter": 56,
-    "write address": 436,
-    "write port": 108,
-    "set zone": 103,
-    "set mark": 26,
-    "notrack": 34,
-    "fib": 288,
-    "fwd": -1314,
+    "hook ingress": 1086,
+    "hook prerouting": 900,
+    "hook postrouting": 1055,
+    "rule": 45,
+    "load": 55,
+    "slow load": 157,
+    "meta": 60,
+    "ct": 43,
+    "compare": 55,
+    "slow compare": 107,
+    "mask": 77,
+    "immediate": 82,
+    "goto": 44,
+    "look up 4 bytes": 156,
+    "look up": 202,
+    "look up, growing": 267,
+    "numgen": 79,
+    "jhash": 98,
+    "dup": 7405,
+    "update": 812,
+    "counter": 105,
+    "write address": 816,
+    "write port": 228,
+    "set zone": 48,
+    "set mark": 53,
+    "notrack": 366,
+    "fib": 665,
+    "fwd": -3020,
     "nat": 0,
-    "defragment": 56,
-    "conntrack": 1479,
-    "translate": 393,
+    "defragment": 108,
+    "conntrack": 3559,
+    "translate": 571,
 }
 """Tenths of a nanosecond for each kind of work: `bench/forwarding.sh IPVS_VM --pieces`, docs/performance/pieces.json.
 
 They were measured with IPv4; the same kinds have the same weights in IPv6. `fwd` is below zero because the packet is
 not routed then. `nat` sets up the translation of a connection: only the first packet meets that, it was not measured.
-`update` puts a source into a set, with or without a limit. It comes from an earlier measurement of one rule: 0.34 of
-what `ipvs-ops` adds. `dup` and `jhash` too: a copy in `nat` adds 2.98 of that, with the rules before it and all that
-the copy meets on its way, and a draw by a key does not add more than a draw in turn.
+`update` puts a source into a set with a limit. `dup` includes the way of the copy to its collector.
 """
 
 _DROP, _ACCEPT, _STOLEN, _CONTINUE, _BREAK, _JUMP, _GOTO, _RETURN = 0, 1, 2, -1, -2, -3, -4, -5
