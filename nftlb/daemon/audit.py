@@ -40,7 +40,7 @@ def audited(bus: Bus, by: Actor, what: str, pool: str = "", backend: str = "") -
         yield
         result = DONE
     except Exception as error:
-        result = "; ".join(str(error).splitlines()) or type(error).__name__
+        result = printable("; ".join(str(error).splitlines()) or type(error).__name__)
         raise
     finally:
         _report(bus, by, what, pool, backend, result)
@@ -53,7 +53,7 @@ def _report(bus: Bus, by: Actor, what: str, pool: str, backend: str, result: str
         pool=printable(pool[:_LONGEST_NAME]),
         backend=printable(backend[:_LONGEST_NAME]),
         reason=result,
-        details={"who": by.who, "from": by.origin, "what": what, "result": result[:1000]},
+        details={"who": printable(by.who), "from": printable(by.origin), "what": what, "result": result[:1000]},
     )
     fields = {"event": event.kind, "pool": event.pool, "backend": event.backend, **event.details}
     subject = "/".join(filter(None, (event.pool, event.backend)))
@@ -61,7 +61,7 @@ def _report(bus: Bus, by: Actor, what: str, pool: str, backend: str, result: str
         logging.INFO if result in {DONE, _INTERRUPTED} else logging.WARNING,
         "%s by %s (%s): %s",
         f"{subject}: {what}" if subject else what,
-        *(by.who, by.origin, result),
+        *(event.details["who"], event.details["from"], result),
         extra={"fields": {key: value for key, value in fields.items() if value}},
     )
     bus.publish(event)

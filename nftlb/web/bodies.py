@@ -16,7 +16,7 @@ from nftlb.config.fields import Reads, options, reads, without_none, written_for
 from nftlb.config.reading import Unfit, read_address, read_server
 from nftlb.config.written import ONE_KIND_OF_SERVER, backend_fault, make_backend
 from nftlb.model import Backend, BackendChange, BackendKey, NamedBackend
-from nftlb.model.constraints import SERVER_NAME, TextPattern
+from nftlb.model.constraints import POOL_NAME, SERVER_NAME, SHOWN_BACKEND_NAME, TextPattern
 from nftlb.printable import show
 
 from .errors import RequestError
@@ -98,7 +98,7 @@ BackendChangeBody = _body(
 )
 MOST_BACKENDS = 256
 """The most backends that one request changes."""
-_KEY = ".+/[^/]+"
+_KEY = f"{POOL_NAME.pattern.pattern}/{SHOWN_BACKEND_NAME.pattern.pattern}"
 
 
 def _read_keys(found: object) -> tuple[BackendKey, ...]:

@@ -24,7 +24,7 @@ from nftlb.errors import KernelError
 from nftlb.health import PoolStates
 from nftlb.model import Admin, BackendChange, BackendKey, Config, EventKind, Protocol
 from nftlb.ruleset import Chain, Ruleset, Table, TableFamily
-from nftlb.service import Conflict, UnknownBackend
+from nftlb.service import Actor, Conflict, UnknownBackend, UnknownPool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,6 +158,23 @@ def test_many_backends_cost_no_more_settling_than_one(file: Path, monkeypatch: p
                 await service.change_backends(keys, DRAIN, TESTER)
                 costs.append(len(looks))
             assert costs[1] <= costs[0] + 2
+
+    play(scene())
+
+
+def test_hostile_names_in_the_history(file: Path) -> None:
+    """The names of a client or a request can't stop the readers of the history or of the log."""
+    half = "\ud800\x1b\u202e"
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            with suppress(UnknownPool):
+                await daemon.service.change(half, half, DRAIN, Actor(half, half))
+            found = daemon.service.history(pool=None, backend=None, kind=EventKind.OPERATED, before=None, limit=9)
+            found.model_dump_json()
+            (event,) = found.events
+            texts = [event.pool, event.backend, event.reason, *map(str, event.details.values())]
+            assert [] == [text for text in texts if not text.isprintable()]
 
     play(scene())
 

@@ -172,6 +172,16 @@ def test_reload_of_a_bad_file() -> None:
             {"backends": ["dns/ns1", "ns2"], "admin": "drain"},
             ["backends: ns2 is not POOL/BACKEND; allowed: two names, such as dns/ns1"],
         ),
+        (
+            SEVERAL,
+            {"backends": ["dns/\ud800"], "admin": "drain"},
+            ['backends: "dns/\\ud800" is not POOL/BACKEND; allowed: two names, such as dns/ns1'],
+        ),
+        (
+            SEVERAL,
+            {"backends": ["d\nns/ns1"], "admin": "drain"},
+            ['backends: "d\\nns/ns1" is not POOL/BACKEND; allowed: two names, such as dns/ns1'],
+        ),
         (BACKENDS, {"name": "a"}, ["neither address nor srv is given; allowed: one of them"]),
         (BACKENDS, {"address": "10.0.0.1"}, ["name is missing"]),
         (
