@@ -191,9 +191,7 @@ class DaemonService:
     async def change_backends(
         self, backends: Sequence[BackendKey], change: BackendChange, by: Actor
     ) -> list[BackendStatus]:
-        several = len(backends) > 1
-        what = f"{change} of {', '.join(map(str, backends))}" if several else str(change)
-        with audited(self._bus, by, what, *(() if several else backends[0])):
+        with audited(self._bus, by, str(change), backends):
             await self._controller.change(backends, change)
         changed = {
             (pool, status.name): status
@@ -203,7 +201,7 @@ class DaemonService:
         return [changed[backend] for backend in backends]
 
     async def add(self, pool: str, backend: Backend | NamedBackend, by: Actor) -> BackendStatus | NameStatus:
-        with audited(self._bus, by, "add", pool, backend.name):
+        with audited(self._bus, by, "add", [BackendKey(pool, backend.name)]):
             await self._controller.add(pool, backend)
         if isinstance(backend, NamedBackend):
             names = self._state.names.status(self._state.find(pool).pool)
@@ -212,7 +210,7 @@ class DaemonService:
         return status
 
     async def remove(self, pool: str, backend: str, by: Actor) -> None:
-        with audited(self._bus, by, "remove", pool, backend):
+        with audited(self._bus, by, "remove", [BackendKey(pool, backend)]):
             await self._controller.remove(pool, backend)
 
     async def reload(self, by: Actor) -> None:

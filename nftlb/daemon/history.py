@@ -23,6 +23,8 @@ KEPT = 1000
 """The number of events that are kept."""
 LONGEST = 4000
 """The most characters of the reason of an event: a file with a thousand faults must not fill the memory."""
+BETWEEN = ", "
+"""What is between the names of `backends`, in the details of an event."""
 MOST_BYTES = 16 << 20
 """More than KEPT events can take as text, with characters of four bytes and all of them escaped."""
 
@@ -75,7 +77,7 @@ class EventHistory:
             event
             for event in reversed(self._events)
             if (pool is None or event.pool == pool)
-            and (backend is None or event.backend == backend)
+            and (backend is None or _concerns(event, backend))
             and (kind is None or event.kind is kind)
             and (before is None or event.id < before)
         )
@@ -84,6 +86,10 @@ class EventHistory:
     def kept(self) -> tuple[Event, ...]:
         """All kept events, the oldest first."""
         return tuple(self._events)
+
+
+def _concerns(event: Event, backend: str) -> bool:
+    return event.backend == backend or backend in event.details.get("backends", "").split(BETWEEN)
 
 
 def events_text(events: tuple[Event, ...]) -> bytes:

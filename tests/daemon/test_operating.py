@@ -17,6 +17,8 @@ from virtual_time import VirtualTimeLoop, play, settle
 from nftlb.config import amend, read_backend, resolve
 from nftlb.config.reading import read_endpoint
 from nftlb.daemon import controller, daemon_service
+from nftlb.daemon.audit import audited
+from nftlb.daemon.events import Bus
 from nftlb.daemon.notices import FRESH, NoticeBoard
 from nftlb.daemon.ruleset_changes import KEPT, LONGEST_LINE, MOST_LINES, ChangeLog
 from nftlb.doctor import Finding, Severity
@@ -94,7 +96,9 @@ def test_several_backends_are_one_change(file: Path) -> None:
             assert swaps + 1 == (await service.overview()).kernel.swaps
             refused, done = operated(daemon)
             assert "done" != refused.details["result"]
-            assert ("maintenance of dns/ns1, dns/ns2", "done") == (done.details["what"], done.details["result"])
+            assert ("dns", "maintenance", "ns1, ns2", "done") == (
+                done.pool, *(done.details[name] for name in ("what", "backends", "result")),
+            )  # fmt: skip
 
     play(scene())
 
@@ -160,6 +164,27 @@ def test_many_backends_cost_no_more_settling_than_one(file: Path, monkeypatch: p
             assert costs[1] <= costs[0] + 2
 
     play(scene())
+
+
+def test_who_changed_many_backends(caplog: pytest.LogCaptureFixture) -> None:
+    """Each pool has an event with the names, more if the names are long; the history finds each by each backend."""
+    caplog.set_level(logging.INFO, "nftlb.daemon.audit")
+    bus = Bus()
+    names = [f"backend-{number}" for number in range(1000)]
+    with audited(bus, TESTER, "drain", [*(BackendKey("dns", name) for name in names), BackendKey("sip", "gw1")]):
+        pass
+
+    *of_dns, of_sip = bus.history.kept()
+    assert ("sip", "gw1") == (of_sip.pool, of_sip.backend)
+    assert 4 == len(of_dns)
+    assert names == [name for event in of_dns for name in event.details["backends"].split(", ")]
+    assert {("dns", "", "drain")} == {(event.pool, event.backend, event.details["what"]) for event in of_dns}
+    assert all(len(event.details["backends"]) <= 4000 for event in of_dns)
+    assert [1] * len(names) == [len(bus.history.find(pool="dns", backend=name)) for name in names]
+    assert () == bus.history.find(pool="dns", backend="backend-")
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0].startswith("dns: drain of backend-0, backend-1, ")
+    assert "sip/gw1: drain by tester (unix socket): done" == said[-1]
 
 
 def test_hostile_names_in_the_history(file: Path) -> None:
