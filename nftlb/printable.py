@@ -28,6 +28,15 @@ def printable_lines(text: str) -> str:
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
+def encodable(text: str) -> str:
+    """Return the text without characters that UTF-8 does not have: these become their escape sequences."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join(_shown(letter) if "\ud800" <= letter <= "\udfff" else letter for letter in text)
+    return text
+
+
 def show(value: object) -> str:
     """Name a value in a message: in one line, short, and harmless to a terminal."""
     match value:

@@ -259,7 +259,7 @@ class Event(StatusModel):
     reason: str = Field("", description="at most 4,000 characters")
     details: dict[str, Any] = Field(
         default_factory=dict,
-        description="swap: seconds, transactions, ...; fault: what; operated: who, from, what, result",
+        description="swap: seconds, transactions, ...; fault: what; operated: who, from, what, result, backends",
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 import yaml
+from check_programs import example_host
 
 from nftlb.cli.group import root
 from nftlb.service import BackendStatus, PoolStatus, Status
@@ -73,3 +74,9 @@ def test_commands_of_nagios_and_icinga() -> None:
         command.make_parser(click.Context(command)).parse_args(shlex.split(words))
     assert (2, 1) == (len(lines), len(arguments))
     assert '[ "/usr/bin/nftlb", "health", "--nagios" ]' in icinga
+
+
+def test_an_agent_of_icinga_has_a_zone() -> None:
+    """Icinga refuses a check with `command_endpoint` if its host, for instance in conf.d, has no zone."""
+    lines = example_host().splitlines()
+    assert {"vars.agent_endpoint = name", "zone = ZoneName"} <= set(lines)

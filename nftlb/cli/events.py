@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MOST = 1000
 """Events that the daemon keeps."""
 _USUAL = 50
-_OPERATED = ("who", "from", "what", "result")
+_OPERATED = ("who", "from", "what", "backends", "result")
 """The details of an event that say who did what."""
 _PAUSE = 2.0
 """Seconds until the next attempt to connect, as the daemon advises in its stream."""
@@ -61,7 +61,7 @@ def events_command(daemon: DaemonAccess, where: str, kind: str | None, as_json: 
                 for name, document in client.events(after):
                     connected, after = True, name
                     event = client.event_view(document)
-                    if (not pool or event.pool == pool) and _fits(event, backend, kind):
+                    if (not pool or event.pool == pool) and _fits(event, document.get("details"), backend, kind):
                         write_output(_line(client, document, as_json))
             except (Unreachable, Unavailable) as error:
                 if connected:
@@ -70,8 +70,10 @@ def events_command(daemon: DaemonAccess, where: str, kind: str | None, as_json: 
             time.sleep(_PAUSE)
 
 
-def _fits(event: EventView, backend: str, kind: str | None) -> bool:
-    return (not backend or event.backend == backend) and kind in {None, event.kind}
+def _fits(event: EventView, details: object, backend: str, kind: str | None) -> bool:
+    """Whether an event is of this kind, and concerns this backend, perhaps as one of several."""
+    several = str(details.get("backends", "")).split(", ") if isinstance(details, dict) else []
+    return (not backend or event.backend == backend or backend in several) and kind in {None, event.kind}
 
 
 @click.command("history", epilog=examples("nftlb history", "nftlb history dns/ns1 --limit 200", "nftlb history --json"))

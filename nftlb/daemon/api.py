@@ -106,6 +106,7 @@ class ApiServer:
         finally:
             await self._close()
             await self._close_own()
+            self._shared.close()
 
     async def _keep_serving(self) -> None:
         while True:

@@ -11,7 +11,7 @@ from nftlb.config import amend, resolve
 from nftlb.errors import NftlbError, SystemFault
 from nftlb.health import Standing, consequences
 from nftlb.kernel.surroundings import addresses_for
-from nftlb.model import EventKind
+from nftlb.model import EventKind, by_pool
 from nftlb.requirements import summed_up
 from nftlb.service import ConfigStatus, Conflict, Event
 
@@ -267,7 +267,10 @@ class Controller:
         for backend in backends:
             self.state.find(*backend)
         health, moment, time = self.state.health, now(), wall()
-        self._follow([each for one in backends for each in health.set_by_operator(*one, change, moment, time)])
+        found = by_pool(backends).items()
+        self._follow(
+            [each for pool, names in found for each in health.set_by_operator(pool, names, change, moment, time)]
+        )
         await self._saver.save()
         await self.reconciler.wait_until_applied()
 
@@ -289,8 +292,8 @@ class Controller:
         """What `change` would lead to. Raises as `change`."""
         pools = {backend.pool: self.state.find(*backend).pool for backend in backends}
         states, _ = self.state.health.with_config(replace(self.state.config, pools=tuple(pools.values())), now())
-        for backend in backends:
-            states.set_by_operator(*backend, change, now())
+        for pool, names in by_pool(backends).items():
+            states.set_by_operator(pool, names, change, now())
         return tuple(sentence for pool in pools for sentence in self._consequences(pool, states))
 
     async def preview_add(self, pool: str, backend: Backend | NamedBackend) -> tuple[str, ...]:

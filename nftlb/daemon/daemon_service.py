@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nftlb.compiler.reply_form import reply_form
 from nftlb.compiler.selection import select
 from nftlb.explain import Question, as_data, explain_packet
-from nftlb.model import BackendKey, DropReason, Family, Forward, NamedBackend, RotationMode
+from nftlb.model import BackendKey, DropReason, Family, Forward, NamedBackend, RotationMode, by_pool
 from nftlb.service import (
     BackendStatus,
     CheckStatus,
@@ -191,22 +191,26 @@ class DaemonService:
     async def change_backends(
         self, backends: Sequence[BackendKey], change: BackendChange, by: Actor
     ) -> list[BackendStatus]:
-        several = len(backends) > 1
-        what = f"{change} of {', '.join(map(str, backends))}" if several else str(change)
-        with audited(self._bus, by, what, *(() if several else backends[0])):
+        with audited(self._bus, by, str(change), backends):
             await self._controller.change(backends, change)
-        return [self._backend(*backend) for backend in backends]
+        changed = {
+            (pool, status.name): status
+            for pool, names in by_pool(backends).items()
+            for status in self._backends(pool, names)
+        }
+        return [changed[backend] for backend in backends]
 
     async def add(self, pool: str, backend: Backend | NamedBackend, by: Actor) -> BackendStatus | NameStatus:
-        with audited(self._bus, by, "add", pool, backend.name):
+        with audited(self._bus, by, "add", [BackendKey(pool, backend.name)]):
             await self._controller.add(pool, backend)
         if isinstance(backend, NamedBackend):
             names = self._state.names.status(self._state.find(pool).pool)
             return next(status for status in names if status.name == backend.name)
-        return self._backend(pool, backend.name)
+        (status,) = self._backends(pool, [backend.name])
+        return status
 
     async def remove(self, pool: str, backend: str, by: Actor) -> None:
-        with audited(self._bus, by, "remove", pool, backend):
+        with audited(self._bus, by, "remove", [BackendKey(pool, backend)]):
             await self._controller.remove(pool, backend)
 
     async def reload(self, by: Actor) -> None:
@@ -216,11 +220,12 @@ class DaemonService:
     def events(self, after: int | None = None) -> AsyncIterator[Event]:
         return self._bus.events(after)
 
-    def _backend(self, pool: str, name: str) -> BackendStatus:
-        found = self._state.find(pool, name)
-        state = self._state.health.state(pool, now())
-        added = name in self._state.added(found)
-        return backend_status(found, name, state, self._counter_reader.counters, added=added)
+    def _backends(self, pool: str, names: Iterable[str]) -> list[BackendStatus]:
+        """The status of each of these backends of a pool. Raises UnknownPool, UnknownBackend."""
+        for name in names:
+            self._state.find(pool, name)
+        found, state = self._state.find(pool), self._state.health.state(pool, now())
+        return backend_statuses(found, names, state, self._counter_reader.counters, self._state.added(found))
 
 
 def _explain(wanted: Wanted, accepted: Accepted | None, question: Question) -> dict[str, Any]:
@@ -248,13 +253,8 @@ def pool_status(
     `obstacles`: what the compiler got about this host. `names`: those whose addresses come from DNS.
     """
     selections = _selections(pool, state)
-    shares = _shares(selections)
     modes = {selection.mode for selection in selections}
     count = counters.of_pool(pool.pool.name)
-    backends = tuple(
-        _backend(pool.pool.name, tracked, shares.get(name, 0.0), counters, added=name in added)
-        for name, tracked in pool.backends.items()
-    )
     return PoolStatus.of(
         name=pool.pool.name,
         listen=tuple(map(str, pool.pool.listen)),
@@ -274,7 +274,7 @@ def pool_status(
         packets=count.packets,
         bytes=count.bytes,
         guard=_guard(pool.pool, counters),
-        backends=backends,
+        backends=tuple(_backends(pool, pool.backends, selections, counters, added)),
         collectors=tuple(
             _collector(pool.pool.name, collector, pool.collectors[collector.name], counters)
             for collector in pool.pool.mirror
@@ -312,10 +312,11 @@ def _replies(pool: Pool, obstacles: Obstacles) -> Iterator[str]:
             yield f"{family}: {reply_form(pool, family, obstacles)}"
 
 
-def backend_status(pool: PoolHealth, name: str, state: PoolState, counters: Counters, *, added: bool) -> BackendStatus:
-    """The status of one backend of a pool."""
-    shares = _shares(_selections(pool, state))
-    return _backend(pool.pool.name, pool.backends[name], shares.get(name, 0.0), counters, added=added)
+def backend_statuses(
+    pool: PoolHealth, names: Iterable[str], state: PoolState, counters: Counters, added: Collection[str]
+) -> list[BackendStatus]:
+    """The status of some backends of a pool. The arguments are those of `pool_status`."""
+    return _backends(pool, names, _selections(pool, state), counters, added)
 
 
 def _selections(pool: PoolHealth, state: PoolState) -> list[Selection]:
@@ -340,6 +341,16 @@ def _shares(selections: Iterable[Selection]) -> dict[str, float]:
         total = sum(weight for _, weight in selection.targets)
         shares |= {target.name: weight / total for target, weight in selection.targets}
     return shares
+
+
+def _backends(
+    pool: PoolHealth, names: Iterable[str], selections: list[Selection], counters: Counters, added: Collection[str]
+) -> list[BackendStatus]:
+    shares = _shares(selections)
+    return [
+        _backend(pool.pool.name, pool.backends[name], shares.get(name, 0.0), counters, added=name in added)
+        for name in names
+    ]
 
 
 def _backend(pool: str, tracked: BackendHealth, share: float, counters: Counters, *, added: bool) -> BackendStatus:

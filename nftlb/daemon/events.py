@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from nftlb.model import EventKind
+from nftlb.printable import encodable
 from nftlb.service import Event, Fault
 
 from .history import EventHistory
@@ -103,6 +104,7 @@ class ActiveFaults:
         if not message:
             self.clear(what)
             return
+        message = encodable(message)  # the path of a file may have bytes that are not UTF-8
         at = wall()
         before = self._present.get(what)
         if before is not None and before.message == message:

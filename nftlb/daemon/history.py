@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from nftlb.printable import encodable
 from nftlb.service import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from nftlb.model import EventKind
+
+_log = logging.getLogger(__name__)
 
 KEPT = 1000
 """The number of events that are kept."""
 LONGEST = 4000
 """The most characters of the reason of an event: a file with a thousand faults must not fill the memory."""
+BETWEEN = ", "
+"""What is between the names of `backends`, in the details of an event."""
 MOST_BYTES = 16 << 20
 """More than KEPT events can take as text, with characters of four bytes and all of them escaped."""
 
@@ -43,7 +49,13 @@ class EventHistory:
     def add(self, event: Event) -> Event:
         """Keep an event. Return the event with its id."""
         self._last = max(self._last + 1, int(event.at.timestamp() * 1000))
-        kept = event.model_copy(update={"id": self._last, "reason": _cut(event.reason)})
+        kept = event.model_copy(
+            update={
+                "id": self._last,
+                **{name: _encodable(getattr(event, name)) for name in ("pool", "backend", "old", "new", "details")},
+                "reason": _cut(encodable(event.reason)),
+            }
+        )
         self._events.append(kept)
         return kept
 
@@ -65,7 +77,7 @@ class EventHistory:
             event
             for event in reversed(self._events)
             if (pool is None or event.pool == pool)
-            and (backend is None or event.backend == backend)
+            and (backend is None or _concerns(event, backend))
             and (kind is None or event.kind is kind)
             and (before is None or event.id < before)
         )
@@ -76,9 +88,22 @@ class EventHistory:
         return tuple(self._events)
 
 
+def _concerns(event: Event, backend: str) -> bool:
+    return event.backend == backend or backend in event.details.get("backends", "").split(BETWEEN)
+
+
 def events_text(events: tuple[Event, ...]) -> bytes:
     """The text of events, for the constructor of the next EventHistory. Takes milliseconds."""
-    return b"".join(event.model_dump_json().encode() + b"\n" for event in events)
+    return b"".join(_lines(events))
+
+
+def _lines(events: Iterable[Event]) -> Iterator[bytes]:
+    """The line of each event. An event that can't be written is left out: the others must not be lost with it."""
+    for event in events:
+        try:
+            yield event.model_dump_json().encode() + b"\n"
+        except ValueError as error:
+            _log.warning("an event %s is not saved: %s", event.kind, error)
 
 
 def _read(text: bytes) -> Iterator[Event]:
@@ -92,6 +117,18 @@ def _read(text: bytes) -> Iterator[Event]:
         if event.id > last:
             last = event.id
             yield event
+
+
+def _encodable(value: Any) -> Any:
+    """Texts without characters that JSON can't hold: one of them would stop every reader of the history."""
+    match value:
+        case str():
+            return encodable(value)
+        case dict():
+            return {_encodable(key): _encodable(part) for key, part in value.items()}
+        case list() | tuple():
+            return [_encodable(part) for part in value]
+    return value
 
 
 def _cut(text: str) -> str:

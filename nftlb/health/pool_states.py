@@ -94,9 +94,9 @@ class PoolStates:
             changes += states._add(pool, backends, collectors, old, now)
             for collector in collectors.values():
                 changes += states._settle_health(pool.name, collector, _CONFIGURED, now)
+            changes += states._settle(pool.name, [(tracked, _CONFIGURED) for tracked in kept.values()], now)
             for name, tracked in backends.items():
                 if name in kept:
-                    changes += states._settle(pool.name, tracked, _CONFIGURED, now)
                     if tracked.risen is not None:
                         states._start_slowly(pool.name, tracked, tracked.risen)
                 elif old:
@@ -172,7 +172,7 @@ class PoolStates:
         reason = f"{tracked_check.health.check.kind}: {result.reason}"
         if decided:
             reason += ", after traffic was refused"
-        changes += self._settle(pool, tracked, reason, now)
+        changes += self._settle(pool, [(tracked, reason)], now)
         if result.passed is tracked.up:
             tracked.reason = reason
         if changes:
@@ -185,7 +185,7 @@ class PoolStates:
         for tracked_check in tracked.checks:
             tracked_check.state = CheckState(up=False)
         self._unsaved.add(pool)
-        return self._settle(pool, tracked, f"passive: {reason}", now)
+        return self._settle(pool, [(tracked, f"passive: {reason}")], now)
 
     def set_unreachable(self, unreachable: Mapping[tuple[str, str], str], now: float) -> list[Change]:
         """Record the backends that this host can't send to: (pool, backend) to the reason.
@@ -236,34 +236,27 @@ class PoolStates:
                 and tracked_check.health.check.expect is Expect.NO_ICMP_ERROR
             ):
                 tracked_check.state = apply_outcome(tracked_check.state, passed=False, health=tracked_check.health)
-        return self._settle(pool, tracked, f"udp: {reason}, in reply to traffic", now)
+        return self._settle(pool, [(tracked, f"udp: {reason}, in reply to traffic")], now)
 
     def set_by_operator(
         self,
         pool: str,
-        backend: str,
+        backends: Iterable[str],
         change: BackendChange,
         now: float,
         at: datetime | None = None,
     ) -> list[Change]:
-        """Set what the operator wants. `at`: the time of day, for the status."""
-        tracked = self.pools[pool].backends[backend]
-        admin, weight, priority = change
-        changes = []
-        if admin is not None and admin is not tracked.requested_admin:
-            old, tracked.admin, tracked.admin_since = tracked.requested_admin, admin, at
-            changes.append(_changed(pool, tracked, f"admin {old}", f"admin {admin}", "by the operator"))
-        if weight is not None and weight != tracked.effective_weight:
-            before, tracked.weight = tracked.effective_weight, weight
-            changes.append(_changed(pool, tracked, f"weight {before}", f"weight {weight}", "by the operator"))
-        if priority is not None and priority != tracked.effective_priority:
-            before, tracked.priority = tracked.effective_priority, priority
-            changes.append(_changed(pool, tracked, f"priority {before}", f"priority {priority}", "by the operator"))
+        """Set what the operator wants of some backends of a pool. `at`: the time of day, for the status.
+
+        The order of `backends` decides only about the order of the changes to report.
+        """
+        several = [self.pools[pool].backends[backend] for backend in backends]
+        changes = [each for tracked in several for each in _set_by_operator(pool, tracked, change, at)]
         if changes:
             self._stale.add(pool)
             self._unsaved.add(pool)
-            changes += self._settle(pool, tracked, "", now)
-            changes += self._settle_priorities(self.pools[pool], now)
+            changes += self._settle(pool, [(tracked, "") for tracked in several], now)
+            changes += self._settle_priorities(self.pools[pool], now)  # for new weights and priorities
         return changes
 
     def next_preemption(self) -> float | None:
@@ -286,9 +279,10 @@ class PoolStates:
 
         The quorum and the priorities of a pool follow from all its backends, so all must have their new state.
         """
-        return [
-            change for pool, tracked in known for change in self._settle(pool, tracked, tracked.outage or over, now)
-        ]
+        by_pool: dict[str, list[tuple[BackendHealth, str]]] = {}
+        for pool, tracked in known:
+            by_pool.setdefault(pool, []).append((tracked, tracked.outage or over))
+        return [change for pool, several in by_pool.items() for change in self._settle(pool, several, now)]
 
     def _add(
         self,
@@ -336,18 +330,23 @@ class PoolStates:
             changes.append(_changed(pool, tracked, f"agent {before}", f"agent {result.admin}", "by its agent"))
         return changes
 
-    def _settle(self, pool: str, tracked: BackendHealth, reason: str, now: float) -> list[Change]:
-        """Derive the changes to report after something about a backend has changed."""
-        changes = self._settle_health(pool, tracked, reason, now)
-        if tracked.backend.name in self.pools[pool].collectors:
-            return changes
-        counts = tracked.counts
-        if counts is not tracked.counted:
-            tracked.counted = counts
-            self._start_slowly(pool, tracked, now if counts else None)
+    def _settle(self, pool: str, several: Iterable[tuple[BackendHealth, str]], now: float) -> list[Change]:
+        """Derive the changes to report after something about backends of a pool has changed, each for a reason.
+
+        The quorum and the priorities are derived once, from the new states of all these backends.
+        """
+        changes, counted = [], False
+        for tracked, reason in several:
+            changes += self._settle_health(pool, tracked, reason, now)
+            counts = tracked.counts
+            if tracked.backend.name not in self.pools[pool].collectors and counts is not tracked.counted:
+                tracked.counted = counts
+                self._start_slowly(pool, tracked, now if counts else None)
+                counted = True
+        if counted:
+            self._stale.add(pool)
             changes += self._settle_quorum(self.pools[pool], now)
             changes += self._settle_priorities(self.pools[pool], now)
-            self._stale.add(pool)
         return changes
 
     def _settle_health(self, pool: str, tracked: BackendHealth, reason: str, now: float) -> list[Change]:
@@ -406,6 +405,22 @@ class PoolStates:
         else:
             self._preempting.add(pool.pool.name)
         return changes
+
+
+def _set_by_operator(pool: str, tracked: BackendHealth, change: BackendChange, at: datetime | None) -> list[Change]:
+    """Set what the operator wants of one backend, and return these changes alone."""
+    admin, weight, priority = change
+    changes = []
+    if admin is not None and admin is not tracked.requested_admin:
+        old, tracked.admin, tracked.admin_since = tracked.requested_admin, admin, at
+        changes.append(_changed(pool, tracked, f"admin {old}", f"admin {admin}", "by the operator"))
+    if weight is not None and weight != tracked.effective_weight:
+        before, tracked.weight = tracked.effective_weight, weight
+        changes.append(_changed(pool, tracked, f"weight {before}", f"weight {weight}", "by the operator"))
+    if priority is not None and priority != tracked.effective_priority:
+        before, tracked.priority = tracked.effective_priority, priority
+        changes.append(_changed(pool, tracked, f"priority {before}", f"priority {priority}", "by the operator"))
+    return changes
 
 
 def _continued_collectors(pool: Pool, known: Mapping[str, BackendHealth], now: float) -> dict[str, BackendHealth]:

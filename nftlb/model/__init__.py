@@ -52,7 +52,7 @@ from .kinds import (
     Templates,
     UnixSocket,
 )
-from .membership import UNTOUCHED, WHOLE, BackendChange, BackendKey, BackendState, Membership, PoolState
+from .membership import UNTOUCHED, WHOLE, BackendChange, BackendKey, BackendState, Membership, PoolState, by_pool
 from .names import MOST_ADDRESSES, MOST_KEPT, FoundServer, HostLookup, NameAnswers, after_answer
 from .pool import (
     HASH_SEED,
@@ -155,6 +155,7 @@ __all__ = [
     "UnixSocket",
     "Zones",
     "after_answer",
+    "by_pool",
     "contenders",
     "is_panic",
     "payload_key",

@@ -27,6 +27,14 @@ class BackendKey(NamedTuple):
         return cls(pool, backend)
 
 
+def by_pool(keys: Iterable[BackendKey]) -> dict[str, list[str]]:
+    """The names of the backends of each pool, in the order given."""
+    pools: dict[str, list[str]] = {}
+    for pool, backend in keys:
+        pools.setdefault(pool, []).append(backend)
+    return pools
+
+
 WHOLE = 100
 """The whole weight of a backend, in per cent."""
 

@@ -16,7 +16,7 @@ from nftlb.config.fields import Reads, options, reads, without_none, written_for
 from nftlb.config.reading import Unfit, read_address, read_server
 from nftlb.config.written import ONE_KIND_OF_SERVER, backend_fault, make_backend
 from nftlb.model import Backend, BackendChange, BackendKey, NamedBackend
-from nftlb.model.constraints import SERVER_NAME, TextPattern
+from nftlb.model.constraints import POOL_NAME, SERVER_NAME, SHOWN_BACKEND_NAME, TextPattern
 from nftlb.printable import show
 
 from .errors import RequestError
@@ -96,18 +96,16 @@ BackendChangeBody = _body(
     minProperties=1,
     examples=[{"admin": "drain"}, {"admin": "enabled", "weight": 3}],
 )
-MOST_BACKENDS = 256
-"""The most backends that one request changes."""
-_KEY = ".+/[^/]+"
+_KEY = f"{POOL_NAME.pattern.pattern}/{SHOWN_BACKEND_NAME.pattern.pattern}"
 
 
 def _read_keys(found: object) -> tuple[BackendKey, ...]:
-    """Read a list of POOL/BACKEND; a name that occurs twice counts once."""
-    allowed = f"1 to {MOST_BACKENDS} names, such as dns/ns1"
+    """Read a list of POOL/BACKEND; a name that occurs twice counts once. The size of the body limits the number."""
+    allowed = "one name or several, such as dns/ns1"
     if not isinstance(found, list):
         raise Unfit(found, "not a list of backends", allowed)
-    if not 1 <= len(found) <= MOST_BACKENDS:
-        raise Unfit(found, f"of {len(found)} backends", allowed)
+    if not found:
+        raise Unfit(found, "without names", allowed)
     for name in found:
         if not isinstance(name, str) or not re.fullmatch(_KEY, name):
             raise Unfit(name, "not POOL/BACKEND", "two names, such as dns/ns1")
@@ -116,7 +114,7 @@ def _read_keys(found: object) -> tuple[BackendKey, ...]:
 
 _KEYS = Reads(
     _read_keys,
-    {"type": "array", "items": {"type": "string", "pattern": f"^{_KEY}$"}, "minItems": 1, "maxItems": MOST_BACKENDS},
+    {"type": "array", "items": {"type": "string", "pattern": f"^{_KEY}$"}, "minItems": 1},
 )
 BackendsChangeBody = _body(
     "BackendsChange",

@@ -19,10 +19,12 @@ takes 6 ms with FAST."""
 
 def accepts_gzip(request: web.Request) -> bool:
     """Whether the client accepts responses in gzip."""
-    for offer in request.headers.get("Accept-Encoding", "").lower().split(","):
-        coding, _, quality = offer.replace(" ", "").partition(";")
+    for offer in ",".join(request.headers.getall("Accept-Encoding", ())).lower().split(","):
+        coding, *parameters = "".join(offer.split()).split(";")
         if coding == "gzip":
-            return not quality or quality.removeprefix("q=").strip("0.") != ""
+            return all(
+                value.strip("0.") for name, _, value in (part.partition("=") for part in parameters) if name == "q"
+            )
     return False
 
 

@@ -6,6 +6,7 @@ Any number of clients costs the daemon no more than a few clients do. Checks and
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -72,7 +73,8 @@ class _Turn:
 class SharedResponses:
     """Makes responses for up to `most` waiting clients.
 
-    Making a response begins after the request, so the response contains all changes before the request.
+    Making a response begins after the request, so the response contains all changes before the request. `close` ends
+    the thread that compresses.
     """
 
     def __init__(self, most: int) -> None:
@@ -80,6 +82,12 @@ class SharedResponses:
         self._waiting = 0
         self._next: dict[str, _Round] = {}
         self._turns = {lane: _Turn() for lane in Lane}
+        # Its own thread: directory services and DNS may fill the threads of the event loop with calls that hang.
+        self._thread = ThreadPoolExecutor(1, "gzip")
+
+    def close(self) -> None:
+        """Compress no more responses."""
+        self._thread.shutdown()
 
     async def get(self, what: str, make: Callable[[], Awaitable[bytes]], lane: Lane = Lane.LARGE) -> bytes:
         """Return the response `what`. Requests for the same response before `make` begins share the same bytes.
@@ -112,7 +120,8 @@ class SharedResponses:
             return large_response(await self.get(what, make, lane), content_type, PLAIN)
 
         async def compressed() -> bytes:
-            return await asyncio.to_thread(compress, await make(), FAST)
+            body = await make()
+            return await asyncio.get_running_loop().run_in_executor(self._thread, compress, body, FAST)
 
         return large_response(await self.get(f"gzip {what}", compressed, lane), content_type, COMPRESSED)
 

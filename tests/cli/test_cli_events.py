@@ -86,6 +86,28 @@ def test_events_have_no_gap(
     assert [id_, id_, id_, "42"] == api.last_events
 
 
+def test_events_of_one_of_several_backends(
+    api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A change of several backends is an event of each of them."""
+    found = [
+        event("operated", pool="dns", id=number, details={"who": "root", "what": "drain", "backends": names})
+        for number, names in enumerate(("ns1, ns2", "ns11, ns2"))
+    ]
+    stream = b"".join(b"id: %d\ndata: %s\n\n" % (one["id"], json.dumps(one).encode()) for one in found)
+    api.answers["GET", "/api/v1/events"] = 200, stream
+    api.answers["GET", "/api/v1/history?limit=1"] = 200, {"events": []}
+
+    def stop(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(events, "time", SimpleNamespace(sleep=stop))
+    assert 0 == main(["events", "dns/ns1"])
+    assert ["2026-03-01 12:00:00  operated          dns  who=root  what=drain  backends=ns1, ns2"] == (
+        capsys.readouterr().out.splitlines()
+    )
+
+
 def test_ruleset(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """The text of the API, or that text in JSON."""
     text = "table ip nftlb {\n}\n"

@@ -93,6 +93,24 @@ def test_the_memory_is_limited() -> None:
     assert len(events_text(kept)) < MOST_BYTES
 
 
+def test_no_text_stops_the_readers() -> None:
+    """Characters that UTF-8 does not have, such as bytes of a file name, are kept as escape sequences."""
+    history, half = EventHistory(), "\ud800 \udcff"
+    event = down(half, pool=half, reason=half).model_copy(update={"old": half, "new": half})
+    history.add(event.model_copy(update={"details": {half: [half, 1, {"who": half}]}}))
+
+    (kept,) = history.kept()
+    shown = "\\ud800 \\xff"
+    assert [shown] * 5 == [kept.pool, kept.backend, kept.old, kept.new, kept.reason]
+    assert {shown: [shown, 1, {"who": shown}]} == kept.details
+    assert (kept,) == EventHistory(events_text((kept,))).kept()
+
+
+def test_an_event_that_cant_be_written_costs_no_other() -> None:
+    """The events before and after it are saved, and a line in the log names its kind."""
+    assert 2 == events_text((down("ns1"), down("\ud800"), down("ns2"))).count(b"\n")
+
+
 def test_a_listener_continues_without_a_gap() -> None:
     """A listener that names an id gets the kept events after it, and then the new events, each once."""
 

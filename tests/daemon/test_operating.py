@@ -16,14 +16,17 @@ from virtual_time import VirtualTimeLoop, play, settle
 
 from nftlb.config import amend, read_backend, resolve
 from nftlb.config.reading import read_endpoint
-from nftlb.daemon import controller
+from nftlb.daemon import controller, daemon_service
+from nftlb.daemon.audit import audited
+from nftlb.daemon.events import Bus
 from nftlb.daemon.notices import FRESH, NoticeBoard
 from nftlb.daemon.ruleset_changes import KEPT, LONGEST_LINE, MOST_LINES, ChangeLog
 from nftlb.doctor import Finding, Severity
 from nftlb.errors import KernelError
+from nftlb.health import PoolStates
 from nftlb.model import Admin, BackendChange, BackendKey, Config, EventKind, Protocol
 from nftlb.ruleset import Chain, Ruleset, Table, TableFamily
-from nftlb.service import Conflict, UnknownBackend
+from nftlb.service import Actor, Conflict, UnknownBackend, UnknownPool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +96,110 @@ def test_several_backends_are_one_change(file: Path) -> None:
             assert swaps + 1 == (await service.overview()).kernel.swaps
             refused, done = operated(daemon)
             assert "done" != refused.details["result"]
-            assert ("maintenance of dns/ns1, dns/ns2", "done") == (done.details["what"], done.details["result"])
+            assert ("dns", "maintenance", "ns1, ns2", "done") == (
+                done.pool, *(done.details[name] for name in ("what", "backends", "result")),
+            )  # fmt: skip
+
+    play(scene())
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_the_order_of_backends_is_no_order_of_changes(file: Path, order: tuple[str, str]) -> None:
+    """Backends that are changed together have their new states at the same time: no priority serves in between."""
+    two = {"a": "10.0.0.11:53", "b": {"address": "10.0.0.12", "port": 53, "priority": 2}}
+    both = [BackendKey("dns", name) for name in order]
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            daemon.write(dns={**DNS, "backends": two, "quorum": 1})
+            service = daemon.service
+            await service.reload(TESTER)
+            await service.change_backends(both, BackendChange(admin=Admin.MAINTENANCE), TESTER)
+            await settle()
+            await service.change_backends(both, BackendChange(admin=Admin.ENABLED), TESTER)
+            await settle()
+            told = [(event.kind, event.old, event.new) for event in daemon.events if not event.backend]
+            assert [("1", "none"), ("none", "1")] == [
+                (old, new) for kind, old, new in told if kind is EventKind.PRIORITY_CHANGED
+            ]
+            assert [("up", "down"), ("down", "up")] == [
+                (old, new) for kind, old, new in told if kind in {EventKind.QUORUM_DOWN, EventKind.QUORUM_UP}
+            ]
+            assert {"a": 1.0, "b": 0.0} == {found.name: found.share for found in (await service.pool("dns")).backends}
+
+    play(scene())
+
+
+def test_many_backends_cost_no_more_settling_than_one(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preview, a change and its answer look at a pool as often for all its backends as for one of them."""
+    looks: list[str] = []
+
+    def counted(owner: Any, name: str) -> None:
+        whole = getattr(owner, name)
+
+        def count(*args: Any) -> Any:
+            looks.append(name)
+            return whole(*args)
+
+        monkeypatch.setattr(owner, name, count)
+
+    counted(PoolStates, "_state")
+    counted(daemon_service, "select")
+    backends = {
+        f"ns{number}": {"address": f"10.0.0.{number}", "port": 53, "priority": number % 2} for number in range(1, 101)
+    }
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            daemon.write(dns={**DNS, "backends": backends})
+            service = daemon.service
+            await service.reload(TESTER)
+            costs = []
+            for names in (["ns1"], list(backends)[1:]):
+                keys = [BackendKey("dns", name) for name in names]
+                looks.clear()
+                await service.preview_change_backends(keys, DRAIN)
+                await service.change_backends(keys, DRAIN, TESTER)
+                costs.append(len(looks))
+            assert costs[1] <= costs[0] + 2
+
+    play(scene())
+
+
+def test_who_changed_many_backends(caplog: pytest.LogCaptureFixture) -> None:
+    """Each pool has an event with the names, more if the names are long; the history finds each by each backend."""
+    caplog.set_level(logging.INFO, "nftlb.daemon.audit")
+    bus = Bus()
+    names = [f"backend-{number}" for number in range(1000)]
+    with audited(bus, TESTER, "drain", [*(BackendKey("dns", name) for name in names), BackendKey("sip", "gw1")]):
+        pass
+
+    *of_dns, of_sip = bus.history.kept()
+    assert ("sip", "gw1") == (of_sip.pool, of_sip.backend)
+    assert 4 == len(of_dns)
+    assert names == [name for event in of_dns for name in event.details["backends"].split(", ")]
+    assert {("dns", "", "drain")} == {(event.pool, event.backend, event.details["what"]) for event in of_dns}
+    assert all(len(event.details["backends"]) <= 4000 for event in of_dns)
+    assert [1] * len(names) == [len(bus.history.find(pool="dns", backend=name)) for name in names]
+    assert () == bus.history.find(pool="dns", backend="backend-")
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0].startswith("dns: drain of backend-0, backend-1, ")
+    assert "sip/gw1: drain by tester (unix socket): done" == said[-1]
+
+
+def test_hostile_names_in_the_history(file: Path) -> None:
+    """The names of a client or a request can't stop the readers of the history or of the log."""
+    half = "\ud800\x1b\u202e"
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            with suppress(UnknownPool):
+                await daemon.service.change(half, half, DRAIN, Actor(half, half))
+            found = daemon.service.history(pool=None, backend=None, kind=EventKind.OPERATED, before=None, limit=9)
+            found.model_dump_json()
+            (event,) = found.events
+            texts = [event.pool, event.backend, event.reason, *map(str, event.details.values())]
+            assert [] == [text for text in texts if not text.isprintable()]
 
     play(scene())
 

@@ -12,7 +12,7 @@ import pytest
 from pool_builders import ALL, backend, backends, config, pool, sorry
 
 from nftlb.daemon.counters import Counters
-from nftlb.daemon.daemon_service import backend_status, pool_status
+from nftlb.daemon.daemon_service import backend_statuses, pool_status
 from nftlb.health import CheckResult, PoolStates
 from nftlb.model import Admin, Agent, BackendChange, Collector, Health, Icmp
 from nftlb.ruleset import Count
@@ -186,8 +186,8 @@ def test_a_family_without_backends() -> None:
 def test_health_wish_and_weight_are_kept_apart() -> None:
     """A drained backend is up without a share; the wishes of agent and operator are both shown."""
     reported = ReportedPool(dns(health=(Health(check=Agent(port=9)),)))
-    reported.states.set_by_operator("dns", "b1", BackendChange(admin=Admin.DRAIN), time.monotonic())
-    reported.states.set_by_operator("dns", "b2", BackendChange(weight=3), time.monotonic())
+    reported.states.set_by_operator("dns", ["b1"], BackendChange(admin=Admin.DRAIN), time.monotonic())
+    reported.states.set_by_operator("dns", ["b2"], BackendChange(weight=3), time.monotonic())
     says = CheckResult(passed=True, reason="drain", seconds=0.001, admin=Admin.MAINTENANCE)
     reported.states.record_result("dns", "b3", 0, says, time.monotonic())
 
@@ -216,7 +216,7 @@ def test_the_answer_to_a_change_equals_the_status() -> None:
     reported.fall("b1")
     state = reported.states.membership(time.monotonic()).of("dns")
 
-    alone = backend_status(reported.states.pools["dns"], "b2", state, reported.counters, added=False)
+    (alone,) = backend_statuses(reported.states.pools["dns"], ["b2"], state, reported.counters, ())
 
     assert 0.5 == alone.share
     assert alone.model_dump(exclude={"since"}) == reported.status().backends[1].model_dump(exclude={"since"})
@@ -250,7 +250,7 @@ def test_who_serves_and_who_stands_by() -> None:
 def test_a_drained_backend_does_not_stand_by() -> None:
     """Only healthy and enabled backends stand by."""
     reported = ReportedPool(dns(behind=TWO_PRIORITIES))
-    reported.states.set_by_operator("dns", "b3", BackendChange(admin=Admin.DRAIN), time.monotonic())
+    reported.states.set_by_operator("dns", ["b3"], BackendChange(admin=Admin.DRAIN), time.monotonic())
 
     assert [False, False, False] == [backend.standby for backend in reported.status().backends]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import resource
 import socket
+import time
 from contextlib import ExitStack
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from daemon_process import PATIENCE, PORT, Running, dns
+from machine_stalls import Stalls
 
 from nftlb.lab import Lab
 
@@ -52,6 +54,7 @@ def test_checks_go_on(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
     with Lab(backends=4) as lab, lab.serve(PORT), ExitStack() as stack:
         daemon = stack.enter_context(Running(lab.balancer, tmp_path, dns(lab, health=CHECK)))
+        stalls = stack.enter_context(Stalls(lambda: [daemon.process.pid]))
         quiet = after_checks(daemon)
         crowd = [stack.enter_context(connect(daemon)) for _ in range(IDLE)]
         slow = [stack.enter_context(connect(daemon, HEAD)) for _ in range(SLOW)]
@@ -70,15 +73,22 @@ def test_checks_go_on(tmp_path: Path) -> None:
         thread = Thread(target=dribble)
         thread.start()
         try:
+            mark = stalls.mark()
             crowded = after_checks(daemon)
+            lost = stalls.since(mark, CHECKS) / (time.monotonic() - mark.at)
             answered, _ = daemon.call("PATCH", "/api/v1/pools/dns/backends/b1", {"weight": 2})
         finally:
             enough.set()
             thread.join()
-        print(f"\nbegun within 0.25 s: {quiet[1]:g} of {quiet[0]:g} alone, {crowded[1]:g} of {crowded[0]:g} in a crowd")  # noqa: T201
+        for client in (*crowd, *slow):
+            client.close()
+        again = after_checks(daemon)
+        counts = [f"{in_time:g} of {begun:g}" for begun, in_time in (quiet, crowded, again)]
+        print(f"\nbegun within 0.25 s: {', '.join(counts)}: alone, in a crowd, alone; {lost:.0%} of the time lost")  # noqa: T201
 
         assert IDLE == len(crowd)
         assert taken > 10 * SLOW  # otherwise, the slow clients were not accepted
         assert 200 == answered
-        assert crowded[1] / crowded[0] >= 0.95 * quiet[1] / quiet[0]
+        alone = min(in_time / begun for begun, in_time in (quiet, again))  # other work of the machine comes and goes
+        assert crowded[1] / crowded[0] >= 0.95 * alone - lost
         assert [] == [event for event in daemon.events if event.kind == "backend_down"]

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from check_programs import Icinga, Nagios
+from check_programs import Icinga, Nagios, example_host
 from daemon_process import PATIENCE, Running, dns
 from prometheus import api_over_tcp
 
@@ -70,12 +70,15 @@ def test_nagios(scene: Scene, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
-    ["zone = name\nvars.agent_endpoint = name", 'vars.nftlb_url = "http://127.0.0.1:9146"'],
+    [example_host(), 'vars.nftlb = true\nvars.nftlb_url = "http://127.0.0.1:9146"'],
     ids=["agent", "url"],
 )
 def test_icinga(place: str, scene: Scene, tmp_path: Path) -> None:
-    """The service has the state of the daemon, whether an agent on the balancer or Icinga runs the command."""
-    variables = 'vars.nftlb = true\nvars.nftlb_pools = [ "dns" ]\nvars.nftlb_critical = "2:"\n'
+    """The service has the state of the daemon, whether an agent on the balancer or Icinga runs the command.
+
+    The agent is that of the example in the file.
+    """
+    variables = 'vars.nftlb_pools = [ "dns" ]\nvars.nftlb_critical = "2:"\n'
     with Icinga(scene.lab.balancer, tmp_path / "icinga", variables + place) as icinga:
         found = icinga.wait("nftlb", "OK NFTLB OK - ")
         assert "| 'dns in service'=2;" in found

@@ -6,12 +6,11 @@ The simulated daemon has states and sizes that a lab of namespaces does not have
 from __future__ import annotations
 
 import re
-import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from browser import PATIENCE, VIEWS, enter_token, load_time, opened, row, seen_at, tcp_address, watch_for
+from browser import PATIENCE, VIEWS, enter_token, load_time, opened, row, tcp_address
 from daemon_process import PORT, TOKEN, Running, dns
 from fake_service import a_backend, a_pool
 from page_service import Traffic, answer, explanation, kept_changes, kept_events, many_pools, notices, served, showcase
@@ -139,19 +138,18 @@ def test_hostile_names_stay_text(chromium: Browser) -> None:
 
 
 def test_many_pools(chromium: Browser) -> None:
-    """200 pools with 10 backends load with little work, a change is on the screen at once, and trouble comes first.
+    """200 pools with 10 backends load with little work, a change comes to the screen, and trouble comes first.
 
-    The limits of counts guard the time to load, which depends on the machine: bench/page.py measures it.
+    The limits of counts guard the times, which depend on the machine: bench/page.py measures them.
     """
     with served(many_pools()) as api, opened(chromium, api.url) as (page, faults):
         expect(page.locator("tr.pool").first).to_be_visible()
-        assert load_time(page) < 3000
+        load_time(page)  # waits for the first status on the screen
         assert [] == [name for name, count in page.evaluate(WORK).items() if count > MOST[name]]
         page.locator("#more").scroll_into_view_if_needed()
         expect(page.locator("#rows tr")).to_have_count(120)  # more rows follow when the user scrolls
         page.evaluate("scrollTo(0, 0)")
-        assert change_time(api, page) < 3000
-
+        let_a_backend_die(api)
         expect(page.locator("#rows tr").nth(1)).to_contain_text("down")
         expect(page.locator("#troubles")).to_contain_text("pool-150/b7")
         page.get_by_label("Find a pool, backend or address").fill("pool-199 b3")
@@ -165,14 +163,10 @@ def test_many_pools(chromium: Browser) -> None:
         assert [] == faults
 
 
-def change_time(api: Served, page: Page) -> float:
-    """Milliseconds from the death of a backend to the moment when its row says so."""
-    watch_for(page, "down")
-    began = time.time()
+def let_a_backend_die(api: Served) -> None:
     api.service.change_backend("pool-150", "b7", up=False, in_rotation=False, share=0.0, reason="no answer within 1s")
     now = datetime.now(UTC)
     api.emit(Event(kind=EventKind.BACKEND_DOWN, at=now, pool="pool-150", backend="b7", reason="no answer"))
-    return seen_at(page) - 1000 * began
 
 
 def test_history_and_notices(chromium: Browser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from browser import PATIENCE, enter_token, opened, row
+from fake_service import a_pool
 from page_service import answer, served, showcase
 from playwright.sync_api import expect
 from web_server import TOKEN
@@ -70,6 +71,60 @@ def test_no_question_without_a_loss(chromium: Browser) -> None:
         page.locator("#question").get_by_role("button", name="Remove").click()
         expect(row(page, "ns1")).to_have_count(0)
         assert ["change dns/ns1 drain None", "remove dns/ns1"] == api.service.done
+        assert [] == faults
+
+
+def test_a_double_click_is_one_change(chromium: Browser) -> None:
+    """The daemon is asked once, and there is one question; afterwards the same button works again."""
+    with served(showcase()) as api, opened(chromium, api.url) as (page, faults):
+        begin_operating(page)
+        previews: list[str] = []
+        page.on("request", lambda request: previews.append(request.url) if "preview=true" in request.url else None)
+        row(page, "ns1").get_by_role("button").click()
+        question = page.locator("#question")
+        for number in (1, 2):
+            page.get_by_role("button", name="Drain").evaluate("button => { button.click(); button.click(); }")
+            expect(question).to_contain_text("dns/ns1: ")
+            question.get_by_role("button", name="Cancel").click()
+            expect(question).to_be_hidden()
+            assert number == len(previews)
+        assert [] == api.service.done
+        assert [] == faults
+
+
+def test_two_changes_ask_one_after_the_other(chromium: Browser) -> None:
+    """The question of a second change waits until the first is answered."""
+    with served(showcase()) as api, opened(chromium, api.url) as (page, faults):
+        begin_operating(page)
+        row(page, "ns1").get_by_role("button").click()
+        page.locator("#details").evaluate(
+            "details => { for (const button of details.querySelectorAll('button'))"
+            " if (['Drain', 'Remove'].includes(button.textContent)) button.click(); }"
+        )
+        question = page.locator("#question")
+        expect(question).to_be_visible()
+        first = question.locator("h2").inner_text()
+        question.get_by_role("button", name="Cancel").click()
+        expect(question.locator("h2")).not_to_have_text(first)
+        second = question.locator("h2").inner_text()
+        assert {"Drain dns/ns1?", "Remove dns/ns1?"} == {first, second}
+        question.get_by_role("button", name="Cancel").click()
+        expect(question).to_be_hidden()
+        assert [] == api.service.done
+        assert [] == faults
+
+
+def test_a_pool_without_backends(chromium: Browser) -> None:
+    """Nothing can be drained in a pool whose names have no address yet."""
+    service = showcase()
+    service.put(a_pool("empty"))
+    with served(service) as api, opened(chromium, api.url) as (page, faults):
+        page.locator("tr.pool").get_by_role("button", name="empty", exact=True).click()
+        details = page.locator("#details")
+        expect(details.get_by_role("button", name="Add a backend")).to_be_enabled()
+        for name in ("Enable all", "Drain all", "Maintenance of all"):
+            expect(details.get_by_role("button", name=name)).to_be_disabled()
+        assert [] == api.service.done
         assert [] == faults
 
 

@@ -27,7 +27,7 @@ def after(of: Pool, change: BackendChange, *down: str, name: str = "b1", changed
         states.record_result("dns", failed, 0, FAIL, 1.0)
     new, _ = states.with_config(config(changed_to or of), 2.0)
     if changed_to is None:
-        new.set_by_operator("dns", name, change, 2.0)
+        new.set_by_operator("dns", [name], change, 2.0)
     return list(consequences(*(Standing(one.pools["dns"], one.state("dns", 2.0)) for one in (states, new))))
 
 

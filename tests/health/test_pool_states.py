@@ -206,7 +206,7 @@ def test_a_drained_backend_does_not_count_for_the_quorum() -> None:
     """A healthy backend that the operator has drained does not count for the quorum."""
     health = begin(dns(quorum=3))
 
-    changes = health.set_by_operator("dns", "b1", BackendChange(admin=Admin.DRAIN), 1.0)
+    changes = health.set_by_operator("dns", ["b1"], BackendChange(admin=Admin.DRAIN), 1.0)
 
     assert [(EventKind.BACKEND_CHANGED, "b1"), (EventKind.QUORUM_DOWN, "")] == kinds(changes)
 
@@ -217,11 +217,11 @@ def test_a_drained_backend_does_not_count_for_the_quorum() -> None:
 def test_admin_and_health_are_kept_apart() -> None:
     """A drained backend is still checked, and has the state of these checks when it is enabled."""
     health = begin()
-    health.set_by_operator("dns", "b1", BackendChange(admin=Admin.MAINTENANCE), 1.0)
+    health.set_by_operator("dns", ["b1"], BackendChange(admin=Admin.MAINTENANCE), 1.0)
     feed(health, "b1", "---")
 
     assert {"b1": BackendState(up=False, admin=Admin.MAINTENANCE)} == states(health)
-    health.set_by_operator("dns", "b1", BackendChange(admin=Admin.ENABLED), 2.0)
+    health.set_by_operator("dns", ["b1"], BackendChange(admin=Admin.ENABLED), 2.0)
     assert {"b1": BackendState(up=False)} == states(health)
 
 
@@ -229,11 +229,11 @@ def test_weight_at_run_time() -> None:
     """The operator's weight replaces the file's weight; setting the same weight again changes nothing."""
     health = begin()
 
-    changes = health.set_by_operator("dns", "b1", BackendChange(weight=5), 1.0)
+    changes = health.set_by_operator("dns", ["b1"], BackendChange(weight=5), 1.0)
 
     assert [("weight 1", "weight 5")] == [(change.old, change.new) for change in changes]
     assert {"b1": BackendState(weight=5)} == states(health)
-    assert [] == health.set_by_operator("dns", "b1", BackendChange(weight=5), 1.0)
+    assert [] == health.set_by_operator("dns", ["b1"], BackendChange(weight=5), 1.0)
 
 
 def test_the_percentage_of_an_agent_scales_the_weight() -> None:
@@ -293,7 +293,7 @@ def test_the_operator_overrides_the_agent() -> None:
     for word in (Admin.DRAIN, Admin.ENABLED):
         health.record_result("dns", "b1", 0, CheckResult(passed=True, reason="", seconds=0.0, admin=word), 1.0)
         seen.append(states(health).get("b1", BackendState()).admin)
-    health.set_by_operator("dns", "b1", BackendChange(admin=Admin.MAINTENANCE), 1.0)
+    health.set_by_operator("dns", ["b1"], BackendChange(admin=Admin.MAINTENANCE), 1.0)
     health.record_result("dns", "b1", 0, CheckResult(passed=True, reason="", seconds=0.0, admin=Admin.DRAIN), 1.0)
 
     assert [Admin.DRAIN, None, Admin.MAINTENANCE] == [*seen, states(health)["b1"].admin]
@@ -327,8 +327,8 @@ def test_no_slow_start_at_the_beginning() -> None:
 def test_slow_start_after_maintenance() -> None:
     """A backend that the operator enables has a slow start, too."""
     health = begin(dns(slow_start=10_000))
-    health.set_by_operator("dns", "b1", BackendChange(admin=Admin.MAINTENANCE), 1.0)
-    health.set_by_operator("dns", "b1", BackendChange(admin=Admin.ENABLED), 2.0)
+    health.set_by_operator("dns", ["b1"], BackendChange(admin=Admin.MAINTENANCE), 1.0)
+    health.set_by_operator("dns", ["b1"], BackendChange(admin=Admin.ENABLED), 2.0)
 
     assert {"b1": BackendState(percent=10)} == states(health, 2.0)
 
@@ -345,7 +345,7 @@ def test_a_reload_keeps_health_and_wishes() -> None:
     health = begin()
     feed(health, "b1", "---")
     feed(health, "b2", "--")
-    health.set_by_operator("dns", "b3", BackendChange(weight=7), 1.0)
+    health.set_by_operator("dns", ["b3"], BackendChange(weight=7), 1.0)
     two, changes = follow(health, config(dns(quorum=2)))
 
     assert [] == changes
@@ -394,7 +394,7 @@ def test_a_check_that_is_gone_no_longer_counts() -> None:
 def test_the_wish_of_the_operator_ends_when_the_file_changes_the_value() -> None:
     """A wish of the operator ends when the file changes this value, and stays when the file changes another value."""
     health = begin()
-    health.set_by_operator("dns", "b1", BackendChange(weight=7, admin=Admin.DRAIN), 1.0)
+    health.set_by_operator("dns", ["b1"], BackendChange(weight=7, admin=Admin.DRAIN), 1.0)
     two, _ = follow(health, config(dns(backends=(backend("b1", "10.0.0.11:53", weight=3), *THREE[1:]))))
 
     assert {"b1": BackendState(admin=Admin.DRAIN)} == states(two)
@@ -416,7 +416,7 @@ def test_health_state_and_weight_survive_a_restart() -> None:
     """Health, admin state and weight survive a restart."""
     health = begin()
     feed(health, "b1", "---")
-    health.set_by_operator("dns", "b2", BackendChange(admin=Admin.DRAIN, weight=9), 1.0)
+    health.set_by_operator("dns", ["b2"], BackendChange(admin=Admin.DRAIN, weight=9), 1.0)
     memory = health.memory()
     two = begin(memory=memory)
 
@@ -426,7 +426,7 @@ def test_health_state_and_weight_survive_a_restart() -> None:
 def test_a_file_changed_between_runs_replaces_the_saved_wish() -> None:
     """A saved wish of the operator is dropped if the file has changed the value since."""
     health = begin()
-    health.set_by_operator("dns", "b2", BackendChange(admin=Admin.DRAIN, weight=9), 1.0)
+    health.set_by_operator("dns", ["b2"], BackendChange(admin=Admin.DRAIN, weight=9), 1.0)
     memory = health.memory()
     changed = dns(backends=(THREE[0], backend("b2", "10.0.0.12:53", weight=2), THREE[2]))
 
@@ -553,12 +553,12 @@ def test_a_flapping_priority_does_not_return() -> None:
 def test_the_operator_moves_packets_to_the_next_priority() -> None:
     """A priority that is drained is lost at once, and returns after it was enabled and the delay has passed."""
     health = begin(standby())
-    health.set_by_operator("dns", "b1", BackendChange(admin=Admin.DRAIN), 1.0)
-    drained = health.set_by_operator("dns", "b2", BackendChange(admin=Admin.MAINTENANCE), 2.0)
+    health.set_by_operator("dns", ["b1"], BackendChange(admin=Admin.DRAIN), 1.0)
+    drained = health.set_by_operator("dns", ["b2"], BackendChange(admin=Admin.MAINTENANCE), 2.0)
 
     assert (EventKind.PRIORITY_CHANGED, "") in kinds(drained)
     assert 2 == serving(health, 2.0)
-    health.set_by_operator("dns", "b1", BackendChange(admin=Admin.ENABLED), 3.0)
+    health.set_by_operator("dns", ["b1"], BackendChange(admin=Admin.ENABLED), 3.0)
     assert [(EventKind.PRIORITY_CHANGED, "")] == kinds(health.preempt(8.0))
 
 
@@ -567,17 +567,17 @@ def test_a_weight_can_cost_a_priority_its_share() -> None:
     health = begin(standby(min_healthy=MinHealthy(50, percent=True)))
     feed(health, "b1", "-")
 
-    changes = health.set_by_operator("dns", "b1", BackendChange(weight=2), 2.0)
+    changes = health.set_by_operator("dns", ["b1"], BackendChange(weight=2), 2.0)
     assert moved("1", "2", "priority 1 has 1 of 2 backends healthy, min_healthy is 50%") in changes
 
 
 def test_the_operator_can_change_a_priority() -> None:
     """A priority set at run time counts at once, survives restarts, and ends when the value in the file changes."""
     health = begin(standby())
-    joined = health.set_by_operator("dns", "b3", BackendChange(priority=1), 1.0)
+    joined = health.set_by_operator("dns", ["b3"], BackendChange(priority=1), 1.0)
     assert [("priority 2", "priority 1")] == [(change.old, change.new) for change in joined]
     assert ({"b3": BackendState(priority=1)}, 1) == (states(health), serving(health, 1.0))
-    assert [] == health.set_by_operator("dns", "b3", BackendChange(priority=1), 1.0)
+    assert [] == health.set_by_operator("dns", ["b3"], BackendChange(priority=1), 1.0)
 
     again = begin(standby(), memory=health.memory())
     assert {"b3": BackendState(priority=1)} == states(again)
@@ -589,7 +589,7 @@ def test_the_operator_can_change_a_priority() -> None:
 def test_a_pool_can_get_priorities_at_run_time() -> None:
     """If all backends have one priority in the file, the operator can let one of them stand by."""
     health = begin(dns(replace(PING, fall=1)))
-    health.set_by_operator("dns", "b1", BackendChange(priority=2), 1.0)
+    health.set_by_operator("dns", ["b1"], BackendChange(priority=2), 1.0)
 
     assert ["b2", "b3"] == [
         backend.backend.name for backend in rotation_of(dns(), Family.IP, health.state("dns", 1.0)).backends
@@ -652,7 +652,7 @@ def test_priorities_that_begin_are_no_change() -> None:
 
     asked = begin(flat)
     assert [(EventKind.BACKEND_CHANGED, "b2")] == kinds(
-        asked.set_by_operator("dns", "b2", BackendChange(priority=2), 1.0)
+        asked.set_by_operator("dns", ["b2"], BackendChange(priority=2), 1.0)
     )
     assert [moved("1", "2", "priority 1 has 0 of 1 backends healthy, min_healthy is 1")] == feed(asked, "b1", "---")[1:]
 
@@ -733,7 +733,9 @@ class Priorities(RuleBasedStateMachine):
         priority=st.sampled_from((None, None, 1, 2)),
     )
     def operate(self, name: str, admin: Admin | None, weight: int | None, priority: int | None) -> None:
-        self.health.set_by_operator("dns", name, BackendChange(admin=admin, weight=weight, priority=priority), self.now)
+        self.health.set_by_operator(
+            "dns", [name], BackendChange(admin=admin, weight=weight, priority=priority), self.now
+        )
 
     @rule(seconds=st.sampled_from((1.0, 3.0, 5.0)))
     def wait(self, seconds: float) -> None:

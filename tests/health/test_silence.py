@@ -138,7 +138,7 @@ def test_a_backend_that_was_away_begins_anew(why: str, away: float) -> None:
     for leaves in (True, False):
         if why == "maintenance":
             admin = Admin.MAINTENANCE if leaves else Admin.ENABLED
-            scene.states.set_by_operator("dns", "b2", BackendChange(admin=admin), scene.now)
+            scene.states.set_by_operator("dns", ["b2"], BackendChange(admin=admin), scene.now)
         else:
             scene.states.set_unreachable({("dns", "b2"): "no route"} if leaves else {}, scene.now)
         if leaves:
@@ -203,7 +203,7 @@ def test_what_a_backend_answered_before_a_restart() -> None:
 def test_no_other_backend_is_up() -> None:
     """The only backend that is up stays, whatever it answers."""
     scene = Scene(2)
-    scene.states.set_by_operator("dns", "b2", BackendChange(admin=Admin.DRAIN), 0.0)
+    scene.states.set_by_operator("dns", ["b2"], BackendChange(admin=Admin.DRAIN), 0.0)
     scene.run(10, {"b1": (100, 100)})
     scene.run(20, {"b1": (100, 0)})
     assert [] == scene.down
@@ -222,7 +222,7 @@ def test_silent_backends_return_when_no_other_is_left(leaves: str) -> None:
     scene.run(3.5, frozen)
     assert ["b2", "b3"] == scene.down
     if leaves == "drained":
-        scene.states.set_by_operator("dns", "b1", BackendChange(admin=Admin.DRAIN), scene.now)
+        scene.states.set_by_operator("dns", ["b1"], BackendChange(admin=Admin.DRAIN), scene.now)
     else:
         scene.states.set_unreachable({("dns", "b1"): "no route"}, scene.now)
     scene.look()

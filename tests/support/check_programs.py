@@ -108,16 +108,29 @@ class Nagios(CheckProgram):
         return found
 
 
+_ICINGA = MONITORING / "icinga2.conf"
+
+
+def example_host() -> str:
+    """The attributes of the host in the comment of icinga2.conf, which is a balancer with an agent."""
+    found = re.search(r'^//   object Host "lb1" {\n(.*?)^//   }$', _ICINGA.read_text(), re.DOTALL | re.MULTILINE)
+    assert found is not None
+    return re.sub("^// *", "", found[1], flags=re.MULTILINE)
+
+
 class Icinga(CheckProgram):
     """Icinga 2, which is the agent of the host too."""
 
     def __init__(self, host: Host, directory: Path, attributes: str) -> None:
-        """`attributes`: lines of the object of the host, such as those that set its variables."""
+        """`attributes`: lines of the object of the host, such as those that set its variables.
+
+        The check of the host itself passes, whichever command it has.
+        """
         super().__init__(host, directory)
         self._attributes = attributes
 
     def command(self) -> list[str]:
-        shipped = (MONITORING / "icinga2.conf").read_text().replace("/usr/bin/nftlb", str(NFTLB))
+        shipped = _ICINGA.read_text().replace("/usr/bin/nftlb", str(NFTLB))
         faster = re.sub(r"(_interval = )\d+s", r"\g<1>1s", shipped)
         results = f"""object PerfdataWriter "results" {{
   service_perfdata_path = "{self.directory}/results"
@@ -128,12 +141,12 @@ class Icinga(CheckProgram):
   rotation_interval = 1s
 }}
 """
-        host = f'object Host NodeName {{\n  check_command = "dummy"\n{self._attributes}\n}}\n'
-        node = "object Endpoint NodeName { }\nobject Zone NodeName { endpoints = [ NodeName ] }\n"
+        host = f'object Host NodeName {{\n{self._attributes}\n  check_command = "dummy"\n}}\n'
+        node = "object Endpoint NodeName { }\nobject Zone ZoneName { endpoints = [ NodeName ] }\n"
         checker = 'include <itl>\nobject CheckerComponent "checker" { }\nobject ApiListener "api" { }\n'
         file = self.directory / "icinga2.conf"
         file.write_text(checker + node + host + faster + results)
-        constants = {"RunAsUser": "root", "RunAsGroup": "root", "NodeName": "lb1"}
+        constants = {"RunAsUser": "root", "RunAsGroup": "root", "NodeName": "lb1", "ZoneName": "lb1"}
         for name in ("DataDir", "CacheDir", "LogDir", "InitRunDir", "SpoolDir"):
             (self.directory / name).mkdir()
             constants[name] = str(self.directory / name)

@@ -95,6 +95,20 @@ def test_several_backends() -> None:
     run(test())
 
 
+def test_a_pool_of_many_backends() -> None:
+    """Only the size of the body limits the number of names, and a name counts once."""
+
+    async def test() -> None:
+        async with serving() as api:
+            many = [f"dns/b{number}" for number in range(5000)]
+            unknown = await api.ask("PATCH", SEVERAL, {"backends": many, "weight": 2})
+            assert (404, "dns has no backend b0") == (unknown.status, unknown.error)
+            answer = await api.ask("PATCH", SEVERAL, {"backends": ["dns/ns1"] * 1000, "weight": 2})
+            assert (200, ["ns1"]) == (answer.status, [backend["name"] for backend in answer.json])
+
+    run(test())
+
+
 def test_the_service_receives_a_backend() -> None:
     """The service receives a backend with the options of the body, and defaults for the rest."""
 
@@ -165,12 +179,22 @@ def test_reload_of_a_bad_file() -> None:
         (
             SEVERAL,
             {"backends": [], "admin": "drain"},
-            ["backends: a list is of 0 backends; allowed: 1 to 256 names, such as dns/ns1"],
+            ["backends: a list is without names; allowed: one name or several, such as dns/ns1"],
         ),
         (
             SEVERAL,
             {"backends": ["dns/ns1", "ns2"], "admin": "drain"},
             ["backends: ns2 is not POOL/BACKEND; allowed: two names, such as dns/ns1"],
+        ),
+        (
+            SEVERAL,
+            {"backends": ["dns/\ud800"], "admin": "drain"},
+            ['backends: "dns/\\ud800" is not POOL/BACKEND; allowed: two names, such as dns/ns1'],
+        ),
+        (
+            SEVERAL,
+            {"backends": ["d\nns/ns1"], "admin": "drain"},
+            ['backends: "d\\nns/ns1" is not POOL/BACKEND; allowed: two names, such as dns/ns1'],
         ),
         (BACKENDS, {"name": "a"}, ["neither address nor srv is given; allowed: one of them"]),
         (BACKENDS, {"address": "10.0.0.1"}, ["name is missing"]),

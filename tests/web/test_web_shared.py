@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
 import pytest
 from fake_service import FakeService, a_pool, two_pools
+from multidict import CIMultiDict
 from virtual_time import elapsed, play
 from web_server import RunningApi, hang_up, head, read_answer, run, serving, until
 
 from nftlb.model import Admin
 from nftlb.web import Limits
 from nftlb.web import shared as module
+from nftlb.web.compression import accepts_gzip
 from nftlb.web.errors import RequestError
 from nftlb.web.shared import Lane, LargeBody, SharedResponses
 
@@ -375,6 +379,24 @@ def test_compressed_responses(path: str, accepted: str, compressed: bool) -> Non
     run(test())
 
 
+@pytest.mark.parametrize(
+    ("headers", "accepted"),
+    [
+        (["gzip;foo=1;q=0"], False),
+        (["gzip;q=0;foo=1"], False),
+        (["gzip;foo=1;q=0.1"], True),
+        (["gzip\t;\tq=0"], False),
+        (["br", "gzip"], True),
+        (["br", "gzip;q=0"], False),
+        ([], False),
+    ],
+)
+def test_all_headers_and_parameters_count(headers: list[str], accepted: bool) -> None:
+    """A client may offer gzip in any of several headers, and refuse gzip behind another parameter."""
+    request = Mock(headers=CIMultiDict([("Accept-Encoding", header) for header in headers]))
+    assert accepted == accepts_gzip(request)
+
+
 def test_clients_share_a_compressed_response() -> None:
     """Clients that wait for the same response share its compressed bytes too."""
 
@@ -385,12 +407,38 @@ def test_clients_share_a_compressed_response() -> None:
             made.append("status")
             return b"ready"
 
-        request = Mock(headers={"Accept-Encoding": "gzip"})
+        request = Mock(headers=CIMultiDict({"Accept-Encoding": "gzip"}))
         first, second = await asyncio.gather(*(shared.respond(request, "status", make) for _ in range(2)))
         assert ["status"] == made
         assert isinstance(first.body, LargeBody)
         assert isinstance(second.body, LargeBody)
         assert first.body.value is second.body.value
         assert b"ready" == gzip.decompress(first.body.value)
+
+    run(test())
+
+
+def test_compression_needs_no_thread_of_the_event_loop() -> None:
+    """Responses are compressed while calls that hang use all threads of the event loop; `close` ends the thread."""
+
+    async def make() -> bytes:
+        return b"ready"
+
+    async def test() -> None:
+        shared, request = SharedResponses(10), Mock(headers=CIMultiDict({"Accept-Encoding": "gzip"}))
+        end = threading.Event()
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        hanging = loop.run_in_executor(None, end.wait)
+        try:
+            answer = await shared.respond(request, "status", make)
+        finally:
+            end.set()
+            await hanging
+        assert isinstance(answer.body, LargeBody)
+        assert b"ready" == gzip.decompress(answer.body.value)
+        before = threading.active_count()
+        shared.close()
+        assert before - 1 == threading.active_count()
 
     run(test())

@@ -35,8 +35,9 @@ class Details {
     this.names = pool.backends.slice(0, MOST_LINES).map(one => one.name);
     this.keys = this.names.map(name => pool.name + "/" + name);
     this.charts = [new Chart("Packets per second of each backend", this.names, "packets/s"), new Chart("Response time of checks, ms", this.names, "ms")];
-    this.buttons.append(makeButton("Add a backend", () => addBackend(pool.name)), ...ADMINS.map(([admin, text]) => makeButton(
-      text + (admin === "maintenance" ? " of all" : " all"), () => setAdmin(this.every, admin))));
+    this.ofAll = ADMINS.map(([admin, text]) => makeButton(
+      text + (admin === "maintenance" ? " of all" : " all"), () => setAdmin(this.every, admin)));
+    this.buttons.append(makeButton("Add a backend", () => addBackend(pool.name)), ...this.ofAll);
   }
 
   startBackend(backend) {
@@ -62,6 +63,7 @@ class Details {
     if (backend === undefined) return false;
     this.every = pool.backends.map(one => pool.name + "/" + one.name);
     chip(this.state, backend ? stateOf(backend) : poolState(pool));
+    for (const button of this.ofAll || []) button.disabled = !this.every.length;  // DNS may have no address for a name
     for (const button of this.admin || []) button.setAttribute("aria-pressed", button.admin === backend.admin);
     this.showFacts(backend ? this.backendFacts(pool, backend) : this.poolFacts(pool));
     arrange(this.checks, (backend ? backend.checks : []).map(check => make(

@@ -54,17 +54,32 @@ function tell(title, error) {
 
 function closeQuestion() { $("question").close(); }
 
-/** Show an element in the dialog, with the focus on a part of the element. Resolves when the dialog is closed. */
+let closed = Promise.resolve();
+
+/**
+ * Show an element in the dialog, with the focus on a part of the element, as soon as the dialog before is closed.
+ * Resolves when the dialog is closed.
+ */
 function openQuestion(title, element, focused) {
   const dialog = $("question"), heading = make("h2", "", title);
   heading.id = "question-title";
   element.prepend(heading);
-  return new Promise(resolve => {
+  closed = closed.then(() => new Promise(resolve => {
     dialog.addEventListener("close", resolve, {once: true});
     dialog.replaceChildren(element);
     dialog.showModal();
     focused.focus();
-  });
+  }));
+  return closed;
+}
+
+const underWay = new Set();
+
+/** Do `act`, or nothing if the same is under way: a double click is one change. Returns what `act` returns, or false. */
+async function once(what, act) {
+  if (underWay.has(what)) return false;
+  underWay.add(what);
+  try { return await act(); } finally { underWay.delete(what); }
 }
 
 /** A refusal of the daemon as elements: its reason, and each problem with its line. */
@@ -143,9 +158,13 @@ async function admit() {
   }
 }
 
-async function enterToken() {
-  try { await withToken(admit); } catch (error) { await report("Changes are not possible", error); }
+/** Find out whether this tab may make changes, and tell the user if not. */
+async function admitted() {
+  try { await withToken(admit); } catch (error) { await report("Changes are not possible", error); return false; }
+  return true;
 }
+
+function enterToken() { return once("token", admitted); }
 
 /** Tell the user why something was not done. A user who cancelled knows. */
 async function report(title, error) { if (!(error instanceof Cancelled)) await tell(title, error); }
@@ -181,7 +200,9 @@ function listed(keys) {
  * Make a change of the backends `keys`. If traffic would be lost, or `always`, the user is asked before. Returns whether
  * the change was made.
  */
-async function carryOut({title, method, path, body, keys, button, always = false}) {
+function carryOut(wanted) { return once(JSON.stringify([wanted.method, wanted.path, wanted.body]), () => carryOutOnce(wanted)); }
+
+async function carryOutOnce({title, method, path, body, keys, button, always = false}) {
   const act = () => change(method, path, body), details = keys.length > 1 ? [listed(keys)] : [];
   try {
     const losses = await withToken(() => preview(method, path, body));
@@ -218,13 +239,10 @@ export function removeBackend(pool, backend) {
   return carryOut({title: "Remove " + key, method: "DELETE", path: backendPath(pool, backend), keys: [key], button: "Remove", always: true});
 }
 
-export async function addBackend(pool) {
-  try {
-    await withToken(admit);
-  } catch (error) {
-    await report("Changes are not possible", error);
-    return false;
-  }
+export function addBackend(pool) { return once("add to " + pool, () => askForBackend(pool)); }
+
+async function askForBackend(pool) {
+  if (!await admitted()) return false;
   const name = makeField("Name", "", {required: true}), address = makeField("Address", "", {required: true});
   const port = makeField("Port; empty: a packet keeps its port", "", {type: "number", min: 1, max: 65535});
   const weight = makeField("Weight", "1", {type: "number", min: 0, max: 256});

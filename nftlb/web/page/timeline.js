@@ -73,8 +73,8 @@ function describeDetail([name, value]) {
 }
 
 function describe(event) {
-  const {who, from, what, result, ...details} = event.details;
-  const operated = [what, who && `by ${who}` + (from ? ` (${from})` : ""), result === "done" ? "" : result];
+  const {who, from, what, backends, result, ...details} = event.details;
+  const operated = [backends ? `${what} of ${backends}` : what, who && `by ${who}` + (from ? ` (${from})` : ""), result === "done" ? "" : result];
   const change = event.old || event.new ? `${event.old || "nothing"} → ${event.new || "nothing"}` : "";
   const reason = event.reason === result || event.reason === "done" ? "" : event.reason;
   return [change, ...operated, reason, ...Object.entries(details).map(describeDetail)].filter(Boolean).join(" · ");
