@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nftlb.compiler.reply_form import Obstacles
     from nftlb.model import Config, Membership
     from nftlb.ruleset import Ruleset
-    from nftlb.swap.applier import Applied
+    from nftlb.swap.applier import Applied, Applier
 
     from .kernel_thread import FirstLoad, KernelThread
 
@@ -342,14 +342,20 @@ class Reconciler:
     async def _load(self, config: Config, membership: Membership, reason: str) -> None:
         loop = asyncio.get_running_loop()
         began = self._last_load = loop.time()
-        restored = self.loaded and self._suspect_tables
+        suspicious, self._suspect_tables = self._suspect_tables, False
         self._load_due = False
+
+        def load(applier: Applier) -> tuple[Applied, bool]:
+            # The kernel announces our own transactions too, for instance those of parts of lists.
+            restored = suspicious and applier.accepted is not None and not applier.unchanged_by_others
+            return load_config(applier, config, membership), restored
+
         try:
-            applied = await self.kernel_thread.write(lambda applier: load_config(applier, config, membership))
+            applied, restored = await self.kernel_thread.write(load)
         except BaseException:
             self._load_due = True
+            self._suspect_tables = self._suspect_tables or suspicious
             raise
-        self._suspect_tables = False
         self._loaded(applied, began, loop.time(), restored=restored, reason=reason)
 
     def _loaded(self, applied: Applied, began: float, ended: float, *, restored: bool, reason: str) -> None:
