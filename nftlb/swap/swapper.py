@@ -163,8 +163,9 @@ class Swapper:
         return Swap(tuple(texts))
 
     def _leftovers(self, target: Ruleset) -> list[Leftover]:
-        staged = self.staged.tables if self.staged else {}
-        kept = {Leftover(LeftoverKind.SET, family, name) for family, table in staged.items() for name in table.sets}
+        staged = self.staged
+        tables = {} if staged is None else staged.tables
+        kept = {Leftover(LeftoverKind.SET, family, name) for family, table in tables.items() for name in table.sets}
         return [item for item in leftovers(self.present(), target) if item not in kept]
 
     def _listed(self) -> Ruleset:

@@ -130,6 +130,23 @@ def test_a_released_list_is_a_leftover() -> None:
     assert kernel.comparable() == loaded(old).comparable()
 
 
+def test_a_list_that_is_released_while_leftovers_are_sought(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread releases the list after it was read: it is still kept then, and the next tidying deletes it."""
+    old, wanted = guarded(deny=1), guarded(deny=5, first=11 << 24)
+    kernel = loaded(old)
+    stage(kernel, wanted)
+    readings = iter([guard_lists(wanted)])
+    expected, before = loaded(old).comparable(), kernel.comparable()
+    monkeypatch.setattr(Swapper, "staged", property(lambda _: next(readings, None)))
+
+    kernel.remove_leftovers()
+    kept = kernel.comparable()
+    kernel.remove_leftovers()
+
+    assert before == kept
+    assert expected == kernel.comparable()
+
+
 def test_a_list_of_a_dead_daemon_is_deleted_or_completed() -> None:
     """After kill -9 in the middle of a list, the next daemon deletes what it does not want, and completes the rest."""
     old, wanted = guarded(deny=1), guarded(deny=5, first=11 << 24)
