@@ -38,6 +38,8 @@ RETRY_FIRST, RETRY_LAST = 0.1, 5.0
 TIDY_AFTER = 1.0
 """Seconds without a change after which leftovers are deleted. By then no packet needs them, so that the deletion waits
 for nothing and delays no change."""
+LOOK_AGAIN = 5.0
+"""Seconds after which the reconciler looks again for what a load left out."""
 RESTORE_GAP = 0.2
 """Seconds, at least, between two restorations of our tables: another program may undo our changes each time."""
 
@@ -92,8 +94,10 @@ class Reconciler:
 
     step      condition                                             does                             ends when
     load      nothing is loaded; the last load or change_config()   Applier.load                     it is accepted
-              failed; suspect_host(); a load left something out
-              5 s ago
+              failed; suspect_host(); a load left out an
+              interface 5 s ago; it left out an option of
+              flows, which the kernel has by now (asked
+              every 5 s)
     update    the wanted membership is not the accepted one         Applier.update                   it is accepted
     restore   suspect_tables(), and others wrote to our tables      Applier.update, then .tidy       both are accepted
     tidy      1 s after a commit; or in-flight replies of former    Applier.tidy                     it is accepted
@@ -124,8 +128,10 @@ class Reconciler:
     _untidy: bool = False
     _lingers_until: float = inf
     _lacks: bool = False
+    _reduced: bool = False
     _rules_gone: bool = False
-    _last_load: float = 0.0
+    _last_try: float = 0.0
+    """When the last load began, or when the reconciler last asked for what that load had left out."""
     _timer: asyncio.TimerHandle | None = None
 
     @property
@@ -201,7 +207,7 @@ class Reconciler:
                 with self._working():
                     wanted = self.wanted()
                     first = await self.kernel_thread.first_load(wanted.config, wanted.membership)
-            self._last_load = first.began
+            self._last_try = first.began
             if isinstance(first.outcome, NftlbError):
                 self._refused(self._asked, first.outcome)
                 raise first.outcome
@@ -245,7 +251,8 @@ class Reconciler:
             await asyncio.sleep(RETRY_FIRST)
             await self._woken(pause - RETRY_FIRST)
             return
-        limit = min(self._tidies_at() - loop.time(), RETRY_LAST if self._lacks else inf)
+        again = self._last_try + LOOK_AGAIN if self._lacks or self._reduced else inf
+        limit = max(0.0, min(self._tidies_at(), again) - loop.time())
         if await self._woken(None if limit == inf else limit):
             ended, took = self._last_commit
             await asyncio.sleep(max(COLLECT, ended + took - loop.time()))
@@ -271,8 +278,7 @@ class Reconciler:
     async def _look(self) -> None:
         config, membership, until = self.wanted()
         self._wake_at(until)
-        lacked_long = self._lacks and asyncio.get_running_loop().time() - self._last_load >= RETRY_LAST
-        if self._load_due or not self.loaded or lacked_long:
+        if self._load_due or not self.loaded or await self._may_load_more():
             await self._load(config, membership, "this host has changed, or a load before was not complete")
             return
         suspicious, self._suspect_tables = self._suspect_tables, False
@@ -286,6 +292,14 @@ class Reconciler:
         except BaseException:
             self._suspect_tables = self._suspect_tables or suspicious
             raise
+
+    async def _may_load_more(self) -> bool:
+        """Whether another load may leave out less than the last one. The kernel announces no new module: ask for it."""
+        now = asyncio.get_running_loop().time()
+        if not (self._lacks or self._reduced) or now < self._last_try + LOOK_AGAIN:
+            return False
+        self._last_try = now
+        return self._lacks or await self.kernel_thread.write(lambda applier: applier.has_missing_option())
 
     async def _update(self, membership: Membership) -> None:
         loop = asyncio.get_running_loop()
@@ -341,7 +355,7 @@ class Reconciler:
 
     async def _load(self, config: Config, membership: Membership, reason: str) -> None:
         loop = asyncio.get_running_loop()
-        began = self._last_load = loop.time()
+        began = self._last_try = loop.time()
         suspicious, self._suspect_tables = self._suspect_tables, False
         self._load_due = False
 
@@ -362,7 +376,7 @@ class Reconciler:
         self._committed(applied, began, ended, restored=restored, reason=reason)
         self._untidy = False  # a load waits until it can delete its leftovers
         self._linger(applied)
-        self._lacks = bool(applied.lacking or applied.reduced)  # the survey reports what these pools lack
+        self._lacks, self._reduced = bool(applied.lacking), bool(applied.reduced)  # the survey reports these options
         self.observer.lacking(applied.lacking)
         self.observer.slower(applied.slower)
 

@@ -25,10 +25,12 @@ _MODULES = Path("/sys/module")
 
 def without_missing_options(config: Config, has: Callable[[str], bool]) -> Config:
     """Leave out the options that the kernel does not have: it would refuse the rules of all pools."""
-    missing = missing_options(config, has)
-    if not missing:
-        return config
-    return replace(config, pools=tuple(_without(pool, missing) for pool in config.pools))
+    return without_options(config, missing_options(config, has))
+
+
+def without_options(config: Config, missing: frozenset[str]) -> Config:
+    """Leave out these options."""
+    return replace(config, pools=tuple(_without(pool, missing) for pool in config.pools)) if missing else config
 
 
 def missing_options(config: Config, has: Callable[[str], bool]) -> frozenset[str]:

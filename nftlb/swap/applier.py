@@ -20,7 +20,7 @@ from nftlb.compiler.reply_form import unknown_host
 from nftlb.compiler.selection import targets
 from nftlb.errors import KernelError, NftlbError
 from nftlb.kernel.conntrack import delete_entries as delete_kernel_connections
-from nftlb.kernel.flow_options import has_option, without_missing_options
+from nftlb.kernel.flow_options import has_option, missing_options, without_options
 from nftlb.kernel.grace import wait_for_packets
 from nftlb.kernel.nflog import can_log
 from nftlb.kernel.policy_routing import PolicyRouting, find_hops
@@ -122,6 +122,8 @@ class Applier:
     accepted: Accepted | None = field(default=None, init=False)
     used: UsedZones = field(default_factory=UsedZones, init=False)
     """Immutable, as `accepted`: a new object replaces the old one."""
+    _missing: frozenset[str] = field(default=frozenset(), init=False)
+    """The options of flows that the kernel lacked at the last load."""
     _replies: Mapping[Need, float] = field(default_factory=dict, init=False)
     """What in-flight replies need, each with the time until which they may need it."""
     _resting: Mapping[ZoneOwner, tuple[int, float]] = field(default_factory=dict, init=False)
@@ -215,6 +217,10 @@ class Applier:
             self.accepted, self._replies = Accepted(compiled, membership, target), needed
         texts += self.swapper.remove_leftovers(self.accepted.ruleset).transactions
         return Applied(tuple(texts), lingers=self._lingers(), unrecognised=self.swapper.unrecognised)
+
+    def has_missing_option(self) -> bool:
+        """Whether the kernel has an option of flows by now that it lacked at the last load."""
+        return any(self.supports(self.kernel, name) for name in self._missing)
 
     def counters(self) -> Mapping[str, Count]:
         """The packets and bytes by `POOL/BACKEND` that the kernel counted, and by `DropReason.owner`."""
@@ -335,7 +341,8 @@ class Applier:
             )
         if any(pool.refusals is Passive.CHECK for pool in config.pools) and not self.logs():
             config = without_hints(config)
-        config = without_missing_options(config, lambda name: self.supports(self.kernel, name))
+        self._missing = missing_options(config, lambda name: self.supports(self.kernel, name))
+        config = without_options(config, self._missing)
         unknown = [
             target.via or target.address
             for pool in config.pools
