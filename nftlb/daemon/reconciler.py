@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from nftlb.compiler.guard import guard_lists
 from nftlb.errors import NftlbError
 from nftlb.service import Unapplied
 
@@ -339,7 +338,7 @@ class Reconciler:
         if not any(pool.guard for pool in config.pools):
             yield
             return
-        self.kernel_thread.keep(await asyncio.to_thread(guard_lists, config))
+        await self.kernel_thread.keep_lists(config)
         missing = True
         try:
             while missing:
@@ -349,7 +348,7 @@ class Reconciler:
                         missing = await self.kernel_thread.write(lambda applier: applier.swapper.stage())
             yield
         finally:
-            self.kernel_thread.keep(None)
+            self.kernel_thread.release_lists()
             self._untidy = True
             self.wake()
 

@@ -6,17 +6,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from fake_kernel_thread import NoRouting
 from pool_builders import backends, config, pool
 from real_kernel import real_kernel
 from recording_kernel import GRACE, TABLE, Recorder
 
-from nftlb.compiler import Compiled
+from nftlb.compiler import Compiled, Hop
 from nftlb.compiler.guard import guard_lists
 from nftlb.errors import KernelError
 from nftlb.kernel.monitors import RulesetMonitor
 from nftlb.model import Forward, Guard, Membership, SourceEntry
 from nftlb.ruleset import Element, Elements, Operation, Ruleset, Set, TableFamily, Transaction, Verb
 from nftlb.swap import Swapper, plan
+from nftlb.swap.applier import Applier
 
 if TYPE_CHECKING:
     from nftlb.model import Config
@@ -230,16 +232,32 @@ def test_a_list_in_use_and_a_missing_table_are_left_to_the_swap() -> None:
     assert {IP} == set(kernel.list(TABLE))
 
 
-def test_staged_lists_are_those_of_the_compiler() -> None:
-    """`guard_lists()` has the same sets as the rules, in every table; a fast path has separate sets."""
+@pytest.mark.parametrize(
+    ("interfaces", "reachable", "fast"),
+    [(("eth0",), True, True), ((), True, False), (("eth0",), False, False)],
+    ids=["fast path", "no interface", "no next hop"],
+)
+def test_staged_lists_are_those_of_the_load(interfaces: tuple[str, ...], *, reachable: bool, fast: bool) -> None:
+    """`Applier.lists()` has the same sets as the rules, in every table; only a fast path that is possible has sets."""
     wanted = guarded(deny=5, allow=3, forward=Forward.STATELESS, ingress=("eth0",))
-    compiled = Compiled(wanted).ruleset()
-    staged = guard_lists(wanted)
+    kernel = Recorder()
+    applier = Applier(
+        kernel,
+        delete_connections=lambda _: 0,
+        routing=NoRouting(),
+        lookup=lambda addresses: {address: Hop(address, "eth0") for address in addresses} if reachable else {},
+        wait=kernel.wait,
+        obstacles=lambda _: {},
+        interfaces=lambda: interfaces,
+    )
+    staged = applier.lists(wanted)
+    applier.load(wanted, lenient=True)
 
-    assert {IP, TableFamily.NETDEV} == set(staged.tables)
-    for family, table in compiled.tables.items():
-        ranges = {name: found for name, found in table.sets.items() if found.interval and "guard/" in name}
-        assert ranges == staged.tables[family].sets
+    tables = kernel.list(TABLE)
+    assert ({IP, TableFamily.NETDEV} if fast else {IP}) == set(staged.tables) == set(tables)
+    for family, listing in tables.items():
+        ranges = {name for name, found in listing.table.sets.items() if found.interval and "guard/" in name}
+        assert ranges == set(staged.tables[family].sets)
 
 
 def test_other_backends_share_the_ranges() -> None:
