@@ -268,8 +268,19 @@ def _incomplete(present: Table, wanted: Table) -> list[tuple[Set, AddressRanges,
             missing = _missing(present.sets.get(wanted_set.name), ranges)
             if missing is None or missing:
                 found.append((wanted_set, ranges, ranges if missing is None else missing))
-    used = set[str]().union(*map(_looked_up, present.chains.values())) if found else set[str]()
+    there = {wanted_set.name for wanted_set, _, _ in found} & present.sets.keys()  # no rule uses a set that is missing
+    used = _used(present, there)
     return [item for item in found if item[0].name not in used]
+
+
+def _used(table: Table, names: Collection[str]) -> set[str]:
+    """The sets to which rules refer, at least those with one of these names. Other chains are not split into words."""
+    found = set[str]()
+    for chain in table.chains.values() if names else ():
+        text = "\n".join(chain.rules)
+        if any(name in text for name in names):
+            found |= _looked_up(chain)
+    return found
 
 
 def _missing(present: Set | None, ranges: AddressRanges) -> AddressRanges | None:

@@ -16,7 +16,7 @@ from nftlb.compiler.guard import guard_lists
 from nftlb.errors import KernelError
 from nftlb.kernel.monitors import RulesetMonitor
 from nftlb.model import Forward, Guard, Membership, SourceEntry
-from nftlb.ruleset import Element, Elements, Operation, Ruleset, Set, TableFamily, Transaction, Verb
+from nftlb.ruleset import Chain, Element, Elements, Operation, Ruleset, Set, TableFamily, Transaction, Verb
 from nftlb.swap import Swapper, plan
 from nftlb.swap.applier import Applier
 
@@ -230,6 +230,24 @@ def test_a_list_in_use_and_a_missing_table_are_left_to_the_swap() -> None:
     assert not stage(kernel, guarded(deny=5))
     assert not stage(kernel, guarded(deny=5, version=6))
     assert {IP} == set(kernel.list(TABLE))
+
+
+def test_a_part_reads_no_rules_of_other_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To find out that no rule uses an unfinished list takes no longer with thousands of pools."""
+    read: list[str] = []
+    looked_up = plan._looked_up
+
+    def counted(chain: Chain) -> set[str]:
+        read.append(chain.name)
+        return looked_up(chain)
+
+    kernel, wanted = loaded(guarded(deny=1)), guarded(deny=5, first=11 << 24)
+    monkeypatch.setattr(plan, "_looked_up", counted)
+    while stage(kernel, wanted):
+        pass
+
+    assert [] == read
+    assert {"deny": 5} == lists(kernel)
 
 
 @pytest.mark.parametrize(
