@@ -16,7 +16,7 @@ from nftlb.compiler.guard import guard_lists
 from nftlb.errors import KernelError
 from nftlb.kernel.monitors import RulesetMonitor
 from nftlb.model import Forward, Guard, Membership, SourceEntry
-from nftlb.ruleset import Chain, Element, Elements, Operation, Ruleset, Set, TableFamily, Transaction, Verb
+from nftlb.ruleset import Chain, Element, Elements, Operation, Ruleset, Set, TableFamily, Transaction, Verb, is_ours
 from nftlb.swap import Swapper, plan
 from nftlb.swap.applier import Applier
 
@@ -220,16 +220,57 @@ def test_announcements_of_many_parts_are_read_in_time(monkeypatch: pytest.Monkey
         assert swapper.unchanged_by_others()
 
 
-def test_a_list_in_use_and_a_missing_table_are_left_to_the_swap() -> None:
-    """Staging touches no list that rules look up, and makes no table: the swap does that."""
+def test_a_list_in_use_is_left_to_the_swap() -> None:
+    """Staging touches no list that rules look up."""
     kernel = loaded(guarded(deny=5))
     (name,) = guard_lists(guarded(deny=5)).tables[IP].sets
     last = guard_lists(guarded(deny=5)).tables[IP].sets[name].elements[4]
     kernel.apply(Transaction(TABLE, (Operation(Verb.DELETE, IP, Elements(name, (Element(last.key),))),)))
 
     assert not stage(kernel, guarded(deny=5))
-    assert not stage(kernel, guarded(deny=5, version=6))
-    assert {IP} == set(kernel.list(TABLE))
+
+
+@pytest.mark.parametrize("used", [True, False], ids=["loaded", "released"])
+def test_lists_of_a_new_family_come_in_parts(*, used: bool) -> None:
+    """The first list makes the table, with the mark of nftlb and no rule. Tidying keeps a staged table."""
+    old, wanted = guarded(), guarded(deny=5, version=6)
+    kernel, in_force = loaded(old), ruleset(old)
+    seen = []
+    while stage(kernel, wanted):
+        kernel.now += 2 * GRACE
+        kernel.swap(in_force)
+        kernel.remove_leftovers()
+        table = kernel.list(TABLE)[IP6].table
+        assert is_ours(table)
+        assert not any(chain.rules for chain in table.chains.values())
+        seen.append(lists(kernel, IP6)["deny"])
+    staged = len(kernel.transactions)
+    if used:
+        kernel.swap(ruleset(wanted))
+        assert staged + 1 == len(kernel.transactions)
+    kernel.swapper.staged = None
+    kernel.remove_leftovers()
+
+    assert [2, 4, 5] == seen
+    assert loaded(wanted if used else old).comparable() == kernel.comparable()
+
+
+def test_lists_are_not_added_to_a_table_of_another_program() -> None:
+    """The refusal says whose table is in the way, as that of the swap does."""
+    kernel = loaded(guarded())
+    kernel.apply(Transaction(TABLE, (Operation(Verb.ADD, IP6), Operation(Verb.ADD, IP6, Chain("theirs")))))
+
+    with pytest.raises(KernelError, match=r"table ip6 nftlb \(chain theirs\) was not made by nftlb"):
+        stage(kernel, guarded(deny=5, version=6))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_first_list_is_filled_before_its_rules(version: int) -> None:
+    """At a first start, and after `nft flush ruleset`, no rule is in force before its set is filled."""
+    texts = Recorder().swap(ruleset(guarded(deny=5, version=version))).transactions
+
+    assert ["/deny/" in text and "hook" not in text for text in texts] == [True, False]
+    assert ["hook" in text for text in texts] == [False, True]
 
 
 def test_a_part_reads_no_rules_of_other_pools(monkeypatch: pytest.MonkeyPatch) -> None:
