@@ -98,6 +98,7 @@ class Controller:
         metrics.follow(state.config)
         self._lacking: set[str] = set()
         self._preemption: asyncio.TimerHandle | None = None
+        self._closed = False
         self._await_preemption()
         if state.copy:
             self._report_copy()
@@ -427,7 +428,7 @@ class Controller:
 
     def _follow(self, changes: Iterable[Change]) -> None:
         """Let the kernel, the saved state and listeners follow changes of health."""
-        if changes:
+        if changes and not self._closed:
             if self._lacks:
                 self._assign_lacks()
             self.reconciler.wake()
@@ -438,13 +439,19 @@ class Controller:
             self._await_preemption()
 
     def close(self) -> None:
-        """End the wait for the next priority. Nothing may change while the state is saved for the last time."""
+        """End the wait for the next priority. Then nothing follows changes of health."""
+        self._closed = True
+        self._end_wait()
+
+    def _end_wait(self) -> None:
         if self._preemption is not None:
             self._preemption.cancel()
 
     def _await_preemption(self) -> None:
         """Wait until the next priority takes over, instead of the time that was set before."""
-        self.close()
+        self._end_wait()
+        if self._closed:
+            return
         due = self.state.health.next_preemption()
         self._preemption = None if due is None else asyncio.get_running_loop().call_later(due - now(), self._preempt)
 
