@@ -152,7 +152,7 @@ class Controller:
         self._follow(self.state.health.set_silent(silent, now()))
 
     async def use_addresses(self, addresses: HostAddresses) -> None:
-        """Let listeners for addresses of this host follow a change.
+        """Let listeners for addresses of this host follow a change, after a reload that is going on.
 
         Raises NftlbError if the kernel refuses, or if a pool would lose its last backend.
         """
@@ -186,7 +186,7 @@ class Controller:
     async def use_answer(self, lookup: HostLookup, servers: tuple[FoundServer, ...]) -> None:
         """Use the servers that DNS has for a name now. Raises NftlbError; then the answer before stays.
 
-        Answers that arrive together, or during another change, are used in one change.
+        Answers that arrive together, or during another change, for instance a reload, are used in one change after it.
         """
         mine = self._waiting[lookup] = _WaitingAnswer(servers)
         try:
