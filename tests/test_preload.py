@@ -21,6 +21,7 @@ from nftlb.config import parse_config
 from nftlb.daemon import startup as module
 from nftlb.daemon.startup import MOST_BACKENDS, Preparation, Unprepared, prepare, prepared_zones
 from nftlb.daemon.store import Store
+from nftlb.errors import KernelError
 from nftlb.health import Memory, PoolMemory
 from nftlb.health.memory import remember_answers
 from nftlb.kernel.lock import hold_lock
@@ -609,6 +610,18 @@ def test_configurations_that_are_not_prepared(host: Namespace, text: str, memory
     """Configurations that depend on the host, whose start reports problems, or that are large are not prepared."""
     with pytest.raises(Unprepared, match=reason):
         host.call(lambda: prepare(parse_config(text), memory))
+
+
+def test_options_of_flows_that_the_kernel_can_not_tell(host: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the kernel has no memory to say whether it has an option, the daemon loads at the start."""
+
+    def no_memory(*_: object) -> bool:
+        raise KernelError("Cannot allocate memory")
+
+    monkeypatch.setattr(module, "has_option", no_memory)
+    text = SMALL.replace("backends", "per: flow, session_timeout: 9s, backends")
+    with pytest.raises(Unprepared, match="Cannot allocate memory"):
+        host.call(lambda: prepare(parse_config(text), Memory(format=1)))
 
 
 def test_names_are_prepared_with_their_saved_answers(host: Namespace) -> None:

@@ -29,7 +29,7 @@ from nftlb.ruleset import AddressRanges, Ruleset, Set, Table, TableFamily, merge
 from .words import WORDS, format_address
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from nftlb.model import Config, Guard, Pool, Rate, SourceLengths
 
@@ -76,10 +76,10 @@ def fast_path_scope(pool: Pool, family: Family) -> str:
     return f"{pool.name}/{family}"
 
 
-def guard_lists(config: Config) -> Ruleset:
+def guard_lists(config: Config, fast: Callable[[Pool, Family], bool] = lambda *_: False) -> Ruleset:
     """Return the sets with the lists of all guards, without the other content of the tables.
 
-    A pool with `ingress` has sets in the table of the fast path, also if it can't have a fast path on this host.
+    `fast` tells whether a pool has a fast path in a family, whose table then has sets too (`has_fast_path()`).
     """
     tables: dict[TableFamily, dict[str, Set]] = {}
     for pool in config.pools:
@@ -87,7 +87,7 @@ def guard_lists(config: Config) -> Ruleset:
             continue
         for family in pool.families:
             scopes = {WORDS[family].table: pool.name}
-            if pool.ingress:
+            if fast(pool, family):
                 scopes[TableFamily.NETDEV] = fast_path_scope(pool, family)
             for table, scope in scopes.items():
                 for what in _LISTS:

@@ -98,6 +98,7 @@ class Controller:
         metrics.follow(state.config)
         self._lacking: set[str] = set()
         self._preemption: asyncio.TimerHandle | None = None
+        self._closed = False
         self._await_preemption()
         if state.copy:
             self._report_copy()
@@ -151,7 +152,7 @@ class Controller:
         self._follow(self.state.health.set_silent(silent, now()))
 
     async def use_addresses(self, addresses: HostAddresses) -> None:
-        """Let listeners for addresses of this host follow a change.
+        """Let listeners for addresses of this host follow a change, after a reload that is going on.
 
         Raises NftlbError if the kernel refuses, or if a pool would lose its last backend.
         """
@@ -185,7 +186,7 @@ class Controller:
     async def use_answer(self, lookup: HostLookup, servers: tuple[FoundServer, ...]) -> None:
         """Use the servers that DNS has for a name now. Raises NftlbError; then the answer before stays.
 
-        Answers that arrive together, or during another change, are used in one change.
+        Answers that arrive together, or during another change, for instance a reload, are used in one change after it.
         """
         mine = self._waiting[lookup] = _WaitingAnswer(servers)
         try:
@@ -430,7 +431,7 @@ class Controller:
 
     def _follow(self, changes: Iterable[Change]) -> None:
         """Let the kernel, the saved state and listeners follow changes of health."""
-        if changes:
+        if changes and not self._closed:
             if self._lacks:
                 self._assign_lacks()
             self.reconciler.wake()
@@ -441,13 +442,19 @@ class Controller:
             self._await_preemption()
 
     def close(self) -> None:
-        """End the wait for the next priority. Nothing may change while the state is saved for the last time."""
+        """End the wait for the next priority. Then nothing follows changes of health."""
+        self._closed = True
+        self._end_wait()
+
+    def _end_wait(self) -> None:
         if self._preemption is not None:
             self._preemption.cancel()
 
     def _await_preemption(self) -> None:
         """Wait until the next priority takes over, instead of the time that was set before."""
-        self.close()
+        self._end_wait()
+        if self._closed:
+            return
         due = self.state.health.next_preemption()
         self._preemption = None if due is None else asyncio.get_running_loop().call_later(due - now(), self._preempt)
 

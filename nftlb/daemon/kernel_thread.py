@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from nftlb.kernel import Kernel
     from nftlb.model import Config, Membership
-    from nftlb.ruleset import Ruleset
     from nftlb.swap.applier import Accepted, Applied
 
 _log = logging.getLogger(__name__)
@@ -106,10 +105,18 @@ class KernelThread:
         """Run a function that may write to the kernel. Raises KernelError or SystemFault if the kernel refuses."""
         return await self._in_writer(lambda: work(self._opened()))
 
-    def keep(self, lists: Ruleset | None) -> None:
-        """Keep the lists of a later load, which `Swapper.stage()` adds; None: they are loaded, or unwanted."""
+    async def keep_lists(self, config: Config) -> None:
+        """Keep the lists of a later load, which `Swapper.stage()` adds, until `release_lists()`.
+
+        Raises KernelError if the kernel can't tell the next hops of a fast path.
+        """
+        applier = self._opened()
+        applier.swapper.staged = await asyncio.to_thread(applier.lists, config)
+
+    def release_lists(self) -> None:
+        """Keep no lists any more: they are loaded, or unwanted."""
         if self._applier is not None:
-            self._applier.swapper.staged = lists
+            self._applier.swapper.staged = None
 
     async def read(self, work: Callable[[Applier], T]) -> T:
         """Run a function that only reads, beside a running `write`. Raises KernelError or SystemFault."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from nftlb.compiler.guard import guard_lists
 from nftlb.errors import NftlbError
 from nftlb.service import Unapplied
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from nftlb.compiler.reply_form import Obstacles
     from nftlb.model import Config, Membership
     from nftlb.ruleset import Ruleset
-    from nftlb.swap.applier import Applied
+    from nftlb.swap.applier import Applied, Applier
 
     from .kernel_thread import FirstLoad, KernelThread
 
@@ -38,6 +37,8 @@ RETRY_FIRST, RETRY_LAST = 0.1, 5.0
 TIDY_AFTER = 1.0
 """Seconds without a change after which leftovers are deleted. By then no packet needs them, so that the deletion waits
 for nothing and delays no change."""
+LOOK_AGAIN = 5.0
+"""Seconds after which the reconciler looks again for what a load left out."""
 RESTORE_GAP = 0.2
 """Seconds, at least, between two restorations of our tables: another program may undo our changes each time."""
 
@@ -92,8 +93,10 @@ class Reconciler:
 
     step      condition                                             does                             ends when
     load      nothing is loaded; the last load or change_config()   Applier.load                     it is accepted
-              failed; suspect_host(); a load left something out
-              5 s ago
+              failed; suspect_host(); a load left out an
+              interface 5 s ago; it left out an option of
+              flows, which the kernel has by now (asked
+              every 5 s)
     update    the wanted membership is not the accepted one         Applier.update                   it is accepted
     restore   suspect_tables(), and others wrote to our tables      Applier.update, then .tidy       both are accepted
     tidy      1 s after a commit; or in-flight replies of former    Applier.tidy                     it is accepted
@@ -124,8 +127,10 @@ class Reconciler:
     _untidy: bool = False
     _lingers_until: float = inf
     _lacks: bool = False
+    _reduced: bool = False
     _rules_gone: bool = False
-    _last_load: float = 0.0
+    _last_try: float = 0.0
+    """When the last load began, or when the reconciler last asked for what that load had left out."""
     _timer: asyncio.TimerHandle | None = None
 
     @property
@@ -201,7 +206,7 @@ class Reconciler:
                 with self._working():
                     wanted = self.wanted()
                     first = await self.kernel_thread.first_load(wanted.config, wanted.membership)
-            self._last_load = first.began
+            self._last_try = first.began
             if isinstance(first.outcome, NftlbError):
                 self._refused(self._asked, first.outcome)
                 raise first.outcome
@@ -245,7 +250,8 @@ class Reconciler:
             await asyncio.sleep(RETRY_FIRST)
             await self._woken(pause - RETRY_FIRST)
             return
-        limit = min(self._tidies_at() - loop.time(), RETRY_LAST if self._lacks else inf)
+        again = self._last_try + LOOK_AGAIN if self._lacks or self._reduced else inf
+        limit = max(0.0, min(self._tidies_at(), again) - loop.time())
         if await self._woken(None if limit == inf else limit):
             ended, took = self._last_commit
             await asyncio.sleep(max(COLLECT, ended + took - loop.time()))
@@ -271,8 +277,7 @@ class Reconciler:
     async def _look(self) -> None:
         config, membership, until = self.wanted()
         self._wake_at(until)
-        lacked_long = self._lacks and asyncio.get_running_loop().time() - self._last_load >= RETRY_LAST
-        if self._load_due or not self.loaded or lacked_long:
+        if self._load_due or not self.loaded or await self._may_load_more():
             await self._load(config, membership, "this host has changed, or a load before was not complete")
             return
         suspicious, self._suspect_tables = self._suspect_tables, False
@@ -286,6 +291,14 @@ class Reconciler:
         except BaseException:
             self._suspect_tables = self._suspect_tables or suspicious
             raise
+
+    async def _may_load_more(self) -> bool:
+        """Whether another load may leave out less than the last one. The kernel announces no new module: ask for it."""
+        now = asyncio.get_running_loop().time()
+        if not (self._lacks or self._reduced) or now < self._last_try + LOOK_AGAIN:
+            return False
+        self._last_try = now
+        return self._lacks or await self.kernel_thread.write(lambda applier: applier.has_missing_option())
 
     async def _update(self, membership: Membership) -> None:
         loop = asyncio.get_running_loop()
@@ -325,7 +338,7 @@ class Reconciler:
         if not any(pool.guard for pool in config.pools):
             yield
             return
-        self.kernel_thread.keep(await asyncio.to_thread(guard_lists, config))
+        await self.kernel_thread.keep_lists(config)
         missing = True
         try:
             while missing:
@@ -335,28 +348,34 @@ class Reconciler:
                         missing = await self.kernel_thread.write(lambda applier: applier.swapper.stage())
             yield
         finally:
-            self.kernel_thread.keep(None)
+            self.kernel_thread.release_lists()
             self._untidy = True
             self.wake()
 
     async def _load(self, config: Config, membership: Membership, reason: str) -> None:
         loop = asyncio.get_running_loop()
-        began = self._last_load = loop.time()
-        restored = self.loaded and self._suspect_tables
+        began = self._last_try = loop.time()
+        suspicious, self._suspect_tables = self._suspect_tables, False
         self._load_due = False
+
+        def load(applier: Applier) -> tuple[Applied, bool]:
+            # The kernel announces our own transactions too, for instance those of parts of lists.
+            restored = suspicious and applier.accepted is not None and not applier.unchanged_by_others
+            return load_config(applier, config, membership), restored
+
         try:
-            applied = await self.kernel_thread.write(lambda applier: load_config(applier, config, membership))
+            applied, restored = await self.kernel_thread.write(load)
         except BaseException:
             self._load_due = True
+            self._suspect_tables = self._suspect_tables or suspicious
             raise
-        self._suspect_tables = False
         self._loaded(applied, began, loop.time(), restored=restored, reason=reason)
 
     def _loaded(self, applied: Applied, began: float, ended: float, *, restored: bool, reason: str) -> None:
         self._committed(applied, began, ended, restored=restored, reason=reason)
         self._untidy = False  # a load waits until it can delete its leftovers
         self._linger(applied)
-        self._lacks = bool(applied.lacking or applied.reduced)  # the survey reports what these pools lack
+        self._lacks, self._reduced = bool(applied.lacking), bool(applied.reduced)  # the survey reports these options
         self.observer.lacking(applied.lacking)
         self.observer.slower(applied.slower)
 

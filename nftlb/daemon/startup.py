@@ -21,7 +21,7 @@ from nftlb.compiler import Allocation, Compiled
 from nftlb.compiler.allocation import ForeignNumbers
 from nftlb.compiler.reply_form import unknown_host
 from nftlb.config import STDIN, load, lookups_of, parse_config, read_file
-from nftlb.errors import ConfigError, NftlbError
+from nftlb.errors import ConfigError, KernelError, NftlbError
 from nftlb.health import Memory
 from nftlb.health.memory import remembered_answers, write_memory
 from nftlb.kernel import LibNftables
@@ -232,8 +232,11 @@ def prepare(base: Config, memory: Memory, used: UsedZones | None = None) -> byte
     if not can_log():
         config = without_hints(config)
     if any(pool.helper or pool.session_timeout for pool in config.pools):
-        with LibNftables() as kernel:
-            config = without_missing_options(config, lambda name: has_option(kernel, name))
+        try:
+            with LibNftables() as kernel:
+                config = without_missing_options(config, lambda name: has_option(kernel, name))
+        except KernelError as error:
+            raise Unprepared(f"the options of flows can't be found out: {error}") from error
     compiled, zones = _compiled(config, used or UsedZones())
     text = make(Ruleset(config.table, {}), compiled.ruleset(initial.health.membership(0.0))).text
     head = _ZONES.format(min(zones), max(zones)) if zones else ""

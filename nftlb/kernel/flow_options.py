@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,14 +23,18 @@ _TABLE = "nftlb-option"
 _TIMEOUT = "ct timeout option {\n\t\tprotocol udp\n\t\tl3proto ip\n\t\tpolicy = { unreplied : 2, replied : 2 }\n\t}"
 _MODULES = Path("/sys/module")
 """Unlike /proc/modules, visible in the daemon's systemd unit."""
+_MISSING = tuple(map(os.strerror, (errno.ENOENT, errno.EOPNOTSUPP)))
+"""What the kernel answers if it has no such helper, or no such kind of object."""
 
 
 def without_missing_options(config: Config, has: Callable[[str], bool]) -> Config:
     """Leave out the options that the kernel does not have: it would refuse the rules of all pools."""
-    missing = missing_options(config, has)
-    if not missing:
-        return config
-    return replace(config, pools=tuple(_without(pool, missing) for pool in config.pools))
+    return without_options(config, missing_options(config, has))
+
+
+def without_options(config: Config, missing: frozenset[str]) -> Config:
+    """Leave out these options."""
+    return replace(config, pools=tuple(_without(pool, missing) for pool in config.pools)) if missing else config
 
 
 def missing_options(config: Config, has: Callable[[str], bool]) -> frozenset[str]:
@@ -43,11 +49,15 @@ def has_option(kernel: Kernel, name: str, modules: Path = _MODULES) -> bool:
 
     The kernel does not load the second module, which translates what the helper expects (`nf_nat_tftp`). That module
     is missing if the first is loaded without it; both may also be built into the kernel, and then none is listed.
+
+    Raises KernelError if the kernel can't tell, for instance because it has no memory.
     """
     helper = f'ct helper {name} {{\n\t\ttype "{name}" protocol udp\n\t\tl3proto ip\n\t}}'
     try:
         kernel.check(f"table ip {_TABLE} {{\n\t{_TIMEOUT if name == SESSION_TIMEOUT else helper}\n}}\n")
-    except KernelError:
+    except KernelError as error:
+        if not any(answer in str(error) for answer in _MISSING):
+            raise
         return False
     return not lacks_translation(modules, name)
 

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 from nftlb.compiler import Allocation, Compiled, Hop, Need, Routes, left_behind, read_back
 from nftlb.compiler.allocation import FlowZone, ForeignNumbers, allocate
 from nftlb.compiler.connections import Stay, cuts
+from nftlb.compiler.guard import guard_lists
+from nftlb.compiler.ingress import has_fast_path
 from nftlb.compiler.reply_form import unknown_host
 from nftlb.compiler.selection import targets
 from nftlb.errors import KernelError, NftlbError
 from nftlb.kernel.conntrack import delete_entries as delete_kernel_connections
-from nftlb.kernel.flow_options import has_option, without_missing_options
+from nftlb.kernel.flow_options import has_option, missing_options, without_options
 from nftlb.kernel.grace import wait_for_packets
 from nftlb.kernel.nflog import can_log
 from nftlb.kernel.policy_routing import PolicyRouting, find_hops
@@ -122,6 +124,8 @@ class Applier:
     accepted: Accepted | None = field(default=None, init=False)
     used: UsedZones = field(default_factory=UsedZones, init=False)
     """Immutable, as `accepted`: a new object replaces the old one."""
+    _missing: frozenset[str] = field(default=frozenset(), init=False)
+    """The options of flows that the kernel lacked at the last load."""
     _replies: Mapping[Need, float] = field(default_factory=dict, init=False)
     """What in-flight replies need, each with the time until which they may need it."""
     _resting: Mapping[ZoneOwner, tuple[int, float]] = field(default_factory=dict, init=False)
@@ -215,6 +219,19 @@ class Applier:
             self.accepted, self._replies = Accepted(compiled, membership, target), needed
         texts += self.swapper.remove_leftovers(self.accepted.ruleset).transactions
         return Applied(tuple(texts), lingers=self._lingers(), unrecognised=self.swapper.unrecognised)
+
+    def lists(self, config: Config) -> Ruleset:
+        """The lists of guards that a lenient load of this configuration would have now. Any thread may call this.
+
+        Also those of a fast path through a tunnel that can't be made: only the load tries to make it.
+        """
+        config, _ = _without_missing(config, self.interfaces())
+        routes = self._routes(config)
+        return guard_lists(config, lambda pool, family: has_fast_path(pool, family, routes))
+
+    def has_missing_option(self) -> bool:
+        """Whether the kernel has an option of flows by now that it lacked at the last load."""
+        return any(self.supports(self.kernel, name) for name in self._missing)
 
     def counters(self) -> Mapping[str, Count]:
         """The packets and bytes by `POOL/BACKEND` that the kernel counted, and by `DropReason.owner`."""
@@ -335,7 +352,12 @@ class Applier:
             )
         if any(pool.refusals is Passive.CHECK for pool in config.pools) and not self.logs():
             config = without_hints(config)
-        config = without_missing_options(config, lambda name: self.supports(self.kernel, name))
+        self._missing = missing_options(config, lambda name: self.supports(self.kernel, name))
+        config = without_options(config, self._missing)
+        return Compiled(config, previous, self._routes(config), taken, self._obstacles(config))
+
+    def _routes(self, config: Config) -> Routes:
+        """The next hops that the fast path needs and the configuration does not have."""
         unknown = [
             target.via or target.address
             for pool in config.pools
@@ -344,8 +366,7 @@ class Applier:
             for target in targets(pool, family)
             if not target.device and target.encap is Encap.NONE
         ]
-        routes = Routes(self.lookup(unknown) if unknown else {})
-        return Compiled(config, previous, routes, taken, self._obstacles(config))
+        return Routes(self.lookup(unknown) if unknown else {})
 
     def _without_missing_tunnels(self, config: Config, hops: Mapping[int, Hop]) -> Config:
         """Leave out the fast path of pools whose tunnels could not be made.

@@ -24,6 +24,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeVar
 
 from nftlb.ruleset import (
+    MARK,
     UNREADABLE,
     AddressRanges,
     Chain,
@@ -34,6 +35,7 @@ from nftlb.ruleset import (
     Ruleset,
     Set,
     SharedMapping,
+    Table,
     TableFamily,
     Transaction,
     Verb,
@@ -43,8 +45,6 @@ from nftlb.ruleset import (
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
-
-    from nftlb.ruleset import Table
 
 # Two names, because a swap may find the rules on the detour of another swap that did not end.
 _DETOURS = ("-next", "-other")
@@ -242,13 +242,14 @@ def waypoints(kernel: Ruleset, target: Ruleset) -> list[Ruleset]:
 def with_part(kernel: Ruleset, target: Ruleset) -> Ruleset | None:
     """The kernel's ruleset with further ranges of the target's sets, up to `PART`; None if none is missing.
 
-    Sets that the kernel's rules use stay as they are. Tables that the kernel lacks are left out: `make` creates them
-    as a whole.
+    Sets that the kernel's rules use stay as they are. A table that the kernel lacks gets nothing but the sets and the
+    mark of nftlb.
     """
     tables, room = dict(kernel.tables), PART
-    for family, present in kernel.tables.items():
+    for family, wanted in target.tables.items():
+        present = _present(kernel, family)
         grown: dict[str, Set | None] = {}
-        for wanted_set, ranges, missing in _incomplete(present, target.tables.get(family, present)):
+        for wanted_set, ranges, missing in _incomplete(present, wanted):
             if not room:
                 break
             there = len(ranges) - len(missing)
@@ -257,6 +258,11 @@ def with_part(kernel: Ruleset, target: Ruleset) -> Ruleset | None:
         if grown:
             tables[family] = replace(present, sets=SharedMapping.of(present.sets).with_changes(grown))
     return None if room == PART else Ruleset(kernel.name, tables)
+
+
+def _present(kernel: Ruleset, family: TableFamily) -> Table:
+    """The kernel's table, or an empty one with the mark of nftlb, to which sets can be added before any rule."""
+    return kernel.tables.get(family) or Table(family, kernel.name, chains={MARK.name: MARK})
 
 
 def _incomplete(present: Table, wanted: Table) -> list[tuple[Set, AddressRanges, AddressRanges]]:
@@ -268,8 +274,19 @@ def _incomplete(present: Table, wanted: Table) -> list[tuple[Set, AddressRanges,
             missing = _missing(present.sets.get(wanted_set.name), ranges)
             if missing is None or missing:
                 found.append((wanted_set, ranges, ranges if missing is None else missing))
-    used = set[str]().union(*map(_looked_up, present.chains.values())) if found else set[str]()
+    there = {wanted_set.name for wanted_set, _, _ in found} & present.sets.keys()  # no rule uses a set that is missing
+    used = _used(present, there)
     return [item for item in found if item[0].name not in used]
+
+
+def _used(table: Table, names: Collection[str]) -> set[str]:
+    """The sets to which rules refer, at least those with one of these names. Other chains are not split into words."""
+    found = set[str]()
+    for chain in table.chains.values() if names else ():
+        text = "\n".join(chain.rules)
+        if any(name in text for name in names):
+            found |= _looked_up(chain)
+    return found
 
 
 def _missing(present: Set | None, ranges: AddressRanges) -> AddressRanges | None:
@@ -285,8 +302,8 @@ def _with_new_ranges(kernel: Ruleset, target: Ruleset) -> list[Ruleset]:
     the rules in between does not find its range. So the sets come one transaction before the rules.
     """
     tables = {}
-    for family, present in kernel.tables.items():
-        wanted = target.tables.get(family, present)
+    for family, wanted in target.tables.items():
+        present = _present(kernel, family)
         new: dict[str, Set | None] = {
             new_set.name: new_set
             for new_set in _differing(present.sets, wanted.sets)

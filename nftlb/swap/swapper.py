@@ -145,6 +145,7 @@ class Swapper:
         step = None if staged is None else with_part(self.present(), staged)
         if step is None:
             return False
+        self.refuse_foreign_tables(step)
         self._commit(step)
         # This reads the announcements of the part. Those of a hundred parts would be too many to read before a swap.
         self.vouches(self._generation, self._generation)
@@ -163,8 +164,10 @@ class Swapper:
         return Swap(tuple(texts))
 
     def _leftovers(self, target: Ruleset) -> list[Leftover]:
-        staged = self.staged.tables if self.staged else {}
-        kept = {Leftover(LeftoverKind.SET, family, name) for family, table in staged.items() for name in table.sets}
+        staged = self.staged
+        tables = {} if staged is None else staged.tables
+        kept = {Leftover(LeftoverKind.SET, family, name) for family, table in tables.items() for name in table.sets}
+        kept |= {Leftover(LeftoverKind.TABLE, family) for family in tables}
         return [item for item in leftovers(self.present(), target) if item not in kept]
 
     def _listed(self) -> Ruleset:

@@ -404,41 +404,41 @@ def test_a_service_that_comes_or_goes_leaves_the_other_rules() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        *("forward: nat", "forward: nat, source: keep", "forward: nat, outbound: true", "forward: nat, per: flow"),
-        *("forward: nat, count_replies: true", "forward: nat, guard: {rate: 9/s}", "forward: nat, mirror: {x: MIRROR}"),
-        *(
-            "forward: nat, balance: hash",
-            "forward: stateless, hairpin: true",
-            "forward: nat, source: keep, templates: all",
-        ),
-        *("forward: nat, source: BALANCER", "forward: nat, per: flow, session_timeout: 9s"),
-        *("forward: nat, per: flow, balance: hash, key: source/24/56",),
-        *("forward: stateless", "forward: stateless, replies: prerouting", "forward: stateless, ingress: eth0"),
-        *("forward: stateless, outbound: true", "forward: stateless, count_replies: true"),
-        *("forward: stateless, guard: {rate: 9/s}", "forward: stateless, mirror: {x: MIRROR}"),
-        *("forward: stateless, ingress: eth0, guard: {rate: 9/s}", "forward: stateless, templates: all"),
-        *(
-            "forward: dsr",
-            "forward: dsr, ingress: eth0",
-            "forward: dsr, encap: ipip",
-            "forward: dsr, mirror: {x: MIRROR}",
-        ),
-        *(
-            "forward: dsr, encap: ipip, ingress: eth0",
-            "forward: dsr, guard: {rate: 9/s}",
-            "forward: dsr, templates: all",
-        ),
+        "forward: nat",
+        "forward: nat, source: keep",
+        "forward: nat, outbound: true",
+        "forward: nat, per: flow",
+        "forward: nat, count_replies: true",
+        "forward: nat, guard: {{rate: 9/s}}",
+        "forward: nat, mirror: {{x: {mirror}}}",
+        "forward: nat, balance: hash",
+        "forward: stateless, hairpin: true",
+        "forward: nat, source: keep, templates: all",
+        "forward: nat, source: {balancer}",
+        "forward: nat, per: flow, session_timeout: 9s",
+        "forward: nat, per: flow, balance: hash, key: source/24/56",
+        "forward: stateless",
+        "forward: stateless, replies: prerouting",
+        "forward: stateless, ingress: eth0",
+        "forward: stateless, outbound: true",
+        "forward: stateless, count_replies: true",
+        "forward: stateless, guard: {{rate: 9/s}}",
+        "forward: stateless, mirror: {{x: {mirror}}}",
+        "forward: stateless, ingress: eth0, guard: {{rate: 9/s}}",
+        "forward: stateless, templates: all",
+        "forward: dsr",
+        "forward: dsr, ingress: eth0",
+        "forward: dsr, encap: ipip",
+        "forward: dsr, mirror: {{x: {mirror}}}",
+        "forward: dsr, encap: ipip, ingress: eth0",
+        "forward: dsr, guard: {{rate: 9/s}}",
+        "forward: dsr, templates: all",
     ],
 )
 def test_base_chains_do_not_grow_with_pools(options: str, *, ip6: bool) -> None:
     """Packets of others, and packets that this host sends, meet as many rules with 80 pools as with 40."""
-    words = (
-        {"MIRROR": "'[2001:db8::9]:9'", "BALANCER": "'2001:db8::8'"}
-        if ip6
-        else {"MIRROR": "'203.0.113.9:9'", "BALANCER": "203.0.113.8"}
-    )
-    for word, meaning in words.items():
-        options = options.replace(word, meaning)
+    mirror, balancer = ("'[2001:db8::9]:9'", "'2001:db8::8'") if ip6 else ("'203.0.113.9:9'", "203.0.113.8")
+    options = options.format(mirror=mirror, balancer=balancer)
     found = []
     for count in (40, 80):
         lines = []

@@ -256,6 +256,23 @@ def test_no_priority_returns_after_the_end(file: Path) -> None:
     assert 1 == len(play(scene()))
 
 
+def test_nothing_follows_changes_after_the_end(file: Path) -> None:
+    """A change that comes after `close` begins no wait for a priority, no hook and no save."""
+    file.write_text(document(dns=PRIORITIES))
+
+    async def scene() -> tuple[list[str], int]:
+        async with WiredDaemon(file) as daemon:
+            daemon.record_results("ns1", "---")
+            await asyncio.sleep(3)
+            daemon.controller.close()
+            events, saved = len(daemon.events), len(daemon.store.saved)
+            daemon.record_results("ns1", "++")
+            await asyncio.sleep(10)
+            return [str(event.kind) for event in daemon.events[events:]], len(daemon.store.saved) - saved
+
+    assert ([], 0) == play(scene())
+
+
 def test_a_shorter_delay_counts_at_the_reload(file: Path) -> None:
     """A reload with a shorter delay lets a waiting priority return by the new delay."""
     file.write_text(document(dns={**PRIORITIES, "preempt_delay": "1h"}))

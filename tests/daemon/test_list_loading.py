@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nftlb.model import Config
+    from nftlb.ruleset import Transaction
 
 PARTS = 8
 
@@ -132,6 +133,36 @@ def test_tables_that_others_delete_while_a_list_is_loading() -> None:
             assert [2 * PARTS] == lists(wired)
 
     play(scene())
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_own_parts_count_as_no_restoration(monkeypatch: pytest.MonkeyPatch, *, flushed: bool) -> None:
+    """The kernel announces each part. The load of the list only undoes changes of another program."""
+
+    async def scene() -> list[str]:
+        async with WiredReconciler(OLD) as wired:
+            kernel, loop = wired.kernel_thread.kernel, asyncio.get_running_loop()
+            apply = kernel.apply
+
+            def announced(transaction: Transaction) -> None:
+                apply(transaction)
+                loop.call_soon_threadsafe(wired.reconciler.suspect_tables)
+
+            def membership() -> Membership:
+                if flushed:
+                    wired.flush_by_others()
+                return wired.wanted().membership
+
+            def switch() -> None:
+                wired.config = NEW
+
+            monkeypatch.setattr(kernel, "apply", announced)
+            await wired.reconciler.change_config(NEW, membership, switch)
+            await asyncio.sleep(5)
+            assert wired.is_right
+            return [what for _, what in wired.calls.all]
+
+    assert ["restored" if flushed else "commit"] == play(scene())
 
 
 def test_a_part_that_the_kernel_refuses() -> None:

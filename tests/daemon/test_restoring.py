@@ -10,6 +10,8 @@ from daemon_wiring import WiredReconciler
 from pool_builders import backend, config, pool
 from virtual_time import play
 
+from nftlb.daemon import reconciler
+from nftlb.daemon.kernel_thread import load_config
 from nftlb.daemon.reconciler import COLLECT, RESTORE_GAP
 from nftlb.errors import KernelError
 from nftlb.model import Balance, Forward, Helper, Per
@@ -17,6 +19,8 @@ from nftlb.ruleset import TableFamily
 
 if TYPE_CHECKING:
     from nftlb.daemon.reconciler import Commit
+    from nftlb.model import Config, Membership
+    from nftlb.swap.applier import Applied, Applier
 
 FAST = config(
     pool(
@@ -154,20 +158,27 @@ def test_a_missing_interface_is_looked_for_again() -> None:
     assert () == after
 
 
-def test_a_missing_helper_is_looked_for_again() -> None:
-    """A pool that was loaded without its helper gets the helper within 5 s after the kernel has it."""
+def test_a_missing_helper_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool that was loaded without its helper gets it 5 s after the kernel has it, and is not loaded before."""
     boot = pool("boot", "192.0.2.69:69/udp", (backend("b1", "10.0.0.21:69"),), per=Per.FLOW, helper=Helper.TFTP)
+    loads: list[Config] = []
 
-    async def scene() -> list[bool]:
+    def load(applier: Applier, wanted: Config, membership: Membership) -> Applied:
+        loads.append(wanted)
+        return load_config(applier, wanted, membership)
+
+    async def scene() -> tuple[list[bool], list[int]]:
+        monkeypatch.setattr(reconciler, "load_config", load)
         wired = WiredReconciler(config(boot))
         wired.kernel_thread.has_options = False
         async with wired:
-            found = []
-            for has in (False, True):
+            found, counts = [], []
+            for has, seconds in ((False, 61), (True, 5.1), (True, 60)):
                 wired.kernel_thread.has_options = has
-                await asyncio.sleep(5.1)
+                await asyncio.sleep(seconds)
                 table = wired.kernel_thread.kernel.list("nftlb")[TableFamily.IP].table
                 found.append("ct helper tftp" in table.objects)
-            return found
+                counts.append(len(loads))
+            return found, counts
 
-    assert [False, True] == play(scene())
+    assert ([False, True, True], [0, 1, 1]) == play(scene())

@@ -15,7 +15,6 @@ from pool_lab import BACKEND_PORT, DSR, DSR_INGRESS, FORMS, MODES, NAT, PORT, ST
 from servers.processes import await_that
 from tcp_connections import TcpConnection, TcpServers
 
-from nftlb.compiler.guard import guard_lists
 from nftlb.lab.datagram import Datagram, DatagramKind
 from nftlb.model import (
     Config,
@@ -334,7 +333,7 @@ def reload_while(pool_lab: PoolLab, pools: list[Pool], sender: Sender) -> int:
         begin = time.monotonic()
         wanted = Config(pools=(pools[loads % len(pools)],))
         swapper = pool_lab.applier.swapper
-        swapper.staged = guard_lists(wanted)
+        swapper.staged = pool_lab.applier.lists(wanted)
         for backend in ("b1", "b2", "b1"):
             if swapper.stage():
                 pool_lab.applier.update(down(backend))

@@ -9,6 +9,7 @@ from fake_kernel import FakeNft
 from table_comparison import comparable
 
 from nftlb.ruleset import (
+    MARK,
     AddressRanges,
     Chain,
     Element,
@@ -347,7 +348,12 @@ def test_new_ranges_come_before_the_rules_that_look_them_up() -> None:
     assert added == make(kernel, first).text
     assert [] == list(leftovers(kernel, first))
     assert [target] == waypoints(last, target)
-    assert [target] == waypoints(Ruleset("t"), target)
+
+    first, last = waypoints(Ruleset("t"), target)
+
+    assert target == last
+    made = first.tables[TableFamily.IP]
+    assert ({"ranges": ranges}, {MARK.name: MARK}) == (dict(made.sets), made.chains)
 
 
 NET = 10 << 24

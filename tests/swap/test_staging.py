@@ -6,17 +6,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from fake_kernel_thread import NoRouting
 from pool_builders import backends, config, pool
 from real_kernel import real_kernel
 from recording_kernel import GRACE, TABLE, Recorder
 
-from nftlb.compiler import Compiled
+from nftlb.compiler import Compiled, Hop
 from nftlb.compiler.guard import guard_lists
 from nftlb.errors import KernelError
 from nftlb.kernel.monitors import RulesetMonitor
 from nftlb.model import Forward, Guard, Membership, SourceEntry
-from nftlb.ruleset import Element, Elements, Operation, Ruleset, Set, TableFamily, Transaction, Verb
+from nftlb.ruleset import Chain, Element, Elements, Operation, Ruleset, Set, TableFamily, Transaction, Verb, is_ours
 from nftlb.swap import Swapper, plan
+from nftlb.swap.applier import Applier
 
 if TYPE_CHECKING:
     from nftlb.model import Config
@@ -130,6 +132,23 @@ def test_a_released_list_is_a_leftover() -> None:
     assert kernel.comparable() == loaded(old).comparable()
 
 
+def test_a_list_that_is_released_while_leftovers_are_sought(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread releases the list after it was read: it is still kept then, and the next tidying deletes it."""
+    old, wanted = guarded(deny=1), guarded(deny=5, first=11 << 24)
+    kernel = loaded(old)
+    stage(kernel, wanted)
+    readings = iter([guard_lists(wanted)])
+    expected, before = loaded(old).comparable(), kernel.comparable()
+    monkeypatch.setattr(Swapper, "staged", property(lambda _: next(readings, None)))
+
+    kernel.remove_leftovers()
+    kept = kernel.comparable()
+    kernel.remove_leftovers()
+
+    assert before == kept
+    assert expected == kernel.comparable()
+
+
 def test_a_list_of_a_dead_daemon_is_deleted_or_completed() -> None:
     """After kill -9 in the middle of a list, the next daemon deletes what it does not want, and completes the rest."""
     old, wanted = guarded(deny=1), guarded(deny=5, first=11 << 24)
@@ -201,28 +220,103 @@ def test_announcements_of_many_parts_are_read_in_time(monkeypatch: pytest.Monkey
         assert swapper.unchanged_by_others()
 
 
-def test_a_list_in_use_and_a_missing_table_are_left_to_the_swap() -> None:
-    """Staging touches no list that rules look up, and makes no table: the swap does that."""
+def test_a_list_in_use_is_left_to_the_swap() -> None:
+    """Staging touches no list that rules look up."""
     kernel = loaded(guarded(deny=5))
     (name,) = guard_lists(guarded(deny=5)).tables[IP].sets
     last = guard_lists(guarded(deny=5)).tables[IP].sets[name].elements[4]
     kernel.apply(Transaction(TABLE, (Operation(Verb.DELETE, IP, Elements(name, (Element(last.key),))),)))
 
     assert not stage(kernel, guarded(deny=5))
-    assert not stage(kernel, guarded(deny=5, version=6))
-    assert {IP} == set(kernel.list(TABLE))
 
 
-def test_staged_lists_are_those_of_the_compiler() -> None:
-    """`guard_lists()` has the same sets as the rules, in every table; a fast path has separate sets."""
+@pytest.mark.parametrize("used", [True, False], ids=["loaded", "released"])
+def test_lists_of_a_new_family_come_in_parts(*, used: bool) -> None:
+    """The first list makes the table, with the mark of nftlb and no rule. Tidying keeps a staged table."""
+    old, wanted = guarded(), guarded(deny=5, version=6)
+    kernel, in_force = loaded(old), ruleset(old)
+    seen = []
+    while stage(kernel, wanted):
+        kernel.now += 2 * GRACE
+        kernel.swap(in_force)
+        kernel.remove_leftovers()
+        table = kernel.list(TABLE)[IP6].table
+        assert is_ours(table)
+        assert not any(chain.rules for chain in table.chains.values())
+        seen.append(lists(kernel, IP6)["deny"])
+    staged = len(kernel.transactions)
+    if used:
+        kernel.swap(ruleset(wanted))
+        assert staged + 1 == len(kernel.transactions)
+    kernel.swapper.staged = None
+    kernel.remove_leftovers()
+
+    assert [2, 4, 5] == seen
+    assert loaded(wanted if used else old).comparable() == kernel.comparable()
+
+
+def test_lists_are_not_added_to_a_table_of_another_program() -> None:
+    """The refusal says whose table is in the way, as that of the swap does."""
+    kernel = loaded(guarded())
+    kernel.apply(Transaction(TABLE, (Operation(Verb.ADD, IP6), Operation(Verb.ADD, IP6, Chain("theirs")))))
+
+    with pytest.raises(KernelError, match=r"table ip6 nftlb \(chain theirs\) was not made by nftlb"):
+        stage(kernel, guarded(deny=5, version=6))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_first_list_is_filled_before_its_rules(version: int) -> None:
+    """At a first start, and after `nft flush ruleset`, no rule is in force before its set is filled."""
+    texts = Recorder().swap(ruleset(guarded(deny=5, version=version))).transactions
+
+    assert ["/deny/" in text and "hook" not in text for text in texts] == [True, False]
+    assert ["hook" in text for text in texts] == [False, True]
+
+
+def test_a_part_reads_no_rules_of_other_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To find out that no rule uses an unfinished list takes no longer with thousands of pools."""
+    read: list[str] = []
+    looked_up = plan._looked_up
+
+    def counted(chain: Chain) -> set[str]:
+        read.append(chain.name)
+        return looked_up(chain)
+
+    kernel, wanted = loaded(guarded(deny=1)), guarded(deny=5, first=11 << 24)
+    monkeypatch.setattr(plan, "_looked_up", counted)
+    while stage(kernel, wanted):
+        pass
+
+    assert [] == read
+    assert {"deny": 5} == lists(kernel)
+
+
+@pytest.mark.parametrize(
+    ("interfaces", "reachable", "fast"),
+    [(("eth0",), True, True), ((), True, False), (("eth0",), False, False)],
+    ids=["fast path", "no interface", "no next hop"],
+)
+def test_staged_lists_are_those_of_the_load(interfaces: tuple[str, ...], *, reachable: bool, fast: bool) -> None:
+    """`Applier.lists()` has the same sets as the rules, in every table; only a fast path that is possible has sets."""
     wanted = guarded(deny=5, allow=3, forward=Forward.STATELESS, ingress=("eth0",))
-    compiled = Compiled(wanted).ruleset()
-    staged = guard_lists(wanted)
+    kernel = Recorder()
+    applier = Applier(
+        kernel,
+        delete_connections=lambda _: 0,
+        routing=NoRouting(),
+        lookup=lambda addresses: {address: Hop(address, "eth0") for address in addresses} if reachable else {},
+        wait=kernel.wait,
+        obstacles=lambda _: {},
+        interfaces=lambda: interfaces,
+    )
+    staged = applier.lists(wanted)
+    applier.load(wanted, lenient=True)
 
-    assert {IP, TableFamily.NETDEV} == set(staged.tables)
-    for family, table in compiled.tables.items():
-        ranges = {name: found for name, found in table.sets.items() if found.interval and "guard/" in name}
-        assert ranges == staged.tables[family].sets
+    tables = kernel.list(TABLE)
+    assert ({IP, TableFamily.NETDEV} if fast else {IP}) == set(staged.tables) == set(tables)
+    for family, listing in tables.items():
+        ranges = {name for name, found in listing.table.sets.items() if found.interval and "guard/" in name}
+        assert ranges == set(staged.tables[family].sets)
 
 
 def test_other_backends_share_the_ranges() -> None:
