@@ -13,6 +13,7 @@ import errno
 import os
 import struct
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nftlb.errors import KernelError, SystemFault
@@ -30,6 +31,7 @@ _GET, _DELETE, _COUNT = 0x101, 0x102, 0x105
 _CTA_STATS_GLOBAL_ENTRIES, _CTA_STATS_GLOBAL_MAX_ENTRIES = 1, 2
 _CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_STATUS, _CTA_ID, _CTA_ZONE = 1, 2, 3, 12, 18
 _CTA_PROTOINFO, _CTA_PROTOINFO_TCP, _CTA_PROTOINFO_TCP_STATE = 4, 1, 1
+_SYSCTLS = Path("/proc/sys/net/netfilter")
 _CLOSED = {7, 8}  # TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE
 _CTA_TUPLE_IP, _CTA_TUPLE_PROTO, _CTA_TUPLE_ZONE = 1, 2, 3
 _CTA_IP_V4_SRC, _CTA_IP_V6_SRC, _CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT = 1, 3, 1, 2
@@ -178,20 +180,24 @@ def _doomed(netlink: Netlink, zones: Mapping[int, Kept]) -> list[bytes]:
     return doomed
 
 
-def read_fill() -> dict[str, int]:
+def read_fill(sysctls: Path = _SYSCTLS) -> dict[str, int]:
     """Return the number of `entries` in the network namespace, and the `limit`; each only if there is one.
 
-    By netlink, because the daemon's systemd unit hides /proc/sys. Empty without CAP_NET_ADMIN.
+    Both are sysctls. The daemon's systemd unit hides `sysctls`; then netlink is asked, which needs CAP_NET_ADMIN.
     """
+    found: dict[str, int | None] = {}
     try:
-        with Netlink(NETLINK_NETFILTER) as netlink:
-            found = _statistics(netlink)
+        for name, file in (("entries", "nf_conntrack_count"), ("limit", "nf_conntrack_max")):
+            found[name] = int((sysctls / file).read_text(encoding="ascii"))
     except OSError:
-        return {}
-    numbers = {"entries": found.get(_CTA_STATS_GLOBAL_ENTRIES), "limit": found.get(_CTA_STATS_GLOBAL_MAX_ENTRIES)}
-    if not numbers["limit"]:
-        del numbers["limit"]  # 0: without a limit
-    return {name: number for name, number in numbers.items() if number is not None}
+        try:
+            with Netlink(NETLINK_NETFILTER) as netlink:
+                told = _statistics(netlink)
+        except OSError:
+            return {}
+        found = {"entries": told.get(_CTA_STATS_GLOBAL_ENTRIES), "limit": told.get(_CTA_STATS_GLOBAL_MAX_ENTRIES)}
+    # A limit of 0 stands for none.
+    return {name: number for name, number in found.items() if number is not None and (number or name != "limit")}
 
 
 def _count(netlink: Netlink) -> int:

@@ -7,6 +7,7 @@ import re
 import socket
 import struct
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -352,22 +353,33 @@ def test_without_privileges_the_error_says_so(host: Namespace) -> None:
 # --- the fill of the table -------------------------------------------------------------------------------------------
 
 
-def test_the_fill_is_that_of_the_namespace(host: Namespace) -> None:
+@pytest.fixture(params=["sysctls", "netlink"])
+def sysctls(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The directory with the sysctls, and an empty directory, as the daemon's systemd unit has it."""
+    return Path("/proc/sys/net/netfilter") if request.param == "sysctls" else tmp_path
+
+
+def test_the_fill_is_that_of_the_namespace(host: Namespace, sysctls: Path) -> None:
     """`entries` counts those of the network namespace; `limit` is nf_conntrack_max."""
     make(host, 0, "10.0.1.2")
     make(host, 1, "10.0.2.2")
     (limit,) = host.run(["sysctl", "-n", "net.netfilter.nf_conntrack_max"]).split()
 
-    assert {"entries": 2, "limit": int(limit)} == host.call(read_fill)
+    assert {"entries": 2, "limit": int(limit)} == host.call(read_fill, sysctls)
 
 
-def test_a_table_without_a_limit_has_only_entries(host: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit of 0 stands for none. Kernels before 4.18 do not tell the limit."""
+def test_a_table_without_a_limit_has_only_entries(
+    host: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit of 0 stands for none. Kernels before 4.18 do not tell the limit by netlink."""
     for answer in (attribute(1, b"\0\0\0\7") + attribute(2, bytes(4)), attribute(1, b"\0\0\0\7")):
         monkeypatch.setattr(Netlink, "ask", lambda *_, body=answer: bytes(4) + body)
-        assert {"entries": 7} == host.call(read_fill)
+        assert {"entries": 7} == host.call(read_fill, tmp_path)
+    (tmp_path / "nf_conntrack_count").write_text("7\n")
+    (tmp_path / "nf_conntrack_max").write_text("0\n")
+    assert {"entries": 7} == host.call(read_fill, tmp_path)
 
 
-def test_without_privileges_the_fill_is_not_known(host: Namespace) -> None:
-    """Without privileges the answer is empty, and no exception is raised."""
-    assert {} == unprivileged(host, read_fill)
+def test_without_privileges_netlink_tells_no_fill(host: Namespace, tmp_path: Path) -> None:
+    """Without privileges the answer of netlink is empty, and no exception is raised."""
+    assert {} == unprivileged(host, lambda: read_fill(tmp_path))
