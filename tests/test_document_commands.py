@@ -36,6 +36,7 @@ DIFFERS: dict[tuple[str, ...], set[int]] = {("nftlb", "diff"): {0, 1}, ("nftlb",
 _QUANTITY = re.compile(r"(?<![\w.:/-])\d[\d.]*(?:%|[kMG]|(?:ms|[dhms])[\dhms]*|c)?(?![\w.:/-])")
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TO_RUN)
 def test_commands_run(name: str, tmp_path: Path) -> None:

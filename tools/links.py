@@ -1,7 +1,7 @@
 """Visits the pages of other sites that the documents link to: links.py. The exit status is 1 if one is missing.
 
 Each line of the output is a page that is missing, that has no such heading, or that can't be reached, with the reason.
-tests/test_documents.py has the list of all these links, so a new link is noticed. `make test` needs no other site.
+tests/test_links.py has the list of all these links, so a new link is noticed. `make test` needs no other site.
 """
 
 from __future__ import annotations

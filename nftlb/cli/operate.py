@@ -231,7 +231,7 @@ def _server(_: click.Context, __: click.Parameter, value: str) -> _Server:
     address, port = value, ""
     if value.startswith("["):
         address, bracket, rest = value[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
+        if not bracket or ":" not in address or (rest and not rest.startswith(":")):
             raise click.BadParameter(_bad_server(value))
         port = rest[1:]
     elif value.count(":") == 1:

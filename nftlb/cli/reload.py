@@ -89,7 +89,7 @@ def _reload_by_signal(pid: int, clients: Sequence[DaemonClient]) -> None:
     start = last_reply = time.monotonic()
     pause, longest = _PAUSES
     reasons: dict[Address, str] = {}
-    while (now := time.monotonic()) < min(start + _PATIENCE, last_reply + _SILENCE):
+    while True:
         for client in clients:
             try:
                 seen = client.status()
@@ -99,9 +99,14 @@ def _reload_by_signal(pid: int, clients: Sequence[DaemonClient]) -> None:
             if seen.pid != pid:
                 reasons[client.address] = f"the daemon at {client.address} is process {seen.pid}"
                 continue
-            last_reply, reasons = now, {client.address: f"the reload has not ended after {_PATIENCE:g} s"}
             if seen.config.attempted >= began:
                 return _report(seen.config)
+            last_reply = time.monotonic()
+            reasons = {client.address: f"the reload has not ended after {last_reply - start:.0f} s"}
+            clients = [client]  # another daemon that does not answer would delay each round
+            break
+        if time.monotonic() + pause > min(start + _PATIENCE, last_reply + _SILENCE):
+            break
         time.sleep(pause)
         pause = min(2 * pause, longest)
     why = "; ".join(reasons.values())

@@ -11,7 +11,8 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from fake_api import NOW, TOKEN, Api, backend, fake_api, pool, status
@@ -19,8 +20,12 @@ from installed_command import NFTLB
 
 from nftlb import client
 from nftlb.cli import main, reload, waiting
+from nftlb.client import Address, Unreachable
 from nftlb.lab import Namespace
-from nftlb.service import ConfigStatus
+from nftlb.service import ConfigStatus, Status
+
+if TYPE_CHECKING:
+    from nftlb.client import DaemonClient
 
 pytest_plugins = ("cli_fixtures",)
 
@@ -210,7 +215,10 @@ def test_add(arguments: list[str], sent: dict[str, Any], api: Api, capsys: pytes
     assert ("dns/ns3: added\n", "") == tuple(capsys.readouterr())
 
 
-@pytest.mark.parametrize("server", ["10.0.0.1:0", "10.0.0.1:70000", "10.0.0.1:dns", "10.0.0.1:", "[::1", "[::1]53", ""])
+@pytest.mark.parametrize(
+    "server",
+    ["10.0.0.1:0", "10.0.0.1:70000", "10.0.0.1:dns", "10.0.0.1:", "[::1", "[::1]53", "[10.0.0.1]:53", "[ns1]:53", ""],
+)
 def test_add_refuses_what_is_not_a_server(server: str, api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """Status 2, and what is allowed, without a request."""
     assert 2 == main(["add", "dns/ns3", server])
@@ -348,6 +356,39 @@ def test_reload_by_a_signal_of_no_daemon(
     error = capsys.readouterr().err
     for number, path in enumerate(places.values(), 1):
         assert f"the daemon at unix:{path} is process {process + number}" in error
+
+
+def test_reload_by_a_signal_beside_a_daemon_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that does not answer delays the result by one request, and a reload may take longer than a silence."""
+    clock, asked = [0.0], []
+
+    def advance(seconds: float) -> None:
+        clock[0] += seconds
+
+    class Hung:
+        address = Address(socket="/run/hung.sock")
+
+        def status(self) -> Status:
+            asked.append("hung")
+            advance(reload._SILENCE)
+            raise Unreachable("no answer")
+
+    class Busy:
+        address = Address(socket="/run/busy.sock")
+
+        def status(self) -> Status:
+            done = clock[0] > 3 * reload._SILENCE
+            at = datetime.now(UTC) + timedelta(hours=1 if done else -1)
+            config = ConfigStatus(file="a.yaml", success=True, loaded=NOW, attempted=at, problems=())
+            return status(pid=os.getpid(), config=config)
+
+    monkeypatch.setattr(reload, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=advance))
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    try:
+        reload._reload_by_signal(os.getpid(), cast("list[DaemonClient]", [Hung(), Busy()]))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ["hung"] == asked
 
 
 def test_reload_does_not_end_another_process(capsys: pytest.CaptureFixture[str]) -> None:
