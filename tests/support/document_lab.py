@@ -253,6 +253,8 @@ class DocumentHost:
 
 def main(directory: str) -> None:
     """Read the command lines from standard input, and write their outcomes to standard output, both as JSON."""
+    # A shell makes the programs that it starts in the background ignore SIGINT, and their programs inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     calls = json.load(sys.stdin)
     with DocumentHost(Path(directory)) as host:
         json.dump([asdict(host.carry_out(line, words)) for line, words in calls], sys.stdout)
