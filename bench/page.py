@@ -61,7 +61,7 @@ def main(size: str) -> None:
 
 def loads(running: Browser, url: str) -> Iterator[tuple[float, ...]]:
     for _ in range(ROUNDS):
-        time.sleep(LONGEST_REST)
+        time.sleep(LONGEST_REST)  # the daemon pauses after each status, and a load must not wait for that pause
         with opened(running, url) as (page, _):
             yield load_time(page), *page.evaluate(PARTS)
 

@@ -60,14 +60,20 @@ def reload(wired: WiredReconciler) -> asyncio.Task[None]:
     return asyncio.create_task(wired.reconciler.change_config(NEW, membership, switch))
 
 
+async def begin_reload(wired: WiredReconciler) -> asyncio.Task[None]:
+    """Change to the new list, with a second for each transaction. Return while the fourth part is being added."""
+    wired.kernel_thread.takes = 1.0
+    task = reload(wired)
+    await asyncio.sleep(3.5)
+    return task
+
+
 def test_a_backend_that_fails_waits_for_one_part_of_a_list() -> None:
     """The commit comes after the part that is being added, and the load knows of the failure."""
 
     async def scene() -> tuple[float, list[tuple[float, str]]]:
         async with WiredReconciler(OLD) as wired:
-            wired.kernel_thread.takes = 1.0
-            task = reload(wired)
-            await asyncio.sleep(3.5)
+            task = await begin_reload(wired)
             wired.fall("b1")
             await asyncio.sleep(2)
             assert wired.is_right
@@ -120,9 +126,7 @@ def test_tables_that_others_delete_while_a_list_is_loading() -> None:
 
     async def scene() -> None:
         async with WiredReconciler(OLD) as wired:
-            wired.kernel_thread.takes = 1.0
-            task = reload(wired)
-            await asyncio.sleep(3.5)
+            task = await begin_reload(wired)
             wired.flush_by_others()
             await asyncio.sleep(3)
             assert wired.is_right
@@ -171,9 +175,7 @@ def test_a_part_that_the_kernel_refuses() -> None:
     async def scene() -> list[str]:
         async with WiredReconciler(OLD) as wired:
             before = wired.kernel_thread.kernel.content
-            wired.kernel_thread.takes = 1.0
-            task = reload(wired)
-            await asyncio.sleep(3.5)
+            task = await begin_reload(wired)
             wired.kernel_thread.kernel.fail_next("no memory")
             with pytest.raises(KernelError, match="no memory"):
                 await task
@@ -192,9 +194,7 @@ def test_a_load_that_is_broken_off_between_the_parts() -> None:
     async def scene() -> list[str]:
         async with WiredReconciler(OLD) as wired:
             before = wired.kernel_thread.kernel.content
-            wired.kernel_thread.takes = 1.0
-            task = reload(wired)
-            await asyncio.sleep(3.5)
+            task = await begin_reload(wired)
             assert [1, 6] == lists(wired)
             task.cancel()
             await asyncio.wait([task])

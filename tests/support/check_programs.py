@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nftlb.lab import Host
 
 _PAUSE = 0.1
+"""Seconds between two looks at the files into which a program writes results. The programs announce no result."""
 
 
 class CheckProgram(ABC):
