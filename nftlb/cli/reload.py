@@ -103,7 +103,8 @@ def _reload_by_signal(pid: int, clients: Sequence[DaemonClient]) -> None:
                 return _report(seen.config)
             last_reply = time.monotonic()
             reasons = {client.address: f"the reload has not ended after {last_reply - start:.0f} s"}
-            clients = [client]  # another daemon that does not answer would delay each round
+            # Another daemon that does not answer would delay each round. The reload may move the API.
+            clients = [client, *(other for other in clients if other is not client)]
             break
         if time.monotonic() + pause > min(start + _PATIENCE, last_reply + _SILENCE):
             break

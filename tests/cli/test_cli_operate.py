@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -25,6 +25,8 @@ from nftlb.lab import Namespace
 from nftlb.service import ConfigStatus, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from nftlb.client import DaemonClient
 
 pytest_plugins = ("cli_fixtures",)
@@ -379,16 +381,55 @@ def test_reload_by_a_signal_beside_a_daemon_that_hangs(monkeypatch: pytest.Monke
         def status(self) -> Status:
             done = clock[0] > 3 * reload._SILENCE
             at = datetime.now(UTC) + timedelta(hours=1 if done else -1)
-            config = ConfigStatus(file="a.yaml", success=True, loaded=NOW, attempted=at, problems=())
-            return status(pid=os.getpid(), config=config)
+            return status(pid=os.getpid(), config=attempted(at))
 
     monkeypatch.setattr(reload, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=advance))
+    with handled_reload():
+        reload._reload_by_signal(os.getpid(), cast("list[DaemonClient]", [Hung(), Busy()]))
+    assert ["hung"] == asked
+
+
+def test_reload_by_a_signal_moves_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon answers at the former address during the reload, and only at the new address after it."""
+    asked: list[str] = []
+
+    class Former:
+        address = Address(socket="/run/former.sock")
+
+        def status(self) -> Status:
+            if asked:
+                raise Unreachable("no answer")
+            asked.append("former")
+            return status(pid=os.getpid(), config=attempted(datetime.now(UTC) - timedelta(hours=1)))
+
+    class New:
+        address = Address(socket="/run/new.sock")
+
+        def status(self) -> Status:
+            if not asked:
+                raise Unreachable("no answer")
+            asked.append("new")
+            return status(pid=os.getpid(), config=attempted(datetime.now(UTC) + timedelta(hours=1)))
+
+    monkeypatch.setattr(reload.time, "sleep", lambda _: None)
+    with handled_reload():
+        reload._reload_by_signal(os.getpid(), cast("list[DaemonClient]", [New(), Former()]))
+    assert ["former", "new"] == asked
+
+
+def attempted(at: datetime) -> ConfigStatus:
+    """The state of a file that was read at this time."""
+    return ConfigStatus(file="a.yaml", success=True, loaded=NOW, attempted=at, problems=())
+
+
+@contextmanager
+def handled_reload() -> Iterator[None]:
+    """Handle SIGHUP as a daemon does, and not as a process that ends by it."""
     before = signal.signal(signal.SIGHUP, lambda *_: None)
     try:
-        reload._reload_by_signal(os.getpid(), cast("list[DaemonClient]", [Hung(), Busy()]))
+        yield
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert ["hung"] == asked
 
 
 def test_reload_does_not_end_another_process(capsys: pytest.CaptureFixture[str]) -> None:
