@@ -118,7 +118,8 @@ def watch_for(page: Page, state: str) -> None:
             const rows = document.getElementById('rows');
             const chips = () => [...rows.querySelectorAll('.backend .chip')];
             const seen = () => chips().some(one => one.textContent.includes(state));
-            window.seen = new Promise(done => {
+            window.seen = new Promise((done, fail) => {
+                setTimeout(() => fail(new Error(`${state} did not appear within 20 s`)), 20000);
                 const watch = new MutationObserver(() => {
                     if (!seen()) return;
                     watch.disconnect();
