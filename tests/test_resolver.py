@@ -200,8 +200,10 @@ def test_srv_records_with_many_servers(zone: Zone) -> None:
     ] == [line.partition(" were found")[0] for line in found.cut]
 
 
-def test_the_servers_of_the_host(zone: Zone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without `servers`, /etc/resolv.conf names them; it is read for each lookup, and may be anything."""
+def test_the_servers_of_the_host(
+    zone: Zone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without `servers`, /etc/resolv.conf names them. It is read for each lookup; a bad line is left out and logged."""
     path = tmp_path / "resolv.conf"
     monkeypatch.setattr(module, "RESOLV_CONF", str(path))
 
@@ -224,11 +226,25 @@ def test_the_servers_of_the_host(zone: Zone, monkeypatch: pytest.MonkeyPatch, tm
     assert f"{path} names no DNS server" == trouble()
     path.write_bytes(b"nameserver 127.0.0.2\nsearch lab\noptions timeout:1\n")
     assert "no answer for ns.lab" in trouble()
-    path.write_bytes(b"nameserver 127.0.0.2\nsearch \xff..\n")
-    assert f"{path} has a fault" in trouble()
+    path.write_text("nameserver 127.0.0.256\n")
+    ignored = "line 1 is ignored: 127.0.0.256 is not the address of a DNS server"
+    assert f"{path} names no DNS server; {ignored}" == trouble()
     path.write_bytes(b"nameserver 127.0.0.1\noptions timeout:0\n")
     monkeypatch.setattr(dns.asyncresolver, "Resolver", Ported)
     assert {"10.0.0.1", "10.0.0.2"} == texts(found(timeout=10_000))["ip"]
+    assert [] == caplog.messages[1:]
+    path.write_bytes(b"nameserver ns.lab\nnameserver 10.0.0.x%\nsearch \xff.. lab\nnameserver 127.0.0.1\n")
+    resolver = NameResolver(NameServers(timeout=10_000))
+
+    async def ask_twice() -> list[LookupResult]:
+        return [await resolver.look_up(HostLookup("ns"), BOTH) for _ in range(2)]
+
+    assert [{"10.0.0.1", "10.0.0.2"}] * 2 == [texts(result)["ip"] for result in asyncio.run(ask_twice())]
+    assert [
+        f"{path}: line 1 is ignored: ns.lab is not the address of a DNS server",
+        f"{path}: line 2 is ignored: 10.0.0.x% is not the address of a DNS server",
+        f"{path}: \ufffd.. in line 3 is ignored: it is not the name of a domain",
+    ] == caplog.messages[1:]  # each once
     zone.asked.clear()
     path.unlink()
     path.mkdir()
