@@ -11,6 +11,7 @@ from daemon_wiring import OTHER, TESTER, WiredDaemon, document, found, shares
 from virtual_time import elapsed, play
 
 from nftlb import resolver
+from nftlb.config import lookups_of
 from nftlb.errors import SystemFault
 from nftlb.health.absent import KEPT, MOST
 from nftlb.model import EVERY_BACKEND, Admin, BackendChange, BackendKey, Family, FoundServer, HostLookup
@@ -231,6 +232,27 @@ def test_answers_that_arrive_together(file: Path) -> None:
             found = await shares(daemon)
             assert (2, True, True) == (len(daemon.followed), "b0-10.0.0.1" in found, "b1-10.0.1.2" in found)
             assert "b2-10.0.0.3" in found
+
+    play(scene())
+
+
+def test_a_name_in_two_pools(file: Path) -> None:
+    """One answer changes both pools at once. What an operator set in one of them holds in this pool only."""
+    file.write_text(document(dns=NAMED, other={**OTHER, "backends": {"x": "ns.lab:5353"}}))
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            assert [NS] == list(lookups_of(daemon.state.declared))
+            await daemon.controller.use_answer(NS, servers("10.0.0.1", "10.0.0.2"))
+            assert 1 == len(daemon.followed)
+            await daemon.service.change("dns", "ns-10.0.0.2", BackendChange(*SET), TESTER)
+            assert (0.0, 0.5) == (
+                (await shares(daemon))["ns-10.0.0.2"], (await shares(daemon, "other"))["x-10.0.0.2"]
+            )  # fmt: skip
+            await daemon.controller.use_answer(NS, servers("10.0.0.1"))
+            await daemon.controller.use_answer(NS, servers("10.0.0.1", "10.0.0.2"))
+            assert (SET, 0.5) == (await wishes(daemon, "ns-10.0.0.2"), (await shares(daemon, "other"))["x-10.0.0.2"])
+            assert (3, True) == (len(daemon.followed), daemon.is_right)
 
     play(scene())
 
