@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nftlb.model import Admin, BackendState, EventKind, Expect, Membership, Udp
 
 from .absent import memories, still_absent
-from .backend_health import BackendHealth, backend_endpoint, initial_health, next_slow_start_step
+from .backend_health import BackendHealth, FileValues, backend_endpoint, initial_health, next_slow_start_step
 from .check_health import CheckState, apply_outcome
 from .memory import PoolMemory
 from .pool_health import Change, PoolHealth, has_quorum
@@ -52,8 +52,11 @@ class PoolStates:
         for pool in config.pools:
             remembered = memory.get(pool.name, PoolMemory())
             known = remembered.backends
+            entries = _srv_entries(pool)
             backends = {
-                backend.name: initial_health(backend, pool.health, known.get(backend.name), now)
+                backend.name: initial_health(
+                    backend, pool.health, known.get(backend.name), now, entries.get(backend.name)
+                )
                 for backend in pool.backends
             }
             collectors = {
@@ -79,8 +82,9 @@ class PoolStates:
         for pool in config.pools:
             old = self.pools.get(pool.name)
             known = old.backends if old else {}
+            entries = _srv_entries(pool)
             kept = {
-                backend.name: known[backend.name].with_config(backend, pool.health)
+                backend.name: known[backend.name].with_config(backend, pool.health, entries.get(backend.name))
                 for backend in pool.backends
                 if backend.name in known and backend_endpoint(known[backend.name].backend) == backend_endpoint(backend)
             }
@@ -88,7 +92,7 @@ class PoolStates:
             returned = {name: found.wishes for name, found in absent.items() if found.until > now}
             backends = {
                 backend.name: kept.get(backend.name)
-                or initial_health(backend, pool.health, returned.get(backend.name), now)
+                or initial_health(backend, pool.health, returned.get(backend.name), now, entries.get(backend.name))
                 for backend in pool.backends
             }
             gone = [tracked for name, tracked in known.items() if name not in kept]
@@ -413,6 +417,16 @@ class PoolStates:
         else:
             self._preempting.add(pool.pool.name)
         return changes
+
+
+def _srv_entries(pool: Pool) -> dict[str, FileValues]:
+    """What the file says about the backends whose weight and priority come from SRV records."""
+    return {
+        backend: FileValues(named.admin, named.weight, named.priority)
+        for named in pool.named
+        if named.srv
+        for backend in named.backends
+    }
 
 
 def _set_by_operator(pool: str, tracked: BackendHealth, change: BackendChange, at: datetime | None) -> list[Change]:

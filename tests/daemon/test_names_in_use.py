@@ -236,6 +236,45 @@ def test_answers_that_arrive_together(file: Path) -> None:
     play(scene())
 
 
+def test_other_srv_records_end_no_wish(file: Path) -> None:
+    """Ranks and weights of other records change, also while the server is absent; only the file ends a wish."""
+    lookup, name = HostLookup("_dns._udp.lab", srv=True), "ns-10.0.0.2-53"
+
+    def records(*ranks: int, weight: int = 5) -> tuple[FoundServer, ...]:
+        return tuple(
+            FoundServer(ip_address(f"10.0.0.{last}"), 53, weight, rank)
+            for last, rank in enumerate(ranks, 1)
+            if rank >= 0
+        )
+
+    wished = Wishes(Admin.DRAIN, 7, 8)
+    file.write_text(document(dns={**NAMED, "backends": {"ns": {"srv": lookup.name}}}))
+
+    async def scene() -> str:
+        async with WiredDaemon(file) as daemon:
+            use = daemon.controller.use_answer
+            await use(lookup, records(0, 1))
+            await daemon.service.change("dns", name, BackendChange(*wished), TESTER)
+            await use(lookup, records(-1, 0, weight=9))
+            assert wished == await wishes(daemon, name)
+            await use(lookup, records(0))
+            await use(lookup, records(1, 0))
+            assert wished == await wishes(daemon, name)
+            await use(lookup, records(0))
+            await daemon.saver.save()
+            return daemon.store.text
+
+    async def restarted(memory: str) -> None:
+        async with WiredDaemon(file, memory) as daemon:
+            await daemon.controller.use_answer(lookup, records(0, 2, weight=7))
+            assert wished == await wishes(daemon, name)
+            daemon.write(dns={**NAMED, "backends": {"ns": {"srv": lookup.name, "priority": 4}}})
+            await daemon.service.reload(TESTER)
+            assert wished._replace(priority=6) == await wishes(daemon, name)
+
+    play(restarted(play(scene())))
+
+
 def test_a_name_in_two_pools(file: Path) -> None:
     """One answer changes both pools at once. What an operator set in one of them holds in this pool only."""
     file.write_text(document(dns=NAMED, other={**OTHER, "backends": {"x": "ns.lab:5353"}}))
