@@ -59,6 +59,8 @@ class BackendView:
     bytes: int
     answered: float | None
     admin_since: datetime | None = None
+    pool: str = ""
+    """Only in the answer to a change of several backends."""
 
     @property
     def endpoint(self) -> str:
@@ -483,9 +485,12 @@ class DaemonClient:
             raise self._foreign(str(error)) from error
 
     def change_backends(self, backends: Sequence[str], wanted: Mapping[str, str | int]) -> list[BackendView]:
-        """`change` for several backends, each as POOL/BACKEND, at once. Returns them in the same order."""
+        """`change` for several backends, each as POOL/BACKEND, at once; POOL/* means all backends of the pool.
+
+        Returns the backends with their pools, in the same order. Those that have left their pool since are missing.
+        """
         document = self._ask("PATCH", "/api/v1/backends", {"backends": list(backends), **wanted})
-        if not isinstance(document, list) or len(document) != len(backends):
+        if not isinstance(document, list):
             raise self._foreign("the response is not a list of the changed backends")
         try:
             return [read_backend_view(found) for found in document]

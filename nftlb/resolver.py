@@ -7,6 +7,7 @@ most 16 of them. Its queries are asynchronous, so the event loop never waits for
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from dataclasses import dataclass, field
 from io import StringIO
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import dns.asyncresolver
 import dns.exception
+import dns.inet
+import dns.name
 import dns.nameserver
 import dns.rcode
 import dns.resolver
@@ -22,7 +25,7 @@ import dns.resolver
 from nftlb.errors import SystemFault
 from nftlb.files import read_regular
 from nftlb.model import MOST_ADDRESSES, MOST_KEPT, Family, FoundServer, HostLookup, after_answer
-from nftlb.printable import printable
+from nftlb.printable import printable, show
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from nftlb.model import NameAnswers, NameServers
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 RESOLV_CONF = "/etc/resolv.conf"
 _MOST_BYTES = 64 * 1024
@@ -74,6 +79,7 @@ class NameResolver:
     def __init__(self, settings: NameServers) -> None:
         self._settings = settings
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._ignored: tuple[str, ...] = ()
 
     async def look_up(self, wanted: HostLookup, families: Collection[Family]) -> LookupResult:
         """Look up a name. Faults of DNS and of this host are in the result."""
@@ -175,18 +181,58 @@ class NameResolver:
             ]
         else:
             try:
-                asking.read_resolv_conf(StringIO(read_regular(RESOLV_CONF, _MOST_BYTES).decode(errors="replace")))
+                text = read_regular(RESOLV_CONF, _MOST_BYTES).decode(errors="replace")
             except OSError as error:
                 raise _NoAnswer(f"can't read {RESOLV_CONF}: {error.strerror or error}") from None
+            usable, ignored = _usable_lines(text)
+            self._report(ignored)
+            try:
+                asking.read_resolv_conf(StringIO(usable))
             except dns.resolver.NoResolverConfiguration:
-                raise _NoAnswer(f"{RESOLV_CONF} names no DNS server") from None
-            except (dns.exception.DNSException, ValueError) as error:
-                raise _NoAnswer(f"{RESOLV_CONF} has a fault: {printable(str(error))}") from None
+                raise _NoAnswer("; ".join((f"{RESOLV_CONF} names no DNS server", *ignored))) from None
         asking.lifetime = self._settings.timeout / 1000
         # Each server is asked before the time is over, and the first one twice. Some files have `timeout:0`.
         each = asking.lifetime / (len(asking.nameservers) + 1)
         asking.timeout = min(asking.timeout, each) if asking.timeout > 0 else each
         return asking
+
+    def _report(self, ignored: tuple[str, ...]) -> None:
+        """Log the lines of the file that are ignored, unless they are those of the lookup before."""
+        before, self._ignored = self._ignored, ignored
+        for line in ignored:
+            if line not in before:
+                _log.warning("%s: %s", RESOLV_CONF, line)
+
+
+def _usable_lines(text: str) -> tuple[str, tuple[str, ...]]:
+    """The parts of a resolv.conf that dnspython can read, and a notice for each part that is left out.
+
+    dnspython refuses the whole file for one bad value. The resolver of the C library ignores the value.
+    """
+    usable, ignored = [], []
+    for number, line in enumerate(text.split("\n"), 1):
+        keyword, *values = line.split() or [""]
+        if keyword == "nameserver" and values and not dns.inet.is_address(values[0]):
+            ignored.append(f"line {number} is ignored: {show(values[0])} is not the address of a DNS server")
+        elif keyword in {"search", "domain"}:
+            good = [value for value in values if _is_domain(value)]
+            ignored += [
+                f"{show(value)} in line {number} is ignored: it is not the name of a domain"
+                for value in values
+                if value not in good
+            ]
+            usable.append(" ".join((keyword, *good)))
+        else:
+            usable.append(line)
+    return "\n".join(usable), tuple(ignored)
+
+
+def _is_domain(text: str) -> bool:
+    try:
+        dns.name.from_text(text)
+    except dns.exception.DNSException:
+        return False
+    return True
 
 
 @dataclass

@@ -93,6 +93,12 @@ class BackendStatus(StatusModel):
     checks: tuple[CheckStatus, ...]
 
 
+class ChangedBackend(BackendStatus):
+    """One of several backends after a change."""
+
+    pool: str
+
+
 class CollectorStatus(StatusModel):
     """One collector, which gets copies of the datagrams of a pool."""
 
@@ -409,10 +415,11 @@ class Service(Protocol):
 
     async def change_backends(
         self, backends: Sequence[BackendKey], change: BackendChange, by: Actor
-    ) -> Sequence[BackendStatus]:
+    ) -> Sequence[ChangedBackend]:
         """`change` for several backends at once: one change of the rules, and one event that names them all.
 
-        If one of the backends is unknown, nothing is changed.
+        EVERY_BACKEND stands for all backends that its pool has at the moment of the change; Conflict if it has none. If
+        one of the backends is unknown, nothing is changed. A backend that has left its pool since is not returned.
         """
 
     async def add(self, pool: str, backend: Backend | NamedBackend, by: Actor) -> BackendStatus | NameStatus:

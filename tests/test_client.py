@@ -156,6 +156,7 @@ VIEWS = {
     service.GuardStatus: GuardView,
     service.PoolClients: ClientsView,
     service.ClientStatus: ClientView,
+    service.ChangedBackend: BackendView,
     service.BackendStatus: BackendView,
     service.CollectorStatus: CollectorView,
     service.NameStatus: NameView,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from ipaddress import ip_address
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import dns.asyncresolver
@@ -146,6 +147,80 @@ def test_alias_circles(zone: Zone) -> None:
     )
 
 
+@pytest.mark.parametrize("srv", [False, True])
+def test_aliases(srv: bool, zone: Zone) -> None:
+    """A chain of aliases leads to the addresses, and the shortest TTL of the chain counts; also behind SRV records."""
+    zone.records["_sip._udp.lab.", "SRV"] = ["10 5 5060 alias0.lab."]
+    aliases = [f"alias{number}.lab." for number in range(8)]
+
+    def respond(query: dns.message.Message) -> dns.message.Message:
+        response = zone.answer(query)
+        if query.question[0].name.to_text() == aliases[0]:
+            response.set_rcode(dns.rcode.NOERROR)
+            kind = query.question[0].rdtype.name
+            found = zone.records["ns.lab.", kind]
+            response.answer[:] = [
+                dns.rrset.from_text(name, 60 + number, "IN", "CNAME", target)
+                for number, (name, target) in enumerate(pairwise([*aliases, "ns.lab."]))
+            ]
+            response.answer[5].ttl = 7
+            response.answer.append(dns.rrset.from_text("ns.lab.", 90, "IN", kind, *found))
+        if srv:
+            for rrset in response.answer:
+                rrset.ttl = rrset.ttl if rrset.ttl == 7 else 60
+        return response
+
+    zone.respond = respond
+    found = look_up(zone, SRV if srv else HostLookup("alias0.lab"))
+    assert {"ip": {"10.0.0.1", "10.0.0.2"}, "ip6": {"2001:db8::1"}} == texts(found)
+    assert (7.0, (), ()) == (found.ttl, found.troubles, found.missing)
+    assert ({5060} if srv else {None}) == {one.port for servers in found.servers.values() for one in servers}
+
+
+@pytest.mark.parametrize("length", [1, 40])
+def test_aliases_that_lead_nowhere(length: int, zone: Zone) -> None:
+    """An alias without an address, or at the end of a chain without an end, gives no address and a reason."""
+
+    def respond(query: dns.message.Message) -> dns.message.Message:
+        response = zone.answer(query)
+        names = ["ns.lab.", *(f"alias{number}.lab." for number in range(length))]
+        response.answer[:] = [dns.rrset.from_text(name, 60, "IN", "CNAME", target) for name, target in pairwise(names)]
+        return response
+
+    zone.respond = respond
+    found = look_up(zone, timeout=300)
+    assert [] == [one for servers in found.servers.values() for one in servers]
+    assert found.troubles or found.missing
+
+
+@pytest.mark.parametrize(("ttl", "expected"), [(2**31 - 1, 2**31 - 1), (2**31, 0), (2**32 - 1, 0)])
+def test_huge_ttls(ttl: int, expected: float, zone: Zone) -> None:
+    """A TTL of 68 years is no fault. By RFC 2181, larger numbers count as 0. The bounds of the file hold for both."""
+
+    def respond(query: dns.message.Message) -> dns.message.Message:
+        response = zone.answer(query)
+        for rrset in response.answer:
+            rrset.ttl = ttl
+        return response
+
+    zone.respond = respond
+    found = look_up(zone)
+    assert ({"10.0.0.1", "10.0.0.2"}, expected, ()) == (texts(found)["ip"], found.ttl, found.troubles)
+
+
+def test_names_of_one_family(zone: Zone) -> None:
+    """A name with addresses of one family has the TTL of these addresses, and the reason for the other family."""
+    zone.set_addresses("six", "2001:db8::6")
+    zone.set_addresses("four", "10.0.0.4")
+    six, four = look_up(zone, HostLookup("six.lab")), look_up(zone, HostLookup("four.lab"))
+    assert ({"ip": set(), "ip6": {"2001:db8::6"}}, 1.0, ("six.lab has no A record",)) == (
+        texts(six), six.ttl, six.missing,
+    )  # fmt: skip
+    assert ({"ip": {"10.0.0.4"}, "ip6": set()}, 1.0, ("four.lab has no AAAA record",)) == (
+        texts(four), four.ttl, four.missing,
+    )  # fmt: skip
+
+
 def test_answers_to_other_questions(zone: Zone) -> None:
     """Records of other names in an answer do not count, and nothing that is not DNS ends a lookup."""
 
@@ -200,8 +275,10 @@ def test_srv_records_with_many_servers(zone: Zone) -> None:
     ] == [line.partition(" were found")[0] for line in found.cut]
 
 
-def test_the_servers_of_the_host(zone: Zone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without `servers`, /etc/resolv.conf names them; it is read for each lookup, and may be anything."""
+def test_the_servers_of_the_host(
+    zone: Zone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without `servers`, /etc/resolv.conf names them. It is read for each lookup; a bad line is left out and logged."""
     path = tmp_path / "resolv.conf"
     monkeypatch.setattr(module, "RESOLV_CONF", str(path))
 
@@ -224,11 +301,25 @@ def test_the_servers_of_the_host(zone: Zone, monkeypatch: pytest.MonkeyPatch, tm
     assert f"{path} names no DNS server" == trouble()
     path.write_bytes(b"nameserver 127.0.0.2\nsearch lab\noptions timeout:1\n")
     assert "no answer for ns.lab" in trouble()
-    path.write_bytes(b"nameserver 127.0.0.2\nsearch \xff..\n")
-    assert f"{path} has a fault" in trouble()
+    path.write_text("nameserver 127.0.0.256\n")
+    ignored = "line 1 is ignored: 127.0.0.256 is not the address of a DNS server"
+    assert f"{path} names no DNS server; {ignored}" == trouble()
     path.write_bytes(b"nameserver 127.0.0.1\noptions timeout:0\n")
     monkeypatch.setattr(dns.asyncresolver, "Resolver", Ported)
     assert {"10.0.0.1", "10.0.0.2"} == texts(found(timeout=10_000))["ip"]
+    assert [] == caplog.messages[1:]
+    path.write_bytes(b"nameserver ns.lab\nnameserver 10.0.0.x%\nsearch \xff.. lab\nnameserver 127.0.0.1\n")
+    resolver = NameResolver(NameServers(timeout=10_000))
+
+    async def ask_twice() -> list[LookupResult]:
+        return [await resolver.look_up(HostLookup("ns"), BOTH) for _ in range(2)]
+
+    assert [{"10.0.0.1", "10.0.0.2"}] * 2 == [texts(result)["ip"] for result in asyncio.run(ask_twice())]
+    assert [
+        f"{path}: line 1 is ignored: ns.lab is not the address of a DNS server",
+        f"{path}: line 2 is ignored: 10.0.0.x% is not the address of a DNS server",
+        f"{path}: \ufffd.. in line 3 is ignored: it is not the name of a domain",
+    ] == caplog.messages[1:]  # each once
     zone.asked.clear()
     path.unlink()
     path.mkdir()

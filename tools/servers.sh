@@ -7,7 +7,7 @@
 set -eu
 directory=${1:?usage: servers.sh DIRECTORY [PACKAGE...]}
 shift
-packages=${*:-unbound freeradius freeradius-common chrony snmpd nginx rsyslog sip-tester keepalived libfaketime ldirectord softflowd nfdump prometheus nagios4-core icinga2-bin zsh fish chromium-headless-shell fonts-inter fonts-dejavu-core}
+packages=${*:-unbound freeradius freeradius-common chrony snmpd nginx rsyslog sip-tester keepalived libfaketime ldirectord softflowd nfdump tftpd-hpa tftp-hpa prometheus nagios4-core icinga2-bin zsh fish chromium-headless-shell fonts-inter fonts-dejavu-core}
 
 [ "$(cat "$directory/.packages" 2>/dev/null)" != "$packages" ] || exit 0
 

@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from nftlb.client import Unknown
-from nftlb.errors import ConfigError, Problem
 
-from .arguments import examples, no_such
+from .arguments import examples
 from .daemon import DaemonAccess, complete_backends, complete_pools, daemon_options, name_error
 from .output import write_output
 from .waiting import wait_until_drained
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
-    from nftlb.client import BackendView, DaemonClient
+    from nftlb.client import BackendView
 
 MOST_WEIGHT = 256
 MOST_PRIORITY = 255
@@ -25,7 +24,7 @@ _MOST_PORT = 65535
 _USUAL_PRIORITY = 1
 _LONGEST_WAIT = 86400.0
 _EVERY = "*"
-"""In place of the name of a backend: all backends of the pool."""
+"""`nftlb.model.EVERY_BACKEND`, without the import."""
 
 
 class NamedTarget(NamedTuple):
@@ -176,26 +175,16 @@ def _set_admin(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], admin: st
     if len(targets) == 1 and targets[0].backend != _EVERY:
         _change(daemon, targets[0], {"admin": admin})
         return
-    client = daemon.writer()
-    names = [str(target) for target in _all_of(targets, client)]
-    for name, backend in zip(names, client.change_backends(names, {"admin": admin}), strict=True):
-        write_output(f"{name}: {change_text(backend)}\n")
-
-
-def _all_of(targets: Iterable[NamedTarget], client: DaemonClient) -> dict[NamedTarget, None]:
-    """The backends that are meant, each once. ConfigError for an unknown pool, or a pool without backends."""
-    pools = {pool.name: pool for pool in client.status().pools}
-    found: dict[NamedTarget, None] = {}
+    # The daemon knows which backends a pool has at the moment of the change: DNS may add and remove some.
+    changed = {
+        NamedTarget(backend.pool, backend.name): backend
+        for backend in daemon.writer().change_backends(list(map(str, targets)), {"admin": admin})
+    }
+    for target, backend in changed.items():
+        write_output(f"{target}: {change_text(backend)}\n")
     for target in targets:
-        if target.backend != _EVERY:
-            found[target] = None
-            continue
-        if target.pool not in pools:
-            raise ConfigError([no_such("pool", str(target), target.pool, pools)])
-        if not pools[target.pool].backends:
-            raise ConfigError([Problem(str(target), 0, 0, "", "the pool has no backend now")])
-        found |= dict.fromkeys(NamedTarget(target.pool, backend.name) for backend in pools[target.pool].backends)
-    return found
+        if target.backend != _EVERY and target not in changed:
+            write_output(f"{target}: {admin}, and is no backend of the pool any more: DNS or a reload removed it\n")
 
 
 def _change(daemon: DaemonAccess, target: NamedTarget, wanted: Mapping[str, str | int]) -> None:

@@ -11,7 +11,7 @@ from nftlb.config import amend, resolve
 from nftlb.errors import NftlbError, SystemFault
 from nftlb.health import Standing, consequences
 from nftlb.kernel.surroundings import addresses_for
-from nftlb.model import EventKind, by_pool
+from nftlb.model import EVERY_BACKEND, BackendKey, EventKind, by_pool
 from nftlb.requirements import summed_up
 from nftlb.service import ConfigStatus, Conflict, Event
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from nftlb.model import (
         Backend,
         BackendChange,
-        BackendKey,
         Config,
         FoundServer,
         HostAddresses,
@@ -259,6 +258,22 @@ class Controller:
         return self.state.names.answers
 
     # --- commands ----------------------------------------------------------------------------------------------------
+
+    def meant(self, backends: Iterable[BackendKey]) -> tuple[BackendKey, ...]:
+        """The backends that a request means now, each once. UnknownPool; Conflict for all backends of an empty pool.
+
+        DNS may change the backends of a pool at any time, so only the daemon knows them at the moment of a change.
+        """
+        found: dict[BackendKey, None] = {}
+        for key in backends:
+            if key.backend != EVERY_BACKEND:
+                found[key] = None
+                continue
+            names = self.state.find(key.pool).backends
+            if not names:
+                raise Conflict(f"{key.pool} has no backend now")
+            found |= dict.fromkeys(BackendKey(key.pool, name) for name in names)
+        return tuple(found)
 
     async def change(self, backends: Sequence[BackendKey], change: BackendChange) -> None:
         """Set what is not None of all these backends at once, and return when it is saved and the kernel has it.

@@ -15,6 +15,7 @@ from nftlb.explain import Question, as_data, explain_packet
 from nftlb.model import BackendKey, DropReason, Family, Forward, NamedBackend, RotationMode, by_pool
 from nftlb.service import (
     BackendStatus,
+    ChangedBackend,
     CheckStatus,
     ClientStatus,
     CollectorStatus,
@@ -176,7 +177,7 @@ class DaemonService:
         return await self.preview_change_backends([BackendKey(pool, backend)], change)
 
     async def preview_change_backends(self, backends: Sequence[BackendKey], change: BackendChange) -> Consequences:
-        return Consequences(consequences=self._controller.preview_change(backends, change))
+        return Consequences(consequences=self._controller.preview_change(self._controller.meant(backends), change))
 
     async def preview_add(self, pool: str, backend: Backend | NamedBackend) -> Consequences:
         return Consequences(consequences=await self._controller.preview_add(pool, backend))
@@ -185,20 +186,35 @@ class DaemonService:
         return Consequences(consequences=await self._controller.preview_remove(pool, backend))
 
     async def change(self, pool: str, backend: str, change: BackendChange, by: Actor) -> BackendStatus:
-        (changed,) = await self.change_backends([BackendKey(pool, backend)], change, by)
-        return changed
+        keys = [BackendKey(pool, backend)]
+        with audited(self._bus, by, str(change), keys):
+            await self._controller.change(keys, change)
+        for status in self._still_present(keys).values():
+            return status
+        raise Conflict(f"{backend} was changed, and is no backend of {pool} any more: DNS or a reload removed it")
 
     async def change_backends(
         self, backends: Sequence[BackendKey], change: BackendChange, by: Actor
-    ) -> list[BackendStatus]:
-        with audited(self._bus, by, str(change), backends):
-            await self._controller.change(backends, change)
-        changed = {
-            (pool, status.name): status
-            for pool, names in by_pool(backends).items()
+    ) -> list[ChangedBackend]:
+        keys = list(backends)
+        with audited(self._bus, by, str(change), keys):
+            keys[:] = self._controller.meant(keys)  # the event names each backend, unless the request is refused here
+            await self._controller.change(keys, change)
+        changed = self._still_present(keys)
+        return [ChangedBackend.of(**dict(changed[key]), pool=key.pool) for key in keys if key in changed]
+
+    def _still_present(self, keys: Iterable[BackendKey]) -> dict[BackendKey, BackendStatus]:
+        """The status of each of these backends that its pool still has.
+
+        While the kernel gets a change, an answer of DNS or a reload may remove backends, or whole pools.
+        """
+        pools = self._state.health.pools
+        present = [key for key in keys if key.pool in pools and key.backend in pools[key.pool].backends]
+        return {
+            BackendKey(pool, status.name): status
+            for pool, names in by_pool(present).items()
             for status in self._backends(pool, names)
         }
-        return [changed[backend] for backend in backends]
 
     async def add(self, pool: str, backend: Backend | NamedBackend, by: Actor) -> BackendStatus | NameStatus:
         with audited(self._bus, by, "add", [BackendKey(pool, backend.name)]):

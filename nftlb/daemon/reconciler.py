@@ -94,9 +94,9 @@ class Reconciler:
     step      condition                                             does                             ends when
     load      nothing is loaded; the last load or change_config()   Applier.load                     it is accepted
               failed; suspect_host(); a load left out an
-              interface 5 s ago; it left out an option of
-              flows, which the kernel has by now (asked
-              every 5 s)
+              interface, an option of flows or a routing
+              rule, which the kernel has by now or accepts
+              (asked every 5 s)
     update    the wanted membership is not the accepted one         Applier.update                   it is accepted
     restore   suspect_tables(), and others wrote to our tables      Applier.update, then .tidy       both are accepted
     tidy      1 s after a commit; or in-flight replies of former    Applier.tidy                     it is accepted
@@ -126,8 +126,7 @@ class Reconciler:
     _last_restore: float = 0.0
     _untidy: bool = False
     _lingers_until: float = inf
-    _lacks: bool = False
-    _reduced: bool = False
+    _incomplete: bool = False
     _rules_gone: bool = False
     _last_try: float = 0.0
     """When the last load began, or when the reconciler last asked for what that load had left out."""
@@ -250,7 +249,7 @@ class Reconciler:
             await asyncio.sleep(RETRY_FIRST)
             await self._woken(pause - RETRY_FIRST)
             return
-        again = self._last_try + LOOK_AGAIN if self._lacks or self._reduced else inf
+        again = self._last_try + LOOK_AGAIN if self._incomplete else inf
         limit = max(0.0, min(self._tidies_at(), again) - loop.time())
         if await self._woken(None if limit == inf else limit):
             ended, took = self._last_commit
@@ -295,10 +294,10 @@ class Reconciler:
     async def _may_load_more(self) -> bool:
         """Whether another load may leave out less than the last one. The kernel announces no new module: ask for it."""
         now = asyncio.get_running_loop().time()
-        if not (self._lacks or self._reduced) or now < self._last_try + LOOK_AGAIN:
+        if not self._incomplete or now < self._last_try + LOOK_AGAIN:
             return False
         self._last_try = now
-        return self._lacks or await self.kernel_thread.write(lambda applier: applier.has_missing_option())
+        return await self.kernel_thread.write(lambda applier: applier.can_load_more())
 
     async def _update(self, membership: Membership) -> None:
         loop = asyncio.get_running_loop()
@@ -375,8 +374,8 @@ class Reconciler:
         self._committed(applied, began, ended, restored=restored, reason=reason)
         self._untidy = False  # a load waits until it can delete its leftovers
         self._linger(applied)
-        self._lacks, self._reduced = bool(applied.lacking), bool(applied.reduced)  # the survey reports these options
-        self.observer.lacking(applied.lacking)
+        self._incomplete = bool(applied.lacking or applied.reduced)
+        self.observer.lacking(applied.lacking)  # the survey reports what `reduced` has
         self.observer.slower(applied.slower)
 
     @property

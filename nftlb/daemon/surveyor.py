@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
     from nftlb.kernel.neighbours import Neighbour
-    from nftlb.model import Config, HostAddresses
+    from nftlb.model import Config, Encap, HostAddresses
     from nftlb.requirements import Lack
 
     from .events import ActiveFaults
@@ -107,12 +107,12 @@ class Surveyor:
         self._moved = asyncio.Event()
         self._ask_now = asyncio.Event()
         self._surveyed = asyncio.Event()
-        self._again: asyncio.TimerHandle | None = None
+        self._lacks_modules = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     def __enter__(self) -> Self:
         self.suspect()
-        steps = (self._follow_addresses, self._survey, self._ask_due)
+        steps = (self._follow_addresses, self._survey, self._ask_for_modules, self._ask_due)
         self._tasks = [asyncio.create_task(_for_ever(step)) for step in steps]
         return self
 
@@ -208,11 +208,23 @@ class Surveyor:
         self._observer.set_lacks(view.lacks)
         self._report()
         self._ask_now.set()
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
-        if view.host.missing_options or view.host.missing_tunnels:  # the kernel does not announce a new module
-            self._again = asyncio.get_running_loop().call_later(AGAIN, self._changed.set)
+        if view.host.missing_options or view.host.missing_tunnels:
+            self._lacks_modules.set()
+        else:
+            self._lacks_modules.clear()
+
+    async def _ask_for_modules(self) -> None:
+        """Survey soon if the kernel has what it lacked: it does not announce a new module. A survey reads much more."""
+        await self._lacks_modules.wait()
+        await asyncio.sleep(AGAIN)
+        config, host = self._config, self._view.host
+        try:
+            missing = await asyncio.get_running_loop().run_in_executor(self._thread, _missing, config)
+        except KernelError:
+            self._changed.set()  # the survey reports the fault
+            return
+        if missing != (host.missing_options, host.missing_tunnels):
+            self._changed.set()
 
     # --- neighbours --------------------------------------------------------------------------------------------------
 
@@ -322,14 +334,19 @@ def _missing_options(config: Config) -> frozenset[str]:
         return missing_options(config, lambda name: has_option(kernel, name))
 
 
+def _missing(config: Config) -> tuple[frozenset[str], frozenset[tuple[Encap, int]]]:
+    """What the kernel lacks: `missing_options` and `missing_tunnels` of the surroundings."""
+    return _missing_options(config), missing_kinds(tunnel_kinds(config))
+
+
 def _view(config: Config) -> _View:
     """Survey. Runs in a thread: with ten thousand backends this takes some tenths of a second."""
-    kinds = tunnel_kinds(config)
+    options, kinds = _missing(config)
     host = replace(
         read_surroundings(lookups(config)),
-        missing_options=_missing_options(config),
-        missing_tunnels=missing_kinds(kinds),
-        tunnels=read_tunnels() if kinds else None,
+        missing_options=options,
+        missing_tunnels=kinds,
+        tunnels=read_tunnels() if tunnel_kinds(config) else None,
     )
     troubles: dict[Name, str] = {}
     behind: dict[Neighbour, list[Name]] = {}

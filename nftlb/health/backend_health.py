@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import WHOLE, Admin, Agent, BackendState, Initial
 from nftlb.model.kinds import endpoint_text
@@ -24,10 +24,19 @@ SLOW_START_STEPS = 10
 _ROUNDING = 1e-6  # part of a step: a call at the announced time must find the step done
 
 
+class FileValues(NamedTuple):
+    """What the file says about a backend, and an operator may set at run time."""
+
+    admin: Admin
+    weight: int
+    priority: int
+
+
 @dataclass(slots=True)
 class BackendHealth:
     """The state of a backend.
 
+    `entry` has the values of the file, if the weight and the priority of the backend come from SRV records.
     `admin`, `weight` and `priority` are what the operator set at run time; None: as in the file. `admin_since` is the
     time of day at which `admin` was set. `unreachable` is the reason why this host can't send to the backend, whatever
     the checks say; empty if it can. `silent` is the reason why the backend counts as silent (`silence.py`); empty if it
@@ -49,6 +58,7 @@ class BackendHealth:
     risen: float | None = None
     unreachable: str = ""
     silent: str = ""
+    entry: FileValues | None = None
     was_up: bool = field(init=False)
     counted: bool = field(init=False)
 
@@ -64,6 +74,11 @@ class BackendHealth:
     def outage(self) -> str:
         """Why the backend is down whatever its checks say; empty if only the checks decide."""
         return self.unreachable or self.silent
+
+    @property
+    def file_values(self) -> FileValues:
+        """What the file says. Other SRV records are no change of the file, and end no wish of the operator."""
+        return self.entry or FileValues(self.backend.admin, self.backend.weight, self.backend.priority)
 
     @property
     def requested_admin(self) -> Admin:
@@ -121,6 +136,7 @@ class BackendHealth:
 
     def memory(self) -> BackendMemory:
         """The state in the form that is saved."""
+        file = self.file_values
         return BackendMemory(
             endpoint=backend_endpoint(self.backend),
             checks=tuple(check.state.up for check in self.checks),
@@ -128,18 +144,18 @@ class BackendHealth:
             admin_since=self.admin_since,
             weight=self.weight,
             priority=self.priority,
-            file_admin=self.backend.admin,
-            file_weight=self.backend.weight,
-            file_priority=self.backend.priority,
+            file_admin=file.admin,
+            file_weight=file.weight,
+            file_priority=file.priority,
             agent_admin=self.agent_admin,
             agent_percent=self.agent_percent,
         )
 
-    def with_config(self, backend: Backend, checks: Sequence[Health]) -> BackendHealth:
+    def with_config(self, backend: Backend, checks: Sequence[Health], entry: FileValues | None = None) -> BackendHealth:
         """Return the state of the same server under a new configuration."""
         new = copy(self)
-        new.backend = backend
-        new.drop_outdated_wishes(self.backend.admin, self.backend.weight, self.backend.priority)
+        new.backend, new.entry = backend, entry
+        new.drop_outdated_wishes(self.file_values)
         healthy = all(check.state.up for check in self.checks)
         new.checks = [_continued(self.checks, health, up=healthy) for health in checks]
         if not _agents(checks):
@@ -150,25 +166,30 @@ class BackendHealth:
         """Take over saved wishes: the operator's always, the agent's if the `initial` of its check is `last`."""
         self.admin, self.weight, self.priority = memory.admin, memory.weight, memory.priority
         self.admin_since = memory.admin_since
-        self.drop_outdated_wishes(memory.file_admin, memory.file_weight, memory.file_priority)
+        self.drop_outdated_wishes(FileValues(memory.file_admin, memory.file_weight, memory.file_priority))
         if any(health.initial is Initial.LAST for health in _agents(checks)):
             self.agent_admin, self.agent_percent = memory.agent_admin, memory.agent_percent
 
-    def drop_outdated_wishes(self, admin: Admin, weight: int, priority: int) -> None:
+    def drop_outdated_wishes(self, before: FileValues) -> None:
         """Drop a wish of the operator if the file has changed the value since: the file is newer.
 
-        `admin`, `weight` and `priority` are the values that the file had when the wishes were made.
+        `before` are the values that the file had when the wishes were made.
         """
-        if admin is not self.backend.admin:
+        now = self.file_values
+        if before.admin is not now.admin:
             self.admin = self.admin_since = None
-        if weight != self.backend.weight:
+        if before.weight != now.weight:
             self.weight = None
-        if priority != self.backend.priority:
+        if before.priority != now.priority:
             self.priority = None
 
 
 def initial_health(
-    backend: Backend, checks: Sequence[Health], memory: BackendMemory | None, now: float
+    backend: Backend,
+    checks: Sequence[Health],
+    memory: BackendMemory | None,
+    now: float,
+    entry: FileValues | None = None,
 ) -> BackendHealth:
     """The first state of a backend or collector: each check starts as its `initial` says."""
     known = memory is not None and memory.endpoint == backend_endpoint(backend)
@@ -182,6 +203,7 @@ def initial_health(
         ],
         since=now,
         reason="no check yet" if checks else "not checked: there is no health check",
+        entry=entry,
     )
     if memory is not None and known:
         tracked.restore(memory, checks)

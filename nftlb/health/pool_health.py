@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nftlb.model import EventKind, Family, Pool
 
+    from .absent import AbsentBackends
     from .backend_health import BackendHealth
     from .precedence import Precedence
 
@@ -32,7 +33,8 @@ class PoolHealth:
     """The state of a pool, of its backends and of its collectors, which are in the order of the file.
 
     `lacking` describes what the pool needs from this host and the host does not have. `since` is the time of the last
-    change of `ready`. `precedence` has the families whose backends have several priorities.
+    change of `ready`. `precedence` has the families whose backends have several priorities. `absent`: what the operator
+    set of addresses that are not in the answers of DNS now.
     """
 
     pool: Pool
@@ -42,6 +44,7 @@ class PoolHealth:
     since: float
     lacking: tuple[str, ...] = ()
     precedence: dict[Family, Precedence] = field(default_factory=dict)
+    absent: AbsentBackends = field(default_factory=dict)
 
     @property
     def checked(self) -> dict[str, BackendHealth]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from nftlb.model import Admin, BackendState, EventKind, Expect, Membership, Udp
 
-from .backend_health import BackendHealth, backend_endpoint, initial_health, next_slow_start_step
+from .absent import memories, still_absent
+from .backend_health import BackendHealth, FileValues, backend_endpoint, initial_health, next_slow_start_step
 from .check_health import CheckState, apply_outcome
 from .memory import PoolMemory
 from .pool_health import Change, PoolHealth, has_quorum
@@ -51,8 +52,11 @@ class PoolStates:
         for pool in config.pools:
             remembered = memory.get(pool.name, PoolMemory())
             known = remembered.backends
+            entries = _srv_entries(pool)
             backends = {
-                backend.name: initial_health(backend, pool.health, known.get(backend.name), now)
+                backend.name: initial_health(
+                    backend, pool.health, known.get(backend.name), now, entries.get(backend.name)
+                )
                 for backend in pool.backends
             }
             collectors = {
@@ -62,6 +66,7 @@ class PoolStates:
             states._add(pool, backends, collectors, None, now)
             served = {family: Precedence(priority) for family, priority in remembered.serving.items()}
             states.pools[pool.name].precedence = served
+            states.pools[pool.name].absent = still_absent(pool, {}, known, now)
             states._settle_priorities(states.pools[pool.name], now)
         return states
 
@@ -69,7 +74,7 @@ class PoolStates:
         """Return the states for a new configuration and the changes to report. This object does not change.
 
         A backend with the same name, address and port keeps its state. A new backend starts as `initial` says, with a
-        slow start.
+        slow start. An address that DNS has again gets back what the operator had set.
         """
         states, changes = PoolStates(), []
         states._unreachable, states._unconfirmed = set(self._unreachable), self._unconfirmed
@@ -77,13 +82,17 @@ class PoolStates:
         for pool in config.pools:
             old = self.pools.get(pool.name)
             known = old.backends if old else {}
+            entries = _srv_entries(pool)
             kept = {
-                backend.name: known[backend.name].with_config(backend, pool.health)
+                backend.name: known[backend.name].with_config(backend, pool.health, entries.get(backend.name))
                 for backend in pool.backends
                 if backend.name in known and backend_endpoint(known[backend.name].backend) == backend_endpoint(backend)
             }
+            absent = old.absent if old else {}
+            returned = {name: found.wishes for name, found in absent.items() if found.until > now}
             backends = {
-                backend.name: kept.get(backend.name) or initial_health(backend, pool.health, None, now)
+                backend.name: kept.get(backend.name)
+                or initial_health(backend, pool.health, returned.get(backend.name), now, entries.get(backend.name))
                 for backend in pool.backends
             }
             gone = [tracked for name, tracked in known.items() if name not in kept]
@@ -92,6 +101,8 @@ class PoolStates:
                 changes.append(_changed(pool.name, tracked, "present", "absent", reason))
             collectors = _continued_collectors(pool, old.collectors if old else {}, now)
             changes += states._add(pool, backends, collectors, old, now)
+            left = {tracked.backend.name: tracked.memory() for tracked in gone}
+            states.pools[pool.name].absent = still_absent(pool, absent, left, now)
             for collector in collectors.values():
                 changes += states._settle_health(pool.name, collector, _CONFIGURED, now)
             changes += states._settle(pool.name, [(tracked, _CONFIGURED) for tracked in kept.values()], now)
@@ -139,6 +150,7 @@ class PoolStates:
         """The state to save, by pool name. Only pools that changed since the last call cost time."""
         for name in self._unsaved:
             backends = {checked: tracked.memory() for checked, tracked in self.pools[name].checked.items()}
+            backends |= memories(self.pools[name].absent)
             serving = {
                 family: precedence.serving
                 for family, precedence in self.pools[name].precedence.items()
@@ -405,6 +417,16 @@ class PoolStates:
         else:
             self._preempting.add(pool.pool.name)
         return changes
+
+
+def _srv_entries(pool: Pool) -> dict[str, FileValues]:
+    """What the file says about the backends whose weight and priority come from SRV records."""
+    return {
+        backend: FileValues(named.admin, named.weight, named.priority)
+        for named in pool.named
+        if named.srv
+        for backend in named.backends
+    }
 
 
 def _set_by_operator(pool: str, tracked: BackendHealth, change: BackendChange, at: datetime | None) -> list[Change]:

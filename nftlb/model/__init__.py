@@ -52,7 +52,17 @@ from .kinds import (
     Templates,
     UnixSocket,
 )
-from .membership import UNTOUCHED, WHOLE, BackendChange, BackendKey, BackendState, Membership, PoolState, by_pool
+from .membership import (
+    EVERY_BACKEND,
+    UNTOUCHED,
+    WHOLE,
+    BackendChange,
+    BackendKey,
+    BackendState,
+    Membership,
+    PoolState,
+    by_pool,
+)
 from .names import MOST_ADDRESSES, MOST_KEPT, FoundServer, HostLookup, NameAnswers, after_answer
 from .pool import (
     HASH_SEED,
@@ -74,6 +84,7 @@ from .rotation import Contender, Rotation, RotationMode, contenders, is_panic, r
 
 __all__ = [
     "ANY",
+    "EVERY_BACKEND",
     "HASH_SEED",
     "KEY_WORDS",
     "MOST_ADDRESSES",

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from .kinds import Admin
 
 
+EVERY_BACKEND = "*"
+"""In place of the name of a backend in a request: all backends that the pool has when the change is made."""
+
+
 class BackendKey(NamedTuple):
     """A backend as nft's comments, counters and messages name it: `POOL/BACKEND`."""
 

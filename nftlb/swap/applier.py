@@ -27,6 +27,7 @@ from nftlb.kernel.grace import wait_for_packets
 from nftlb.kernel.nflog import can_log
 from nftlb.kernel.policy_routing import PolicyRouting, find_hops
 from nftlb.kernel.reply_paths import find_obstacles
+from nftlb.kernel.tunnels import missing_kinds
 from nftlb.model import Encap, Family, Forward, Membership, Passive, SourceLengths
 from nftlb.ruleset import Listing, Operation, Ruleset, Transaction, Verb, is_empty, is_ours
 
@@ -35,7 +36,7 @@ from .routing import RoutingChange, RoutingRules
 from .swapper import Swapper, no_monitor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from nftlb.compiler.allocation import ZoneOwner
     from nftlb.compiler.connections import Keep
@@ -101,8 +102,9 @@ class Applier:
     `wait` returns when all packets that were in the hooks at the call have left them. `logs` tells whether the kernel
     can log refused packets; pools that use this log only by default are loaded without the log if the kernel can't log.
     `obstacles` finds what keeps replies from being rewritten in prerouting. `supports` tells whether the kernel has an
-    option of flows (`flow_options.py`); a pool is loaded without a missing option. `linger`: for so many seconds,
-    in-flight replies of former backends still get the address of the service. `vouches`: see Swapper.
+    option of flows (`flow_options.py`); a pool is loaded without a missing option. `missing_tunnels` tells which types
+    of tunnels the kernel lacks. `linger`: for so many seconds, in-flight replies of former backends still get the
+    address of the service. `vouches`: see Swapper.
 
     A method whose step the kernel refuses undoes the earlier steps and raises KernelError or SystemFault.
     """
@@ -116,6 +118,7 @@ class Applier:
     logs: Callable[[], bool] = can_log
     obstacles: Callable[[Config], Obstacles] = find_obstacles
     supports: Callable[[Kernel, str], bool] = has_option
+    missing_tunnels: Callable[[Iterable[tuple[Encap, int]]], frozenset[tuple[Encap, int]]] = missing_kinds
     interfaces: Callable[[], Collection[str]] = lambda: [name for _, name in socket.if_nameindex()]
     linger: float = 0.0
     clock: Callable[[], float] = time.monotonic
@@ -126,6 +129,10 @@ class Applier:
     """Immutable, as `accepted`: a new object replaces the old one."""
     _missing: frozenset[str] = field(default=frozenset(), init=False)
     """The options of flows that the kernel lacked at the last load."""
+    _absent: frozenset[str] = field(default=frozenset(), init=False)
+    """The interfaces that the last load left out."""
+    _unrouted: RoutingChange | None = field(default=None, init=False)
+    """The routing rules of the last load, if the kernel refused some of them."""
     _replies: Mapping[Need, float] = field(default_factory=dict, init=False)
     """What in-flight replies need, each with the time until which they may need it."""
     _resting: Mapping[ZoneOwner, tuple[int, float]] = field(default_factory=dict, init=False)
@@ -145,8 +152,11 @@ class Applier:
         present = self.swapper.present()
         previous = _allocation(present)
         lacking: list[str] = []
+        absent: frozenset[str] = frozenset()
         if lenient:
-            config, lacking = _without_missing(config, self.interfaces())
+            present_interfaces = self.interfaces()
+            absent = frozenset(_interfaces(config)).difference(present_interfaces)
+            config, lacking = _without_missing(config, present_interfaces)
         taken = self._taken()
         old = present if self.accepted is None else self.accepted.ruleset
         compiled, replies = self._compile_over(old, config, membership, previous, taken)
@@ -178,6 +188,7 @@ class Applier:
         # Until here, packets of former pools and backends were let through, and may have made conntrack entries.
         count += self._delete(due.after)
         routing.finish()
+        self._absent, self._unrouted = absent, routing if routing.failed else None
         return Applied(
             made.transactions + swept.transactions,
             tuple(routing.changes),
@@ -223,15 +234,25 @@ class Applier:
     def lists(self, config: Config) -> Ruleset:
         """The lists of guards that a lenient load of this configuration would have now. Any thread may call this.
 
-        Also those of a fast path through a tunnel that can't be made: only the load tries to make it.
+        Also those of a fast path whose tunnel has the name of another program's interface: only the load finds out.
         """
         config, _ = _without_missing(config, self.interfaces())
+        kinds = {(encap, address.version) for pool in config.pools for encap, address in _fast_tunnels(pool)}
+        lacked = self.missing_tunnels(kinds) if kinds else frozenset()
+        config = _without_tunnels(config, lambda encap, address: (encap, address.version) in lacked)
         routes = self._routes(config)
         return guard_lists(config, lambda pool, family: has_fast_path(pool, family, routes))
 
-    def has_missing_option(self) -> bool:
-        """Whether the kernel has an option of flows by now that it lacked at the last load."""
-        return any(self.supports(self.kernel, name) for name in self._missing)
+    def can_load_more(self) -> bool:
+        """Whether a load may leave out less than the last load. This asks the kernel, and compiles nothing.
+
+        An interface, an option of flows, or a tunnel may be there by now, and the kernel may accept routing rules.
+        """
+        return (
+            not self._absent.isdisjoint(self.interfaces())
+            or any(self.supports(self.kernel, name) for name in self._missing)
+            or (self._unrouted is not None and not self._unrouted.is_refused_again(self._hops_of(self._taken())))
+        )
 
     def counters(self) -> Mapping[str, Count]:
         """The packets and bytes by `POOL/BACKEND` that the kernel counted, and by `DropReason.owner`."""
@@ -376,15 +397,7 @@ class Applier:
         through = {mark: hop for mark, hop in hops.items() if hop.encap is not Encap.NONE}
         found = self.routing.current() if through else {}
         missing = {(hop.encap, hop.via) for mark, hop in through.items() if found.get(mark) != hop}
-        if not missing:
-            return config
-        pools = (
-            replace(pool, ingress=())
-            if any((target.encap, target.address) in missing for family in Family for target in targets(pool, family))
-            else pool
-            for pool in config.pools
-        )
-        return replace(config, pools=tuple(pools))
+        return _without_tunnels(config, lambda encap, address: (encap, address) in missing)
 
     def _obstacles(self, config: Config) -> Obstacles:
         """The obstacles to replies in prerouting. If they can't be found out, postrouting works in any case."""
@@ -395,6 +408,37 @@ class Applier:
 
     def _delete(self, keep: Keep) -> int:
         return self.delete_connections(keep) if keep else 0
+
+
+def _interfaces(config: Config) -> Iterator[str]:
+    """The interfaces without which `_without_missing` leaves something out."""
+    for pool in config.pools:
+        yield from pool.ingress
+        yield from (backend.device for backend in pool.backends if backend.device and _names_devices(pool))
+
+
+def _names_devices(pool: Pool) -> bool:
+    """Whether rules name the interfaces of backends: those of the fast path, or those that copy templates for `dsr`."""
+    return bool(pool.ingress) or (pool.templates is not None and pool.forward is Forward.DSR)
+
+
+def _fast_tunnels(pool: Pool) -> Iterator[tuple[Encap, IPAddress]]:
+    """The tunnels that the fast path of a pool needs."""
+    if pool.ingress:
+        for family in Family:
+            for target in targets(pool, family):
+                if target.encap is not Encap.NONE:
+                    yield target.encap, target.address
+
+
+def _without_tunnels(config: Config, is_missing: Callable[[Encap, IPAddress], bool]) -> Config:
+    """Leave out the fast path of each pool that needs a missing tunnel. Returns the same object if there is none."""
+    slow = {pool.name for pool in config.pools if any(is_missing(*tunnel) for tunnel in _fast_tunnels(pool))}
+    if not slow:
+        return config
+    return replace(
+        config, pools=tuple(replace(pool, ingress=()) if pool.name in slow else pool for pool in config.pools)
+    )
 
 
 def _without_missing(config: Config, present: Collection[str]) -> tuple[Config, list[str]]:
@@ -409,8 +453,7 @@ def _pool_without_missing(pool: Pool, present: Collection[str]) -> tuple[Pool, l
     lacking = [f"{missing} {name}, so its fast path is left out there" for name in pool.ingress if name not in present]
     ingress = tuple(interface for interface in pool.ingress if interface in present)
     templates = pool.templates
-    # The rules of the fast path, and those that copy templates for `dsr`, name the interfaces of backends.
-    for backend in pool.backends:
+    for backend in pool.backends if _names_devices(pool) else ():
         if not backend.device or backend.device in present:
             continue
         if pool.ingress:

@@ -29,7 +29,8 @@ class RoutingChange:
 
     `had` are the marks that the old tables use, `wanted` the next hops of the marks that the new tables use, `others`
     the marks of daemons with other tables, whose rules stay. The kernel is not asked if `had` and `wanted` are empty.
-    With a list in `lacking`, a refusal is added to the list; without it, the refusal is raised.
+    With a list in `lacking`, a refusal is added to the list; without it, the refusal is raised. `refused` has the lines
+    of the last call, and `failed` tells whether there was a refusal in any call.
     """
 
     rules: RoutingRules
@@ -38,6 +39,8 @@ class RoutingChange:
     others: Collection[int] = ()
     lacking: list[str] | None = None
     changes: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    failed: bool = False
     _before: Mapping[int, Hop] | None = None
     _theirs: Mapping[int, Hop] = field(default_factory=dict)
 
@@ -59,10 +62,21 @@ class RoutingChange:
         if self.had or self.wanted:
             self._apply(self.wanted)
 
+    def is_refused_again(self, theirs: Mapping[int, Hop]) -> bool:
+        """Try the rules once more, after `finish()`. Return whether the refusal is the same as before.
+
+        `theirs` are the rules that other daemons have now.
+        """
+        before, self._theirs, self.lacking = self.refused, theirs, []
+        self._apply(self.wanted)
+        return bool(self.refused) and self.refused == before
+
     def _apply(self, wanted: Mapping[int, Hop]) -> None:
+        self.refused = []
         try:
             self.changes += self.rules.apply({**self._theirs, **wanted})
         except KernelError as error:
             if self.lacking is None:
                 raise
-            self.lacking += str(error).splitlines()
+            self.refused, self.failed = str(error).splitlines(), True
+            self.lacking += self.refused

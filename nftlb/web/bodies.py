@@ -96,19 +96,22 @@ BackendChangeBody = _body(
     minProperties=1,
     examples=[{"admin": "drain"}, {"admin": "enabled", "weight": 3}],
 )
-_KEY = f"{POOL_NAME.pattern.pattern}/{SHOWN_BACKEND_NAME.pattern.pattern}"
+_KEY = rf"{POOL_NAME.pattern.pattern}/(?:{SHOWN_BACKEND_NAME.pattern.pattern}|\*)"
 
 
 def _read_keys(found: object) -> tuple[BackendKey, ...]:
-    """Read a list of POOL/BACKEND; a name that occurs twice counts once. The size of the body limits the number."""
-    allowed = "one name or several, such as dns/ns1"
+    """Read a list of POOL/BACKEND, or POOL/* for all of a pool. The size of the body limits the number.
+
+    A name that occurs twice counts once.
+    """
+    allowed = "one name or several, such as dns/ns1 or dns/*"
     if not isinstance(found, list):
         raise Unfit(found, "not a list of backends", allowed)
     if not found:
         raise Unfit(found, "without names", allowed)
     for name in found:
         if not isinstance(name, str) or not re.fullmatch(_KEY, name):
-            raise Unfit(name, "not POOL/BACKEND", "two names, such as dns/ns1")
+            raise Unfit(name, "not POOL/BACKEND", "two names, such as dns/ns1, or dns/* for all of a pool")
     return tuple(map(BackendKey.parse, dict.fromkeys(found)))
 
 
@@ -120,9 +123,14 @@ BackendsChangeBody = _body(
     "BackendsChange",
     "What to change of several backends, which may belong to several pools: at least one value.",
     ("admin", "weight", "priority"),
-    {"backends": (Annotated[Any, _KEYS], Field(description="the backends, each as POOL/BACKEND"))},
+    {
+        "backends": (
+            Annotated[Any, _KEYS],
+            Field(description="each as POOL/BACKEND; POOL/* stands for all of a pool"),
+        )
+    },
     minProperties=2,
-    examples=[{"backends": ["dns/ns1", "dns/ns2"], "admin": "maintenance"}],
+    examples=[{"backends": ["dns/ns1", "dns/ns2"], "admin": "maintenance"}, {"backends": ["dns/*"], "admin": "drain"}],
 )
 NewBackend = _body(
     "NewBackend",

@@ -15,6 +15,7 @@ from aiohttp import web
 from nftlb.model import EventKind
 from nftlb.service import (
     BackendStatus,
+    ChangedBackend,
     Consequences,
     Event,
     History,
@@ -48,6 +49,7 @@ SHOWN: tuple[type[BaseModel], ...] = (
     Status,
     PoolStatus,
     BackendStatus,
+    ChangedBackend,
     PoolClients,
     Event,
     History,
@@ -377,8 +379,9 @@ ROUTES: tuple[ApiRoute, ...] = (
         summary="`changeBackend` for several backends, in one change of the rules; if one is unknown, none is changed",
         answers={
             "200": _json(
-                "the new states, in the order of the request; or what the change would lead to",
-                {"anyOf": [{"type": "array", "items": schema_of("BackendStatus")}, schema_of("Consequences")]},
+                "the new states, in the order of the request, without backends that have left their pool; or what "
+                "the change would lead to",
+                {"anyOf": [{"type": "array", "items": schema_of("ChangedBackend")}, schema_of("Consequences")]},
             )
         },
         body=BackendsChangeBody,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from daemon_wiring import OTHER, TESTER, WiredDaemon, document, shares
+from daemon_wiring import OTHER, TESTER, WiredDaemon, document, found, shares
 from virtual_time import elapsed, play
 
 from nftlb import resolver
+from nftlb.config import lookups_of
 from nftlb.errors import SystemFault
-from nftlb.model import Family, FoundServer, HostLookup
+from nftlb.health.absent import KEPT, MOST
+from nftlb.model import EVERY_BACKEND, Admin, BackendChange, BackendKey, Family, FoundServer, HostLookup
 from nftlb.resolver import LookupResult
 
 if TYPE_CHECKING:
@@ -92,6 +94,123 @@ def test_an_answer_without_a_usable_address(answer: tuple[str, ...], note: str, 
     play(restarted(play(scene())))
 
 
+class Wishes(NamedTuple):
+    """What the status shows of a backend: its administrative state, weight and priority."""
+
+    admin: Admin
+    weight: int
+    priority: int
+
+
+async def wishes(daemon: WiredDaemon, name: str) -> Wishes:
+    shown = found(await daemon.service.pool("dns"), name)
+    return Wishes(shown.admin, shown.weight, shown.priority)
+
+
+PLAIN, SET = Wishes(Admin.ENABLED, 1, 1), Wishes(Admin.DRAIN, 7, 2)
+
+
+async def set_and_leave(daemon: WiredDaemon) -> None:
+    """An operator changes one of two addresses, which then leaves the answers."""
+    await daemon.controller.use_answer(NS, servers("10.0.0.1", "10.0.0.2"))
+    await daemon.service.change("dns", "ns-10.0.0.2", BackendChange(*SET), TESTER)
+    assert (PLAIN, SET) == (await wishes(daemon, "ns-10.0.0.1"), await wishes(daemon, "ns-10.0.0.2"))
+    await daemon.controller.use_answer(NS, servers("10.0.0.1", "10.0.0.3"))
+    assert {"ns-10.0.0.1", "ns-10.0.0.3"} == (await shares(daemon)).keys()
+
+
+async def come_back(daemon: WiredDaemon) -> Wishes:
+    await daemon.controller.use_answer(NS, servers("10.0.0.2", "10.0.0.3"))
+    assert Admin.ENABLED is (await wishes(daemon, "ns-10.0.0.3")).admin
+    return await wishes(daemon, "ns-10.0.0.2")
+
+
+@pytest.mark.parametrize(("away", "expected"), [(0.0, SET), (KEPT - 1, SET), (KEPT + 1, PLAIN)])
+def test_an_address_that_returns(away: float, expected: Wishes, file: Path) -> None:
+    """What the operator set of an address holds again when the address returns, unless it was away for a day."""
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            await set_and_leave(daemon)
+            await asyncio.sleep(away / 2)
+            await daemon.service.reload(TESTER)  # neither ends the absence nor makes it longer
+            await asyncio.sleep(away / 2)
+            assert expected == await come_back(daemon)
+            assert daemon.is_right
+            assert (expected is PLAIN) is ((await shares(daemon))["ns-10.0.0.2"] > 0)
+
+    play(scene())
+
+
+def test_an_address_that_returns_after_a_restart(file: Path) -> None:
+    """The saved state has the wishes for absent addresses, and for no others."""
+
+    async def scene() -> str:
+        async with WiredDaemon(file) as daemon:
+            await set_and_leave(daemon)
+            await daemon.saver.save()
+            assert '"ns-10.0.0.2":' in daemon.store.text
+            return daemon.store.text
+
+    async def restarted(memory: str) -> None:
+        async with WiredDaemon(file, memory) as daemon:
+            await daemon.saver.save()
+            assert memory == daemon.store.text
+            assert SET == await come_back(daemon)
+            await daemon.service.change("dns", "ns-10.0.0.2", BackendChange(*PLAIN), TESTER)
+            await daemon.controller.use_answer(NS, servers("10.0.0.1"))
+            assert PLAIN == await come_back(daemon)
+
+    play(restarted(play(scene())))
+
+
+@pytest.mark.parametrize("change", ["a value of the file", "the port", "the name"])
+def test_an_address_that_returns_to_another_file(change: str, file: Path) -> None:
+    """A wish ends when the file changes the value, the server or the name meanwhile."""
+    entry: dict[str, object] = {"address": "ns.lab"}
+    others = {
+        "a value of the file": {**entry, "weight": 3},
+        "the port": {**entry, "port": 5353},
+        "the name": "10.0.0.9:53",
+    }
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            await set_and_leave(daemon)
+            daemon.write(dns={**NAMED, "backends": {"ns": others[change]}})
+            await daemon.service.reload(TESTER)
+            if change == "the name":
+                daemon.write(dns=NAMED)
+                daemon.state.names.answers = {NS: servers("10.0.0.3")}
+                await daemon.service.reload(TESTER)
+            back = await come_back(daemon)
+            expected = SET._replace(weight=3) if change == "a value of the file" else PLAIN
+            assert expected == back
+
+    play(scene())
+
+
+def test_many_addresses_that_leave(file: Path) -> None:
+    """The wishes for the addresses that left last are kept, and no more of them than MOST."""
+    count = MOST + 12
+    groups = [[f"10.0.{group}.{last}" for last in range(1, 17)] for group in range(1, count // 16 + 2)]
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            for group in groups:
+                await daemon.controller.use_answer(NS, servers(*group))
+                await daemon.service.change_backends([BackendKey("dns", EVERY_BACKEND)], BackendChange(*SET), TESTER)
+            await daemon.controller.use_answer(NS, servers("10.0.0.1"))
+            kept = daemon.state.health.pools["dns"].absent
+            everyone = [f"ns-{address}" for group in groups for address in group]
+            assert everyone[-MOST:] == list(kept)
+            await daemon.controller.use_answer(NS, servers(*groups[-1]))
+            assert {SET} == {await wishes(daemon, f"ns-{address}") for address in groups[-1]}
+            assert everyone[-MOST:-16] == list(daemon.state.health.pools["dns"].absent)
+
+    play(scene())
+
+
 def test_answers_that_arrive_together(file: Path) -> None:
     """They are one change; an answer that can't be used does not hold up the others; a removed name is dropped."""
     hosts = [HostLookup(f"h{number}.lab") for number in range(20)]
@@ -113,6 +232,66 @@ def test_answers_that_arrive_together(file: Path) -> None:
             found = await shares(daemon)
             assert (2, True, True) == (len(daemon.followed), "b0-10.0.0.1" in found, "b1-10.0.1.2" in found)
             assert "b2-10.0.0.3" in found
+
+    play(scene())
+
+
+def test_other_srv_records_end_no_wish(file: Path) -> None:
+    """Ranks and weights of other records change, also while the server is absent; only the file ends a wish."""
+    lookup, name = HostLookup("_dns._udp.lab", srv=True), "ns-10.0.0.2-53"
+
+    def records(*ranks: int, weight: int = 5) -> tuple[FoundServer, ...]:
+        return tuple(
+            FoundServer(ip_address(f"10.0.0.{last}"), 53, weight, rank)
+            for last, rank in enumerate(ranks, 1)
+            if rank >= 0
+        )
+
+    wished = Wishes(Admin.DRAIN, 7, 8)
+    file.write_text(document(dns={**NAMED, "backends": {"ns": {"srv": lookup.name}}}))
+
+    async def scene() -> str:
+        async with WiredDaemon(file) as daemon:
+            use = daemon.controller.use_answer
+            await use(lookup, records(0, 1))
+            await daemon.service.change("dns", name, BackendChange(*wished), TESTER)
+            await use(lookup, records(-1, 0, weight=9))
+            assert wished == await wishes(daemon, name)
+            await use(lookup, records(0))
+            await use(lookup, records(1, 0))
+            assert wished == await wishes(daemon, name)
+            await use(lookup, records(0))
+            await daemon.saver.save()
+            return daemon.store.text
+
+    async def restarted(memory: str) -> None:
+        async with WiredDaemon(file, memory) as daemon:
+            await daemon.controller.use_answer(lookup, records(0, 2, weight=7))
+            assert wished == await wishes(daemon, name)
+            daemon.write(dns={**NAMED, "backends": {"ns": {"srv": lookup.name, "priority": 4}}})
+            await daemon.service.reload(TESTER)
+            assert wished._replace(priority=6) == await wishes(daemon, name)
+
+    play(restarted(play(scene())))
+
+
+def test_a_name_in_two_pools(file: Path) -> None:
+    """One answer changes both pools at once. What an operator set in one of them holds in this pool only."""
+    file.write_text(document(dns=NAMED, other={**OTHER, "backends": {"x": "ns.lab:5353"}}))
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            assert [NS] == list(lookups_of(daemon.state.declared))
+            await daemon.controller.use_answer(NS, servers("10.0.0.1", "10.0.0.2"))
+            assert 1 == len(daemon.followed)
+            await daemon.service.change("dns", "ns-10.0.0.2", BackendChange(*SET), TESTER)
+            assert (0.0, 0.5) == (
+                (await shares(daemon))["ns-10.0.0.2"], (await shares(daemon, "other"))["x-10.0.0.2"]
+            )  # fmt: skip
+            await daemon.controller.use_answer(NS, servers("10.0.0.1"))
+            await daemon.controller.use_answer(NS, servers("10.0.0.1", "10.0.0.2"))
+            assert (SET, 0.5) == (await wishes(daemon, "ns-10.0.0.2"), (await shares(daemon, "other"))["x-10.0.0.2"])
+            assert (3, True) == (len(daemon.followed), daemon.is_right)
 
     play(scene())
 

@@ -8,23 +8,35 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from daemon_wiring import BACKENDS, DNS, TESTER, WiredDaemon, document, found
+from daemon_wiring import BACKENDS, DNS, OTHER, TESTER, WiredDaemon, document, found
 from virtual_time import VirtualTimeLoop, play, settle
 
 from nftlb.config import amend, read_backend, resolve
 from nftlb.config.reading import read_endpoint
 from nftlb.daemon import controller, daemon_service
 from nftlb.daemon.audit import audited
+from nftlb.daemon.controller import TOGETHER
 from nftlb.daemon.events import Bus
 from nftlb.daemon.notices import FRESH, NoticeBoard
 from nftlb.daemon.ruleset_changes import KEPT, LONGEST_LINE, MOST_LINES, ChangeLog
 from nftlb.doctor import Finding, Severity
 from nftlb.errors import KernelError
 from nftlb.health import PoolStates
-from nftlb.model import Admin, BackendChange, BackendKey, Config, EventKind, Protocol
+from nftlb.model import (
+    EVERY_BACKEND,
+    Admin,
+    BackendChange,
+    BackendKey,
+    Config,
+    EventKind,
+    FoundServer,
+    HostLookup,
+    Protocol,
+)
 from nftlb.ruleset import Chain, Ruleset, Table, TableFamily
 from nftlb.service import Actor, Conflict, UnknownBackend, UnknownPool
 
@@ -33,7 +45,7 @@ if TYPE_CHECKING:
 
     from nftlb.service import Event
 
-DRAIN = BackendChange(admin=Admin.DRAIN)
+DRAIN, UP = BackendChange(admin=Admin.DRAIN), BackendChange(admin=Admin.ENABLED)
 _NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 NOBODY = "the pool dns would have no usable backend; its packets would be rejected"
 
@@ -99,6 +111,61 @@ def test_several_backends_are_one_change(file: Path) -> None:
             assert ("dns", "maintenance", "ns1, ns2", "done") == (
                 done.pool, *(done.details[name] for name in ("what", "backends", "result")),
             )  # fmt: skip
+
+    play(scene())
+
+
+def test_all_backends_of_a_pool(file: Path) -> None:
+    """`POOL/*` means the backends of the moment of the change, each once; an unknown or an empty pool is refused."""
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            service, every = daemon.service, BackendKey("dns", EVERY_BACKEND)
+            keys = [BackendKey("dns", "ns2"), every]
+            assert NOBODY == (await service.preview_change_backends(keys, DRAIN)).consequences[0]
+            changed = await service.change_backends(keys, DRAIN, TESTER)
+            assert ["ns2", "ns1", "ns3"] == [backend.name for backend in changed]
+            assert {("dns", Admin.DRAIN)} == {(backend.pool, backend.admin) for backend in changed}
+            with pytest.raises(UnknownPool, match="there is no pool dsn; did you mean dns"):
+                await service.change_backends([BackendKey("dns", "ns1"), BackendKey("dsn", EVERY_BACKEND)], UP, TESTER)
+            daemon.write(dns=DNS, named={**OTHER, "backends": {"x": "new.lab"}})
+            await service.reload(TESTER)
+            with pytest.raises(Conflict, match="named has no backend now"):
+                await service.change_backends([every, BackendKey("named", EVERY_BACKEND)], UP, TESTER)
+            assert {Admin.DRAIN} == {backend.admin for backend in (await service.pool("dns")).backends}
+
+    play(scene())
+
+
+def test_backends_that_leave_during_their_change(file: Path) -> None:
+    """An answer of DNS during a change neither hides the change of the others, nor makes it look refused."""
+    lookup = HostLookup("ns.lab")
+
+    def answer(*addresses: str) -> tuple[FoundServer, ...]:
+        return tuple(FoundServer(ip_address(address)) for address in addresses)
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            service, control = daemon.service, daemon.controller
+            daemon.write(dns={**DNS, "quorum": 1, "backends": {"a": "10.0.0.9:53", "ns": "ns.lab:53"}})
+            daemon.state.names.answers = {lookup: answer("10.0.0.1", "10.0.0.2")}
+            await service.reload(TESTER)
+            for keys, found in (([EVERY_BACKEND], ["a", "ns-10.0.0.2"]), (["ns-10.0.0.2", "a"], ["a"])):
+                left = asyncio.create_task(control.use_answer(lookup, answer("10.0.0.2" if found[1:] else "10.0.0.3")))
+                await asyncio.sleep(TOGETHER - 0.001)
+                daemon.kernel_thread.takes = 1.0
+                changed = await service.change_backends([BackendKey("dns", key) for key in keys], DRAIN, TESTER)
+                await left
+                daemon.kernel_thread.takes = 0.0
+                assert found == [backend.name for backend in changed]
+                assert "done" == operated(daemon)[-1].details["result"]
+            await control.use_answer(lookup, answer("10.0.0.3", "10.0.0.4"))
+            left = asyncio.create_task(control.use_answer(lookup, answer("10.0.0.3")))
+            await asyncio.sleep(TOGETHER - 0.001)
+            daemon.kernel_thread.takes = 1.0
+            with pytest.raises(Conflict, match=r"ns-10\.0\.0\.4 was changed, and is no backend of dns any more"):
+                await service.change("dns", "ns-10.0.0.4", DRAIN, TESTER)
+            await left
 
     play(scene())
 

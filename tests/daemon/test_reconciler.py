@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from daemon_wiring import WiredReconciler
 from pool_builders import backend, backends, config, pool
-from virtual_time import play
+from virtual_time import elapsed, play
 
 from nftlb.compiler import Compiled
 from nftlb.daemon.reconciler import COLLECT, RETRY_LAST, TIDY_AFTER
 from nftlb.errors import KernelError
 from nftlb.model import Forward
+from nftlb.swap.applier import Applier
 
 if TYPE_CHECKING:
     from nftlb.model import Config
+    from nftlb.swap.applier import Applied
 
 MANY = config(
     pool("dns", "192.0.2.53:53/udp", backends(*(f"10.0.{i}.{j}:53" for i in range(3) for j in range(1, 101))))
@@ -219,6 +221,33 @@ def test_an_unexpected_exception_counts_as_a_refusal(
         play(scene())
     )
     assert "Traceback" in caplog.text
+
+
+def test_an_interface_that_is_missing_for_a_long_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reconciler asks for the interface every 5 s, and loads once, when the interface is there."""
+    loads = []
+    load = Applier.load
+
+    def counted(*args: Any, **options: Any) -> Applied:
+        loads.append(elapsed())
+        return load(*args, **options)
+
+    monkeypatch.setattr(Applier, "load", counted)
+    fast = config(
+        pool("fast", "192.0.2.53:53/udp", backends("10.0.0.1:53"), forward=Forward.STATELESS, ingress=("eth9",))
+    )
+
+    async def scene() -> tuple[tuple[str, ...], tuple[str, ...]]:
+        async with WiredReconciler(fast) as wired:
+            await asyncio.sleep(602)
+            before = wired.lacks
+            wired.kernel_thread.interfaces = ("eth9",)
+            await asyncio.sleep(600)
+            return before, wired.lacks
+
+    missing = "pool fast: there is no interface eth9, so its fast path is left out there"
+    assert ((missing,), ()) == play(scene())
+    assert [0.0, pytest.approx(605, abs=0.1)] == loads
 
 
 def test_a_first_load_that_is_refused() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nftlb.config import write_backend
 from nftlb.daemon.history import EventHistory
 from nftlb.model import (
+    EVERY_BACKEND,
     Admin,
     Backend,
     BackendChange,
@@ -25,6 +26,7 @@ from nftlb.model import (
 from nftlb.service import (
     Actor,
     BackendStatus,
+    ChangedBackend,
     CheckStatus,
     ClientStatus,
     CollectorStatus,
@@ -222,8 +224,15 @@ class FakeService:
         await self._backend(pool, backend)
         return Consequences(consequences=(f"{pool}/{backend}: {change}",))
 
+    async def meant(self, backends: Sequence[BackendKey]) -> list[BackendKey]:
+        found = []
+        for key in backends:
+            every = [backend.name for backend in (await self.pool(key.pool)).backends]
+            found += [BackendKey(key.pool, name) for name in (every if key.backend == EVERY_BACKEND else [key.backend])]
+        return found
+
     async def preview_change_backends(self, backends: Sequence[BackendKey], change: BackendChange) -> Consequences:
-        previews = [await self.preview_change(*backend, change) for backend in backends]
+        previews = [await self.preview_change(*backend, change) for backend in await self.meant(backends)]
         return Consequences(consequences=tuple(line for preview in previews for line in preview.consequences))
 
     async def preview_add(self, pool: str, backend: Backend | NamedBackend) -> Consequences:
@@ -245,10 +254,11 @@ class FakeService:
 
     async def change_backends(
         self, backends: Sequence[BackendKey], change: BackendChange, by: Actor
-    ) -> list[BackendStatus]:
-        for backend in backends:
+    ) -> list[ChangedBackend]:
+        meant = await self.meant(backends)
+        for backend in meant:
             await self._backend(*backend)
-        return [await self.change(*backend, change, by) for backend in backends]
+        return [ChangedBackend(**dict(await self.change(*backend, change, by)), pool=backend.pool) for backend in meant]
 
     async def add(self, pool: str, backend: Backend | NamedBackend, by: Actor) -> BackendStatus | NameStatus:
         self.actors.append(by)

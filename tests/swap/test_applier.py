@@ -190,8 +190,11 @@ def test_a_lenient_load_leaves_out_a_missing_interface() -> None:
     assert ("pool fast: there is no interface eth9, so its fast path is left out there",) == applied.lacking
     assert "eth0" in text_of(applier)
     assert "eth9" not in text_of(applier)
+    assert not applier.can_load_more()
     there.append("eth9")
+    assert applier.can_load_more()
     assert () == applier.load(fast, lenient=True).lacking
+    assert not applier.can_load_more()
     assert "eth9" in text_of(applier)
 
 
@@ -216,7 +219,9 @@ def test_a_lenient_load_leaves_out_rules_with_the_missing_interface_of_a_backend
 
     assert (f"pool far: there is no interface eth1 of backend b, so {left_out}",) == lacking
     assert "eth1" not in text_of(applier)
+    assert not applier.can_load_more()
     there.append("eth1")
+    assert applier.can_load_more()
     assert () == applier.load(config(pool("far", UDP, apart, **options)), lenient=True).lacking
     assert match in text_of(applier)
     assert 'device "eth1"' in text_of(applier)
@@ -232,6 +237,14 @@ def test_a_lenient_load_reports_a_refused_routing_rule() -> None:
 
     assert ("steer [60001] refused",) == applied.lacking
     assert applied.transactions
+    record.calls.clear()
+    assert not applier.can_load_more()
+    assert ["steer [60001]"] == record.calls  # the refused rules alone
+    record.refuse = ""
+    assert applier.can_load_more()
+    assert () == applier.load(mixed(backend("a", "10.0.7.1")), lenient=True).lacking
+    assert not applier.can_load_more()
+    record.refuse = "steer"
     with pytest.raises(KernelError, match="steer"):
         applier.load(mixed(backend("a", "10.0.7.1")))
 

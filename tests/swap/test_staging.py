@@ -15,12 +15,14 @@ from nftlb.compiler import Compiled, Hop
 from nftlb.compiler.guard import guard_lists
 from nftlb.errors import KernelError
 from nftlb.kernel.monitors import RulesetMonitor
-from nftlb.model import Forward, Guard, Membership, SourceEntry
+from nftlb.model import Encap, Forward, Guard, Membership, SourceEntry
 from nftlb.ruleset import Chain, Element, Elements, Operation, Ruleset, Set, TableFamily, Transaction, Verb, is_ours
 from nftlb.swap import Swapper, plan
 from nftlb.swap.applier import Applier
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from nftlb.model import Config
 
 IP, IP6 = TableFamily.IP, TableFamily.IP6
@@ -317,6 +319,49 @@ def test_staged_lists_are_those_of_the_load(interfaces: tuple[str, ...], *, reac
     for family, listing in tables.items():
         ranges = {name for name, found in listing.table.sets.items() if found.interval and "guard/" in name}
         assert ranges == set(staged.tables[family].sets)
+
+
+class MadeTunnels(NoRouting):
+    """The routing rules of a host that makes every tunnel."""
+
+    def __init__(self) -> None:
+        self.hops: Mapping[int, Hop] = {}
+
+    def apply(self, wanted: Mapping[int, Hop]) -> list[str]:
+        self.hops = wanted
+        return []
+
+    def current(self) -> Mapping[int, Hop]:
+        return self.hops
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_lists_of_a_fast_path_through_tunnels(*, has: bool) -> None:
+    """If the kernel has no tunnels of the type, neither the rules nor the lists of the fast path are loaded."""
+    asked: set[object] = set()
+
+    def missing(kinds: Iterable[tuple[Encap, int]]) -> frozenset[tuple[Encap, int]]:
+        asked.update(kinds)
+        return frozenset() if has else frozenset(kinds)
+
+    wanted = guarded(deny=5, forward=Forward.DSR, encap=Encap.IPIP, ingress=("eth0",))
+    kernel = Recorder()
+    applier = Applier(
+        kernel,
+        delete_connections=lambda _: 0,
+        routing=MadeTunnels() if has else NoRouting(),
+        wait=kernel.wait,
+        interfaces=lambda: ("eth0",),
+        missing_tunnels=missing,
+    )
+    staged = applier.lists(wanted)
+    applier.load(wanted, lenient=True)
+
+    tables = {IP, TableFamily.NETDEV} if has else {IP}
+    assert tables == set(staged.tables) == set(kernel.list(TABLE))
+    assert {(Encap.IPIP, 4)} == asked
+    applier.lists(guarded(deny=5))
+    assert {(Encap.IPIP, 4)} == asked
 
 
 def test_other_backends_share_the_ranges() -> None:

@@ -15,6 +15,7 @@ from nftlb.web import Limits
 
 BACKEND = "/api/v1/pools/dns/backends/ns1"
 BACKENDS = "/api/v1/pools/dns/backends"
+NO_KEY = "is not POOL/BACKEND; allowed: two names, such as dns/ns1, or dns/* for all of a pool"
 SEVERAL = "/api/v1/backends"
 NEW = {"name": "ns9", "address": "10.0.0.19", "port": 53, "weight": 2}
 
@@ -88,6 +89,10 @@ def test_several_backends() -> None:
             assert [("ns2", "maintenance"), ("log1", "maintenance")] == [(b["name"], b["admin"]) for b in answer.json]
             done = ["change dns/ns2 maintenance None", "change syslog/log1 maintenance None"]
             assert done == api.service.done
+            answer = await api.ask("PATCH", SEVERAL, {"backends": ["syslog/log1", "dns/*"], "admin": "enabled"})
+            changed = [f"{backend['pool']}/{backend['name']}" for backend in answer.json]
+            assert (200, ["syslog/log1", "dns/ns1", "dns/ns2"]) == (answer.status, changed)
+            done = api.service.done[:]
             unknown = await api.ask("PATCH", SEVERAL, {"backends": ["dns/ns1", "dns/ns9"], "weight": 2})
             assert (404, "dns has no backend ns9") == (unknown.status, unknown.error)
             assert done == api.service.done
@@ -179,22 +184,22 @@ def test_reload_of_a_bad_file() -> None:
         (
             SEVERAL,
             {"backends": [], "admin": "drain"},
-            ["backends: a list is without names; allowed: one name or several, such as dns/ns1"],
+            ["backends: a list is without names; allowed: one name or several, such as dns/ns1 or dns/*"],
         ),
         (
             SEVERAL,
             {"backends": ["dns/ns1", "ns2"], "admin": "drain"},
-            ["backends: ns2 is not POOL/BACKEND; allowed: two names, such as dns/ns1"],
+            [f"backends: ns2 {NO_KEY}"],
         ),
         (
             SEVERAL,
             {"backends": ["dns/\ud800"], "admin": "drain"},
-            ['backends: "dns/\\ud800" is not POOL/BACKEND; allowed: two names, such as dns/ns1'],
+            [f'backends: "dns/\\ud800" {NO_KEY}'],
         ),
         (
             SEVERAL,
             {"backends": ["d\nns/ns1"], "admin": "drain"},
-            ['backends: "d\\nns/ns1" is not POOL/BACKEND; allowed: two names, such as dns/ns1'],
+            [f'backends: "d\\nns/ns1" {NO_KEY}'],
         ),
         (BACKENDS, {"name": "a"}, ["neither address nor srv is given; allowed: one of them"]),
         (BACKENDS, {"address": "10.0.0.1"}, ["name is missing"]),

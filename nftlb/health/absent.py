@@ -1,0 +1,57 @@
+"""What the operator set of addresses that DNS does not have at the moment. Pure.
+
+An address may be missing in an answer for a short time, for instance while its server restarts. When the address
+returns, a drain of the operator must still hold.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from .memory import BackendMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from nftlb.model import Pool
+
+KEPT = 24 * 3600.0
+"""Seconds for which the wishes for an absent address are kept. After that, another machine may have the address."""
+MOST = 128
+"""The most absent addresses of a pool whose wishes are kept: those that left last."""
+
+
+class Absent(NamedTuple):
+    """The wishes of the operator for an absent address, and the time until which they are kept."""
+
+    wishes: BackendMemory
+    until: float
+
+
+AbsentBackends: TypeAlias = "Mapping[str, Absent]"
+"""By the name of the backend, in the order in which the addresses left."""
+
+
+def still_absent(pool: Pool, known: AbsentBackends, gone: Mapping[str, BackendMemory], now: float) -> dict[str, Absent]:
+    """The wishes for absent addresses of the pool's names: `known` are those of before, `gone` the addresses that left.
+
+    What the operator did not touch is not kept. Nothing of an address is kept that is present, or that no name has.
+    """
+    kept = {name: absent for name, absent in known.items() if absent.until > now and name not in gone}
+    kept |= {name: Absent(wishes, now + KEPT) for name, memory in gone.items() if (wishes := _wishes(memory))}
+    names = tuple(f"{named.name}-" for named in pool.named)
+    present = {backend.name for backend in pool.backends}
+    own = [name for name in kept if name not in present and name.startswith(names)]
+    return {name: kept[name] for name in own[-MOST:]}
+
+
+def memories(known: AbsentBackends) -> Iterable[tuple[str, BackendMemory]]:
+    """The wishes in the form that is saved. The time is not saved, and begins again after a restart."""
+    return ((name, absent.wishes) for name, absent in known.items())
+
+
+def _wishes(memory: BackendMemory) -> BackendMemory | None:
+    """The memory of a backend without what its checks and its agent said; None if the operator wished nothing."""
+    if memory.admin is None and memory.weight is None and memory.priority is None:
+        return None
+    return BackendMemory(**memory.model_dump(exclude={"checks", "agent_admin", "agent_percent"}))
