@@ -10,7 +10,7 @@ from nftlb.client import Unknown
 from nftlb.errors import ConfigError, Problem
 
 from .arguments import examples, no_such
-from .daemon import DaemonAccess, complete_backends, complete_pools, daemon_options, name_error
+from .daemon import DaemonAccess, complete_backends, complete_pools, daemon_options, name_error, names_error
 from .output import write_output
 from .waiting import wait_until_drained
 
@@ -177,8 +177,13 @@ def _set_admin(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], admin: st
         _change(daemon, targets[0], {"admin": admin})
         return
     client = daemon.writer()
-    names = [str(target) for target in _all_of(targets, client)]
-    for name, backend in zip(names, client.change_backends(names, {"admin": admin}), strict=True):
+    found = list(_all_of(targets, client))
+    names = [str(target) for target in found]
+    try:
+        changed = client.change_backends(names, {"admin": admin})
+    except Unknown as error:
+        raise names_error(error, found, client) from error
+    for name, backend in zip(names, changed, strict=True):
         write_output(f"{name}: {change_text(backend)}\n")
 
 

@@ -22,7 +22,7 @@ from nftlb import client
 from nftlb.cli import main, reload, waiting
 from nftlb.client import Address, Unreachable
 from nftlb.lab import Namespace
-from nftlb.service import ConfigStatus, Status
+from nftlb.service import ConfigStatus, NameStatus, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,13 +121,21 @@ def test_several_backends(
     [
         (["dsn/*"], "dsn/*: no such pool; did you mean dns?\n"),
         (["empty/*"], "empty/*: the pool has no backend now\n"),
-        (["dns/ns1", "dns/ns9"], "nftlb: dns has no backend ns9\n"),
+        (["dns/ns1", "dns/ns9"], "dns/ns9: no such backend; did you mean ns2?\n"),
+        (
+            ["dsn/ns1", "dns/zz", "dns/ns1"],
+            "dns/zz: no such backend; known: ns1, ns2\ndsn/ns1: no such pool; did you mean dns?\n",
+        ),
+        (["dns/ns1", "dns/ns2"], "nftlb: dns has no backend ns9\n"),
     ],
 )
 def test_several_unknown_backends(
     targets: list[str], message: str, api: Api, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Status 1 for an unknown pool, an unknown backend or a pool without backends; nothing is changed."""
+    """Status 1 for unknown pools, unknown backends or a pool without backends; nothing is changed.
+
+    A backend that is in the status again, because it was added in between, has the daemon's own message.
+    """
     api.show(status(pools=(pool(), pool("empty", backends=()))))
     api.answers[SEVERAL] = 404, {"error": "dns has no backend ns9"}
     assert 1 == main(["drain", *targets])
@@ -163,6 +171,27 @@ def test_unknown_backend(target: str, message: str, api: Api, capsys: pytest.Cap
     assert STATUS in api.answers
     assert 1 == main(["drain", target])
     assert ("", message) == tuple(capsys.readouterr())
+
+
+@pytest.mark.parametrize("targets", [["dns/ns"], ["dns/ns1", "dns/ns"]])
+def test_the_name_of_backends_that_come_from_dns(
+    targets: list[str], api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The daemon's own message, which says which backends have this name."""
+    said = "ns is the name of ns.example.com in dns; its backends are ns1, ns2"
+    name = NameStatus(
+        name="ns",
+        lookup="ns.example.com",
+        backends=("ns1", "ns2"),
+        answered=NOW,
+        expires=NOW,
+        trouble="",
+        left_out=(),
+    )
+    api.show(status(pools=(pool().model_copy(update={"names": (name,)}),)))
+    api.answers[SEVERAL] = api.answers["PATCH", "/api/v1/pools/dns/backends/ns"] = 404, {"error": said}
+    assert 1 == main(["drain", *targets])
+    assert ("", f"nftlb: {said}\n") == tuple(capsys.readouterr())
 
 
 def test_unknown_backend_without_a_status(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
