@@ -8,6 +8,7 @@ import click
 
 from nftlb.client import Unknown
 from nftlb.errors import ConfigError, Problem
+from nftlb.printable import printable
 
 from .arguments import examples, no_such
 from .daemon import DaemonAccess, complete_backends, complete_pools, daemon_options, name_error, names_error
@@ -38,10 +39,11 @@ class NamedTarget(NamedTuple):
         return f"{self.pool}/{self.backend}"
 
 
-def _target(ctx: click.Context, _: click.Parameter, value: str) -> NamedTarget:
+def _target(ctx: click.Context, param: click.Parameter, value: str) -> NamedTarget:
     pool, _slash, backend = value.partition("/")
     if not ctx.resilient_parsing and not (pool and backend and value.isprintable()):
-        raise click.BadParameter(f"{value!r} is not POOL/BACKEND; allowed: two names, such as dns/ns1")
+        every = f", or 'POOL/{_EVERY}' for all backends of a pool" if param.nargs < 0 else ""
+        raise click.BadParameter(f"{value!r} is not POOL/BACKEND; allowed: two names, such as dns/ns1{every}")
     return NamedTarget(pool, backend)
 
 
@@ -246,12 +248,24 @@ def _server(_: click.Context, __: click.Parameter, value: str) -> _Server:
     if not address or not value.isprintable():
         raise click.BadParameter(_bad_server(value))
     if port and not (port.isascii() and port.isdecimal() and len(port) < 6 and 1 <= int(port) <= _MOST_PORT):  # noqa: PLR2004
-        raise click.BadParameter(f"{port!r} is not a port; allowed: 1 to {_MOST_PORT}")
+        raise click.BadParameter(f"{port!r} is not a port; {_advice(port, port=True)}allowed: 1 to {_MOST_PORT}")
     return _Server(address, int(port) if port else None)
 
 
 def _bad_server(value: str) -> str:
-    return f"{value!r} is not the address of a backend; allowed: 10.0.0.11:5353, [2001:db8::11]:5353, or without a port"
+    advice = _advice(value)
+    return (
+        f"{value!r} is not the address of a backend; {advice}allowed: 10.0.0.11:5353, [2001:db8::11]:5353, or without "
+        "a port"
+    )
+
+
+def _advice(found: str, *, port: bool = False) -> str:
+    """What is meant by a bad server or port, as a part of a message."""
+    from nftlb.config import meant  # noqa: PLC0415 - loads pydantic, and is needed for a bad value only
+
+    advice = meant.number("a port", found) if port else meant.server(found)
+    return f"{printable(advice)}; " if advice else ""
 
 
 @click.command("add", epilog=examples("nftlb add dns/ns3 10.0.0.13:5353", "nftlb add dns/ns4 10.0.0.14:53 --weight 2"))

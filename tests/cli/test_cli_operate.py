@@ -204,7 +204,14 @@ def test_unknown_backend_without_a_status(api: Api, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["drain", "dns"], "'dns' is not POOL/BACKEND; allowed: two names, such as dns/ns1"),
+        (
+            ["drain", "dns"],
+            "'dns' is not POOL/BACKEND; allowed: two names, such as dns/ns1, or 'POOL/*' for all backends",
+        ),
+        (["weight", "dns", "3"], "'dns' is not POOL/BACKEND; allowed: two names, such as dns/ns1\n"),
+        (["add", "dns/ns3", "10.0.0.1:53/udp"], "'53/udp' is not a port; write 53; the protocol belongs to listen; "),
+        (["add", "dns/ns3", "10.0.0.1:dns"], "'dns' is not a port; write the number of the port; names of services "),
+        (["add", "dns/ns3", "[10.0.0.1]:53"], "is not the address of a backend; write 10.0.0.1:53, without brackets; "),
         (["drain", "dns/"], "'dns/' is not POOL/BACKEND"),
         (["drain", "dns/\x1b"], r"'dns/\x1b' is not POOL/BACKEND"),
         (["drain"], "Missing argument 'POOL/BACKEND...'"),
