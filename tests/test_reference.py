@@ -19,6 +19,7 @@ from nftlb.cli.group import COMMANDS, root
 from nftlb.config import json_schema
 from nftlb.errors import EXIT_STATUSES, NftlbError
 from nftlb.model import EVENT_MEANINGS, EventKind
+from nftlb.model.checks import CHECKS
 from nftlb.web.routes import ROUTES
 
 if TYPE_CHECKING:
@@ -149,6 +150,58 @@ def test_keys_are_documented() -> None:
     written = set(re.findall(r"[a-z]\w*", " ".join(re.findall(r"`[^`\n]+`|(?m:^    .*$)", text))))
 
     assert set() == set(_keys(json_schema())) - written
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "mapping", "column"),
+    [
+        ("configuration.md", "A pool", "WrittenPool", 2),
+        ("configuration.md", "A backend", "WrittenBackend", 2),
+        ("configuration.md", "Backends by name", "WrittenNameServers", 1),
+        ("configuration.md", "Silent backends", "WrittenPassiveReplies", 1),
+        ("configuration.md", "Copies to collectors", "WrittenCollector", 2),
+        ("configuration.md", "Guard", "WrittenGuard", 2),
+        ("daemon.md", "Health checks", "WrittenHealth", 1),
+    ],
+)
+def test_defaults_are_those_of_the_code(page: str, heading: str, mapping: str, column: int) -> None:
+    """A table of keys has the default of each key that has one, and the keys are those of the mapping."""
+    known = _properties(mapping)
+    compared = 0
+    for row in table(page, heading):
+        written = row[column].replace("`", "").replace(",", "" if len(names(row[0])) == 1 else ",").split(", ")
+        for key, shown in zip(names(row[0]), written * len(names(row[0])), strict=False):
+            default = known[key].get("default")
+            if default not in (None, [], {}):
+                assert _shown(default) == shown, key
+                compared += 1
+    assert compared
+
+
+def test_defaults_of_checks_are_those_of_the_code() -> None:
+    """The table of checks has every kind and all of its options, and the defaults in brackets are right."""
+    section = (DOCS / "daemon.md").read_text().split("The kinds of checks:")[1].split("\n\n")[1]
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in section.splitlines()[2:]]
+    assert list(CHECKS) == [names(row[0])[0] for row in rows]
+    for kind, _, options in rows:
+        known = _properties(f"Written{names(kind)[0].title()}")
+        named = {name.split(":")[0] for name in names(options)}
+        assert names(kind)[0] == "exec" or known.keys() <= named, kind
+        for key, default in re.findall(r"`(\w+)` \(`?([\w.-]+)`?\)", options):
+            assert _shown(known[key]["default"]) == default, key
+
+
+def _shown(default: object) -> str:
+    """A default of the schema, as a reader writes it."""
+    text = str(default).lower() if isinstance(default, bool) else str(default)
+    return {"3600s": "1h", "1.3.6.1.2.1.1.3.0": "sysUpTime"}.get(text, text)
+
+
+def _properties(mapping: str) -> dict[str, dict[str, Any]]:
+    """The keys of a mapping of the file, each with its schema."""
+    schema = json_schema()["$defs"][mapping]
+    forms = [schema, *schema.get("anyOf", ())]
+    return {name: key for form in forms for name, key in form.get("properties", {}).items()}
 
 
 def test_commands_are_documented() -> None:
