@@ -239,8 +239,8 @@ def no_mapping(
 def _form_meant(found: object, keys: Collection[str], named: str, needed: Collection[str]) -> str:
     """Advice for a value in place of a mapping."""
     advice = ""
-    if found is None and named:
-        advice = "indent the names further than this key"
+    if found is None and (keys or named):
+        advice = f"indent the {'names' if named else 'keys'} further than this key, or delete this key"
     elif isinstance(found, list):
         advice = f"write {'NAME' if named else 'KEY'}: before each value, in place of -"
     elif isinstance(found, str) and found in keys:  # a check without options, as in `health: icmp`, is a mapping too

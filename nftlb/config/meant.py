@@ -95,7 +95,8 @@ def word(found: object, allowed: Collection[str]) -> str:
     tunnel = _TUNNELS.get(text)
     if tunnel and "dsr" in allowed:
         return f"write dsr, with encap: {tunnel}"
-    meant = text if text in allowed else tunnel or _WORDS.get(text, "")
+    in_other_letters = next((one for one in allowed if one.lower() == text), "")  # types of DNS records are in capitals
+    meant = in_other_letters or tunnel or _WORDS.get(text, "")
     if meant not in allowed:
         # Another short word is rather another thing: FTP is not TFTP.
         meant = _nearest(text, allowed, _ALIKE) if len(text) >= _SHORTEST_SLIP else ""
@@ -168,11 +169,14 @@ _DURATION = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,3}))?\s*([A-Za-z]*)")
 def duration(found: object) -> str:
     """Advice for a duration: without a unit, with another name of the unit, with a blank, or with a fraction."""
     match = None if isinstance(found, bool) else _DURATION.fullmatch(str(found).strip())
-    if match is None or not int(match[1]):
+    if match is None:
         return ""
     whole, fraction, unit = int(match[1]), match[2], match[3].lower()
     if fraction is not None:
-        return f"write {whole * 1000 + int(fraction.ljust(3, '0'))}ms" if _UNITS.get(unit) == "s" else ""
+        parts = whole * 1000 + int(fraction.ljust(3, "0"))
+        return f"write {parts}ms" if parts and _UNITS.get(unit) == "s" else ""
+    if not whole:
+        return ""
     if not unit:
         return f"the unit is missing; write {whole}s or {whole}ms"
     if unit in {"d", "day", "days"}:
@@ -263,6 +267,8 @@ def _listener(found: str) -> str:
             advice = "a URL does not work here"
         elif host and protocol and url:
             advice = f"write {_quoted(_joined(host, ports) + end)}" if _PORTS.fullmatch(ports) else ""
+        elif host == "*" and not ports:
+            advice = f'the port is missing; write "*:PORT{end}", such as "*:53{end}"'
         elif not host or host.isdecimal():
             number = ports or host
             advice = f"the address is missing; write ADDRESS:{number}{end}" if number.isdecimal() else ""

@@ -70,10 +70,12 @@ _DIGITS = re.compile(r"[0-9]{1,10}")
 def whole_number(what: str, low: int, high: int, found: object) -> int:
     if isinstance(found, int) and not isinstance(found, bool) and low <= found <= high:
         return found
-    allowed = f"{low} to {high}"
-    if isinstance(found, str) and _DIGITS.fullmatch(found):
-        allowed += ", without quotes or leading zeros"
-    raise Unfit(found, f"not {what}", allowed, meant.number(what, found))
+    advice = meant.number(what, found)
+    if isinstance(found, str) and _DIGITS.fullmatch(found) and low <= int(found) <= high:
+        advice = (
+            f"write {int(found)}, without {'leading zeros' if found.startswith('0') and found != '0' else 'quotes'}"
+        )
+    raise Unfit(found, f"not {what}", f"{low} to {high}", advice)
 
 
 read_port = partial(whole_number, "a port", 1, 65535)
@@ -130,10 +132,15 @@ def read_duration(low: Milliseconds, high: Milliseconds, found: object, *, whole
     duration = int(match[1]) * _UNITS[match[2]]
     if not low <= duration <= high:
         longest = "24h" if high == DAY else f"{high // 60_000}m"
-        raise Unfit(found, "too short" if duration < low else "too long", f"{low}ms to {longest}")
+        raise Unfit(found, "too short" if duration < low else "too long", f"{shown_duration(low)} to {longest}")
     if whole_seconds and duration % 1000:
         raise Unfit(found, "not in whole seconds", "whole seconds, such as 30s, 5m or 1h")
     return duration
+
+
+def shown_duration(duration: Milliseconds) -> str:
+    """The duration as a user would write it, in seconds if possible."""
+    return f"{duration}ms" if duration % 1000 else f"{duration // 1000}s"
 
 
 _PERCENT = re.compile(r"(100|[0-9]{1,2})%")
@@ -367,7 +374,8 @@ def read_listener(found: object) -> Listener:
     first_port = read_port(digits_or_text(first))
     last_port = read_port(digits_or_text(last)) if dash else first_port
     if last_port < first_port:
-        raise Unfit(ports, "not a range of ports", "the lower port first, such as 16384-16484")
+        advice = f"write {last_port}-{first_port}"
+        raise Unfit(ports, "not a range of ports", "the lower port first, such as 16384-16484", advice)
     place, host = _read_place(address)
     return Listener(place, first_port, last_port, read_word(Protocol, "a protocol", protocol), host)
 
