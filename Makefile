@@ -1,6 +1,6 @@
 # `make demo` and `make test` run `make setup` themselves; a new Debian 12 or 13 needs nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo docs links test tests other-tests test-debian13 debian13-tests test-newest-nft nft-tests test-deploy test-zabbix lint format golden costs screenshots bench deb debs wheel checksums clean
+.PHONY: help setup lock demo docs links test tests other-tests test-debian13 debian13-tests test-newest-nft nft-tests test-deploy test-zabbix lint format golden costs tables screenshots bench deb debs wheel checksums clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -109,6 +109,9 @@ golden: setup  ## write the .nft files of rules/ again
 
 costs: setup  ## write the table of what packets cost again; read the difference before you commit it
 	$(PY) tests/support/cost_table.py
+
+tables: setup  ## write the tables of docs/ that come from the code again: metrics, events and exit statuses
+	$(PY) tests/support/reference_tables.py
 
 docs: setup $(VENV)-docs/.ready  ## build dist/site from the documents; a broken link or heading is an error
 	PYTHONPATH=. $(PY) tools/reference.py build/reference

@@ -6,9 +6,21 @@ Every class has the exit status of the command that ends with this error.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from nftlb.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EXIT_STATUSES: Mapping[int, str] = {
+    0: "success",
+    1: "the input is bad: a file with errors, or an unknown pool or backend",
+    2: "the command line is wrong",
+    3: "the kernel, the host or the daemon refused, or something failed there",
+    4: "the daemon can't be reached",
+}
+"""The meanings of the exit statuses, of which some commands have further meanings."""
 
 
 class NftlbError(Exception):

@@ -57,24 +57,27 @@ class Metrics:
         self._counts: dict[str, PoolCounts] = {}
         self._lag = Lag(_LAG_BUCKETS)
         registry.register(self._lag)
-        self._swaps = Counter("nftlb_swaps_total", "Changes made to the kernel's tables.", registry=registry)
+        self._swaps = Counter("nftlb_swaps_total", "Changes of the rules in the kernel.", registry=registry)
         self._swap_seconds = [
             Histogram(name, help_, buckets=_SWAP_BUCKETS, registry=registry)
             for name, help_ in (
-                ("nftlb_swap_duration_seconds", "Duration of a change of the tables."),
+                ("nftlb_swap_duration_seconds", "How long changes of the rules took."),
                 ("nftlb_swap_seconds", "Deprecated: the same as nftlb_swap_duration_seconds."),
             )
         ]
         self._swap_failures = Counter(
-            "nftlb_swap_failures_total", "Changes that the kernel refused.", registry=registry
+            "nftlb_swap_failures_total", "Changes of the rules that the kernel refused.", registry=registry
         )
         self._restores = Counter(
-            "nftlb_restores_total", "Changes by other programs that were undone.", registry=registry
+            "nftlb_restores_total", "Changes of the rules by other programs that the daemon undid.", registry=registry
         )
         self._reloads = Counter(
-            "nftlb_config_reloads_total", "Attempts to read the file again, by result.", ("result",), registry=registry
+            "nftlb_config_reloads_total",
+            "Attempts to read the file again: success or failure.",
+            ("result",),
+            registry=registry,
         )
-        self._tasks = Gauge("nftlb_tasks", "Tasks of the event loop, of which each does one thing.", registry=registry)
+        self._tasks = Gauge("nftlb_tasks", "Tasks of the event loop.", registry=registry)
         for result in ("success", "failure"):
             self._reloads.labels(result)  # a rate needs the zero before the first
 
@@ -162,23 +165,37 @@ def escape(label: str) -> str:
     return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-_ENDED = head("nftlb_checks_total", "counter", "Health checks that ended, by result.")
-_TOOK = head("nftlb_check_duration_seconds", "summary", "How long the health checks of a server took, in total.")
+_ENDED = head(
+    "nftlb_checks_total", "counter", "Finished checks: pass or fail. A check for several pools counts for each."
+)
+_TOOK = head("nftlb_check_duration_seconds", "summary", "How long checks took: the sum and the number, for a mean.")
 _TOOK_OF_POOL = head(
-    "nftlb_pool_check_duration_seconds", "histogram", "How long the health checks of all servers of a pool took."
+    "nftlb_pool_check_duration_seconds",
+    "histogram",
+    "How long the checks of all backends and collectors of the pool took.",
 )
 _TOOK_DEPRECATED = head(
     "nftlb_check_seconds", "histogram", "Deprecated: the same as nftlb_pool_check_duration_seconds."
 )
-_CHANGED = head("nftlb_backend_transitions_total", "counter", "Changes of the backend, by the kind of the event.")
+_CHANGED = head(
+    "nftlb_backend_transitions_total", "counter", "Changes of the backend: backend_up, backend_down or backend_changed."
+)
 _COLLECTOR_CHANGED = head(
-    "nftlb_collector_transitions_total", "counter", "Changes of the collector, by the kind of the event."
+    "nftlb_collector_transitions_total", "counter", "Changes of the collector: collector_up or collector_down."
 )
-_POOL_CHANGED = head("nftlb_pool_transitions_total", "counter", "Changes of the pool, by the kind of the event.")
+_POOL_CHANGED = head(
+    "nftlb_pool_transitions_total", "counter", "Changes of the pool: quorum_up, quorum_down or priority_changed."
+)
 _REFUSED = head(
-    "nftlb_backend_refusals_total", "counter", "ICMP errors with which the backend refused balanced packets."
+    "nftlb_backend_refusals_total",
+    "counter",
+    "ICMP errors with which the backend refused packets of clients, as far as the daemon is notified.",
 )
-_HOOKS = head("nftlb_hooks_total", "counter", "Hooks of the pool that ended, by outcome.")
+_HOOKS = head(
+    "nftlb_hooks_total",
+    "counter",
+    "Hooks that ended: ok, failed, timeout, unstarted or dropped. Only for pools with hooks.",
+)
 
 HOOK_OUTCOMES = ("ok", "failed", "timeout", "unstarted", "dropped")
 _BACKEND_CHANGES = (EventKind.BACKEND_UP, EventKind.BACKEND_DOWN, EventKind.BACKEND_CHANGED)
@@ -303,8 +320,8 @@ class Conntrack(Collector):
     def collect(self) -> Iterator[Metric]:
         found = self._read()
         helps = {
-            "entries": "Entries of conntrack, of all pools and of other traffic in the network namespace.",
-            "limit": "Entries that conntrack may have; then the kernel drops packets that need another entry.",
+            "entries": "All entries of conntrack in the network namespace. No sample without conntrack.",
+            "limit": "The most entries that conntrack may have: nf_conntrack_max. No sample without a limit.",
         }
         for what, help_ in helps.items():
             if what in found:
@@ -319,7 +336,7 @@ class Lag(Collector):
         self.observe = self._distribution.observe
 
     def collect(self) -> Iterator[Metric]:
-        family = HistogramMetricFamily("nftlb_check_lag_seconds", "How late a health check began.")
+        family = HistogramMetricFamily("nftlb_check_lag_seconds", "How late checks began.")
         family.add_metric((), self._distribution.buckets(), self._distribution.total)
         yield family
 
@@ -362,7 +379,7 @@ def _dropped(reason: DropReason) -> _Figure[PoolStatus]:
     """Make the metric of one reason; a pool without a guard has no sample."""
     return _Figure(
         "nftlb_guard_dropped_packets_total",
-        "Packets that the guard of the pool dropped, by reason.",
+        "Packets that the guard dropped: rate, banned, denied or full. Only for pools with a guard.",
         lambda it: None if it.guard is None else getattr(it.guard, reason),
         "counter",
         f',reason="{reason}"',
@@ -370,70 +387,88 @@ def _dropped(reason: DropReason) -> _Figure[PoolStatus]:
 
 
 _BACKENDS: tuple[_Figure[BackendStatus], ...] = (
-    _Figure("nftlb_backend_up", "Whether the health checks find the backend healthy.", lambda it: int(it.up)),
-    _Figure("nftlb_backend_in_rotation", "Whether the backend gets packets now.", lambda it: int(it.in_rotation)),
+    _Figure("nftlb_backend_up", "1: the checks find the backend healthy.", lambda it: int(it.up)),
+    _Figure("nftlb_backend_in_rotation", "1: the backend gets packets now.", lambda it: int(it.in_rotation)),
     *_one_of(
-        "nftlb_backend_admin", "What the operator wants of the backend.", "state", Admin, lambda it: it.admin.value
+        "nftlb_backend_admin",
+        "1 for the present state: enabled, drain or maintenance.",
+        "state",
+        Admin,
+        lambda it: it.admin.value,
     ),
-    _Figure("nftlb_backend_weight", "Weight of the backend, as configured or set.", lambda it: it.weight),
-    _Figure("nftlb_backend_priority", "Priority of the backend, as configured or set.", lambda it: it.priority),
-    _Figure("nftlb_backend_share", "Part of the pool's packets that it gets now, 0 to 1.", lambda it: it.share),
+    _Figure("nftlb_backend_weight", "The weight, as configured or set.", lambda it: it.weight),
+    _Figure("nftlb_backend_priority", "The priority, as configured or set.", lambda it: it.priority),
+    _Figure(
+        "nftlb_backend_share",
+        "The part of the pool's packets that the backend should get now, 0 to 1.",
+        lambda it: it.share,
+    ),
     _Figure("nftlb_backend_packets_total", "Packets sent to the backend.", lambda it: it.packets, "counter"),
     _Figure("nftlb_backend_bytes_total", "Bytes sent to the backend.", lambda it: it.bytes, "counter"),
     _Figure(
         "nftlb_backend_requests_total",
-        "UDP packets sent to the backend, where its replies are counted.",
+        "UDP packets sent to the backend. Only for pools that count replies.",
         lambda it: it.requests,
         "counter",
     ),
     _Figure(
         "nftlb_backend_replies_total",
-        "UDP packets that the backend sent back, where they are counted.",
+        "UDP packets that the backend sent back. Only for pools that count replies.",
         lambda it: it.replies,
         "counter",
     ),
     _Figure(
         "nftlb_backend_answered_ratio",
-        "Part of the packets of the last seconds that the backend answered, 0 to 1.",
+        "The part of the last seconds' packets that got a reply, 0 to 1. No sample without packets.",
         lambda it: it.answered,
     ),
     _Figure(
         "nftlb_backend_health_change_timestamp_seconds",
-        "When the backend's health last changed.",
+        "When the health last changed.",
         lambda it: it.since.timestamp(),
     ),
 )
 
 _COLLECTORS: tuple[_Figure[CollectorStatus], ...] = (
-    _Figure("nftlb_collector_up", "Whether the health checks find the collector healthy.", lambda it: int(it.up)),
+    _Figure("nftlb_collector_up", "1: the checks find the collector healthy.", lambda it: int(it.up)),
     _Figure("nftlb_collector_packets_total", "Copies sent to the collector.", lambda it: it.packets, "counter"),
-    _Figure("nftlb_collector_bytes_total", "Bytes of the copies.", lambda it: it.bytes, "counter"),
+    _Figure("nftlb_collector_bytes_total", "Bytes of these copies.", lambda it: it.bytes, "counter"),
 )
 
 _POOLS: tuple[_Figure[PoolStatus], ...] = (
-    _Figure("nftlb_pool_ready", "Whether the pool has its quorum and lacks nothing.", lambda it: int(it.ready)),
-    _Figure("nftlb_pool_lacking", "Things that the pool needs and this host lacks.", lambda it: len(it.lacking)),
+    _Figure("nftlb_pool_ready", "1: the pool has its quorum and lacks nothing.", lambda it: int(it.ready)),
+    _Figure("nftlb_pool_lacking", "How many things the host lacks for the pool.", lambda it: len(it.lacking)),
     _Figure("nftlb_pool_quorum", "How many healthy backends the pool needs.", lambda it: it.quorum),
-    _Figure("nftlb_pool_healthy_backends", "Backends that are healthy and enabled.", lambda it: it.healthy),
-    _Figure("nftlb_pool_backends", "Backends of the pool.", lambda it: len(it.backends)),
-    _Figure("nftlb_pool_priority", "Priority that serves; no sample if none serves alone.", lambda it: it.priority),
-    *_one_of("nftlb_pool_mode", "How the pool's packets are spread now.", "mode", _MODES, lambda it: it.mode),
+    _Figure(
+        "nftlb_pool_healthy_backends",
+        "Backends that are healthy, enabled and have a weight above 0.",
+        lambda it: it.healthy,
+    ),
+    _Figure("nftlb_pool_backends", "All backends.", lambda it: len(it.backends)),
+    _Figure(
+        "nftlb_pool_priority",
+        "The priority that serves. No sample while no priority serves alone.",
+        lambda it: it.priority,
+    ),
+    *_one_of(
+        "nftlb_pool_mode", "1 for the present mode: healthy, panic or fallback.", "mode", _MODES, lambda it: it.mode
+    ),
     _Figure("nftlb_pool_packets_total", "Packets that came to the pool.", lambda it: it.packets, "counter"),
     _Figure("nftlb_pool_bytes_total", "Bytes that came to the pool.", lambda it: it.bytes, "counter"),
     *map(_dropped, DropReason),
 )
 
 _WHOLE: tuple[_Figure[Overview], ...] = (
-    _Figure("nftlb_ready", "Whether every pool is ready.", lambda it: int(it.ready)),
-    _Figure("nftlb_kernel_synced", "Whether the kernel has what it should.", lambda it: int(it.kernel.synced)),
+    _Figure("nftlb_ready", "1: every pool is ready.", lambda it: int(it.ready)),
+    _Figure("nftlb_kernel_synced", "1: the kernel has the wanted rules.", lambda it: int(it.kernel.synced)),
     _Figure(
         "nftlb_config_reload_success",
-        "Whether the file was good when it was last read.",
+        "1: the file was good when it was last read.",
         lambda it: int(it.config.success),
     ),
     _Figure(
         "nftlb_config_last_good_copy",
-        "Whether the last good copy of the file is in use, as the file was bad at the start.",
+        "1: the daemon started with the last good copy of the file, because the file was bad.",
         lambda it: int(it.config.copy_in_use is not None),
     ),
     _Figure(
@@ -474,10 +509,14 @@ class Scrape:
         """Finish the scrape and return its text."""
         faults = dict.fromkeys(fault.what for fault in overview.faults)
         lines = [
-            head("nftlb_build_info", "gauge", "The version that runs."),
+            head("nftlb_build_info", "gauge", "The version that runs; always 1."),
             f'nftlb_build_info{{version="{escape(overview.version)}"}} 1\n',
             *(f"{figure.head}{figure.name} {figure.value(overview)}\n" for figure in _WHOLE),
-            head("nftlb_fault", "gauge", "Faults of the host or of a part of the daemon that are present now."),
+            head(
+                "nftlb_fault",
+                "gauge",
+                "1 for each fault of the host or of the daemon that is present. No sample without a fault.",
+            ),
             *(f'nftlb_fault{{what="{escape(what)}"}} 1\n' for what in faults),
         ]
         pieces = [piece for head, written in self._pieces.items() for piece in (head.encode(), *written)]

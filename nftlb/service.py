@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nftlb.errors import NftlbError
 from nftlb.model import (
+    EVENT_MEANINGS,
     Admin,
     Backend,
     BackendChange,
@@ -256,7 +257,7 @@ class Event(StatusModel):
     id: int = Field(
         0, description="increases with each event, also over restarts; milliseconds since 1970, or a little later"
     )
-    kind: EventKind
+    kind: EventKind = Field(description="; ".join(f"{kind}: {meaning}" for kind, meaning in EVENT_MEANINGS.items()))
     at: datetime
     pool: str = ""
     backend: str = ""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
-from document_commands import NFTLB, Command, calls_in_text, commands, comment_text
+from document_commands import NESTED, NFTLB, Command, calls_in_text, commands, comment_text
 from document_lab import RUNS, Outcome, run_in_lab
 
 from nftlb.cli.group import COMMANDS as VERBS
@@ -88,6 +88,45 @@ def test_only_harmless_programs_run() -> None:
         for program in command.programs - RUNS
     }
     assert set() == unknown, "write <!-- not run: REASON --> before the block, or teach the lab the program"
+
+
+@pytest.mark.parametrize(
+    ("line", "programs"),
+    [
+        ("nftlb status;rm -r x", {"nftlb", "rm"}),
+        ("nftlb status&rm -r x", {"nftlb", "rm"}),
+        ("nftlb status|tee x", {"nftlb", "tee"}),
+        ("nftlb status&&rm x||ls", {"nftlb", "rm", "ls"}),
+        ("(rm x)", {"rm"}),
+        ("nftlb status >x;rm x", {"nftlb", "rm"}),
+        ("nftlb status\nrm x", {"nftlb", "rm"}),
+        ("nftlb status 2>/dev/null 3<x >>y 2>&1 | ls", {"nftlb", "ls"}),
+        ("nftlb weight dns/ns1 3 > x", {"nftlb"}),
+        ("nftlb status \\\n  dns", {"nftlb"}),
+        ("nftlb status $(rm x)", {NESTED, "nftlb", "rm"}),
+        ('nftlb status "$(rm x)"', {NESTED, "nftlb"}),
+        ('nftlb status "it\'s $(rm x)"', {NESTED, "nftlb"}),
+        ("nftlb status `rm x`", {NESTED, "nftlb"}),
+        ("nftlb check <(rm x)", {NESTED, "nftlb", "rm"}),
+        ("nftlb status ${x:=y}", {NESTED, "nftlb"}),
+        ("nft 'add table x; add chain $(x) `y`' # `rm` $(ls); it's", {"nft"}),
+        ('nft "a; b | c"', {"nft"}),
+        ("nft \\$x a\\;b", {"nft"}),
+    ],
+)
+def test_programs_of_a_command(line: str, programs: set[str], tmp_path: Path) -> None:
+    """The shell ends words at operators without blanks, and runs commands inside of words; text in quotes is a word."""
+    command = Command("x:1", line)
+    assert programs == command.programs
+    if programs - RUNS:
+        with pytest.raises(ValueError, match="without harm"):
+            run_in_lab([(line, command.calls)], tmp_path)
+
+
+def test_words_of_a_command() -> None:
+    """Redirections are no words of a program; words in quotes keep their operators and blanks."""
+    command = Command("x:1", "nftlb weight dns/ns1 3 > x 2>&1; nft 'a; b' \"c > d\" <y 4")
+    assert [["nftlb", "weight", "dns/ns1", "3"], ["nft", "a; b", "c > d", "4"]] == command.calls
 
 
 def test_most_commands_of_nftlb_run() -> None:

@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import pytest
 import yaml
-from fake_service import NOON, a_backend, a_collector, a_pool, an_overview
-from prometheus_client.parser import text_string_to_metric_families
+from reference_tables import PAGES, filled, tables
 
 import nftlb.cli.diff
 import nftlb.client  # noqa: F401 - for its exit statuses
 from nftlb.cli.group import COMMANDS, root
-from nftlb.config import json_schema, parse_config
-from nftlb.daemon.journal import message_id
-from nftlb.errors import NftlbError
-from nftlb.metrics import Metrics
-from nftlb.model import EventKind
-from nftlb.service import Fault, GuardStatus
+from nftlb.config import json_schema
+from nftlb.errors import EXIT_STATUSES, NftlbError
+from nftlb.model import EVENT_MEANINGS, EventKind
+from nftlb.model.checks import CHECKS
 from nftlb.web.routes import ROUTES
 
 if TYPE_CHECKING:
@@ -29,14 +27,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-HOOKED = """
-pools:
-  dns:
-    listen: 192.0.2.53:53/udp
-    backends: {a: 10.0.0.11:53}
-    mirror: {archive: 10.0.9.9:53}
-    hooks: {backend_up: [/bin/true]}
-"""
 
 
 def table(page: str, heading: str) -> list[list[str]]:
@@ -53,28 +43,29 @@ def names(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
-def test_metrics_are_those_of_the_code() -> None:
-    """docs/monitoring.md has every metric, with its type and labels, and no other metric of nftlb."""
-    metrics = Metrics()
-    metrics.follow(parse_config(HOOKED, "test.yaml"))
-    metrics.checked("dns", "a", "icmp", True, 0.1)
-    metrics.checked("dns", "archive", "icmp", True, 0.1)
-    metrics.watch(_NoLoop(), lambda: {"entries": 1, "limit": 2})  # type: ignore[arg-type]
-    page = metrics.page()
-    backend = a_backend("a", requests=4, replies=3, answered=0.75)
-    guard = GuardStatus(rate=0, banned=0, denied=0, full=0)
-    page.add(a_pool("dns", backend, priority=1, collectors=(a_collector("archive"),), guard=guard))
-    text = page.finish(an_overview(faults=(Fault(what="x", message="", since=NOON),))).decode()
-    found = set()
-    for family in text_string_to_metric_families(text):
-        if family.name.startswith("nftlb_"):
-            labels = {label for sample in family.samples for label in sample.labels} - {"le"}
-            name = f"{family.name}_total" if family.type == "counter" else family.name
-            found.add((name, family.type, frozenset(labels)))
+@pytest.mark.parametrize("page", PAGES)
+def test_tables_are_those_of_the_code(page: str) -> None:
+    """The tables of metrics, events and exit statuses are as `make tables` writes them."""
+    text = (DOCS / page).read_text()
 
-    written = {(names(row[0])[0], row[1], frozenset(names(row[2]))) for row in table("monitoring.md", "Metrics")}
+    assert filled(text, tables()) == text, "run make tables"
 
-    assert found == written
+
+def test_all_tables_are_written() -> None:
+    """Each table that comes from the code is in a document, and no document has another one."""
+    places = re.findall(r"<!-- table ([a-z ]+): written", "".join(path.read_text() for path in DOCS.rglob("*.md")))
+
+    assert sorted(tables()) == sorted(places)
+
+
+def test_tables_have_everything() -> None:
+    """The tables name each metric of the code, each kind of event, and the exit status of each error."""
+    named = set(re.findall(r"(?<=\")nftlb_[a-z_]+(?=[\" ])", (ROOT / "nftlb/metrics.py").read_text()))
+    named |= {f"nftlb_conntrack_{what}" for what in ("entries", "limit")}
+    assert named == {names(row[0])[0] for row in table("monitoring.md", "Metrics")}
+
+    assert set(EventKind) == EVENT_MEANINGS.keys()
+    assert EXIT_STATUSES.keys() == {0, 2, *(kind.exit_status for kind in _errors(NftlbError))}
 
 
 def test_metrics_of_a_pool_name_it() -> None:
@@ -86,10 +77,6 @@ def test_metrics_of_a_pool_name_it() -> None:
     of_a_backend = {name for name in written if re.match("nftlb_(backend|checks|check_duration)", name)}
     assert set() == {name for name in of_a_backend if not written[name] >= {"pool", "backend"}}
     assert set() == {name for name in written if "duration" in name and not name.endswith("_duration_seconds")}
-
-
-class _NoLoop:
-    """An event loop for `asyncio.all_tasks`, which compares loops only."""
 
 
 def test_alerts_are_those_of_the_rules() -> None:
@@ -121,13 +108,6 @@ def test_panels_are_complete() -> None:
     assert max(x for x, _ in covered) < 24
 
 
-def test_events_are_those_of_the_code() -> None:
-    """docs/monitoring.md has every kind of event, with its id in the journal."""
-    written = {names(row[0])[0]: names(row[2])[0] for row in table("monitoring.md", "Events")}
-
-    assert {kind: message_id(kind) for kind in EventKind} == written
-
-
 def test_calls_are_those_of_the_api() -> None:
     """docs/daemon.md has every call of the API."""
     written = set()
@@ -147,13 +127,6 @@ def _errors(kind: type[NftlbError]) -> Iterator[type[NftlbError]]:
     yield kind
     for below in kind.__subclasses__():
         yield from _errors(below)
-
-
-def test_exit_statuses_are_those_of_the_errors() -> None:
-    """docs/commands.md has the exit status of every error, and those of success and of a wrong command line."""
-    rows = re.findall(r"(?m)^\| (\d) \|", (DOCS / "commands.md").read_text())
-
-    assert {0, 2, *(kind.exit_status for kind in _errors(NftlbError))} == set(map(int, rows))
 
 
 def _keys(schema: Any) -> Iterator[str]:
@@ -177,6 +150,58 @@ def test_keys_are_documented() -> None:
     written = set(re.findall(r"[a-z]\w*", " ".join(re.findall(r"`[^`\n]+`|(?m:^    .*$)", text))))
 
     assert set() == set(_keys(json_schema())) - written
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "mapping", "column"),
+    [
+        ("configuration.md", "A pool", "WrittenPool", 2),
+        ("configuration.md", "A backend", "WrittenBackend", 2),
+        ("configuration.md", "Backends by name", "WrittenNameServers", 1),
+        ("configuration.md", "Silent backends", "WrittenPassiveReplies", 1),
+        ("configuration.md", "Copies to collectors", "WrittenCollector", 2),
+        ("configuration.md", "Guard", "WrittenGuard", 2),
+        ("daemon.md", "Health checks", "WrittenHealth", 1),
+    ],
+)
+def test_defaults_are_those_of_the_code(page: str, heading: str, mapping: str, column: int) -> None:
+    """A table of keys has the default of each key that has one, and the keys are those of the mapping."""
+    known = _properties(mapping)
+    compared = 0
+    for row in table(page, heading):
+        written = row[column].replace("`", "").replace(",", "" if len(names(row[0])) == 1 else ",").split(", ")
+        for key, shown in zip(names(row[0]), written * len(names(row[0])), strict=False):
+            default = known[key].get("default")
+            if default not in (None, [], {}):
+                assert _shown(default) == shown, key
+                compared += 1
+    assert compared
+
+
+def test_defaults_of_checks_are_those_of_the_code() -> None:
+    """The table of checks has every kind and all of its options, and the defaults in brackets are right."""
+    section = (DOCS / "daemon.md").read_text().split("The kinds of checks:")[1].split("\n\n")[1]
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in section.splitlines()[2:]]
+    assert list(CHECKS) == [names(row[0])[0] for row in rows]
+    for kind, _, options in rows:
+        known = _properties(f"Written{names(kind)[0].title()}")
+        named = {name.split(":")[0] for name in names(options)}
+        assert names(kind)[0] == "exec" or known.keys() <= named, kind
+        for key, default in re.findall(r"`(\w+)` \(`?([\w.-]+)`?\)", options):
+            assert _shown(known[key]["default"]) == default, key
+
+
+def _shown(default: object) -> str:
+    """A default of the schema, as a reader writes it."""
+    text = str(default).lower() if isinstance(default, bool) else str(default)
+    return {"3600s": "1h", "1.3.6.1.2.1.1.3.0": "sysUpTime"}.get(text, text)
+
+
+def _properties(mapping: str) -> dict[str, dict[str, Any]]:
+    """The keys of a mapping of the file, each with its schema."""
+    schema = json_schema()["$defs"][mapping]
+    forms = [schema, *schema.get("anyOf", ())]
+    return {name: key for form in forms for name, key in form.get("properties", {}).items()}
 
 
 def test_commands_are_documented() -> None:

@@ -1,7 +1,8 @@
 """Writes the reference pages of `make docs` from the code: reference.py DIRECTORY.
 
 DIRECTORY gets commands.md, keys.md and api.md: each command with its options, each key of the file with its values and
-its default, and each call of the API. tests/test_reference.py compares the other documents with the code.
+its default, and each call of the API. `make tables` writes the tables of metrics, events and exit statuses into docs/.
+tests/test_reference.py compares the other documents with the code.
 """
 
 from __future__ import annotations

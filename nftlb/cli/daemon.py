@@ -18,12 +18,14 @@ from nftlb.files import exposure
 from .arguments import no_such
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from nftlb.client import Address, StatusView, Unknown
 
 URL = "NFTLB_URL"
 TOKEN_FILE = "NFTLB_TOKEN_FILE"  # noqa: S105 - the name of a variable
+EVERY = "*"
+"""`nftlb.model.EVERY_BACKEND`, without the import."""
 _MOST_BYTES = 64 << 10  # the daemon reads no larger token file either
 _COMPLETION_TIMEOUT = 0.5
 _CHANGE_TIMEOUT = 60.0
@@ -141,12 +143,24 @@ def refuse_unknown_pools(names: Iterable[str], seen: StatusView) -> None:
 
 def name_error(error: Unknown, pool: str, backend: str, client: DaemonClient) -> NftlbError:
     """The same error with a similar name, if the daemon answers. `backend` is empty in a question about a pool."""
+    return names_error(error, [(pool, backend)], client)
+
+
+def names_error(error: Unknown, asked: Sequence[tuple[str, str]], client: DaemonClient) -> NftlbError:
+    """The same error for each pool and backend that the daemon does not have, as `name_error`."""
     try:
-        seen = client.status()
+        pools = {pool.name: pool for pool in client.status().pools}
     except NftlbError:
         return error
-    asked = f"{pool}/{backend}" if backend else pool
-    found = next((candidate for candidate in seen.pools if candidate.name == pool), None)
-    if found is None:
-        return ConfigError([no_such("pool", asked, pool, (known.name for known in seen.pools))])
-    return ConfigError([no_such("backend", asked, backend, (known.name for known in found.backends))])
+    problems = []
+    for pool, backend in dict.fromkeys(asked):
+        text = f"{pool}/{backend}" if backend else pool
+        found = pools.get(pool)
+        known = [] if found is None else [known.name for known in found.backends]
+        if found is None:
+            problems.append(no_such("pool", text, pool, pools))
+        elif any(name.name == backend for name in found.names):
+            return error  # it says which backends the name has
+        elif backend not in ("", EVERY, *known):
+            problems.append(no_such("backend", text, backend, known))
+    return ConfigError(problems) if problems else error

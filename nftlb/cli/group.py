@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import BashComplete, CompletionItem, FishComplete, ZshComplete
 
+from nftlb.errors import EXIT_STATUSES
+
 from .arguments import examples, suggestion
 from .output import write_output
 
@@ -103,8 +105,9 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     cls=LazyGroup,
     entries=COMMANDS,
     help="A UDP-first load balancer for Linux: pools in a YAML file, compiled to nftables.",
-    epilog="""Exit status: 0 success; 1 the input is bad; 2 wrong usage; 3 the kernel or the system refused; 4 the
-        daemon can't be reached. (diff: 0 no differences, 1 differences, 2 bad input or wrong usage, 3 refused.)
+    epilog=f"""Exit status: {"; ".join(f"{status} {meaning}" for status, meaning in EXIT_STATUSES.items())}. Other
+        meanings have 1 and 2 of diff (differences; bad input or a wrong command line), 1 of health (a pool is not
+        ready), and all of health --nagios.
 
         To begin: `nftlb demo`, `nftlb doctor`, `nftlb COMMAND --help`.""",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

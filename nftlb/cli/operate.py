@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from nftlb.client import Unknown
+from nftlb.printable import printable
 
 from .arguments import examples
-from .daemon import DaemonAccess, complete_backends, complete_pools, daemon_options, name_error
+from .daemon import EVERY, DaemonAccess, complete_backends, complete_pools, daemon_options, name_error, names_error
 from .output import write_output
 from .waiting import wait_until_drained
 
@@ -23,8 +24,6 @@ MOST_PRIORITY = 255
 _MOST_PORT = 65535
 _USUAL_PRIORITY = 1
 _LONGEST_WAIT = 86400.0
-_EVERY = "*"
-"""`nftlb.model.EVERY_BACKEND`, without the import."""
 
 
 class NamedTarget(NamedTuple):
@@ -37,10 +36,11 @@ class NamedTarget(NamedTuple):
         return f"{self.pool}/{self.backend}"
 
 
-def _target(ctx: click.Context, _: click.Parameter, value: str) -> NamedTarget:
+def _target(ctx: click.Context, param: click.Parameter, value: str) -> NamedTarget:
     pool, _slash, backend = value.partition("/")
     if not ctx.resilient_parsing and not (pool and backend and value.isprintable()):
-        raise click.BadParameter(f"{value!r} is not POOL/BACKEND; allowed: two names, such as dns/ns1")
+        every = f", or 'POOL/{EVERY}' for all backends of a pool" if param.nargs < 0 else ""
+        raise click.BadParameter(f"{value!r} is not POOL/BACKEND; allowed: two names, such as dns/ns1{every}")
     return NamedTarget(pool, backend)
 
 
@@ -111,7 +111,7 @@ def drain_command(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], wait: 
     if not wait:
         _set_admin(daemon, targets, "drain")
         return
-    if len(targets) > 1 or targets[0].backend == _EVERY:
+    if len(targets) > 1 or targets[0].backend == EVERY:
         raise click.UsageError("--wait was given with several backends; allowed: one.")
     (target,) = targets
     wait_until_drained(daemon.reader(), *target, timeout, lambda: _change(daemon, target, {"admin": "drain"}))
@@ -172,18 +172,20 @@ priority_command = _number_command(
 
 def _set_admin(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], admin: str) -> None:
     """Set the admin state of backends, all in one change."""
-    if len(targets) == 1 and targets[0].backend != _EVERY:
+    if len(targets) == 1 and targets[0].backend != EVERY:
         _change(daemon, targets[0], {"admin": admin})
         return
-    # The daemon knows which backends a pool has at the moment of the change: DNS may add and remove some.
-    changed = {
-        NamedTarget(backend.pool, backend.name): backend
-        for backend in daemon.writer().change_backends(list(map(str, targets)), {"admin": admin})
-    }
+    client = daemon.writer()
+    try:
+        # The daemon knows which backends a pool has at the moment of the change: DNS may add and remove some.
+        changes = client.change_backends(list(map(str, targets)), {"admin": admin})
+    except Unknown as error:
+        raise names_error(error, targets, client) from error
+    changed = {NamedTarget(backend.pool, backend.name): backend for backend in changes}
     for target, backend in changed.items():
         write_output(f"{target}: {change_text(backend)}\n")
     for target in targets:
-        if target.backend != _EVERY and target not in changed:
+        if target.backend != EVERY and target not in changed:
             write_output(f"{target}: {admin}, and is no backend of the pool any more: DNS or a reload removed it\n")
 
 
@@ -230,12 +232,24 @@ def _server(_: click.Context, __: click.Parameter, value: str) -> _Server:
     if not address or not value.isprintable():
         raise click.BadParameter(_bad_server(value))
     if port and not (port.isascii() and port.isdecimal() and len(port) < 6 and 1 <= int(port) <= _MOST_PORT):  # noqa: PLR2004
-        raise click.BadParameter(f"{port!r} is not a port; allowed: 1 to {_MOST_PORT}")
+        raise click.BadParameter(f"{port!r} is not a port; {_advice(port, port=True)}allowed: 1 to {_MOST_PORT}")
     return _Server(address, int(port) if port else None)
 
 
 def _bad_server(value: str) -> str:
-    return f"{value!r} is not the address of a backend; allowed: 10.0.0.11:5353, [2001:db8::11]:5353, or without a port"
+    advice = _advice(value)
+    return (
+        f"{value!r} is not the address of a backend; {advice}allowed: 10.0.0.11:5353, [2001:db8::11]:5353, or without "
+        "a port"
+    )
+
+
+def _advice(found: str, *, port: bool = False) -> str:
+    """What is meant by a bad server or port, as a part of a message."""
+    from nftlb.config import meant  # noqa: PLC0415 - loads pydantic, and is needed for a bad value only
+
+    advice = meant.number("a port", found) if port else meant.server(found)
+    return f"{printable(advice)}; " if advice else ""
 
 
 @click.command("add", epilog=examples("nftlb add dns/ns3 10.0.0.13:5353", "nftlb add dns/ns4 10.0.0.14:53 --weight 2"))

@@ -15,10 +15,9 @@ from nftlb.model.checks import CHECKS
 from nftlb.model.constraints import BACKEND_NAME, POOL_NAME
 from nftlb.model.kinds import Family, Forward, Protocol
 from nftlb.model.pool import Backend, Config, NamedBackend, Pool
-from nftlb.printable import show
 
 from . import rules
-from .faults import Entries, ProblemCollector, YamlDocument, path_text
+from .faults import Entries, ProblemCollector, YamlDocument, no_mapping, path_text
 from .fields import options, without_none, write_value
 from .pool_rules import Destination, ValidParts, ValidPool, uncounted_replies, valid_pool, without_datagram_flows
 from .reading import Unfit, read_listener, read_text
@@ -81,7 +80,7 @@ def _pools(data: Any, defaults: dict[str, Any], lists: SourceLists, faults: Prob
     if not data:
         faults.add(("pools",), "no pools are configured; needed: at least one pool, with its name as the key")
     elif not isinstance(data, dict):
-        faults.add(("pools",), f"{show(data)} is not a mapping; allowed: a mapping: the pools, each by its name")
+        faults.add(("pools",), no_mapping(data, named="the pools, each by its name"))
     else:
         for name, body in data.items():
             yield _part(name, body, defaults, lists, faults)

@@ -123,17 +123,33 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str, file: str) -> Proble
         return Problem(file, *START, "", f"not YAML: {what}")
     if error.context_mark is not None and error.context_mark.line != mark.line:
         what += f" that begins in line {error.context_mark.line + 1}"
-    return Problem(file, mark.line + 1, mark.column + 1, "", f"not YAML: {what}{_hint(text, mark.line)}")
+    return Problem(file, mark.line + 1, mark.column + 1, "", f"not YAML: {what}{_hint(what, text, mark)}")
 
 
-def _hint(text: str, line: int) -> str:
+_SAME_INDENT = "indent all keys of a mapping by the same number of spaces"
+_HINTS = {
+    "mapping values are not allowed": f"{_SAME_INDENT}; quote a value that has a colon and a blank",
+    "did not find expected key": _SAME_INDENT,
+    "could not find expected ':'": "write a blank behind the colon of a key",
+    "end of stream while scanning a quoted scalar": "the closing quote is missing",
+}
+"""Advice by a part of the message of the YAML parser."""
+
+
+def _hint(problem: str, text: str, mark: yaml.Mark) -> str:
     lines = text.splitlines()
-    written = lines[line] if line < len(lines) else ""
+    written = lines[mark.line] if mark.line < len(lines) else ""
+    # The parser points at the character that can't begin a value, and behind the * that begins an alias.
+    first = written[mark.column : mark.column + 1]
     if re.match(r" *\t", written):
         return "; indent with spaces, not tabs"
     if "]:" in written or "]/" in written:
         return "; quote an IPv6 address in brackets"
-    return ""
+    if "scanning an alias" in problem:
+        return "; quote a value that begins with *"
+    if "cannot start any token" in problem and first in {"%", "@", "`"}:
+        return f"; quote a value that begins with {first}"
+    return next((f"; {advice}" for part, advice in _HINTS.items() if part in problem), "")
 
 
 _WORDS: dict[str, bool | None] = {

@@ -14,9 +14,10 @@ from nftlb.errors import ConfigError, Problem
 from nftlb.printable import show
 
 from . import meant
+from .reading import Unfit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
@@ -159,13 +160,15 @@ class ProblemCollector:
 
     def add_errors(self, error: ValidationError, model: type[BaseModel], path: Path, *, partial: bool = False) -> None:
         """Add the faults that pydantic found in the data at `path`. Missing keys of `partial` data are not faults."""
-        for details in error.errors(include_url=False):
-            if partial and _is_incomplete(details):
+        found = error.errors(include_url=False)
+        misspelt = set(filter(None, (_misspelt(details, model) for details in found)))
+        for details in found:
+            if (partial and _is_incomplete(details)) or (details["type"] == "missing" and details["loc"] in misspelt):
                 continue
             location = details["loc"]
             of_key = location[-1:] == ("[key]",)
             place = path + (location[:-1] if of_key else location)
-            self.add(place, _message(details, model), key=of_key or details["type"] == "extra_forbidden")
+            self.add(place, _message(details, model, path), key=of_key or details["type"] == "extra_forbidden")
 
     def _find(self, path: Path) -> Found:
         """Find a place. A setting that a pool does not have may be in `defaults`."""
@@ -182,30 +185,79 @@ def _is_incomplete(details: ErrorDetails) -> bool:
     return details["type"] == "missing" or (details["type"] == "value_error" and isinstance(details["input"], dict))
 
 
-def _message(details: ErrorDetails, model: type[BaseModel]) -> str:
+def _misspelt(details: ErrorDetails, model: type[BaseModel]) -> Path:
+    """The path of the key that is meant by an unknown key; empty if the fault is another."""
+    *before, last = details["loc"] or ("",)
+    if details["type"] != "extra_forbidden" or not (near := meant.key(str(last), _keys(model, (*before,)))):
+        return ()
+    return (*before, near)
+
+
+def _message(details: ErrorDetails, model: type[BaseModel], path: Path) -> str:
+    """The message about a fault of the data at `path`, which is read as `model`."""
     match details["type"]:
         case "value_error":
             return str(details["ctx"]["error"])
         case "missing":
             return f"is missing; needed: {_description(model, details['loc'])}"
         case "extra_forbidden":
-            return unknown_key(str(details["loc"][-1]), _keys(model, details["loc"][:-1]))
+            *before, key = details["loc"]
+            return unknown_key(str(key), _keys(model, (*before,)), _elsewhere(model, path, (*before,), str(key)))
         case "tuple_type":
-            return f"{show(details['input'])} is not a list; allowed: a list: {_description(model, details['loc'])}"
+            description = _description(model, details["loc"])
+            return str(Unfit(details["input"], "not a list", f"a list: {description}", meant.listed(details["input"])))
         case "too_short":
-            return f"{show(details['input'])} is empty; allowed: at least one"
-    keys = ", ".join(sorted(_keys(model, details["loc"])))
-    allowed = f"with the keys {keys}" if keys else f": {_description(model, details['loc'])}"
-    # A check without options, as in `health: icmp`, is a mapping too.
-    found = details["input"]
-    advice = f"write {{{found}: {{}}}}; " if isinstance(found, str) and found in _keys(model, details["loc"]) else ""
-    return f"{show(found)} is not a mapping; {advice}allowed: a mapping {allowed}".replace(" : ", ": ")
+            return str(Unfit(details["input"], "empty", "at least one"))
+    return _no_mapping_at(details, model, path)
 
 
-def unknown_key(key: str, allowed: Iterable[str]) -> str:
+def _no_mapping_at(details: ErrorDetails, model: type[BaseModel], path: Path) -> str:
+    keys, named, needed = _form(model, details["loc"])
+    advice = ""
+    if not details["loc"] and path and path[-1] in keys:
+        advice = f"{path[-1]} is a key of {path_text((*path[:-1], _ANY_NAME))}, so indent the key further than the name"
+    return no_mapping(details["input"], keys, named, needed, advice)
+
+
+def _form(model: type[BaseModel], path: Path) -> tuple[Collection[str], str, Collection[str]]:
+    """The keys of the mapping at a path, what has names as keys there, and the keys that are needed."""
+    schemas = _schemas_at(model, path)
+    keys = {key for schema in schemas for key in schema.get("properties", ())}
+    needed = {key for schema in schemas for key in schema.get("required", ())}
+    free = any(_inside(schema, "") for schema in schemas)
+    return keys, _description(model, path) if free else "", needed
+
+
+def no_mapping(
+    found: object, keys: Collection[str] = (), named: str = "", needed: Collection[str] = (), advice: str = ""
+) -> str:
+    """The message for a value in place of a mapping. `named`: what the mapping has, if its keys are names."""
+    allowed = f" with the keys {', '.join(sorted(keys))}" if keys else f": {named}" if named else " without keys"
+    return str(Unfit(found, "not a mapping", f"a mapping{allowed}", advice or _form_meant(found, keys, named, needed)))
+
+
+def _form_meant(found: object, keys: Collection[str], named: str, needed: Collection[str]) -> str:
+    """Advice for a value in place of a mapping."""
+    advice = ""
+    if found is None and (keys or named):
+        advice = f"indent the {'names' if named else 'keys'} further than this key, or delete this key"
+    elif isinstance(found, list):
+        advice = f"write {'NAME' if named else 'KEY'}: before each value, in place of -"
+    elif isinstance(found, str) and found in keys:  # a check without options, as in `health: icmp`, is a mapping too
+        advice = f"write {{{found}: {{}}}}"
+    elif keys or named:
+        (key,) = needed if len(needed) == 1 and isinstance(found, str) else ("",)
+        advice = meant.without_blank(found) or (f"write {{{key}: {found}}}" if key and meant.listed(found) else "")
+    else:
+        advice = "write {}"
+    return advice
+
+
+def unknown_key(key: str, allowed: Iterable[str], elsewhere: str = "") -> str:
+    """The message about a key. `elsewhere`: the place of a mapping that has this key."""
     known = sorted(allowed)
-    near = meant.key(key, known)
-    hint = f"did you mean '{near}'? " if near else ""
+    near = meant.key(key, known, slips=not elsewhere)
+    hint = f"did you mean '{near}'? " if near else f"it is a key of {elsewhere}; " if elsewhere else ""
     found = f"'{key}'" if show(key) == key else show(key)
     return f"unknown key {found}; {hint}allowed: {', '.join(known) or 'no keys'}"
 
@@ -215,6 +267,25 @@ def unknown_key(key: str, allowed: Iterable[str]) -> str:
 
 def _keys(model: type[BaseModel], path: Path) -> set[str]:
     return {key for schema in _schemas_at(model, path) for key in schema.get("properties", ())}
+
+
+_ANY_NAME = "NAME"
+_MOST_PLACES = 2
+
+
+def _elsewhere(model: type[BaseModel], base: Path, path: Path, key: str) -> str:
+    """The places of mappings that have a key, one level above or below `path`; empty if there are none.
+
+    The paths begin at `base`, where the file has what `model` reads.
+    """
+    outer = path[:-1] if path and isinstance(path[-1], int) else path  # the item of a list is no level of its own
+    above = next((path[:length] for length in reversed(range(len(outer))) if _keys(model, path[:length])), None)
+    below = [(*path, name, *rest) for name in sorted(_keys(model, path)) for rest in ((), (_ANY_NAME,), (0,))]
+    places = [place for place in ([above] if above is not None else below) if key in _keys(model, place)]
+    shown = (
+        path_text(tuple(part for part in base + place if isinstance(part, str))) for place in places[:_MOST_PLACES]
+    )
+    return " and ".join(place or "the file" for place in dict.fromkeys(shown))
 
 
 def _description(model: type[BaseModel], path: Path) -> str:

@@ -244,7 +244,7 @@ def _duration(limit: TimeLimits) -> Reads:
     return Reads(
         partial(reading.read_duration, limit.shortest, limit.longest, whole_seconds=limit.whole_seconds),
         written if limit.shortest else {"anyOf": [written, {"const": 0}]},
-        lambda time: f"{time}ms" if time % 1000 else f"{time // 1000}s",
+        reading.shown_duration,
     )
 
 

@@ -6,12 +6,29 @@ Each function returns the advice for a message, or an empty text if the intentio
 from __future__ import annotations
 
 import re
+import unicodedata
 from contextlib import suppress
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+
+_DASHES_AND_QUOTES = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212", "------", "\u2018\u2019\u201c\u201d")
+
+
+def in_ascii(found: object) -> str:
+    """The same text in ASCII characters; empty if the text is in ASCII, or also has other letters.
+
+    Input methods for East Asian languages write wide letters and digits. Word processors write other dashes and quotes.
+    Web pages have blanks of other widths, and characters without any width.
+    """
+    if not isinstance(found, str) or found.isascii():
+        return ""
+    plain = unicodedata.normalize("NFKC", found).translate(_DASHES_AND_QUOTES)
+    plain = "".join(letter for letter in plain if unicodedata.category(letter) != "Cf").strip()
+    return plain if plain.isascii() else ""
+
 
 _NO_CONNECTIONS = "nftlb does not count connections; write round-robin"
 _WORDS = {
@@ -40,6 +57,10 @@ _WORDS = {
     "ip_hash": "hash",
     "iphash": "hash",
     "consistent": "hash",
+    # keys of balance: hash
+    "src": "source",
+    "client": "source",
+    "client-ip": "source",
     # units, states and protocols
     "connection": "flow",
     "connections": "flow",
@@ -74,17 +95,21 @@ def word(found: object, allowed: Collection[str]) -> str:
     tunnel = _TUNNELS.get(text)
     if tunnel and "dsr" in allowed:
         return f"write dsr, with encap: {tunnel}"
-    meant = text if text in allowed else tunnel or _WORDS.get(text, "")
+    in_other_letters = next((one for one in allowed if one.lower() == text), "")  # types of DNS records are in capitals
+    meant = in_other_letters or tunnel or _WORDS.get(text, "")
     if meant not in allowed:
-        meant = _nearest(text, allowed, _ALIKE)
+        # Another short word is rather another thing: FTP is not TFTP.
+        meant = _nearest(text, allowed, _ALIKE) if len(text) >= _SHORTEST_SLIP else ""
     return f"write {meant}" if meant else ""
 
 
+_SHORTEST_SLIP, _MOST_LETTERS = 4, 2
+"""The length of the shortest value for which a similar word is looked for, and how many letters may be missing."""
 _ALIKE, _SIMILAR = 0.8, 0.6
 """How much of two texts must be equal (`SequenceMatcher.ratio`): of values, and of keys, whose advice is a question."""
 _KEYS = {
-    **dict.fromkeys(("scheduler", "sched", "lb_algo", "lvs_sched", "algorithm"), "balance"),
-    **dict.fromkeys(("lb_kind", "lvs_method", "mode"), "forward"),
+    **dict.fromkeys(("scheduler", "sched", "lb_algo", "lvs_sched", "algorithm", "hash"), "balance"),
+    **dict.fromkeys(("lb_kind", "lvs_method", "mode", "fwd"), "forward"),
     **dict.fromkeys(("persistent", "persistence", "persistence_timeout", "sticky", "affinity"), "per"),
     **dict.fromkeys(("real", "real_server", "real_servers", "servers", "nodes", "members"), "backends"),
     **dict.fromkeys(("upstream", "upstreams", "endpoints", "targets"), "backends"),
@@ -94,6 +119,10 @@ _KEYS = {
     **dict.fromkeys(("host", "hostname", "ip", "server", "name"), "address"),
     **dict.fromkeys(("state", "status", "disabled", "enabled"), "admin"),
     **dict.fromkeys(("ping", "icmp_ping"), "icmp"),
+    **dict.fromkeys(("url", "uri"), "path"),
+    **dict.fromkeys(("code", "codes", "status_code", "expect"), "status"),
+    **dict.fromkeys(("up", "notify_up", "on_up"), "backend_up"),
+    **dict.fromkeys(("down", "notify_down", "on_down"), "backend_down"),
     **dict.fromkeys(("script", "command", "external", "misc_check"), "exec"),
     **dict.fromkeys(("inter", "delay_loop", "delay"), "interval"),
     **dict.fromkeys(("service", "services", "virtual_servers", "virtuals"), "pools"),
@@ -101,18 +130,21 @@ _KEYS = {
 """Keys of other programs, and the key of nftlb. A key only counts where its counterpart is allowed."""
 
 
-def key(found: str, allowed: Collection[str]) -> str:
-    """The key that is meant by an unknown key; empty if that is not clear."""
-    text = found.strip().lower().replace("-", "_")
+def key(found: str, allowed: Collection[str], *, slips: bool = True) -> str:
+    """The key that is meant by an unknown key; empty if that is not clear. `slips`: also a similar key."""
+    text = (in_ascii(found) or found).strip().lower().replace("-", "_")
     meant = text if text in allowed else _KEYS.get(text, "")
-    return meant if meant in allowed else _nearest(text, allowed, _SIMILAR)
+    if meant in allowed:
+        return meant
+    return _nearest(text, allowed, _SIMILAR) if slips else ""
 
 
 def _nearest(text: str, allowed: Collection[str], ratio: float) -> str:
     """The text of `allowed` that differs from `text` by a slip of the keyboard; empty if there is none."""
     from difflib import get_close_matches  # noqa: PLC0415 - not worth loading for a good file
 
-    near = get_close_matches(text, sorted(allowed), n=1, cutoff=ratio)
+    alike = sorted(word for word in allowed if abs(len(word) - len(text)) <= _MOST_LETTERS)
+    near = get_close_matches(text, alike, n=1, cutoff=ratio)
     return near[0] if near else ""
 
 
@@ -137,11 +169,14 @@ _DURATION = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,3}))?\s*([A-Za-z]*)")
 def duration(found: object) -> str:
     """Advice for a duration: without a unit, with another name of the unit, with a blank, or with a fraction."""
     match = None if isinstance(found, bool) else _DURATION.fullmatch(str(found).strip())
-    if match is None or not int(match[1]):
+    if match is None:
         return ""
     whole, fraction, unit = int(match[1]), match[2], match[3].lower()
     if fraction is not None:
-        return f"write {whole * 1000 + int(fraction.ljust(3, '0'))}ms" if _UNITS.get(unit) == "s" else ""
+        parts = whole * 1000 + int(fraction.ljust(3, "0"))
+        return f"write {parts}ms" if parts and _UNITS.get(unit) == "s" else ""
+    if not whole:
+        return ""
     if not unit:
         return f"the unit is missing; write {whole}s or {whole}ms"
     if unit in {"d", "day", "days"}:
@@ -149,17 +184,34 @@ def duration(found: object) -> str:
     return f"write {whole}{_UNITS[unit]}" if unit in _UNITS else ""
 
 
-_FRACTION = re.compile(r"0?\.([0-9]{1,2})|([0-9]{1,3})")
+_FRACTION = re.compile(r"0?\.([0-9]{1,2})|([0-9]{1,3})\s*%?")
 _WHOLE = 100
 
 
 def percent(found: object) -> str:
-    """Advice for a share: a number without `%`, or a fraction of 1."""
+    """Advice for a share: a number without `%`, a blank before `%`, or a fraction of 1."""
     match = None if isinstance(found, bool) else _FRACTION.fullmatch(str(found))
     if match is None:
         return ""
     number = int(match[1].ljust(2, "0")) if match[1] else int(match[2])
     return f"write {number}%" if number <= _WHOLE else ""
+
+
+_MOST_PACKETS = 1_000_000
+_RATE = re.compile(r"([1-9][0-9]{0,6})\s*(?:(?:packets?|p)?\s*(?:/|per\b|p(?=s$))\s*([a-z]+))?")
+
+
+def rate(found: object) -> str:
+    """Advice for a number of packets in a period: without a period, or with another name of the period."""
+    match = None if isinstance(found, bool) else _RATE.fullmatch(str(found).strip().lower())
+    if match is None:
+        return ""
+    if int(match[1]) > _MOST_PACKETS:
+        return ""
+    if not match[2]:
+        return f"the period is missing; write {match[1]}/s or {match[1]}/m"
+    unit = _UNITS.get(match[2], "")
+    return f"write {match[1]}/{unit}" if unit in {"s", "m", "h"} else ""
 
 
 _PORT_AND_PROTOCOL = re.compile(r"([0-9]{1,5})/[A-Za-z]+")
@@ -180,15 +232,28 @@ def number(what: str, found: object) -> str:
     return "" if found.isdecimal() or found.lower().startswith("0x") else "write a whole number"
 
 
-_URL = re.compile(r"([A-Za-z]+)://([^/]+)/?")
+_URL = re.compile(r"([A-Za-z]+)://([^/\s]+)(?:/\S*)?")
+_WITH_BLANKS = re.compile(
+    r"([0-9A-Fa-f.:\[\]]+)(?:\s*:\s*|\s+)([0-9]{1,5})(?:\s*/\s*|\s+)(udp|tcp|sctp)", re.IGNORECASE
+)
+_SEVERAL_PROTOCOLS = re.compile(r"/[A-Za-z]+[/+|&][A-Za-z]+$")
 _LISTENER_PROTOCOLS = {"udp", "tcp", "sctp"}
 _PORTS = re.compile(r"[0-9]{1,5}(?:-[0-9]{1,5})?")
 
 
 def listener(found: object) -> str:
-    """Advice for a listener: a missing or wrong part, a URL, an IPv6 address without brackets."""
-    if not isinstance(found, str):
-        return ""
+    """Advice for a listener: a missing or wrong part, several parts, a URL, an IPv6 address without brackets."""
+    if type(found) is int and 0 < found <= _MOST_PORT:
+        return f"the address is missing; write ADDRESS:{found}/udp"
+    return _listener(found) if isinstance(found, str) else ""
+
+
+def _listener(found: str) -> str:
+    if "," in found or _SEVERAL_PROTOCOLS.search(found):
+        return "write a list with one address, one port or range of ports, and one protocol in each item"
+    if len(found.split()) > 1 and (spaced := _WITH_BLANKS.fullmatch(found)):
+        place, protocol = _joined(spaced[1].strip("[]"), spaced[2]), spaced[3].lower()
+        return f"write {_quoted(f'{place}/{protocol}')}"
     url = _URL.fullmatch(found)
     if url and url[1].lower() in _LISTENER_PROTOCOLS:
         place, protocol = url[2], url[1]
@@ -198,8 +263,12 @@ def listener(found: object) -> str:
     advice = _place(place, end)
     if not advice:
         host, ports = _split(place)
-        if host and protocol and url:
+        if url and url[1].lower() not in _LISTENER_PROTOCOLS:
+            advice = "a URL does not work here"
+        elif host and protocol and url:
             advice = f"write {_quoted(_joined(host, ports) + end)}" if _PORTS.fullmatch(ports) else ""
+        elif host == "*" and not ports:
+            advice = f'the port is missing; write "*:PORT{end}", such as "*:53{end}"'
         elif not host or host.isdecimal():
             number = ports or host
             advice = f"the address is missing; write ADDRESS:{number}{end}" if number.isdecimal() else ""
@@ -214,16 +283,16 @@ def endpoint(found: object) -> str:
     if not isinstance(found, str):
         return ""
     url = _URL.fullmatch(found)
-    place = url[2] if url else found
+    place = url[2] if url else _PORT_AFTER_BLANKS.sub(r":\1", found)
     if advice := _place(place, ""):
         return advice
-    return f"write {_quoted(place)}" if url and _split(place)[1].isdecimal() else ""
+    return f"write {_quoted(place)}" if place != found and _split(place)[1].isdecimal() else ""
 
 
 def _place(text: str, end: str) -> str:
     """Advice for an address with a port, which something is wrong with. `end` follows the port."""
     host, port = _split(text)
-    if advice := _out_of_range(host, port):
+    if advice := _nearly(host, port):
         return advice
     if not _is_address(host):
         return ""
@@ -239,7 +308,17 @@ def _place(text: str, end: str) -> str:
 
 _HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_]([A-Za-z0-9_.-]{0,250}[A-Za-z0-9_.])?")
 _LEADING_ZEROS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
+_PORT_AFTER_BLANKS = re.compile(r"\s*(?::\s+|\s:|\s)\s*([0-9]{1,5})$")
 _WITH_WEIGHT = re.compile(r"(\S+)\s+weight[ =:]\s*([0-9]{1,3})")
+
+
+def server(found: str) -> str:
+    """Advice for the short form of a server: brackets around an IPv4 address, or a blank before the port."""
+    host, port = _split(_PORT_AFTER_BLANKS.sub(r":\1", found))
+    if not (port.isdecimal() and _is_address(host)):
+        return ""
+    end = ", without brackets" if found.startswith("[") and ":" not in host else ""
+    return f"write {_quoted(_joined(host, port))}{end}"
 
 
 def address(found: object, *, names: bool = False) -> str:
@@ -253,15 +332,15 @@ def address(found: object, *, names: bool = False) -> str:
     place = url[2] if url else weighted[1] if weighted else found
     host, port = _split(place)
     plain = _is_address(host)
-    if advice := _out_of_range(host, port):
+    if advice := _nearly(host, port):
         pass
+    elif "," in found:
+        advice = "write one address here"
     elif url:
         advice = f"write {_quoted(place)}"
     elif weighted:
         server = f"{_in_flow(host)}, port: {port}" if port.isdecimal() and plain else _in_flow(host if plain else place)
         advice = f"write {{address: {server}, weight: {weighted[2]}}}"
-    elif place == f"[{host}]:{port}" and plain and names and ":" not in host:
-        advice = f"write {_joined(host, port)}, without brackets"
     elif port.isdecimal() and plain:
         advice = f"write the address {host} and the port {port} as two values"
     elif plain and place == f"[{host}]":
@@ -269,23 +348,129 @@ def address(found: object, *, names: bool = False) -> str:
     elif _LEADING_ZEROS.fullmatch(found):
         shorter = ".".join(str(int(part)) for part in found.split("."))
         advice = f"write {shorter}, without leading zeros" if shorter != found and _is_address(shorter) else ""
-    elif not names and _HOST_NAME.fullmatch(found) and ("." in found or found.lower() == "localhost"):
+    elif not names and _is_name(found):
         advice = "a host name does not work here; write an address"
     return advice
+
+
+def prefix(found: str) -> str:
+    """Advice for an address or a prefix: a host name, a range, or what is nearly an address."""
+    several = _RANGE.fullmatch(found)
+    if several and _is_address(several[1]):
+        return "a range of addresses does not work here; write prefixes"
+    host, slash, _ = found.partition("/")
+    if advice := _nearly(host, ""):
+        return advice
+    if not slash and _is_name(host):
+        return "host names and relative paths do not work here"
+    return address(host) if not slash else ""
+
+
+def api_place(found: object) -> str:
+    """Advice for the place where the API listens: a port or a path alone, a name of this host, a URL."""
+    text = str(found)
+    if text.isdecimal() and not isinstance(found, bool):
+        return f"the address is missing; write 127.0.0.1:{text}" if 0 < int(text[:9]) <= _MOST_PORT else ""
+    if text.startswith("/"):
+        return f"write unix:{text}"
+    url = _URL.fullmatch(text)
+    place = url[2] if url else text
+    host, port = _split(place)
+    if host.lower() == "localhost" and port.isdecimal():
+        return f"a host name does not work here; write 127.0.0.1:{port}"
+    if host == "*" and port.isdecimal():
+        return f"write 0.0.0.0:{port}, or [::]:{port} with quotes"
+    return address(host) or endpoint(found)
+
+
+_NAME_AND_VALUE = re.compile(r"([A-Za-z][\w.-]*):(\S+)")
+_URL_PATH = re.compile(r"[A-Za-z]+://[^/\s]+(/\S*)?")
+_WORDS_OF_A_NAME = re.compile(r"[A-Za-z][\w.-]*(?: [\w.-]+)+")
+_INTERFACES = re.compile(r"[A-Za-z][\w.@-]+(?:[ ,]+[A-Za-z][\w.@-]+)+")
+
+
+def text(what: str, found: object) -> str:
+    """Advice for text. `what`: the kind of text, such as `a name of a backend`."""
+    if not isinstance(found, str):
+        return ""
+    advice = ""
+    words = _WORDS_OF_A_NAME.fullmatch(found)
+    if what.startswith("a name of"):
+        advice = f"write {found.replace(' ', '-')}" if words else without_blank(found)
+    elif what == "an interface" and _INTERFACES.fullmatch(found):
+        advice = f"write a list: [{', '.join(found.replace(',', ' ').split())}]"
+    elif what == "a path of a URL":
+        url = _URL_PATH.fullmatch(found)
+        path = url[1] or "/" if url else f"/{found}"
+        advice = f"write {path}" if url or _PLAIN_WORD.fullmatch(found) else ""
+    return advice
+
+
+def without_blank(found: object) -> str:
+    """Advice for a key and its value that YAML reads as one text, because no blank is behind the colon."""
+    lines = [_NAME_AND_VALUE.fullmatch(line) for line in found.split()] if isinstance(found, str) else []
+    first = lines[0] if lines and all(lines) else None
+    if first is None or _is_address(first[1]) or first[2].startswith("//"):
+        return ""
+    return f"a blank is missing behind the colon; write {first[1]}: {first[2]}"
+
+
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9_./=+@%-]+")
+
+
+def listed(found: object) -> str:
+    """Advice for a list of words that is written as text."""
+    words = found.split() if isinstance(found, str) else []
+    plain = words and all(map(_PLAIN_WORD.fullmatch, words))
+    return f"write [{', '.join(words)}]" if plain else ""
+
+
+def status_codes(found: object) -> str:
+    """Advice for a class of status codes."""
+    match = re.fullmatch(r"([1-9])xx", str(found).strip().lower())
+    return f"write {match[1]}00-{match[1]}99" if match else ""
+
+
+def _is_name(text: str) -> bool:
+    return bool(_HOST_NAME.fullmatch(text)) and ("." in text or text.lower() == "localhost")
 
 
 _MOST_PORT, _LONGEST_PORT = 65535, 5
 _PARTS, _MOST_OF_PART, _LONGEST_PART = 4, 255, 3
 
 
-def _out_of_range(host: str, port: str) -> str:
-    """Advice for what is nearly an IPv4 address, and for a number that is not a port; empty if both may be right."""
+_NETWORK = re.compile(r"(\S+)/[0-9]{1,3}")
+_RANGE = re.compile(r"([^\s-]+)\s*-\s*(?:[0-9]{1,3}|[0-9A-Fa-f]*[.:]\S+)")
+
+
+def _nearly(host: str, port: str) -> str:
+    """Advice for what is nearly an address, and for a number that is not a port; empty if both may be right."""
+    network, several = _NETWORK.fullmatch(host), _RANGE.fullmatch(host)
+    advice = ""
+    if network and _is_address(network[1]):
+        advice = f"a network does not work here; write the address of one host, such as {network[1]}"
+    elif several and _is_address(several[1]):
+        advice = f"a range of addresses does not work here; write one address, such as {several[1]}"
+    elif host.endswith(".") and _is_address(host[:-1]):
+        advice = f"write {host[:-1]}, without the dot at the end"
+    return advice or _numbers(host) or _port(port)
+
+
+def _numbers(host: str) -> str:
+    """Advice for an IPv4 address with a part that is not a number up to 255, or with too many or too few numbers."""
     parts = host.split(".")
     numbers = [part for part in parts if part.isascii() and part.isdecimal()]
     wrong = [part for part in parts if part not in numbers or len(part) > _LONGEST_PART or int(part) > _MOST_OF_PART]
     readable = all(part.isascii() and part.isalnum() for part in parts)
     if wrong and readable and len(parts) == _PARTS and len(numbers) >= _PARTS - 1:
         return f"{wrong[0]} in {host} is not a number from 0 to {_MOST_OF_PART}"
+    if not wrong and len(parts) not in {1, _PARTS}:
+        return f"an IPv4 address has {_PARTS} numbers, and {host} has {len(parts)}"
+    return ""
+
+
+def _port(port: str) -> str:
+    """Advice for a number that is not a port."""
     first = port.partition("-")[0]
     if first.isascii() and first.isdecimal() and not (len(first) <= _LONGEST_PORT and 0 < int(first) <= _MOST_PORT):
         return f"{first} is not a port from 1 to {_MOST_PORT}"

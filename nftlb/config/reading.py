@@ -58,6 +58,8 @@ class Unfit(ValueError):  # noqa: N818 - raised for the input of a user, not for
     """
 
     def __init__(self, found: object, what: str, allowed: str, advice: str = "") -> None:
+        plain = meant.in_ascii(found)
+        advice = f"some characters are not ASCII; in ASCII: {plain}" if plain else advice
         hint = f"{printable(advice)}; " if advice else ""
         super().__init__(f"{show(found)} is {what}; {hint}allowed: {allowed}")
 
@@ -68,10 +70,12 @@ _DIGITS = re.compile(r"[0-9]{1,10}")
 def whole_number(what: str, low: int, high: int, found: object) -> int:
     if isinstance(found, int) and not isinstance(found, bool) and low <= found <= high:
         return found
-    allowed = f"{low} to {high}"
-    if isinstance(found, str) and _DIGITS.fullmatch(found):
-        allowed += ", without quotes or leading zeros"
-    raise Unfit(found, f"not {what}", allowed, meant.number(what, found))
+    advice = meant.number(what, found)
+    if isinstance(found, str) and _DIGITS.fullmatch(found) and low <= int(found) <= high:
+        advice = (
+            f"write {int(found)}, without {'leading zeros' if found.startswith('0') and found != '0' else 'quotes'}"
+        )
+    raise Unfit(found, f"not {what}", f"{low} to {high}", advice)
 
 
 read_port = partial(whole_number, "a port", 1, 65535)
@@ -112,7 +116,7 @@ def read_text(pattern: TextPattern, found: object) -> str:
     if isinstance(found, str) and pattern.pattern.fullmatch(found):
         return found
     allowed = f"{pattern.allowed}; to mean the word, quote it" if isinstance(found, bool) else pattern.allowed
-    raise Unfit(found, f"not {pattern.what}", allowed)
+    raise Unfit(found, f"not {pattern.what}", allowed, meant.text(pattern.what, found))
 
 
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
@@ -128,10 +132,15 @@ def read_duration(low: Milliseconds, high: Milliseconds, found: object, *, whole
     duration = int(match[1]) * _UNITS[match[2]]
     if not low <= duration <= high:
         longest = "24h" if high == DAY else f"{high // 60_000}m"
-        raise Unfit(found, "too short" if duration < low else "too long", f"{low}ms to {longest}")
+        raise Unfit(found, "too short" if duration < low else "too long", f"{shown_duration(low)} to {longest}")
     if whole_seconds and duration % 1000:
         raise Unfit(found, "not in whole seconds", "whole seconds, such as 30s, 5m or 1h")
     return duration
+
+
+def shown_duration(duration: Milliseconds) -> str:
+    """The duration as a user would write it, in seconds if possible."""
+    return f"{duration}ms" if duration % 1000 else f"{duration // 1000}s"
 
 
 _PERCENT = re.compile(r"(100|[0-9]{1,2})%")
@@ -182,7 +191,7 @@ def read_hash_key(found: object) -> HashKey:
     if found == "sip-call-id":
         reason = "not a key: rules read bytes at fixed places, and the Call-ID of SIP may stand anywhere in a message"
         raise Unfit(found, reason, "source, which sends all calls of a client to the same backend")
-    raise Unfit(found, "not a key", _KEYS)
+    raise Unfit(found, "not a key", _KEYS, "" if "/" in found else meant.word(found, KEY_WORDS))
 
 
 _KEYS = f"{', '.join(KEY_WORDS)}, source/24, source/24/56 (IPv4/IPv6), or payload@OFFSET+LENGTH in bytes"
@@ -204,9 +213,8 @@ def read_rate(found: object) -> Rate:
     """Read a number of packets in a period."""
     match = _RATE.fullmatch(found) if isinstance(found, str) else None
     if match is None or int(match[1]) > _MOST_PACKETS:
-        raise Unfit(
-            found, "not a rate", f"1 to {_MOST_PACKETS} packets in a second, minute or hour, such as 100/s or 5/m"
-        )
+        allowed = f"1 to {_MOST_PACKETS} packets in a second, minute or hour, such as 100/s or 5/m"
+        raise Unfit(found, "not a rate", allowed, meant.rate(found))
     return Rate(int(match[1]), _PERIODS[match[2][0]])
 
 
@@ -254,7 +262,7 @@ def read_prefix(text: str, allowed: str = PREFIX) -> tuple[int, tuple[int, int]]
     try:
         first = int.from_bytes(socket.inet_pton(family, address), "big")
     except (OSError, ValueError):
-        raise Unfit(text, "neither an address nor a prefix", allowed) from None
+        raise Unfit(text, "neither an address nor a prefix", allowed, meant.prefix(text)) from None
     bits = size
     if slash:
         if not _NUMBER.fullmatch(length) or int(length) > size:
@@ -360,17 +368,19 @@ def read_dns_server(found: object) -> Endpoint:
 def read_listener(found: object) -> Listener:
     endpoint, _, protocol = found.rpartition("/") if isinstance(found, str) else ("", "", "")
     address, ports = split_port(endpoint)
-    if ports is None or not address or "://" in str(found):
+    if ports is None or not address or _NO_LISTENER.search(str(found)) or meant.in_ascii(found):
         raise Unfit(found, "not a listener", LISTENER, meant.listener(found))
     first, dash, last = ports.partition("-")
     first_port = read_port(digits_or_text(first))
     last_port = read_port(digits_or_text(last)) if dash else first_port
     if last_port < first_port:
-        raise Unfit(ports, "not a range of ports", "the lower port first, such as 16384-16484")
+        advice = f"write {last_port}-{first_port}"
+        raise Unfit(ports, "not a range of ports", "the lower port first, such as 16384-16484", advice)
     place, host = _read_place(address)
     return Listener(place, first_port, last_port, read_word(Protocol, "a protocol", protocol), host)
 
 
+_NO_LISTENER = re.compile(r"://|,|\s|/[A-Za-z]+[/+|&]")
 _OTHER_PLACE = re.compile(r"[0-9.]*|[0-9]+\..*|.*:.*|.*\.[^0-9].*|localhost", re.IGNORECASE)
 """Texts that are rather a mistyped address or a host name than an interface. Behind a dot, interfaces of VLANs have a
 number: eth0.100."""
@@ -446,11 +456,11 @@ def read_api_listen(found: object) -> Endpoint | UnixSocket:
         )
     address, port = split_port(found) if isinstance(found, str) else ("", None)
     if port is None:
-        raise Unfit(found, "not a place for the API", allowed)
+        raise Unfit(found, "not a place for the API", allowed, meant.api_place(found))
     try:  # unlike elsewhere, 0.0.0.0 and :: are allowed: they mean all addresses of this host
         parsed = IPv6Address(address) if ":" in address else IPv4Address(address)
     except AddressValueError:
-        raise Unfit(found, "not a place for the API", allowed) from None
+        raise Unfit(found, "not a place for the API", allowed, meant.api_place(found)) from None
     if is_link_local(parsed):
         raise Unfit(found, "a link-local address, which is valid on one interface only", allowed)
     return Endpoint(parsed, read_port(digits_or_text(port)))
@@ -482,5 +492,6 @@ def read_status_codes(found: object) -> tuple[int, int]:
     """Read a status code or a range of status codes, as the first and the last code."""
     match = _STATUS.fullmatch(str(found)) if isinstance(found, (int, str)) else None
     if match is None or int(match[2] or match[1]) < int(match[1]):
-        raise Unfit(found, "not a status", "a status code or a range, such as 200 or 200-299")
+        allowed = "a status code or a range, such as 200 or 200-299"
+        raise Unfit(found, "not a status", allowed, meant.status_codes(found))
     return int(match[1]), int(match[2] or match[1])

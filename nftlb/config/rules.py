@@ -22,6 +22,7 @@ from nftlb.model.kinds import (
 )
 
 from .pool_rules import RULES, Destination, RuleViolation, ValidParts, ValidPool, Where, most_backends
+from .reading import shown_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -340,7 +341,7 @@ def table_of_others(config: Config) -> Iterator[RuleViolation]:
 def impossible_ttl(config: Config) -> Iterator[RuleViolation]:
     shortest, longest = config.resolver.min_ttl, config.resolver.max_ttl
     if shortest > longest:
-        message = f"{shortest} ms is more than max_ttl, {longest} ms; allowed: up to max_ttl"
+        message = f"{shown_duration(shortest)} is more than max_ttl, {shown_duration(longest)}; allowed: up to max_ttl"
         yield RuleViolation(("resolver", "min_ttl"), message)
 
 

@@ -6,6 +6,7 @@ key for each kind of check, and the rules between the options of one check.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, cast
 
 from pydantic import (
@@ -41,6 +42,7 @@ from nftlb.model.pool import (
     Zones,
 )
 
+from . import meant
 from .fields import (
     COLLECTOR_WRITTEN,
     SERVER_AND_PORT_WRITTEN,
@@ -189,6 +191,9 @@ class _BackendForms(Written):
         return or_short({"anyOf": [SERVER_AND_PORT_WRITTEN, SERVER_WRITTEN]}, schema, handler)
 
 
+_ODD = re.compile(r"[\[\s]")
+
+
 def _address_and_port(
     found: Any, what: str, allowed: str = "address:port, such as 10.0.0.11:5353, or a mapping with the key address"
 ) -> dict[str, Any]:
@@ -198,6 +203,8 @@ def _address_and_port(
     if not isinstance(found, str):
         raise Unfit(found, f"not {what}", allowed)
     address, port = split_port(found)
+    if port is None and _ODD.search(address) and (advice := meant.server(found)):
+        raise Unfit(found, f"not {what}", allowed, advice)
     return {"address": address} if port is None else {"address": address, "port": digits_or_text(port)}
 
 
@@ -242,7 +249,12 @@ class _PlainBackend(NamedTuple):
 
 def _plain(found: Any) -> _PlainBackend | None:
     """Read a backend with an IP address; None if it has other options, or a fault, which `WrittenBackend` reports."""
-    given = _address_and_port(found, "") if isinstance(found, str) else found
+    given = found
+    if isinstance(found, str):
+        try:
+            given = _address_and_port(found, "a backend")
+        except Unfit:
+            return None
     if not isinstance(given, dict) or not given.keys() <= _PLAIN.keys():
         return None
     address = given.get("address")
@@ -314,7 +326,7 @@ class _ExecForms(Written):
             return {"argv": found}
         if isinstance(found, dict):
             return found
-        raise Unfit(found, "not a list of arguments", "a list: the program, and its arguments")
+        raise Unfit(found, "not a list of arguments", "a list: the program, and its arguments", meant.listed(found))
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

@@ -278,12 +278,6 @@ def parse_port(text: str, line: Line) -> int | None:
     return parse_number(text, line, 0, LAST_PORT) or None
 
 
-def format_duration(milliseconds: int) -> str:
-    """Write a duration as nftlb's configuration has it."""
-    seconds, rest = divmod(milliseconds, 1000)
-    return f"{milliseconds}ms" if rest else f"{seconds}s"
-
-
 def is_valid_check(check: Check, notes: Notes, line: Line, name: str) -> bool:
     """Check the options of a health check by nftlb's own rules; a check that breaks a rule becomes a remark."""
     ((kind, options),) = check.items()

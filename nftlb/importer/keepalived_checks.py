@@ -9,12 +9,13 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from nftlb.config.reading import shown_duration
 from nftlb.errors import ConfigError
 from nftlb.model.kinds import is_link_local
 from nftlb.model.patterns import BadPattern, compiled
 from nftlb.printable import show
 
-from .draft import LAST_MARK, LAST_PORT, format_duration, is_valid_check, parse_interface
+from .draft import LAST_MARK, LAST_PORT, is_valid_check, parse_interface
 from .fit_checks import wrap_keepalived_program
 from .keepalived_statements import hidden_services
 from .keepalived_values import (
@@ -165,9 +166,9 @@ class _Block:
         if kind == "MISC_CHECK":
             timeout = self._misc_timeout()
         times: dict[str, Any] = {
-            "interval": format_duration(interval),
-            "fast_interval": format_duration(again),
-            "timeout": format_duration(timeout),
+            "interval": shown_duration(interval),
+            "fast_interval": shown_duration(again),
+            "timeout": shown_duration(timeout),
             "rise": 1,
             "fall": min(values.get("retry", _DEFAULT_RETRY.get(kind, 1)) + 1, _MOST),
         }

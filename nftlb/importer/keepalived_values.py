@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from nftlb.config.reading import shown_duration
 from nftlb.errors import ConfigError
 from nftlb.printable import show
 
-from .draft import bad_text, format_duration, parse_address, parse_number
+from .draft import bad_text, parse_address, parse_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -225,5 +226,5 @@ def _nearest_allowed(milliseconds: int, statement: Statement, notes: Notes) -> i
     """Return the nearest duration that nftlb allows; a remark tells of the difference."""
     nearest = min(max(milliseconds, _SHORTEST), _LONGEST)
     if nearest != milliseconds:
-        notes.changed(statement.line, f"{statement} is {format_duration(nearest)} here; allowed: 10ms to 24h")
+        notes.changed(statement.line, f"{statement} is {shown_duration(nearest)} here; allowed: 10ms to 24h")
     return nearest

@@ -11,12 +11,12 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
-from nftlb.config.reading import Unfit, read_regex
+from nftlb.config.reading import Unfit, read_regex, shown_duration
 from nftlb.model import Forward, IPAddress, Protocol
 from nftlb.model.checks import CHECKS
 from nftlb.printable import show
 
-from .draft import Line, format_duration, is_valid_check
+from .draft import Line, is_valid_check
 from .fit_checks import ADDRESS, PORT
 
 if TYPE_CHECKING:
@@ -134,9 +134,9 @@ class VirtualChecks:
         if fall > _MOST and failures is not None:
             self._notes.changed(failures.line, f"{failures}: fall is {_MOST}, the highest value")
         return {
-            "interval": format_duration(interval * 1000),
-            "fast_interval": format_duration(again * 1000),
-            "timeout": format_duration(timeout * 1000),
+            "interval": shown_duration(interval * 1000),
+            "fast_interval": shown_duration(again * 1000),
+            "timeout": shown_duration(timeout * 1000),
             "rise": 1,
             "fall": min(fall, _MOST),
         }

@@ -22,6 +22,7 @@ from .checks import (
 from .hash_keys import KEY_WORDS, QUIC_CID, SOURCE, HashKey, Place, payload_key, prefix_key, server_id_places
 from .kinds import (
     ANY,
+    EVENT_MEANINGS,
     UNSPECIFIED,
     Admin,
     Balance,
@@ -84,6 +85,7 @@ from .rotation import Contender, Rotation, RotationMode, contenders, is_panic, r
 
 __all__ = [
     "ANY",
+    "EVENT_MEANINGS",
     "EVERY_BACKEND",
     "HASH_SEED",
     "KEY_WORDS",

@@ -147,26 +147,45 @@ class Initial(StrEnum):
 
 
 class EventKind(StrEnum):
-    """What an event of the daemon is about. Health reports changes of backends, collectors, quorums, priorities."""
+    """What an event of the daemon is about; EVENT_MEANINGS describes each."""
 
     BACKEND_UP = "backend_up"
     BACKEND_DOWN = "backend_down"
     BACKEND_CHANGED = "backend_changed"
-    """The operator or the backend's agent changed its admin state or weight, or the backend was added or removed."""
     QUORUM_UP = "quorum_up"
     QUORUM_DOWN = "quorum_down"
     COLLECTOR_UP = "collector_up"
     COLLECTOR_DOWN = "collector_down"
     PRIORITY_CHANGED = "priority_changed"
-    """Another priority serves, or no priority has enough healthy backends any more."""
     SWAP = "swap"
     SWAP_FAILED = "swap_failed"
     RELOAD = "reload"
     RELOAD_FAILED = "reload_failed"
     OPERATED = "operated"
-    """An operator asked for a change: a state, weight or priority, a backend more or less, or a reload."""
     FAULT = "fault"
     FAULT_GONE = "fault_gone"
+
+
+EVENT_MEANINGS: Mapping[EventKind, str] = {
+    EventKind.BACKEND_UP: "a backend became healthy",
+    EventKind.BACKEND_DOWN: "a backend became unhealthy",
+    EventKind.BACKEND_CHANGED: "the operator or the backend's agent changed the admin state, weight or priority of a "
+    "backend, or the backend was added or removed",
+    EventKind.QUORUM_UP: "a pool got its quorum",
+    EventKind.QUORUM_DOWN: "a pool lost its quorum",
+    EventKind.PRIORITY_CHANGED: "another priority of a pool serves, or no priority has enough healthy backends",
+    EventKind.COLLECTOR_UP: "a collector became healthy",
+    EventKind.COLLECTOR_DOWN: "a collector became unhealthy",
+    EventKind.SWAP: "the kernel accepted a change of the rules; also after a change by another program",
+    EventKind.SWAP_FAILED: "the kernel refused a change of the rules",
+    EventKind.RELOAD: "the file was read again, and is in use",
+    EventKind.RELOAD_FAILED: "the file was refused; the last good configuration stays",
+    EventKind.OPERATED: "a client asked for a change (admin state, weight, priority, a backend added or removed, a "
+    "reload), also if the change failed",
+    EventKind.FAULT: "a fault of the host or of a part of the daemon began",
+    EventKind.FAULT_GONE: "that fault ended",
+}
+"""When an event of each kind happens."""
 
 
 FAMILIES: Mapping[type[IPAddress], Family] = {IPv4Address: Family.IP, IPv6Address: Family.IP6}

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -22,7 +23,7 @@ from nftlb import client
 from nftlb.cli import main, reload, waiting
 from nftlb.client import Address, Unreachable
 from nftlb.lab import Namespace
-from nftlb.service import ConfigStatus, Status
+from nftlb.service import ConfigStatus, NameStatus, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,14 +135,34 @@ def test_a_backend_that_leaves_during_its_change(api: Api, capsys: pytest.Captur
     assert ["dns/ns2: maintenance, and is no backend of the pool any more: DNS or a reload removed it"] == rest
 
 
-@pytest.mark.parametrize("code", [404, 409])
-@pytest.mark.parametrize("targets", [["dns/*"], ["dns/ns1", "dns/ns9"]])
-def test_several_backends_that_are_refused(
-    targets: list[str], code: int, api: Api, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (["dsn/*"], "dsn/*: no such pool; did you mean dns?\n"),
+        (["dns/ns1", "dns/ns9"], "dns/ns9: no such backend; did you mean ns2?\n"),
+        (
+            ["dsn/ns1", "dns/zz", "dns/ns1"],
+            "dns/zz: no such backend; known: ns1, ns2\ndsn/ns1: no such pool; did you mean dns?\n",
+        ),
+        (["dns/ns1", "dns/ns2"], "nftlb: dns has no backend ns9\n"),
+    ],
+)
+def test_several_unknown_backends(
+    targets: list[str], message: str, api: Api, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Status 1 for an unknown pool, an unknown backend or a pool without backends; nothing is changed."""
-    api.answers[SEVERAL] = code, {"error": "the reason"}
+    """Status 1 for unknown pools and unknown backends; nothing is changed.
+
+    A backend that is in the status again, because it was added in between, has the daemon's own message.
+    """
+    api.show(status(pools=(pool(),)))
+    api.answers[SEVERAL] = 404, {"error": "dns has no backend ns9"}
     assert 1 == main(["drain", *targets])
+    assert ("", message) == tuple(capsys.readouterr())
+
+
+def test_a_pool_without_backends_is_refused(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    api.answers[SEVERAL] = 409, {"error": "the reason"}
+    assert 1 == main(["drain", "dns/*"])
     assert ("", "nftlb: the reason\n") == tuple(capsys.readouterr())
 
 
@@ -176,6 +197,27 @@ def test_unknown_backend(target: str, message: str, api: Api, capsys: pytest.Cap
     assert ("", message) == tuple(capsys.readouterr())
 
 
+@pytest.mark.parametrize("targets", [["dns/ns"], ["dns/ns1", "dns/ns"]])
+def test_the_name_of_backends_that_come_from_dns(
+    targets: list[str], api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The daemon's own message, which says which backends have this name."""
+    said = "ns is the name of ns.example.com in dns; its backends are ns1, ns2"
+    name = NameStatus(
+        name="ns",
+        lookup="ns.example.com",
+        backends=("ns1", "ns2"),
+        answered=NOW,
+        expires=NOW,
+        trouble="",
+        left_out=(),
+    )
+    api.show(status(pools=(pool().model_copy(update={"names": (name,)}),)))
+    api.answers[SEVERAL] = api.answers["PATCH", "/api/v1/pools/dns/backends/ns"] = 404, {"error": said}
+    assert 1 == main(["drain", *targets])
+    assert ("", f"nftlb: {said}\n") == tuple(capsys.readouterr())
+
+
 def test_unknown_backend_without_a_status(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """The daemon's own message, if its status can't be read for a similar name."""
     del api.answers[STATUS]
@@ -186,7 +228,14 @@ def test_unknown_backend_without_a_status(api: Api, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["drain", "dns"], "'dns' is not POOL/BACKEND; allowed: two names, such as dns/ns1"),
+        (
+            ["drain", "dns"],
+            "'dns' is not POOL/BACKEND; allowed: two names, such as dns/ns1, or 'POOL/*' for all backends",
+        ),
+        (["weight", "dns", "3"], "'dns' is not POOL/BACKEND; allowed: two names, such as dns/ns1\n"),
+        (["add", "dns/ns3", "10.0.0.1:53/udp"], "'53/udp' is not a port; write 53; the protocol belongs to listen; "),
+        (["add", "dns/ns3", "10.0.0.1:dns"], "'dns' is not a port; write the number of the port; names of services "),
+        (["add", "dns/ns3", "[10.0.0.1]:53"], "is not the address of a backend; write 10.0.0.1:53, without brackets; "),
         (["drain", "dns/"], "'dns/' is not POOL/BACKEND"),
         (["drain", "dns/\x1b"], r"'dns/\x1b' is not POOL/BACKEND"),
         (["drain"], "Missing argument 'POOL/BACKEND...'"),
@@ -422,7 +471,7 @@ def test_reload_by_a_signal_moves_the_api(monkeypatch: pytest.MonkeyPatch) -> No
             asked.append("new")
             return status(pid=os.getpid(), config=attempted(datetime.now(UTC) + timedelta(hours=1)))
 
-    monkeypatch.setattr(reload.time, "sleep", lambda _: None)
+    monkeypatch.setattr(reload, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None))
     with handled_reload():
         reload._reload_by_signal(os.getpid(), cast("list[DaemonClient]", [New(), Former()]))
     assert ["former", "new"] == asked

@@ -65,7 +65,7 @@ def test_durations_are_milliseconds(text: str, milliseconds: int) -> None:
         (reading.read_boolean, 1, "1 is not a boolean; write true; allowed: true or false, without quotes"),
         (reading.read_percent, 50, "50 is not a share; write 50%; allowed: 0% to 100%, in whole per cent"),
         (reading.read_port, True, "true is not a port; allowed: 1 to 65535"),
-        (reading.read_port, "53", "53 is not a port; allowed: 1 to 65535, without quotes or leading zeros"),
+        (reading.read_port, "53", "53 is not a port; write 53, without quotes; allowed: 1 to 65535"),
     ],
 )
 def test_a_value_that_is_not_allowed(read: Callable[[object], object], found: object, message: str) -> None:

@@ -32,7 +32,15 @@ _MARK = re.compile(r"<!-- (?P<kind>not run|no commands)(?: \((?P<programs>[\w$/.
 _DRAWING = re.compile(r"[─│┌└├┬┼╰]|──>")
 _KEY = re.compile(r"[\w./-]+")
 _ALL = "every program"
-_ENDS = {"&&", "||", "|", ";", ">", "<"}
+_QUOTED = r"""'[^']*'|"(?:\\.|[^"\\])*"|\\."""
+_COMMENT = re.compile(rf"({_QUOTED})|(?<!\S)#[^\n]*", re.DOTALL)
+_NUMBER_OF_STREAM = re.compile(rf"({_QUOTED})|(?<!\S)[0-9](?=[<>])", re.DOTALL)
+_LINE_END = re.compile(rf"({_QUOTED})|\n", re.DOTALL)
+_LITERAL = re.compile(r"""("(?:\\.|[^"\\])*")|'[^']*'|\\.""", re.DOTALL)
+_INSIDE = re.compile(r"\$[({]|`|[<>]\(")
+_PUNCTUATION = frozenset("();<>|&")
+NESTED = "$(...)"
+"""Stands for the programs whose output is a part of a command: the document does not show the words of the command."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +56,24 @@ class Command:
     @property
     def calls(self) -> list[list[str]]:
         """The words of each program that the command calls, without redirections."""
-        found: list[list[str]] = []
+        line = _without(_COMMENT, self.line.replace("\\\n", " "))
+        found: list[list[str]] = [[NESTED]] if _INSIDE.search(_without(_LITERAL, line)) else []
         words: list[str] = []
         skipped = False
+        # The shell ends a word at `;`, `|`, `&`, `<`, `>` and brackets, with or without a blank.
+        split = shlex.shlex(
+            _without(_LINE_END, _without(_NUMBER_OF_STREAM, line), ";"), posix=True, punctuation_chars=True
+        )
+        split.commenters, split.whitespace_split = "", True
         try:
-            split = shlex.split(self.line, comments=True)
+            parts = [*split, ";"]
         except ValueError as error:
             raise ValueError(f"{self.place}: {self.line}: {error}") from error
-        for word in [*split, ";"]:
-            if word not in _ENDS:
+        for word in parts:
+            if not word or not _PUNCTUATION.issuperset(word):
                 words += [] if skipped else [word]
-            elif word in {">", "<"}:
+                skipped = False
+            elif {"<", ">"} & set(word) and "(" not in word:
                 skipped = True
             else:
                 found += [words] if words else []
@@ -68,6 +83,11 @@ class Command:
     @property
     def programs(self) -> set[str]:
         return {words[0] for words in self.calls}
+
+
+def _without(pattern: re.Pattern[str], line: str, instead: str = "") -> str:
+    """Replace all that the pattern finds, but keep its first group."""
+    return pattern.sub(lambda found: found[1] or instead, line)
 
 
 @dataclass

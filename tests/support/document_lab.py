@@ -54,7 +54,12 @@ class Outcome:
 
 
 def run_in_lab(calls: list[tuple[str, list[list[str]]]], directory: Path) -> list[Outcome]:
-    """Run command lines, each with the words of the programs that it calls, in a new lab. `directory` must be empty."""
+    """Run command lines, each with the words of the programs that it calls, in a new lab. `directory` must be empty.
+
+    ValueError for a line that calls another program than those of `RUNS`: nothing is run then.
+    """
+    if refused := [line for line, programs in calls if {words[0] for words in programs} - RUNS]:
+        raise ValueError(f"the lab can't run these commands without harm: {refused}")
     separate = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
     separate += [] if userns.permitted() else ["--user", "--map-root-user"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NFTLB_")}

@@ -165,7 +165,7 @@ def test_reload_of_a_bad_file() -> None:
         (BACKEND, {"weight": True}, ["weight: true is not a weight; allowed: 0 to 256"]),
         (BACKEND, {"weight": 1.5}, ["weight: 1.5 is not a weight; allowed: 0 to 256"]),
         (BACKENDS, {"name": 5, "address": "10.0.0.1"}, ["name: 5 is not a string; allowed: a string, in quotes"]),
-        (BACKEND, {"weight": "1"}, ["weight: 1 is not a weight; allowed: 0 to 256, without quotes or leading zeros"]),
+        (BACKEND, {"weight": "1"}, ["weight: 1 is not a weight; write 1, without quotes; allowed: 0 to 256"]),
         (BACKEND, {"weight": None}, ["weight: nothing is not a weight; allowed: 0 to 256"]),
         (BACKEND, {"admin": "up"}, ["admin: up is not a state; allowed: enabled, drain, maintenance"]),
         (BACKEND, {"admin": None}, ["admin: nothing is not a state; allowed: enabled, drain, maintenance"]),
