@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -18,9 +19,8 @@ import pytest
 from fake_api import NOW, TOKEN, Api, backend, fake_api, pool, status
 from installed_command import NFTLB
 
-from nftlb import client
 from nftlb.cli import main, reload, waiting
-from nftlb.client import Address, Unreachable
+from nftlb.client import Address, Unreachable, addresses
 from nftlb.lab import Namespace
 from nftlb.service import ConfigStatus, Status
 
@@ -317,7 +317,7 @@ def test_reload(api: Api, token_file: str, monkeypatch: pytest.MonkeyPatch, caps
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The sockets of two daemons of this network namespace, by table; nothing names one of them."""
     found = {table: str(tmp_path / f"{table}.sock") for table in ("core", "nftlb")}
-    monkeypatch.setattr(client, "sockets_here", lambda: found)
+    monkeypatch.setattr(addresses, "sockets_here", lambda: found)
     monkeypatch.delenv("NFTLB_URL", raising=False)
     return found
 
@@ -411,7 +411,7 @@ def test_reload_by_a_signal_moves_the_api(monkeypatch: pytest.MonkeyPatch) -> No
             asked.append("new")
             return status(pid=os.getpid(), config=attempted(datetime.now(UTC) + timedelta(hours=1)))
 
-    monkeypatch.setattr(reload.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     with handled_reload():
         reload._reload_by_signal(os.getpid(), cast("list[DaemonClient]", [New(), Former()]))
     assert ["former", "new"] == asked
