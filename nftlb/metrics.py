@@ -381,6 +381,12 @@ _BACKENDS: tuple[_Figure[BackendStatus], ...] = (
     _Figure("nftlb_backend_packets_total", "Packets sent to the backend.", lambda it: it.packets, "counter"),
     _Figure("nftlb_backend_bytes_total", "Bytes sent to the backend.", lambda it: it.bytes, "counter"),
     _Figure(
+        "nftlb_backend_copies_total",
+        "Copies of templates sent to the backend, which its packets do not include.",
+        lambda it: it.copies,
+        "counter",
+    ),
+    _Figure(
         "nftlb_backend_requests_total",
         "UDP packets sent to the backend, where its replies are counted.",
         lambda it: it.requests,

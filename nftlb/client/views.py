@@ -37,6 +37,7 @@ class BackendView:
     bytes: int
     answered: float | None
     admin_since: datetime | None = None
+    copies: int | None = None
 
     @property
     def endpoint(self) -> str:
