@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -134,6 +135,32 @@ def test_state_directory_fails(options: str, tmp_path: Path) -> None:
         assert ("No space left" if options != "ro" else "Read-only file system") in message
         assert {"b1", "b3"} == {reply.backend for reply in answers}
         assert {"b1"} == {reply.backend for reply in alone}
+
+
+def test_nobody_reads_the_log(tmp_path: Path) -> None:
+    """The reader of standard error stops reading: a dead backend is out, and SIGTERM ends the daemon."""
+    log = tmp_path / "log"
+    os.mkfifo(log)
+    reader = os.open(log, os.O_RDWR | os.O_NONBLOCK)
+    wrapper = ("sh", "-c", f'exec "$@" 2>{log}', "sh")
+    try:
+        with Lab(backends=3) as lab, ExitStack() as servers:
+            third = servers.enter_context(ExitStack())
+            third.enter_context(lab.serve(PORT, backends=[lab.backends[2]]))
+            servers.enter_context(lab.serve(PORT, backends=lab.backends[:2]))
+            with Running(lab.balancer, tmp_path, pools(lab), wrapper=wrapper) as daemon:
+                with suppress(BlockingIOError):
+                    while os.write(reader, b"\n"):
+                        pass
+                third.close()
+                daemon.wait("swap", since=daemon.wait("backend_down", "b3").at)
+                with lab.client.connect((VIP4, 53), connected=False) as client:
+                    answers = client.exchange(6)
+
+                assert {"b1", "b2"} == {reply.backend for reply in answers}
+                assert 0 == daemon.stop()
+    finally:
+        os.close(reader)
 
 
 def test_descriptors_run_out(tmp_path: Path) -> None:
