@@ -406,6 +406,12 @@ _BACKENDS: tuple[_Figure[BackendStatus], ...] = (
     _Figure("nftlb_backend_packets_total", "Packets sent to the backend.", lambda it: it.packets, "counter"),
     _Figure("nftlb_backend_bytes_total", "Bytes sent to the backend.", lambda it: it.bytes, "counter"),
     _Figure(
+        "nftlb_backend_copies_total",
+        "Copies of templates sent to the backend, which its packets do not include.",
+        lambda it: it.copies,
+        "counter",
+    ),
+    _Figure(
         "nftlb_backend_requests_total",
         "UDP packets sent to the backend. Only for pools that count replies.",
         lambda it: it.requests,

@@ -1,10 +1,11 @@
 """The programs of the operator, run for checks and at changes of state, with limited capabilities and a limited life.
 
-No thread waits for a program. The processes that a program leaves behind are killed in every case.
+No thread waits for the end of a program. The processes that a program leaves behind are killed in every case.
 
-Linux stores the capabilities that programs inherit for each thread, so programs are started from one thread for each
-set of capabilities. The alternatives cost more: a launcher such as setpriv(1) is one more exec(2) for each check, and
-hides why a program can't be run; code between fork(2) and exec(2) keeps Python from using vfork(2).
+Linux stores the capabilities that programs inherit for each thread, so programs are started from threads with these
+capabilities. The alternatives cost more: a launcher such as setpriv(1) is one more exec(2) for each check, and hides
+why a program can't be run; code between fork(2) and exec(2) keeps Python from using vfork(2). Each program has its own
+thread, because a file on a dead file system (NFS) may never be opened.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -40,48 +44,52 @@ class Process:
     for each program.
     """
 
-    def __init__(
-        self,
-        argv: tuple[str, ...],
-        environment: dict[str, str],
-        capabilities: Iterable[Capability] = (),
-        *,
-        keep_output: bool = True,
-        leaves: float = 0.0,
-    ) -> None:
-        """Start the program with these of nftlb's capabilities. Raises OSError and ValueError.
-
-        `keep_output`: whether the program's output is kept. Otherwise the program inherits nftlb's output.
-        """
+    def __init__(self, begun: StartedProgram, started: float, leaves: float) -> None:
         self._loop = asyncio.get_running_loop()
-        self._started = boot_time()
+        self._started = started
         self._leaves = leaves
         self._killed = False
         self._reaped = asyncio.Event()
-        # Popen's own pipes are not used: Popen leaks some if too few file descriptors are free (Python 3.11).
-        with ExitStack() as unless_it_starts, ExitStack() as always:
-            null = os.open(os.devnull, os.O_RDONLY)
-            always.callback(os.close, null)
-            outputs: list[tuple[int, int]] = []
-            for _ in ("stdout", "stderr") if keep_output else ():
-                read, write = os.pipe()
-                unless_it_starts.callback(os.close, read)
-                always.callback(os.close, write)
-                outputs.append((read, write))
-            written = (outputs[0][1], outputs[1][1]) if keep_output else (None, None)
-            self._process = spawn(argv, environment, frozenset(capabilities), null, written)
-            unless_it_starts.callback(self._process.wait)
-            unless_it_starts.callback(self._kill)
-            self._pidfd = os.pidfd_open(self._process.pid)
-            unless_it_starts.pop_all()
-        STRAYS.began(self, self._process.pid, self._started)
-        self._said = {read: b"" for read, _ in outputs}
+        self._process, self._pidfd = begun.process, begun.pidfd
+        self._said = dict.fromkeys(begun.outputs, b"")
         self._reads = 0
         self._resumptions: dict[int, asyncio.TimerHandle] = {}
         self._loop.add_reader(self._pidfd, self._reap)
         for output in self._said:
             os.set_blocking(output, False)
             self._loop.add_reader(output, self._read_ready, output)
+
+    @classmethod
+    async def start(
+        cls,
+        argv: tuple[str, ...],
+        environment: dict[str, str],
+        capabilities: Iterable[Capability] = (),
+        *,
+        keep_output: bool = True,
+        leaves: float = 0.0,
+    ) -> Process:
+        """Start a program with these of nftlb's capabilities. Raises OSError and ValueError.
+
+        `keep_output`: whether the program's output is kept. Otherwise the program inherits nftlb's output. If the start
+        is cancelled, the program is killed as soon as it has started.
+        """
+        started, loop = boot_time(), asyncio.get_running_loop()
+        thread = _thread_for(argv[0], frozenset(capabilities))
+        start = STRAYS.starting(started)
+        begin = thread.submit(_begin, argv, environment, keep_output=keep_output)
+        try:
+            begun = await asyncio.wrap_future(begin)
+        except asyncio.CancelledError:
+            begin.add_done_callback(partial(_abandon, loop, start))
+            raise
+        except BaseException:
+            STRAYS.started(start)
+            raise
+        process = cls(begun, started, leaves)
+        STRAYS.began(process, begun.process.pid, started)
+        STRAYS.started(start)
+        return process
 
     def output(self) -> bytes:
         """Return the output on stdout so far or, if that is blank, on stderr, as Nagios does."""
@@ -102,8 +110,7 @@ class Process:
                     await self._reaped.wait()
 
     def _kill(self) -> None:
-        with suppress(ProcessLookupError, PermissionError):  # it has ended, or changed its user
-            os.killpg(self._process.pid, signal.SIGKILL)
+        _kill_group(self._process)
 
     def _reap(self) -> None:
         self._loop.remove_reader(self._pidfd)
@@ -152,28 +159,81 @@ _RAISE, _CLEAR_ALL = 2, 4
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+class StartedProgram(NamedTuple):
+    """A program that has just started: its process, and the descriptors for its end and its output."""
+
+    process: subprocess.Popen[bytes]
+    pidfd: int
+    outputs: tuple[int, ...]
+
+
+def _begin(argv: Sequence[str], environment: dict[str, str], *, keep_output: bool) -> StartedProgram:
+    """Start a program as the leader of its own session. Raises OSError and ValueError."""
+    _reach(argv[0], environment)
+    # Popen's own pipes are not used: Popen leaks some if too few file descriptors are free (Python 3.11).
+    with ExitStack() as unless_it_starts, ExitStack() as always:
+        null = os.open(os.devnull, os.O_RDONLY)
+        always.callback(os.close, null)
+        outputs: list[tuple[int, int]] = []
+        for _ in ("stdout", "stderr") if keep_output else ():
+            read, write = os.pipe()
+            unless_it_starts.callback(os.close, read)
+            always.callback(os.close, write)
+            outputs.append((read, write))
+        stdout, stderr = (outputs[0][1], outputs[1][1]) if keep_output else (None, None)
+        process = subprocess.Popen(  # noqa: S603 - the configuration names the program
+            argv, stdin=null, stdout=stdout, stderr=stderr, env=environment, start_new_session=True
+        )
+        unless_it_starts.callback(process.wait)
+        unless_it_starts.callback(_kill_group, process)
+        pidfd = os.pidfd_open(process.pid)
+        unless_it_starts.pop_all()
+    return StartedProgram(process, pidfd, tuple(read for read, _ in outputs))
+
+
+def _reach(program: str, environment: dict[str, str]) -> None:
+    """Open and read the file of a program as exec(2) does. On a dead file system, this never returns.
+
+    Popen keeps all threads of Python waiting until exec(2) has opened the file: with vfork(2), it keeps the lock of the
+    interpreter. These calls release the lock.
+    """
+    path = shutil.which(program, path=environment.get("PATH"))
+    with suppress(OSError):  # Popen reports the reason
+        if path is not None and stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+                file.read(1)
+
+
+def _abandon(loop: asyncio.AbstractEventLoop, start: object, begin: Future[StartedProgram]) -> None:
+    """Kill a program that nobody waits for, if it has started. May run in the thread of its start."""
+    if not begin.cancelled() and begin.exception() is None:
+        begun = begin.result()
+        _kill_group(begun.process)
+        begun.process.wait()
+        for descriptor in (begun.pidfd, *begun.outputs):
+            os.close(descriptor)
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(STRAYS.started, start)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # it has ended, or changed its user
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 class _Threads(threading.local):
     """The starting threads of the calling thread, whose network namespace they share."""
 
     def __init__(self) -> None:
-        self.by_capabilities: dict[frozenset[Capability], ThreadPoolExecutor] = {}
+        self.by_program: dict[tuple[str, frozenset[Capability]], ThreadPoolExecutor] = {}
 
 
 _threads = _Threads()
 
 
-def spawn(
-    argv: Sequence[str],
-    environment: dict[str, str],
-    capabilities: frozenset[Capability],
-    stdin: int,
-    outputs: tuple[int | None, int | None],
-) -> subprocess.Popen[bytes]:
-    """Start a program as the leader of its own session, with these of nftlb's capabilities.
-
-    Raises OSError and ValueError.
-    """
-    thread = _threads.by_capabilities.get(capabilities)
+def _thread_for(program: str, capabilities: frozenset[Capability]) -> ThreadPoolExecutor:
+    """The thread that starts a program with these of nftlb's capabilities. OSError if nftlb lacks one of them."""
+    thread = _threads.by_program.get((program, capabilities))
     if thread is None:
         thread = ThreadPoolExecutor(1, "programs")
         try:
@@ -184,14 +244,8 @@ def spawn(
             raise OSError(
                 error.errno, f"nftlb itself lacks the capabilities to give: {names} ({error.strerror})"
             ) from error
-        _threads.by_capabilities[capabilities] = thread
-
-    def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # noqa: S603 - the configuration names the program
-            argv, stdin=stdin, stdout=outputs[0], stderr=outputs[1], env=environment, start_new_session=True
-        )
-
-    return thread.submit(start).result()
+        _threads.by_program[program, capabilities] = thread
+    return thread
 
 
 class _Header(ctypes.Structure):
@@ -265,6 +319,7 @@ class Strays:
 
     def __init__(self) -> None:
         self._programs: dict[object, tuple[int, float]] = {}
+        self._starting: dict[object, float] = {}
         self._before: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._adopts = False
@@ -274,6 +329,16 @@ class Strays:
         """Become the parent of strays. Present children of this process do not count as strays."""
         self._before = set(_children())
         self._adopts = ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+    def starting(self, moment: float) -> object:
+        """Record that a program starts from this moment of `boot_time` on. Return what `started` takes."""
+        start = object()
+        self._starting[start] = moment
+        return start
+
+    def started(self, start: object) -> None:
+        """Record that a start has ended. A start that succeeded calls `began` before."""
+        del self._starting[start]
 
     def began(self, program: object, pid: int, started: float) -> None:
         """Record a started program. `started`: its start by `boot_time`."""
@@ -331,8 +396,13 @@ class Strays:
         Returns None if no stray is left, otherwise whether a stray was killed.
         """
         oldest = min((started for _, started in self._programs.values()), default=float("inf"))
+        # A child that is not known yet may be a program: its process id comes with the end of its start.
+        unknown = min(self._starting.values(), default=float("inf"))
         killed = left = False
         for stray in self._all():
+            if stray.started + _TICK >= unknown:
+                left = True
+                continue
             if stray.dead:
                 with suppress(ChildProcessError):
                     os.waitpid(stray.pid, os.WNOHANG)

@@ -84,8 +84,14 @@ class BackendStatus(StatusModel):
     since: datetime = Field(description="when `up` last changed")
     reason: str = Field(description="the reason of `up`")
     added: bool = Field(description="whether it was added at run time and is not in the file")
-    packets: int = Field(description="packets sent to the backend; the counter never decreases")
+    packets: int = Field(
+        description="packets sent to the backend, without `copies`; the counter never decreases, and those of all "
+        "backends together are the packets of the pool"
+    )
     bytes: int
+    copies: int | None = Field(
+        description="copies of templates that were sent to the backend besides `packets`; null without `templates`"
+    )
     requests: int | None = Field(description="UDP packets sent to the backend; null if its replies are not counted")
     replies: int | None = Field(description="UDP packets that the backend sent back; null if they are not counted")
     answered: float | None = Field(

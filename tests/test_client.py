@@ -15,7 +15,7 @@ from fake_api import TOKEN, backend, fake_api, troubled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nftlb import client, service
+from nftlb import service
 from nftlb.cli.daemon import DaemonAccess
 from nftlb.client import (
     Address,
@@ -37,6 +37,7 @@ from nftlb.client import (
     Unavailable,
     Unknown,
     Unreachable,
+    addresses,
     default_address,
     read_daemon_address,
     read_status_view,
@@ -69,7 +70,7 @@ def sockets(folder: Path, *tables: str) -> Iterator[None]:
 
 def test_the_daemon_of_this_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client uses the only socket, or that of the usual or wanted table; if no daemon listens, the TCP address."""
-    monkeypatch.setattr(client, "sockets_here", lambda: sockets_here(tmp_path))
+    monkeypatch.setattr(addresses, "sockets_here", lambda: sockets_here(tmp_path))
     assert Address() == default_address() == default_address("edge")
     (tmp_path / "nftlb.1-2.sock").touch()  # of another namespace
     with sockets(tmp_path, "edge"):
@@ -90,14 +91,14 @@ def test_the_daemon_of_this_namespace(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (
         Address() == default_address() == default_address(changing=True)
     )  # the files are still there, and nobody listens
-    monkeypatch.setattr(client, "sockets_here", lambda: sockets_here(tmp_path / "missing"))
+    monkeypatch.setattr(addresses, "sockets_here", lambda: sockets_here(tmp_path / "missing"))
     assert Address() == default_address()
 
 
 def test_a_change_goes_to_no_other_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands read from the only daemon, whatever its table; a change needs an option, or the usual table."""
     monkeypatch.delenv("NFTLB_URL", raising=False)
-    monkeypatch.setattr(client, "sockets_here", lambda: sockets_here(tmp_path))
+    monkeypatch.setattr(addresses, "sockets_here", lambda: sockets_here(tmp_path))
     with sockets(tmp_path, "edge"):
         DaemonAccess(None, None, None).reader()
         with pytest.raises(Unreachable, match="no daemon with table nftlb runs here"):

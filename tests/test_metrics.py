@@ -382,6 +382,15 @@ def test_all_samples_of_a_name_stand_together() -> None:
     ) in text
 
 
+def test_copies_of_templates() -> None:
+    """Only backends of pools with `templates` have this sample, which their packets do not include."""
+    found = scrape(Metrics(), a_pool("flows", a_backend("a", packets=10, copies=4)), a_pool("dns", a_backend("b")))
+
+    names = ("nftlb_backend_packets_total", "nftlb_backend_copies_total")
+    assert [10, 4] == [found.value(name, pool="flows", backend="a") for name in names]
+    assert not found.has("nftlb_backend_copies_total", pool="dns")
+
+
 def test_counted_replies() -> None:
     """Only backends whose replies are counted have these samples."""
     counted = a_backend("ns1", requests=200, replies=150, answered=0.75)

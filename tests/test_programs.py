@@ -27,7 +27,7 @@ from nftlb.programs import Process
 
 async def main():
     for wanted in ((), (Capability.NET_RAW,), (Capability.NET_ADMIN,), tuple(Capability), ()):
-        process = Process(("grep", "^Cap", "/proc/self/status"), {"PATH": "/usr/bin:/bin"}, wanted)
+        process = await Process.start(("grep", "^Cap", "/proc/self/status"), {"PATH": "/usr/bin:/bin"}, wanted)
         assert await process.wait() == 0
         print(*(int(line.split()[1], 16) & 0x3000 for line in process.output().splitlines()))
     with open("/proc/thread-self/status") as status:
@@ -79,7 +79,7 @@ def test_a_missing_capability_prevents_the_program() -> None:
 
     async def main() -> None:
         with pytest.raises(OSError, match="itself lacks the capabilities to give: net_raw"):
-            Process(("true",), {}, (Capability.NET_RAW,))
+            await Process.start(("true",), {}, (Capability.NET_RAW,))
 
     with Namespace("programs") as namespace:
         unprivileged(namespace, lambda: asyncio.run(main()))
@@ -89,7 +89,7 @@ def test_the_network_is_that_of_the_caller() -> None:
     """The programs of two loops run in the loops' two network namespaces."""
 
     async def main() -> bytes:
-        process = Process(("readlink", "/proc/self/ns/net"), {"PATH": "/usr/bin:/bin"})
+        process = await Process.start(("readlink", "/proc/self/ns/net"), {"PATH": "/usr/bin:/bin"})
         assert 0 == await process.wait()
         return process.output().strip()
 
@@ -110,8 +110,8 @@ from nftlb.programs import STRAYS, Process
 FILE = sys.argv[1]
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "FILE": FILE}
 
-def script(text, **options):
-    return Process(("sh", "-c", text), ENVIRONMENT, **options)
+async def script(text, **options):
+    return await Process.start(("sh", "-c", text), ENVIRONMENT, **options)
 
 def alive(pid):
     try:
@@ -170,7 +170,7 @@ def test_strays_are_killed_when_the_program_ends(kind: str, tmp_path: Path) -> N
     """A stray is killed and reaped as soon as the program has ended, in whatever session it is."""
     play(
         f"""
-        await script({kind} + WRITTEN).wait()
+        await (await script({kind} + WRITTEN)).wait()
         await gone()
         await without_children()
         """,
@@ -183,7 +183,7 @@ def test_a_timed_out_program_is_killed_with_its_strays(tmp_path: Path) -> None:
     play(
         """
         nested = "setsid sh -c 'echo $$ >> $FILE; " + STRAY.replace("'", '"') + " exec sleep 1000' &"
-        process = script(nested + "sleep 1000")
+        process = await script(nested + "sleep 1000")
         await pids(2)
         await process.end()
         await gone(2)
@@ -197,10 +197,10 @@ def test_strays_of_a_running_program_are_not_killed(tmp_path: Path) -> None:
     """A running program may have orphaned processes; the strays of other programs are killed meanwhile."""
     play(
         """
-        old = script(ORPHAN + "sleep 1000")
+        old = await script(ORPHAN + "sleep 1000")
         (first,) = await pids(1)
         await asyncio.sleep(0.1)  # by the kernel's clock it was started before the next program
-        young = script(ORPHAN + "while [ $(wc -l < $FILE) -lt 2 ]; do sleep 0.01; done")
+        young = await script(ORPHAN + "while [ $(wc -l < $FILE) -lt 2 ]; do sleep 0.01; done")
         await young.wait()
         for _ in range(5):
             STRAYS._sweep()
@@ -217,7 +217,8 @@ def test_processes_of_a_hook_have_the_time_limit_of_the_hook(tmp_path: Path) -> 
     play(
         """
         began = time.monotonic()
-        await script(STRAY + "sh -c 'echo $$ >> $FILE; exec sleep 1000' &", keep_output=False, leaves=2.0).wait()
+        hook = await script(STRAY + "sh -c 'echo $$ >> $FILE; exec sleep 1000' &", keep_output=False, leaves=2.0)
+        await hook.wait()
         await pids(2)
         assert [True, True] == [alive(pid) for pid in await pids(2)]
         await gone(2)
@@ -232,7 +233,7 @@ def test_close_kills_all_strays(tmp_path: Path) -> None:
     """`close` kills all strays, also if they start new processes repeatedly."""
     play(
         """
-        script(STRAY * 20 + "sleep 1000")
+        await script(STRAY * 20 + "sleep 1000")
         found = await pids(20)
         for process in list(STRAYS._programs):
             await process.end()
@@ -250,11 +251,68 @@ def test_other_children_are_not_killed(tmp_path: Path) -> None:
         """
         import subprocess
         inside = subprocess.Popen(["sleep", "1000"])
-        await script(STRAY + WRITTEN).wait()
+        await (await script(STRAY + WRITTEN)).wait()
         await gone()
         assert inside.poll() is None
         inside.kill()
         inside.wait()
+        """,
+        tmp_path,
+    )
+
+
+# --- starts ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_start_that_is_given_up(tmp_path: Path) -> None:
+    """A program whose file can't be opened delays no other program; it is killed when it starts after all."""
+    play(
+        """
+        import threading
+        from nftlb import programs
+        opened, reach = threading.Event(), programs._reach
+        programs._reach = lambda program, *more: opened.wait(30) if program == "sh" else reach(program, *more)
+        files = len(os.listdir("/proc/self/fd"))
+        start = asyncio.create_task(script("sleep 1000"))
+        next_ = asyncio.create_task(script("sleep 1000"))  # waits for the same thread
+        assert 0 == await (await Process.start(("true",), ENVIRONMENT)).wait()
+        for given_up in (start, next_):
+            given_up.cancel()
+        await asyncio.wait([start, next_])
+        assert start.cancelled() and next_.cancelled()
+        opened.set()
+        async with asyncio.timeout(30):
+            while STRAYS._starting:
+                await asyncio.sleep(0.01)
+        assert zombies() == 0
+        assert files == len(os.listdir("/proc/self/fd"))
+        """,
+        tmp_path,
+    )
+
+
+def test_a_program_that_has_just_started_is_no_stray(tmp_path: Path) -> None:
+    """A program may end before the loop knows its process id: its exit status is not lost."""
+    play(
+        """
+        import threading
+        from nftlb import programs
+        begun, known, begin = threading.Event(), threading.Event(), programs._begin
+
+        def begin_slowly(*arguments, **options):
+            found = begin(*arguments, **options)
+            os.waitid(os.P_PID, found.process.pid, os.WEXITED | os.WNOWAIT)
+            begun.set()
+            known.wait(30)
+            return found
+
+        programs._begin = begin_slowly
+        start = asyncio.create_task(script("exit 3"))
+        await asyncio.to_thread(begun.wait, 30)
+        STRAYS._sweep()
+        known.set()
+        assert 3 == await (await start).wait()
+        await without_children()
         """,
         tmp_path,
     )

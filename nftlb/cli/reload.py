@@ -99,7 +99,8 @@ def _reload_by_signal(pid: int, clients: Sequence[DaemonClient]) -> None:
             if seen.pid != pid:
                 reasons[client.address] = f"the daemon at {client.address} is process {seen.pid}"
                 continue
-            if seen.config.attempted >= began:
+            # After the clock was set back, the time of an earlier attempt may be in the future.
+            if began <= seen.config.attempted <= datetime.now(UTC):
                 return _report(seen.config)
             last_reply = time.monotonic()
             reasons = {client.address: f"the reload has not ended after {last_reply - start:.0f} s"}

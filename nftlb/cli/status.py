@@ -94,8 +94,8 @@ COLUMNS = (
     Column("SINCE", right=True),
     Column("REASON", least=0),
 )
-_PRIORITY, _ANSWERED = 5, 7
-"""Where the columns are that only some pools have: of priorities if there are several, and of answered packets."""
+_PRIORITY, _COPIES, _ANSWERED = 5, 7, 7
+"""Where the columns are that only some pools have: of several priorities, of copies, and of answered packets."""
 INDENT = "  "
 _LEGIBLE = 20
 """Columns that the reasons need beside the rest."""
@@ -271,6 +271,8 @@ def _backends(pool: PoolView, now: datetime, style: TextStyle) -> list[str]:
     if any(backend.answered is not None for backend in pool.backends):
         answered = [backend.answered for backend in pool.backends]
         more.append((_ANSWERED, "ANSWERED", ["-" if share is None else share_text(share) for share in answered]))
+    if any(backend.copies is not None for backend in pool.backends):
+        more.append((_COPIES, "COPIES", [number_text(backend.copies or 0) for backend in pool.backends]))
     if len(priorities_of(pool)) > 1:
         more.append((_PRIORITY, "PRIO", [str(backend.priority) for backend in pool.backends]))
     for place, title, texts in more:

@@ -7,7 +7,7 @@ the source of the client. All rules of a pool's copies are in chains before the 
     copies/POOL/LISTENER         jumps to the collectors, goes to the templates, then goes to the pool
     collector/POOL/NAME/LISTENER copies to a collector
     templates/POOL/LISTENER      copies to all backends in rotation but one, which gets the datagram itself
-    template/POOL/NAME/LISTENER  copies to a backend
+    template/POOL/NAME/LISTENER  copies to a backend, and counts the copies separately from the packets in turns
 
 The first chain and `templates/` change with the states of collectors and backends. They look up no map, so packets that
 are in them during a swap are not lost.
@@ -78,7 +78,7 @@ def add_copies(part: PoolRules, pool: Pool, family: Family) -> None:
             name = _collector_chain(pool, collector, listener)
             # The numbers of the sample are in a chain that no swap replaces: a replaced rule begins with 0 again.
             sample = [f"numgen inc mod {collector.one_in} != 0 return"] if collector.one_in > 1 else []
-            part.chain(name, _LIVES[family], *sample, *_copy(listener, collector.address, collector.port, "counter "))
+            part.chain(name, _LIVES[family], *sample, *_copy(listener, collector.address, collector.port))
             single = collector.port is not None or listener.first_port == listener.last_port
             key = f"{format_address(collector.address)} . {collector.port or ports(listener)}"
             part.add(COLLECTORS[not single], key, comment=f"{pool.name}/{collector.name}")
@@ -193,18 +193,18 @@ def _template_chain(target: Target, listener: Listener) -> str:
 
 
 def _unchanged(target: Target) -> list[str]:
-    """Return the rule that sends an unchanged copy to the next hop of a `dsr` backend."""
+    """Return the rule that counts an unchanged copy and sends it to the next hop of a `dsr` backend."""
     device = f' device "{target.device}"' if target.device else ""
-    return [f"dup to {format_address(target.via or target.address)}{device}"]
+    return [f"counter dup to {format_address(target.via or target.address)}{device}"]
 
 
-def _copy(listener: Listener, address: IPAddress, port: int | None, first: str = "") -> list[str]:
-    """Return the rules that send a copy to a server; each begins with `first`, which ends with a space if not empty.
+def _copy(listener: Listener, address: IPAddress, port: int | None) -> list[str]:
+    """Return the rules that count a copy and send it to a server. Of two rules, a copy meets one counter.
 
     A UDP checksum of zero means "no checksum". The kernel would update it like any other, so the rules reset it to 0.
     """
     words, host = WORDS[listener.family], format_address(address)
-    there = f"{first}{words.ip} daddr set {host}"
+    there = f"counter {words.ip} daddr set {host}"
     copy, back = f"dup to {host}", f"{words.ip} daddr set {format_address(listener.address)}"
     if port is None or (port == listener.first_port == listener.last_port):
         return [f"{there} {copy} {back}"]

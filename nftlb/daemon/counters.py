@@ -126,6 +126,10 @@ class Counters:
         """The copies that were sent to a collector, and their bytes."""
         return self.of(f"collector/{pool}", collector)
 
+    def of_templates(self, pool: str, backend: str) -> Count:
+        """The copies of templates that were sent to a backend, and their bytes. `of` does not count them."""
+        return self.of(f"template/{pool}", backend)
+
     def of_pool(self, pool: str) -> Count:
         """The packets and bytes of a pool, also to its sorry server and to backends that were removed."""
         return self._pools.get(pool, _NOTHING)

@@ -142,11 +142,16 @@ def _links() -> LinkMonitor | None:
 
 
 def _recall(store: Store) -> tuple[Memory, list[str]]:
-    """Read the saved state. If it can't be read, return an empty state and the reason: the rest does not need it."""
+    """Read the saved state. If it can't be read, return an empty state and the reason: the rest does not need it.
+
+    A file that can't be read now, as on a failing disk, may have the wishes of the operator: it is kept.
+    """
     try:
         memory, trouble = store.load()
     except OSError as error:
         memory, trouble = None, f"can't read {store}: {error.strerror or error}"
+        with suppress(OSError):
+            trouble += f"; it was renamed to {store.set_aside()}"
     return memory or Memory(format=1), [trouble] if trouble else []
 
 

@@ -364,14 +364,13 @@ def _backends(
 ) -> list[BackendStatus]:
     shares = _shares(selections)
     return [
-        _backend(pool.pool.name, pool.backends[name], shares.get(name, 0.0), counters, added=name in added)
-        for name in names
+        _backend(pool.pool, pool.backends[name], shares.get(name, 0.0), counters, added=name in added) for name in names
     ]
 
 
-def _backend(pool: str, tracked: BackendHealth, share: float, counters: Counters, *, added: bool) -> BackendStatus:
+def _backend(pool: Pool, tracked: BackendHealth, share: float, counters: Counters, *, added: bool) -> BackendStatus:
     backend = tracked.backend
-    count, replies = counters.of(pool, backend.name), counters.replies(pool, backend.name)
+    count, replies = counters.of(pool.name, backend.name), counters.replies(pool.name, backend.name)
     return BackendStatus.of(
         name=backend.name,
         address=str(backend.address),
@@ -390,6 +389,7 @@ def _backend(pool: str, tracked: BackendHealth, share: float, counters: Counters
         added=added,
         packets=count.packets,
         bytes=count.bytes,
+        copies=counters.of_templates(pool.name, backend.name).packets if pool.templates else None,
         requests=None if replies is None else replies.requests,
         replies=None if replies is None else replies.replies,
         answered=None if replies is None or replies.share is None else round(replies.share, 3),

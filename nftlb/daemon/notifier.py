@@ -102,14 +102,17 @@ class HookRunner:
 
     async def _run_program(self, call: HookCall) -> tuple[str, str]:
         try:
-            # The hook's output goes where our own log goes.
-            process = Process(
-                call.argv,
-                {**_inherited(), **call.environment},
-                call.capabilities,
-                keep_output=False,
-                leaves=self._seconds,
-            )
+            async with asyncio.timeout(self._seconds):
+                # The hook's output goes where our own log goes.
+                process = await Process.start(
+                    call.argv,
+                    {**_inherited(), **call.environment},
+                    call.capabilities,
+                    keep_output=False,
+                    leaves=self._seconds,
+                )
+        except TimeoutError:
+            return "unstarted", f"{call} has not started within {self._seconds:g} s: is its file system dead?"
         except (OSError, ValueError) as error:
             return "unstarted", f"{call} can't be started: {getattr(error, 'strerror', None) or error}"
         try:

@@ -29,6 +29,9 @@ APART = 2.0
 """Seconds, at least, between two saves of changes of health: many changes in a row wear out no disk."""
 AGAIN = 5.0
 """Seconds until a failed save is tried again."""
+HUNG = 3.0
+"""Seconds that a save waits for the disk. Then commands return, and the status shows the fault. A network file system
+without its server may never answer, and `nftlb drain` has to return."""
 
 _WHAT = "state_dir"
 
@@ -70,8 +73,9 @@ class StateSaver:
         self._events = events
         self._events_saved = 0.0
         self._lock = asyncio.Lock()
-        # One thread: a cancelled save stops waiting but not writing, and the next save must not overtake it.
         self._thread = ThreadPoolExecutor(1, "state")
+        self._writing: asyncio.Future[None] | None = None
+        self._hangs = False
         self._timer: asyncio.TimerHandle | None = None
         self._changed = False
         self._saved = -APART  # the time of the last save of a change
@@ -94,6 +98,9 @@ class StateSaver:
         """Save now. A failure sets a fault and is tried again. `last`: also events that would be saved only later."""
         async with self._lock:
             self._disarm()
+            # A cancelled save stops waiting but not writing, and the next save must not overtake it.
+            if self._writing is not None and not await self._ended(self._writing):
+                return
             time = asyncio.get_running_loop().time()
             events: tuple[Event, ...] = ()
             if last or time >= self._events_saved + EVENTS_APART:
@@ -103,23 +110,36 @@ class StateSaver:
             memory, loaded = self._state.memory(), self._is_loaded()
             good = self._state.good_file() if loaded else None
             preparation = self._state.preparation(self._used_zones()) if loaded else None
-            try:
-                await asyncio.get_running_loop().run_in_executor(
-                    self._thread, _write, self._store, memory, good, preparation, events
-                )
-            except OSError as error:
-                self._faults.set(_WHAT, f"can't write {self._store}: {error.strerror or error}")
-                self._arm(AGAIN)
-            else:
-                self._faults.clear(_WHAT)
+            self._writing = asyncio.get_running_loop().run_in_executor(
+                self._thread, _write, self._store, memory, good, preparation, events
+            )
+            await self._ended(self._writing)
+
+    async def _ended(self, writing: asyncio.Future[None]) -> bool:
+        """Wait until a write has ended, but only HUNG seconds in all. Sets or clears the fault."""
+        await asyncio.wait([writing], timeout=0 if self._hangs else HUNG)
+        self._hangs = not writing.done()
+        if self._hangs:
+            self._faults.set(_WHAT, f"can't write {self._store}: the disk has not answered for {HUNG:g} s")
+            self._arm(AGAIN)
+            return False
+        self._writing = None
+        try:
+            writing.result()
+        except OSError as error:
+            self._faults.set(_WHAT, f"can't write {self._store}: {error.strerror or error}")
+            self._arm(AGAIN)
+        else:
+            self._faults.clear(_WHAT)
+        return True
 
     async def close(self) -> None:
-        """Save for the last time. Does not try again."""
+        """Save for the last time. Does not try again, and does not wait for a disk that hangs."""
         await self.save(last=True)
         if self._task is not None:
             await self._task
         self._disarm()
-        self._thread.shutdown()
+        self._thread.shutdown(wait=self._writing is None)
 
     def _arm(self, delay: float) -> None:
         if self._timer is None:

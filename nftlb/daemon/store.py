@@ -53,9 +53,11 @@ class Store:
         try:
             return self.look(), ""
         except ValueError as error:
-            aside = self._path.with_suffix(".bad")
-            self._path.replace(aside)
-            return None, f"{error}: it was renamed to {aside.name}"
+            return None, f"{error}: it was renamed to {self.set_aside()}"
+
+    def set_aside(self) -> str:
+        """Rename the file of the saved state, so that the next save does not replace it. Return the new name."""
+        return self._path.replace(self._path.with_suffix(".bad")).name
 
     def look(self) -> Memory | None:
         """Read the saved state, None if there is none. Raises ValueError for a bad file, which stays where it is."""

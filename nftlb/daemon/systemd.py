@@ -17,6 +17,7 @@ from nftlb.errors import NftlbError
 from nftlb.printable import printable
 
 from .journal import PRIORITIES, JournalHandler
+from .patient_log import PatientHandler
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class LogFormat(StrEnum):
 
 def configure_logging(form: LogFormat, level: str) -> None:
     """Write the log of nftlb and the warnings of its libraries to standard error."""
-    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    handler = _standard_error()
     journal = _is_journal()
     handler.setFormatter(_Json() if form is LogFormat.JSON else _Text(journal=journal))
     if journal and form is LogFormat.TEXT:
@@ -43,11 +44,22 @@ def configure_logging(form: LogFormat, level: str) -> None:
     logging.getLogger("nftlb").setLevel(level.upper())
 
 
+_NO_FILE = (AttributeError, OSError, ValueError)
+"""What asking for the descriptor of standard error raises if it is closed, or a stream in memory."""
+
+
+def _standard_error() -> logging.Handler:
+    try:
+        return PatientHandler(sys.stderr.fileno())
+    except _NO_FILE:
+        return logging.StreamHandler(sys.stderr)
+
+
 def _is_journal() -> bool:
     """Whether standard error is the journal, whose device and inode are in the environment."""
     try:
         found = os.fstat(sys.stderr.fileno())
-    except (OSError, ValueError):
+    except _NO_FILE:
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 

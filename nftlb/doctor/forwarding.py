@@ -258,10 +258,9 @@ _LAST_ZONE = 65535
 def check_conntrack(config: Config, host: HostFacts) -> Iterator[Finding]:
     """Check the size of the table, time-outs and SCTP. Without a pool that uses conntrack there are no findings."""
     pools = [pool for pool in config.pools if pool.forward is Forward.NAT]
-    limit = host.sysctls.get("net/netfilter/nf_conntrack_max")
-    if not pools or limit is None:  # no limit: conntrack is not loaded yet; the rules will load it
+    if not pools or not host.conntrack:  # conntrack is not loaded yet; the rules will load it
         return
-    yield from _check_size(pools, limit, host)
+    yield from _check_size(pools, host.conntrack)
     yield from _check_timeouts(host)
     sctp = any(listener.protocol is Protocol.SCTP for pool in pools for listener in pool.listen)
     known = not host.hides_sysctls
@@ -272,8 +271,8 @@ def check_conntrack(config: Config, host: HostFacts) -> Iterator[Finding]:
         yield ok("conntrack", "datagrams with a wrong checksum are not translated (nf_conntrack_checksum)")
 
 
-def _check_size(pools: Collection[Pool], limit: int, host: HostFacts) -> Iterator[Finding]:
-    count = host.sysctls.get("net/netfilter/nf_conntrack_count", 0)
+def _check_size(pools: Collection[Pool], fill: Mapping[str, int]) -> Iterator[Finding]:
+    count, limit = fill.get("entries", 0), fill.get("limit")  # a table may have no limit
     if limit and count * 100 >= limit * _FULL_PERCENT:
         yield warning(
             "conntrack",
@@ -281,7 +280,6 @@ def _check_size(pools: Collection[Pool], limit: int, host: HostFacts) -> Iterato
             sysctl_command({"net/netfilter/nf_conntrack_max": 2 * limit}),
         )
     pool, entries = max(((pool, _entries_per_client(pool)) for pool in pools), key=lambda pair: pair[1])
-    # A limit of 0 means no limit.
     if limit and limit < entries * _ENOUGH_CLIENTS:
         yield warning(
             "conntrack",

@@ -34,14 +34,10 @@ if TYPE_CHECKING:
 
 _GLOBAL = (
     "net/netfilter/nf_conntrack_checksum",
-    "net/netfilter/nf_conntrack_count",
-    "net/netfilter/nf_conntrack_max",
     "net/netfilter/nf_conntrack_sctp_timeout_established",
     "net/netfilter/nf_conntrack_udp_timeout",
     "net/netfilter/nf_conntrack_udp_timeout_stream",
 )
-_FILL = {"net/netfilter/nf_conntrack_count": "entries", "net/netfilter/nf_conntrack_max": "limit"}
-"""The sysctls that netlink also tells, by the name in `read_fill()`."""
 _SYSCTLS = Path("/proc/sys")
 _ROUTER_ADVERTISEMENT = 9  # RTPROT_RA
 
@@ -63,15 +59,16 @@ class NftFacts:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """The state of the host. Sysctls are by name with slashes, such as `net/netfilter/nf_conntrack_max`, if they exist.
+    """The state of the host. Sysctls are by name with slashes, such as `net/ipv4/ip_forward`, if they exist.
 
-    `hides_sysctls`: this process can't read /proc/sys, as in the daemon's unit, so the ports are empty, and `sysctls`
-    only has the fill of conntrack, which netlink tells.
+    `hides_sysctls`: this process can't read /proc/sys, as in the daemon's unit, so the ports and `sysctls` are empty.
     """
 
     nft: NftFacts = field(default_factory=NftFacts)
     sysctls: Mapping[str, int] = field(default_factory=dict)
     hides_sysctls: bool = False
+    conntrack: Mapping[str, int] = field(default_factory=dict)
+    """The fill of conntrack, as `read_fill` returns it. Also known without /proc/sys."""
     forwarding: Mapping[int, Mapping[int, ForwardingSettings]] = field(default_factory=dict)
     """By IP version and index of the interface. Read by netlink, and so also known without /proc/sys."""
     interfaces: tuple[Interface, ...] = ()
@@ -145,6 +142,7 @@ def read_host(
         nft=nft,
         sysctls=_sysctls(names),
         hides_sysctls=not (_SYSCTLS / "net/ipv4").is_dir(),
+        conntrack=read_fill(),
         forwarding=forwarding,
         interfaces=interfaces,
         routes=routes,
@@ -174,8 +172,7 @@ def _rules(netlink: Netlink, version: int) -> list[RoutingRule]:
 def _sysctls(interfaces: Iterable[str]) -> dict[str, int]:
     names = list(_GLOBAL)
     names += [f"net/ipv4/conf/{interface}/send_redirects" for interface in ("all", *interfaces)]
-    fill = read_fill()
-    found = {name: fill[known] for name, known in _FILL.items() if known in fill}
+    found = {}
     for name in names:
         try:
             found[name] = int(_sysctl(name))

@@ -410,13 +410,13 @@ _ELEMENTS_SET, _ELEMENTS, ELEMENT_EXPRESSION = 2, 3, 7
 _COUNTER = attribute(_EXPRESSION_NAME, b"counter\0")
 # NFTA_EXPR_DATA with NFTA_COUNTER_BYTES and NFTA_COUNTER_PACKETS, as the kernel always lays them out behind _COUNTER.
 _COUNTED = struct.Struct("!8xQ4xQ")
-_COUNTING = (b"backend/", b"reply/", b"early-reply/", b"collector/", b"guarded/")
+_COUNTING = (b"backend/", b"reply/", b"early-reply/", b"collector/", b"template/", b"guarded/")
 
 
 def read_counts(table: str) -> dict[str, Count]:
     """Return the packets and bytes sent to each backend and collector, over all tables of that name.
 
-    The keys are `POOL/BACKEND` and `collector/POOL/COLLECTOR`.
+    The keys are `POOL/BACKEND`, `collector/POOL/COLLECTOR`, and `template/POOL/BACKEND` for copies of templates.
 
     Also what guards have dropped, by `DropReason.owner`. The tables are those of this thread's network namespace. A
     backend is counted by a rule of its own chain, or by the set element whose comment is the backend's name. Raises
@@ -461,7 +461,7 @@ def _counted(by: _Counts, table: str) -> list[tuple[str, Count]]:
 
 
 def _by_rules(netlink: Netlink, family: TableFamily, table: str) -> Iterator[tuple[str, Count]]:
-    """Yield the counts of the chains of backends, their replies, collectors and guards.
+    """Yield the counts of the chains of backends, their replies, copies and guards.
 
     The kernel puts the name of a chain behind the name of the table.
 

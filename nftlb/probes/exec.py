@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import signal
@@ -11,7 +12,7 @@ from nftlb.errors import SystemFault
 from nftlb.printable import one_line
 from nftlb.programs import Process
 
-from .probe import Failed, Probe, Success, noting, reason_of
+from .probe import Failed, Probe, Success, noting, reason_of, within
 
 if TYPE_CHECKING:
     from nftlb.model import Exec
@@ -27,9 +28,21 @@ class ExecProbe(Probe):
         self._argv = check.argv
         self._capabilities = check.capabilities
 
+    keeps_time = True
+
     async def probe(self, subject: Subject) -> Success:
+        until = asyncio.get_running_loop().time() + subject.timeout
+        return await within(subject.timeout, self._judged(await self._start(subject, until)), until)
+
+    async def _start(self, subject: Subject, until: float) -> Process:
         try:
-            plugin = Process(self._argv, _environment(subject), self._capabilities)
+            async with asyncio.timeout_at(until):
+                return await Process.start(self._argv, _environment(subject), self._capabilities)
+        except TimeoutError as error:
+            raise SystemFault(
+                f"can't run {self._argv[0]}: it has not started within {subject.timeout:g}s: is its file system, or "
+                "this host, overloaded or without an answer?"
+            ) from error
         except OSError as error:
             fix = "put the plugin there, executable for nftlb's user"
             if error.errno == errno.EPERM:
@@ -39,6 +52,8 @@ class ExecProbe(Probe):
                     error
                 )  # raises if memory, files or processes are exhausted; its text for EPERM is about packets
             raise SystemFault(f"can't run {self._argv[0]}: {error.strerror}: {fix}") from error
+
+    async def _judged(self, plugin: Process) -> Success:
         try:
             with noting(lambda: _first_line(plugin.output())):
                 status = await plugin.wait()

@@ -21,7 +21,7 @@ from nftlb.health import CheckResult
 from nftlb.printable import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
     from nftlb.model import Admin, IPAddress
@@ -204,7 +204,8 @@ async def run_probe(probe: Probe, subject: Subject) -> CheckResult:
     weight = admin = None
     passed = False
     try:
-        answer = await (probe.probe(subject) if probe.keeps_time else _within(probe, subject))
+        checking = probe.probe(subject)
+        answer = await (checking if probe.keeps_time else within(subject.timeout, checking))
         passed, reason, weight, admin = True, answer.reason, answer.weight, answer.admin
     except Failed as failure:
         reason, weight, admin = failure.reason, failure.weight, failure.admin
@@ -218,17 +219,18 @@ def no_answer(timeout: float) -> str:
     return f"no answer within {timeout:g}s"
 
 
-async def _within(probe: Probe, subject: Subject) -> Success:
-    limit = asyncio.timeout(subject.timeout)
+async def within(seconds: float, checking: Awaitable[Success], until: float | None = None) -> Success:
+    """Wait for a check for `seconds`, or `until` a time of the loop. Raises Failed if the time is over."""
+    limit = asyncio.timeout(seconds) if until is None else asyncio.timeout_at(until)
     try:
         async with limit:
-            return await probe.probe(subject)
+            return await checking
     except TimeoutError as error:
         if not limit.expired():  # the kernel's TCP time-out
             raise
         # `noting` added notes to the cancellation, which is the context of the error of asyncio.timeout.
         notes = getattr(error.__context__, "__notes__", [])
-        raise Failed("; ".join([no_answer(subject.timeout), *notes])) from error
+        raise Failed("; ".join([no_answer(seconds), *notes])) from error
 
 
 @contextmanager

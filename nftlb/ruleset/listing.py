@@ -37,15 +37,15 @@ OF_REPLIES = " replies"
 def counter_owner(chain: str) -> str:
     """Return the owner of the counter in a chain: `dns/ns1` of `backend/dns/ns1`; for a chain of replies, the replies.
 
-    `collector/POOL/NAME/LISTENER` counts for `collector/POOL/NAME`, and `guarded/POOL/.../REASON` for `POOL/_REASON`.
-    For any other chain, "" is returned.
+    `collector/POOL/NAME/LISTENER` counts for `collector/POOL/NAME`, `template/POOL/NAME/LISTENER` for
+    `template/POOL/NAME`, and `guarded/POOL/.../REASON` for `POOL/_REASON`. For any other chain, "" is returned.
     """
     kind, _, rest = chain.partition("/")
     if kind == "backend":
         return rest
     if kind in ("reply", "early-reply"):
         return f"{rest.partition('/')[0]}/{rest.rpartition('/')[2]}{OF_REPLIES}"
-    if kind == "collector":
+    if kind in ("collector", "template"):
         return "/".join(chain.split("/")[:3])
     if kind == "guarded":
         return f"{rest.partition('/')[0]}/_{rest.rpartition('/')[2]}"

@@ -17,7 +17,7 @@ from nftlb.config.reading import Unfit, read_address, read_server
 from nftlb.config.written import ONE_KIND_OF_SERVER, backend_fault, make_backend
 from nftlb.model import Backend, BackendChange, BackendKey, NamedBackend
 from nftlb.model.constraints import POOL_NAME, SERVER_NAME, SHOWN_BACKEND_NAME, TextPattern
-from nftlb.printable import show
+from nftlb.printable import encodable, show
 
 from .errors import RequestError
 
@@ -223,6 +223,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) < len(pairs):
         raise ValueError("a key occurs twice; allowed: each key once")
+    for key in keys:
+        if encodable(key) != key:  # half of a character of UTF-16
+            raise ValueError(f"the key {show(key)} is no text; allowed: whole characters")
     return keys
 
 

@@ -15,11 +15,10 @@ import pytest
 from fake_api import fake_api, status
 from installed_command import GOOD, NFTLB, outcome
 
-from nftlb import client
 from nftlb.cli import diff
 from nftlb.cli.apply import changes_text
 from nftlb.cli.daemon import DaemonAccess
-from nftlb.client import Unreachable
+from nftlb.client import Unreachable, addresses
 from nftlb.kernel import surroundings
 from nftlb.kernel.lock import hold_lock
 from nftlb.lab import Namespace
@@ -178,7 +177,7 @@ def test_diff_has_the_addresses_for_backends_of_the_daemon(monkeypatch: pytest.M
 def test_diff_asks_the_daemon_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several daemons, that of the file's table; none with --file-only, or if only daemons of other tables run."""
     places = {table: str(tmp_path / f"{table}.sock") for table in ("core", "nftlb", "edge")}
-    monkeypatch.setattr(client, "sockets_here", lambda: places)
+    monkeypatch.setattr(addresses, "sockets_here", lambda: places)
     monkeypatch.delenv("NFTLB_URL", raising=False)
     daemon = DaemonAccess(None, None, None)
     with ExitStack() as stack:

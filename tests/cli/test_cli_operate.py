@@ -19,9 +19,8 @@ import pytest
 from fake_api import NOW, TOKEN, Api, backend, fake_api, pool, status
 from installed_command import NFTLB
 
-from nftlb import client
 from nftlb.cli import main, reload, waiting
-from nftlb.client import Address, Unreachable
+from nftlb.client import Address, Unreachable, addresses
 from nftlb.lab import Namespace
 from nftlb.service import ConfigStatus, NameStatus, Status
 
@@ -377,7 +376,7 @@ def test_reload(api: Api, token_file: str, monkeypatch: pytest.MonkeyPatch, caps
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The sockets of two daemons of this network namespace, by table; nothing names one of them."""
     found = {table: str(tmp_path / f"{table}.sock") for table in ("core", "nftlb")}
-    monkeypatch.setattr(client, "sockets_here", lambda: found)
+    monkeypatch.setattr(addresses, "sockets_here", lambda: found)
     monkeypatch.delenv("NFTLB_URL", raising=False)
     return found
 
@@ -386,17 +385,21 @@ def test_reload_by_a_signal_finds_the_daemon(places: dict[str, str], capsys: pyt
     """Of several daemons, the result is that of the process that gets the signal."""
     process, signals = os.getpid(), []
     problem = f"{(at := '/etc/nftlb/core.yaml')}:1:1: bad"
-    reloaded = ConfigStatus(
-        file=at, success=False, loaded=NOW, attempted=datetime.now(UTC) + timedelta(hours=1), problems=(problem,)
-    )
-    before = signal.signal(signal.SIGHUP, lambda number, _: signals.append(number))
-    try:
-        with fake_api(Path(places["core"])) as core, fake_api(Path(places["nftlb"])) as usual:
-            usual.show(status(pid=process + 1))
+    with fake_api(Path(places["core"])) as core, fake_api(Path(places["nftlb"])) as usual:
+
+        def refuse(number: int, _: object) -> None:
+            signals.append(number)
+            reloaded = ConfigStatus(
+                file=at, success=False, loaded=NOW, attempted=datetime.now(UTC), problems=(problem,)
+            )
             core.show(status(pid=process, config=reloaded))
+
+        usual.show(status(pid=process + 1))
+        before = signal.signal(signal.SIGHUP, refuse)
+        try:
             assert 1 == main(["reload", "--pid", str(process)])
-    finally:
-        signal.signal(signal.SIGHUP, before)
+        finally:
+            signal.signal(signal.SIGHUP, before)
     assert [signal.SIGHUP] == signals
     assert capsys.readouterr().err.endswith(f"the configuration before stays in use:\n{problem}\n")
 
@@ -440,7 +443,7 @@ def test_reload_by_a_signal_beside_a_daemon_that_hangs(monkeypatch: pytest.Monke
 
         def status(self) -> Status:
             done = clock[0] > 3 * reload._SILENCE
-            at = datetime.now(UTC) + timedelta(hours=1 if done else -1)
+            at = datetime.now(UTC) - timedelta(hours=0 if done else 1)
             return status(pid=os.getpid(), config=attempted(at))
 
     monkeypatch.setattr(reload, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=advance))
@@ -469,12 +472,28 @@ def test_reload_by_a_signal_moves_the_api(monkeypatch: pytest.MonkeyPatch) -> No
             if not asked:
                 raise Unreachable("no answer")
             asked.append("new")
-            return status(pid=os.getpid(), config=attempted(datetime.now(UTC) + timedelta(hours=1)))
+            return status(pid=os.getpid(), config=attempted(datetime.now(UTC)))
 
     monkeypatch.setattr(reload, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None))
     with handled_reload():
         reload._reload_by_signal(os.getpid(), cast("list[DaemonClient]", [New(), Former()]))
     assert ["former", "new"] == asked
+
+
+def test_reload_by_a_signal_after_the_clock_was_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result is that of this reload, not of an earlier attempt whose time is still in the future."""
+    shown = [timedelta(0), timedelta(days=1), timedelta(days=1)]
+
+    class Clocked:
+        address = Address(socket="/run/nftlb.sock")
+
+        def status(self) -> Status:
+            return status(pid=os.getpid(), config=attempted(datetime.now(UTC) + shown.pop()))
+
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with handled_reload():
+        reload._reload_by_signal(os.getpid(), cast("list[DaemonClient]", [Clocked()]))
+    assert [] == shown
 
 
 def attempted(at: datetime) -> ConfigStatus:

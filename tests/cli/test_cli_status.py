@@ -163,6 +163,19 @@ ANSWERED = """\
 """
 
 
+COPIES = """\
+  BACKEND  ADDRESS         STATE  ADMIN    WT  SHARE  PACKETS  COPIES  ANSWERED  SINCE
+  ns1      10.0.0.11:5353  ✓ up   enabled   1  50.0%    12.3k    1234     99.5%  2h13m
+"""
+
+
+def test_status_with_copies_of_templates() -> None:
+    """A pool with `templates` has a column for the copies that each backend got besides its packets."""
+    seen = status(pools=(pool(backends=(backend("ns1", copies=1234, answered=0.995, reason=""),)),))
+
+    assert text(seen, width=90).endswith(COPIES)
+
+
 def test_status_with_counted_replies() -> None:
     """A pool whose replies are counted has a column for the share of answered packets."""
     behind = (backend("ns1", answered=0.995), backend("ns2", 2, up=False, in_rotation=False, share=0.0, reason=""))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from process_end import ends
 
+from nftlb import programs
 from nftlb.daemon.notifier import HOOK_BACKLOG, HOOKS_AT_ONCE, HookCall, HookRunner
 
 if TYPE_CHECKING:
@@ -85,6 +87,25 @@ def test_every_result_of_a_hook_is_reported() -> None:
         ("unstarted", "hook /etc/passwd (backend_down of dns/ns1) can't be started: Permission denied"),
         ("unstarted", "hook a\0b (backend_down of dns/ns1) can't be started: embedded null byte"),
     ] == asyncio.run(scene())
+
+
+def test_a_hook_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook whose file can't be opened has the time limit too, and other hooks are run."""
+    opened = threading.Event()
+    monkeypatch.setattr(programs, "_reach", lambda program, _: opened.wait(30) if program == "false" else None)
+
+    async def scene() -> list[tuple[str, str]]:
+        recorded = RecordedOutcomes()
+        hooks = HookRunner(recorded, seconds=0.5)
+        hooks.run(call("false"))
+        hooks.run(call("true", key=("dns", "ns2")))
+        await recorded.count(2)
+        opened.set()
+        await hooks.close()
+        return recorded.all
+
+    message = "hook false (backend_down of dns/ns1) has not started within 0.5 s: is its file system dead?"
+    assert [("ok", ""), ("unstarted", message)] == asyncio.run(scene())
 
 
 def test_calls_of_a_backend_keep_their_order(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pool_builders import ALL, backend, backends, config, pool, sorry
 from nftlb.daemon.counters import Counters
 from nftlb.daemon.daemon_service import backend_statuses, pool_status
 from nftlb.health import CheckResult, PoolStates
-from nftlb.model import Admin, Agent, BackendChange, Collector, Health, Icmp
+from nftlb.model import Admin, Agent, BackendChange, Collector, Health, Icmp, Templates
 from nftlb.ruleset import Count
 from nftlb.service import BackendStatus, CheckStatus, CollectorStatus, PoolStatus
 
@@ -88,6 +88,19 @@ def test_the_copies_of_a_collector() -> None:
     (status,) = reported.status().collectors
     assert (False, "icmp: no answer") == (status.up, status.reason)
     assert reported.status().ready
+
+
+def test_the_copies_of_templates() -> None:
+    """Copies are no part of the packets of a backend or its pool. Without `templates` there is no such number."""
+    reported = ReportedPool(dns(templates=Templates.ALL))
+    reported.counters.record({"dns/b1": Count(30, 3000), "template/dns/b1": Count(2, 200)})
+    status = reported.status()
+    assert (30, [30, 0, 0], [2, 0, 0]) == (
+        status.packets,
+        [one.packets for one in status.backends],
+        [one.copies for one in status.backends],
+    )
+    assert [None] * 3 == [one.copies for one in ReportedPool(dns()).status().backends]
 
 
 def test_a_pool_that_is_well() -> None:

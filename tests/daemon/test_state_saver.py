@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
+from typing import TYPE_CHECKING
 
 from daemon_wiring import FakeStore
 from virtual_time import play, settle
 
+from nftlb.daemon import state_saver
 from nftlb.daemon.events import ActiveFaults
 from nftlb.daemon.state_saver import AGAIN, APART, SOON, StateSaver
 from nftlb.health import Memory
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class SaverSetup:
@@ -170,6 +175,44 @@ def test_another_directory() -> None:
         return setup.shown, setup.store.saved
 
     assert (["state_dir: can't write elsewhere: Permission denied"], [(0.0, "first")]) == play(scene())
+
+
+def test_a_disk_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves, also the last one, give up waiting, and the fault is shown; when the disk works, the state is saved."""
+    monkeypatch.setattr(state_saver, "HUNG", 0.05)
+    monkeypatch.setattr(state_saver, "AGAIN", 0.05)
+    works, saved = threading.Event(), []
+
+    async def scene() -> None:
+        loop, again = asyncio.get_running_loop(), asyncio.Event()
+
+        class HungStore(FakeStore):
+            def save(self, memory: Memory) -> None:
+                works.wait(30)
+                saved.append(memory.table)
+                if memory.table == "second":
+                    loop.call_soon_threadsafe(again.set)
+
+        setup = SaverSetup()
+        setup.saver.use(HungStore())  # type: ignore[arg-type]
+        for name in ("first", "second"):
+            setup.now = name
+            async with asyncio.timeout(10):
+                await setup.saver.save()
+            assert ["state_dir: can't write store: the disk has not answered for 0.05 s"] == setup.shown
+        assert [] == saved
+        works.set()
+        async with asyncio.timeout(10):
+            await again.wait()
+            await setup.saver.save()
+        assert [] == setup.shown
+        works.clear()
+        async with asyncio.timeout(10):
+            await setup.saver.close()
+        works.set()
+
+    asyncio.run(scene())
+    assert ["first", "second"] == saved[:2]
 
 
 def test_a_save_that_is_broken_off_is_not_overtaken() -> None:

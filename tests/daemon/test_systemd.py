@@ -232,6 +232,14 @@ def test_standard_error_that_is_not_the_journal(tmp_path: Path, monkeypatch: pyt
         assert re.fullmatch(r"\S+Z info    hello\n", file.read())
 
 
+def test_without_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that was started with standard error closed works, without a log."""
+    monkeypatch.setattr(sys, "stderr", None)
+    configure_logging(LogFormat.TEXT, "info")
+
+    LOG.error("for nobody")
+
+
 def test_levels(capsys: pytest.CaptureFixture[str]) -> None:
     """The level applies to nftlb; libraries log warnings only."""
     configure_logging(LogFormat.TEXT, "warning")

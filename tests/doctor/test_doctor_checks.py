@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from doctor_facts import DSR, HEALTHY, NAT, check_facts, fault_names, faults
@@ -69,34 +69,49 @@ class TestJudgements:
     def test_the_fill_of_conntrack_is_known_where_settings_are_hidden(self) -> None:
         """Netlink tells it, so a table that is too small is found. Support for SCTP is not known there."""
         text = NAT.replace("192.0.2.53:53/udp,", "192.0.2.53:53/sctp,")
-        small = {"net/netfilter/nf_conntrack_max": 100, "net/netfilter/nf_conntrack_count": 90}
         config = parse_config(text)
-        host = replace(HEALTHY, sysctls=small, hides_sysctls=True)
+        host = replace(HEALTHY, sysctls={}, conntrack={"entries": 90, "limit": 100}, hides_sysctls=True)
 
         found = fault_names(list(check_all(config, Compiled(config), host)))
 
         assert ["unknown settings", "warning conntrack", "warning conntrack"] == sorted(found)
 
     @pytest.mark.parametrize(
-        ("sysctls", "message"),
+        ("changes", "message"),
         [
-            ({"nf_conntrack_max": 19_999}, "room for 19999 entries: 9999 clients of pool dns, with 2 entries each"),
-            ({"nf_conntrack_count": 220_000}, "220000 of at most 262144 entries are in use"),
-            ({"nf_conntrack_udp_timeout": 600}, "nf_conntrack_udp_timeout is 600 s"),
+            (
+                {"conntrack": {"entries": 7, "limit": 19_999}},
+                "room for 19999 entries: 9999 clients of pool dns, with 2 entries each",
+            ),
+            ({"conntrack": {"entries": 220_000, "limit": 262_144}}, "220000 of at most 262144 entries are in use"),
+            ({"sysctls": {"net/netfilter/nf_conntrack_udp_timeout": 600}}, "nf_conntrack_udp_timeout is 600 s"),
         ],
     )
-    def test_the_size_of_conntrack(self, sysctls: Mapping[str, int], message: str) -> None:
-        (finding,) = faults(check_facts(sysctls={f"net/netfilter/{name}": value for name, value in sysctls.items()}))
+    def test_the_size_of_conntrack(self, changes: Mapping[str, Any], message: str) -> None:
+        (finding,) = faults(check_facts(**changes))
 
         assert (finding.subject, finding.severity) == ("conntrack", Severity.WARNING)
         assert message in finding.message
         assert finding.fix.startswith("sysctl -w net.netfilter.nf_conntrack")
 
+    def test_conntrack_without_a_limit_has_room(self) -> None:
+        """A table without a limit is never too full, whatever it holds."""
+        found = check_facts(conntrack={"entries": 1_000_000})
+
+        assert fault_names(found) == []
+        assert "room for any number of clients at a time, with 2 entries each (pool dns)" in [
+            finding.message for finding in found
+        ]
+
+    def test_conntrack_that_is_not_loaded_is_not_judged(self) -> None:
+        """The rules load conntrack. Before, its limit is not known, and nothing is said about its size."""
+        assert not any(finding.subject == "conntrack" for finding in check_facts(conntrack={}))
+
     def test_conntrack_does_not_matter_to_stateless_pools(self) -> None:
         """`stateless` makes no conntrack entries."""
         text = NAT.replace("  dns:\n", "  dns:\n    forward: stateless\n")
 
-        assert fault_names(check_facts(text, sysctls={"net/netfilter/nf_conntrack_max": 10})) == []
+        assert fault_names(check_facts(text, conntrack={"entries": 7, "limit": 10})) == []
 
     def test_sctp_needs_support_in_conntrack(self) -> None:
         text = NAT.replace("192.0.2.53:53/udp,", "192.0.2.53:53/sctp,")

@@ -115,5 +115,10 @@ def test_a_fifo_in_the_state_directory(name: str, lab: Lab, tmp_path: Path) -> N
     daemon.state.mkdir()
     os.mkfifo(daemon.state / name)
     with daemon:
-        assert daemon.client.document()["ready"]
+        status = daemon.client.document()
+        assert status["ready"]
     assert 0 == daemon.process.returncode
+    if name == "nftlb.json":
+        (found,) = status["faults"]
+        assert found["message"].endswith("nftlb.json: not a regular file; it was renamed to nftlb.bad")
+        assert (daemon.state / "nftlb.bad").is_fifo()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import resource
+import signal
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -136,6 +139,32 @@ def test_state_directory_fails(options: str, tmp_path: Path) -> None:
         assert {"b1"} == {reply.backend for reply in alone}
 
 
+def test_nobody_reads_the_log(tmp_path: Path) -> None:
+    """The reader of standard error stops reading: a dead backend is out, and SIGTERM ends the daemon."""
+    log = tmp_path / "log"
+    os.mkfifo(log)
+    reader = os.open(log, os.O_RDWR | os.O_NONBLOCK)
+    wrapper = ("sh", "-c", f'exec "$@" 2>{log}', "sh")
+    try:
+        with Lab(backends=3) as lab, ExitStack() as servers:
+            third = servers.enter_context(ExitStack())
+            third.enter_context(lab.serve(PORT, backends=[lab.backends[2]]))
+            servers.enter_context(lab.serve(PORT, backends=lab.backends[:2]))
+            with Running(lab.balancer, tmp_path, pools(lab), wrapper=wrapper) as daemon:
+                with suppress(BlockingIOError):
+                    while os.write(reader, b"\n"):
+                        pass
+                third.close()
+                daemon.wait("swap", since=daemon.wait("backend_down", "b3").at)
+                with lab.client.connect((VIP4, 53), connected=False) as client:
+                    answers = client.exchange(6)
+
+                assert {"b1", "b2"} == {reply.backend for reply in answers}
+                assert 0 == daemon.stop()
+    finally:
+        os.close(reader)
+
+
 def test_descriptors_run_out(tmp_path: Path) -> None:
     """Without descriptors, checks can't run: no backend is removed, traffic continues, and the status has a fault."""
     with Lab(backends=3) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, pools(lab)) as daemon:
@@ -188,6 +217,55 @@ def test_hooks_and_plugins_that_hang(hang: list[str], tmp_path: Path) -> None:
             assert swap.happened - first.happened < 5  # each hook takes ten seconds
             assert {"exec: no answer within 0.2s"} == {backend["reason"] for backend in status["pools"][1]["backends"]}
             assert [True] * 3 == [backend["up"] for backend in status["pools"][0]["backends"]]
+
+
+def test_the_file_of_a_plugin_can_not_be_opened(tmp_path: Path) -> None:
+    """As on a dead file system: the state of its backend stays, all other checks and programs work; later it runs.
+
+    A lease of the file keeps open(2) and exec(2) waiting, for up to 45 s (`fs.lease-break-time`).
+    """
+    stuck, works = tmp_path / "stuck", tmp_path / "works"
+    for plugin in (stuck, works):
+        plugin.write_text("#!/bin/sh\necho it works\n")
+        plugin.chmod(0o755)
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # asks the holder of a lease to give it up
+    lease = os.open(stuck, os.O_RDONLY)
+    fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    try:
+        with Lab(backends=3) as lab, ExitStack() as servers:
+            third = servers.enter_context(ExitStack())
+            third.enter_context(lab.serve(PORT, backends=[lab.backends[2]]))
+            servers.enter_context(lab.serve(PORT, backends=lab.backends[:2]))
+            both = pools(lab, hooks={"backend_down": [str(stuck)]})
+            for number, plugin in enumerate((stuck, works)):
+                both[plugin.name] = {
+                    "listen": f"{VIP4}:{100 + number}/udp",
+                    "backends": {"ns": both["dns"]["backends"]["b1"]},
+                    "health": {"exec": [str(plugin)], "interval": "200ms", "timeout": "500ms"},
+                }
+            with Running(lab.balancer, tmp_path, both) as daemon:
+                message = daemon.poll_status(fault("checks"), "the fault")
+                third.close()
+                swap = daemon.wait("swap", since=daemon.wait("backend_down", "b3").at)
+                with lab.client.connect((VIP4, 53), connected=False) as client:
+                    answers = client.exchange(6)
+                other = daemon.poll_status(
+                    lambda status: status["pools"][2]["backends"][0]["checks"][0]["passed"], "it"
+                )
+                unknown = daemon.backend("stuck", "ns")
+                fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+                daemon.poll_status(no_fault, "an end of all faults")
+                after = daemon.backend("stuck", "ns")
+
+            assert f"can't run {stuck}: it has not started within 0.5s" in message
+            assert swap.happened
+            assert {"b1", "b2"} == {reply.backend for reply in answers}
+            assert other
+            assert (True, "no check yet") == (unknown["up"], unknown["reason"])
+            assert (True, "exec: it works") == (after["up"], after["reason"])
+    finally:
+        os.close(lease)
+        signal.signal(signal.SIGIO, before)
 
 
 def test_the_kernel_refuses(tmp_path: Path) -> None:

@@ -59,6 +59,26 @@ def test_templates_reach_every_backend(mode: Mode, version: int) -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("offload", [True, False], ids=["offload", "no offload"])
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_copies_of_templates_are_counted_separately(mode: Mode, offload: bool, version: int) -> None:
+    """Counts of packets add up to the datagrams of the client; with its copies, a backend has all that it got."""
+    kinds = (TEMPLATE, DATA, DATA, TEMPLATE, OPTIONS, DATA, DATA)
+    with PoolLab(mode, offload=offload) as lab, Exporter(lab, version) as exporter:
+        lab.load(exporting(lab, mode))
+        for number, kind in enumerate(kinds):
+            exporter.send(flow_datagram(V9, kind, number))
+        got = {name: len(numbers) for name, numbers in arrived(lab).items()}
+        counts = lab.lab.balancer.call(lab.applier.counters)
+    names = {name: name if version == 4 else f"{name}-6" for name in BACKENDS}
+    packets = {name: counts[f"dns/{backend}"].packets for name, backend in names.items()}
+    copies = {name: counts[f"template/dns/{backend}"].packets for name, backend in names.items()}
+    assert len(kinds) == sum(packets.values())
+    assert 3 * (len(BACKENDS) - 1) == sum(copies.values())
+    assert got == {name: packets[name] + copies[name] for name in BACKENDS}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("offload", [True, False], ids=["offload", "no offload"])
 def test_templates_without_a_checksum(version: int, offload: bool) -> None:
     """Templates with a UDP checksum of zero reach every backend."""
     with PoolLab(STATELESS, zero_checksum=True, offload=offload) as lab:

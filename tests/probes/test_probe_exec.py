@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import subprocess
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from probing import clean, open_files, subject
 from process_end import ends
 
+from nftlb import programs
 from nftlb.errors import SystemFault
 from nftlb.model import Exec
 from nftlb.probes import probe_for, run_probe
@@ -181,6 +183,19 @@ def test_no_plugin(tmp_path: Path, name: str, content: str | None, mode: int, er
 
     with pytest.raises(SystemFault, match=f"can't run {re.escape(str(plugin))}: {error}: put the plugin there"):
         asyncio.run(run_probe(probe_for(Exec(argv=(str(plugin),))), subject()))
+
+
+def test_a_plugin_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the file of a plugin can't be opened in time, nothing is known about the backend."""
+    opened = threading.Event()
+    monkeypatch.setattr(programs, "_reach", lambda *_: opened.wait(30))
+
+    async def main() -> None:
+        with pytest.raises(SystemFault, match=r"can't run /bin/true: it has not started within 0\.05s"):
+            await run_probe(probe_for(Exec(argv=("/bin/true",))), subject(seconds=0.05))
+        opened.set()
+
+    asyncio.run(main())
 
 
 def test_a_plugin_that_must_not_run(monkeypatch: pytest.MonkeyPatch) -> None:

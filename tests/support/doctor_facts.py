@@ -42,12 +42,11 @@ def fault_names(findings: list[Finding]) -> list[str]:
 HEALTHY = HostFacts(
     nft=NftFacts(version="1.0.6"),
     sysctls={
-        "net/netfilter/nf_conntrack_max": 262144,
-        "net/netfilter/nf_conntrack_count": 7,
         "net/netfilter/nf_conntrack_sctp_timeout_established": 210,
         "net/netfilter/nf_conntrack_udp_timeout": 30,
         "net/netfilter/nf_conntrack_udp_timeout_stream": 120,
     },
+    conntrack={"entries": 7, "limit": 262144},
     forwarding={version: {ALL_INTERFACES: ForwardingSettings(forwarding=1)} for version in (4, 6)},
     interfaces=(Interface(1, "lo", 65536), Interface(2, "eth0"), Interface(3, "eth1.7")),
     routes={

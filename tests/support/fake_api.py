@@ -41,6 +41,7 @@ def backend(name: str = "ns1", number: int = 1, **changed: Any) -> BackendStatus
         "added": False,
         "packets": 12345,
         "bytes": 1234500,
+        "copies": None,
         "requests": None,
         "replies": None,
         "answered": None,

@@ -81,6 +81,7 @@ def a_backend(name: str, **changes: Any) -> BackendStatus:
         "added": False,
         "packets": 0,
         "bytes": 0,
+        "copies": None,
         "requests": None,
         "replies": None,
         "answered": None,

@@ -300,13 +300,27 @@ def test_an_internal_error(error: Exception, caplog: pytest.LogCaptureFixture) -
         (b"GET /healthz HTTP/1.1\r\nHost : x\r\n\r\n", 400),
         (b"PATCH /healthz HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 1\r\n\r\n{}", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: 2, 2\r\n\r\n{}", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: +2\r\n\r\n{}", 400),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nX: a\r\n b\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nX: a\0b\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\nHost: localhost\n\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\rX: a\r\n\r\n", 400),
         (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 200 + b"\r\n", 400),
     ],
 )
 def test_bytes_that_are_not_http(request_: bytes, status: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Bytes that are not HTTP are refused with JSON and without a log line, as any client could fill the log."""
+    """Bytes that are not HTTP are refused with JSON and without a log line, as any client could fill the log.
+
+    Also requests whose end a proxy may see at another place: the rest would be a request of another client.
+    """
 
     async def test() -> None:
         async with serving() as api:

@@ -260,6 +260,7 @@ def test_bad_values(path: str, body: object, problems: list[str]) -> None:
         (b'{"weight": NaN}', "NaN is not a number of JSON; allowed: digits"),
         (b'{"weight": 1, "weight": 2}', "a key occurs twice; allowed: each key once"),
         (b'{"weight": "\xff"}', "invalid start byte"),
+        (b'{"\\ud800": 1}', 'the key "\\ud800" is no text; allowed: whole characters'),
         ('{"weight": 1}'.encode("utf-16"), "invalid start byte"),
         (b"[" * 60_000, "recursion"),
         (b'{"weight": ' + b"9" * 5000 + b"}", "limit"),

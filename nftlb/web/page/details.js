@@ -106,6 +106,7 @@ class Details {
       ["In this state for", ago(sinceOf(backend))],
       ["Share now / wanted", shareText(measuredShares(pool)[pool.backends.indexOf(backend)], backend.share)],
       ["Traffic", `${figure(rate.packets)} packets/s, ${figure(rate.bits)} bit/s, ${count(backend.packets)} packets in all`],
+      ...backend.copies === null ? [] : [["Copies of templates", count(backend.copies) + " besides these packets"]],
       ["Answered", backend.answered === null ? "not known" : percent(backend.answered)],
       ["Set by the operator", backend.admin + (backend.agent ? ", by the agent: " + backend.agent : "")],
       ["From", backend.added ? "added at run time" : "the file"],

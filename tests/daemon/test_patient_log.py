@@ -1,0 +1,122 @@
+"""The log on standard error: the daemon does not wait for its reader."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nftlb.daemon import patient_log
+from nftlb.daemon.patient_log import MOST_BYTES, PatientHandler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LINE = "x" * 1000
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    yield reader, writer
+    for end in (reader, writer):
+        try:
+            os.close(end)
+        except OSError:
+            assert end == reader  # closed by the test
+
+
+def log(handler: PatientHandler, text: str, *arguments: object) -> None:
+    handler.handle(logging.LogRecord("nftlb", logging.INFO, "", 0, text, arguments, None))
+
+
+def read_until(reader: int, end: str) -> list[str]:
+    """Read whole lines until the end of a line."""
+    text = b""
+    while not text.endswith(f"{end}\n".encode()):
+        text += os.read(reader, 1 << 16)
+    return text.decode().splitlines()
+
+
+def test_a_reader_that_reads_gets_lines_at_once(pipe: tuple[int, int]) -> None:
+    """Without a wait there is no thread, so the order with other output stays."""
+    reader, writer = pipe
+    before = threading.active_count()
+    log(PatientHandler(writer), "one %s", "line")
+    assert before == threading.active_count()
+    assert b"one line\n" == os.read(reader, 100)
+
+
+def test_lines_for_a_slow_reader_are_kept(pipe: tuple[int, int]) -> None:
+    """More than a pipe holds: no call waits, and all lines arrive whole and in their order."""
+    reader, writer = pipe
+    handler = PatientHandler(writer)
+    lines = [f"{number} {LINE}" for number in range(500)]
+    for line in lines:
+        log(handler, line)
+    log(handler, "end")
+    assert [*lines, "end"] == read_until(reader, "end")
+    handler.flush()
+    log(handler, "later")  # the thread has ended, and the next line is written at once
+    assert b"later\n" == os.read(reader, 100)
+
+
+def test_what_is_kept_has_a_limit(pipe: tuple[int, int]) -> None:
+    """Entries above the limit are lost, and the log says how many."""
+    reader, writer = pipe
+    handler = PatientHandler(writer)
+    count = 2 * MOST_BYTES // len(LINE)
+    for number in range(count):
+        log(handler, f"{number} {LINE}")
+    *lines, last = read_until(reader, "missing here")
+    assert len(lines) * len(LINE) > MOST_BYTES / 2
+    assert [f"{number} {LINE}" for number in range(len(lines))] == lines
+    assert f"nobody read this log for some time: {count - len(lines)} entries are missing here" == last
+
+
+def test_the_end_does_not_wait_long(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`flush`, which Python calls at the end, gives up."""
+    monkeypatch.setattr(patient_log, "LAST_SECONDS", 0.01)
+    handler = PatientHandler(pipe[1])
+    for _ in range(100):
+        log(handler, LINE)
+    handler.flush()
+    read_until(pipe[0], LINE)
+
+
+def test_a_reader_that_is_gone(pipe: tuple[int, int]) -> None:
+    """Lines for nobody are dropped, also those that were kept."""
+    reader, writer = pipe
+    handler = PatientHandler(writer)
+    for _ in range(100):
+        log(handler, LINE)
+    os.close(reader)
+    handler.flush()
+    log(handler, "for nobody")
+    assert not handler._kept
+
+
+def test_no_further_thread(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be started, lines that the reader does not take are lost, and nothing fails."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    reader, writer = pipe
+    handler = PatientHandler(writer)
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", refuse)
+        for _ in range(100):
+            log(handler, LINE)
+    os.read(reader, 1 << 20)
+    log(handler, "next")
+    assert os.read(reader, 1 << 20).endswith(b"next\n")
+
+
+def test_an_entry_with_wrong_arguments(pipe: tuple[int, int], capsys: pytest.CaptureFixture[str]) -> None:
+    """Python reports the entry, and the program goes on."""
+    log(PatientHandler(pipe[1]), "%d", "no number")
+    assert "--- Logging error ---" in capsys.readouterr().err
