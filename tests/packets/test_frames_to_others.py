@@ -6,10 +6,13 @@ receive the frames of the first, and must not forward them again. ONE client soc
 
 from __future__ import annotations
 
+import socket as sockets
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from packet_tap import Tap
 from pool_lab import DSR_INGRESS, PORT, STATELESS_INGRESS, PoolLab, close_slow_path, vip
 
 if TYPE_CHECKING:
@@ -61,3 +64,33 @@ def test_the_hardware_address_of_vrrp(version: int) -> None:
         pool_lab.load(replace(pool_lab.pool(), ingress=("vrrp.51",)))
         close_slow_path(pool_lab)
         assert ["b1", "b2", "b3"] * 2 == [answer.backend for answer in socket.exchange(6)]
+
+
+TAG = bytes.fromhex("8100 0064")
+"""The tag of VLAN 100, behind the two hardware addresses of a frame."""
+ALL_FRAMES = 0x0003
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_frames_of_a_vlan_keep_their_tag(version: int) -> None:
+    """A limit, of which `nftlb doctor` warns: the fast path sends frames of a VLAN on with their tag.
+
+    They come to the hosts of backends, whose servers never get them.
+    """
+    with PoolLab(STATELESS_INGRESS, offload=False) as pool_lab, ExitStack() as stack:
+        client = pool_lab.lab.client
+        wire = stack.enter_context(client.call(sockets.socket, sockets.AF_PACKET, sockets.SOCK_RAW, 0))
+        wire.bind(("eth0", ALL_FRAMES))
+        wire.settimeout(5)
+        with client.connect((vip(version), PORT)) as socket:
+            assert ["b1"] == [answer.backend for answer in socket.exchange(1)]
+        at, kind = {4: (23, b"\x08\x00"), 6: (20, b"\x86\xdd")}[version]
+        frame = wire.recv(2048)
+        while (frame[12:14], frame[at]) != (kind, sockets.IPPROTO_UDP):  # a question for the neighbour
+            frame = wire.recv(2048)
+        taps = [stack.enter_context(Tap(host)) for host in pool_lab.lab.backends]
+        for _ in range(6):
+            wire.send(frame[:12] + TAG + frame[12:])
+        assert 1 == len(pool_lab.servers.settle())
+        ports = [[packet.destination[1] for packet in tap.datagrams() if packet.payload == frame[-64:]] for tap in taps]
+        assert [[pool_lab.mode.port] * 2] * 3 == ports
