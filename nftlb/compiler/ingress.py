@@ -21,7 +21,7 @@ from .doors import joined
 from .guard import add_guard, fast_path_scope, guard_of
 from .pool_rules import PoolRules
 from .selection import targets
-from .services import by_words, fast_match
+from .services import TO_THIS_HOST, by_words, fast_match
 from .versions import Version, version
 from .words import WORDS, format_address
 
@@ -116,7 +116,8 @@ class IngressForwarding(NamedTuple):
         twice otherwise.
         """
         protocols = self._protocols()
-        matches = [fast_match(self.family, protocol, rewritten=self._rewrites) for protocol in protocols]
+        fitting = [fast_match(self.family, protocol, rewritten=self._rewrites) for protocol in protocols]
+        matches = [(f"{match}{TO_THIS_HOST}", meaning) for match, meaning in fitting]
         entry = self.entry(protocols[0])
         padded = self.family is Family.IP  # no datagram over IPv6 fits into the shortest frame
         spread = version(
@@ -126,7 +127,8 @@ class IngressForwarding(NamedTuple):
             selection,
             many=self.many,
             otherwise=["accept"],
-            matches=matches,
+            matches=fitting if self.pool.guard else matches,
+            before=TO_THIS_HOST,
             padded=padded,
         )
         if not self.pool.guard:

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 SERVICES, LOCAL_SERVICES = "services", "local-services"
 """The services of the ordinary hooks, and those of packets of this host itself if these are others."""
+TO_THIS_HOST = "meta pkttype host "
+"""A match for the frames that the kernel gives to the ordinary chains too, without frames to other hosts.
+
+The ingress hook gets all frames that an interface receives. In promiscuous mode (tcpdump, a port of a bridge), or in a
+virtual machine on a bridge, these may be frames to other hosts, for instance to the other balancer of a pair. The match
+costs a packet as much as two comparisons, so it stands only where slots are drawn and where a guard counts.
+"""
 _NUMBERS = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
 
 

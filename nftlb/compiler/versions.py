@@ -76,13 +76,15 @@ def version(
     kind: str = "backend",
     otherwise: Sequence[str],
     matches: Sequence[tuple[str, str]] = (("", ""),),
+    before: str = "",
     padded: bool = False,
 ) -> Version:
     """Return the entry chain of a pool, and its maps.
 
     `many`: the configuration has more than `MOST_MAPS` pools. `kind` is the prefix of the targets' chains, and
     `otherwise` are the rules if there is no target. A packet has to satisfy one of the matches. A match ends with a
-    space, and comes with what it means. `padded`: behind a packet there may be padding of its frame.
+    space, and comes with what it means. `before` is the part of the matches that the rule of a service does not have.
+    `padded`: behind a packet there may be padding of its frame.
     """
     about = describe(selection)
     spread = by_server_id(entry, pool, selection, kind, padded=padded)
@@ -104,7 +106,7 @@ def version(
     bodies = {}
     if len(spread.rules) == 1 and selection.targets and spread.movable:
         rule, meaning = spread.rules[0]
-        bodies[entry] = Body(rule, joined(about, meaning))
+        bodies[entry] = Body(f"{before}{rule}", joined(about, meaning))
     return Version({entry: Chain(entry, rules), **chains}, {of.name: of for of in spread.maps}, bodies)
 
 

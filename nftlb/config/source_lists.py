@@ -1,6 +1,7 @@
 """The files that `guard` of a pool names in `allow` and `deny`: an address or a prefix in each line.
 
-A line may be empty, and `#` begins a comment. The caller reads the files, so this module does no I/O.
+A line may be empty, and `#` or `;` begins a comment, as in the lists that others publish. The caller reads the files,
+so this module does no I/O.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 _MOST_PROBLEMS = 100
 """Problems of one file that are reported: a file of another kind has one in each line."""
 _FIRST = re.compile(rb"\S")
+_COMMENT = re.compile(rb"[#;]")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What editors of Windows write at the beginning of a file."""
 
 
 @dataclass
@@ -76,8 +80,8 @@ def read_source_list(entry: SourceEntry, content: bytes) -> tuple[SourceEntry, l
     if len(content) > MAX_BYTES:
         problems.append(Problem(entry.path, 1, 1, "", f"larger than {MAX_BYTES >> 20} MiB; allowed: a smaller file"))
         content = content[: content.rfind(b"\n") + 1]  # the last line may go on behind what was read
-    for number, line in enumerate(content.splitlines(), 1):
-        text = line.partition(b"#")[0].strip()
+    for number, line in enumerate(content.removeprefix(_BYTE_ORDER_MARK).splitlines(), 1):
+        text = _COMMENT.split(line, 1)[0].strip()
         if not text:
             continue
         try:

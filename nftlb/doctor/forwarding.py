@@ -195,6 +195,7 @@ def check_interfaces(config: Config, host: HostFacts) -> Iterator[Finding]:
                 say = error if host.interface(name) is None else warning
                 yield say(lack.subject, lack.message, lack.fix)
         entrances = [found for found in map(host.interface, pool.ingress) if found]
+        yield from _check_vlans(pool, entrances, host)
         if entrances and pool.encap is Encap.NONE:
             yield from _check_fast_path(pool, entrances, host)
     for name, offloads in host.joining_offloads.items():
@@ -228,6 +229,19 @@ def _check_fast_path(pool: Pool, entrances: list[Interface], host: HostFacts) ->
     if not narrow:
         names = ", ".join(entrance.name for entrance in entrances)
         yield ok(f"pool {pool.name}", f"can use the fast path from {names} to {', '.join(sorted(exits))}")
+
+
+def _check_vlans(pool: Pool, entrances: list[Interface], host: HostFacts) -> Iterator[Finding]:
+    """Frames of a VLAN pass the ingress hook of the interface below it too, and `fwd` does not remove their tag."""
+    for entrance in entrances:
+        vlans = [found.name for found in host.interfaces if found.vlan_of == entrance.index]
+        if vlans:
+            yield warning(
+                f"interface {entrance.name}",
+                f"carries VLANs ({', '.join(vlans)}): the fast path of pool {pool.name} gets their frames here, and "
+                "sends them to backends with the tag of the VLAN, so they are lost",
+                f"in `ingress`, write the interface of the clients' VLAN in place of {entrance.name}",
+            )
 
 
 def _exit(pool: Pool, backend: Backend, host: HostFacts) -> Interface | None:

@@ -158,6 +158,15 @@ class Netmask:
     line: Line
 
 
+@dataclass(frozen=True)
+class SchedulerFlags:
+    """Flags of a scheduler of LVS, by the words of LVS; `written` is the setting in the source."""
+
+    words: tuple[str, ...]
+    written: str
+    line: Line
+
+
 @dataclass
 class SorryServer:
     address: IPAddress
@@ -180,6 +189,7 @@ class Draft:
     protocol: Protocol
     way: Way
     scheduler: str
+    flags: list[SchedulerFlags] = field(default_factory=list)
     name: str = ""
     listen: list[DraftListener] = field(default_factory=list)
     servers: list[DraftServer] = field(default_factory=list)

@@ -28,6 +28,12 @@ BALANCES = {
 COUNTING = {"lc", "wlc", "lblc", "lblcr", "sed", "nq", "fo", "ovf"}
 """Schedulers that count connections, or compare weights first. With BALANCES, these are all schedulers of LVS."""
 SAME = {"rr", "wrr", "sh", "mh"}
+HASHING = {"sh", "mh"}
+"""The schedulers of LVS that have flags."""
+BY_PORT = {"sh-port", "mh-port", "flag-2"}
+"""The flag of a scheduler by which the client's port counts too. To LVS, the three words are one flag."""
+BY_OTHERS = {"sh-fallback", "mh-fallback", "flag-1"}
+"""The flag by which the packets of a server that can't serve go to another server, as they always do with nftlb."""
 WITHOUT_WEIGHTS = {"rr", "lc"}
 MOST_WEIGHT = 256
 
@@ -213,23 +219,38 @@ def _balance(draft: Draft, pool: FittedPool) -> Balance:
     if draft.scheduler not in SAME:
         word = "hash uses the client's address" if balance is Balance.HASH else f"{balance} does not count connections"
         draft.notes.changed(draft.line, f"scheduler {draft.scheduler}: {word}")
+    by_port = _flags(draft)
     if draft.persistent:
         balance = Balance.HASH
     udp = draft.protocol is Protocol.UDP
     if draft.forward is Forward.DSR and balance is not Balance.HASH and not (udp and draft.ops):
-        balance = Balance.HASH
-        unless = "; without `balance` and `per` every datagram is spread on its own" if udp else ""
-        draft.notes.changed(
-            draft.line, f"balance: hash keeps flows together, because dsr keeps no record of flows{unless}"
-        )
+        # LVS chooses a server for each flow. By the address alone, all flows of a client would reach one server.
+        balance, by_port = Balance.HASH, True
+        unless = "; without `balance`, `key` and `per` every datagram is spread on its own" if udp else ""
+        what = "balance: hash with key: source-port keeps each flow together, because dsr keeps no record of flows"
+        draft.notes.changed(draft.line, f"{what}{unless}")
     pool.settings["balance"] = str(balance)
     pool.notes["balance"] = f"was {draft.scheduler}" + (", persistent" if draft.persistent else "")
     if draft.persistent and draft.netmask:
         _key(draft, draft.netmask, pool)
+    if by_port:
+        pool.settings["key"] = "source-port"
     if udp and not draft.ops:
         pool.settings["per"] = "flow"
         pool.notes["per"] = "as LVS without ops; packet, the default, spreads every datagram on its own"
     return balance
+
+
+def _flags(draft: Draft) -> bool:
+    """Return whether the flags of the scheduler let the client's port count; note the flags without a counterpart."""
+    by_port = False
+    for flags in draft.flags:
+        known = {*BY_OTHERS, *(() if draft.persistent else BY_PORT)} if draft.scheduler in HASHING else set()
+        by_port |= any(word in BY_PORT & known for word in flags.words)
+        if left := [word for word in flags.words if word not in known]:
+            some = "" if len(left) == len(flags.words) else f": {', '.join(left)}"
+            draft.notes.missing(flags.line, f"{flags.written}{some}")
+    return by_port
 
 
 def _key(draft: Draft, netmask: Netmask, pool: FittedPool) -> None:

@@ -33,6 +33,7 @@ from .draft import (
     DraftServer,
     Line,
     Notes,
+    SchedulerFlags,
     bad_text,
     is_host_name,
     parse_address,
@@ -305,6 +306,8 @@ class _Table:
                     draft.make_persistent(line, f"persistent {next(flags, '')}".strip())
                 case "ops":
                     draft.ops = True
+                case _ if flag.startswith("(") and flag.endswith(")"):
+                    draft.flags.append(SchedulerFlags(tuple(flag[1:-1].split(",")), flag, line))
                 case "mask" | "pe":
                     draft.notes.missing(line, f"{flag} {next(flags, '')}".strip())
                 case _:
@@ -378,6 +381,8 @@ class _Table:
                     draft.make_persistent(line, written)
                 case "ops":
                     draft.ops = True
+                case "flags":
+                    draft.flags.append(SchedulerFlags(tuple(value.split(",")), written, line))
                 case "family" | "form":
                     pass
                 case _:

@@ -18,6 +18,7 @@ from .draft import (
     DraftServer,
     Netmask,
     Notes,
+    SchedulerFlags,
     SorryServer,
     Way,
     bad_text,
@@ -56,6 +57,7 @@ SCHEDULERS = {*BALANCES, *COUNTING}
 INHIBITED = "keepalived keeps connections to a server that is down; nftlb ends them, and clients reach another server"
 _LIMITS = {"quorum": (1, 2**32 - 1), "hysteresis": (0, 2**32 - 1), "weight": (1, MOST_WEIGHT)}
 """The numbers of a virtual_server, with the lowest and the highest value that keepalived accepts."""
+_FLAGS = ("flag-1", "flag-2", "flag-3", "mh-fallback", "mh-port", "sh-fallback", "sh-port")
 _LONGEST_PERSISTENCE = 2_678_400
 _SCRIPT_WORDS = 2
 
@@ -183,6 +185,7 @@ class VirtualServerReader(_BlockReader):
             "lb_kind": self._read_method,
             "protocol": self._read_protocol,
             "ops": self._read_ops,
+            **dict.fromkeys(_FLAGS, self._read_flag),
             "persistence_timeout": self._read_persistence,
             "persistence_granularity": self._read_granularity,
             **dict.fromkeys(_LIMITS, self._read_number),
@@ -230,6 +233,9 @@ class VirtualServerReader(_BlockReader):
 
     def _read_ops(self, _: Statement) -> None:
         self._draft.ops = True
+
+    def _read_flag(self, statement: Statement) -> None:
+        self._draft.flags.append(SchedulerFlags((statement.key,), f"{statement}", statement.line))
 
     def _read_persistence(self, statement: Statement) -> None:
         with ignoring_bad_value(self._notes, statement):

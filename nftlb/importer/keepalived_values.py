@@ -105,8 +105,8 @@ _CONNECTING = {"bind_port", "log_all_failures"}
 _HTTP = _CONNECTING | {"fast_recovery", "http_protocol"}
 WITHOUT_COUNTERPART = {
     "virtual_server": {
-        "flag-1", "flag-2", "flag-3", "ha_suspend", "hashed", "ip_family", "mh-fallback", "mh-port", "omega",
-        "persistence_engine", "sh-fallback", "sh-port", "smtp_alert", "snmp_name", "sorry_server_inhibit",
+        "ha_suspend", "hashed", "ip_family", "omega", "persistence_engine", "smtp_alert", "snmp_name",
+        "sorry_server_inhibit",
     },
     "real_server": {"lthreshold", "smtp_alert", "snmp_name", "uthreshold"},
     "HTTP_GET": _HTTP,

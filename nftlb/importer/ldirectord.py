@@ -28,6 +28,7 @@ from .draft import (
     Line,
     Netmask,
     Notes,
+    SchedulerFlags,
     SorryServer,
     bad_text,
     is_host_name,
@@ -54,7 +55,6 @@ _LEFT = {
     "comment": "",
     "database": "no check of nftlb speaks SQL",
     "load": "ldirectord does not use the directive either",
-    "schedflags": "nftlb's `balance` has no flags",
     "callback": "nftlb has no hook for a changed file",
     "cleanstop": "the rules stay when nftlb stops; `nftlb run --remove` deletes them",
     "emailalert": "hooks can send mail",
@@ -178,6 +178,7 @@ class _Virtual:
         draft.scheduler = options.text("scheduler", DEFAULT_SCHEDULER)
         draft.name = options.text("servicename")
         self._ops()
+        self._flags()
         self._persistence()
         self._quiescence()
         self._fallback()
@@ -199,6 +200,11 @@ class _Virtual:
             self.draft.ops = True
         else:
             self.draft.notes.missing(given.line, f"{given}: only udp has this option")
+
+    def _flags(self) -> None:
+        if (given := self._options.use("schedflags")) is not None:
+            words = tuple(word.strip() for word in given.value.split(","))
+            self.draft.flags.append(SchedulerFlags(words, f"{given}", given.line))
 
     def _persistence(self) -> None:
         notes = self.draft.notes

@@ -120,7 +120,7 @@ class _Rule:
         if 3 in of:  # NFTA_META_SREG
             self.said.append(f"{text} set {_said(self._at(_int(of, 3)), kind)}")
         else:
-            self._put(_int(of, 1), _Loaded(text, kind, {"inet_proto": 1, "ether_type": 2}.get(kind, 4)))
+            self._put(_int(of, 1), _Loaded(text, kind, {"inet_proto": 1, "pkt_type": 1, "ether_type": 2}.get(kind, 4)))
 
     def ct(self, of: Mapping[int, bytes]) -> None:
         name, kind = CT[_int(of, 2)]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # include/uapi/linux/rtnetlink.h, netconf.h: links; then addresses, routes, rules and settings of IPv4 and IPv6
 _GROUPS = (1, 5, 9, 7, 11, 8, 19, 24, 25)
 _NUMBER = struct.Struct("=I")
+_IFLA_LINK, _IFLA_LINKINFO, _IFLA_INFO_KIND = 5, 18, 1
 _IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x08, 0x40
 _RTM_GETNETCONF = 82
 _NETCONFMSG = struct.Struct("=Bxxx")
@@ -42,7 +43,10 @@ _BUFFER = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One network interface. `unusable`: its addresses that the kernel does not use (yet), because of DAD."""
+    """One network interface. `unusable`: its addresses that the kernel does not use (yet), because of DAD.
+
+    `vlan_of` is the index of the interface that carries the frames of this VLAN; 0 for an interface without a VLAN.
+    """
 
     index: int
     name: str
@@ -50,6 +54,7 @@ class Interface:
     up: bool = True
     unusable: frozenset[IPv4Address | IPv6Address] = frozenset()
     addresses: frozenset[IPv4Address | IPv6Address] = frozenset()
+    vlan_of: int = 0
 
 
 class Lookup(NamedTuple):
@@ -176,9 +181,16 @@ def read_interfaces(netlink: Netlink) -> tuple[Interface, ...]:
                 bool(flags & rtnetlink.IFF_UP),
                 frozenset(unusable.get(index, ())),
                 frozenset(addresses.get(index, ())),
+                _vlan_of(found),
             )
         )
     return tuple(sorted(interfaces, key=lambda interface: interface.index))
+
+
+def _vlan_of(link: Mapping[int, bytes]) -> int:
+    """Return the index of the interface that carries the frames of a VLAN; 0 for interfaces of other kinds."""
+    kind = attributes(link.get(_IFLA_LINKINFO, b""), 0).get(_IFLA_INFO_KIND, b"")
+    return _NUMBER.unpack(link[_IFLA_LINK])[0] if kind.rstrip(b"\0") == b"vlan" and _IFLA_LINK in link else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ META = {
     7: ("oifname", "ifname"),
     15: ("meta nfproto", "nf_proto"),
     16: ("meta l4proto", "inet_proto"),
+    19: ("meta pkttype", "pkt_type"),
     20: ("meta cpu", "host"),
 }
 CT = {
@@ -103,6 +104,7 @@ _NAMED: Mapping[str, Mapping[int, str]] = {
     "icmp_code": {3: "port-unreachable"},
     "icmpv6_code": {4: "port-unreachable"},
     "ether_type": {0x0800: "ip", 0x86DD: "ip6"},
+    "pkt_type": {0: "host", 1: "broadcast", 2: "multicast", 3: "other"},
     "nf_proto": {2: "ipv4", 10: "ipv6"},
     "fib_addrtype": {1: "unicast", 2: "local", 3: "broadcast", 5: "multicast"},
     "boolean": {0: "missing", 1: "exists"},

@@ -51,6 +51,17 @@ def test_a_list_has_addresses_prefixes_and_comments(tmp_path: Path) -> None:
     assert (span("2001:db8:1::", "2001:db8:1:ffff:ffff:ffff:ffff:ffff"),) == from_file.of(Family.IP6)
 
 
+def test_a_published_list(tmp_path: Path) -> None:
+    """A semicolon begins a comment, as in the lists of Spamhaus, and a byte order mark has no effect."""
+    path = tmp_path / "drop.txt"
+    path.write_bytes(b"\xef\xbb\xbf192.0.2.0/24 ; SBL1\r\n; Expires: Mon # or later\r\n2001:db8::/32;SBL2\r\n")
+
+    (entry,) = guard_of(text_with(path)).deny
+
+    assert (span("192.0.2.0", "192.0.2.255"),) == entry.of(Family.IP)
+    assert (span("2001:db8::", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"),) == entry.of(Family.IP6)
+
+
 def test_bad_lines_have_their_place_in_the_list(tmp_path: Path) -> None:
     """Each bad line is reported with the list, the line and the column; a missing list with its place in the file."""
     path = tmp_path / "deny.txt"

@@ -149,6 +149,18 @@ class TestJudgements:
 
         assert finding.fix == "ethtool -K eth0 rx-udp-gro-forwarding off rx-gro-list off"
 
+    def test_the_fast_path_of_an_interface_with_vlans(self) -> None:
+        """Its ingress hook gets the frames of the VLANs too. An interface of a VLAN gets its own frames only."""
+        fast = NAT.replace("  dns:\n", "  dns:\n    forward: stateless\n    ingress: [eth0]\n")
+        devices = (*HEALTHY.interfaces, Interface(7, "clients", vlan_of=2))
+        (found,) = faults(check_facts(fast, interfaces=devices))
+
+        assert (found.subject, found.severity) == ("interface eth0", Severity.WARNING)
+        assert "carries VLANs (clients)" in found.message
+        assert "in place of eth0" in found.fix
+        assert faults(check_facts(fast.replace("eth0", "clients"), interfaces=devices)) == []
+        assert faults(check_facts(fast, interfaces=(*HEALTHY.interfaces, Interface(7, "clients")))) == []
+
     def test_services_of_ipvs(self) -> None:
         """Read as the kernel prints them. Only a service at a listener's address, port and protocol matters."""
         lines = [

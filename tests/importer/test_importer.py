@@ -115,12 +115,34 @@ def test_nat_keeps_the_source() -> None:
 
 
 def test_dsr_without_ops_is_hashed() -> None:
-    """With dsr, only a hash keeps flows together. With ops, no flow has to be kept together."""
+    """With dsr, a hash of address and port keeps each flow together; with ops, none has to be kept together.
+
+    With the address alone, all flows of a client would reach one server, which LVS does for persistent services only.
+    """
     assert "round-robin" == keepalived(service("lb_kind DR", "lb_algo rr")).balance
-    text = service("lb_kind DR", "lb_algo rr").replace("ops\n", "")
-    assert ("hash", "dsr", None) == (
-        keepalived(text).balance, keepalived(text).forward, keepalived(text).backends[0].port
-    )  # fmt: skip
+    pool = keepalived(service("lb_kind DR", "lb_algo rr").replace("ops\n", ""))
+    assert ("hash", "source-port", "dsr", None) == (pool.balance, str(pool.key), pool.forward, pool.backends[0].port)
+    persistent = keepalived(service("lb_kind DR", "lb_algo rr", "persistence_timeout 9").replace("ops\n", ""))
+    assert ("hash", "source") == (persistent.balance, str(persistent.key))
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "left"),
+    [
+        (("lvs_sched sh", "sh-port"), "source-port", []),
+        (("sh-port", "sh-fallback", "lvs_sched sh"), "source-port", []),
+        (("lvs_sched mh", "mh-port", "mh-fallback"), "source-port", []),
+        (("lvs_sched sh", "flag-1", "flag-2"), "source-port", []),
+        (("lvs_sched mh", "mh-fallback"), "source", []),
+        (("lvs_sched sh", "flag-3"), "source", ["5: not taken over: flag-3"]),
+        (("lvs_sched wrr", "sh-port"), "source", ["5: not taken over: sh-port"]),
+        (("lvs_sched sh", "sh-port", "persistence_granularity 24"), "source/24", ["5: not taken over: sh-port"]),
+    ],
+)  # fmt: skip
+def test_flags_of_schedulers(options: tuple[str, ...], key: str, left: list[str]) -> None:
+    """The port of the client counts if the scheduler's flag says so, and if the service is not persistent."""
+    text = service(*options)
+    assert (key, left) == (str(keepalived(text).key), remarks(text))
 
 
 @pytest.mark.parametrize(

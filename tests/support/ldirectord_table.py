@@ -131,7 +131,7 @@ TOP_TABLE: dict[str, Row] = {
 }  # fmt: skip
 VIRTUAL_TABLE: dict[str, Row] = {
     "real masq": (real("real = 10.0.0.11:81 masq"), ("source: keep", "10.0.0.11:81")),
-    "real gate": (real("real = 10.0.0.11:80 gate"), ("forward: dsr", "1: not the same: balance: hash keeps flows")),
+    "real gate": (real("real = 10.0.0.11:80 gate"), ("forward: dsr", "1: not the same: balance: hash with key")),
     "real gate with a port": (
         real("real = 10.0.0.11:81 gate"),
         ("port: 81", "1: not the same: balance: hash", "2: not the same: port 81: with dsr packets keep their port"),
@@ -271,7 +271,8 @@ VIRTUAL_TABLE: dict[str, Row] = {
         ("balance: hash", 'key: "source/64"', "4: not the same: persistent = 9"),
     ),
     "netmask of IPv6, too long": (six("netmask = 129"), ("error 4: netmask = 129 is not a netmask",)),
-    "schedflags": (inner("schedflags = sh-port"), ("4: not taken over: schedflags = sh-port: nftlb's `balance` has",)),
+    "schedflags": (inner("scheduler = sh\nschedflags = sh-port, sh-fallback"), ("key: source-port",)),
+    "schedflags of another scheduler": (inner("schedflags = sh-port"), ("4: not taken over: schedflags = sh-port",)),
     "protocol = tcp": (inner("protocol = tcp"), ()),
     "protocol = udp": (inner("protocol = udp"), ("listen: 192.0.2.80:80/udp", "per: flow")),
     "protocol = fwm": (inner("protocol = fwm"), ("error 4: protocol = fwm: the virtual is not a firewall mark",)),

@@ -70,6 +70,7 @@ _ENDS = {_DROP: "dropped", _STOLEN: "fwd"}
 _CONNTRACK = -200
 _NETWORK, _TRANSPORT = 1, 2
 _UDP = 17
+_TO_THIS_HOST = 0  # PACKET_HOST
 _NO_INDEX = b"\xff\xff\xff\x7f"
 _ETHER_TYPES = {"ip": 0x0800, "ip6": 0x86DD}
 _COMPARISONS: Mapping[int, Callable[[bytes, bytes], bool]] = {
@@ -283,6 +284,8 @@ class _Walk:
                 value = _NO_INDEX
             case 16:
                 value = bytes([_UDP])
+            case 19:
+                value = bytes([_TO_THIS_HOST])
             case _:
                 raise NotModelledError(f"meta {key}")
         self._put(number(of, 1), value)

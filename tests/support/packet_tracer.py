@@ -531,6 +531,8 @@ class _Walk:
                 return '"eth0"' if self.leaves() else '"lo"'
             case ("meta", "l4proto") | ("ip", "protocol"):
                 return packet.protocol
+            case "meta", "pkttype":
+                return "host"
             case "fib", "daddr type":
                 return "local" if packet.destination in self.tracer.local else "unicast"
             case _, "saddr":

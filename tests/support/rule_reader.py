@@ -20,6 +20,7 @@ _FIELDS = (
     "oif",
     "meta l4proto",
     "meta mark",
+    "meta pkttype",
     *(f"{ip} {name}" for ip in ("ip", "ip6") for name in ("saddr", "daddr")),
     *("ip ttl", "ip protocol", "ip6 hoplimit", "ip6 nexthdr", "th sport", "th dport"),
     *(f"{protocol} {name}" for protocol in ("udp", "tcp", "sctp") for name in ("sport", "dport")),
