@@ -72,9 +72,9 @@ class Scene(NamedTuple):
     stalls: Stalls
     flow: Flow
 
-    def out(self) -> float:
-        """Wait until b2 is out. Return the time at which that was seen."""
-        return self.daemon.wait("swap", since=self.daemon.wait("backend_down", "b2").at).at
+    def out(self, since: float) -> float:
+        """Wait until b2, which failed after a moment, is out. Return the time at which that was seen."""
+        return self.daemon.wait("swap", since=self.daemon.wait("backend_down", "b2", since=since).at).at
 
     def checks_done(self) -> int:
         """The number of finished checks."""
@@ -89,13 +89,18 @@ class Scene(NamedTuple):
         self.flow.resume()
         begin = self.stalls.mark()
         with outage.cause(self.server, self.link):
-            out = self.out()
+            out = self.out(begin.at)
             stalled = self.stalls.since(begin, STEPS)
             self.flow.wait(before)
             over = time.monotonic()
-        back = self.daemon.wait("swap", since=self.daemon.wait("backend_up", "b2").at).at
+        back = self.daemon.wait("swap", since=self.daemon.wait("backend_up", "b2", since=out).at).at
         self.flow.wait(before)
-        self.flow.pause(since=out)  # a reply that a busy machine delays is not lost
+        try:
+            self.flow.pause(since=out)  # a reply that a busy machine delays is not lost
+        except TimeoutError as error:
+            happened = [f"{seen.kind} {seen.backend} {seen.at - out:.3f} s" for seen in self.daemon.events]
+            error.add_note(f"After b2 was out: its end {over - out:.3f} s, {', '.join(happened)}")
+            raise
         return Course(resumed, begin.at, out, over, back, stalled)
 
 
@@ -165,7 +170,7 @@ def test_a_refusal_costs_a_handful(version: int, offload: bool, tmp_path: Path) 
         seen.server.kill()
         mark = seen.stalls.mark()
         seen.flow.resume()
-        out = seen.out()
+        out = seen.out(mark.at)
         stalled = seen.stalls.since(mark, STEPS)
         seen.flow.wait(60)
     missing = lost(seen.flow.sent)
@@ -211,7 +216,7 @@ def test_one_way_traffic_under_masquerade(version: int, rate: int, tmp_path: Pat
         seen.flow.wait(rate)
         begin = seen.stalls.mark()
         seen.server.kill()
-        out = seen.out()
+        out = seen.out(begin.at)
         stalled = seen.stalls.since(begin, STEPS)
 
     assert out - begin.at - stalled <= REFUSED_BOUND + COMMIT
