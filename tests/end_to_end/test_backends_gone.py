@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from nftlb.lab import Host
     from nftlb.lab.servers import Servers
 
+pytestmark = pytest.mark.kernel
+
 RULES = Path(__file__).parents[2] / "rules"
 RATE = 200
 ASKING = 3.0

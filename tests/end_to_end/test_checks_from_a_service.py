@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from nftlb.lab import Servers
 
+pytestmark = pytest.mark.kernel
+
 CHECK = {
     "udp": {"send": "ping", "match": "ping"},
     "port": PORT,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+pytestmark = pytest.mark.kernel
+
 Pools = dict[str, Any]
 
 
