@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from daemon_process import PORT, VIP, Running, dns
+from lab_parameters import version_and_offload
 from machine_stalls import Stalls
 from servers.answerer import Answerer
 from servers.link import Link
@@ -132,8 +133,7 @@ def scene(directory: Path, version: int, *, offload: bool, rate: int, **options:
         yield Scene(server, link, daemon, stalls, stack.enter_context(Flow(lab.client, (VIP[version], 53), rate=rate)))
 
 
-@pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
-@pytest.mark.parametrize("version", [4, 6])
+@version_and_offload
 @pytest.mark.parametrize("outage", [KILLED, STOPPED, LINK_DOWN], ids=lambda outage: outage.name)
 def test_fails_and_returns(outage: Outage, version: int, offload: bool, tmp_path: Path) -> None:
     """With health checks only: turns of b2 before it is out are lost, and no datagram after its return."""
@@ -146,8 +146,7 @@ def test_fails_and_returns(outage: Outage, version: int, offload: bool, tmp_path
     only_its_turns_were_lost(sent, course, VIP[version])
 
 
-@pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
-@pytest.mark.parametrize("version", [4, 6])
+@version_and_offload
 def test_killed_with_passive(version: int, offload: bool, tmp_path: Path) -> None:
     """A process that dies loses a few datagrams; after that, and at its return, no datagram is lost."""
     with scene(tmp_path, version, offload=offload, rate=3000, passive=True) as seen:
@@ -161,8 +160,7 @@ def test_killed_with_passive(version: int, offload: bool, tmp_path: Path) -> Non
     only_its_turns_were_lost(sent, course, VIP[version])
 
 
-@pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
-@pytest.mark.parametrize("version", [4, 6])
+@version_and_offload
 def test_a_refusal_costs_a_handful(version: int, offload: bool, tmp_path: Path) -> None:
     """If a server has read all datagrams before it dies, only the first refused datagrams are lost."""
     rarely, rate = UDP | FAST | {"interval": "1m"}, 100
@@ -184,8 +182,7 @@ def test_a_refusal_costs_a_handful(version: int, offload: bool, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("rate", [200, 1000])
-@pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
-@pytest.mark.parametrize("version", [4, 6])
+@version_and_offload
 def test_killed_under_traffic(version: int, offload: bool, rate: int, tmp_path: Path) -> None:
     """Its host limits the refusals, and traffic from the checks' address gets most of them: it is still out in time."""
     with scene(tmp_path, version, offload=offload, rate=rate) as seen:
