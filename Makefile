@@ -6,7 +6,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 # More than there are processors, because most tests wait for timers of a daemon.
 WORKERS := 7
-# Empty: some hosts forbid it, but without files of byte code each start of a daemon compiles 150 modules, for 0.2 s.
+# Empty, because some hosts forbid files of byte code: then each process of the tests compiles all tests, for 6 s.
 export PYTHONDONTWRITEBYTECODE :=
 
 help:  ## list all targets
