@@ -92,7 +92,7 @@ def watch_a_day(page: Page, lab: Lab, daemon: Running, pools: dict[str, Any], th
     page.get_by_role("link", name="Configuration").click()
     page.get_by_role("button", name="Read the file again").click()
     expect(page.locator("#problems")).to_contain_text(re.compile(r"line \d+.*lissen"))
-    assert "chain" in page.locator("#ruleset").inner_text()
+    expect(page.locator("#ruleset")).to_contain_text("chain")
     daemon.write(pools)
 
     daemon.kill()
