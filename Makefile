@@ -5,7 +5,9 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 # More than there are processors, because most tests wait for timers of a daemon.
-WORKERS := 5
+WORKERS := 7
+# Empty, because some hosts forbid files of byte code: then each process of the tests compiles all tests, for 6 s.
+export PYTHONDONTWRITEBYTECODE :=
 
 help:  ## list all targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
@@ -22,17 +24,16 @@ lock:  ## write requirements/ with all hashes; run it after a change of pyprojec
 # Each free process gets the next test, in the order of tests/conftest.py: slow tests first.
 SIDE_BY_SIDE := $(PY) -m pytest -n $(WORKERS) --dist load --maxschedchunk 1
 MARKED :=  # an expression of pytest's -m; empty for all tests
+OFFLOAD :=  # an option of tests/conftest.py; empty for tests with and without checksum offload
 # Tests of one file share a lab, so each process keeps its own part, and takes tests of others only at the end.
-PACKETS := $(PY) -m pytest -n 3 --dist worksteal -m "not alone" tests/packets
-ALONE := $(PY) -m pytest -m alone tests/packets
+PACKETS = $(PY) -m pytest -n 3 --dist worksteal -m "not alone" $(OFFLOAD) tests/packets
+ALONE = $(PY) -m pytest -m alone $(OFFLOAD) tests/packets
 # VRRP takes a balancer that is silent for a second for dead, so nothing else may keep the processors busy.
 PAIR := tests/end_to_end/test_pair.py
 # Tests that depend on how nft reads, lists and reports rules.
-NFT_TESTS := tests/compiler/test_costs.py tests/swap/test_applier.py tests/swap/test_applier_kernel.py tests/compiler/test_compiler.py \
-	tests/kernel/test_generation.py tests/compiler/test_golden.py tests/kernel/test_kernel.py \
-	tests/kernel/test_ruleset_monitor.py tests/compiler/test_properties.py tests/daemon/test_startup.py tests/ruleset/test_ruleset.py tests/swap/test_swapper.py \
-	tests/swap/test_swap_journeys.py \
-	tests/end_to_end/test_tampering.py
+NFT_TESTS := tests/compiler/test_costs.py tests/compiler/test_golden.py tests/compiler/test_properties.py tests/daemon/test_startup.py \
+	tests/end_to_end/test_tampering.py tests/kernel/test_generation.py tests/kernel/test_kernel.py \
+	tests/kernel/test_ruleset_monitor.py tests/swap/test_applier.py tests/swap/test_applier_kernel.py
 
 demo: setup  ## show nftlb at work in namespaces: one client socket, three backends
 	@$(VENV)/bin/nftlb demo
@@ -44,23 +45,27 @@ tests: other-tests
 	$(ALONE)
 
 other-tests: setup
-	$(SIDE_BY_SIDE) -m "$(MARKED)" --ignore tests/packets --ignore $(PAIR)
+	$(SIDE_BY_SIDE) -m "$(MARKED)" $(OFFLOAD) --ignore tests/packets --ignore $(PAIR)
 	$(PY) -m pytest -n 2 $(PAIR)
 
 # The kernel is the same, and the nft of Debian 13 is between those of Debian 12 and unstable, with which all tests of
 # packets run. So only the first of them run here: each mode spreads packets, and replies come from the service. The slow
-# tests, which repeat kills, floods and swaps for minutes, run on Debian 12 only.
+# tests, which repeat kills, floods and swaps for minutes, run on Debian 12 only, and so do the tests of the kernel, whose
+# daemon does what it does in the other tests.
 test-debian13:  ## the demo and the tests in a root directory with Debian 13; needs root
 	tools/inside.sh trixie make demo
 	tools/inside.sh trixie make debian13-tests
 
-debian13-tests: MARKED := not slow
+debian13-tests: MARKED := not slow and not kernel
+debian13-tests: OFFLOAD := --offload-only
 debian13-tests: other-tests
-	$(PY) -m pytest -n 3 --dist worksteal tests/packets/test_spread.py
+	$(PY) -m pytest -n 3 --dist worksteal $(OFFLOAD) tests/packets/test_spread.py
 
 test-newest-nft:  ## the tests of rules and packets with the nft of Debian unstable; needs root
 	tools/inside.sh sid make nft-tests
 
+# The rules are the same with and without offload, so each nft reads the same text twice.
+nft-tests: OFFLOAD := --offload-only
 nft-tests: setup
 	$(SIDE_BY_SIDE) $(NFT_TESTS)
 	$(PACKETS)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from contextlib import suppress
 
@@ -17,6 +18,15 @@ from nftlb.errors import SystemFault
 from nftlb.lab import userns
 
 JUDGE = "2.2.7"
+WITHOUT_OFFLOAD = re.compile(r"\bwire\b|offload-off|no-offload|no checksum offload")
+"""In the id of a test that is repeated without checksum offload."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of the stages that run with this kernel once more, with another nft or Python."""
+    parser.addoption(
+        "--offload-only", action="store_true", help="leave out the tests that are repeated without checksum offload"
+    )
 
 
 def pytest_configure() -> None:
@@ -42,10 +52,16 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Start the slow tests first, because all other processes wait for a slow test that starts last.
 
-    Leave out the tests that compare with a keepalived version that this Debian does not have.
+    Leave out the tests that compare with a keepalived version that this Debian does not have and, with --offload-only,
+    those without offload.
     """
-    judged = [item for item in items if item.get_closest_marker("judged_by_keepalived")]
-    if judged and f"Keepalived v{JUDGE} " not in version("keepalived"):
-        config.hook.pytest_deselected(items=judged)
-        items[:] = [item for item in items if item not in judged]
+    left_out = [item for item in items if item.get_closest_marker("judged_by_keepalived")]
+    if left_out and f"Keepalived v{JUDGE} " in version("keepalived"):
+        left_out = []
+    if config.getoption("offload_only"):
+        left_out += [item for item in items if WITHOUT_OFFLOAD.search(item.name)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        names = {id(item) for item in left_out}
+        items[:] = [item for item in items if id(item) not in names]
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from nftlb.lab import Host
     from nftlb.lab.servers import Servers
 
+pytestmark = pytest.mark.kernel
+
 RULES = Path(__file__).parents[2] / "rules"
 RATE = 200
 ASKING = 3.0
@@ -97,13 +99,13 @@ def suffer(daemon: Running, flow: Flow, off: Callable[[], Callable[[], None]]) -
         flow.wait(RATE // 2)
         began = stalls.mark()
         on = off()
-        down = daemon.wait("backend_down", "b2")
+        down = daemon.wait("backend_down", "b2", since=began.at)
         out = daemon.wait("swap", since=down.at).at
         left = out - began.at - stalls.since(began, STEPS)
         flow.wait(RATE // 2)
         switched_on = stalls.mark()
         on()
-        back = daemon.wait("swap", since=daemon.wait("backend_up", "b2").at).at
+        back = daemon.wait("swap", since=daemon.wait("backend_up", "b2", since=out).at).at
         returned = back - switched_on.at - stalls.since(switched_on, STEPS)
         flow.wait(RATE // 2)
     return Course(began.at, out, switched_on.at, back, down.event["reason"], left, returned)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from daemon_process import PORT, Running, at
+from lab_parameters import version_and_offload
 
 from nftlb.lab import Lab
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nftlb.lab import Servers
+
+pytestmark = pytest.mark.kernel
 
 CHECK = {
     "udp": {"send": "ping", "match": "ping"},
@@ -42,8 +45,7 @@ def asked(servers: Servers) -> dict[str, int]:
     return {name: count for name, count in servers.counts.items() if count}
 
 
-@pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
-@pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
+@version_and_offload
 @pytest.mark.parametrize("ports", ["40000-40100", "33000-60000"], ids=["narrow", "wide"])
 @pytest.mark.parametrize("forward", ["stateless", "dsr"])
 def test_checks_see_that_backends_are_up(forward: str, ports: str, version: int, offload: bool, tmp_path: Path) -> None:

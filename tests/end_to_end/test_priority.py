@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+pytestmark = pytest.mark.kernel
+
 CHECK = {
     "udp": {"send": "are you there", "match": "are you there"},
     "interval": "1s",

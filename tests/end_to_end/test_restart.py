@@ -27,7 +27,7 @@ CHECK = {
     "timeout": "2s",  # so that a busy machine does not look like a dead backend
 }
 
-KILLS = int(os.environ.get("KILLS", "50"))
+KILLS = int(os.environ.get("KILLS", "20"))
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ def test_killed_many_times(tmp_path: Path) -> None:
                 daemon.kill()
                 flow.wait(chance.randrange(1, 50))
                 daemon.start()
-                if number % 10 == 0:
+                if number % 4 == 0:
                     counted.append(packets(daemon))
         sent = flow.stop()
 
@@ -66,13 +66,16 @@ def test_killed_many_times(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)  # twenty starts of the daemon, which take a few seconds each on a busy machine
-@pytest.mark.parametrize("end", [Running.kill, Running.stop])
-def test_ended_amid_changes(end: Callable[[Running], object], tmp_path: Path) -> None:
-    """The daemon is killed or ended while it removes a backend or puts it back: no datagram is lost."""
+@pytest.mark.parametrize(("end", "times"), [(Running.kill, 20), (Running.stop, 8)], ids=["kill", "stop"])
+def test_ended_amid_changes(end: Callable[[Running], object], times: int, tmp_path: Path) -> None:
+    """The daemon is killed or ended while it removes a backend or puts it back: no datagram is lost.
+
+    SIGTERM waits for the end of a commit, so its moments differ less.
+    """
     chance = random.Random(7)  # noqa: S311 - the same moments in every run
     with Lab(backends=4) as lab, lab.serve(PORT), Running(lab.balancer, tmp_path, pools(lab)) as daemon:
         with Flow(lab.client, (VIP4, 53), rate=1000) as flow:
-            for number in range(20):
+            for number in range(times):
                 path = f"/api/v1/pools/dns/backends/b{1 + number // 2 % 3}"
                 with daemon.ask("PATCH", path, {"admin": ("drain", "enabled")[number % 2]}):
                     flow.wait(chance.randrange(1, 30))  # the reply comes after some 10 ms

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.kernel
+
 LIMITS = {"min_packets": 10, "window": "3s", "reply_time": "500ms", "probation": "5s"}
 PING = {"icmp": {}, "interval": "200ms", "fast_interval": "100ms", "timeout": "5s"}
 NAMES = {"b1", "b2", "b3"}

@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import pytest
+from added_addresses import add_addresses
 from pool_lab import BACKEND_PORT, DSR, DSR_INGRESS, FORMS, MODES, NAT, PORT, STATELESS_INGRESS, PoolLab, down, vip
 from servers.processes import await_that
 from tcp_connections import TcpConnection, TcpServers
@@ -177,9 +178,8 @@ def test_a_full_table_closes(mode: Mode, version: int, shared: int) -> None:
         pool_lab.load(guarded(pool_lab, guard))
         host, known = pool_lab.lab.clients
         sources = [str(ip_address(host.address(version)) + 100 + number) for number in range(30)]
-        for source in sources:
-            # Without these addresses on the link, the balancer would ask for them before it forwards the replies.
-            host.run(["ip", "addr", "add", f"{source}/{32 if version == 4 else 128}", "dev", "lo"])
+        # Without these addresses on the host, the balancer would ask for them before it forwards the replies.
+        add_addresses(host, "lo", *(f"{source}/{32 if version == 4 else 128}" for source in sources))
         with known.connect((vip(version), PORT)) as client:
             client.send(1)
             pool_lab.servers.settle()

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
+from added_addresses import add_addresses
 from pool_lab import DSR, DSR_INGRESS, NAT, PORT, STATELESS, PoolLab, vip
 from tcp_connections import TcpServers
 
@@ -56,7 +57,7 @@ def test_dsr_to_link_local_backends(mode: Mode, offload: bool, as_text: bool) ->
     """Each backend gets every third datagram, although the balancer knows no global address of the backends."""
     with PoolLab(mode, offload=offload) as pool_lab:
         for host in pool_lab.lab.backends:
-            host.run(["ip", "address", "add", f"{LINK_LOCAL[host.name]}/64", "dev", "eth0"])
+            add_addresses(host, "eth0", f"{LINK_LOCAL[host.name]}/64")
         form = '"{}%eth0"' if as_text else '{{address: "{}", device: eth0}}'
         config = written(pool_lab, {name: form.format(address) for name, address in LINK_LOCAL.items()})
         pool_lab.load(*config.pools)
@@ -69,7 +70,7 @@ def test_dsr_by_link_local_routers(mode: Mode) -> None:
     """`via` may be a link-local address, the usual next hop of IPv6."""
     with PoolLab(mode) as pool_lab:
         for host in pool_lab.lab.backends:
-            host.run(["ip", "address", "add", f"{LINK_LOCAL[host.name]}/64", "dev", "eth0"])
+            add_addresses(host, "eth0", f"{LINK_LOCAL[host.name]}/64")
         form = '{{address: "fd00:99::{}", via: "{}", device: eth0}}'
         pool_lab.load(*written(pool_lab, {n: form.format(n[1:], address) for n, address in LINK_LOCAL.items()}).pools)
 
@@ -81,7 +82,7 @@ def test_checks_leave_by_the_interface_of_the_backend(kind: str) -> None:
     """A link-local address needs its interface; checks use the interface of the backend."""
     with PoolLab(DSR) as pool_lab, TcpServers(pool_lab.lab.backends, PORT + 1):
         for host in pool_lab.lab.backends:
-            host.run(["ip", "address", "add", f"{LINK_LOCAL[host.name]}/64", "dev", "eth0"])
+            add_addresses(host, "eth0", f"{LINK_LOCAL[host.name]}/64")
         backends = {name: f'"{address}%eth0"' for name, address in LINK_LOCAL.items()} | {
             "missing": '"fe80::9:99%eth0"'
         }

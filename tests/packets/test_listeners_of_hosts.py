@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from added_addresses import add_addresses
 from combinations import Place, Who
 from copies_lab import COLLECTOR_PORT, CopiesLab
 from flow_datagrams import DATA, TEMPLATE, V9, Exporter, arrived, flow_datagram
@@ -168,7 +169,7 @@ def test_one_limit_for_all_addresses(version: int) -> None:
                 sender.send(3)
             assert passed == len(pool_lab.servers.settle())
         length = {4: 32, 6: 128}[version]
-        pool_lab.lab.balancer.run(["ip", "address", "add", f"{NEW[version]}/{length}", "dev", "lo"])
+        add_addresses(pool_lab.lab.balancer, "lo", f"{NEW[version]}/{length}")
         pool_lab.load(on_host(pool_lab, guard=guard))
         for address in (NEW[version], ADDRESSES[version][0]):
             with client.connect((address, PORT)) as sender:

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
+from added_addresses import add_addresses
 from blaster import Membership as Members
 from copies_lab import COLLECTOR_PORT, CopiesLab
 from packet_tap import Tap
@@ -170,7 +171,7 @@ def test_collectors_on_the_balancer_and_behind_a_router(version: int) -> None:
     far = {4: "10.77.0.9", 6: "fd00:77::9"}[version]
     with CopiesLab(STATELESS, collector_answers=False) as lab:
         router, length = {4: ("10.0.3.2", 32), 6: ("fd00:3::2", 128)}[version]
-        lab.collector.run(["ip", "address", "add", f"{far}/{length}", "dev", "lo", *["nodad"] * (version == 6)])
+        add_addresses(lab.collector, "lo", f"{far}/{length}")
         lab.lab.balancer.run(["ip", "route", "add", f"{far}/{length}", "via", router])
         near = {4: "10.0.1.1", 6: "fd00:1::1"}[version]
         collectors = (

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from added_addresses import add_addresses
 from probing import open_files, subject
 from unprivileged import unprivileged
 
@@ -42,13 +43,13 @@ def balancer() -> Iterator[Namespace]:
         b2.sysctl("net.ipv6.icmp.ratelimit", 0)
         for address, to_b1, to_b2 in zip(HOSTS, (b1.ipv4, b1.ipv6), (b2.ipv4, b2.ipv6), strict=True):
             version = "-6" if ":" in address else "-4"
-            b2.run(["ip", "address", "add", address, "dev", "lo"])
+            add_addresses(b2, "lo", f"{address}/{128 if ':' in address else 32}")
             lab.balancer.run(["ip", "route", "add", address, "via", to_b1, "dev", "b1", "metric", "1"])
             lab.balancer.run(["ip", "route", "add", address, "via", to_b2, "dev", "b2", "metric", "2"])
             lab.balancer.run(["ip", "route", "add", address, "via", to_b2, "dev", "b2", "table", "9"])
             lab.balancer.run(["ip", version, "rule", "add", "fwmark", str(MARK), "lookup", "9"])
         for host, address, device in zip((lab.balancer, b2), LINK_LOCAL, ("b2", "eth0"), strict=True):
-            host.run(["ip", "address", "add", f"{address}/64", "dev", device])
+            add_addresses(host, device, f"{address}/64")
         yield lab.balancer
 
 

@@ -12,7 +12,7 @@ from nftlb.compiler.allocation import is_flow
 from nftlb.model import Family
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from nftlb.model import Config, Listener
     from nftlb.ruleset import Ruleset
@@ -68,24 +68,51 @@ def outcomes(ruleset: Ruleset | Snapshot, packet: Packet, local: tuple[str, ...]
     ways = {packet}
     if packet.interface:
         ways |= {replace(packet, interface=interface) for interface in ("ordinary", *INTERFACES)}
-    return {outcome for slot in SLOTS for way in ways for outcome in _outcomes(ruleset, way, local, slot, None)[0]}
+    found = set()
+    for way in ways:
+
+        def on_this_way(slot: int, way: Packet = way) -> tuple[set[Outcome], set[int]]:
+            met, _, moduli = _outcomes(ruleset, way, local, slot, None)
+            return met, moduli
+
+        found |= _from_all_slots(on_this_way)
+    return found
 
 
 def outcomes_between(early: Snapshot, late: Snapshot, packet: Packet, local: tuple[str, ...]) -> set[Outcome]:
     """The outcomes for all slots, and for all moments of the change."""
-    found = set()
-    for slot in SLOTS:
+
+    def at_all_moments(slot: int) -> tuple[set[Outcome], set[int]]:
+        found, drawn = set(), set()
         moment, moments = 0, 1
         while moment < moments:
-            met, moments = _outcomes(early, packet, local, slot, Swap(moment, late))
+            met, moments, moduli = _outcomes(early, packet, local, slot, Swap(moment, late))
             found |= met
+            drawn |= moduli
             moment += 1
+        return found, drawn
+
+    return _from_all_slots(at_all_moments)
+
+
+def _from_all_slots(outcomes_of: Callable[[int], tuple[set[Outcome], set[int]]]) -> set[Outcome]:
+    """The outcomes from all slots. `outcomes_of`: those of a slot, and the moduli of the numbers that were drawn.
+
+    A slot in which each draw gives the same number as in an earlier slot has the outcomes of that slot.
+    """
+    found: set[Outcome] = set()
+    drawn: dict[int, set[int]] = {}
+    for slot in SLOTS:
+        if not any(all(slot % modulus == other % modulus for modulus in moduli) for other, moduli in drawn.items()):
+            met, drawn[slot] = outcomes_of(slot)
+            found |= met
     return found
 
 
 def _outcomes(
     ruleset: Ruleset | Snapshot, packet: Packet, local: tuple[str, ...], slot: int, swap: Swap | None
-) -> tuple[set[Outcome], int]:
+) -> tuple[set[Outcome], int, set[int]]:
+    """The outcomes, the number of moments at which a swap can come, and the moduli of the numbers that were drawn."""
     tracer = Tracer(
         ruleset,
         local,
@@ -99,4 +126,4 @@ def _outcomes(
     sent: set[Outcome] = {("to", journey.target), ("checksum", left.checksum is Checksum.WRONG)}
     if packet.interface == BACKENDS:
         sent.add(("from", (left.source, left.sport)))
-    return sent, journey.moments
+    return sent, journey.moments, tracer.moduli

@@ -184,7 +184,8 @@ class Tracer:
 
     `local` are the host's own addresses, the first of each family the one to masquerade with. `routed_marks` are the
     marks for which there is a route. `dice` and `hash` yield the numbers of `numgen random` and `jhash`, from the
-    modulus and, for the hash, the field's value. `first_slot` is the first number of each `numgen inc`.
+    modulus and, for the hash, the field's value. `first_slot` is the first number of each `numgen inc`. Afterwards,
+    `moduli` are those of all numbers that were drawn.
     """
 
     def __init__(
@@ -206,6 +207,7 @@ class Tracer:
         self.entries: dict[tuple[str, int, Tuple], Entry] = {}
         self.positions: dict[object, int] = {}
         self.counts: Counter[str] = Counter()
+        self.moduli: set[int] = set()
 
     def load(self, ruleset: Ruleset | Snapshot) -> None:
         """Change the ruleset between packets."""
@@ -571,6 +573,7 @@ class _Walk:
 
     def drawn(self, number: Number, place: _Place) -> str | None:
         """Return the number that is drawn for the packet; None if the packet lacks what is hashed."""
+        self.tracer.moduli.add(number.modulus)
         match number.kind:
             case "numgen inc":
                 position = self.tracer.positions.get(place.rule, self.tracer.first_slot % number.modulus)
