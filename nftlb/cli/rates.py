@@ -10,7 +10,7 @@ from .status import admin_cell, daemon_line, fault_lines, health_cell
 from .terminal import Cell, Column, aligned_lines, number_text, share_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
     from datetime import datetime
 
     from nftlb.client import BackendView, StatusView
@@ -37,6 +37,12 @@ class Sample:
     seen: StatusView
     at: float
 
+    def of(self, pools: Collection[str]) -> Sample:
+        """The sample with these pools only; without names, with all pools."""
+        if not pools:
+            return self
+        return replace(self, seen=replace(self.seen, pools=tuple(one for one in self.seen.pools if one.name in pools)))
+
 
 @dataclass(frozen=True, slots=True)
 class RateRow:
@@ -60,15 +66,12 @@ class RateRow:
         return replace(self, part=(self.packets or 0.0) / total)
 
 
-def rate_rows(before: Sample | None, now: Sample, order: Order, pools: Iterable[str] = ()) -> list[RateRow]:
-    """The row of each backend of `pools`, or of all pools if there are none."""
+def rate_rows(before: Sample | None, now: Sample, order: Order) -> list[RateRow]:
+    """The row of each backend."""
     earlier = {} if before is None else _backends(before)
     seconds = 0.0 if before is None else now.at - before.at
-    wanted = frozenset(pools)
     found = []
     for (pool, name), backend in _backends(now).items():
-        if wanted and pool not in wanted:
-            continue
         old = earlier.get((pool, name))
         if old is None or seconds <= 0 or backend.packets < old.packets or backend.bytes < old.bytes:
             found.append(RateRow(pool, backend, None, None))

@@ -70,11 +70,12 @@ def top_command(daemon: DaemonAccess, pools: tuple[str, ...], interval: float, s
     client = daemon.reader()
     first = _read(client)
     refuse_unknown_pools(pools, first.seen)
+    first = first.of(pools)
     order = Order(sort)
     if once or not on_terminal():
         time.sleep(interval)
-        second = _read(client)
-        shown, style = rate_rows(first, second, order, pools), output_style()
+        second = _read(client).of(pools)
+        shown, style = rate_rows(first, second, order), output_style()
         lines = [*head_lines(second, shown, datetime.now(UTC), style), "", *rate_table_lines(shown, style)]
         write_output(style.encodable("".join(f"{line}\n" for line in lines)), painted=True)
         return
@@ -125,7 +126,7 @@ class _Live:
             self._sample()
 
     def _rows(self, view: TopView) -> list[RateRow]:
-        return [row for row in rate_rows(self._before, self._now, view.order, self._pools) if view.matches(row)]
+        return [row for row in rate_rows(self._before, self._now, view.order) if view.matches(row)]
 
     def _draw(self, view: TopView, rows: list[RateRow]) -> None:
         moment, style = datetime.now(UTC), output_style()
@@ -134,7 +135,7 @@ class _Live:
 
     def _sample(self) -> None:
         try:
-            self._before, self._now = self._now, _read(self._client)
+            self._before, self._now = self._now, _read(self._client).of(self._pools)
             self._trouble = ""
         except NftlbError as error:  # the daemon may be restarting
             self._trouble = output_style().paint(f"! {_one_line(error)}", Colour.BAD)

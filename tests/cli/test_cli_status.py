@@ -226,6 +226,17 @@ def test_status_command(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert ["sip"] == [line.split()[0] for line in capsys.readouterr().out.splitlines() if "ready for" in line]
 
 
+@pytest.mark.parametrize("command", [["status"], ["status", "--problems"], ["top", "--once", "--interval", "0.1"]])
+def test_problems_of_other_pools_are_left_out(command: list[str], api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever names a pool sees only this pool and its problems."""
+    down = backend("s1", up=False, in_rotation=False)
+    api.show(status(pools=(pool("dns", ready=False, lacking=("no eth7",)), pool("sip", backends=(down,)))))
+    assert 0 == main([*command, "sip"])
+    lines = capsys.readouterr().out
+    assert "! pool sip: 1 of 1 down: s1" in lines
+    assert "dns" not in lines
+
+
 def test_status_as_json(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """Prints the daemon's whole document, unknown keys too, or only the given pools in it."""
     api.show(status(pools=(pool("dns"), pool("sip"))))
