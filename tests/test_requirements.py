@@ -220,7 +220,7 @@ def lacks_of(count: int, device: str | None = None) -> list[Lack]:
 
 @pytest.mark.parametrize("device", [None, "eth7"])
 def test_a_requirement_of_many_backends_gives_one_message(device: str | None) -> None:
-    """One cause concerns all backends of a pool: a line for each would hide everything else. Few have a line each."""
+    """One cause concerns all backends of a pool: a line for each would hide all other lines. Few have a line each."""
     few, many = lacks_of(3, device), lacks_of(250, device)
     assert [str(lack) for lack in few] == list(pool_lines(few))
     assert (f"{many[0]}; the same for dns/b2, dns/b3, dns/b4 and 246 more",) == pool_lines(many)

@@ -228,7 +228,7 @@ def test_status_command(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("command", [["status"], ["status", "--problems"], ["top", "--once", "--interval", "0.1"]])
 def test_problems_of_other_pools_are_left_out(command: list[str], api: Api, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever names a pool sees only this pool and its problems."""
+    """A command for one pool shows only this pool and its problems."""
     down = backend("s1", up=False, in_rotation=False)
     api.show(status(pools=(pool("dns", ready=False, lacking=("no eth7",)), pool("sip", backends=(down,)))))
     assert 0 == main([*command, "sip"])
