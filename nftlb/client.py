@@ -183,6 +183,16 @@ class EventView:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeView:
+    """A change of the rules; `nftlb.service.RulesetChange` describes the fields."""
+
+    at: datetime
+    reason: str
+    lines: tuple[str, ...]
+    cut: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ClientView:
     """One source of packets; `nftlb.service.ClientStatus` describes the fields."""
 
@@ -278,6 +288,8 @@ def _moment(found: object, path: str) -> datetime:
 
 ALLOWED = "http://ADDRESS:PORT, https://NAME:PORT or unix:/PATH"
 PORT = 9146
+HTTPS_PORT = 443
+"""The daemon itself has no TLS: a proxy before it has, usually at this port."""
 USUAL_TABLE = "nftlb"
 
 
@@ -314,7 +326,8 @@ def read_daemon_address(text: str) -> Address:
     whole = parts.scheme in {"http", "https"} and host and not (parts.query or parts.fragment or "@" in parts.netloc)
     if not whole or not host or not f"{host}{parts.path}".isprintable() or " " in f"{host}{parts.path}":
         raise _unfit(text)
-    return Address(host, port or PORT, parts.scheme == "https", parts.path.rstrip("/"))
+    tls = parts.scheme == "https"
+    return Address(host, port or (HTTPS_PORT if tls else PORT), tls, parts.path.rstrip("/"))
 
 
 def default_address(table: str = "", *, changing: bool = False) -> Address:
@@ -542,6 +555,13 @@ class DaemonClient:
     def ruleset_changes(self) -> list[dict[str, Any]]:
         """The last changes of the rules, as JSON: `at`, `reason`, and `lines` of the difference."""
         return self._list("/api/v1/ruleset/changes", "changes")
+
+    def change_view(self, document: object) -> ChangeView:
+        """Read the JSON of a change of the rules."""
+        try:
+            return _record(ChangeView, document, "")
+        except ValueError as error:
+            raise self._foreign(str(error)) from error
 
     def _list(self, path: str, key: str) -> list[dict[str, Any]]:
         document = self._ask("GET", path)

@@ -13,8 +13,9 @@ from nftlb.client import Unavailable, Unreachable
 from nftlb.printable import printable
 
 from .arguments import examples, limit_option
-from .daemon import DaemonAccess, complete_pools, daemon_options, refuse_unknown_pools
+from .daemon import DaemonAccess, complete_pools_and_backends, daemon_options, refuse_unknown_backend
 from .output import write_error, write_output
+from .terminal import time_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,7 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each event.")(command)
     command = click.option("--kind", metavar="KIND", help="Only events of this kind, such as backend_down.")(command)
     return click.argument(
-        "where", metavar="[POOL[/BACKEND]]", required=False, default="", shell_complete=complete_pools
+        "where", metavar="[POOL[/BACKEND]]", required=False, default="", shell_complete=complete_pools_and_backends
     )(command)
 
 
@@ -52,7 +53,9 @@ def events_command(daemon: DaemonAccess, where: str, kind: str | None, as_json: 
     """
     client = daemon.reader()
     pool, _, backend = where.partition("/")
-    refuse_unknown_pools([pool] if pool else [], client.status())
+    refuse_unknown_backend(pool, backend, client.status())
+    if kind is not None:
+        client.history({"kind": kind, "limit": 1})  # the daemon refuses a kind that it does not have
     after = client.last_event()  # also a stream that ends before its first event is continued without a gap
     connected = True
     with suppress(KeyboardInterrupt):
@@ -81,12 +84,16 @@ def _fits(event: EventView, details: object, backend: str, kind: str | None) -> 
 @limit_option("events", _USUAL, MOST)
 @daemon_options
 def history_command(daemon: DaemonAccess, where: str, kind: str | None, as_json: bool, limit: int) -> None:
-    """Print the last events that the daemon has kept, the newest last. The daemon keeps the last 1000."""
+    """Print the last events that the daemon has kept, the newest last. The daemon keeps the last 1000.
+
+    Pools and backends that were removed still have their events.
+    """
     client = daemon.reader()
     pool, _, backend = where.partition("/")
-    refuse_unknown_pools([pool] if pool else [], client.status())
     wanted: dict[str, str | int | None] = {"pool": pool, "backend": backend, "kind": kind, "limit": limit}
     found = client.history({name: value for name, value in wanted.items() if value})
+    if not found:
+        refuse_unknown_backend(pool, backend, client.status())
     write_output("".join(_line(client, document, as_json) for document in reversed(found)))
 
 
@@ -102,7 +109,7 @@ def event_text(event: EventView, details: object = None) -> str:
     change = f"{event.old} -> {event.new}" if event.old and event.new else event.new or event.old
     said = dict(details) if isinstance(details, dict) else {}
     words = [
-        event.at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+        time_text(event.at),
         f"{event.kind:<16}",
         subject,
         change,

@@ -125,6 +125,22 @@ def rate_table_lines(shown: list[RateRow], style: TextStyle, indent: str = "") -
     return aligned_lines(COLUMNS, [_cells(row, style) for row in shown], style, indent)
 
 
+def rate_data(row: RateRow) -> dict[str, str | int | float | bool | None]:
+    """A row as JSON has it, with the names of the API's status."""
+    backend = row.backend
+    return {
+        "pool": row.pool,
+        "name": backend.name,
+        "up": backend.up,
+        "in_rotation": backend.in_rotation,
+        "admin": backend.admin,
+        "share": backend.share,
+        "measured_share": row.part,
+        "packets_per_second": row.packets,
+        "bits_per_second": row.bits,
+    }
+
+
 def _cells(row: RateRow, style: TextStyle) -> list[Cell]:
     backend = row.backend
     unknown = "-"

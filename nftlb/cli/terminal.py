@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
 UNLIMITED = 100_000
 """Columns of an output that is not a terminal: nothing is cut."""
@@ -77,6 +78,11 @@ def age_text(seconds: float) -> str:
             rest = whole % unit // smaller
             return f"{whole // unit}{name}{rest}{small_name}" if rest else f"{whole // unit}{name}"
     return f"{whole}s"
+
+
+def time_text(moment: datetime) -> str:
+    """A moment in local time."""
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 _THOUSAND = 1000

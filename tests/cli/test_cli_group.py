@@ -177,7 +177,9 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"  nftlb {name}" in text.split("Example")[1]
 
 
-@pytest.mark.parametrize("name", ["status", "health", "events", "history", "ruleset", "clients", "explain", "doctor"])
+@pytest.mark.parametrize(
+    "name", ["status", "health", "top", "events", "history", "ruleset", "clients", "explain", "doctor"]
+)
 def test_every_list_has_json(name: str) -> None:
     """Each command that prints a list of what the daemon or the host has can print JSON."""
     command = root.get_command(click.Context(root), name)

@@ -204,6 +204,12 @@ def test_top_once(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
         assert "\x1b" not in out
     assert 6 == len(api.asked)
 
+    assert 0 == main(["top", "dns", "--interval", "0.1", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    (row,) = found["backends"]
+    assert ("dns", "ns1", 1.0) == (row["pool"], row["name"], row["measured_share"])
+    assert pytest.approx(1000 / found["seconds"], rel=0.01) == row["packets_per_second"]
+
 
 @contextmanager
 def live() -> Iterator[tuple[Terminal, Api]]:
