@@ -15,7 +15,7 @@ from nftlb.printable import printable
 from .arguments import examples, limit_option
 from .daemon import DaemonAccess, complete_pools_and_backends, daemon_options, refuse_unknown_backend
 from .output import write_error, write_output
-from .terminal import time_text
+from .terminal import names_text, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,6 +114,12 @@ def event_text(event: EventView, details: object = None) -> str:
         subject,
         change,
         f"({event.reason})" if event.reason else "",
-        *(f"{name}={printable(str(said[name]))}" for name in _OPERATED if said.get(name)),
+        *(f"{name}={_detail(name, said[name])}" for name in _OPERATED if said.get(name)),
     ]
     return "  ".join(filter(None, words)).rstrip()
+
+
+def _detail(name: str, value: object) -> str:
+    """A detail as text. A change of a whole pool has a long list of backends."""
+    text = printable(str(value))
+    return names_text(text.split(", ")) if name == "backends" else text
