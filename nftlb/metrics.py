@@ -413,8 +413,12 @@ _COLLECTORS: tuple[_Figure[CollectorStatus], ...] = (
 _POOLS: tuple[_Figure[PoolStatus], ...] = (
     _Figure("nftlb_pool_ready", "Whether the pool has its quorum and lacks nothing.", lambda it: int(it.ready)),
     _Figure("nftlb_pool_lacking", "Things that the pool needs and this host lacks.", lambda it: len(it.lacking)),
-    _Figure("nftlb_pool_quorum", "How many healthy backends the pool needs.", lambda it: it.quorum),
-    _Figure("nftlb_pool_healthy_backends", "Backends that are healthy and enabled.", lambda it: it.healthy),
+    _Figure("nftlb_pool_quorum", "How many usable backends the pool needs.", lambda it: it.quorum),
+    _Figure(
+        "nftlb_pool_healthy_backends",
+        "Backends that are usable: up, enabled, and with a weight above 0.",
+        lambda it: it.healthy,
+    ),
     _Figure("nftlb_pool_backends", "Backends of the pool.", lambda it: len(it.backends)),
     _Figure("nftlb_pool_priority", "Priority that serves; no sample if none serves alone.", lambda it: it.priority),
     *_one_of("nftlb_pool_mode", "How the pool's packets are spread now.", "mode", _MODES, lambda it: it.mode),
