@@ -98,13 +98,13 @@ _KEYS = {
 COLUMNS = (
     Column("POOL/BACKEND", least=16),
     Column("STATE"),
-    Column("ADMIN", least=12),
-    Column("WT", right=True),
-    Column("SHARE", right=True),
+    Column("ADMIN", least=12, spare=4),
+    Column("WT", right=True, spare=3),
+    Column("SHARE", right=True, spare=5),
     Column("NOW", right=True),
     Column("PKT/S", right=True),
-    Column("BIT/S", right=True),
-    Column("PACKETS", right=True),
+    Column("BIT/S", right=True, spare=2),
+    Column("PACKETS", right=True, spare=1),
     Column("ADDRESS", least=0, whole=True),
 )
 

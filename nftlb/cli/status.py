@@ -96,11 +96,11 @@ COLUMNS = (
     Column("BACKEND", least=12),
     Column("ADDRESS", least=14),
     Column("STATE"),
-    Column("ADMIN", least=12),
-    Column("WT", right=True),
+    Column("ADMIN", least=12, spare=4),
+    Column("WT", right=True, spare=2),
     Column("SHARE", right=True),
-    Column("PACKETS", right=True),
-    Column("SINCE", right=True),
+    Column("PACKETS", right=True, spare=1),
+    Column("SINCE", right=True, spare=3),
     Column("REASON", least=0),
 )
 _PRIORITY, _ANSWERED = 5, 7

@@ -124,6 +124,15 @@ def test_lines_fit_the_terminal(height: int, width: int, count: int, sick: bool,
         assert [view.chosen[:14]] == [line[2:16].strip() for line in lines if line.startswith("> ")] or not steps
 
 
+def test_a_narrow_terminal() -> None:
+    """The packets per second are on the screen at 40 columns too."""
+    now = reading(1, 2000, 0)
+    titles, *rows = rate_table_lines(rate_rows(reading(0, 0, 0), now, Order.NAME), TextStyle(width=40), "  ")
+    assert ["POOL/BACKEND", "STATE", "NOW", "PKT/S"] == titles.split()
+    assert ["2000", "0"] == [row.split()[-1] for row in rows]
+    assert 40 >= max(map(len, rows))
+
+
 def pressed(view: TopView, *keys: str) -> tuple[TopView, list[Any]]:
     """The view after some keys, with two backends, and the actions."""
     actions = []
