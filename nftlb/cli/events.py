@@ -14,7 +14,7 @@ from nftlb.printable import printable
 
 from .arguments import examples, limit_option
 from .daemon import DaemonAccess, complete_pools_and_backends, daemon_options, refuse_unknown_backend
-from .output import write_error, write_output
+from .output import end_with_reader, write_error, write_output
 from .terminal import names_text, time_text
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def events_command(daemon: DaemonAccess, where: str, kind: str | None, as_json: 
         client.history({"kind": kind, "limit": 1})  # the daemon refuses a kind that it does not have
     after = client.last_event()  # also a stream that ends before its first event is continued without a gap
     connected = True
+    end_with_reader()
     with suppress(KeyboardInterrupt):
         while True:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 import sys
 from contextlib import contextmanager, suppress
@@ -43,6 +44,26 @@ def _write_pieces(pieces: Iterable[str]) -> None:
             sys.stdout.flush()
     except BrokenPipeError as error:
         raise ReaderGoneError from error
+
+
+def end_with_reader() -> None:
+    """End this process when the reader of standard output ends, for a command that may have nothing to write for hours.
+
+    Without this, a script with `nftlb events | head -1` waits for a second event, too.
+    """
+    from threading import Thread  # noqa: PLC0415 - only needed here
+
+    with suppress(OSError, ValueError, AttributeError):  # standard output is closed, or is no file
+        descriptor = sys.stdout.fileno()
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            Thread(target=_await_end_of_reader, args=[descriptor], daemon=True).start()
+
+
+def _await_end_of_reader(descriptor: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    poll.poll()
+    os._exit(PIPE_BROKEN)
 
 
 def write_error(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from fake_api import Api, backend, pool, status, troubled
+from installed_command import NFTLB
 
 from nftlb.cli import events, main
 from nftlb.service import Event
@@ -128,6 +130,16 @@ def test_events_of_one_of_several_backends(
     assert 0 == main(["events", "dns/ns1"])
     begin = "2026-03-01 12:00:00  operated          dns  who=root  what=drain  backends="
     assert [f"{begin}ns1, ns2", f"{begin}ns2, ns3, ns4, ns5, ns6 and 2 more"] == capsys.readouterr().out.splitlines()
+
+
+def test_events_end_with_their_reader(api: Api) -> None:
+    """As in `nftlb events | head -1`: the command ends with `head`, and not at the next event."""
+    api.answers["GET", "/api/v1/history?limit=1"] = 200, {"events": []}
+    api.answers["GET", "/api/v1/events"] = 200, b": nothing happens\n\n"
+    with subprocess.Popen([NFTLB, "events"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert 141 == process.wait(60)
 
 
 def test_ruleset(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
