@@ -187,16 +187,20 @@ def lacking_sources(pool: Pool, services: set[IPAddress], host: Surroundings) ->
 
 def pool_lines(lacks: Iterable[Lack]) -> tuple[str, ...]:
     """Describe what one pool lacks. One cause, such as an interface that is down, may concern all its backends."""
+    return tuple(dict.fromkeys(f"{same[0]}{others_with(same)}" for same in together(lacks)))
+
+
+def together(lacks: Iterable[Lack]) -> list[list[Lack]]:
+    """The lacks that are described together: many of one kind. Each of the others is alone in its list."""
     kinds: dict[str, list[Lack]] = {}
     for lack in lacks:
         kinds.setdefault(lack.kind or str(lack), []).append(lack)
-    lines = (_joined(same) for same in kinds.values())
-    return tuple(dict.fromkeys(line for several in lines for line in several))
+    return [part for same in kinds.values() for part in ([same] if len(same) > _NAMED else [[lack] for lack in same])]
 
 
-def _joined(same: Sequence[Lack]) -> list[str]:
-    """A line for each lack of one kind; a single line for many."""
-    return [_with_others(same)] if len(same) > _NAMED else [str(lack) for lack in same]
+def others_with(same: Sequence[Lack]) -> str:
+    """The end of the description of the first lack: the backends that lack the same; empty if there are none."""
+    return f"; the same for {_listed(f'{lack.pool}/{lack.backend}' for lack in same[1:])}" if len(same) > 1 else ""
 
 
 def faults(lacks: Iterable[Lack]) -> dict[str, str]:
@@ -207,15 +211,11 @@ def faults(lacks: Iterable[Lack]) -> dict[str, str]:
     found = {}
     for kind, by_subject in kinds.items():
         if len(by_subject) > _NAMED:
-            found[kind] = _with_others([lack for same in by_subject.values() for lack in same])
+            everything = [lack for same in by_subject.values() for lack in same]
+            found[kind] = f"{everything[0]}{others_with(everything)}"
         else:
             found |= {subject: _summed_up(same) for subject, same in by_subject.items()}
     return found
-
-
-def _with_others(lacks: Sequence[Lack]) -> str:
-    """Describe the same lack of many backends."""
-    return f"{lacks[0]}; the same for {_listed(f'{lack.pool}/{lack.backend}' for lack in lacks[1:])}"
 
 
 def _summed_up(lacks: Sequence[Lack]) -> str:
