@@ -443,11 +443,15 @@ _COLLECTORS: tuple[_Figure[CollectorStatus], ...] = (
 
 _POOLS: tuple[_Figure[PoolStatus], ...] = (
     _Figure("nftlb_pool_ready", "1: the pool has its quorum and lacks nothing.", lambda it: int(it.ready)),
-    _Figure("nftlb_pool_lacking", "How many things the host lacks for the pool.", lambda it: len(it.lacking)),
-    _Figure("nftlb_pool_quorum", "How many healthy backends the pool needs.", lambda it: it.quorum),
+    _Figure(
+        "nftlb_pool_lacking",
+        "How many things the host lacks for the pool. The same for more than three backends counts once.",
+        lambda it: len(it.lacking),
+    ),
+    _Figure("nftlb_pool_quorum", "How many usable backends the pool needs.", lambda it: it.quorum),
     _Figure(
         "nftlb_pool_healthy_backends",
-        "Backends that are healthy, enabled and have a weight above 0.",
+        "Usable backends: up, enabled, and with a weight above 0.",
         lambda it: it.healthy,
     ),
     _Figure("nftlb_pool_backends", "All backends.", lambda it: len(it.backends)),

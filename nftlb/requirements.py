@@ -19,7 +19,7 @@ from nftlb.kernel.tunnels import KINDS
 from nftlb.model import Admin, Encap, Forward, SourceKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from nftlb.kernel.rtnetlink import Route
     from nftlb.kernel.surroundings import Surroundings
@@ -37,6 +37,8 @@ class Lack:
     fix: str
     backend: str = ""
     """The backend with the requirement; empty if the whole pool has it."""
+    kind: str = ""
+    """What the backends with the same lack have in common: many of them are described together."""
 
     def __str__(self) -> str:
         return "; ".join((self.message, *self.fix.splitlines()))
@@ -125,7 +127,7 @@ def _lacking_tunnels(pool: Pool, host: Surroundings) -> Iterator[Lack]:
         trouble, fix = _tunnel_trouble(pool, backend, host)
         if trouble:
             message = f"{trouble}, for backend {pool.name}/{backend.name}"
-            yield Lack(pool.name, f"tunnel to {backend.address}", message, fix, backend.name)
+            yield Lack(pool.name, f"tunnel to {backend.address}", message, fix, backend.name, "tunnels to backends")
 
 
 def _tunnel_trouble(pool: Pool, backend: Backend, host: Surroundings) -> tuple[str, str]:
@@ -183,14 +185,50 @@ def lacking_sources(pool: Pool, services: set[IPAddress], host: Surroundings) ->
             )
 
 
-def summed_up(lacks: Sequence[Lack]) -> str:
+def pool_lines(lacks: Iterable[Lack]) -> tuple[str, ...]:
+    """Describe what one pool lacks. One cause, such as an interface that is down, may concern all its backends."""
+    return tuple(dict.fromkeys(f"{same[0]}{others_with(same)}" for same in together(lacks)))
+
+
+def together(lacks: Iterable[Lack]) -> list[list[Lack]]:
+    """The lacks that are described together: many of one kind. Each of the others is alone in its list."""
+    kinds: dict[str, list[Lack]] = {}
+    for lack in lacks:
+        kinds.setdefault(lack.kind or str(lack), []).append(lack)
+    return [part for same in kinds.values() for part in ([same] if len(same) > _NAMED else [[lack] for lack in same])]
+
+
+def others_with(same: Sequence[Lack]) -> str:
+    """The end of the description of the first lack: the backends that lack the same; empty if there are none."""
+    return f"; the same for {_listed(f'{lack.pool}/{lack.backend}' for lack in same[1:])}" if len(same) > 1 else ""
+
+
+def faults(lacks: Iterable[Lack]) -> dict[str, str]:
+    """Describe what several pools lack: messages by subject. Many lacks of one kind have the kind as their subject."""
+    kinds: dict[str, dict[str, list[Lack]]] = {}
+    for lack in lacks:
+        kinds.setdefault(lack.kind or lack.subject, {}).setdefault(lack.subject, []).append(lack)
+    found = {}
+    for kind, by_subject in kinds.items():
+        if len(by_subject) > _NAMED:
+            everything = [lack for same in by_subject.values() for lack in same]
+            found[kind] = f"{everything[0]}{others_with(everything)}"
+        else:
+            found |= {subject: _summed_up(same) for subject, same in by_subject.items()}
+    return found
+
+
+def _summed_up(lacks: Sequence[Lack]) -> str:
     """Describe one requirement that several pools may have."""
-    others = [lack.pool for lack in lacks if lack.pool != lacks[0].pool]
-    names = list(dict.fromkeys(others))
-    if not names:
-        return str(lacks[0])
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{lacks[0]}; it is missing for {', '.join(names[:_NAMED])}{more} too"
+    names = dict.fromkeys(lack.pool for lack in lacks if lack.pool != lacks[0].pool)
+    return f"{lacks[0]}; it is missing for {_listed(names)} too" if names else str(lacks[0])
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first names, and the number of the others."""
+    listed = list(names)
+    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+    return f"{', '.join(listed[:_NAMED])}{more}"
 
 
 _NAMED = 3
@@ -232,12 +270,13 @@ def interface_lack(pool: Pool, name: str, use: str, host: Surroundings, backend:
     """Check that an interface exists and is up. `use` is the option that names it; `backend` is empty for a pool's."""
     interface = host.interface(name)
     where = f"{use} of backend {backend}" if backend else use
+    kind = f"interface {name}" if backend else ""
     if interface is None:
         message = f"there is no interface {name}, {where} of pool {pool.name}"
-        return Lack(pool.name, f"interface {name}", message, "ip link show", backend)
+        return Lack(pool.name, f"interface {name}", message, "ip link show", backend, kind)
     if not interface.up:
         message = f"interface {name}, {where} of pool {pool.name}, is down"
-        return Lack(pool.name, f"interface {name}", message, f"ip link set {name} up", backend)
+        return Lack(pool.name, f"interface {name}", message, f"ip link set {name} up", backend, kind)
     return None
 
 
@@ -254,15 +293,16 @@ def route_lack(pool: Pool, backend: Backend, goal: IPAddress, route: Route | Non
     subject, name = f"route to {goal}", f"backend {pool.name}/{backend.name}"
     if route is None:
         message = f"there is no route to {goal}, {name}"
-        return Lack(pool.name, subject, message, f"ip route add {goal} via ROUTER", backend.name)
+        return Lack(pool.name, subject, message, f"ip route add {goal} via ROUTER", backend.name, "routes to backends")
     if not _leads(route, host):
         kind = _UNUSABLE_KINDS.get(route.kind, "its route ends at this host")
         message = f"packets can't be sent to {goal}, {name}: {kind}"
-        return Lack(pool.name, subject, message, f"ip route get {goal}", backend.name)
+        return Lack(pool.name, subject, message, f"ip route get {goal}", backend.name, "usable routes to backends")
     if not _has_source(pool, backend, route):
         device = next((interface.name for interface in host.interfaces if interface.index == route.index), "INTERFACE")
         message = f"this host has no address for `source: masquerade` on the route to {goal}, {name}"
-        return Lack(pool.name, subject, message, f"ip address add ADDRESS dev {device}", backend.name)
+        fix = f"ip address add ADDRESS dev {device}"
+        return Lack(pool.name, subject, message, fix, backend.name, "source addresses for backends")
     return None
 
 

@@ -20,6 +20,7 @@ from nftlb.cli.daemon import DaemonAccess
 from nftlb.client import (
     Address,
     BackendView,
+    ChangeView,
     ClientsView,
     ClientView,
     CollectorView,
@@ -117,7 +118,8 @@ def test_a_change_goes_to_no_other_daemon(tmp_path: Path, monkeypatch: pytest.Mo
         ("http://127.0.0.1:9146", Address(), "http://127.0.0.1:9146"),
         ("127.0.0.1:9147/", Address(port=9147), "http://127.0.0.1:9147"),
         ("http://[::1]", Address("::1"), "http://[::1]:9146"),
-        ("https://lb1.example:443/nftlb/", Address("lb1.example", 443, tls=True, prefix="/nftlb"), None),
+        ("https://lb1.example:8443/nftlb/", Address("lb1.example", 8443, tls=True, prefix="/nftlb"), None),
+        ("https://lb1.example", Address("lb1.example", 443, tls=True), "https://lb1.example:443"),
         ("unix:/run/nftlb/api.sock", Address(socket="/run/nftlb/api.sock"), "unix:/run/nftlb/api.sock"),
     ],
 )
@@ -158,6 +160,7 @@ VIEWS = {
     service.PoolClients: ClientsView,
     service.ClientStatus: ClientView,
     service.ChangedBackend: BackendView,
+    service.RulesetChange: ChangeView,
     service.BackendStatus: BackendView,
     service.CollectorStatus: CollectorView,
     service.NameStatus: NameView,

@@ -17,11 +17,13 @@ from nftlb.kernel.tunnels import Link
 from nftlb.model import Admin, Config, Encap, Forward, Health, Helper, Icmp, Per, SourceKind
 from nftlb.requirements import (
     BackendPath,
+    Lack,
     backend_path,
+    faults,
     lacking,
     lookups,
+    pool_lines,
     stale_tunnels,
-    summed_up,
     tunnel_kinds,
 )
 
@@ -205,7 +207,48 @@ def test_a_requirement_of_many_pools_gives_one_message() -> None:
         "this host does not forward IPv4 packets, which pool p0 needs; sysctl -w net.ipv4.ip_forward=1; "
         "it is missing for p1, p2, p3 and 2 more too"
     )
-    assert expected == summed_up(lacks)
+    assert {"IPv4 forwarding": expected} == faults(lacks)
+
+
+def lacks_of(count: int, device: str | None = None) -> list[Lack]:
+    """What a pool lacks whose backends are all behind a missing interface, or have no route."""
+    backends = (backend(f"b{number}", f"10.0.0.{number}:53") for number in range(1, count + 1))
+    forward = Forward.DSR if device else Forward.NAT
+    made = pool("dns", V4, tuple(replace(one, device=device) for one in backends), forward=forward)
+    return list(lacking(Config(pools=(made,)), host()))
+
+
+@pytest.mark.parametrize("device", [None, "eth7"])
+def test_a_requirement_of_many_backends_gives_one_message(device: str | None) -> None:
+    """One cause concerns all backends of a pool: a line for each would hide all other lines. Few have a line each."""
+    few, many = lacks_of(3, device), lacks_of(250, device)
+    assert [str(lack) for lack in few] == list(pool_lines(few))
+    assert (f"{many[0]}; the same for dns/b2, dns/b3, dns/b4 and 246 more",) == pool_lines(many)
+
+
+def test_faults_of_many_backends() -> None:
+    """A fault for each route, or one fault for many routes. A missing interface is one fault."""
+    assert ["route to 10.0.0.1", "route to 10.0.0.2", "route to 10.0.0.3"] == list(faults(lacks_of(3)))
+    assert {"routes to backends": pool_lines(lacks_of(4))[0]} == faults(lacks_of(4))
+    assert ["interface eth7"] == list(faults(lacks_of(250, "eth7")))
+
+
+def test_different_requirements_are_not_joined() -> None:
+    """Backends without a route, backends without a source address, and what the whole pool needs."""
+    there = {f"10.0.0.{number}": on_link(source=None) for number in range(1, 6)}
+    made = pool("dns", V4, tuple(backend(f"b{number}", f"10.0.0.{number}:53") for number in range(1, 11)))
+    lines = pool_lines(lacking(Config(pools=(made,)), replace(host(routes=there), forwards={4: False, 6: True})))
+    assert [
+        (
+            "this host has no address for `source: masquerade` on the route to 10.0.0.1, backend dns/b1; "
+            "ip address add ADDRESS dev eth1; the same for dns/b2, dns/b3, dns/b4 and 1 more"
+        ),
+        (
+            "there is no route to 10.0.0.6, backend dns/b6; ip route add 10.0.0.6 via ROUTER; "
+            "the same for dns/b7, dns/b8, dns/b9 and 1 more"
+        ),
+        "this host does not forward IPv4 packets, which pool dns needs; sysctl -w net.ipv4.ip_forward=1",
+    ] == list(lines)
 
 
 def test_a_kernel_without_a_helper() -> None:

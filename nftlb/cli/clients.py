@@ -46,7 +46,7 @@ def clients_command(daemon: DaemonAccess, pool: str, limit: int, as_json: bool) 
 _COLUMNS = (
     Column("SOURCE", least=15),
     Column("PACKETS", right=True),
-    Column("BYTES", right=True),
+    Column("BYTES", right=True, spare=1),
     Column("DROPPED", right=True),
     Column("BANNED", right=True),
 )

@@ -133,12 +133,27 @@ def complete_pools(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
     return [CompletionItem(name) for name in pools if name.startswith(incomplete) and name not in given]
 
 
+def complete_pools_and_backends(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete POOL or POOL/BACKEND."""
+    names = _completions(ctx)
+    pools = dict.fromkeys(name.partition("/")[0] for name in names)
+    return [CompletionItem(name) for name in (*pools, *names) if name.startswith(incomplete)]
+
+
 def refuse_unknown_pools(names: Iterable[str], seen: StatusView) -> None:
     """Raise ConfigError for names of pools that the daemon does not have."""
     known = [pool.name for pool in seen.pools]
     for name in names:
         if name not in known:
             raise ConfigError([no_such("pool", name, name, known)])
+
+
+def refuse_unknown_backend(pool: str, backend: str, seen: StatusView) -> None:
+    """Raise ConfigError for a pool or a backend that the daemon does not have. Both may be empty: none is named."""
+    refuse_unknown_pools([pool] if pool else [], seen)
+    known = [one.name for candidate in seen.pools if pool in {"", candidate.name} for one in candidate.backends]
+    if backend and backend not in known:
+        raise ConfigError([no_such("backend", f"{pool}/{backend}", backend, known)])
 
 
 def name_error(error: Unknown, pool: str, backend: str, client: DaemonClient) -> NftlbError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from textwrap import indent
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from nftlb.resolver import look_up_now
 
 from .arguments import examples, optional_file_argument
 from .fixing import MODULES_FILE, SYSCTL_FILE, carry_out
-from .output import write_output
+from .output import write_error, write_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,8 +81,14 @@ def _confirmed(fixes: Fixes, permanent: bool) -> bool:
         lines += [
             f"write {path}" for path, wanted in ((SYSCTL_FILE, fixes.sysctls), (MODULES_FILE, fixes.modules)) if wanted
         ]
-    write_output("".join(f"- {line}\n" for line in lines))
-    return click.confirm("Do this?", default=False)
+    write_output("".join(f"- {line}\n" for line in lines) + "Do this? [y/N]: ")
+    answer = "" if sys.stdin is None else sys.stdin.readline()
+    if not answer:
+        write_output("\n")
+        write_error(
+            "nftlb: there is no input to answer from, so nothing was changed; --yes changes without a question\n"
+        )
+    return answer.strip().lower() in {"y", "yes"}
 
 
 def _looked_up(config: Config) -> tuple[Config, list[Finding]]:

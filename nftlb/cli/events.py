@@ -13,8 +13,9 @@ from nftlb.client import Unavailable, Unreachable
 from nftlb.printable import printable
 
 from .arguments import examples, limit_option
-from .daemon import DaemonAccess, complete_pools, daemon_options, refuse_unknown_pools
-from .output import write_error, write_output
+from .daemon import DaemonAccess, complete_pools_and_backends, daemon_options, refuse_unknown_backend
+from .output import end_with_reader, write_error, write_output
+from .terminal import names_text, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,7 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each event.")(command)
     command = click.option("--kind", metavar="KIND", help="Only events of this kind, such as backend_down.")(command)
     return click.argument(
-        "where", metavar="[POOL[/BACKEND]]", required=False, default="", shell_complete=complete_pools
+        "where", metavar="[POOL[/BACKEND]]", required=False, default="", shell_complete=complete_pools_and_backends
     )(command)
 
 
@@ -52,9 +53,12 @@ def events_command(daemon: DaemonAccess, where: str, kind: str | None, as_json: 
     """
     client = daemon.reader()
     pool, _, backend = where.partition("/")
-    refuse_unknown_pools([pool] if pool else [], client.status())
+    refuse_unknown_backend(pool, backend, client.status())
+    if kind is not None:
+        client.history({"kind": kind, "limit": 1})  # the daemon refuses a kind that it does not have
     after = client.last_event()  # also a stream that ends before its first event is continued without a gap
     connected = True
+    end_with_reader()
     with suppress(KeyboardInterrupt):
         while True:
             try:
@@ -81,12 +85,16 @@ def _fits(event: EventView, details: object, backend: str, kind: str | None) -> 
 @limit_option("events", _USUAL, MOST)
 @daemon_options
 def history_command(daemon: DaemonAccess, where: str, kind: str | None, as_json: bool, limit: int) -> None:
-    """Print the last events that the daemon has kept, the newest last. The daemon keeps the last 1000."""
+    """Print the last events that the daemon has kept, the newest last. The daemon keeps the last 1000.
+
+    Pools and backends that were removed still have their events.
+    """
     client = daemon.reader()
     pool, _, backend = where.partition("/")
-    refuse_unknown_pools([pool] if pool else [], client.status())
     wanted: dict[str, str | int | None] = {"pool": pool, "backend": backend, "kind": kind, "limit": limit}
     found = client.history({name: value for name, value in wanted.items() if value})
+    if not found:
+        refuse_unknown_backend(pool, backend, client.status())
     write_output("".join(_line(client, document, as_json) for document in reversed(found)))
 
 
@@ -102,11 +110,17 @@ def event_text(event: EventView, details: object = None) -> str:
     change = f"{event.old} -> {event.new}" if event.old and event.new else event.new or event.old
     said = dict(details) if isinstance(details, dict) else {}
     words = [
-        event.at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+        time_text(event.at),
         f"{event.kind:<16}",
         subject,
         change,
         f"({event.reason})" if event.reason else "",
-        *(f"{name}={printable(str(said[name]))}" for name in _OPERATED if said.get(name)),
+        *(f"{name}={_detail(name, said[name])}" for name in _OPERATED if said.get(name)),
     ]
     return "  ".join(filter(None, words)).rstrip()
+
+
+def _detail(name: str, value: object) -> str:
+    """A detail as text. A change of a whole pool has a long list of backends."""
+    text = printable(str(value))
+    return names_text(text.split(", ")) if name == "backends" else text

@@ -57,6 +57,23 @@ _MODULES = {
 """The modules of `nftlb.cli` with the function `NAME_command`, where the module has another name than the command."""
 
 
+_OTHER_WORDS = {
+    **dict.fromkeys(("help", "usage"), "--help"),
+    "version": "--version",
+    **dict.fromkeys(("test", "configtest", "validate", "verify", "lint"), "check"),
+    **dict.fromkeys(("load", "start"), "run, or apply to load the rules without a daemon"),
+    **dict.fromkeys(("stop", "flush"), "remove, after the end of the daemon"),
+    **dict.fromkeys(("list", "ls", "show", "stat", "stats", "info", "pools", "backends"), "status"),
+    **dict.fromkeys(("log", "logs", "journal"), "events, or history"),
+    **dict.fromkeys(("disable", "down", "suspend"), "drain, or maintenance"),
+    **dict.fromkeys(("undrain", "unmaintenance", "up", "ready", "activate"), "enable"),
+    **dict.fromkeys(("del", "rm", "remove-backend"), "delete"),
+    **dict.fromkeys(("rules", "dump"), "ruleset"),
+    **dict.fromkeys(("convert", "migrate"), "import"),
+}
+"""Words of other programs, with the command here. The most similar command may do the opposite, as `enable` does."""
+
+
 class LazyGroup(click.Group):
     """A group that imports a command when it is called. Help and completion of command names use only `entries`."""
 
@@ -69,7 +86,8 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._entries:
-            ctx.fail(f"No such command: {cmd_name}{suggestion(cmd_name, self._entries)}")
+            other = _OTHER_WORDS.get(cmd_name)
+            ctx.fail(f"No such command: {cmd_name}{f'; use {other}' if other else suggestion(cmd_name, self._entries)}")
         module = import_module(f"{__package__}.{_MODULES.get(cmd_name, cmd_name)}")
         command = getattr(module, f"{cmd_name}_command")
         if not isinstance(command, click.Command):
@@ -113,6 +131,8 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(
+    "-v",
+    "-V",
     "--version",
     is_flag=True,
     is_eager=True,

@@ -16,6 +16,7 @@ from nftlb.printable import printable
 from .arguments import examples
 from .daemon import DaemonAccess, complete_pools, daemon_options, refuse_unknown_pools
 from .output import write_output
+from .terminal import names_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -214,7 +215,7 @@ def pool_problems(pool: PoolView, warning: Range | None, critical: Range | None)
     elif warning is not None and warning.alerts(serving):
         yield NagiosState.WARNING, f"{in_service}, wanted {warning.text}"
     if down := [backend.name for backend in pool.backends if not backend.up and backend.admin == "enabled"]:
-        yield NagiosState.WARNING, f"{pool.name}: down: {', '.join(down)}"
+        yield NagiosState.WARNING, f"{pool.name}: down: {names_text(down)}"
 
 
 def _data(pool: PoolView, warning: Range | None, critical: Range | None) -> str:

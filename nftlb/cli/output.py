@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 import sys
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,26 @@ def _write_pieces(pieces: Iterable[str]) -> None:
         raise ReaderGoneError from error
 
 
+def end_with_reader() -> None:
+    """End this process when the reader of standard output ends, for a command that may have nothing to write for hours.
+
+    Without this, a script with `nftlb events | head -1` waits for a second event, too.
+    """
+    from threading import Thread  # noqa: PLC0415 - only needed here
+
+    with suppress(OSError, ValueError, AttributeError):  # standard output is closed, or is no file
+        descriptor = sys.stdout.fileno()
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            Thread(target=_await_end_of_reader, args=[descriptor], daemon=True).start()
+
+
+def _await_end_of_reader(descriptor: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    poll.poll()
+    os._exit(PIPE_BROKEN)
+
+
 def write_error(text: str) -> None:
     """Write to standard error; errors are ignored, since nothing is left to report them."""
     if sys.stderr is not None:
@@ -60,6 +82,8 @@ def write_file(target: str, pieces: Iterable[str]) -> None:
     A link stays a link, and a file keeps its mode. A pipe or device is written to instead. OSError.
     """
     if target == STANDARD_OUTPUT:
+        if sys.stdout is not None and not sys.stdout.isatty():
+            _reconfigure(encoding="utf-8")  # a file that nftlb reads, whatever the locale is
         _write_pieces(map(printable_lines, pieces))
         return
     path = Path(target)
@@ -88,6 +112,12 @@ def _replace(path: Path, pieces: Iterable[str], mode: int | None) -> None:
         raise
 
 
+def _reconfigure(*, encoding: str | None = None, errors: str | None = None) -> None:
+    """Change the encoding of standard output, or what happens to characters that the encoding does not have."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding=encoding, errors=errors or sys.stdout.errors)
+
+
 @contextmanager
 def _errors_named(name: str) -> Iterator[None]:
     """Replace the file name in an OSError by the name that the user gave."""
@@ -108,6 +138,7 @@ DEBUG = "NFTLB_DEBUG"
 
 def guarded(run: Callable[[], Any]) -> int:
     """Call `run` and return the exit status: the number that `run` returns or 0, or the status of its failure."""
+    _reconfigure(errors="backslashreplace")  # as Python does on standard error, in a locale without UTF-8
     try:
         status = run()
     except BaseException as error:  # noqa: BLE001 - the user gets a message for every failure

@@ -10,7 +10,7 @@ from .status import admin_cell, daemon_line, fault_lines, health_cell
 from .terminal import Cell, Column, aligned_lines, number_text, share_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
     from datetime import datetime
 
     from nftlb.client import BackendView, StatusView
@@ -37,6 +37,12 @@ class Sample:
     seen: StatusView
     at: float
 
+    def of(self, pools: Collection[str]) -> Sample:
+        """The sample with these pools only; without names, with all pools."""
+        if not pools:
+            return self
+        return replace(self, seen=replace(self.seen, pools=tuple(one for one in self.seen.pools if one.name in pools)))
+
 
 @dataclass(frozen=True, slots=True)
 class RateRow:
@@ -60,15 +66,12 @@ class RateRow:
         return replace(self, part=(self.packets or 0.0) / total)
 
 
-def rate_rows(before: Sample | None, now: Sample, order: Order, pools: Iterable[str] = ()) -> list[RateRow]:
-    """The row of each backend of `pools`, or of all pools if there are none."""
+def rate_rows(before: Sample | None, now: Sample, order: Order) -> list[RateRow]:
+    """The row of each backend."""
     earlier = {} if before is None else _backends(before)
     seconds = 0.0 if before is None else now.at - before.at
-    wanted = frozenset(pools)
     found = []
     for (pool, name), backend in _backends(now).items():
-        if wanted and pool not in wanted:
-            continue
         old = earlier.get((pool, name))
         if old is None or seconds <= 0 or backend.packets < old.packets or backend.bytes < old.bytes:
             found.append(RateRow(pool, backend, None, None))
@@ -95,13 +98,13 @@ _KEYS = {
 COLUMNS = (
     Column("POOL/BACKEND", least=16),
     Column("STATE"),
-    Column("ADMIN", least=12),
-    Column("WT", right=True),
-    Column("SHARE", right=True),
+    Column("ADMIN", least=12, spare=4),
+    Column("WT", right=True, spare=3),
+    Column("SHARE", right=True, spare=5),
     Column("NOW", right=True),
     Column("PKT/S", right=True),
-    Column("BIT/S", right=True),
-    Column("PACKETS", right=True),
+    Column("BIT/S", right=True, spare=2),
+    Column("PACKETS", right=True, spare=1),
     Column("ADDRESS", least=0, whole=True),
 )
 
@@ -120,6 +123,22 @@ def head_lines(
 def rate_table_lines(shown: list[RateRow], style: TextStyle, indent: str = "") -> list[str]:
     """The titles, and a line for each backend."""
     return aligned_lines(COLUMNS, [_cells(row, style) for row in shown], style, indent)
+
+
+def rate_data(row: RateRow) -> dict[str, str | int | float | bool | None]:
+    """A row as JSON has it, with the names of the API's status."""
+    backend = row.backend
+    return {
+        "pool": row.pool,
+        "name": backend.name,
+        "up": backend.up,
+        "in_rotation": backend.in_rotation,
+        "admin": backend.admin,
+        "share": backend.share,
+        "measured_share": row.part,
+        "packets_per_second": row.packets,
+        "bits_per_second": row.bits,
+    }
 
 
 def _cells(row: RateRow, style: TextStyle) -> list[Cell]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from .arguments import examples
 from .daemon import DaemonAccess, daemon_options
 from .output import write_output
-from .terminal import Colour, output_style
+from .terminal import Colour, output_style, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from nftlb.client import ChangeView
 
     from .terminal import TextStyle
 
@@ -34,21 +36,18 @@ def ruleset_command(daemon: DaemonAccess, changes: bool, as_json: bool) -> None:
         write_output(json.dumps({"changes": found}, indent=2) + "\n")
     else:
         style = output_style()
-        write_output("".join(f"{line}\n" for change in reversed(found) for line in _lines(change, style)), painted=True)
+        views = [client.change_view(change) for change in reversed(found)]
+        write_output("".join(f"{line}\n" for change in views for line in _lines(change, style)), painted=True)
 
 
 _COLOURS = {"-": Colour.BAD, "+": Colour.GOOD}
 
 
-def _lines(change: dict[str, Any], style: TextStyle) -> Iterator[str]:
-    """The time and the reason of a change, and its difference."""
-    from nftlb.printable import printable  # noqa: PLC0415 - not needed for the text of the rules
-
-    reason = change.get("reason") or ""
-    yield style.paint(printable(f"{change.get('at', '')}  {reason}".rstrip()), Colour.BOLD)
-    for line in change.get("lines") or ():
-        text = printable(str(line))
-        yield style.encodable(style.paint(text, _COLOURS.get(text[:1])))
-    if change.get("cut"):
+def _lines(change: ChangeView, style: TextStyle) -> Iterator[str]:
+    """The local time and the reason of a change, and its difference."""
+    yield style.encodable(style.paint(f"{time_text(change.at)}  {change.reason}".rstrip(), Colour.BOLD))
+    for line in change.lines:
+        yield style.encodable(style.paint(line, _COLOURS.get(line[:1])))
+    if change.cut:
         yield "... and more lines"
     yield ""

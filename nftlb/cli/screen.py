@@ -6,6 +6,7 @@ A library for terminals would make `nftlb top` slower to start than the rest of 
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from nftlb.errors import NftlbError
 from nftlb.printable import printable
 
-from .output import write_output
+from .output import write_error, write_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,6 +50,12 @@ _SEQUENCES = {
     "\r": RETURN,
     "\n": RETURN,
 }
+
+
+_CUT = re.compile(rb"(\x1b([\[O][^@-~]*)?|[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})$")
+"""The beginning of a sequence, or a character of several bytes, at the end of what was read."""
+_REST = 0.05
+"""Seconds to wait for the rest. After that, an escape is the key Escape."""
 
 
 def keys_of(text: str) -> Iterator[str]:
@@ -94,12 +101,20 @@ class Screen:
                 self._signals.recv(1024)
             return None
         if ready and self._keys is not None:
-            pressed = os.read(self._keys, 1024).decode("utf-8", "replace")
+            pressed = self._pressed(self._keys)
             if not pressed:  # standard input has ended
                 self._keys = None
                 return None
             return list(keys_of(pressed)) or None
         return []
+
+    @staticmethod
+    def _pressed(keys: int) -> str:
+        """What the terminal has sent. The rest of a sequence may come later than its beginning, through a network."""
+        pressed = os.read(keys, 1024)
+        while _CUT.search(pressed) and select.select([keys], [], [], _REST)[0] and (rest := os.read(keys, 1024)):
+            pressed += rest
+        return pressed.decode("utf-8", "replace")
 
     def forget_keys(self) -> None:
         """Drop the keys that `keys` has not returned yet."""
@@ -112,16 +127,27 @@ def watch_text(text: Callable[[], str], interval: float) -> None:
     """Show a text again and again, until q or ^C. `interval`: seconds between two calls of `text`.
 
     While `text` raises an NftlbError, the error is shown below the last text. Without a terminal, texts follow each
-    other with an empty line between them.
+    other with an empty line between them, and errors are written to standard error, each once.
     """
     with suppress(KeyboardInterrupt):
         if on_terminal():
             with full_screen() as screen:
                 _watch(screen, text, interval)
         else:
-            while True:
-                write_output(text() + "\n", painted=True)
-                time.sleep(interval)
+            _repeat(text, interval)
+
+
+def _repeat(text: Callable[[], str], interval: float) -> None:
+    trouble = ""
+    while True:
+        try:
+            write_output(text() + "\n", painted=True)
+            trouble = ""
+        except NftlbError as error:
+            if trouble != str(error):
+                write_error(f"nftlb: {error}; trying again\n")
+            trouble = str(error)
+        time.sleep(interval)
 
 
 def _watch(screen: Screen, text: Callable[[], str], interval: float) -> None:

@@ -13,7 +13,18 @@ from .arguments import examples
 from .daemon import DaemonAccess, complete_pools, daemon_options, refuse_unknown_pools
 from .output import write_output
 from .screen import watch_text
-from .terminal import Cell, Colour, Column, TextStyle, age_text, aligned_lines, number_text, output_style, share_text
+from .terminal import (
+    Cell,
+    Colour,
+    Column,
+    TextStyle,
+    age_text,
+    aligned_lines,
+    names_text,
+    number_text,
+    output_style,
+    share_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -81,17 +92,15 @@ def _shown_text(text: StatusText, seen: StatusView, pools: Sequence[str]) -> str
     return text(seen, wanted, datetime.now(UTC), output_style())
 
 
-NAMED = 5
-"""Backends that a line about faults names; further backends are counted."""
 COLUMNS = (
     Column("BACKEND", least=12),
     Column("ADDRESS", least=14),
     Column("STATE"),
-    Column("ADMIN", least=12),
-    Column("WT", right=True),
+    Column("ADMIN", least=12, spare=4),
+    Column("WT", right=True, spare=2),
     Column("SHARE", right=True),
-    Column("PACKETS", right=True),
-    Column("SINCE", right=True),
+    Column("PACKETS", right=True, spare=1),
+    Column("SINCE", right=True, spare=3),
     Column("REASON", least=0),
 )
 _PRIORITY, _COPIES, _ANSWERED = 5, 7, 7
@@ -102,9 +111,10 @@ _LEGIBLE = 20
 
 
 def status_text(seen: StatusView, pools: Iterable[PoolView], now: datetime, style: TextStyle) -> str:
-    """The daemon, its faults and `pools`, in complete lines."""
-    lines = [daemon_line(seen, now, style), *fault_lines(seen, now, style)]
-    for pool in pools:
+    """The daemon, its faults and `pools`, in complete lines. Faults of other pools are left out."""
+    shown = tuple(pools)
+    lines = [daemon_line(seen, now, style), *fault_lines(replace(seen, pools=shown), now, style)]
+    for pool in shown:
         lines += ["", *_pool(pool, now, style)]
     return style.encodable("".join(f"{line}\n" for line in lines))
 
@@ -153,11 +163,9 @@ def fault_lines(seen: StatusView, now: datetime, style: TextStyle) -> Iterator[s
         elif others := other_priorities(pool, now):
             yield f"{mark} pool {pool.name}: {others}"
         if down := [backend.name for backend in pool.backends if not backend.up]:
-            more = f" and {len(down) - NAMED} more" if len(down) > NAMED else ""
-            of = f"{len(down)} of {len(pool.backends)} down"
-            yield f"{mark} pool {pool.name}: {of}: {', '.join(down[:NAMED])}{more}"
+            yield f"{mark} pool {pool.name}: {len(down)} of {len(pool.backends)} down: {names_text(down)}"
         if silent := [collector.name for collector in pool.collectors if not collector.up]:
-            yield f"{mark} pool {pool.name}: no copies to {', '.join(silent)}, which is down"
+            yield f"{mark} pool {pool.name}: no copies to {names_text(silent)}, which is down"
 
 
 _MODES = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
 UNLIMITED = 100_000
 """Columns of an output that is not a terminal: nothing is cut."""
@@ -79,6 +80,11 @@ def age_text(seconds: float) -> str:
     return f"{whole}s"
 
 
+def time_text(moment: datetime) -> str:
+    """A moment in local time."""
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
 _THOUSAND = 1000
 _UNITS = "kMGTPE"
 
@@ -99,18 +105,29 @@ def share_text(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
+_NAMED = 5
+
+
+def names_text(names: Sequence[str]) -> str:
+    """The first names, and the number of the others."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of a table, `right`-aligned or left-aligned.
 
     `least` is the width in columns down to which it may be cut; None: it is never cut. A `whole` column is left out
-    instead of being cut.
+    instead of being cut. Columns with a number in `spare` are left out of a table that is still too wide, the lowest
+    number first.
     """
 
     title: str
     right: bool = False
     least: int | None = None
     whole: bool = False
+    spare: int = 0
 
 
 class Cell(NamedTuple):
@@ -130,13 +147,21 @@ def aligned_lines(
             cut = widths[index] if columns[index].whole else min(excess, max(widths[index] - least, 0))
             widths[index] -= cut
             excess -= cut
+    spare = sorted((column.spare, index) for index, column in enumerate(columns) if column.spare)
+    left_out = set()
+    for _, index in spare:
+        if excess > 0:
+            left_out.add(index)
+            excess -= widths[index] + len(GAP)
+    kept = [index for index in range(len(columns)) if index not in left_out]
     titles = [Cell(column.title) for column in columns]
-    return [indent + _line(columns, widths, row, style) for row in (titles, *rows)]
+    lines = ([(columns[index], widths[index], row[index]) for index in kept] for row in (titles, *rows))
+    return [indent + _line(line, style) for line in lines]
 
 
-def _line(columns: Sequence[Column], widths: Sequence[int], row: Sequence[Cell], style: TextStyle) -> str:
+def _line(line: Sequence[tuple[Column, int, Cell]], style: TextStyle) -> str:
     cells = []
-    for column, width, cell in zip(columns, widths, row, strict=True):
+    for column, width, cell in line:
         text = style.cut(cell.text, width)
         aligned = text.rjust(width) if column.right else text.ljust(width)
         cells.append(aligned.replace(text, style.paint(text, cell.colour), 1) if text.strip() else aligned)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -18,7 +19,7 @@ from .arguments import examples
 from .daemon import DaemonAccess, complete_pools, daemon_options, refuse_unknown_pools
 from .operate import change_text
 from .output import write_output
-from .rates import Order, Sample, head_lines, rate_rows, rate_table_lines
+from .rates import Order, Sample, head_lines, rate_data, rate_rows, rate_table_lines
 from .screen import Screen, full_screen, on_terminal
 from .terminal import Colour, output_style
 from .top_view import CarryOut, Preview, Quit, TopView, press, screen_lines
@@ -57,8 +58,11 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Show one interval as plain text and exit; the default for a pipe.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the rates of one interval as JSON and exit.")
 @daemon_options
-def top_command(daemon: DaemonAccess, pools: tuple[str, ...], interval: float, sort: str, once: bool) -> None:
+def top_command(
+    daemon: DaemonAccess, pools: tuple[str, ...], interval: float, sort: str, once: bool, as_json: bool
+) -> None:
     """Show the packets per second of each backend of all pools, or of each POOL, live.
 
     SHARE is the part of its pool's packets that a backend should get, NOW the part that it got since the last reading.
@@ -70,11 +74,16 @@ def top_command(daemon: DaemonAccess, pools: tuple[str, ...], interval: float, s
     client = daemon.reader()
     first = _read(client)
     refuse_unknown_pools(pools, first.seen)
+    first = first.of(pools)
     order = Order(sort)
-    if once or not on_terminal():
+    if once or as_json or not on_terminal():
         time.sleep(interval)
-        second = _read(client)
-        shown, style = rate_rows(first, second, order, pools), output_style()
+        second = _read(client).of(pools)
+        shown, style = rate_rows(first, second, order), output_style()
+        if as_json:
+            rates = {"seconds": round(second.at - first.at, 3), "backends": [rate_data(row) for row in shown]}
+            write_output(json.dumps(rates, indent=2) + "\n")
+            return
         lines = [*head_lines(second, shown, datetime.now(UTC), style), "", *rate_table_lines(shown, style)]
         write_output(style.encodable("".join(f"{line}\n" for line in lines)), painted=True)
         return
@@ -125,7 +134,7 @@ class _Live:
             self._sample()
 
     def _rows(self, view: TopView) -> list[RateRow]:
-        return [row for row in rate_rows(self._before, self._now, view.order, self._pools) if view.matches(row)]
+        return [row for row in rate_rows(self._before, self._now, view.order) if view.matches(row)]
 
     def _draw(self, view: TopView, rows: list[RateRow]) -> None:
         moment, style = datetime.now(UTC), output_style()
@@ -134,7 +143,7 @@ class _Live:
 
     def _sample(self) -> None:
         try:
-            self._before, self._now = self._now, _read(self._client)
+            self._before, self._now = self._now, _read(self._client).of(self._pools)
             self._trouble = ""
         except NftlbError as error:  # the daemon may be restarting
             self._trouble = output_style().paint(f"! {_one_line(error)}", Colour.BAD)

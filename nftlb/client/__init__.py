@@ -5,6 +5,7 @@ from .errors import Rejected, RequestRefused, Unavailable, Unknown, Unreachable
 from .requests import TIMEOUT, DaemonClient
 from .views import (
     BackendView,
+    ChangeView,
     ClientsView,
     ClientView,
     CollectorView,
@@ -23,6 +24,7 @@ __all__ = [
     "TIMEOUT",
     "Address",
     "BackendView",
+    "ChangeView",
     "ClientView",
     "ClientsView",
     "CollectorView",

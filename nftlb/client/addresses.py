@@ -15,6 +15,8 @@ from .errors import Unreachable
 
 ALLOWED = "http://ADDRESS:PORT, https://NAME:PORT or unix:/PATH"
 PORT = 9146
+HTTPS_PORT = 443
+"""The daemon itself has no TLS: a proxy before it has, usually at this port."""
 USUAL_TABLE = "nftlb"
 
 
@@ -51,7 +53,8 @@ def read_daemon_address(text: str) -> Address:
     whole = parts.scheme in {"http", "https"} and host and not (parts.query or parts.fragment or "@" in parts.netloc)
     if not whole or not host or not f"{host}{parts.path}".isprintable() or " " in f"{host}{parts.path}":
         raise _unfit(text)
-    return Address(host, port or PORT, parts.scheme == "https", parts.path.rstrip("/"))
+    tls = parts.scheme == "https"
+    return Address(host, port or (HTTPS_PORT if tls else PORT), tls, parts.path.rstrip("/"))
 
 
 def default_address(table: str = "", *, changing: bool = False) -> Address:

@@ -12,7 +12,7 @@ from nftlb.printable import printable
 
 from .addresses import open_connection
 from .errors import Rejected, RequestRefused, Unavailable, Unknown, Unreachable
-from .views import read_backend_view, read_clients_view, read_event_view, read_status_view
+from .views import read_backend_view, read_change_view, read_clients_view, read_event_view, read_status_view
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nftlb.errors import NftlbError
 
     from .addresses import Address
-    from .views import BackendView, ClientsView, EventView, StatusView
+    from .views import BackendView, ChangeView, ClientsView, EventView, StatusView
 
 TIMEOUT = 10.0
 EVENTS_TIMEOUT = 60.0  # the daemon sends a comment every 15 s
@@ -146,6 +146,13 @@ class DaemonClient:
     def ruleset_changes(self) -> list[dict[str, Any]]:
         """The last changes of the rules, as JSON: `at`, `reason`, and `lines` of the difference."""
         return self._list("/api/v1/ruleset/changes", "changes")
+
+    def change_view(self, document: object) -> ChangeView:
+        """Read the JSON of a change of the rules."""
+        try:
+            return read_change_view(document)
+        except ValueError as error:
+            raise self._foreign(str(error)) from error
 
     def _list(self, path: str, key: str) -> list[dict[str, Any]]:
         document = self._ask("GET", path)

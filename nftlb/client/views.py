@@ -164,6 +164,16 @@ class EventView:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeView:
+    """A change of the rules; `nftlb.service.RulesetChange` describes the fields."""
+
+    at: datetime
+    reason: str
+    lines: tuple[str, ...]
+    cut: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ClientView:
     """One source of packets; `nftlb.service.ClientStatus` describes the fields."""
 
@@ -199,6 +209,11 @@ def read_status_view(document: object) -> StatusView:
 def read_event_view(document: object) -> EventView:
     """Read the JSON of one event. ValueError with the first field that is missing or has a wrong type."""
     return _record(EventView, document, "")
+
+
+def read_change_view(document: object) -> ChangeView:
+    """Read the JSON of one change of the rules. ValueError with the first field that is missing or has a wrong type."""
+    return _record(ChangeView, document, "")
 
 
 def read_backend_view(document: object) -> BackendView:

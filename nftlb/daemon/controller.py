@@ -12,7 +12,7 @@ from nftlb.errors import NftlbError, SystemFault
 from nftlb.health import Standing, consequences
 from nftlb.kernel.surroundings import addresses_for
 from nftlb.model import EVERY_BACKEND, BackendKey, EventKind, by_pool
-from nftlb.requirements import summed_up
+from nftlb.requirements import faults, pool_lines
 from nftlb.service import ConfigStatus, Conflict, Event
 
 from . import systemd
@@ -479,21 +479,20 @@ class Controller:
 
     def _assign_lacks(self) -> None:
         """Give each pool what it lacks, and set one fault for each thing that lacks."""
-        by_pool: dict[str, list[str]] = {}
-        by_subject: dict[str, list[Lack]] = {}
+        by_pool: dict[str, list[Lack]] = {}
         for lack in self._lacks:
             pool = self.state.health.pools.get(lack.pool)
             backend = pool.backends.get(lack.backend) if pool else None
             # A missing path to a backend that the operator has taken out affects no packet.
             if pool is not None and (not lack.backend or (backend is not None and backend.wanted)):
-                by_pool.setdefault(lack.pool, []).append(str(lack))
-                by_subject.setdefault(lack.subject, []).append(lack)
-        self.state.health.set_lacking({name: tuple(dict.fromkeys(lines)) for name, lines in by_pool.items()}, now())
-        for gone in self._lacking - by_subject.keys():
+                by_pool.setdefault(lack.pool, []).append(lack)
+        self.state.health.set_lacking({name: pool_lines(lacks) for name, lacks in by_pool.items()}, now())
+        found = faults(lack for lacks in by_pool.values() for lack in lacks)
+        for gone in self._lacking - found.keys():
             self._faults.clear(gone)
-        self._lacking = set(by_subject)
-        for subject, same in by_subject.items():
-            self._faults.set(subject, summed_up(same))
+        self._lacking = set(found)
+        for subject, message in found.items():
+            self._faults.set(subject, message)
 
     def _report_copy(self) -> None:
         self._metrics.reloaded(success=False)

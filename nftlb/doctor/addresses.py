@@ -10,15 +10,24 @@ from nftlb.kernel.rtnetlink import LOCAL
 from nftlb.model import Encap, Forward, Passive, Protocol, SourceKind
 from nftlb.model.checks import asks_over_udp
 from nftlb.model.kinds import is_link_local
-from nftlb.requirements import interface_lack, lacking_sources, required_sources, route_lack, unusable_addresses
+from nftlb.requirements import (
+    interface_lack,
+    lacking_sources,
+    others_with,
+    required_sources,
+    route_lack,
+    together,
+    unusable_addresses,
+)
 
 from .finding import Finding, error, ok, warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from nftlb.kernel.rtnetlink import IPAddress, Route
+    from nftlb.kernel.rtnetlink import IPAddress
     from nftlb.model import Backend, Config, Listener, Pool
+    from nftlb.requirements import Lack
 
     from .host import HostFacts
 
@@ -140,17 +149,21 @@ def addresses_to_look_up(config: Config) -> Iterator[IPAddress]:
 
 
 def check_backends(config: Config, host: HostFacts) -> Iterator[Finding]:
-    """Check the route to every backend. One finding is for all backends without a fault."""
-    reachable = 0
-    for pool in config.pools:
-        for backend in pool.backends:
-            finding = _check_backend(pool, backend, host)
-            if finding:
-                yield finding
-            else:
-                reachable += 1
-    if reachable:
-        yield ok("backends", f"{reachable} of {sum(len(pool.backends) for pool in config.pools)} have a route")
+    """Check the route to every backend. One finding is for all backends without a fault, or with the same fault."""
+    backends = [(pool, backend) for pool in config.pools for backend in pool.backends]
+    lacks = {(pool.name, backend.name): lack for pool, backend in backends if (lack := _lack(pool, backend, host))}
+    wrong = [
+        finding
+        for pool, backend in backends
+        if (pool.name, backend.name) not in lacks and (finding := _check_dsr_route(pool, backend, host))
+    ]
+    yield from wrong
+    for same in together(lacks.values()):
+        first = same[0]
+        subject = f"backend {first.pool}/{first.backend}" if len(same) == 1 else first.kind
+        yield error(subject, f"{first.message}{others_with(same)}", first.fix)
+    if reachable := len(backends) - len(lacks) - len(wrong):
+        yield ok("backends", f"{reachable} of {len(backends)} have a route")
 
 
 def check_collectors(config: Config, host: HostFacts) -> Iterator[Finding]:
@@ -165,24 +178,27 @@ def check_collectors(config: Config, host: HostFacts) -> Iterator[Finding]:
                 )
 
 
-def _check_backend(pool: Pool, backend: Backend, host: HostFacts) -> Finding | None:
-    subject = f"backend {pool.name}/{backend.name}"
+def _lack(pool: Pool, backend: Backend, host: HostFacts) -> Lack | None:
+    """What this host lacks to send to a backend."""
     if backend.device and (lack := interface_lack(pool, backend.device, "`device`", host.surroundings, backend.name)):
-        return error(subject, lack.message, lack.fix)
-    goal = backend.via or backend.address if pool.forward is Forward.DSR else backend.address
+        return lack
+    goal = _goal(pool, backend)
     if is_link_local(goal):
         return None  # on the link of `device`, whatever the routing table says
+    return route_lack(pool, backend, goal, host.routes.get(goal), host.surroundings)
+
+
+def _goal(pool: Pool, backend: Backend) -> IPAddress:
+    return backend.via or backend.address if pool.forward is Forward.DSR else backend.address
+
+
+def _check_dsr_route(pool: Pool, backend: Backend, host: HostFacts) -> Finding | None:
+    """Check that `forward: dsr` has the backend, or its `via`, on a network of this host."""
+    goal = _goal(pool, backend)
     route = host.routes.get(goal)
-    if lack := route_lack(pool, backend, goal, route, host.surroundings):
-        return error(subject, lack.message, lack.fix)
-    if route is None or pool.forward is not Forward.DSR:
+    if pool.forward is not Forward.DSR or route is None or is_link_local(goal):
         return None
-    return _check_dsr_route(subject, backend, goal, route, tunnelled=pool.encap is not Encap.NONE)
-
-
-def _check_dsr_route(
-    subject: str, backend: Backend, goal: IPAddress, route: Route, *, tunnelled: bool
-) -> Finding | None:
+    subject, tunnelled = f"backend {pool.name}/{backend.name}", pool.encap is not Encap.NONE
     if route.kind == LOCAL:
         return error(
             subject, f"{goal} is an address of this host: packets would come back endlessly", "use `forward: nat`"

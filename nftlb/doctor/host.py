@@ -9,11 +9,12 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nftlb.errors import NftlbError, SystemFault
+from nftlb.errors import KernelError, NftlbError, SystemFault
 from nftlb.kernel import rtnetlink
 from nftlb.kernel.binding import how_to_get_it, nftables_binding
 from nftlb.kernel.conntrack import read_fill, shared_zones
 from nftlb.kernel.ethtool import read_joining_offloads
+from nftlb.kernel.generation import Generation
 from nftlb.kernel.netlink import NETLINK_ROUTE, Netlink
 from nftlb.kernel.surroundings import (
     ForwardingSettings,
@@ -240,12 +241,18 @@ def read_nft(tried: Mapping[str, str], own_table: str) -> NftFacts:
         nft = nftables_binding().Nftables()
     except SystemFault:
         return NftFacts("this Python has no binding of libnftables", how_to_get_it())
+    try:
+        with Generation() as generation:
+            generation.read()
+    except SystemFault as fault:  # libnftables would also print a message of its own
+        trouble, _, fix = str(fault).partition(": ")
+        return NftFacts(trouble, fix)
+    except KernelError:
+        pass  # libnftables has the reason
     nft.set_json_output(True)
     nft.set_terse_output(True)
     status, output, message = nft.cmd("list tables")
     if status:
-        if "not permitted" in message:
-            return NftFacts("not permitted to use nftables", "run nftlb as root, or with CAP_NET_ADMIN")
         return NftFacts(f"nf_tables can't be used: {_first_line(message)}", "modprobe nf_tables")
     objects = json.loads(output)["nftables"]
     tables = [item["table"] for item in objects if "table" in item]

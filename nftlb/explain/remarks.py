@@ -170,7 +170,7 @@ def _now(pool: Pool, selection: Selection) -> str:
     return {
         FallbackKind.REJECT: "no backend is left: packets are rejected with an ICMP error or, for TCP, a reset.",
         FallbackKind.DROP: "no backend is left: packets are dropped.",
-        FallbackKind.ALL: "no backend is healthy, so all enabled ones are used.",
+        FallbackKind.ALL: "no backend is usable, so all enabled ones are used.",
         FallbackKind.SORRY: "no backend is left: the sorry server gets all packets.",
     }[pool.fallback.kind if selection.targets else selection.verdict]
 

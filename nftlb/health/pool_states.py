@@ -391,7 +391,7 @@ class PoolStates:
         if pool.ready is not before:
             pool.since = now
         kind = EventKind.QUORUM_UP if ready else EventKind.QUORUM_DOWN
-        reason = f"{healthy} of {len(pool.backends)} backends are healthy, the quorum is {pool.pool.quorum}"
+        reason = f"{healthy} of {len(pool.backends)} backends are usable, the quorum is {pool.pool.quorum}"
         return [Change(kind, pool.pool.name, "", _word(not ready), _word(ready), reason)]
 
     def _settle_priorities(self, pool: PoolHealth, now: float) -> list[Change]:

@@ -73,9 +73,9 @@ def settle(pool: Pool, family: Family, state: PoolState, before: Precedence, now
     if before.serving is not None and before.serving not in enough:
         reason = _count(pool, all_, before.serving)
     elif after.serving is None:
-        reason = "no priority has enough healthy backends"
+        reason = "no priority has enough usable backends"
     elif now >= before.waiting.get(after.serving, inf) + delay:
-        reason = f"priority {after.serving} has had enough healthy backends for {delay:g} s"
+        reason = f"priority {after.serving} has had enough usable backends for {delay:g} s"
     else:
         reason = _count(pool, all_, after.serving)
     return after, reason
@@ -86,5 +86,5 @@ def _count(pool: Pool, all_: list[Contender], priority: int) -> str:
     healthy = sum(backend.healthy for backend in group)
     panic = f", panic is {pool.panic}%" if pool.panic else ""
     return (
-        f"priority {priority} has {healthy} of {len(group)} backends healthy, min_healthy is {pool.min_healthy}{panic}"
+        f"priority {priority} has {healthy} of {len(group)} backends usable, min_healthy is {pool.min_healthy}{panic}"
     )

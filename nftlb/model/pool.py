@@ -311,7 +311,7 @@ class Pool:
         bool, "nat, stateless; udp: count the replies of each backend, and show which share of the packets got one"
     ] = False
     slow_start: Annotated[Duration, "how long it takes until a backend that came up has its full share"] = 0
-    quorum: Annotated[Quorum, "how many healthy backends the pool needs"] = 1
+    quorum: Annotated[Quorum, "how many usable backends the pool needs"] = 1
     hysteresis: Annotated[Hysteresis, "how far beyond the quorum a change must go"] = 0
     min_healthy: Annotated[
         MinHealthy,

@@ -200,9 +200,7 @@ class MonitoringRoutes:
             if pool in {None, status.pool}:
                 lines += [f"{status.pool}: {what}" for what in status.lacking]
                 if status.healthy < status.quorum or not status.lacking:
-                    lines.append(
-                        f"{status.pool}: {status.healthy} of {status.quorum} backends that make its quorum are healthy"
-                    )
+                    lines.append(f"{status.pool}: {status.healthy} usable, {status.quorum} needed")
         return web.Response(status=503, text="\n".join(["not ready", *lines, ""]))
 
     async def figures(self, request: web.Request) -> web.Response:

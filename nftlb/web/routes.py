@@ -138,7 +138,7 @@ _NOT_READY: Json = {
     "content": {
         "text/plain": {
             "schema": {"type": "string"},
-            "example": "not ready\ndns: 0 of 1 backends that make its quorum are healthy\n",
+            "example": "not ready\ndns: 0 usable, 1 needed\n",
         },
         "application/json": {"schema": schema_of("Error")},
     },

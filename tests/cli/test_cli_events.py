@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from fake_api import Api, backend, pool, status, troubled
+from installed_command import NFTLB
 
 from nftlb.cli import events, main
 from nftlb.service import Event
@@ -54,11 +56,34 @@ def test_history(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert kept[2:] == [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_history_of_an_unknown_pool(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
-    """Status 1, and a similar name."""
-    assert 1 == main(["history", "dsn"])
-    assert ("", "dsn: no such pool; did you mean dns?\n") == tuple(capsys.readouterr())
-    assert 1 == len(api.asked)
+@pytest.mark.parametrize(
+    ("where", "query", "message"),
+    [
+        ("dsn", "pool=dsn", "dsn: no such pool; did you mean dns?\n"),
+        ("dns/ns3", "pool=dns&backend=ns3", "dns/ns3: no such backend; did you mean ns2?\n"),
+    ],
+)
+def test_events_of_unknown_names(
+    where: str, query: str, message: str, api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 1, and a similar name. A name that was removed and still has events is known to the history."""
+    kept = api.answers["GET", f"/api/v1/history?{query}&limit=50"] = 200, {"events": []}
+    assert 1 == main(["history", where])
+    assert ("", message) == tuple(capsys.readouterr())
+    assert 1 == main(["events", where])
+    assert ("", message) == tuple(capsys.readouterr())
+
+    kept[1]["events"].append(event("backend_down", pool="dns"))
+    assert 0 == main(["history", where])
+    assert "backend_down" in capsys.readouterr().out
+
+
+def test_events_of_an_unknown_kind(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 1 at once, with the kinds that the daemon has. `events` does not wait for such an event."""
+    refusal = {"error": "kind: bad is not a kind of event; allowed: backend_up"}
+    api.answers["GET", "/api/v1/history?kind=bad&limit=1"] = 400, refusal
+    assert 1 == main(["events", "--kind", "bad"])
+    assert ("", f"nftlb: {refusal['error']}\n") == tuple(capsys.readouterr())
 
 
 @pytest.mark.parametrize(("kept", "id_"), [([event("reload", id=41)], "41"), ([], "0")])
@@ -89,10 +114,10 @@ def test_events_have_no_gap(
 def test_events_of_one_of_several_backends(
     api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A change of several backends is an event of each of them."""
+    """A change of several backends is an event of each of them. A line names the first five."""
     found = [
         event("operated", pool="dns", id=number, details={"who": "root", "what": "drain", "backends": names})
-        for number, names in enumerate(("ns1, ns2", "ns11, ns2"))
+        for number, names in enumerate(("ns1, ns2", "ns11, ns2", "ns2, ns3, ns4, ns5, ns6, ns7, ns1"))
     ]
     stream = b"".join(b"id: %d\ndata: %s\n\n" % (one["id"], json.dumps(one).encode()) for one in found)
     api.answers["GET", "/api/v1/events"] = 200, stream
@@ -103,9 +128,18 @@ def test_events_of_one_of_several_backends(
 
     monkeypatch.setattr(events, "time", SimpleNamespace(sleep=stop))
     assert 0 == main(["events", "dns/ns1"])
-    assert ["2026-03-01 12:00:00  operated          dns  who=root  what=drain  backends=ns1, ns2"] == (
-        capsys.readouterr().out.splitlines()
-    )
+    begin = "2026-03-01 12:00:00  operated          dns  who=root  what=drain  backends="
+    assert [f"{begin}ns1, ns2", f"{begin}ns2, ns3, ns4, ns5, ns6 and 2 more"] == capsys.readouterr().out.splitlines()
+
+
+def test_events_end_with_their_reader(api: Api) -> None:
+    """As in `nftlb events | head -1`: the command ends with `head`, and not at the next event."""
+    api.answers["GET", "/api/v1/history?limit=1"] = 200, {"events": []}
+    api.answers["GET", "/api/v1/events"] = 200, b": nothing happens\n\n"
+    with subprocess.Popen([NFTLB, "events"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert 141 == process.wait(60)
 
 
 def test_ruleset(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,16 +155,16 @@ def test_ruleset(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_changes_of_the_ruleset(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
-    """The newest change is last, with its reason and its lines; escape sequences of a terminal are harmless."""
+    """The newest change is last, with its local time, its reason and its lines; escape sequences are harmless."""
     changes = [
-        {"at": "2026-03-01T12:00:05Z", "reason": "dns/ns1 down", "lines": ["- rule a\x1b", "+ rule b"]},
-        {"at": "2026-03-01T12:00:00Z", "reason": "start", "lines": ["+ table"]},
+        {"at": "2026-03-01T12:00:05Z", "reason": "dns/ns1 down", "lines": ["- rule a\x1b", "+ rule b"], "cut": True},
+        {"at": "2026-03-01T12:00:00Z", "reason": "start", "lines": ["+ table"], "cut": False},
     ]
     api.answers["GET", "/api/v1/ruleset/changes"] = 200, {"changes": changes}
     assert 0 == main(["ruleset", "--changes"])
     assert (
-        "2026-03-01T12:00:00Z  start\n+ table\n\n2026-03-01T12:00:05Z  dns/ns1 down\n- rule a\\x1b\n+ rule b\n\n"
-        == capsys.readouterr().out
+        "2026-03-01 12:00:00  start\n+ table\n\n"
+        "2026-03-01 12:00:05  dns/ns1 down\n- rule a\\x1b\n+ rule b\n... and more lines\n\n" == capsys.readouterr().out
     )
     assert 0 == main(["ruleset", "--changes", "--json"])
     assert {"changes": changes} == json.loads(capsys.readouterr().out)

@@ -29,6 +29,9 @@ pytest_plugins = ("cli_fixtures",)
     [
         pytest.param([], "Usage: nftlb ", id="no command"),
         pytest.param(["chek"], "did you mean check?", id="unknown command"),
+        pytest.param(["disable"], "No such command: disable; use drain, or maintenance\n", id="word of HAProxy"),
+        pytest.param(["undrain"], "use enable\n", id="opposite"),
+        pytest.param(["help"], "use --help\n", id="help"),
         pytest.param(["check"], "Missing argument 'FILE'", id="no file"),
         pytest.param(["check", "a", "b"], "unexpected extra argument", id="too much"),
         pytest.param(["check", "--nosuch", "a"], "No such option", id="unknown option"),
@@ -59,9 +62,23 @@ def test_usage(arguments: list[str], message: str, capfd: pytest.CaptureFixture[
     assert message in error
 
 
-def test_version() -> None:
-    """Prints the installed version."""
-    assert (0, "nftlb 0.1.0\n", "") == outcome("--version")
+@pytest.mark.parametrize("option", ["--version", "-v", "-V"])
+def test_version(option: str) -> None:
+    """Prints the installed version; the short options are those of nft, keepalived and HAProxy."""
+    assert (0, "nftlb 0.1.0\n", "") == outcome(option)
+
+
+def test_a_terminal_without_unicode(tmp_path: Path) -> None:
+    """In a locale without UTF-8, text is escaped, but a file that is written to a pipe is UTF-8."""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    unknown = outcome("health", "\xe9", "--nagios", "--url", "unix:/nonexistent/\xe9", env=environment)
+    assert (3, True, "") == (unknown[0], "unix:/nonexistent/\\xe9: No such file" in unknown[1], unknown[2])
+    services = tmp_path / "keepalived.conf"
+    services.write_text(
+        "virtual_server 192.0.2.1 53 {\n protocol UDP\n größe 1\n real_server 10.0.0.1 53 {\n}\n}\n", encoding="utf-8"
+    )
+    status, text, _ = outcome("import", "keepalived", str(services), env=environment)
+    assert (0, True) == (status, "größe" in text)
 
 
 @pytest.mark.parametrize("command", ["status", "check", "health", "import"])
@@ -160,7 +177,9 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"  nftlb {name}" in text.split("Example")[1]
 
 
-@pytest.mark.parametrize("name", ["status", "health", "events", "history", "ruleset", "clients", "explain", "doctor"])
+@pytest.mark.parametrize(
+    "name", ["status", "health", "top", "events", "history", "ruleset", "clients", "explain", "doctor"]
+)
 def test_every_list_has_json(name: str) -> None:
     """Each command that prints a list of what the daemon or the host has can print JSON."""
     command = root.get_command(click.Context(root), name)

@@ -75,6 +75,13 @@ def test_nagios_with_a_problem(
     assert (expected, f"NFTLB {words}") == outcome_of(capsys, "--nagios")
 
 
+def test_nagios_counts_many_backends(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nagios cuts long lines, and the text of a message too. The number of backends that are down stays."""
+    down = tuple(backend(f"b{number}", up=False, in_rotation=False) for number in range(1, 251))
+    api.show(status(pools=(pool(backends=(backend(), *down)),)))
+    assert (1, "NFTLB WARNING - dns: down: b1, b2, b3, b4, b5 and 245 more") == outcome_of(capsys, "--nagios")
+
+
 def test_nagios_shows_the_worst_first(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """All problems have lines; the first line has the worst, and the performance data."""
     api.show(troubled())

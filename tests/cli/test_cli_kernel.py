@@ -42,13 +42,23 @@ def test_without_libnftables(name: str, good: str) -> None:
     assert "apt install python3-nftables" in done.stderr
 
 
+POWERLESS = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", NFTLB]
+
+
 @pytest.mark.parametrize("name", ["apply", "diff", "remove"])
 def test_without_root(name: str) -> None:
     """Status 3, and the advice to run nftlb as root."""
-    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", NFTLB, name, "-"]
-    done = subprocess.run(powerless, input=GOOD, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*POWERLESS, name, "-"], input=GOOD, capture_output=True, text=True, timeout=60, check=False)
     assert (3, "") == (done.returncode, done.stdout)
     assert "run nftlb as root" in done.stderr
+
+
+def test_doctor_without_root() -> None:
+    """The doctor has a finding for this, and libnftables prints nothing to standard error."""
+    done = subprocess.run([*POWERLESS, "doctor"], capture_output=True, text=True, timeout=60, check=False)
+    assert (3, "") == (done.returncode, done.stderr)
+    finding = "error    nftables: not permitted to use nftables\n         run nftlb as root, or with CAP_NET_ADMIN\n"
+    assert finding in done.stdout
 
 
 def test_apply_diff_and_remove(inside: Callable[..., tuple[int, str, str]], good: str) -> None:

@@ -589,5 +589,7 @@ def test_completion_of_names() -> None:
         assert (0, ["plain,dns/ns2"], "") == completed(f"nftlb weight --url {served.where} dns/ns2", 4, "127.0.0.1:1")
         assert (0, ["plain,dns"], "") == completed("nftlb status d", 2, served.where)
         assert (0, [], "") == completed("nftlb status dns d", 3, served.where)
+        assert (0, ["plain,dns", "plain,dns/ns1", "plain,dns/ns2"], "") == completed("nftlb events d", 2, served.where)
+        assert (0, ["plain,dns/ns2"], "") == completed("nftlb history dns/ns2", 2, served.where)
     assert (0, [], "") == completed("nftlb drain d", 2, served.where)
     assert (0, [], "") == completed("nftlb drain d", 2, "no:address:at:all")

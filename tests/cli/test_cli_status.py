@@ -239,6 +239,17 @@ def test_status_command(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert ["sip"] == [line.split()[0] for line in capsys.readouterr().out.splitlines() if "ready for" in line]
 
 
+@pytest.mark.parametrize("command", [["status"], ["status", "--problems"], ["top", "--once", "--interval", "0.1"]])
+def test_problems_of_other_pools_are_left_out(command: list[str], api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command for one pool shows only this pool and its problems."""
+    down = backend("s1", up=False, in_rotation=False)
+    api.show(status(pools=(pool("dns", ready=False, lacking=("no eth7",)), pool("sip", backends=(down,)))))
+    assert 0 == main([*command, "sip"])
+    lines = capsys.readouterr().out
+    assert "! pool sip: 1 of 1 down: s1" in lines
+    assert "dns" not in lines
+
+
 def test_status_as_json(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """Prints the daemon's whole document, unknown keys too, or only the given pools in it."""
     api.show(status(pools=(pool("dns"), pool("sip"))))
@@ -308,6 +319,29 @@ def test_columns_are_cut_or_left_out() -> None:
     assert ["A       B   C", "aaaaaa  bb  cc"] == aligned_lines(columns, [row], TextStyle(width=14))
     assert ["A       B", "aaaaaa  bb"] == aligned_lines(columns, [row], TextStyle(width=13))
     assert ["A    B", "aa…  bb"] == aligned_lines(columns, [row], TextStyle(width=9))
+
+
+def test_columns_for_narrow_terminals() -> None:
+    """If nothing can be cut any more, spare columns are left out with their gap, the lowest number first."""
+    columns = (Column("A", least=3), Column("B", spare=2), Column("C", spare=1), Column("D"))
+    row = [Cell("aaaaaa"), Cell("bb"), Cell("cc"), Cell("dd")]
+    assert ["A    B   C   D", "aa…  bb  cc  dd"] == aligned_lines(columns, [row], TextStyle(width=15))
+    assert ["A    B   D", "aa…  bb  dd"] == aligned_lines(columns, [row], TextStyle(width=14))
+    assert ["A    D", "aa…  dd"] == aligned_lines(columns, [row], TextStyle(width=10))
+
+
+@pytest.mark.parametrize("width", [50, 60, 70])
+def test_status_on_a_narrow_terminal(width: int) -> None:
+    """No row is wider than the terminal, which would wrap it. The state and the share stay."""
+    lines = text(troubled(), width=width).splitlines()
+    rows = [line for line in lines if line.startswith("  ns")]
+    assert 4 == len(rows)
+    assert [] == [line for line in rows if len(line) > width]
+    assert ["BACKEND", "ADDRESS", "STATE", "SHARE"] == [
+        word
+        for word in next(line for line in lines if "BACKEND" in line).split()
+        if word not in {"ADMIN", "WT", "SINCE"}
+    ]
 
 
 def test_style_of_a_pipe(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

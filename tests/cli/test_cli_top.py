@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import signal
+import socket
+import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pseudo_terminal import Terminal
 
-from nftlb.cli import main
+from nftlb.cli import main, screen
 from nftlb.cli.rates import MOST_FAULTS, Order, Sample, head_lines, rate_rows, rate_table_lines
-from nftlb.cli.screen import BACKSPACE, DOWN, ESCAPE, RETURN, UP, keys_of
+from nftlb.cli.screen import BACKSPACE, DOWN, ESCAPE, PAGE_DOWN, RETURN, UP, Screen, keys_of
 from nftlb.cli.terminal import TextStyle
 from nftlb.cli.top_view import CarryOut, Preview, Quit, TopView, press, screen_lines
 from nftlb.client import StatusView, read_status_view
@@ -54,7 +60,6 @@ def test_rates() -> None:
     } == found
     assert [None] * 4 == [row.packets for row in rate_rows(None, now, Order.NAME)]
     assert [None] * 4 == [row.packets for row in rate_rows(replace(before, at=12.0), now, Order.NAME)]
-    assert [] == rate_rows(before, now, Order.NAME, ["other"])
 
 
 @pytest.mark.parametrize(
@@ -117,6 +122,15 @@ def test_lines_fit_the_terminal(height: int, width: int, count: int, sick: bool,
         hidden = len(rows) - sum(line[2:].startswith("dns/ns") for line in lines)
         assert ([f"... {hidden} more"] if hidden else []) == [line for line in lines if line.startswith("... ")]
         assert [view.chosen[:14]] == [line[2:16].strip() for line in lines if line.startswith("> ")] or not steps
+
+
+def test_a_narrow_terminal() -> None:
+    """The packets per second are on the screen at 40 columns too."""
+    now = reading(1, 2000, 0)
+    titles, *rows = rate_table_lines(rate_rows(reading(0, 0, 0), now, Order.NAME), TextStyle(width=40), "  ")
+    assert ["POOL/BACKEND", "STATE", "NOW", "PKT/S"] == titles.split()
+    assert ["2000", "0"] == [row.split()[-1] for row in rows]
+    assert 40 >= max(map(len, rows))
 
 
 def pressed(view: TopView, *keys: str) -> tuple[TopView, list[Any]]:
@@ -187,6 +201,32 @@ def test_keys_of_any_text(text: str) -> None:
     list(keys_of(text))
 
 
+@pytest.mark.parametrize(
+    ("first", "rest", "key"), [(b"\x1b", b"[B", DOWN), (b"\x1b[6", b"~", PAGE_DOWN), (b"\xc3", b"\xa9", "é")]
+)
+def test_a_key_in_two_parts(first: bytes, rest: bytes, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through a network, the rest of a key may come after its beginning, which alone would mean Escape."""
+    reading, writing = os.pipe()
+    signals, other = socket.socketpair()
+    with signals, other, os.fdopen(reading, "rb"), os.fdopen(writing, "wb", buffering=0) as typed:
+        monkeypatch.setattr(screen, "_REST", 10.0)
+        typed.write(first)
+
+        def write_rest() -> None:
+            while select.select([reading], [], [], 0)[0]:  # until the first part has been read
+                pass
+            typed.write(rest)
+
+        thread = threading.Thread(target=write_rest)
+        thread.start()
+        assert [key] == Screen(reading, signals).keys(time.monotonic() + 10)
+        thread.join()
+
+        monkeypatch.setattr(screen, "_REST", 0.0)
+        typed.write(b"\x1b")
+        assert [ESCAPE] == Screen(reading, signals).keys(time.monotonic() + 10)
+
+
 def test_top_once(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """Two samples, printed once as plain text; without `--once` too, if standard output is a pipe."""
     numbers = count(1000, 1000)
@@ -204,6 +244,12 @@ def test_top_once(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
         assert 1000 <= float(row[7].replace("k", "e3")) <= 10_000
         assert "\x1b" not in out
     assert 6 == len(api.asked)
+
+    assert 0 == main(["top", "dns", "--interval", "0.1", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    (row,) = found["backends"]
+    assert ("dns", "ns1", 1.0) == (row["pool"], row["name"], row["measured_share"])
+    assert pytest.approx(1000 / found["seconds"], rel=0.01) == row["packets_per_second"]
 
 
 @contextmanager
@@ -289,3 +335,24 @@ def test_status_watches() -> None:
             assert 0 == terminal.end()
         finally:
             terminal.close()
+
+
+def test_status_watches_without_a_terminal(
+    api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a pipe too, `status --watch` waits for a daemon that restarts, and reports the reason once."""
+    answers = iter(
+        [api.answers[STATUS], (500, {"error": "starting"}), (500, {"error": "starting"}), api.answers[STATUS]]
+    )
+
+    def pause(_: float) -> None:
+        if (answer := next(answers, None)) is None:
+            raise KeyboardInterrupt
+        api.answers[STATUS] = answer
+
+    monkeypatch.setattr(screen, "time", SimpleNamespace(sleep=pause))
+    assert 0 == main(["status", "--watch"])
+    out, error = capsys.readouterr()
+    assert 3 == out.count("2/2 in service")
+    reason = "nftlb: the daemon refused: starting; for details see `nftlb status` and the daemon's log; trying again\n"
+    assert reason == error

@@ -27,10 +27,10 @@ DNS = pool(
 )
 DOWN = Change(EventKind.BACKEND_DOWN, "dns", "ns1", "up", "down", "dns: no answer within 1s")
 UP = Change(EventKind.BACKEND_UP, "dns", "ns6", "down", "up", "dns: noerror")
-QUORUM = Change(EventKind.QUORUM_DOWN, "dns", "", "up", "down", "0 of 2 backends are healthy, the quorum is 1")
+QUORUM = Change(EventKind.QUORUM_DOWN, "dns", "", "up", "down", "0 of 2 backends are usable, the quorum is 1")
 DRAINED = Change(EventKind.BACKEND_CHANGED, "dns", "ns1", "admin enabled", "admin drain", "by the operator")
 
-MOVED = Change(EventKind.PRIORITY_CHANGED, "dns", "", "1", "2", "priority 1 has 0 of 2 backends healthy")
+MOVED = Change(EventKind.PRIORITY_CHANGED, "dns", "", "1", "2", "priority 1 has 0 of 2 backends usable")
 
 
 class RecordedReports:
@@ -56,9 +56,9 @@ class RecordedReports:
         (
             QUORUM,
             logging.ERROR,
-            "pool dns: quorum down, was up: 0 of 2 backends are healthy, the quorum is 1",
+            "pool dns: quorum down, was up: 0 of 2 backends are usable, the quorum is 1",
         ),
-        (MOVED, logging.INFO, "pool dns: priority 2, was 1: priority 1 has 0 of 2 backends healthy"),
+        (MOVED, logging.INFO, "pool dns: priority 2, was 1: priority 1 has 0 of 2 backends usable"),
         (DRAINED, logging.INFO, "dns/ns1: admin drain, was admin enabled: by the operator"),
     ],
     ids=["down", "up", "quorum", "priority", "drained"],

@@ -178,6 +178,16 @@ class TestJudgements:
         (finding,) = faults(check_facts(ipvs=services))
         assert (finding.subject, finding.fix) == ("pool dns", "ipvsadm -D -u 192.0.2.53:53")
 
+    def test_many_backends_without_a_route(self) -> None:
+        """One cause is one finding, with the number of backends; `--fix` and the page show this list too."""
+        backends = ", ".join(f"b{number}: 10.0.9.{number}" for number in range(1, 9))
+        text = f"pools: {{dns: {{listen: '192.0.2.53:53/udp', backends: {{{backends}}}}}}}"
+        (found,) = (finding for finding in check_facts(text) if "no route" in finding.message)
+        assert ("routes to backends", "ip route add 10.0.9.1 via ROUTER") == (found.subject, found.fix)
+        assert "there is no route to 10.0.9.1, backend dns/b1; the same for dns/b2, dns/b3, dns/b4 and 4 more" == (
+            found.message
+        )
+
     def test_a_default_route_through_loopback(self) -> None:
         routes = {**HEALTHY.routes, ip_address("10.0.1.2"): Route(4, 254, index=1)}
 

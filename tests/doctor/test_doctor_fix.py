@@ -122,6 +122,10 @@ def test_fix_in_a_namespace(tmp_path: Path) -> None:
         assert "- set net/ipv4/ip_forward = 1\n" in out
         assert "0" == namespace.sysctl("net.ipv4.ip_forward").strip()
 
+        done = namespace.call(outcome, "doctor", "--fix", str(file), stdin=subprocess.DEVNULL)
+        assert (3, True) == (done[0], "nothing was changed; --yes changes without a question" in done[2])
+        assert "0" == namespace.sysctl("net.ipv4.ip_forward").strip()
+
         out = namespace.call(outcome, "doctor", "--fix", "--yes", str(file))[1]
         assert "set net/ipv4/ip_forward from 0 to 1\n" in out
         assert "1" == namespace.sysctl("net.ipv4.ip_forward").strip()

@@ -324,3 +324,30 @@ def test_a_tunnel_that_can_not_be_made(tmp_path: Path) -> None:
         assert f"can't make the tunnel to {goal}: an interface that nftlb did not make is called {name}" in faults
         assert (False, True) == (backend["up"], name in str(backend))
         assert [] == lost(flow.sent)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_cause_that_concerns_many_backends(version: int, tmp_path: Path) -> None:
+    """A route that vanishes for eight backends is one line of `/readyz`, one fault, and one event each way."""
+    lacking = route(version)
+    begin = {4: "10.0.2.", 6: "fd00:2::"}[version]
+    with Lab(backends=2) as lab:
+        backends = {f"x{number}": at(f"{begin}{number}", PORT) for number in range(11, 19)}
+        pools = {"dns": {"listen": f"{at(VIP[version], 53)}/udp", "backends": backends}}
+        with Running(lab.balancer, tmp_path, pools) as daemon:
+            lab.balancer.run(lacking.taken)
+            await_status(daemon, 503)
+            _, text = readiness(daemon)
+            faults = daemon.client.document()["faults"]
+            lab.balancer.run(lacking.given)
+            await_status(daemon, 200)
+            lacking.subject = "routes to backends"
+            events = daemon.wait_for(lambda: fault_events(daemon, lacking), "the fault's end")
+
+    goal = f"{begin}11"
+    line = f"there is no route to {goal}, backend dns/x11; ip route add {goal} via ROUTER; the same for dns/x12, "
+    assert [f"dns: {line}dns/x13, dns/x14 and 4 more"] == [shown for shown in text.splitlines() if "route" in shown]
+    assert [("routes to backends", f"{line}dns/x13, dns/x14 and 4 more")] == [
+        (fault["what"], fault["message"]) for fault in faults
+    ]
+    assert ["fault", "fault_gone"] == events

@@ -129,7 +129,7 @@ def test_a_priority_is_lost_and_returns(outage: Outage, version: int, tmp_path: 
     assert out == swap.at
     # An event is stamped when the loop handles the result of a check, which is late on a busy machine.
     assert change.happened - up.happened >= DELAY / 2
-    assert "priority 1 has had enough healthy backends for 1 s" == change.event["reason"]
+    assert "priority 1 has had enough usable backends for 1 s" == change.event["reason"]
 
 
 def all_checked(document: dict[str, Any]) -> list[str]:

@@ -203,12 +203,13 @@ def test_hysteresis() -> None:
 
 
 def test_a_drained_backend_does_not_count_for_the_quorum() -> None:
-    """A healthy backend that the operator has drained does not count for the quorum."""
+    """A backend that is up and drained does not count for the quorum. The reason counts usable backends: all are up."""
     health = begin(dns(quorum=3))
 
     changes = health.set_by_operator("dns", ["b1"], BackendChange(admin=Admin.DRAIN), 1.0)
 
     assert [(EventKind.BACKEND_CHANGED, "b1"), (EventKind.QUORUM_DOWN, "")] == kinds(changes)
+    assert "2 of 3 backends are usable, the quorum is 3" == changes[1].reason
 
 
 # --- the operator, and the agent -------------------------------------------------------------------------------------
@@ -528,13 +529,13 @@ def test_a_priority_is_lost_and_returns() -> None:
     assert 1 == serving(health, 1.0)
 
     lost = feed(health, "b2", "-", now=2.0)
-    assert [moved("1", "2", "priority 1 has 0 of 2 backends healthy, min_healthy is 1")] == lost[1:]
+    assert [moved("1", "2", "priority 1 has 0 of 2 backends usable, min_healthy is 1")] == lost[1:]
     assert 2 == serving(health, 2.0)
 
     assert [(EventKind.BACKEND_UP, "b1")] == kinds(feed(health, "b1", "+", now=3.0))
     assert (2, 8.0) == (serving(health, 3.0), health.next_preemption())
     assert [] == health.preempt(7.9)
-    assert [moved("2", "1", "priority 1 has had enough healthy backends for 5 s")] == health.preempt(8.0)
+    assert [moved("2", "1", "priority 1 has had enough usable backends for 5 s")] == health.preempt(8.0)
     assert (1, None) == (serving(health, 8.0), health.next_preemption())
 
 
@@ -568,7 +569,7 @@ def test_a_weight_can_cost_a_priority_its_share() -> None:
     feed(health, "b1", "-")
 
     changes = health.set_by_operator("dns", ["b1"], BackendChange(weight=2), 2.0)
-    assert moved("1", "2", "priority 1 has 1 of 2 backends healthy, min_healthy is 50%") in changes
+    assert moved("1", "2", "priority 1 has 1 of 2 backends usable, min_healthy is 50%") in changes
 
 
 def test_the_operator_can_change_a_priority() -> None:
@@ -654,7 +655,7 @@ def test_priorities_that_begin_are_no_change() -> None:
     assert [(EventKind.BACKEND_CHANGED, "b2")] == kinds(
         asked.set_by_operator("dns", ["b2"], BackendChange(priority=2), 1.0)
     )
-    assert [moved("1", "2", "priority 1 has 0 of 1 backends healthy, min_healthy is 1")] == feed(asked, "b1", "---")[1:]
+    assert [moved("1", "2", "priority 1 has 0 of 1 backends usable, min_healthy is 1")] == feed(asked, "b1", "---")[1:]
 
 
 def test_families_have_their_own_priorities() -> None:
@@ -663,7 +664,7 @@ def test_families_have_their_own_priorities() -> None:
     listen = ("192.0.2.53:53/udp", "[2001:db8::53]:53/udp")
     health = begin(pool("dns", listen, (*STANDBY, *six), health=(replace(PING, fall=1),)))
 
-    reason = "ip6: priority 1 has 0 of 1 backends healthy, min_healthy is 1"
+    reason = "ip6: priority 1 has 0 of 1 backends usable, min_healthy is 1"
     assert [moved("1", "2", reason)] == feed(health, "s1", "-")[1:]
     assert 1 == serving(health, 1.0)
 
@@ -711,7 +712,7 @@ def test_nothing_waits_in_panic() -> None:
     del down["dns", "b2"]
     moves = [change for change in health.set_unreachable(down, 3.0) if change.kind is EventKind.PRIORITY_CHANGED]
     assert (1, None) == (serving(health, 3.0), health.next_preemption())
-    assert [moved("all", "1", "priority 1 has 2 of 2 backends healthy, min_healthy is 2, panic is 50%")] == moves
+    assert [moved("all", "1", "priority 1 has 2 of 2 backends usable, min_healthy is 2, panic is 50%")] == moves
 
 
 class Priorities(RuleBasedStateMachine):

@@ -185,7 +185,7 @@ def kept_events(now: datetime = NOON) -> list[dict[str, Any]]:
             4,
             {"kind": EventKind.BACKEND_DOWN, "pool": "dns", "backend": "ns3", **_DOWN, "reason": "no answer within 1s"},
         ),
-        (4, {"kind": EventKind.QUORUM_DOWN, "pool": "tftp", "reason": "0 of 1 backends are healthy"}),
+        (4, {"kind": EventKind.QUORUM_DOWN, "pool": "tftp", "reason": "0 of 1 backends are usable"}),
         (
             4,
             {"kind": EventKind.BACKEND_DOWN, "pool": "tftp", "backend": "boot1", **_DOWN, "reason": "port unreachable"},

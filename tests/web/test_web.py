@@ -40,9 +40,9 @@ def test_health() -> None:
 @pytest.mark.parametrize(
     ("query", "status", "body"),
     [
-        ("", 503, b"not ready\nsyslog: 0 of 1 backends that make its quorum are healthy\n"),
+        ("", 503, b"not ready\nsyslog: 0 usable, 1 needed\n"),
         ("?pool=dns", 200, b"ready\n"),
-        ("?pool=syslog", 503, b"not ready\nsyslog: 0 of 1 backends that make its quorum are healthy\n"),
+        ("?pool=syslog", 503, b"not ready\nsyslog: 0 usable, 1 needed\n"),
         ("?pool=none", 404, b'{"error": "no pool is named none"}\n'),
         ("?pool=", 404, b'{"error": "no pool is named "}\n'),
         ("?pol=dns", 400, b"unknown in the query: pol; allowed: pool"),
