@@ -195,7 +195,7 @@ def test_aliases_that_lead_nowhere(length: int, zone: Zone) -> None:
 
 @pytest.mark.parametrize(("ttl", "expected"), [(2**31 - 1, 2**31 - 1), (2**31, 0), (2**32 - 1, 0)])
 def test_huge_ttls(ttl: int, expected: float, zone: Zone) -> None:
-    """A TTL of 68 years is no fault. By RFC 2181, larger numbers count as 0. The bounds of the file hold for both."""
+    """A TTL may have 31 bits; by RFC 2181, larger numbers count as 0. The bounds of the file hold for both."""
 
     def respond(query: dns.message.Message) -> dns.message.Message:
         response = zone.answer(query)

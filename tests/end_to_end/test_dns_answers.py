@@ -119,6 +119,37 @@ def test_addresses_come_and_go(version: int, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", [4, 6])
+def test_a_drained_address_that_returns(version: int, tmp_path: Path) -> None:
+    """A server that was drained gets no packet when its address is in the answers again, also after a restart."""
+    with scene(tmp_path, version, {"ns": f"ns.lab:{PORT}"}, ns="b1 b2") as seen:
+        (address,) = seen.addresses("b2")
+        name = f"ns-{address.replace(':', '-')}"
+
+        def awaits_presence(*, there: bool) -> None:
+            seen.daemon.poll_status(
+                lambda found: (name in {one["name"] for one in found["pools"][0]["backends"]}) is there,
+                f"{name}: {there}",
+            )
+
+        assert 200 == seen.daemon.call("PATCH", f"/api/v1/pools/dns/backends/{name}", {"admin": "drain"})[0]
+        assert {"b1": 120} == seen.shares()
+        for restarts in (False, True):
+            seen.zone.set_addresses("ns", *seen.addresses("b1"))
+            awaits_presence(there=False)
+            if restarts:
+                seen.daemon.stop()  # saves the answer
+                seen.daemon.start()
+            seen.zone.set_addresses("ns", *seen.addresses("b1", "b2"))
+            awaits_presence(there=True)
+            assert {"b1": 120} == seen.shares()
+        assert 200 == seen.daemon.call("PATCH", f"/api/v1/pools/dns/backends/{name}", {"admin": "enabled"})[0]
+        assert {"b1": 60, "b2": 60} == seen.shares()
+    sent = seen.flow.sent
+    assert ([], [], {(VIP[version], 53)}) == (lost(sent), twice(sent), sources(sent))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [4, 6])
 def test_a_name_that_does_not_exist_yet(version: int, tmp_path: Path) -> None:
     """The others serve. Then SRV records give ports and weights, and a record of a lower priority stands by."""
     with scene(tmp_path, version, {"srv": {"srv": "_dns._udp.lab"}}, "b1") as seen:
