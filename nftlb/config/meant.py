@@ -30,6 +30,11 @@ def in_ascii(found: object) -> str:
     return plain if plain.isascii() else ""
 
 
+def comment(found: object) -> str:
+    """Advice for a value with `#` and no blank before it, which YAML does not read as a comment."""
+    return "a comment needs a blank before #" if isinstance(found, str) and re.search(r"\w#", found) else ""
+
+
 _NO_CONNECTIONS = "nftlb does not count connections; write round-robin"
 _WORDS = {
     # ways to forward, as keepalived, ipvsadm, ldirectord and dpvs name them
@@ -203,7 +208,8 @@ _RATE = re.compile(r"([1-9][0-9]{0,6})\s*(?:(?:packets?|p)?\s*(?:/|per\b|p(?=s$)
 
 def rate(found: object) -> str:
     """Advice for a number of packets in a period: without a period, or with another name of the period."""
-    match = None if isinstance(found, bool) else _RATE.fullmatch(str(found).strip().lower())
+    # With single blanks, the expression takes linear time.
+    match = None if isinstance(found, bool) else _RATE.fullmatch(" ".join(str(found).lower().split()))
     if match is None:
         return ""
     if int(match[1]) > _MOST_PACKETS:
@@ -283,7 +289,7 @@ def endpoint(found: object) -> str:
     if not isinstance(found, str):
         return ""
     url = _URL.fullmatch(found)
-    place = url[2] if url else _PORT_AFTER_BLANKS.sub(r":\1", found)
+    place = url[2] if url else _with_colon(found)
     if advice := _place(place, ""):
         return advice
     return f"write {_quoted(place)}" if place != found and _split(place)[1].isdecimal() else ""
@@ -308,13 +314,12 @@ def _place(text: str, end: str) -> str:
 
 _HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_]([A-Za-z0-9_.-]{0,250}[A-Za-z0-9_.])?")
 _LEADING_ZEROS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
-_PORT_AFTER_BLANKS = re.compile(r"\s*(?::\s+|\s:|\s)\s*([0-9]{1,5})$")
 _WITH_WEIGHT = re.compile(r"(\S+)\s+weight[ =:]\s*([0-9]{1,3})")
 
 
 def server(found: str) -> str:
     """Advice for the short form of a server: brackets around an IPv4 address, or a blank before the port."""
-    host, port = _split(_PORT_AFTER_BLANKS.sub(r":\1", found))
+    host, port = _split(_with_colon(found))
     if not (port.isdecimal() and _is_address(host)):
         return ""
     end = ", without brackets" if found.startswith("[") and ":" not in host else ""
@@ -397,6 +402,10 @@ def text(what: str, found: object) -> str:
     words = _WORDS_OF_A_NAME.fullmatch(found)
     if what.startswith("a name of"):
         advice = f"write {found.replace(' ', '-')}" if words else without_blank(found)
+    elif what == "a host name":
+        url = _URL.fullmatch(found)
+        host, port = _split(url[2] if url else found)
+        advice = f"write {host}" if (url or port.isdecimal()) and _HOST_NAME.fullmatch(host) else ""
     elif what == "an interface" and _INTERFACES.fullmatch(found):
         advice = f"write a list: [{', '.join(found.replace(',', ' ').split())}]"
     elif what == "a path of a URL":
@@ -487,6 +496,15 @@ def _split(text: str) -> tuple[str, str]:
         return (host, last) if ":" in text else (text, "")
     # In a text with `:::`, it is not clear which colon is too many.
     return (host, last) if last.isdecimal() and _is_address(host) and ":::" not in text else (text, "")
+
+
+def _with_colon(text: str) -> str:
+    """The text with one colon in place of the blanks before a port."""
+    host, *rest = text.split() or [""]
+    port = "".join(rest).removeprefix(":")
+    if not rest or not _PORTS.fullmatch(port):
+        return text
+    return f"{host if host.endswith('::') else host.removesuffix(':')}:{port}"
 
 
 def _joined(host: str, port: str) -> str:

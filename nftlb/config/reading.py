@@ -51,6 +51,10 @@ REPLIES = "replies"
 DURATION = "a whole number with a unit, such as 500ms, 2s, 1m or 1h"
 
 
+_LONGEST_ADVICE = 300
+"""Advice may repeat a value, which may have megabytes."""
+
+
 class Unfit(ValueError):  # noqa: N818 - raised for the input of a user, not for an error of nftlb
     """A value is not allowed in its place. The text has the found value and the allowed values.
 
@@ -59,8 +63,8 @@ class Unfit(ValueError):  # noqa: N818 - raised for the input of a user, not for
 
     def __init__(self, found: object, what: str, allowed: str, advice: str = "") -> None:
         plain = meant.in_ascii(found)
-        advice = f"some characters are not ASCII; in ASCII: {plain}" if plain else advice
-        hint = f"{printable(advice)}; " if advice else ""
+        advice = f"some characters are not ASCII; in ASCII: {plain}" if plain else advice or meant.comment(found)
+        hint = f"{printable(advice)}; " if 0 < len(advice) <= _LONGEST_ADVICE else ""
         super().__init__(f"{show(found)} is {what}; {hint}allowed: {allowed}")
 
 

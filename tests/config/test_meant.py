@@ -10,8 +10,10 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from processor_time import takes_less
 
 from nftlb.config import load, meant, parse_config
+from nftlb.config.reading import Unfit
 from nftlb.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ def message(**changed: str) -> str:
         ("'*'", 'the port is missing; write "*:PORT/udp", such as "*:53/udp"'),
         ("'*/tcp'", 'the port is missing; write "*:PORT/tcp", such as "*:53/tcp"'),
         ("192.0.2.53:60-50/udp", "write 50-60"),
+        ("192.0.2.53:53/udp#dns", "a comment needs a blank before #"),
         ("192.0.2.53:0053/udp", "write 53, without leading zeros"),
         ("http://ns.example.com:53", "a URL does not work here"),
         ("\uff11\uff19\uff12.0.2.53:53/udp", "some characters are not ASCII; in ASCII: 192.0.2.53:53/udp"),
@@ -309,6 +312,7 @@ def test_no_advice_if_the_intention_is_not_clear(written: str, text: str) -> Non
     "advise",
     [meant.boolean, meant.duration, meant.percent, meant.listener, meant.endpoint, meant.address, meant.rate,
      meant.api_place, meant.listed, meant.without_blank, meant.status_codes, meant.in_ascii,
+     meant.comment, lambda text: meant.text("a host name", text),
      lambda text: meant.server(str(text)), lambda text: meant.prefix(str(text)),
      lambda text: meant.text("a path of a URL", text), lambda text: meant.text("a name of a pool", text),
      lambda text: meant.word(text, ["nat", "flow"]), lambda text: meant.number("a port", text)],
@@ -317,6 +321,20 @@ def test_no_advice_if_the_intention_is_not_clear(written: str, text: str) -> Non
 def test_any_value_gets_advice_or_none(advise: Callable[[object], str], found: object) -> None:
     """The advice never fails, and advice for a value of no clear intention is empty."""
     assert isinstance(advise(found), str)
+
+
+@pytest.mark.parametrize(
+    "advise",
+    [meant.listener, meant.endpoint, meant.address, meant.rate, meant.api_place, meant.listed, meant.without_blank,
+     meant.comment, meant.in_ascii, meant.server, meant.prefix, lambda text: meant.text("a path of a URL", text),
+     lambda text: meant.text("a name of a pool", text), lambda text: meant.text("an interface", text)],
+)  # fmt: skip
+@pytest.mark.parametrize("part", [" ", "1 ", "1.", "a:", ":", "1/", "1-", "a,", "a b ", "/a", "\uff11"])
+def test_long_values_take_linear_time(advise: Callable[[str], str], part: str) -> None:
+    """A value of 100,000 characters takes little time, and its message is short."""
+    text = f"1{part * (100_000 // len(part))}x"
+    assert takes_less(0.2, lambda: advise(text))
+    assert len(str(Unfit(text, "not a value", "another", advise(text)))) < 400
 
 
 @pytest.mark.parametrize("written", ["[2001:db8::]:53 weight=2", "10.0.0.1:53 weight 2", "ns.example.com weight 2"])
@@ -359,6 +377,13 @@ def test_the_place_of_the_api(written: str, advice: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(f"{FILE.format(**PLAIN)}api: {{listen: {written}}}")
     assert f"is not a place for the API; {advice}; allowed: " in str(caught.value)
+
+
+@pytest.mark.parametrize("written", ["lb1.example.net:9146", "http://lb1.example.net:9146/"])
+def test_the_names_of_the_api(written: str) -> None:
+    """A name with a port, or a URL."""
+    with pytest.raises(ConfigError, match=r"is not a host name; write lb1\.example\.net; allowed: "):
+        parse_config(f"{FILE.format(**PLAIN)}api: {{hosts: ['{written}']}}")
 
 
 @pytest.mark.parametrize(
