@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +22,18 @@ if TYPE_CHECKING:
 
 LARGEST_PAYLOAD = 65535
 """Bytes; no UDP datagram is larger."""
+
+
+class _BytesFile(click.File):
+    """A file to read bytes from; - is standard input, which may be closed."""
+
+    def __init__(self) -> None:
+        super().__init__("rb")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "-" and sys.stdin is None:
+            self.fail("standard input is closed; allowed: an open standard input, or the name of a file", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def _client(_: click.Context, __: click.Parameter, value: str) -> Endpoint:
@@ -67,7 +80,7 @@ def _payload(_: click.Context, __: click.Parameter, value: str | None) -> bytes 
 @click.option("--payload", callback=_payload, metavar="HEX", help="The payload of the packet, in hexadecimal.")
 @click.option(
     "--payload-file",
-    type=click.File("rb"),
+    type=_BytesFile(),
     metavar="PATH",
     help="A file with the payload; - for standard input.",
 )

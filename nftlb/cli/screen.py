@@ -172,8 +172,8 @@ def _watch(screen: Screen, text: Callable[[], str], interval: float) -> None:
 
 
 def on_terminal() -> bool:
-    """Whether standard output is a terminal."""
-    return sys.stdout is not None and sys.stdout.isatty()
+    """Whether standard output is a terminal that can move its cursor."""
+    return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
 @contextmanager

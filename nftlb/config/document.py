@@ -38,6 +38,8 @@ MAX_WIDTH = 1 << 16  # there are as many ports and as many conntrack zones, so n
 def read_file(path: str) -> bytes:
     """Read a file, or standard input for `-`: at most one byte more than a file may have."""
     if path == STDIN:
+        if sys.stdin is None:
+            raise _fault(path, "is closed; allowed: an open standard input, or the name of a file")
         return sys.stdin.buffer.read(MAX_BYTES + 1)
     try:
         return read_regular(path, MAX_BYTES + 1)

@@ -110,6 +110,22 @@ def test_closed_streams_do_no_harm(good: str, bad: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("check -", 1),
+        ("import ipvsadm -", 1),
+        ("explain FILE 198.51.100.7:40000 192.0.2.53:53/udp --payload-file -", 2),
+    ],
+)
+def test_a_closed_standard_input_is_reported(words: str, status: int, good: str) -> None:
+    """A service may be started without standard input. The message says so."""
+    script = f'"$0" {words.replace("FILE", good)} <&-'
+    done = subprocess.run(["sh", "-c", script, NFTLB], capture_output=True, text=True, check=False)
+    assert (status, "") == (done.returncode, done.stdout)
+    assert "is closed; allowed: an open standard input, or the name of a file" in done.stderr
+
+
+@pytest.mark.parametrize(
     ("raised", "status", "message"),
     [
         (KeyboardInterrupt(), 130, "\n"),

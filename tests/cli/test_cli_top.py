@@ -321,6 +321,19 @@ def test_keys_before_the_question_do_not_answer_it() -> None:
         assert 0 == terminal.end()
 
 
+def test_a_terminal_that_can_not_move_its_cursor() -> None:
+    """On TERM=dumb, as in Emacs, `top` prints one interval, without escape sequences."""
+    with fake_api() as served:
+        terminal = Terminal(served.where, "top", "--interval", "0.1", TERM="dumb")
+        try:
+            shown = terminal.see("dns/ns2")
+            assert 0 == terminal.process.wait(30)
+        finally:
+            terminal.close()
+    assert "POOL/BACKEND" in shown
+    assert "\x1b" not in shown
+
+
 def test_status_watches() -> None:
     """`status --watch` shows each new state, waits for a daemon that restarts, and ends with q."""
     with fake_api() as served:
