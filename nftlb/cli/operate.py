@@ -11,6 +11,7 @@ from nftlb.errors import ConfigError, Problem
 
 from .arguments import examples, no_such
 from .daemon import DaemonAccess, complete_backends, complete_pools, daemon_options, name_error
+from .labels import has_labels, label_option, refuse_unknown_labels
 from .output import write_output
 from .waiting import wait_until_drained
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from nftlb.client import BackendView, DaemonClient
+
+    from .labels import Wanted
 
 MOST_WEIGHT = 256
 MOST_PRIORITY = 255
@@ -50,14 +53,11 @@ def _targets(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 
 
 def _backends_argument(command: Any) -> Any:
-    return click.argument(
-        "targets",
-        metavar="POOL/BACKEND...",
-        nargs=-1,
-        required=True,
-        callback=_targets,
-        shell_complete=complete_backends,
-    )(command)
+    """The backends of a command: `targets`, or in their place `labels`."""
+    named = click.argument(
+        "targets", metavar="[POOL/BACKEND]...", nargs=-1, callback=_targets, shell_complete=complete_backends
+    )
+    return named(label_option("In place of names: all backends")(command))
 
 
 def _backend_argument(command: Any) -> Any:
@@ -86,7 +86,12 @@ PRIORITY = WholeNumber("a priority", MOST_PRIORITY)
 # --- values of a backend ----------------------------------------------------------------------------------------------
 
 
-@click.command("drain", epilog=examples("nftlb drain dns/ns1 sip/gw1", "nftlb drain sip/gw1 --wait --timeout 600"))
+@click.command(
+    "drain",
+    epilog=examples(
+        "nftlb drain dns/ns1 sip/gw1", "nftlb drain --label rack=r12", "nftlb drain sip/gw1 --wait --timeout 600"
+    ),
+)
 @_backends_argument
 @click.option(
     "--wait", is_flag=True, help="Return when the backend gets no more packets, and its connections have ended."
@@ -100,7 +105,9 @@ PRIORITY = WholeNumber("a priority", MOST_PRIORITY)
     help="With --wait: the longest time to wait.",
 )
 @daemon_options
-def drain_command(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], wait: bool, timeout: float) -> None:
+def drain_command(
+    daemon: DaemonAccess, targets: tuple[NamedTarget, ...], labels: Wanted, wait: bool, timeout: float
+) -> None:
     """Stop new traffic to backends. Existing connections (TCP, SCTP, `per: flow`) go on. Survives restarts.
 
     Several backends are drained at once, and 'POOL/*' means all backends of a pool.
@@ -110,10 +117,11 @@ def drain_command(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], wait: 
     is refused, and drains nothing.
     """
     if not wait:
-        _set_admin(daemon, targets, "drain")
+        _set_admin(daemon, targets, labels, "drain")
         return
-    if len(targets) > 1 or targets[0].backend == _EVERY:
-        raise click.UsageError("--wait was given with several backends; allowed: one.")
+    _refuse_no_choice(targets, labels)
+    if labels or len(targets) > 1 or targets[0].backend == _EVERY:
+        raise click.UsageError("--wait was given with several backends; allowed: one, by its name.")
     (target,) = targets
     wait_until_drained(daemon.reader(), *target, timeout, lambda: _change(daemon, target, {"admin": "drain"}))
     write_output(f"{target}: no packets and no connections any more\n")
@@ -121,12 +129,13 @@ def drain_command(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], wait: 
 
 def _admin_command(name: str, admin: str, doc: str) -> click.Command:
     """A command that sets the admin state of backends."""
+    samples = (f"nftlb {name} dns/ns1", f"nftlb {name} 'dns/*' sip/gw1", f"nftlb {name} --label rack=r12")
 
-    @click.command(name, epilog=examples(f"nftlb {name} dns/ns1", f"nftlb {name} 'dns/*' sip/gw1"), help=doc)
+    @click.command(name, epilog=examples(*samples), help=doc)
     @_backends_argument
     @daemon_options
-    def command(daemon: DaemonAccess, targets: tuple[NamedTarget, ...]) -> None:
-        _set_admin(daemon, targets, admin)
+    def command(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], labels: Wanted) -> None:
+        _set_admin(daemon, targets, labels, admin)
 
     return command
 
@@ -171,13 +180,22 @@ priority_command = _number_command(
 )
 
 
-def _set_admin(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], admin: str) -> None:
+def _refuse_no_choice(targets: tuple[NamedTarget, ...], labels: Wanted) -> None:
+    """Raise UsageError unless backends are chosen in one of the two ways."""
+    if not targets and not labels:
+        raise click.MissingParameter(param_type="argument", param_hint="'POOL/BACKEND...' or --label NAME=VALUE")
+    if targets and labels:
+        raise click.UsageError("POOL/BACKEND and --label were both given; allowed: one of them.")
+
+
+def _set_admin(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], labels: Wanted, admin: str) -> None:
     """Set the admin state of backends, all in one change."""
+    _refuse_no_choice(targets, labels)
     if len(targets) == 1 and targets[0].backend != _EVERY:
         _change(daemon, targets[0], {"admin": admin})
         return
     client = daemon.writer()
-    names = [str(target) for target in _all_of(targets, client)]
+    names = [str(target) for target in (_labelled(labels, client) if labels else _all_of(targets, client))]
     for name, backend in zip(names, client.change_backends(names, {"admin": admin}), strict=True):
         write_output(f"{name}: {change_text(backend)}\n")
 
@@ -196,6 +214,18 @@ def _all_of(targets: Iterable[NamedTarget], client: DaemonClient) -> dict[NamedT
             raise ConfigError([Problem(str(target), 0, 0, "", "the pool has no backend now")])
         found |= dict.fromkeys(NamedTarget(target.pool, backend.name) for backend in pools[target.pool].backends)
     return found
+
+
+def _labelled(labels: Wanted, client: DaemonClient) -> list[NamedTarget]:
+    """The backends of all pools that have these labels. ConfigError if there is none."""
+    pools = client.status().pools
+    refuse_unknown_labels(labels, pools)
+    return [
+        NamedTarget(pool.name, backend.name)
+        for pool in pools
+        for backend in pool.backends
+        if has_labels(backend.labels, labels)
+    ]
 
 
 def _change(daemon: DaemonAccess, target: NamedTarget, wanted: Mapping[str, str | int]) -> None:

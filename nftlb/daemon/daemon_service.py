@@ -261,6 +261,7 @@ def pool_status(
         forward=pool.pool.forward,
         balance=pool.pool.balance,
         per=pool.pool.per,
+        labels=dict(pool.pool.labels),
         replies=tuple(_replies(pool.pool, obstacles)),
         ready=pool.ready,
         lacking=pool.lacking,
@@ -348,14 +349,13 @@ def _backends(
 ) -> list[BackendStatus]:
     shares = _shares(selections)
     return [
-        _backend(pool.pool.name, pool.backends[name], shares.get(name, 0.0), counters, added=name in added)
-        for name in names
+        _backend(pool.pool, pool.backends[name], shares.get(name, 0.0), counters, added=name in added) for name in names
     ]
 
 
-def _backend(pool: str, tracked: BackendHealth, share: float, counters: Counters, *, added: bool) -> BackendStatus:
+def _backend(pool: Pool, tracked: BackendHealth, share: float, counters: Counters, *, added: bool) -> BackendStatus:
     backend = tracked.backend
-    count, replies = counters.of(pool, backend.name), counters.replies(pool, backend.name)
+    count, replies = counters.of(pool.name, backend.name), counters.replies(pool.name, backend.name)
     return BackendStatus.of(
         name=backend.name,
         address=str(backend.address),
@@ -364,6 +364,7 @@ def _backend(pool: str, tracked: BackendHealth, share: float, counters: Counters
         admin=tracked.requested_admin,
         admin_since=tracked.admin_since,
         agent=tracked.agent_admin,
+        labels=pool.labels_of(backend),
         priority=tracked.effective_priority,
         weight=tracked.effective_weight,
         share=round(share, 6),

@@ -134,6 +134,41 @@ def test_several_unknown_backends(
     assert ("", message) == tuple(capsys.readouterr())
 
 
+def racks() -> Status:
+    """Two pools with backends in three racks."""
+    first = (backend("ns1", labels={"rack": "r1", "site": "fra"}), backend("ns2", 2, labels={"rack": "r2"}))
+    return status(pools=(pool(backends=first), pool("sip", backends=(backend("gw1", 3, labels={"rack": "r1"}),))))
+
+
+@pytest.mark.parametrize(
+    ("labels", "meant"),
+    [(["rack=r1"], ["dns/ns1", "sip/gw1"]), (["rack=r2"], ["dns/ns2"]), (["rack=r1", "site=fra"], ["dns/ns1"])],
+)
+@pytest.mark.parametrize(
+    ("command", "admin"), [("drain", "drain"), ("enable", "enabled"), ("maintenance", "maintenance")]
+)
+def test_backends_by_label(
+    command: str, admin: str, labels: list[str], meant: list[str], api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All backends with all these labels, of all pools, are changed by one request."""
+    api.show(racks())
+    api.answers[SEVERAL] = 200, [backend(key.split("/")[1], admin=admin).model_dump(mode="json") for key in meant]
+    assert 0 == main([command, *(word for label in labels for word in ("--label", label))])
+    assert {"backends": meant, "admin": admin} == api.asked[-1][2]
+    assert meant == [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("command", [["drain"], ["status"], ["status", "--json"]])
+def test_a_label_that_no_backend_has(command: list[str], api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 1; nothing is changed."""
+    api.show(racks())
+    assert 1 == main([*command, "--label", "rack=r9"])
+    assert ("", "--label rack=r9: no backend has this label\n") == tuple(capsys.readouterr())
+    assert 1 == main([*command, "--label", "rack=r2", "--label", "site=fra"])
+    assert ("", "--label rack=r2, site=fra: no backend has all these labels\n") == tuple(capsys.readouterr())
+    assert ["GET", "GET"] == [method for method, *_ in api.asked]
+
+
 def test_a_foreign_answer_about_several_backends(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """Status 4 if the response is not a list of the changed backends."""
     answers: tuple[Any, ...] = ({}, [], [{}, {}])
@@ -178,7 +213,15 @@ def test_unknown_backend_without_a_status(api: Api, capsys: pytest.CaptureFixtur
         (["drain", "dns"], "'dns' is not POOL/BACKEND; allowed: two names, such as dns/ns1"),
         (["drain", "dns/"], "'dns/' is not POOL/BACKEND"),
         (["drain", "dns/\x1b"], r"'dns/\x1b' is not POOL/BACKEND"),
-        (["drain"], "Missing argument 'POOL/BACKEND...'"),
+        (["drain"], "Missing argument 'POOL/BACKEND...' or --label NAME=VALUE"),
+        (["drain", "--wait"], "Missing argument 'POOL/BACKEND...' or --label NAME=VALUE"),
+        (
+            ["enable", "dns/ns1", "--label", "rack=r12"],
+            "POOL/BACKEND and --label were both given; allowed: one of them",
+        ),
+        (["drain", "--label", "rack"], "'rack' is not a label; allowed: NAME=VALUE, such as site=fra"),
+        (["status", "--label", "=r12"], "'=r12' is not a label"),
+        (["drain", "--label", "rack=r12", "--wait"], "--wait was given with several backends; allowed: one"),
         (["weight"], "Missing argument 'POOL/BACKEND'"),
         (["drain", "dns/ns1", "dns/ns2", "--wait"], "--wait was given with several backends; allowed: one"),
         (["drain", "dns/*", "--wait"], "--wait was given with several backends; allowed: one"),
@@ -510,5 +553,8 @@ def test_completion_of_names() -> None:
         assert (0, ["plain,dns/ns2"], "") == completed(f"nftlb weight --url {served.where} dns/ns2", 4, "127.0.0.1:1")
         assert (0, ["plain,dns"], "") == completed("nftlb status d", 2, served.where)
         assert (0, [], "") == completed("nftlb status dns d", 3, served.where)
+        served.show(racks())
+        labels = ["plain,rack=r1", "plain,rack=r2"]
+        assert (0, labels, "") == completed("nftlb drain --label rack", 3, served.where)
     assert (0, [], "") == completed("nftlb drain d", 2, served.where)
     assert (0, [], "") == completed("nftlb drain d", 2, "no:address:at:all")

@@ -69,6 +69,7 @@ def a_backend(name: str, **changes: Any) -> BackendStatus:
         "admin": Admin.ENABLED,
         "admin_since": None,
         "agent": None,
+        "labels": {},
         "priority": 1,
         "weight": 1,
         "share": 0.5,
