@@ -426,6 +426,9 @@ class Service(Protocol):
     async def remove(self, pool: str, backend: str, by: Actor) -> None:
         """Remove a backend. A backend of the file returns with the next reload."""
 
+    async def preview_reload(self) -> Consequences:
+        """What `reload` would lead to. Raises as `reload` would, and reports nothing."""
+
     async def reload(self, by: Actor) -> None:
         """Read the file again. Raises ConfigError with all faults; the old configuration stays in use then."""
 

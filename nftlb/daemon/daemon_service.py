@@ -213,6 +213,9 @@ class DaemonService:
         with audited(self._bus, by, "remove", [BackendKey(pool, backend)]):
             await self._controller.remove(pool, backend)
 
+    async def preview_reload(self) -> Consequences:
+        return Consequences(consequences=await self._controller.preview_reload())
+
     async def reload(self, by: Actor) -> None:
         with audited(self._bus, by, "reload"):
             await self._controller.reload()
