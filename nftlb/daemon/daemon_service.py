@@ -193,11 +193,10 @@ class DaemonService:
     ) -> list[BackendStatus]:
         with audited(self._bus, by, str(change), backends):
             await self._controller.change(backends, change)
-        changed = {
-            (pool, status.name): status
-            for pool, names in by_pool(backends).items()
-            for status in self._backends(pool, names)
-        }
+        changed = {}
+        for pool, names in by_pool(backends).items():
+            changed |= {(pool, status.name): status for status in self._backends(pool, names)}
+            await asyncio.sleep(0)  # as in `pools`
         return [changed[backend] for backend in backends]
 
     async def add(self, pool: str, backend: Backend | NamedBackend, by: Actor) -> BackendStatus | NameStatus:
