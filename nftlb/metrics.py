@@ -197,6 +197,8 @@ _HOOKS = head(
     "Hooks that ended: ok, failed, timeout, unstarted or dropped. Only for pools with hooks.",
 )
 
+_LABELS = head("nftlb_backend_labels", "gauge", "1; the labels of the backend, for joins. Without labels, no sample.")
+
 HOOK_OUTCOMES = ("ok", "failed", "timeout", "unstarted", "dropped")
 _BACKEND_CHANGES = (EventKind.BACKEND_UP, EventKind.BACKEND_DOWN, EventKind.BACKEND_CHANGED)
 _COLLECTOR_CHANGES = (EventKind.COLLECTOR_UP, EventKind.COLLECTOR_DOWN)
@@ -489,6 +491,12 @@ _WHOLE: tuple[_Figure[Overview], ...] = (
 )
 
 
+def _joined(of: str, labels: Mapping[str, str]) -> str:
+    """The sample with the labels of a backend, as kube-state-metrics writes those of Kubernetes."""
+    own = "".join(f',label_{name}="{escape(text)}"' for name, text in labels.items())
+    return f"nftlb_backend_labels{{{of}{own}}} 1\n"
+
+
 class Scrape:
     """Collects the text of a scrape. Each pool is written when it is added, so that no status has to be kept.
 
@@ -508,6 +516,7 @@ class Scrape:
             self._write(figure.head, figure.samples([(labels, pool)]))
         for family in _BACKENDS:
             self._write(family.head, family.samples(backends))
+        self._write(_LABELS, "".join(_joined(of, backend.labels) for of, backend in backends if backend.labels))
         collectors = [(f'{labels},collector="{escape(one.name)}"', one) for one in pool.collectors]
         for copies in _COLLECTORS if collectors else ():
             self._write(copies.head, copies.samples(collectors))

@@ -76,6 +76,7 @@ class BackendStatus(StatusModel):
         description="when `admin` was set at run time; null: `admin` is as in the file"
     )
     agent: Admin | None = Field(description="the state that the agent of the backend wants; null without an agent")
+    labels: dict[str, str] = Field(description="its labels, with those of its pool")
     priority: int = Field(description="the priority, as configured or as set at run time; a lower number is preferred")
     weight: int = Field(description="the weight, as configured or as set at run time")
     share: float = Field(description="the part of the packets of the pool that it receives now, 0 to 1")
@@ -175,6 +176,7 @@ class PoolStatus(StatusModel):
     forward: Forward
     balance: Balance
     per: Per
+    labels: dict[str, str] = Field(default_factory=dict, description="the labels of the pool")
     replies: tuple[str, ...] = Field(
         (), description="stateless: the hook in which replies get the address of the service, by family, and why"
     )
@@ -437,6 +439,9 @@ class Service(Protocol):
 
     async def remove(self, pool: str, backend: str, by: Actor) -> None:
         """Remove a backend. A backend of the file returns with the next reload."""
+
+    async def preview_reload(self) -> Consequences:
+        """What `reload` would lead to. Raises as `reload` would, and reports nothing."""
 
     async def reload(self, by: Actor) -> None:
         """Read the file again. Raises ConfigError with all faults; the old configuration stays in use then."""

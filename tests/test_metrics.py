@@ -81,6 +81,15 @@ def scrape(metrics: Metrics, *pools: PoolStatus, of: Overview = EMPTY) -> Scrape
     return Scrape({family.name: family for family in families})
 
 
+def test_labels_have_a_metric_for_joins() -> None:
+    """A backend with labels has a sample with them, whose value is 1; a backend without labels has none."""
+    shown = scrape(Metrics(), a_pool("dns", a_backend("ns1", labels={"site": "fra", "rack": 'a"b'}), a_backend("ns2")))
+
+    of = {"pool": "dns", "backend": "ns1", "label_site": "fra", "label_rack": 'a"b'}
+    assert 1 == shown.value("nftlb_backend_labels", **of)
+    assert not shown.has("nftlb_backend_labels", backend="ns2")
+
+
 def test_every_value_of_a_backend_has_a_metric() -> None:
     """Every value in the status of a backend has a metric, by pool and backend."""
     backend = a_backend(

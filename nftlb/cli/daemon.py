@@ -20,7 +20,7 @@ from .arguments import no_such
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from nftlb.client import Address, StatusView, Unknown
+    from nftlb.client import Address, PoolView, StatusView, Unknown
 
 URL = "NFTLB_URL"
 TOKEN_FILE = "NFTLB_TOKEN_FILE"  # noqa: S105 - the name of a variable
@@ -66,15 +66,11 @@ class DaemonAccess:
         address = self.address(changing=True)
         return DaemonClient(address, _token(self._token_file) if self._token_file else None, _CHANGE_TIMEOUT)
 
-    def names(self) -> list[str]:
-        """All names POOL/BACKEND, for completion; empty if the daemon does not answer within half a second."""
+    def pools(self) -> Sequence[PoolView]:
+        """All pools, for completion; none if the daemon does not answer within half a second."""
         with suppress(NftlbError):
-            return [
-                f"{pool.name}/{backend.name}"
-                for pool in self.reader(_COMPLETION_TIMEOUT).status().pools
-                for backend in pool.backends
-            ]
-        return []
+            return self.reader(_COMPLETION_TIMEOUT).status().pools
+        return ()
 
 
 def _token(path: str) -> str:
@@ -115,29 +111,37 @@ def daemon_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_daemon
 
 
-def _completions(ctx: click.Context) -> list[str]:
+def _pools(ctx: click.Context) -> Sequence[PoolView]:
     with suppress(NftlbError, click.UsageError):
-        return DaemonAccess(ctx.params.get("url"), ctx.params.get("socket"), None).names()
-    return []
+        return DaemonAccess(ctx.params.get("url"), ctx.params.get("socket"), None).pools()
+    return ()
 
 
 def complete_backends(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete POOL/BACKEND."""
-    return [CompletionItem(name) for name in _completions(ctx) if name.startswith(incomplete)]
+    names = (f"{pool.name}/{backend.name}" for pool in _pools(ctx) for backend in pool.backends)
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def complete_labels(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete NAME=VALUE of a label that a backend has."""
+    labels = {f"{name}={text}" for pool in _pools(ctx) for one in pool.backends for name, text in one.labels.items()}
+    return [CompletionItem(label) for label in sorted(labels) if label.startswith(incomplete)]
 
 
 def complete_pools(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the name of a pool that is not yet in the command line."""
-    pools = dict.fromkeys(name.partition("/")[0] for name in _completions(ctx))
     given = ctx.params.get("pools") or ()
-    return [CompletionItem(name) for name in pools if name.startswith(incomplete) and name not in given]
+    names = (pool.name for pool in _pools(ctx))
+    return [CompletionItem(name) for name in names if name.startswith(incomplete) and name not in given]
 
 
 def complete_pools_and_backends(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete POOL or POOL/BACKEND."""
-    names = _completions(ctx)
-    pools = dict.fromkeys(name.partition("/")[0] for name in names)
-    return [CompletionItem(name) for name in (*pools, *names) if name.startswith(incomplete)]
+    pools = _pools(ctx)
+    backends = (f"{pool.name}/{backend.name}" for pool in pools for backend in pool.backends)
+    names = (*(pool.name for pool in pools), *backends)
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def refuse_unknown_pools(names: Iterable[str], seen: StatusView) -> None:

@@ -11,13 +11,16 @@ from nftlb.printable import printable
 
 from .arguments import examples
 from .daemon import EVERY, DaemonAccess, complete_backends, complete_pools, daemon_options, name_error, names_error
+from .labels import has_labels, label_option, refuse_unknown_labels
 from .output import write_output
 from .waiting import wait_until_drained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nftlb.client import BackendView
+    from nftlb.client import BackendView, DaemonClient
+
+    from .labels import Wanted
 
 MOST_WEIGHT = 256
 MOST_PRIORITY = 255
@@ -49,14 +52,11 @@ def _targets(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 
 
 def _backends_argument(command: Any) -> Any:
-    return click.argument(
-        "targets",
-        metavar="POOL/BACKEND...",
-        nargs=-1,
-        required=True,
-        callback=_targets,
-        shell_complete=complete_backends,
-    )(command)
+    """The backends of a command: `targets`, or in their place `labels`."""
+    named = click.argument(
+        "targets", metavar="[POOL/BACKEND]...", nargs=-1, callback=_targets, shell_complete=complete_backends
+    )
+    return named(label_option("In place of names: all backends")(command))
 
 
 def _backend_argument(command: Any) -> Any:
@@ -85,7 +85,12 @@ PRIORITY = WholeNumber("a priority", MOST_PRIORITY)
 # --- values of a backend ----------------------------------------------------------------------------------------------
 
 
-@click.command("drain", epilog=examples("nftlb drain dns/ns1 sip/gw1", "nftlb drain sip/gw1 --wait --timeout 600"))
+@click.command(
+    "drain",
+    epilog=examples(
+        "nftlb drain dns/ns1 sip/gw1", "nftlb drain --label rack=r12", "nftlb drain sip/gw1 --wait --timeout 600"
+    ),
+)
 @_backends_argument
 @click.option(
     "--wait", is_flag=True, help="Return when the backend gets no more packets, and its connections have ended."
@@ -99,7 +104,9 @@ PRIORITY = WholeNumber("a priority", MOST_PRIORITY)
     help="With --wait: the longest time to wait.",
 )
 @daemon_options
-def drain_command(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], wait: bool, timeout: float) -> None:
+def drain_command(
+    daemon: DaemonAccess, targets: tuple[NamedTarget, ...], labels: Wanted, wait: bool, timeout: float
+) -> None:
     """Stop new traffic to backends. Existing connections (TCP, SCTP, `per: flow`) go on. Survives restarts.
 
     Several backends are drained at once, and 'POOL/*' means all backends of a pool.
@@ -109,10 +116,11 @@ def drain_command(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], wait: 
     is refused, and drains nothing.
     """
     if not wait:
-        _set_admin(daemon, targets, "drain")
+        _set_admin(daemon, targets, labels, "drain")
         return
-    if len(targets) > 1 or targets[0].backend == EVERY:
-        raise click.UsageError("--wait was given with several backends; allowed: one.")
+    _refuse_no_choice(targets, labels)
+    if labels or len(targets) > 1 or targets[0].backend == EVERY:
+        raise click.UsageError("--wait was given with several backends; allowed: one, by its name.")
     (target,) = targets
     wait_until_drained(daemon.reader(), *target, timeout, lambda: _change(daemon, target, {"admin": "drain"}))
     write_output(f"{target}: no packets and no connections any more\n")
@@ -120,12 +128,13 @@ def drain_command(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], wait: 
 
 def _admin_command(name: str, admin: str, doc: str) -> click.Command:
     """A command that sets the admin state of backends."""
+    samples = (f"nftlb {name} dns/ns1", f"nftlb {name} 'dns/*' sip/gw1", f"nftlb {name} --label rack=r12")
 
-    @click.command(name, epilog=examples(f"nftlb {name} dns/ns1", f"nftlb {name} 'dns/*' sip/gw1"), help=doc)
+    @click.command(name, epilog=examples(*samples), help=doc)
     @_backends_argument
     @daemon_options
-    def command(daemon: DaemonAccess, targets: tuple[NamedTarget, ...]) -> None:
-        _set_admin(daemon, targets, admin)
+    def command(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], labels: Wanted) -> None:
+        _set_admin(daemon, targets, labels, admin)
 
     return command
 
@@ -170,12 +179,23 @@ priority_command = _number_command(
 )
 
 
-def _set_admin(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], admin: str) -> None:
+def _refuse_no_choice(targets: tuple[NamedTarget, ...], labels: Wanted) -> None:
+    """Raise UsageError unless backends are chosen in one of the two ways."""
+    if not targets and not labels:
+        raise click.MissingParameter(param_type="argument", param_hint="'POOL/BACKEND...' or --label NAME=VALUE")
+    if targets and labels:
+        raise click.UsageError("POOL/BACKEND and --label were both given; allowed: one of them.")
+
+
+def _set_admin(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], labels: Wanted, admin: str) -> None:
     """Set the admin state of backends, all in one change."""
+    _refuse_no_choice(targets, labels)
     if len(targets) == 1 and targets[0].backend != EVERY:
         _change(daemon, targets[0], {"admin": admin})
         return
     client = daemon.writer()
+    if labels:
+        targets = _labelled(labels, client)
     try:
         # The daemon knows which backends a pool has at the moment of the change: DNS may add and remove some.
         changes = client.change_backends(list(map(str, targets)), {"admin": admin})
@@ -187,6 +207,18 @@ def _set_admin(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], admin: st
     for target in targets:
         if target.backend != EVERY and target not in changed:
             write_output(f"{target}: {admin}, and is no backend of the pool any more: DNS or a reload removed it\n")
+
+
+def _labelled(labels: Wanted, client: DaemonClient) -> tuple[NamedTarget, ...]:
+    """The backends of all pools that have these labels. ConfigError if there is none."""
+    pools = client.status().pools
+    refuse_unknown_labels(labels, pools)
+    return tuple(
+        NamedTarget(pool.name, backend.name)
+        for pool in pools
+        for backend in pool.backends
+        if has_labels(backend.labels, labels)
+    )
 
 
 def _change(daemon: DaemonAccess, target: NamedTarget, wanted: Mapping[str, str | int]) -> None:

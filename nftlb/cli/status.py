@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
 from .arguments import examples
 from .daemon import DaemonAccess, complete_pools, daemon_options, refuse_unknown_pools
+from .labels import has_labels, label_option, label_text, refuse_unknown_labels
 from .output import write_output
 from .screen import watch_text
 from .terminal import (
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 
     from nftlb.client import BackendView, CollectorView, GuardView, PoolView, StatusView
 
-    StatusText: TypeAlias = Callable[[StatusView, Iterable[PoolView], datetime, TextStyle], str]
+    from .labels import Wanted
+
+    StatusText: TypeAlias = Callable[[StatusView, Iterable[PoolView], datetime, TextStyle, Wanted], str]
 
 
 @click.command(
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
         "nftlb status",
         "nftlb status dns --watch",
         "nftlb status --problems",
+        "nftlb status --label site=fra",
         "nftlb status --json | jq '.pools[] | {name, healthy}'",
     ),
 )
@@ -55,9 +59,16 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="With --watch: the time between two readings. [2]",
 )
+@label_option("Show only backends")
 @daemon_options
 def status_command(
-    daemon: DaemonAccess, pools: tuple[str, ...], as_json: bool, problems: bool, watch: bool, interval: float
+    daemon: DaemonAccess,
+    pools: tuple[str, ...],
+    as_json: bool,
+    problems: bool,
+    watch: bool,
+    interval: float,
+    labels: Wanted,
 ) -> None:
     """Show the daemon's state: first its faults, then every pool, or each POOL, with its backends.
 
@@ -69,27 +80,47 @@ def status_command(
     document = client.document()
     seen = client.view(document)
     refuse_unknown_pools(pools, seen)
+    refuse_unknown_labels(labels, [pool for pool in seen.pools if not pools or pool.name in pools])
     if as_json:
         if pools:
             document = {**document, "pools": [pool for pool in document["pools"] if pool["name"] in pools]}
+        if labels:
+            document = {**document, "pools": list(_with_labels(document["pools"], labels))}
         write_output(json.dumps(document, indent=2) + "\n")
         return
     text = problems_text if problems else status_text
 
     def shown() -> str:
-        return _shown_text(text, client.status(), pools)
+        return _shown_text(text, client.status(), pools, labels)
 
     if watch:
         watch_text(shown, interval)
     else:
-        write_output(_shown_text(text, seen, pools), painted=True)
+        write_output(_shown_text(text, seen, pools, labels), painted=True)
 
 
-def _shown_text(text: StatusText, seen: StatusView, pools: Sequence[str]) -> str:
-    """The text about these pools, or about all pools if none is named. A pool that has been removed is left out."""
-    known = {pool.name: pool for pool in seen.pools}
+def _with_labels(pools: Iterable[dict[str, Any]], labels: Wanted) -> Iterator[dict[str, Any]]:
+    """The pools of a document that have backends with these labels, without their other backends."""
+    for pool in pools:
+        if found := [backend for backend in pool["backends"] if has_labels(backend.get("labels", {}), labels)]:
+            yield {**pool, "backends": found}
+
+
+def _shown_text(text: StatusText, seen: StatusView, pools: Sequence[str], labels: Wanted) -> str:
+    """The text about these pools, or about all pools if none is named. A pool that has been removed is left out.
+
+    With `labels`, pools without a backend that has these labels are left out too.
+    """
+    known = {pool.name: pool for pool in seen.pools if not labels or _having(pool, labels).backends}
     wanted = [known[name] for name in dict.fromkeys(pools or known) if name in known]
-    return text(seen, wanted, datetime.now(UTC), output_style())
+    return text(seen, wanted, datetime.now(UTC), output_style(), labels)
+
+
+def _having(pool: PoolView, labels: Wanted) -> PoolView:
+    """The pool with only the backends that have these labels."""
+    if not labels:
+        return pool
+    return replace(pool, backends=tuple(backend for backend in pool.backends if has_labels(backend.labels, labels)))
 
 
 COLUMNS = (
@@ -103,30 +134,42 @@ COLUMNS = (
     Column("SINCE", right=True, spare=3),
     Column("REASON", least=0),
 )
-_PRIORITY, _COPIES, _ANSWERED = 5, 7, 7
-"""Where the columns are that only some pools have: of several priorities, of copies, and of answered packets."""
+_PRIORITY, _COPIES, _ANSWERED, _LABELS = 5, 7, 7, 8
+"""Where the columns are that only some pools have: of priorities if there are several, of copies, of answered packets,
+and of the labels that backends have beside those of the pool."""
 INDENT = "  "
 _LEGIBLE = 20
 """Columns that the reasons need beside the rest."""
 
 
-def status_text(seen: StatusView, pools: Iterable[PoolView], now: datetime, style: TextStyle) -> str:
-    """The daemon, its faults and `pools`, in complete lines. Faults of other pools are left out."""
+def status_text(
+    seen: StatusView, pools: Iterable[PoolView], now: datetime, style: TextStyle, labels: Wanted = ()
+) -> str:
+    """The daemon, its faults, and `pools` with their backends that have these labels, in complete lines.
+
+    Faults of other pools are left out.
+    """
     shown = tuple(pools)
     lines = [daemon_line(seen, now, style), *fault_lines(replace(seen, pools=shown), now, style)]
     for pool in shown:
-        lines += ["", *_pool(pool, now, style)]
+        lines += ["", *_pool(pool, now, style), *_backends(_having(pool, labels), now, style)]
+        lines += [_collector(collector, now, style) for collector in pool.collectors]
     return style.encodable("".join(f"{line}\n" for line in lines))
 
 
-def problems_text(seen: StatusView, pools: Iterable[PoolView], now: datetime, style: TextStyle) -> str:
-    """What is wrong with the daemon and `pools`, and the backends that are not in service; or that there is nothing."""
+def problems_text(
+    seen: StatusView, pools: Iterable[PoolView], now: datetime, style: TextStyle, labels: Wanted = ()
+) -> str:
+    """What is wrong with the daemon and `pools`, and the backends that are not in service; or that there is nothing.
+
+    Of the backends, only those with these labels.
+    """
     shown = tuple(pools)
     lines = list(fault_lines(replace(seen, pools=shown), now, style))
     rows = [
         [Cell(f"{pool.name}/{backend.name}"), *_row(backend, now, style)[1:]]
         for pool in shown
-        for backend in pool.backends
+        for backend in _having(pool, labels).backends
         if not backend.in_rotation and not backend.standby
     ]
     if rows:
@@ -218,6 +261,7 @@ def state_since(backend: BackendView) -> datetime:
 
 
 def _pool(pool: PoolView, now: datetime, style: TextStyle) -> Iterator[str]:
+    """The lines about a pool before those of its backends."""
     name = style.paint(pool.name, Colour.BOLD)
     ready = style.paint("ready", Colour.GOOD) if pool.ready else style.paint("not ready", Colour.BAD)
     since = age_text((now - pool.since).total_seconds())
@@ -231,9 +275,9 @@ def _pool(pool: PoolView, now: datetime, style: TextStyle) -> Iterator[str]:
     yield f"{INDENT}{style.cut(', '.join(pool.listen), style.width - len(INDENT))}"
     if pool.guard is not None:
         yield f"{INDENT}{style.cut(_dropped(pool.guard), style.width - len(INDENT))}"
+    if pool.labels:
+        yield f"{INDENT}{style.cut(f'labels: {label_text(pool.labels.items())}', style.width - len(INDENT))}"
     yield from (f"{INDENT}{style.cut(line, style.width - len(INDENT))}" for line in _names(pool, now))
-    yield from _backends(pool, now, style)
-    yield from (_collector(collector, now, style) for collector in pool.collectors)
 
 
 def _collector(collector: CollectorView, now: datetime, style: TextStyle) -> str:
@@ -275,16 +319,21 @@ def _names(pool: PoolView, now: datetime) -> Iterator[str]:
 def _backends(pool: PoolView, now: datetime, style: TextStyle) -> list[str]:
     columns: tuple[Column, ...] = COLUMNS
     rows = [_row(backend, now, style) for backend in pool.backends]
-    more: list[tuple[int, str, list[str]]] = []
+    more: list[tuple[int, Column, list[str]]] = []  # from the right to the left
+    if any(backend.labels != pool.labels for backend in pool.backends):
+        own = (sorted(backend.labels.items() - pool.labels.items()) for backend in pool.backends)
+        more.append((_LABELS, Column("LABELS", least=0), [label_text(labels) or "-" for labels in own]))
     if any(backend.answered is not None for backend in pool.backends):
-        answered = [backend.answered for backend in pool.backends]
-        more.append((_ANSWERED, "ANSWERED", ["-" if share is None else share_text(share) for share in answered]))
+        shares = (backend.answered for backend in pool.backends)
+        texts = ["-" if share is None else share_text(share) for share in shares]
+        more.append((_ANSWERED, Column("ANSWERED", right=True), texts))
     if any(backend.copies is not None for backend in pool.backends):
-        more.append((_COPIES, "COPIES", [number_text(backend.copies or 0) for backend in pool.backends]))
+        copies = [number_text(backend.copies or 0) for backend in pool.backends]
+        more.append((_COPIES, Column("COPIES", right=True), copies))
     if len(priorities_of(pool)) > 1:
-        more.append((_PRIORITY, "PRIO", [str(backend.priority) for backend in pool.backends]))
-    for place, title, texts in more:
-        columns = (*columns[:place], Column(title, right=True), *columns[place:])
+        more.append((_PRIORITY, Column("PRIO", right=True), [str(backend.priority) for backend in pool.backends]))
+    for place, column, texts in more:
+        columns = (*columns[:place], column, *columns[place:])
         rows = [[*row[:place], Cell(text), *row[place:]] for row, text in zip(rows, texts, strict=True)]
     lines = aligned_lines(columns, rows, style, INDENT)
     reasons = lines[0].find(columns[-1].title)

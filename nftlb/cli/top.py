@@ -67,9 +67,9 @@ def top_command(
 
     SHARE is the part of its pool's packets that a backend should get, NOW the part that it got since the last reading.
 
-    Keys: q quits, s changes the order, / filters by name, address or state, and the arrow keys choose a backend. d
-    drains the chosen backend, e enables it, m is maintenance, w sets the weight. Each change shows its consequences and
-    asks first.
+    Keys: q quits, s changes the order, / filters by name, address, state or label (site=fra), and the arrow keys choose
+    a backend. d drains the chosen backend, e enables it, m is maintenance, w sets the weight. Each change shows its
+    consequences and asks first.
     """
     client = daemon.reader()
     first = _read(client)

@@ -78,10 +78,11 @@ class TopView:
         return replace(self, proposal=proposal, consequences=tuple(consequences), note="")
 
     def matches(self, row: RateRow) -> bool:
-        """Whether a row is shown: its name, address, state or admin state contains the filter."""
+        """Whether a row is shown: its name, address, state, admin state or a label NAME=VALUE contains the filter."""
         backend = row.backend
         states = ("up" if backend.up else "down", "standby" if backend.standby else "", backend.admin)
-        texts = (row.name, backend.endpoint, *states)
+        labels = (f"{name}={text}" for name, text in backend.labels.items())
+        texts = (row.name, backend.endpoint, *states, *labels)
         return any(self.filter.lower() in text.lower() for text in texts)
 
 

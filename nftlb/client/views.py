@@ -7,7 +7,7 @@ of an older daemon. All text from the daemon is made safe for a terminal.
 
 # No `from __future__ import annotations`: `_read` needs the types of the fields.
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
@@ -38,6 +38,7 @@ class BackendView:
     answered: float | None
     admin_since: datetime | None = None
     copies: int | None = None
+    labels: dict[str, str] = field(default_factory=dict)
     pool: str = ""
     """Only in the answer to a change of several backends."""
 
@@ -110,6 +111,7 @@ class PoolView:
     backends: tuple[BackendView, ...]
     collectors: tuple[CollectorView, ...]
     names: tuple[NameView, ...]
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,23 +230,21 @@ def _record(kind: type[Record], found: object, path: str) -> Record:
     if not isinstance(found, Mapping):
         raise ValueError(f"{path or 'the answer'} is not an object")  # noqa: TRY004 - callers expect one kind of error
     values = {}
-    for field in fields(kind):  # type: ignore[arg-type]
-        where = f"{path}.{field.name}" if path else field.name
-        if field.name not in found and field.default is not MISSING:
+    for wanted in fields(kind):  # type: ignore[arg-type]
+        where = f"{path}.{wanted.name}" if path else wanted.name
+        if wanted.name not in found and (wanted.default is not MISSING or wanted.default_factory is not MISSING):
             continue
-        if field.name not in found:
+        if wanted.name not in found:
             raise ValueError(f"{where} is missing")
-        values[field.name] = _read(field.type, found[field.name], where)
+        values[wanted.name] = _read(wanted.type, found[wanted.name], where)
     return kind(**values)
 
 
 def _read(wanted: Any, found: object, path: str) -> Any:
     if isinstance(wanted, UnionType):
         return None if found is None else _read(get_args(wanted)[0], found, path)
-    if get_origin(wanted) is tuple:
-        if not isinstance(found, list):
-            raise ValueError(f"{path} is not a list")
-        return tuple(_read(get_args(wanted)[0], item, f"{path}[{index}]") for index, item in enumerate(found))
+    if get_origin(wanted) in {tuple, dict}:
+        return _read_several(wanted, found, path)
     if wanted is datetime:
         return _moment(found, path)
     if wanted not in _SIMPLE:
@@ -255,6 +255,16 @@ def _read(wanted: Any, found: object, path: str) -> Any:
     if isinstance(found, str):
         return printable(found.replace("\n", " "))  # an error of the kernel may have several lines
     return wanted(found)
+
+
+def _read_several(wanted: Any, found: object, path: str) -> Any:
+    if get_origin(wanted) is dict:
+        if not isinstance(found, Mapping):
+            raise ValueError(f"{path} is not an object")
+        return {printable(name): _read(str, value, f"{path}.{name}") for name, value in found.items()}
+    if not isinstance(found, list):
+        raise ValueError(f"{path} is not a list")  # noqa: TRY004 - as above
+    return tuple(_read(get_args(wanted)[0], item, f"{path}[{index}]") for index, item in enumerate(found))
 
 
 _SIMPLE: dict[Any, tuple[Any, str]] = {

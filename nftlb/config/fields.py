@@ -20,8 +20,13 @@ from pydantic_core import core_schema
 
 from nftlb.model import checks, hash_keys, kinds
 from nftlb.model.constraints import (
+    LABEL_NAME,
+    LABEL_TEXT,
+    MOST_LABELS,
     SERVER_NAME,
     Argv,
+    LabelName,
+    LabelText,
     NumberLimits,
     PercentLimits,
     RegexSyntax,
@@ -72,6 +77,33 @@ class OneOrMany:
         if len(listed) < self.at_least:
             raise reading.Unfit(found, "empty", "at least one")
         return listed
+
+
+class LabelsForm:
+    """Makes pydantic turn a mapping into labels."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self._labels, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "patternProperties": {
+                f"^(?:{LABEL_NAME.pattern.pattern})$": {
+                    "anyOf": [
+                        {"type": "string", "pattern": f"^(?:{LABEL_TEXT.pattern.pattern})$"},
+                        {"type": "integer", "minimum": 0},
+                    ]
+                }
+            },
+            "additionalProperties": False,
+            "maxProperties": MOST_LABELS,
+        }
+
+    def _labels(self, found: dict[str, str]) -> kinds.Labels:
+        if len(found) > MOST_LABELS:
+            raise reading.Unfit(len(found), "too many labels", f"{MOST_LABELS}")
+        return tuple(found.items())
 
 
 def or_short(short: Mapping[str, Any], schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -273,6 +305,8 @@ def written_form(annotation: Any, *, at_least: int = 0) -> Any:
         return written_form(value) | None
     if annotation == Argv:
         return tuple[written_form(get_args(Argv)[0]), ...]  # type: ignore[misc]  # the type is known at run time only
+    if annotation == kinds.Labels:
+        return Annotated[dict[written_form(LabelName), written_form(LabelText)], LabelsForm()]  # type: ignore[misc]  # as above
     if get_origin(annotation) is tuple and annotation not in _VALUES:
         form = written_form(get_args(annotation)[0])
         return Annotated[tuple[form, ...], OneOrMany(at_least)]  # type: ignore[valid-type]  # as above
@@ -283,6 +317,8 @@ def write_value(annotation: Any, value: Any) -> Any:
     """A default as a file writes it. A list of one value is written as this value."""
     if value is None or isinstance(value, Mapping):
         return value
+    if annotation == kinds.Labels:
+        return dict(value)
     if get_origin(annotation) is tuple and annotation not in _VALUES:
         written = [write_value(get_args(annotation)[0], item) for item in value]
         return written[0] if len(written) == 1 else written

@@ -181,6 +181,7 @@ def _backend(named: NamedBackend, server: FoundServer, weight: int) -> Backend:
         priority=min(named.priority + server.rank, _LOWEST_PRIORITY),
         admin=named.admin,
         device=named.device,
+        labels=named.labels,
     )
 
 

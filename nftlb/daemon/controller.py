@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.config import amend, resolve
 from nftlb.errors import NftlbError, SystemFault
-from nftlb.health import Standing, consequences
+from nftlb.health import Standing, consequences, removals
 from nftlb.kernel.surroundings import addresses_for
 from nftlb.model import EVERY_BACKEND, BackendKey, EventKind, by_pool
 from nftlb.requirements import faults, pool_lines
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from nftlb.config import Resolution
-    from nftlb.health import Change, CheckResult, PoolStates
+    from nftlb.health import Change, CheckResult, PoolMemory, PoolStates
     from nftlb.metrics import Metrics
     from nftlb.model import (
         Backend,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .notifier import Notifier
     from .reconciler import Reconciler
     from .state_saver import StateSaver
-    from .wanted_state import WantedState
+    from .wanted_state import FileText, WantedState
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +61,18 @@ class _WaitingAnswer:
     servers: tuple[FoundServer, ...]
     used: bool = False
     error: NftlbError | None = None
+
+
+class _NewFile(NamedTuple):
+    """The file as a reload uses it: its text, and the configuration with changes at run time, answers and addresses."""
+
+    text: FileText
+    declared: Config
+    runtime: dict[str, PoolMemory]
+    misfits: list[str]
+    answers: NameAnswers
+    addresses: HostAddresses
+    resolution: Resolution
 
 
 class Controller:
@@ -320,6 +332,17 @@ class Controller:
         """What `remove` would lead to. Raises as `remove`."""
         return await self._preview(pool, await self._without(pool, backend))
 
+    async def preview_reload(self) -> tuple[str, ...]:
+        """What `reload` would lead to. Raises as `reload`."""
+        read = await self._read_file()
+        config = read.resolution.config
+        states, _ = self.state.health.with_config(config, now())
+        found = removals(self.state.config, config)
+        for pool in self.state.config.pools:
+            if pool.name in states.pools:
+                found += self._consequences(pool.name, states)
+        return tuple(found)
+
     async def reload(self) -> None:
         """Read the file again and use it. Raises NftlbError; then the old configuration stays."""
         async with self._changing:
@@ -359,17 +382,23 @@ class Controller:
     # --- internals ---------------------------------------------------------------------------------------------------
 
     async def _reload(self) -> None:
-        read = await asyncio.to_thread(self.state.read_new_file)
-        config, runtime, misfits = self.state.with_runtime(read.base)
-        answers = {**self.state.names.answers, **await first_answers(config, self.state.names.answers)}
-        addresses = await asyncio.to_thread(addresses_for, config)
-        resolution = await asyncio.to_thread(resolve, config, answers, addresses)
+        new = await self._read_file()
+        reason = f"a reload of {self.state.file}"
+        await self._use_answers(new.declared, new.answers, new.resolution, reason, new.addresses)
+        self.state.use_file(new.text, new.runtime)
+        for misfit in new.misfits:
+            _log.warning("%s", misfit)
+
+    async def _read_file(self) -> _NewFile:
+        """Read the file again, with the names and addresses of now. Raises NftlbError if it can't be used."""
+        text = await asyncio.to_thread(self.state.read_new_file)
+        declared, runtime, misfits = self.state.with_runtime(text.base)
+        answers = {**self.state.names.answers, **await first_answers(declared, self.state.names.answers)}
+        addresses = await asyncio.to_thread(addresses_for, declared)
+        resolution = await asyncio.to_thread(resolve, declared, answers, addresses)
         if reasons := emptied_pools(self.state.config, resolution):
             raise SystemFault("\n".join(reasons))
-        await self._use_answers(config, answers, resolution, f"a reload of {self.state.file}", addresses)
-        self.state.use_file(read, runtime)
-        for misfit in misfits:
-            _log.warning("%s", misfit)
+        return _NewFile(text, declared, runtime, misfits, answers, addresses, resolution)
 
     def _entries(self, pool: str) -> set[str]:
         """The names of the backends of a pool, without those of the answers of DNS. Raises UnknownPool."""

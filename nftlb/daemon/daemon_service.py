@@ -189,7 +189,7 @@ class DaemonService:
         keys = [BackendKey(pool, backend)]
         with audited(self._bus, by, str(change), keys):
             await self._controller.change(keys, change)
-        for status in self._still_present(keys).values():
+        for status in (await self._still_present(keys)).values():
             return status
         raise Conflict(f"{backend} was changed, and is no backend of {pool} any more: DNS or a reload removed it")
 
@@ -200,21 +200,21 @@ class DaemonService:
         with audited(self._bus, by, str(change), keys):
             keys[:] = self._controller.meant(keys)  # the event names each backend, unless the request is refused here
             await self._controller.change(keys, change)
-        changed = self._still_present(keys)
+        changed = await self._still_present(keys)
         return [ChangedBackend.of(**dict(changed[key]), pool=key.pool) for key in keys if key in changed]
 
-    def _still_present(self, keys: Iterable[BackendKey]) -> dict[BackendKey, BackendStatus]:
+    async def _still_present(self, keys: Iterable[BackendKey]) -> dict[BackendKey, BackendStatus]:
         """The status of each of these backends that its pool still has.
 
         While the kernel gets a change, an answer of DNS or a reload may remove backends, or whole pools.
         """
-        pools = self._state.health.pools
-        present = [key for key in keys if key.pool in pools and key.backend in pools[key.pool].backends]
-        return {
-            BackendKey(pool, status.name): status
-            for pool, names in by_pool(present).items()
-            for status in self._backends(pool, names)
-        }
+        found: dict[BackendKey, BackendStatus] = {}
+        for pool, names in by_pool(keys).items():
+            pools = self._state.health.pools
+            if present := [name for name in names if pool in pools and name in pools[pool].backends]:
+                found |= {BackendKey(pool, status.name): status for status in self._backends(pool, present)}
+            await asyncio.sleep(0)  # as in `pools`
+        return found
 
     async def add(self, pool: str, backend: Backend | NamedBackend, by: Actor) -> BackendStatus | NameStatus:
         with audited(self._bus, by, "add", [BackendKey(pool, backend.name)]):
@@ -228,6 +228,9 @@ class DaemonService:
     async def remove(self, pool: str, backend: str, by: Actor) -> None:
         with audited(self._bus, by, "remove", [BackendKey(pool, backend)]):
             await self._controller.remove(pool, backend)
+
+    async def preview_reload(self) -> Consequences:
+        return Consequences(consequences=await self._controller.preview_reload())
 
     async def reload(self, by: Actor) -> None:
         with audited(self._bus, by, "reload"):
@@ -277,6 +280,7 @@ def pool_status(
         forward=pool.pool.forward,
         balance=pool.pool.balance,
         per=pool.pool.per,
+        labels=dict(pool.pool.labels),
         replies=tuple(_replies(pool.pool, obstacles)),
         ready=pool.ready,
         lacking=pool.lacking,
@@ -379,6 +383,7 @@ def _backend(pool: Pool, tracked: BackendHealth, share: float, counters: Counter
         admin=tracked.requested_admin,
         admin_since=tracked.admin_since,
         agent=tracked.agent_admin,
+        labels=pool.labels_of(backend),
         priority=tracked.effective_priority,
         weight=tracked.effective_weight,
         share=round(share, 6),

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from nftlb.model import Admin, FallbackKind, Forward, Per, Protocol, RotationMode, rotation_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
-    from nftlb.model import Family, Listener, PoolState, Rotation
+    from nftlb.model import Config, Family, Listener, Pool, PoolState, Rotation
 
     from .pool_health import PoolHealth
 
@@ -34,6 +34,39 @@ def consequences(before: Standing, after: Standing) -> tuple[str, ...]:
         name = f"the pool {after.pool.pool.name}{f' ({family})' if several else ''}"
         found += _of_rotation(name, before.rotation(family), after.rotation(family), after.pool)
     return (*found, *_of_quorum(before.pool, after.pool), *_of_connections(before.pool, after.pool))
+
+
+_MOST_NAMED = 5
+"""The most names in a sentence."""
+
+
+def removals(before: Config, after: Config) -> list[str]:
+    """Return a sentence for each pool, listener and backend that the configuration `after` does not have."""
+    listeners = {listener for pool in after.pools for listener in pool.listen}
+    found: list[str] = []
+    for pool in before.pools:
+        lost = [str(listener) for listener in pool.listen if listener not in listeners]
+        new = after.pool(pool.name)
+        if new is None:
+            packets = f"; packets to {_named(lost)} would not be balanced" if lost else ""
+            found.append(f"the pool {pool.name} would be removed{packets}")
+        else:
+            found += _removed_from(pool, new, lost)
+    return found
+
+
+def _removed_from(pool: Pool, new: Pool, lost: Sequence[str]) -> Iterator[str]:
+    if lost:
+        yield f"the pool {pool.name} would not listen on {_named(lost)} any more"
+    kept = {entry.name for entry in new.backends}
+    if gone := [backend.name for backend in pool.backends if backend.name not in kept]:
+        yield f"the pool {pool.name} would lose {len(gone)} of its {len(pool.backends)} backends: {_named(gone)}"
+
+
+def _named(names: Collection[str]) -> str:
+    shown = list(names)[:_MOST_NAMED]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return ", ".join(shown) + more
 
 
 def _of_rotation(name: str, before: Rotation, after: Rotation, pool: PoolHealth) -> Iterator[str]:

@@ -96,6 +96,18 @@ SHOWN_BACKEND_NAME = _text(
 # nft writes the names of interfaces in quotes. The characters allowed here can't end the quotes and are not wildcards.
 INTERFACE = _text("an interface", "1 to 15 letters, digits and _ . - @ : +", r"(?!\.{1,2}$)[A-Za-z0-9_.@:+-]{1,15}")
 PATH = _text("a path", "an absolute path, which begins with /", r"/[^\x00-\x1f\x7f]*")
+LABEL_NAME = _text(
+    "a name of a label",
+    "a letter, then letters, digits and _, at most 32 characters",
+    r"[A-Za-z][A-Za-z0-9_]{0,31}",
+)
+"""A name that Prometheus accepts as the name of a label, also after `label_`."""
+LABEL_TEXT = _text(
+    "a value of a label",
+    "a letter or digit, then letters, digits and _ . : / @ + -, at most 63 characters",
+    r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,62}",
+)
+MOST_LABELS = 16
 LINE = _text("text", "text that is not empty, without control characters", r"[^\x00-\x1f\x7f]+")
 LINES = _text("text", "text that is not empty, without control characters", r"[^\x00-\x08\x0b-\x1f\x7f]+")
 """Unlike LINE with line breaks and tabs."""
@@ -105,6 +117,8 @@ BackendName: TypeAlias = Annotated[str, BACKEND_NAME]
 ShownBackendName: TypeAlias = Annotated[str, SHOWN_BACKEND_NAME]
 Interface: TypeAlias = Annotated[str, INTERFACE]
 Path: TypeAlias = Annotated[str, PATH]
+LabelName: TypeAlias = Annotated[str, LABEL_NAME]
+LabelText: TypeAlias = Annotated[str, LABEL_TEXT]
 Line: TypeAlias = Annotated[str, LINE]
 Lines: TypeAlias = Annotated[str, LINES]
 Argv: TypeAlias = tuple[Line, ...]

@@ -10,6 +10,8 @@ from typing import NamedTuple, TypeAlias
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 Milliseconds: TypeAlias = int
+Labels: TypeAlias = tuple[tuple[str, str], ...]
+"""Names and values, each name once. Hashable, unlike a mapping."""
 HostAddresses: TypeAlias = Mapping[str, tuple[IPAddress, ...]]
 """The addresses of this host, by interface."""
 

@@ -61,6 +61,7 @@ from .kinds import (
     Helper,
     Initial,
     IPAddress,
+    Labels,
     Listener,
     MinHealthy,
     Passive,
@@ -105,6 +106,7 @@ class Backend:
     server_id: Annotated[
         bytes | None, "key: quic-cid: the server id in the connection ids that the backend chooses, in hexadecimal"
     ] = None
+    labels: Annotated[Labels, "names and values to find the backend by; also those of the pool, unless set here"] = ()
 
     @property
     def family(self) -> Family:
@@ -128,6 +130,7 @@ class NamedBackend:
     priority: Annotated[Priority, "the priority of the addresses; with srv, that of the most preferred records"] = 1
     admin: Annotated[Admin, "the state that the operator wants, whatever the health of the backends"] = Admin.ENABLED
     device: Annotated[Interface | None, "the interface towards the addresses, for the fast path"] = None
+    labels: Annotated[Labels, "labels of each address; also those of the pool, unless set here"] = ()
     backends: tuple[str, ...] = ()
 
     @property
@@ -333,6 +336,8 @@ class Pool:
         "all: datagrams that begin with templates of NetFlow v9 or IPFIX go to every backend, all others take turns",
     ] = None
 
+    labels: Annotated[Labels, "names and values to find the backends of the pool by, such as {site: fra}"] = ()
+
     def __hash__(self) -> int:
         # Pools are keys of the compiler's caches. Hashing every address would cost more than a look-up saves.
         return hash(self.name)
@@ -381,6 +386,10 @@ class Pool:
     def source_address(self, of: Family) -> IPAddress | None:
         """The source address that backends of a family see; None if the pool has no such address."""
         return next((address for address in self.source_addresses if family(address) is of), None)
+
+    def labels_of(self, backend: Backend) -> dict[str, str]:
+        """The labels of a backend: those of the pool, and its own in their place."""
+        return {**dict(self.labels), **dict(backend.labels)}
 
     def backend(self, name: str) -> Backend | None:
         return next((backend for backend in self.backends if backend.name == name), None)

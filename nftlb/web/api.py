@@ -82,7 +82,8 @@ class ApiRoutes:
         return await self._shared.respond(request, "ruleset", self._ruleset, "text/plain; charset=utf-8")
 
     async def reload(self, request: web.Request, by: Admitted) -> web.Response:
-        read_query(request)
+        if _is_preview(request):
+            return _json(await self._service.preview_reload())
         await self._whole(self._service.reload, by)
         return _text(json.dumps({"reloaded": True}) + "\n")
 
@@ -105,7 +106,7 @@ class ApiRoutes:
 
     async def change_several(self, request: web.Request, by: Admitted) -> web.Response:
         preview = _is_preview(request)
-        backends, change = change_of_backends(await read_body(request, BackendsChangeBody, self._limits))
+        backends, change = change_of_backends(await read_body(request, BackendsChangeBody, self._limits, names=True))
         if preview:
             return _json(await self._service.preview_change_backends(backends, change))
         changed = await self._whole(partial(self._service.change_backends, backends, change), by)

@@ -9,7 +9,6 @@ from dataclasses import MISSING
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
-from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from nftlb.config.fields import Reads, options, reads, without_none, written_form
@@ -24,6 +23,7 @@ from .errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from aiohttp import web
     from pydantic_core import ErrorDetails
 
     from .connection import Limits
@@ -161,12 +161,14 @@ def new_backend(given: dict[str, Any]) -> Backend | NamedBackend:
     return make_backend(given)
 
 
-async def read_body(request: web.Request, model: type[BaseModel], limits: Limits) -> dict[str, Any]:
-    """Read a body of this model, and return the options that it gives.
+async def read_body(
+    request: web.Request, model: type[BaseModel], limits: Limits, *, names: bool = False
+) -> dict[str, Any]:
+    """Read a body of this model, and return the options that it gives. `names`: it has names of many backends.
 
     RequestError: 400 for a body that is not JSON; 408, 413, 415; 422 with all faults, each with its place.
     """
-    data = _parse(await _receive(request, limits))
+    data = _parse(await _receive(request, limits.names if names else limits.body, limits.body_seconds))
     if not isinstance(data, dict):
         raise RequestError(
             422, "the body is not valid", [f"{show(data)} is not an object; allowed: {', '.join(model.model_fields)}"]
@@ -183,7 +185,8 @@ async def read_body(request: web.Request, model: type[BaseModel], limits: Limits
     return {key: getattr(body, key) for key in body.model_fields_set}
 
 
-async def _receive(request: web.Request, limits: Limits) -> bytes:
+async def _receive(request: web.Request, most: int, seconds: float) -> bytes:
+    """Receive a body of at most `most` bytes within some seconds."""
     if request.content_type != "application/json":
         raise RequestError(
             415,
@@ -194,22 +197,23 @@ async def _receive(request: web.Request, limits: Limits) -> bytes:
         raise RequestError(
             415, "the body has a content encoding; allowed: no encoding", headers={"Accept-Encoding": "identity"}
         )
-    if (request.content_length or 0) > limits.body:
-        raise _too_large(limits)
+    if (request.content_length or 0) > most:
+        raise _too_large(most)
+    body = bytearray()
     try:
-        async with asyncio.timeout(limits.body_seconds):
-            return await request.read()
+        async with asyncio.timeout(seconds):
+            async for piece in request.content.iter_any():  # read() has one limit for all routes
+                body += piece
+                if len(body) > most:
+                    raise _too_large(most)
     except TimeoutError:
-        message = f"the body is incomplete after {limits.body_seconds:g} s; allowed: less time"
+        message = f"the body is incomplete after {seconds:g} s; allowed: less time"
         raise RequestError(408, message, headers={"Connection": "close"}) from None
-    except web.HTTPRequestEntityTooLarge:
-        raise _too_large(limits) from None
+    return bytes(body)
 
 
-def _too_large(limits: Limits) -> RequestError:
-    return RequestError(
-        413, f"the body is too large; allowed: {limits.body >> 10} KiB", headers={"Connection": "close"}
-    )
+def _too_large(most: int) -> RequestError:
+    return RequestError(413, f"the body is too large; allowed: {most >> 10} KiB", headers={"Connection": "close"})
 
 
 def _parse(body: bytes) -> Any:

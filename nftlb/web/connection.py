@@ -33,6 +33,8 @@ class Limits:
     readers: int = 64
     """Requests that wait at the same time for an expensive response: status, ruleset, metrics."""
     body: int = 64 << 10
+    names: int = 2 << 20
+    """Bytes of a body with names of backends: as many as 10,000 backends with the longest names have."""
     head_seconds: float = 10
     """From a request's first byte, or from the beginning of the connection, to the end of the head."""
     body_seconds: float = 10
@@ -202,7 +204,10 @@ class Connection(web.RequestHandler):
     `body` is the shared body that it is sending; `client` is the client's name.
     """
 
-    __slots__ = ("_connections", "_draining", "_head", "_idle", "_limits", "_timer", "_wire", "body", "client", "lost")
+    __slots__ = (
+        *("_answering", "_connections", "_draining", "_head", "_idle", "_limits", "_timer", "_wire"),
+        *("body", "client", "lost"),
+    )
 
     def __init__(
         self,
@@ -230,6 +235,7 @@ class Connection(web.RequestHandler):
         self._connections = connections
         self._idle = False
         self._head = 0  # bytes of an incomplete head
+        self._answering = False  # from the end of a head to the end of the response; the body comes in between
         self._draining = False  # receiving the rest of a refused body
         self._timer: asyncio.TimerHandle | None = None
         self._wire: asyncio.Transport | None = None
@@ -258,7 +264,8 @@ class Connection(web.RequestHandler):
             self._idle = False
             self._arm(self._limits.head_seconds)
         super().data_received(data)
-        if self._messages or self._request_in_progress or self._draining:
+        self._answering = self._answering or bool(self._messages)
+        if self._answering or self._draining:
             self._head = 0
             return
         self._head += len(data)
@@ -284,6 +291,7 @@ class Connection(web.RequestHandler):
         finally:
             self.body = b""
             self._draining = not request.content.is_eof()
+            self._answering = bool(self._messages)  # the client may have sent the next request already
         self._idle = True
         self._await_client(self._limits.idle_seconds)
         return result

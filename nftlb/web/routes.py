@@ -402,7 +402,13 @@ ROUTES: tuple[ApiRoute, ...] = (
         path="/api/v1/reload",
         operation="reload",
         summary="Read the file again; if the file is bad, the configuration in use stays",
-        answers={"200": _json("the file is in use", schema_of("Reloaded"))},
+        answers={
+            "200": _json(
+                "the file is in use; or what its use would lead to",
+                {"anyOf": [schema_of("Reloaded"), schema_of("Consequences")]},
+            )
+        },
+        query=(_PREVIEW,),
         refuses=(400,),
     ),
 )
@@ -426,7 +432,7 @@ _REFUSALS = {
         "the request conflicts with the present state",
         "dns has a backend ns1 already; remove it first, or take another name",
     ),
-    413: ("the body is larger than 64 KiB", "the body is too large; allowed: 64 KiB"),
+    413: ("the body is larger than 64 KiB, or of `changeBackends` 2 MiB", "the body is too large; allowed: 64 KiB"),
     415: ("the body is not application/json", "the content type is text/plain; allowed: application/json"),
     421: (
         "the name in `Host` is not a name of this API",

@@ -83,7 +83,7 @@ def test_diff_exits_with_2_for_bad_input(bad: str) -> None:
     """Status 2, since 1 means that there are differences."""
     status, out, error = outcome("diff", bad)
     assert (2, "") == (status, out)
-    assert error.startswith(f"{bad}:2:3: ")
+    assert error.startswith(f"{bad}:3:5: ")
 
 
 def test_the_file_sets_the_name_of_the_tables(inside: Callable[..., tuple[int, str, str]]) -> None:

@@ -96,11 +96,11 @@ def test_changes(
     assert f"dns/ns1: {shown}, up, 25.0% of the pool's packets\n" == capsys.readouterr().out
 
 
-def changed(keys: list[str]) -> list[dict[str, Any]]:
-    """The answer of the daemon to the maintenance of these backends."""
+def changed(keys: list[str], admin: str = "maintenance") -> list[dict[str, Any]]:
+    """The answer of the daemon to a change of the admin state of these backends."""
     places = [key.split("/") for key in keys]
     return [
-        {**backend(name, admin="maintenance", share=0.0).model_dump(mode="json"), "pool": pool_name}
+        {**backend(name, admin=admin, share=0.0).model_dump(mode="json"), "pool": pool_name}
         for pool_name, name in places
     ]
 
@@ -163,6 +163,41 @@ def test_a_pool_without_backends_is_refused(api: Api, capsys: pytest.CaptureFixt
     api.answers[SEVERAL] = 409, {"error": "the reason"}
     assert 1 == main(["drain", "dns/*"])
     assert ("", "nftlb: the reason\n") == tuple(capsys.readouterr())
+
+
+def racks() -> Status:
+    """Two pools with backends in three racks."""
+    first = (backend("ns1", labels={"rack": "r1", "site": "fra"}), backend("ns2", 2, labels={"rack": "r2"}))
+    return status(pools=(pool(backends=first), pool("sip", backends=(backend("gw1", 3, labels={"rack": "r1"}),))))
+
+
+@pytest.mark.parametrize(
+    ("labels", "meant"),
+    [(["rack=r1"], ["dns/ns1", "sip/gw1"]), (["rack=r2"], ["dns/ns2"]), (["rack=r1", "site=fra"], ["dns/ns1"])],
+)
+@pytest.mark.parametrize(
+    ("command", "admin"), [("drain", "drain"), ("enable", "enabled"), ("maintenance", "maintenance")]
+)
+def test_backends_by_label(
+    command: str, admin: str, labels: list[str], meant: list[str], api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All backends with all these labels, of all pools, are changed by one request."""
+    api.show(racks())
+    api.answers[SEVERAL] = 200, changed(meant, admin)
+    assert 0 == main([command, *(word for label in labels for word in ("--label", label))])
+    assert {"backends": meant, "admin": admin} == api.asked[-1][2]
+    assert meant == [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("command", [["drain"], ["status"], ["status", "--json"]])
+def test_a_label_that_no_backend_has(command: list[str], api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 1; nothing is changed."""
+    api.show(racks())
+    assert 1 == main([*command, "--label", "rack=r9"])
+    assert ("", "--label rack=r9: no backend has this label\n") == tuple(capsys.readouterr())
+    assert 1 == main([*command, "--label", "rack=r2", "--label", "site=fra"])
+    assert ("", "--label rack=r2, site=fra: no backend has all these labels\n") == tuple(capsys.readouterr())
+    assert ["GET", "GET"] == [method for method, *_ in api.asked]
 
 
 def test_a_foreign_answer_about_several_backends(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,7 +272,15 @@ def test_unknown_backend_without_a_status(api: Api, capsys: pytest.CaptureFixtur
         (["add", "dns/ns3", "[10.0.0.1]:53"], "is not the address of a backend; write 10.0.0.1:53, without brackets; "),
         (["drain", "dns/"], "'dns/' is not POOL/BACKEND"),
         (["drain", "dns/\x1b"], r"'dns/\x1b' is not POOL/BACKEND"),
-        (["drain"], "Missing argument 'POOL/BACKEND...'"),
+        (["drain"], "Missing argument 'POOL/BACKEND...' or --label NAME=VALUE"),
+        (["drain", "--wait"], "Missing argument 'POOL/BACKEND...' or --label NAME=VALUE"),
+        (
+            ["enable", "dns/ns1", "--label", "rack=r12"],
+            "POOL/BACKEND and --label were both given; allowed: one of them",
+        ),
+        (["drain", "--label", "rack"], "'rack' is not a label; allowed: NAME=VALUE, such as site=fra"),
+        (["status", "--label", "=r12"], "'=r12' is not a label"),
+        (["drain", "--label", "rack=r12", "--wait"], "--wait was given with several backends; allowed: one"),
         (["weight"], "Missing argument 'POOL/BACKEND'"),
         (["drain", "dns/ns1", "dns/ns2", "--wait"], "--wait was given with several backends; allowed: one"),
         (["drain", "dns/*", "--wait"], "--wait was given with several backends; allowed: one"),
@@ -591,5 +634,8 @@ def test_completion_of_names() -> None:
         assert (0, [], "") == completed("nftlb status dns d", 3, served.where)
         assert (0, ["plain,dns", "plain,dns/ns1", "plain,dns/ns2"], "") == completed("nftlb events d", 2, served.where)
         assert (0, ["plain,dns/ns2"], "") == completed("nftlb history dns/ns2", 2, served.where)
+        served.show(racks())
+        labels = ["plain,rack=r1", "plain,rack=r2"]
+        assert (0, labels, "") == completed("nftlb drain --label rack", 3, served.where)
     assert (0, [], "") == completed("nftlb drain d", 2, served.where)
     assert (0, [], "") == completed("nftlb drain d", 2, "no:address:at:all")

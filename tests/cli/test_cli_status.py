@@ -261,6 +261,40 @@ def test_status_as_json(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert {**document, "pools": document["pools"][1:]} == json.loads(capsys.readouterr().out)
 
 
+LABELS = """\
+  labels: site=fra
+  BACKEND  ADDRESS         STATE  ADMIN    WT  SHARE  PACKETS  SINCE  LABELS             REASON
+  ns1      10.0.0.11:5353  ✓ up   enabled   1  50.0%    12.3k  2h13m  -                  noerror in 0.4 ms
+  ns2      10.0.0.12:5353  ✓ up   enabled   1  50.0%    12.3k  2h13m  rack=r2, site=ams  noerror in 0.4 ms
+"""
+
+
+def labelled() -> Status:
+    """A pool with labels, one of whose backends has its own, and a pool without."""
+    behind = (backend("ns1", labels={"site": "fra"}), backend("ns2", 2, labels={"site": "ams", "rack": "r2"}))
+    return status(pools=(pool(labels={"site": "fra"}, backends=behind), pool("sip")))
+
+
+def test_labels() -> None:
+    """The labels of a pool have a line; a column has those of backends that differ. There are none without labels."""
+    assert LABELS in text(labelled(), width=160)
+    assert "LABELS" not in text(status(pools=(pool("sip"),)))
+
+
+def test_status_by_label(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only backends with all labels are shown, and only their pools; the counts of a pool are those of all backends."""
+    api.show(labelled())
+    assert 0 == main(["status", "--label", "site=ams", "--label", "rack=r2"])
+    out = capsys.readouterr().out
+    assert ("  ns2 " in out, "  ns1 " in out, "sip" in out, "2/2 in service" in out) == (True, False, False, True)
+    assert 0 == main(["status", "--problems", "--label", "site=ams"])
+    assert "no problems" in capsys.readouterr().out
+    assert 0 == main(["status", "--json", "--label", "site=ams"])
+    (found,) = json.loads(capsys.readouterr().out)["pools"]
+    assert ["ns2"] == [shown["name"] for shown in found["backends"]]
+    assert 1 == main(["status", "sip", "--label", "site=ams"])
+
+
 @pytest.mark.parametrize("command", ["status", "top"])
 def test_unknown_pool(command: str, api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """Status 1, and a similar name."""

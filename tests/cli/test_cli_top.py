@@ -91,6 +91,13 @@ def test_a_filter_by_state() -> None:
     assert {"up": ["ns1", "ns2"], "stand": ["ns2"]} == found
 
 
+def test_a_filter_by_label() -> None:
+    """A filter matches the labels of a backend as NAME=VALUE."""
+    behind = (backend("ns1", labels={"site": "fra"}), backend("ns2", 2, labels={"site": "ams"}))
+    rows = rate_rows(None, Sample(seen(status(pools=(pool(backends=behind),))), 0), Order.NAME)
+    assert ["ns2"] == [row.backend.name for row in rows if TopView(filter="Site=ams").matches(row)]
+
+
 def test_lines() -> None:
     """The daemon, the sum, and a row for each backend with the share that it should get and the share that it got."""
     now = reading(1, 300, 100)

@@ -177,6 +177,8 @@ def test_inapplicable_defaults_are_allowed_again() -> None:
         {"address": "fe80::1", "device": "eth1", "via": "fe80::2"},
         {"address": "ns.example.com", "port": 53, "priority": 2},
         {"srv": "_sip._udp.example.com", "device": "eth1"},
+        {"address": "10.0.0.1", "labels": {"site": "fra", "rack": "r12"}},
+        {"srv": "_sip._udp.example.com", "labels": {"site": "fra"}},
     ],
 )
 def test_a_backend_is_written_as_it_was_read(written: dict[str, object]) -> None:

@@ -170,6 +170,28 @@ def test_backends_that_leave_during_their_change(file: Path) -> None:
     play(scene())
 
 
+def test_the_status_of_many_backends_lets_checks_begin(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a change of backends of many pools, other tasks run between the status of one pool and that of the next."""
+    pools = {f"p{number}": {**DNS, "listen": f"192.0.2.{number + 1}:53/udp"} for number in range(20)}
+    file.write_text(document(**pools))
+
+    async def scene() -> None:
+        done: list[str] = []
+        real = daemon_service.backend_statuses
+
+        def recorded(*arguments: Any) -> Any:
+            done.append("status")
+            asyncio.get_running_loop().call_soon(done.append, "others")
+            return real(*arguments)
+
+        async with WiredDaemon(file) as daemon:
+            monkeypatch.setattr(daemon_service, "backend_statuses", recorded)
+            await daemon.service.change_backends([BackendKey(pool, "ns1") for pool in pools], DRAIN, TESTER)
+        assert ["status", "others"] * len(pools) == done
+
+    play(scene())
+
+
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
 def test_the_order_of_backends_is_no_order_of_changes(file: Path, order: tuple[str, str]) -> None:
     """Backends that are changed together have their new states at the same time: no priority serves in between."""

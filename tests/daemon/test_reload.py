@@ -30,6 +30,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+LOST = "the pool dns would lose its quorum, and would not be ready: "
 HALF = pytest.approx(0.5)
 
 
@@ -245,6 +246,58 @@ def test_unchanged_backends_keep_their_state_over_a_reload(file: Path) -> None:
             daemon.record_results("ns2", "-")
             await asyncio.sleep(0.1)
             assert 1.0 == (await shares(daemon))["ns3"]
+
+    play(scene())
+
+
+def test_labels_change_without_a_swap(file: Path) -> None:
+    """A reload with other labels shows them, those of the pool too; the kernel and the state of backends stay."""
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            before = await daemon.service.pool("dns")
+            assert ({}, {}) == (before.labels, found(before, "ns1").labels)
+            swaps = (await daemon.service.overview()).kernel.swaps
+            since = daemon.state.health.pools["dns"].backends["ns1"].since
+            await asyncio.sleep(10)
+            ns1 = {"address": "10.0.0.11", "port": 53, "labels": {"rack": 12, "site": "ams"}}
+            daemon.write(dns={**DNS, "labels": {"site": "fra"}, "backends": {**BACKENDS, "ns1": ns1}})
+            await daemon.service.reload(TESTER)
+            pool = await daemon.service.pool("dns")
+            assert {"site": "fra"} == pool.labels == found(pool, "ns2").labels
+            assert {"site": "ams", "rack": "12"} == found(pool, "ns1").labels
+            assert swaps == (await daemon.service.overview()).kernel.swaps
+            assert since == daemon.state.health.pools["dns"].backends["ns1"].since
+            assert {EventKind.RELOAD, EventKind.OPERATED} == {event.kind for event in daemon.events}
+
+    play(scene())
+
+
+def test_the_preview_of_a_reload(file: Path) -> None:
+    """The preview names what the file does not have any more and what is lost; it changes and reports nothing."""
+    file.write_text(document(dns=DNS, other=OTHER))
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            assert () == (await daemon.service.preview_reload()).consequences
+            for name in ("ns1", "ns2"):
+                await daemon.service.change("dns", name, BackendChange(admin=Admin.DRAIN), TESTER)
+            daemon.events.clear()
+            one = {name: BACKENDS[name] for name in ("ns1", "ns2")}
+            daemon.write(dns={**DNS, "backends": one})
+            wanted = (
+                "the pool dns would lose 1 of its 3 backends: ns3",
+                "the pool other would be removed; packets to 192.0.2.54:53/udp would not be balanced",
+                "the pool dns would have no usable backend; its packets would be rejected",
+                f"{LOST}0 of 2 backends would be usable, the quorum is 1",
+            )
+            assert wanted == (await daemon.service.preview_reload()).consequences
+            daemon.write(dns={"listen": 5})
+            with pytest.raises(ConfigError):
+                await daemon.service.preview_reload()
+            assert (await daemon.service.overview()).config.success
+            assert [] == daemon.events
+            assert set(BACKENDS) == set(await shares(daemon))
 
     play(scene())
 

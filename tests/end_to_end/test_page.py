@@ -43,7 +43,7 @@ WORK = """() => {
         rows: document.querySelectorAll("#rows tr").length,
     };
 }"""
-MOST = {"requests": 19, "states": 1, "bytes": 120_000, "elements": 1500, "rows": 60}
+MOST = {"requests": 21, "states": 1, "bytes": 120_000, "elements": 1500, "rows": 60}
 """The limits of what the browser loads and makes before the first status is on the screen."""
 HOSTILE = "<img src=x onerror=document.title='taken'>"
 
@@ -121,7 +121,8 @@ def test_hostile_names_stay_text(chromium: Browser) -> None:
             "api/v1/notices",
             {"at": None, "findings": [{"subject": HOSTILE, "severity": "error", "message": HOSTILE, "fix": [HOSTILE]}]},
         )
-        page.reload()
+        with page.expect_response("**/api/v1/events"):  # from then on, the page receives events
+            page.reload()
         expect(row(page, HOSTILE)).to_contain_text(HOSTILE)
         api.emit(event)
         for view in VIEWS:
@@ -152,14 +153,48 @@ def test_many_pools(chromium: Browser) -> None:
         let_a_backend_die(api)
         expect(page.locator("#rows tr").nth(1)).to_contain_text("down")
         expect(page.locator("#troubles")).to_contain_text("pool-150/b7")
-        page.get_by_label("Find a pool, backend or address").fill("pool-199 b3")
+        page.get_by_label("Find a pool, backend, address or label").fill("pool-199 b3")
         expect(page.locator("#matches")).to_have_text("1 of 2,000 backends")
         expect(page.locator("tr.backend")).to_contain_text("10.199.0.4:5353")
-        page.get_by_label("Find a pool, backend or address").fill("")
+        page.get_by_label("Find a pool, backend, address or label").fill("")
         page.get_by_label("Group by").select_option("state")
         expect(page.locator("tr.group").first).to_contain_text("1 backend")
         page.get_by_label("Show", exact=False).first.select_option("down")
         expect(page.locator("#matches")).to_have_text("1 of 2,000 backends")
+        assert [] == faults
+
+
+def test_the_trouble_of_many_backends(chromium: Browser) -> None:
+    """With 2,000 backends down there is a line for each pool, some at first; its details come when they are opened."""
+    service = many_pools()
+    down: dict[str, Any] = {"up": False, "in_rotation": False, "share": 0.0}
+    for number, pool in enumerate(list(service.shown.values())):
+        dead = tuple(
+            one.model_copy(update={**down, "reason": "refused" if place == 9 else f"no route to {one.address}"})
+            for place, one in enumerate(pool.backends)
+        )
+        lacking = tuple(f"there is no route to {one.address}, backend {pool.name}/{one.name}" for one in dead)
+        off = {"ready": False, "healthy": 0, "mode": "fallback", "lacking": lacking}
+        service.put(pool.model_copy(update={**off, "backends": dead} if number else {**off, "lacking": ()}))
+    with served(service) as api, opened(chromium, api.url) as (page, faults):
+        lines = page.locator("#troubles > li")
+        expect(lines).to_have_count(6)
+        first = lines.filter(has=page.get_by_role("button", name="pool-001", exact=True))
+        causes = first.get_by_role("button", name="11 causes")
+        sentence = "not ready: 0 usable, the quorum is 1 · 9 backends down: no route to … · 1 backend down: refused"
+        expect(first.locator(".what")).to_have_text(sentence)
+        expect(page.locator("#trouble-more")).to_have_text("Show all 200")
+        assert 0 == page.locator("#troubles ul li").count()
+        assert 230 > page.locator("#trouble").evaluate("one => one.clientHeight")
+        causes.click()
+        expect(first.locator("ul li")).to_have_count(11)
+        expect(first.locator("ul")).to_contain_text("b3: down: no route to 10.1.0.4")
+        api.service.change_backend("pool-001", "b3", reason="no answer")
+        expect(first.locator("ul")).to_contain_text("b3: down: no answer")  # it stays open, and current
+        causes.click()
+        expect(first.locator("ul li")).to_have_count(0)
+        page.locator("#trouble-more").click()
+        expect(page.locator("#matches")).to_have_text("1,990 of 2,000 backends")
         assert [] == faults
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from browser import PATIENCE, enter_token, opened, row
-from fake_service import a_pool
-from page_service import answer, served, showcase
+from fake_service import a_backend, a_pool
+from page_service import Traffic, answer, served, showcase
 from playwright.sync_api import expect
 from web_server import TOKEN
 
@@ -179,7 +179,7 @@ def test_several_backends(chromium: Browser) -> None:
     with served(showcase()) as api, opened(chromium, api.url) as (page, faults):
         begin_operating(page)
         answer(page, "*preview=true", {"consequences": []})
-        search = page.get_by_label("Find a pool, backend or address")
+        search = page.get_by_label("Find a pool, backend, address or label")
         search.fill("10.0.2.")
         page.get_by_role("button", name="Select all found").click()
         search.fill("")
@@ -210,4 +210,50 @@ def test_several_backends(chromium: Browser) -> None:
         expect(selection).to_contain_text("1 backend selected")
         api.service.put(api.service.shown["radius"].model_copy(update={"backends": ()}))
         expect(selection).to_be_hidden()  # the backend is gone
+        assert [] == faults
+
+
+def test_a_reload_that_loses_something_is_asked_back(chromium: Browser) -> None:
+    """The question says what the file does not have any more; without a loss, the file is read at once."""
+    service = showcase()
+    service.losses = tuple(f"the pool p{number} would be removed" for number in range(30))
+    with served(service) as api, opened(chromium, api.url) as (page, faults):
+        begin_operating(page)
+        page.get_by_role("link", name="Configuration").click()
+        reload, question = page.get_by_role("button", name="Read the file again"), page.locator("#question")
+        reload.click()
+        expect(question).to_contain_text("the pool p19 would be removed")
+        expect(question.locator("li").last).to_have_text("10 more")
+        question.get_by_role("button", name="Cancel").click()
+        expect(question).to_be_hidden()
+        expect(reload).to_be_enabled()
+        assert [] == service.done
+        reload.click()
+        question.get_by_role("button", name="Use the file anyway").click()
+        expect(page.locator("#news")).to_have_text("The file is in use")
+        assert ["reload"] == service.done
+        service.losses = ()
+        reload.click()
+        expect(reload).to_be_enabled()
+        expect(question).to_be_hidden()
+        assert ["reload", "reload"] == service.done
+        assert [] == faults
+
+
+def test_all_of_ten_thousand_backends(chromium: Browser) -> None:
+    """One question and one request drain 10,000 backends."""
+    service = Traffic()
+    backends = (a_backend(f"backend-{number:05}.example", share=0.0001) for number in range(10_000))
+    service.put(a_pool("large", *backends))
+    with served(service) as api, opened(chromium, api.url) as (page, faults):
+        begin_operating(page)
+        answer(page, "*preview=true", {"consequences": []})
+        page.locator("tr.pool").get_by_role("button", name="large", exact=True).click()
+        page.get_by_role("button", name="Drain all").click()
+        question = page.locator("#question")
+        expect(question).to_contain_text("Drain 10,000 backends?")
+        expect(question).to_contain_text("and 9988 more")
+        question.get_by_role("button", name="Drain").click()
+        expect(question).to_be_hidden()
+        assert 10_000 == len(service.done)
         assert [] == faults

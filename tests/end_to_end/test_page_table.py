@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from browser import PATIENCE, opened, row
+from fake_service import a_backend, a_pool
 from page_service import Traffic, served, showcase
 from playwright.sync_api import expect
 
@@ -72,7 +73,64 @@ def test_orders_groups_and_filters(chromium: Browser) -> None:
             expect(page.locator("tr.backend")).to_have_count(found)
         page.get_by_label("Group by").select_option("state")
         assert ["Down", "Out of service", "In service"] == page.locator("tr.group strong").all_inner_texts()
-        page.get_by_label("Find a pool, backend or address").fill("10.0.1.12")
+        page.get_by_label("Find a pool, backend, address or label").fill("10.0.1.12")
         expect(page.locator("tr.backend")).to_have_count(1)
         expect(row(page, "syslog/log2")).to_contain_text("drained")
+        assert [] == faults
+
+
+SITES = {"dns/ns1": "fra", "dns/ns2": "ams", "sip/gw1": "fra", "sip/gw2": ""}
+
+
+def labelled() -> Traffic:
+    """Two pools with backends at two sites, and a backend without a site."""
+    service = Traffic()
+    for pool in ("dns", "sip"):
+        names = [key.partition("/")[2] for key in SITES if key.startswith(pool)]
+        sites = {name: {"site": site} if (site := SITES[f"{pool}/{name}"]) else {} for name in names}
+        of = {"tier": "gold"} if pool == "dns" else {}
+        service.put(a_pool(pool, *(a_backend(name, labels={**of, **sites[name]}) for name in names), labels=of))
+    return service
+
+
+def test_labels(chromium: Browser) -> None:
+    """Labels filter by the search and by a list, and group the backends; the list follows the labels that exist."""
+    service = labelled()
+    with served(service) as api, opened(chromium, api.url) as (page, faults):
+        search, backends = page.get_by_label("Find a pool, backend, address or label"), page.locator("tr.backend")
+        for words, found in (("site=FRA", 2), ("site=fr", 0), ("site=", 3), ("tier=gold site=fra", 1), ("gold", 2)):
+            search.fill(words)
+            expect(backends).to_have_count(found)
+        search.fill("")
+        chosen = page.locator("#label")
+        assert ["any", "site=ams", "site=fra", "tier=gold"] == chosen.locator("option").all_inner_texts()
+        chosen.select_option("site=fra")
+        expect(backends).to_have_count(2)
+        page.get_by_role("button", name="Select all found").click()
+        expect(page.locator("#selected")).to_have_text("2 backends selected")
+        chosen.select_option("")
+
+        page.get_by_label("Group by").select_option("label site")
+        assert ["site=ams", "site=fra", "without site"] == page.locator("tr.group strong").all_inner_texts()
+        assert ["dns/ns2", "dns/ns1", "sip/gw1", "sip/gw2"] == page.locator("tr.backend .link").all_inner_texts()
+        service.change_backend("dns", "ns1", in_rotation=False, share=0.0)
+        expect(page.locator("tr.group").nth(1)).to_contain_text("1 of 2 backends in service")
+        page.get_by_role("button", name="dns/ns1", exact=True).click()
+        expect(page.locator("#details dl")).to_contain_text("tier=gold, site=fra")
+        page.get_by_role("button", name="Close", exact=True).click()
+
+        for pool in service.shown.values():
+            bare = tuple(backend.model_copy(update={"labels": {}}) for backend in pool.backends)
+            service.put(pool.model_copy(update={"backends": bare, "labels": {}}))
+        expect(page.locator("#by-label")).to_be_hidden()
+        expect(page.locator("tr.group strong")).to_have_text(["without site"])
+        assert [] == faults
+
+
+def test_no_labels(chromium: Browser) -> None:
+    """Without labels, the page has no list for them."""
+    with served(showcase()) as api, opened(chromium, api.url) as (page, faults):
+        expect(page.locator("tr.pool")).to_have_count(5)
+        expect(page.locator("#by-label")).to_be_hidden()
+        assert ["pool", "state", "nothing"] == page.locator("#group option").all_inner_texts()
         assert [] == faults

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pool_builders import backend, backends, config, pool, sorry
 
-from nftlb.health import CheckResult, PoolStates, Standing, consequences
+from nftlb.health import CheckResult, PoolStates, Standing, consequences, removals
 from nftlb.model import Admin, BackendChange, Fallback, FallbackKind, Health, Icmp, Pool
 
 FAIL = CheckResult(passed=False, reason="no answer", seconds=1.0)
@@ -119,3 +119,19 @@ def test_two_families() -> None:
     of = pool("dns", (UDP, "[2001:db8::53]:53/udp"), servers, health=(PING,))
 
     assert ["the pool dns (ip) would have no usable backend; its packets would be rejected"] == after(of, DRAIN)
+
+
+def test_removals() -> None:
+    """Each pool, listener and backend that another configuration does not have is named; others are not."""
+    sip = pool("sip", ("192.0.2.60:5060/udp", "192.0.2.61:5060/udp"), backends("10.0.1.1"))
+    before = config(dns(8), sip)
+    assert [] == removals(before, before)
+    assert [] == removals(config(sip), before)
+    assert [
+        "the pool dns would lose 6 of its 8 backends: b3, b4, b5, b6, b7 and 1 more",
+        "the pool sip would be removed; packets to 192.0.2.60:5060/udp, 192.0.2.61:5060/udp would not be balanced",
+    ] == removals(before, config(dns(2)))
+    moved = pool("voice", "192.0.2.60:5060/udp", backends("10.0.1.1"))
+    assert ["the pool sip would not listen on 192.0.2.61:5060/udp any more"] == removals(
+        before, config(dns(8), pool("sip", "192.0.2.62:5060/udp", backends("10.0.1.1")), moved)
+    )

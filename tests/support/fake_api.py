@@ -30,6 +30,7 @@ def backend(name: str = "ns1", number: int = 1, **changed: Any) -> BackendStatus
         "up": True,
         "admin": Admin.ENABLED,
         "agent": None,
+        "labels": {},
         "admin_since": None,
         "priority": 1,
         "weight": 1,

@@ -71,6 +71,7 @@ def a_backend(name: str, **changes: Any) -> BackendStatus:
         "admin": Admin.ENABLED,
         "admin_since": None,
         "agent": None,
+        "labels": {},
         "priority": 1,
         "weight": 1,
         "share": 0.5,
@@ -143,6 +144,8 @@ class FakeService:
 
     shown: dict[str, PoolStatus] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
+    losses: tuple[str, ...] = ()
+    """What a reload would lead to."""
     error: Exception | None = None
     hold: asyncio.Event | None = None
     """Changes wait until this event is set."""
@@ -281,6 +284,9 @@ class FakeService:
         if len(self.shown[pool].backends) == 1:
             raise Conflict(f"{backend} is the last backend of {pool}")
         self._set(pool, [shown for shown in self.shown[pool].backends if shown is not old])
+
+    async def preview_reload(self) -> Consequences:
+        return Consequences(consequences=self.losses)
 
     async def reload(self, by: Actor) -> None:
         self.actors.append(by)

@@ -64,7 +64,7 @@ def metric_families() -> list[Metric]:
     metrics.checked("dns", "archive", "icmp", True, 0.1)
     metrics.watch(_NoLoop(), lambda: {"entries": 1, "limit": 2})  # type: ignore[arg-type]
     page = metrics.page()
-    backend = a_backend("a", copies=2, requests=4, replies=3, answered=0.75)
+    backend = a_backend("a", copies=2, requests=4, replies=3, answered=0.75, labels={"NAME": "x"})
     guard = GuardStatus(rate=0, banned=0, denied=0, full=0)
     page.add(a_pool("dns", backend, priority=1, collectors=(a_collector("archive"),), guard=guard))
     text = page.finish(an_overview(faults=(Fault(what="x", message="", since=NOON),))).decode()

@@ -117,6 +117,20 @@ def test_routes_are_added_before_the_swap_and_deleted_after() -> None:
     assert {"nft", "wait"} == set(middle)
 
 
+@pytest.mark.parametrize("forward", list(Forward))
+def test_labels_change_nothing_in_the_kernel(forward: Forward) -> None:
+    """A configuration that differs in labels alone makes no transaction, routing rule or deletion."""
+    record = Record()
+    applier = record.applier()
+    behind = backends("10.0.7.1", "10.0.7.2")
+    assert applier.load(config(pool("dns", UDP, behind, forward=forward)))
+    record.calls.clear()
+    labelled = tuple(replace(one, labels=(("rack", "r12"),)) for one in behind)
+    applied = applier.load(config(pool("dns", UDP, labelled, forward=forward, labels=(("site", "fra"),))))
+    assert not applied
+    assert "nft" not in record.calls
+
+
 def test_unused_parts_of_the_host_are_not_read() -> None:
     """Without marks, zones and ingress, neither routing rules nor conntrack nor routes are read."""
     record = Record()

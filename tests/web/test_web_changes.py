@@ -43,15 +43,19 @@ def test_change(change: dict[str, object], call: str) -> None:
     run(test())
 
 
-def test_a_reload_has_no_preview() -> None:
-    """A parameter of other changes is refused, instead of a reload that its client did not want."""
+def test_a_preview_of_a_reload() -> None:
+    """A preview says what the reload would lead to, and reads nothing into use; other parameters are refused."""
 
     async def test() -> None:
         async with serving() as api:
+            api.service.losses = ("the pool sip would be removed",)
             answer = await api.ask("POST", "/api/v1/reload?preview=true")
-            assert 400 == answer.status
-            assert "unknown in the query: preview; allowed: no parameters" == answer.error
+            assert (200, {"consequences": list(api.service.losses)}) == (answer.status, answer.json)
+            for query in ("previw=true", "preview=yes"):
+                assert 400 == (await api.ask("POST", f"/api/v1/reload?{query}")).status
             assert [] == api.service.done
+            assert 200 == (await api.ask("POST", "/api/v1/reload?preview=false")).status
+            assert ["reload"] == api.service.done
 
     run(test())
 
@@ -105,9 +109,12 @@ def test_a_pool_of_many_backends() -> None:
 
     async def test() -> None:
         async with serving() as api:
-            many = [f"dns/b{number}" for number in range(5000)]
+            longest = f"{'p' * 48}/{'b' * 75}"
+            many = [f"{longest}{number:05}" for number in range(10_000)]
             unknown = await api.ask("PATCH", SEVERAL, {"backends": many, "weight": 2})
-            assert (404, "dns has no backend b0") == (unknown.status, unknown.error)
+            assert (404, f"no pool is named {'p' * 48}; there are: dns, syslog") == (unknown.status, unknown.error)
+            large = await api.ask("PATCH", SEVERAL, {"backends": many * 2, "weight": 2})
+            assert (413, "the body is too large; allowed: 2048 KiB") == (large.status, large.error)
             answer = await api.ask("PATCH", SEVERAL, {"backends": ["dns/ns1"] * 1000, "weight": 2})
             assert (200, ["ns1"]) == (answer.status, [backend["name"] for backend in answer.json])
 

@@ -2,6 +2,7 @@
 
 import {$, ago, arrange, chip, count, figure, make, makeButton, milliseconds, percent, say} from "./dom.js";
 import {Chart} from "./charts.js";
+import {labelsOf} from "./labels.js";
 import {ADMINS, addBackend, removeBackend, setAdmin, setNumber} from "./operate.js";
 import {measuredShares, meterOf} from "./rates.js";
 import {addressOf, poolFacts, poolState, reasonOf, shareText, sinceOf, stateOf} from "./states.js";
@@ -78,6 +79,7 @@ class Details {
 
   showFacts(facts) {
     while (this.facts.children.length < 2 * facts.length) this.facts.append(make("dt"), make("dd"));
+    while (this.facts.children.length > 2 * facts.length) this.facts.lastChild.remove();
     facts.forEach(([name, value], place) => {
       say(this.facts.children[2 * place], name);
       say(this.facts.children[2 * place + 1], value);
@@ -90,6 +92,7 @@ class Details {
       ["Listens on", pool.listen.join(", ")],
       ["Backends", poolFacts(pool)],
       ["Forwarding", [pool.forward, pool.balance, "per " + pool.per].join(", ")],
+      ...labelFacts(pool),
       ["Traffic", `${figure(rate.packets)} packets/s, ${figure(rate.bits)} bit/s, ${count(pool.packets)} packets in all`],
       ["In this state for", ago(pool.since)],
       ...(pool.guard ? [["Dropped by the guard", `${count(pool.guard.rate)} above the rate, ${count(pool.guard.banned)} banned, ${count(pool.guard.denied)} denied`]] : []),
@@ -102,6 +105,7 @@ class Details {
     const {rate} = meterOf(pool.name + "/" + backend.name);
     return [
       ["Address", addressOf(backend)],
+      ...labelFacts(backend),
       ["Reason", reasonOf(backend)],
       ["In this state for", ago(sinceOf(backend))],
       ["Share now / wanted", shareText(measuredShares(pool)[pool.backends.indexOf(backend)], backend.share)],
@@ -114,6 +118,11 @@ class Details {
   }
 
   end() { for (const chart of this.charts) chart.end(); }
+}
+
+function labelFacts(one) {
+  const labels = labelsOf(one);
+  return labels.length ? [["Labels", labels.join(", ")]] : [];
 }
 
 /** Open the details of a pool, or of a backend of the pool. */

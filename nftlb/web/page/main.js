@@ -1,6 +1,6 @@
 // The wiring of the page: reads the status in intervals and after each event, and shows the chosen view.
 
-import {$, announce, ago, arrange, chip, figure, make, makeButton, plural, say, setClock} from "./dom.js";
+import {$, announce, ago, chip, figure, plural, say, setClock} from "./dom.js";
 import {get} from "./api.js";
 import {showConfiguration, startConfiguration} from "./configuration.js";
 import {openDetails, showDetails, startDetails} from "./details.js";
@@ -10,13 +10,13 @@ import {startOperating} from "./operate.js";
 import {showPools, showTrouble, startPools} from "./pools.js";
 import {forget, keep, measure, meterOf} from "./rates.js";
 import {startSelection} from "./selection.js";
-import {overallState, responseTime, servingIn, troubles} from "./states.js";
+import {overallState, responseTime, servingIn} from "./states.js";
 import {KINDS, note, readHistory, showTimeline, startTimeline} from "./timeline.js";
+import {showTroubles} from "./troubles.js";
 
 const POLL = 2000, STALE = 8000;  // milliseconds
 const SOON = 30;                  // several events at once cause one request
 const MOST_POOLS = 8;             // more pools than this at once: the whole status is read
-const MOST_TROUBLES = 4;
 const VIEWS = ["pools", "timeline", "configuration", "explain", "notices"];
 
 let status = null, received = 0, size = 1, failure = "", timer = 0, asking = false, again = false, view = "pools";
@@ -126,30 +126,11 @@ function draw() {
   say($("backends"), `${good} of ${plural(all, "backend")} in service`);
   say($("traffic"), `${figure(rate.packets)} packets/s · ${figure(rate.bits)} bit/s`);
   document.title = `${overall.sign} ${overall.word} – ${host} – nftlb`;
-  showTroubles();
+  showTroubles(status);
   if (!$("view-pools").hidden) showPools(status);
   showConfiguration(status);
   showDetails(status);
   offerListeners(status);
-}
-
-const items = new Map();
-function showTroubles() {
-  const found = troubles(status), shown = found.slice(0, MOST_TROUBLES), used = new Set();
-  $("trouble").hidden = found.length === 0;
-  $("trouble").classList.toggle("mild", !found.some(one => one.kind === "bad"));
-  arrange($("troubles"), shown.map(({kind, where, text, pool, backend}) => {
-    const key = [kind, where, text].join("\n");
-    used.add(key);
-    if (!items.has(key)) {
-      const name = pool ? makeButton(where, () => openDetails(status, pool, backend || undefined), "link") : make("strong", "", where);
-      items.set(key, make("li", kind, make("span", "sign", kind === "bad" ? "✕" : "!"), name, make("span", "what", text)));
-    }
-    return items.get(key);
-  }));
-  for (const key of items.keys()) if (!used.has(key)) items.delete(key);
-  $("trouble-more").hidden = found.length <= MOST_TROUBLES;
-  say($("trouble-more"), `Show all ${found.length}`);
 }
 
 function showLink() {

@@ -1,8 +1,10 @@
 // Changes of operators: the token, the question before a change that loses traffic, and the answer of the daemon.
 
-import {$, announce, arrange, figure, make, makeButton, plural} from "./dom.js";
+import {$, announce, arrange, count, figure, make, makeButton, plural} from "./dom.js";
 import {backendPath, change, preview, setToken, token} from "./api.js";
 import {meterOf} from "./rates.js";
+
+const MOST_LINES = 20;  // in a question
 
 let changed = () => {};
 
@@ -23,8 +25,9 @@ function showToken() {
  * came before. Returns whether it was done.
  */
 function ask({title, lines = [], fields = [], button, danger = false, failure = null, act}) {
+  const shown = lines.length > MOST_LINES ? [...lines.slice(0, MOST_LINES), count(lines.length - MOST_LINES) + " more"] : lines;
   const send = make("button", danger ? "danger" : "main", button), cancel = makeButton("Cancel", closeQuestion), place = make("div", "failure");
-  const form = make("form", "question", ...(lines.length ? [make("ul", "consequences", ...lines.map(line => make("li", "", line)))] : []), ...fields, place, make("div", "buttons", send, cancel));
+  const form = make("form", "question", ...(shown.length ? [make("ul", "consequences", ...shown.map(line => make("li", "", line)))] : []), ...fields, place, make("div", "buttons", send, cancel));
   const refuse = error => arrange(place, [showRefusal(error)]);
   place.setAttribute("role", "alert");
   send.type = "submit";
@@ -257,10 +260,19 @@ async function askForBackend(pool) {
   return done;
 }
 
-/** Have the daemon read its file again. Returns null if the file is in use, or the user cancelled; else the refusal. */
+/**
+ * Have the daemon read its file again. If the file would take pools, listeners or backends away, or service would be
+ * lost, the user is asked before. Returns null if the file is in use, or the user cancelled; else the refusal.
+ */
 export async function reload() {
+  const path = "api/v1/reload", act = () => change("POST", path);
   try {
-    await withToken(() => change("POST", "api/v1/reload"));
+    const losses = await withToken(() => preview("POST", path)).catch(error => {
+      if (error.status !== 422) throw error;
+      return [];  // the file has faults: the attempt to use it is refused, and the daemon records that
+    });
+    if (!losses.length) await act();
+    else if (!await ask({title: "Read the file again?", lines: losses, button: "Use the file anyway", danger: true, act})) return null;
     announce("The file is in use");
   } catch (error) {
     if (!(error instanceof Cancelled)) return error;

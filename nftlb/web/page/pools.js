@@ -2,6 +2,7 @@
 
 import {$, ago, arrange, chip, count, dress, figure, hint, make, makeButton, makeCell, milliseconds, percent, plural, say} from "./dom.js";
 import {Spark} from "./charts.js";
+import {groupedBy, hasLabel, labelsOf, offerLabels} from "./labels.js";
 import {measuredShares, meterOf} from "./rates.js";
 import {keepBoxes, makeBox, select} from "./selection.js";
 import {addressOf, poolFacts, poolState, reasonOf, responseTime, shareScale, shareText, sinceOf, stateOf} from "./states.js";
@@ -65,8 +66,8 @@ class BackendRow extends Row {
   constructor(pool, backend) {
     super("backend");
     this.button = makeButton("", () => openDetails(pool, backend), "link");
-    this.added = make("span", "dim", " (added)");
-    this.cells.name.append(makeBox(pool + "/" + backend), this.button, this.added);
+    this.added = make("span", "dim", "(added)");
+    this.cells.name.append(make("span", "named", makeBox(pool + "/" + backend), this.button, this.added));
     // The bar is the measured share, and the mark is the share that the rules give. All bars have one scale.
     this.bar = make("span", "bar-now");
     this.mark = make("span", "bar-wanted");
@@ -102,7 +103,7 @@ class PoolRow extends Row {
     this.name = pool;
     this.toggle = makeButton("", () => { chosen.set(pool, this.toggle.getAttribute("aria-expanded") !== "true"); draw(); }, "toggle");
     this.button = makeButton(pool, () => openDetails(pool), "link");
-    this.cells.name.append(this.toggle, this.button);
+    this.cells.name.append(make("span", "named", this.toggle, this.button));
   }
 
   show({pool}, open) {
@@ -132,7 +133,10 @@ class GroupRow extends Row {
     this.element.classList.add("group");
   }
 
-  show({backends}) { say(this.cells.share, plural(backends, "backend")); }
+  show({members}) {
+    const serving = members.filter(entry => entry.backend.in_rotation).length;
+    say(this.cells.share, serving === members.length ? plural(serving, "backend") : serving + " of " + plural(members.length, "backend") + " in service");
+  }
 }
 
 function rowOf(key, make) {
@@ -153,14 +157,15 @@ function entryOf(pool, backend, now) {
 }
 
 function matcher() {
-  const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean), kind = $("filter").value;
-  const fits = entry => (!kind || (kind === "trouble" ? entry.rank < 6 : entry.state.name === kind)) && (!words.length || hasWords(entry, words));
-  return Object.assign(fits, {active: Boolean(kind || words.length), kind, words});
+  const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean), kind = $("filter").value, label = $("label").value;
+  const fits = entry => (!label || labelsOf(entry.backend).includes(label)) && (!kind || (kind === "trouble" ? entry.rank < 6 : entry.state.name === kind)) && (!words.length || hasWords(entry, words));
+  return Object.assign(fits, {active: Boolean(kind || label || words.length), kind, label, words});
 }
 
 function hasWords({pool, backend}, words) {
-  const text = [pool.name, backend ? backend.name + " " + addressOf(backend) + " " + backend.reason : "", ...pool.listen].join(" ").toLowerCase();
-  return words.every(word => text.includes(word));
+  const own = labelsOf(backend || pool);
+  const text = [pool.name, backend ? backend.name + " " + addressOf(backend) + " " + backend.reason : "", ...pool.listen, ...own].join(" ").toLowerCase();
+  return words.every(word => word.indexOf("=") > 0 ? hasLabel(own, word) : text.includes(word));
 }
 
 /** The rows of the table in their order, as [key, function that makes the row, arguments of its show]; the backends that fit; their number without a filter; the highest share. */
@@ -182,7 +187,7 @@ function lines(fits) {
   if (group === "pool") {
     const many = all > MANY && !fits.active;
     for (const entry of pools.sort(order)) {
-      const {pool, backends} = entry, empty = !pool.ready && (!fits.kind || fits.kind === "trouble") && hasWords({pool}, fits.words);
+      const {pool, backends} = entry, empty = !pool.ready && (!fits.kind || fits.kind === "trouble") && !fits.label && hasWords({pool}, fits.words);
       if (!backends.length && !(empty || (!fits.active && !pool.backends.length))) continue;
       const open = chosen.get(pool.name) ?? (!many || entry.rank < 7);
       found.push([`pool ${pool.name}`, () => new PoolRow(pool.name), entry, open]);
@@ -191,13 +196,25 @@ function lines(fits) {
   } else {
     const flat = pools.flatMap(entry => entry.backends).sort(order);
     if (!group) for (const entry of flat) put(entry, false);
-    else for (const [name, title] of GROUPS) {
-      const members = flat.filter(entry => entry.state.name === name);
-      if (members.length) found.push([`group ${name}`, () => new GroupRow(title), {backends: members.length}]);
+    else for (const [key, title, members] of groups(flat, groupedBy(group))) {
+      found.push(["group " + key, () => new GroupRow(title), {members}]);
       for (const entry of members) put(entry, false);
     }
   }
   return {found, keys, all, most};
+}
+
+/** The groups of these entries as [key, title, entries]: by the values of a label or, without its name, by state. */
+function groups(entries, name) {
+  const found = new Map(name ? [] : GROUPS.map(([state, title]) => [state, [state, title, []]]));
+  for (const entry of entries) {
+    const value = name && (entry.backend.labels || {})[name], key = name ? name + "=" + (value || "") : entry.state.name;
+    if (!found.has(key)) found.set(key, [key, value ? key : "without " + name, []]);
+    found.get(key)[2].push(entry);
+  }
+  const all = [...found.values()].filter(([, , members]) => members.length);
+  const last = ([key]) => key.endsWith("=") ? 1 : 0;
+  return name ? all.sort((one, other) => last(one) - last(other) || one[0].localeCompare(other[0], "en", {numeric: true})) : all;
 }
 
 function draw() {
@@ -210,7 +227,7 @@ function draw() {
     return row.element;
   });
   arrange($("rows"), kept);
-  say($("matches"), fits.active ? keys.length + " of " + plural(all, "backend") : plural(status.pools.length, "pool") + ", " + plural(all, "backend"));
+  say($("matches"), fits.active ? count(keys.length) + " of " + plural(all, "backend") : plural(status.pools.length, "pool") + ", " + plural(all, "backend"));
   $("select-all").hidden = !fits.active;
   $("more").hidden = found.length <= limit;
   say($("more"), "Show " + Math.min(ROWS, found.length - limit) + " more of " + count(found.length) + " rows");
@@ -227,7 +244,8 @@ function draw() {
 /** Show a status. */
 export function showPools(shown) {
   status = shown;
-  const alive = new Set(["group down", "group out", "group standby", "group good"]);
+  const alive = new Set(GROUPS.map(([name]) => "group " + name));
+  for (const label of offerLabels(status)) alive.add("group " + label).add("group " + label.slice(0, label.indexOf("=") + 1));
   for (const pool of status.pools) {
     alive.add("pool " + pool.name);
     for (const backend of pool.backends) alive.add(`backend ${pool.name}/${backend.name}`);
@@ -256,7 +274,7 @@ export function startPools(details) {
     } else head.append(title);
     $("columns").append(head);
   }
-  for (const id of ["search", "filter", "group", "sort"]) $(id).addEventListener("input", () => { limit = ROWS; draw(); });
+  for (const id of ["search", "filter", "label", "group", "sort"]) $(id).addEventListener("input", () => { limit = ROWS; draw(); });
   $("fold").addEventListener("click", () => {
     const open = $("fold").textContent === "Open all";
     for (const pool of status ? status.pools : []) chosen.set(pool.name, open);

@@ -2,6 +2,8 @@
 //
 // A state has a kind (the colour), a sign and a word: no state is shown by its colour alone.
 
+import {plural} from "./dom.js";
+
 const OUT = {drain: "drained", maintenance: "in maintenance"};
 
 export function addressOf({address, port}) {
@@ -75,32 +77,87 @@ export function shareScale(most) {
   return [0.1, 0.25, 0.5].find(end => most <= end) || 1;
 }
 
-/** What needs the attention of the operator, the worst first: {kind, where, text, pool, backend}. */
+const MOST_CAUSES = 3;  // causes that a line names
+
+const ADDRESS = /[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*|\d+(\.\d+){3}(:\d+)?/g, NUMBER = /\d+(\.\d+)?/g;
+
+/** A text without what differs between backends with the same cause: names of backends, addresses and numbers. */
+function pattern(text, pool) {
+  const backend = new RegExp(pool.name.replaceAll(/\W/g, "\\$&") + "/[\\w.-]+", "g");
+  return text.replaceAll(backend, "…").replaceAll(ADDRESS, "…").replaceAll(NUMBER, "…");
+}
+
+/** The causes of a pool's lines, each once with the number of its lines, the most frequent first. */
+function causes(pool, lines, words) {
+  const found = new Map();
+  for (const {text} of lines) {
+    const key = pattern(text, pool), same = found.get(key);
+    found.set(key, same ? {times: same.times + 1, text: same.text === text ? text : key} : {times: 1, text});
+  }
+  const all = [...found.values()].sort((one, other) => other.times - one.times);
+  return [
+    ...all.slice(0, MOST_CAUSES).map(({times, text}) => words(times) + text),
+    ...(all.length > MOST_CAUSES ? [all.length - MOST_CAUSES + " other causes"] : []),
+  ];
+}
+
+/** The words for a pool that is not ready although no line of `lacking` is about the whole pool. */
+function unready(pool) {
+  if (pool.healthy < pool.quorum || !pool.lacking.length) return pool.healthy + " usable, the quorum is " + pool.quorum;
+  return causes(pool, pool.lacking.map(text => ({text})), times => times > 1 ? times + " times: " : "").join(" · ");
+}
+
+/** What is wrong with a pool, a line for each cause: {rank, kind, where, text, backend, pool}. */
+function poolTroubles(pool, down) {
+  const found = [], own = new Set(down.map(one => pool.name + "/" + one.name));
+  const put = (rank, kind, where, text, backend = "") => found.push({rank, kind, where, text, backend, pool: pool.name});
+  // The reason of a backend that is down says the same.
+  const lacking = pool.lacking.filter(text => !text.split(/[\s,:]+/).some(word => own.has(word)));
+  for (const what of lacking) put(0, "bad", pool.name, "not ready: " + what);
+  if (!pool.ready && !lacking.length) put(pool.lacking.length ? 0 : 1, "bad", pool.name, "not ready: " + unready(pool));
+  if (pool.ready && pool.mode !== "healthy") put(1, "bad", pool.name, "serves in mode " + pool.mode);
+  for (const backend of down) {
+    const lost = nominal(pool, backend);
+    put(pool.ready ? 2 : 1, pool.ready ? "warn" : "bad", pool.name + "/" + backend.name, "down: " + reasonOf(backend) +
+      (lost ? " (" + Math.round(100 * lost) + " % of the pool's weight)" : ""), backend.name);
+  }
+  for (const collector of pool.collectors || []) {
+    if (!collector.up) put(3, "warn", pool.name + "/" + collector.name, "collector down: " + collector.reason);
+  }
+  for (const name of pool.names || []) {
+    if (name.trouble) put(3, "warn", pool.name + "/" + name.name, name.lookup + ": " + name.trouble);
+  }
+  return found;
+}
+
+/** The troubles of a pool in one line: the sentences about the pool, then how many backends are down, and why. */
+function inOneLine(pool, down, lines) {
+  const ofPool = lines.filter(one => one.where === pool.name), others = lines.filter(one => !one.backend && one.where !== pool.name);
+  const parts = [
+    ...causes(pool, ofPool, times => times > 1 ? times + " times: " : ""),
+    ...causes(pool, down.map(one => ({text: one.reason})), times => plural(times, "backend") + " down: "),
+    ...causes(pool, others, times => times > 1 ? times + " times: " : ""),
+  ];
+  const worst = [...lines].sort((one, other) => one.rank - other.rank)[0];
+  return {...worst, where: pool.name, backend: "", text: parts.join(" · "), lines};
+}
+
+/**
+ * What needs the attention of the operator, the worst first: {kind, where, text, pool, backend, lines}. A pool has one
+ * entry; `lines` are its troubles one by one, if there are several.
+ */
 export function troubles(status) {
-  const found = [];
-  const put = (rank, kind, where, text, pool = "", backend = "") => found.push({rank, kind, where, text, pool, backend});
+  const found = [], {problems} = status.config;
+  const put = (rank, kind, where, text, lines = []) => found.push({rank, kind, where, text, pool: "", backend: "", lines});
   if (status.kernel.error) put(0, "bad", "Kernel", status.kernel.error);
   else if (!status.kernel.synced) put(0, "bad", "Kernel", "the kernel does not have the rules of the configuration yet");
-  for (const problem of status.config.problems) put(2, "bad", "File", problem);
+  if (problems.length === 1) put(2, "bad", "File", problems[0]);
+  else if (problems.length) put(2, "bad", "File", problems.length + " errors: " + problems[0], problems.map(text => ({where: "File", text})));
   for (const fault of status.faults) put(3, "warn", fault.what, fault.message);
   for (const pool of status.pools) {
-    for (const what of pool.lacking) put(0, "bad", pool.name, "not ready: " + what, pool.name);
-    if (!pool.ready && !pool.lacking.length) {
-      put(1, "bad", pool.name, "not ready: " + pool.healthy + " usable, the quorum is " + pool.quorum, pool.name);
-    }
-    if (pool.ready && pool.mode !== "healthy") put(1, "bad", pool.name, "serves in mode " + pool.mode, pool.name);
-    for (const backend of pool.backends) {
-      if (stateOf(backend).name !== "down") continue;
-      const lost = nominal(pool, backend);
-      put(pool.ready ? 2 : 1, pool.ready ? "warn" : "bad", pool.name + "/" + backend.name, "down: " + reasonOf(backend) +
-        (lost ? " (" + Math.round(100 * lost) + " % of the pool's weight)" : ""), pool.name, backend.name);
-    }
-    for (const collector of pool.collectors || []) {
-      if (!collector.up) put(3, "warn", pool.name + "/" + collector.name, "collector down: " + collector.reason, pool.name);
-    }
-    for (const name of pool.names || []) {
-      if (name.trouble) put(3, "warn", pool.name + "/" + name.name, name.lookup + ": " + name.trouble, pool.name);
-    }
+    const down = pool.backends.filter(one => stateOf(one).name === "down"), lines = poolTroubles(pool, down);
+    if (lines.length === 1) found.push({...lines[0], lines: []});
+    else if (lines.length) found.push(inOneLine(pool, down, lines));
   }
   return found.sort((one, other) => one.rank - other.rank);
 }
