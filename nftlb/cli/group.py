@@ -123,9 +123,9 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     cls=LazyGroup,
     entries=COMMANDS,
     help="A UDP-first load balancer for Linux: pools in a YAML file, compiled to nftables.",
-    epilog=f"""Exit status: {"; ".join(f"{status} {meaning}" for status, meaning in EXIT_STATUSES.items())}. Other
-        meanings have 1 and 2 of diff (differences; bad input or a wrong command line), 1 of health (a pool is not
-        ready), and all of health --nagios.
+    epilog=f"""Exit status: {"; ".join(f"{status} {meaning}" for status, meaning in EXIT_STATUSES.items())}.
+        `nftlb diff` ends with 1 for differences, and with 2 for bad input; `nftlb health` ends with 1 if a pool is not
+        ready, and has the exit statuses of Nagios plugins with --nagios.
 
         To begin: `nftlb demo`, `nftlb doctor`, `nftlb COMMAND --help`.""",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
