@@ -37,10 +37,9 @@ _HEADER = {Family.IP: 20, Family.IP6: 40}
 _GRE_HEADER = 4
 
 
-def _longest(encap: Encap, family: Family) -> int:
-    """Return the greatest length, as in the header of a packet, that fits into a tunnel on any path."""
-    outer = _HEADER[family] + (_GRE_HEADER if encap is Encap.GRE else 0)
-    return _PATH - outer - (_HEADER[family] if family is Family.IP6 else 0)
+def longest_in_tunnel(encap: Encap, family: Family) -> int:
+    """Return the greatest length of a packet, with its header, that fits into a tunnel on any path."""
+    return _PATH - _HEADER[family] - (_GRE_HEADER if encap is Encap.GRE else 0)
 
 
 def ingress_services(family: Family, interface: str) -> str:
@@ -90,7 +89,9 @@ class IngressForwarding(NamedTuple):
             first = f"templates/{pool.name}/{family}"
         if pool.encap is not Encap.NONE:
             first = f"large/{pool.name}/{family}"
-            ordinary.append(f"{words.ip} length > {_longest(pool.encap, family)} accept")
+            # The length in a header of IPv6 is that of the rest of the packet.
+            header = _HEADER[family] if family is Family.IP6 else 0
+            ordinary.append(f"{words.ip} length > {longest_in_tunnel(pool.encap, family) - header} accept")
         if pool.hairpin:
             first = f"hairpin/{pool.name}/{family}"
             # A packet that a backend sends and then gets itself needs conntrack. So all packets of backends take the
