@@ -20,7 +20,7 @@ from .copies import TEMPLATES
 from .doors import joined
 from .guard import add_guard, fast_path_scope, guard_of
 from .pool_rules import PoolRules
-from .selection import targets
+from .selection import SORRY, targets
 from .services import by_words, fast_match
 from .versions import Version, version
 from .words import WORDS, format_address
@@ -80,7 +80,7 @@ class IngressForwarding(NamedTuple):
             if hop is None:
                 raise AssertionError(f"no next hop for {target.owner}")
             forward = f'fwd {words.ip} to {format_address(hop.via)} device "{hop.device}"'
-            part.chain(f"backend/{target.owner}", *self._send(target, protocols, forward))
+            part.chain(f"backend/{self._apart(target).owner}", *self._send(target, protocols, forward))
         add_guard(part, pool, family, self.entry(protocols[0]), protocols, scope=fast_path_scope(pool, family))
         entry = first = self._fast if pool.guard else self.entry(protocols[0])
         ordinary = [f'{match}accept comment "{what}"' for match, what in TEMPLATES] if pool.templates else []
@@ -124,7 +124,7 @@ class IngressForwarding(NamedTuple):
             entry,
             self.pool,
             self.family,
-            selection,
+            selection._replace(targets=tuple((self._apart(target), weight) for target, weight in selection.targets)),
             many=self.many,
             otherwise=["accept"],
             matches=matches,
@@ -135,6 +135,13 @@ class IngressForwarding(NamedTuple):
         guarded = [f'{match}goto {guard_of(entry)} comment "{joined(meaning)}"' for match, meaning in matches]
         rules = guarded if selection.targets else ["accept"]
         return spread | Version({self._fast: Chain(self._fast, tuple(rules))})
+
+    def _apart(self, target: Target) -> Target:
+        """Return a sorry server with its family in the name of its chain: that of the other family has the same name.
+
+        The names of backends differ, and both families share the table.
+        """
+        return target._replace(owner=f"{target.owner}/{self.family}") if target.name == SORRY else target
 
     @property
     def _fast(self) -> str:

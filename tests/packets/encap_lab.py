@@ -93,20 +93,25 @@ def batch(host: Host, commands: list[str]) -> None:
 
 
 @contextmanager
-def swapping(pool_lab: PoolLab, memberships: Sequence[Membership]) -> Iterator[None]:
-    """Change from membership to membership while the block runs, and until each had its turn."""
+def swapping(pool_lab: PoolLab, memberships: Sequence[Membership]) -> Iterator[list[Membership]]:
+    """Change from membership to membership while the block runs, and until each had its turn.
+
+    The value of the block has the memberships so far.
+    """
     ended = Event()
+    done: list[Membership] = []
 
     def swap() -> None:
-        for count, membership in enumerate(cycle(memberships)):
+        for membership in cycle(memberships):
             pool_lab.update(membership)
-            if ended.is_set() and count >= len(memberships):
+            done.append(membership)
+            if ended.is_set() and len(done) > len(memberships):
                 return
 
     with ThreadPoolExecutor(1) as thread:
         swaps = thread.submit(swap)
         try:
-            yield
+            yield done
         finally:
             ended.set()
         swaps.result()

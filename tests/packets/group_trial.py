@@ -9,13 +9,12 @@ from ipaddress import ip_address
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
-from group_steps import STEPS, in_groups
+from group_steps import SORRY_HOST, STEPS, host_of, in_groups
 from keyed_clients import Asker, expected, order_of_turns
 from servers.processes import await_that
 
 from nftlb.lab.servers import Servers
-from nftlb.model import Balance, Collector, DropReason, Encap, Forward, Guard, Rate, payload_key
-from nftlb.ruleset import Count
+from nftlb.model import Balance, Collector, Encap, Forward, Guard, Rate, payload_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,18 +87,22 @@ def try_groups(pool_lab: PoolLab, pool: Pool, version: int) -> None:
         archive = stack.enter_context(collecting(pool_lab, version))
         asker = stack.enter_context(Asker(lab.client, version))
         trial = _Trial(pool_lab, pool, asker, version)
-        before = trial.replies()
+        before = trial.counted()
         for step in STEPS:
             trial.take(step)
+        wanted = Counter(trial.got)
+        if pool.count_replies:
+            wanted += Counter({f"{name} replies": count for name, count in trial.got.items() if name != SORRY_HOST})
+        if pool.mirror:
+            wanted["collector/dns/archive"] = len(trial.sent)
         if pool.guard:
-            trial.exceed()
+            wanted["_rate"] = trial.exceed()
+        await_that(lambda: trial.counted() - before == wanted, f"these counts: {wanted}")
         got = {name: count for name, count in trial.got.items() if count}
         assert got == {name: count for name, count in pool_lab.servers.counts.items() if count}
         client = (lab.client.address(version), asker.sock.getsockname()[1])
         if pool.forward is not Forward.NAT:
             assert {client} == {datagram.source for datagram in pool_lab.servers.received}
-        if pool.count_replies:
-            assert {name: (count, count) for name, count in got.items()} == _grown(before, trial.replies())
         copies = [(datagram.payload, datagram.source) for datagram in archive.settle()]
         assert (sorted((payload, client) for payload in trial.sent) if pool.mirror else []) == sorted(copies)
         assert asker.is_idle()
@@ -120,7 +123,6 @@ class _Trial:
         ]
         self._owners: dict[bytes, str] = {}
         self._shares: Mapping[str, int] = {}
-        self._dropped_before = self._dropped()
 
     def take(self, step: Step) -> None:
         """Change the states of backends, and send datagrams with keys, and without."""
@@ -135,22 +137,22 @@ class _Trial:
             assert list(chain.from_iterable(repeat(order, CYCLES))) == turns, step.about
         self._shares = step.shares
 
-    def exceed(self) -> None:
-        """Send datagrams above the limit of the guard: they are dropped, and count."""
+    def exceed(self) -> int:
+        """Send datagrams above the limit of the guard, which are dropped, and return their number."""
         for payload in self._payloads[:ABOVE]:
             self._asker.send(payload)
-        await_that(lambda: self._dropped() - self._dropped_before == ABOVE, f"{ABOVE} datagrams are dropped")
+        return ABOVE
 
-    def replies(self) -> dict[str, tuple[int, int]]:
-        """The packets and replies of each backend since the first load of the lab, where they are counted."""
-        found = self._pool_lab.lab.balancer.call(self._pool_lab.applier.reply_counts)
-        both = {name: (one.requests.packets, one.replies.packets) for name, one in found.items()}
-        counts: dict[str, tuple[int, int]] = {}
-        for name, (requests, replies) in both.items():
-            short = name.removeprefix("dns/").removesuffix("-6")
-            earlier = counts.get(short, (0, 0))
-            counts[short] = (earlier[0] + requests, earlier[1] + replies)
-        return counts
+    def counted(self) -> Counter[str]:
+        """The packets of backends and collectors, the replies of backends, and what the guard dropped."""
+        balancer, applier = self._pool_lab.lab.balancer, self._pool_lab.applier
+        found: Counter[str] = Counter()
+        for owner, count in balancer.call(applier.counters).items():
+            name = owner.removeprefix("dns/")
+            found[host_of(name)] += count.packets
+        for owner, replies in balancer.call(applier.reply_counts).items():
+            found[f"{host_of(owner.removeprefix('dns/'))} replies"] += replies.replies.packets
+        return found
 
     def _send_keys(self, step: Step) -> None:
         owners = {}
@@ -170,16 +172,3 @@ class _Trial:
         self.sent.append(payload)
         self.got[backend] += 1
         return backend
-
-    def _dropped(self) -> int:
-        found = self._pool_lab.lab.balancer.call(self._pool_lab.applier.counters)
-        return found.get(DropReason.RATE.owner("dns"), Count(0, 0)).packets
-
-
-def _grown(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """The difference of counts, without backends for which there is none."""
-    grown = {}
-    for name, (requests, replies) in after.items():
-        had = before.get(name, (0, 0))
-        grown[name] = (requests - had[0], replies - had[1])
-    return {name: count for name, count in grown.items() if any(count)}

@@ -8,6 +8,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Self
 
+from group_steps import host_of
 from pool_lab import PORT, vip
 
 from nftlb.explain import Question, explain_packet
@@ -68,12 +69,12 @@ def explained(pool: Pool, client: Endpoint, payload: bytes, membership: Membersh
 
 
 def expected(pool: Pool, client: Endpoint, payload: bytes, membership: Membership | None = None) -> str:
-    """The backend that `nftlb explain` shows for a datagram of a client."""
+    """The host of the backend that `nftlb explain` shows for a datagram of a client."""
     choice = explained(pool, client, payload, membership).choice
     assert choice is not None
-    return choice.target.removesuffix("-6")
+    return host_of(choice.target)
 
 
 def order_of_turns(pool: Pool, client: Endpoint, membership: Membership | None = None) -> list[str]:
     """The order of the turns from the last change of the pool on, as `nftlb explain` shows it."""
-    return [name.removesuffix("-6") for name in explained(pool, client, b"", membership).slots]
+    return [host_of(name) for name in explained(pool, client, b"", membership).slots]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from flow_datagrams import DATA, TEMPLATE, V9, Exporter, arrived, exporting, flow_datagram
-from group_steps import BACKENDS, STEPS, WEIGHTS, in_groups
+from group_steps import BACKENDS, HOSTS, STEPS, WEIGHTS, in_groups
 from group_trial import try_groups, with_extras
 from keyed_clients import expected, explained
 from peers import Peer
@@ -32,7 +32,7 @@ VERSIONS = (4, 6)
 
 def open_lab(mode: Mode, **options: Any) -> PoolLab:
     """The lab with the backends of `group_steps`, and a second client."""
-    return PoolLab(mode, backends=len(BACKENDS), clients=2, weights=WEIGHTS, **options)
+    return PoolLab(mode, backends=len(HOSTS), clients=2, weights=WEIGHTS, **options)
 
 
 def endpoint(address: tuple[str, int]) -> Endpoint:
@@ -105,7 +105,7 @@ def test_templates_while_backends_change(mode: Mode, balance: Balance, version: 
             for payload in sent:
                 exporter.send(payload)
             found = arrived(lab)
-            for name in BACKENDS:
+            for name in HOSTS:
                 assert ([0, 1] if name in step.shares else []) == [one for one in found[name] if one < 2], step.about
             data = {name: [one for one in found[name] if one >= 2] for name in step.shares}
             if balance is Balance.HASH:
@@ -178,8 +178,8 @@ def test_requests_of_backends_while_backends_change(
         pool = in_groups(lab.pool(PORT), balance=balance, outbound=True, **options)
         lab.load(pool)
         talk = Conversation(lab, version, stack)
-        for name, backend in talk.backends.items():
-            question = Question(endpoint(backend.address), endpoint(talk.peers[name].address), Protocol.UDP)
+        for name in BACKENDS:
+            question = Question(endpoint(talk.backends[name].address), endpoint(talk.peers[name].address), Protocol.UDP)
             assert f"leaves from {endpoint(talk.service)}" in explain_packet(Config(pools=(pool,)), question).reason
         for step in STEPS:
             lab.update(step.membership)

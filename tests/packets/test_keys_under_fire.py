@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from blaster import Membership as Members
-from group_steps import BACKENDS, STEPS, WEIGHTS, in_groups
+from group_steps import HOSTS, STEPS, WEIGHTS, host_of, in_groups
 from keyed_clients import explained
 from pool_lab import DSR_INGRESS, NAT, PORT, STATELESS, STATELESS_INGRESS, PoolLab, close_slow_path, vip
 
@@ -61,14 +61,13 @@ def change_while(pool_lab: PoolLab, sender: Sender, owners: list[tuple[str, ...]
 )
 def test_keys_stay_under_fire(blaster: Blaster, mode: Mode, version: int) -> None:
     """While the pool changes every 2 ms, each datagram reaches the backend that its key has at that moment."""
-    with PoolLab(mode, backends=len(BACKENDS), weights=WEIGHTS, serve=False) as pool_lab:
+    with PoolLab(mode, backends=len(HOSTS), weights=WEIGHTS, serve=False) as pool_lab:
         close_slow_path(pool_lab)
         pool = in_groups(pool_lab.pool(), balance=Balance.HASH, key=NUMBER)
         pool_lab.load(pool)
         client = Endpoint(ip_address(pool_lab.lab.client.address(version)), 40000)
         owners = [
-            tuple(name.removesuffix("-6") for name in explained(pool, client, bytes(8), step.membership).slots)
-            for step in STEPS
+            tuple(host_of(name) for name in explained(pool, client, bytes(8), step.membership).slots) for step in STEPS
         ]
         bind = vip(version) if mode.dsr else ""
         with blaster.sinks(
