@@ -20,7 +20,7 @@ from .copies import TEMPLATES
 from .doors import joined
 from .guard import add_guard, fast_path_scope, guard_of
 from .pool_rules import PoolRules
-from .selection import targets
+from .selection import SORRY, targets
 from .services import TO_THIS_HOST, by_words, fast_match
 from .versions import Version, version
 from .words import WORDS, format_address
@@ -37,10 +37,9 @@ _HEADER = {Family.IP: 20, Family.IP6: 40}
 _GRE_HEADER = 4
 
 
-def _longest(encap: Encap, family: Family) -> int:
-    """Return the greatest length, as in the header of a packet, that fits into a tunnel on any path."""
-    outer = _HEADER[family] + (_GRE_HEADER if encap is Encap.GRE else 0)
-    return _PATH - outer - (_HEADER[family] if family is Family.IP6 else 0)
+def longest_in_tunnel(encap: Encap, family: Family) -> int:
+    """Return the greatest length of a packet, with its header, that fits into a tunnel on any path."""
+    return _PATH - _HEADER[family] - (_GRE_HEADER if encap is Encap.GRE else 0)
 
 
 def ingress_services(family: Family, interface: str) -> str:
@@ -81,7 +80,7 @@ class IngressForwarding(NamedTuple):
             if hop is None:
                 raise AssertionError(f"no next hop for {target.owner}")
             forward = f'fwd {words.ip} to {format_address(hop.via)} device "{hop.device}"'
-            part.chain(f"backend/{target.owner}", *self._send(target, protocols, forward))
+            part.chain(f"backend/{self._apart(target).owner}", *self._send(target, protocols, forward))
         add_guard(part, pool, family, self.entry(protocols[0]), protocols, scope=fast_path_scope(pool, family))
         entry = first = self._fast if pool.guard else self.entry(protocols[0])
         ordinary = [f'{match}accept comment "{what}"' for match, what in TEMPLATES] if pool.templates else []
@@ -90,7 +89,9 @@ class IngressForwarding(NamedTuple):
             first = f"templates/{pool.name}/{family}"
         if pool.encap is not Encap.NONE:
             first = f"large/{pool.name}/{family}"
-            ordinary.append(f"{words.ip} length > {_longest(pool.encap, family)} accept")
+            # The length in a header of IPv6 is that of the rest of the packet.
+            header = _HEADER[family] if family is Family.IP6 else 0
+            ordinary.append(f"{words.ip} length > {longest_in_tunnel(pool.encap, family) - header} accept")
         if pool.hairpin:
             first = f"hairpin/{pool.name}/{family}"
             # A packet that a backend sends and then gets itself needs conntrack. So all packets of backends take the
@@ -124,7 +125,7 @@ class IngressForwarding(NamedTuple):
             entry,
             self.pool,
             self.family,
-            selection,
+            selection._replace(targets=tuple((self._apart(target), weight) for target, weight in selection.targets)),
             many=self.many,
             otherwise=["accept"],
             matches=fitting if self.pool.guard else matches,
@@ -136,6 +137,13 @@ class IngressForwarding(NamedTuple):
         guarded = [f'{match}goto {guard_of(entry)} comment "{joined(meaning)}"' for match, meaning in matches]
         rules = guarded if selection.targets else ["accept"]
         return spread | Version({self._fast: Chain(self._fast, tuple(rules))})
+
+    def _apart(self, target: Target) -> Target:
+        """Return a sorry server with its family in the name of its chain: that of the other family has the same name.
+
+        The names of backends differ, and both families share the table.
+        """
+        return target._replace(owner=f"{target.owner}/{self.family}") if target.name == SORRY else target
 
     @property
     def _fast(self) -> str:

@@ -11,10 +11,10 @@ from .explanation import Choice
 from .jhash import slot_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from nftlb.compiler.selection import Selection
-    from nftlb.model import Endpoint, HashKey, Pool
+    from nftlb.model import Endpoint, Guard, HashKey, Pool, SourceEntry
 
     from .explanation import Question
 
@@ -25,11 +25,27 @@ _REGISTER = 4
 def choice_of(pool: Pool, question: Question, selection: Selection, slots: Sequence[str]) -> Choice | None:
     """Return what decides about a packet; None if only turns decide, and if no backend is left."""
     payload = question.payload
+    if (
+        pool.guard
+        and has_source(pool.guard.deny, question.client)
+        and not has_source(pool.guard.allow, question.client)
+    ):
+        return Choice("none: the guard drops the packets of this client, which is in `deny`", dropped=True)
     if pool.templates and payload and question.protocol is Protocol.UDP and len(selection.targets) > 1:
         kind = _templates_in(payload)
         if kind:
             return Choice(f"every backend in rotation gets this datagram, which begins with templates of {kind}")
     return _by_key(pool, question, selection, slots) if pool.balance is Balance.HASH else None
+
+
+def has_source(entries: Iterable[SourceEntry], client: Endpoint) -> bool:
+    """Whether a list of a guard has the address of a client."""
+    return any(first <= int(client.address) <= last for entry in entries for first, last in entry.of(client.family))
+
+
+def is_denied(guard: Guard, client: Endpoint) -> bool:
+    """Whether a guard drops all packets of a client."""
+    return has_source(guard.deny, client) and not has_source(guard.allow, client)
 
 
 def _by_key(pool: Pool, question: Question, selection: Selection, slots: Sequence[str]) -> Choice | None:

@@ -74,12 +74,13 @@ class Candidate:
 class Choice:
     """What decides about a packet, in words. `target`: the server that gets the packet; empty if that is not known.
 
-    `slot`: the packet's slot, if the hash of its key decides.
+    `slot`: the packet's slot, if the hash of its key decides. `dropped`: no server gets the packet.
     """
 
     by: str
     target: str = ""
     slot: int | None = None
+    dropped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +221,9 @@ def _candidate_row(answer: Treatment, candidate: Candidate) -> list[str]:
 def _slot_lines(answer: Treatment) -> Iterator[str]:
     slots, choice = answer.slots, answer.choice
     what = "connection" if answer.by_flow else "packet"
-    if choice and choice.target and choice.slot is None:
+    if choice and choice.dropped:
+        yield choice.by
+    elif choice and choice.target and choice.slot is None:
         yield f"{choice.by}: every {what} with it -> {choice.target}"
     elif not slots:
         yield "none: no backend is left"

@@ -6,11 +6,13 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 from nftlb.compiler.cautions import cautions
-from nftlb.compiler.ingress import has_fast_path
+from nftlb.compiler.ingress import has_fast_path, longest_in_tunnel
 from nftlb.compiler.reply_form import reply_form
 from nftlb.compiler.selection import targets
 from nftlb.compiler.source_ports import source_ports
 from nftlb.model import SOURCE, Balance, Encap, FallbackKind, Forward, Protocol, Replies, RotationMode, SourceKind
+
+from .choice import has_source
 
 if TYPE_CHECKING:
     from nftlb.compiler import Routes
@@ -44,6 +46,7 @@ def remarks(
         "guard": _guard(pool, question),
         "helper": _HELPER.format(pool.helper) if pool.helper and by_flow else "",
         "copies": _copies(pool, listener) if datagrams else "",
+        "answers": _ANSWERS if datagrams and pool.outbound and pool.forward is Forward.NAT else "",
         "now": _now(pool, selection),
         "priority": _priority(pool, selection),
         "fragments": _FRAGMENTS[pool.forward] if datagrams else "",
@@ -122,7 +125,7 @@ def _guard(pool: Pool, question: Question) -> str:
     if guard is None:
         return ""
     for entries, text in ((guard.allow, "is in `allow`, so its packets always pass."), (guard.deny, _DENIED)):
-        if any(first <= int(client.address) <= last for entry in entries for first, last in entry.of(client.family)):
+        if has_source(entries, client):
             return f"the client {text}"
     if guard.rate is None:
         return "the client is in no list, so its packets pass."
@@ -152,7 +155,8 @@ def _copies(pool: Pool, listener: Listener) -> str:
     ]
     if names:
         sentences.append(
-            f"{', '.join(names)}: copies with the source of the client. Replies of collectors are dropped."
+            f"{', '.join(names)}: copies with the source of the client. Replies of collectors that pass this host "
+            "are dropped."
         )
     if pool.templates:
         sentences.append(
@@ -160,6 +164,13 @@ def _copies(pool: Pool, listener: Listener) -> str:
             "rotation, and takes no turn."
         )
     return " ".join(sentences)
+
+
+# With stateless, a caution says who gets the answers.
+_ANSWERS = (
+    "outbound: a packet that answers a request of a backend goes to the backend that asked, also while that backend is "
+    "drained, down or on standby. All other packets go as the slots say."
+)
 
 
 def _now(pool: Pool, selection: Selection) -> str:
@@ -203,7 +214,7 @@ _FRAGMENTS = {
 _ZERO_CHECKSUM = {
     Forward.NAT: "a datagram without a UDP checksum arrives without one.",
     Forward.STATELESS: "put back to zero after the port was rewritten; the fast path leaves such datagrams alone.",
-    Forward.DSR: "not touched; the fast path leaves such datagrams alone.",
+    Forward.DSR: "a datagram without a UDP checksum arrives without one.",
 }
 _ICMP = {
     Forward.NAT: (
@@ -329,7 +340,7 @@ def _fast_path(pool: Pool, family: Family, routes: Routes) -> str:
         return "no: conntrack comes after the ingress hook."
     if not pool.ingress:
         return "no: the pool names no `ingress` interfaces."
-    exceptions = "except fragments, datagrams without a checksum, IPv6 with extension headers, and a TTL of 1"
+    exceptions = f"except {', '.join(_slow_packets(pool, family))}, and a TTL of 1"
     where = ", ".join(pool.ingress)
     unknown = [target.name for target in targets(pool, family) if routes.hop(target) is None]
     if unknown:
@@ -338,3 +349,16 @@ def _fast_path(pool: Pool, family: Family, routes: Routes) -> str:
             f"in the file); {exceptions}."
         )
     return f"on {where}: past routing and the forward chain of other firewalls; {exceptions}."
+
+
+def _slow_packets(pool: Pool, family: Family) -> list[str]:
+    """Return the packets that leave the fast path."""
+    longest = longest_in_tunnel(pool.encap, family)
+    return [
+        "fragments",
+        *(["datagrams without a checksum"] if pool.forward is Forward.STATELESS else ()),
+        "IPv6 with extension headers",
+        *([f"packets longer than {longest} bytes"] if pool.encap is not Encap.NONE else ()),
+        *(["templates of NetFlow v9 and IPFIX"] if pool.templates else ()),
+        *(["packets of the pool's own backends"] if pool.hairpin else ()),
+    ]

@@ -37,12 +37,13 @@ OF_REPLIES = " replies"
 def counter_owner(chain: str) -> str:
     """Return the owner of the counter in a chain: `dns/ns1` of `backend/dns/ns1`; for a chain of replies, the replies.
 
+    A family may follow: `backend/dns/_sorry/ip6` counts for `dns/_sorry`.
     `collector/POOL/NAME/LISTENER` counts for `collector/POOL/NAME`, `template/POOL/NAME/LISTENER` for
     `template/POOL/NAME`, and `guarded/POOL/.../REASON` for `POOL/_REASON`. For any other chain, "" is returned.
     """
     kind, _, rest = chain.partition("/")
     if kind == "backend":
-        return rest
+        return "/".join(rest.split("/")[:2])
     if kind in ("reply", "early-reply"):
         return f"{rest.partition('/')[0]}/{rest.rpartition('/')[2]}{OF_REPLIES}"
     if kind in ("collector", "template"):

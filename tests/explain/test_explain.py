@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pool_builders import backend, backends, config, pool, sorry
@@ -585,3 +585,43 @@ def test_a_guard_is_explained() -> None:
     assert f"{who} 20 new connections {rest}" == said("203.0.113.7:40000", "192.0.2.53:53/tcp")
     plain = config(pool("dns", "192.0.2.53:53/udp", THREE))
     assert "guard" not in dict(answer(plain, "192.0.2.53:53/udp").remarks)
+
+    # A denied client reaches no backend, whatever the slots are.
+    dropped = "none: the guard drops the packets of this client, which is in `deny`"
+    for balance in Balance:
+        of = replace(configuration.pools[0], balance=balance)
+        found = explain_packet(config(of), ask("192.0.2.53:53/udp", "198.51.100.8:40000"))
+        assert f"slots\n  {dropped}\n" in as_text(found)
+        assert (dropped, None) == (as_data(found)["decided_by"], as_data(found)["target"])
+        allowed = explain_packet(config(of), ask("192.0.2.53:53/udp", "198.51.100.7:40000"))
+        assert dropped not in as_text(allowed)
+
+
+def test_answers_to_requests_of_backends() -> None:
+    """With `outbound` and nat, slots do not decide about answers, and a remark says so. With stateless, they do."""
+
+    def headings(**options: Any) -> set[str]:
+        configuration = config(pool("sip", "192.0.2.50:5060/udp", backends("10.0.1.1", "10.0.1.2"), **options))
+        found = answer(configuration, "192.0.2.50:5060/udp")
+        return {heading for heading, _ in found.remarks} & {"answers", "caution"}
+
+    assert {"answers"} == headings(outbound=True)
+    assert {"caution"} == headings(outbound=True, forward=Forward.STATELESS)
+    assert set() == headings()
+
+
+@pytest.mark.parametrize(
+    ("options", "slow"),
+    [
+        ({"forward": Forward.STATELESS}, "fragments, datagrams without a checksum, IPv6 with extension headers, and"),
+        ({"forward": Forward.DSR}, "fragments, IPv6 with extension headers, and"),
+        ({"forward": Forward.DSR, "encap": Encap.IPIP}, "extension headers, packets longer than 1260 bytes, and"),
+        ({"forward": Forward.DSR, "encap": Encap.GRE}, "extension headers, packets longer than 1256 bytes, and"),
+        ({"forward": Forward.DSR, "templates": Templates.ALL}, "headers, templates of NetFlow v9 and IPFIX, and"),
+        ({"forward": Forward.STATELESS, "hairpin": True}, "headers, packets of the pool's own backends, and"),
+    ],
+)
+def test_packets_that_leave_the_fast_path(options: dict[str, Any], slow: str) -> None:
+    """The remark about the fast path has the packets that the rules there let go on."""
+    configuration = config(pool("dns", "192.0.2.53:53/udp", backends("10.0.1.2"), ingress=("eth0",), **options))
+    assert f"{slow} a TTL of 1." in dict(answer(configuration, "192.0.2.53:53/udp").remarks)["fast path"]

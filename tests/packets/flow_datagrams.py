@@ -71,7 +71,7 @@ class Exporter:
 
 def arrived(lab: PoolLab) -> dict[str, list[int]]:
     """The numbers of the datagrams that each backend got, in order."""
-    found: dict[str, list[int]] = {name: [] for name in BACKENDS}
+    found: dict[str, list[int]] = {host.name: [] for host in lab.lab.backends}
     for record in lab.servers.settle():
         found[record.backend].append(number_of(record.payload))
     lab.servers.clear()

@@ -13,9 +13,10 @@ from nftlb.model import Backend, Config, Forward, Listener, Membership, Pool, Pr
 from nftlb.swap.applier import Applier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from nftlb.lab import Servers
+    from nftlb.model import BackendState
 
 PORT = 53
 BACKEND_PORT = 5353
@@ -69,6 +70,13 @@ def vip(version: int) -> str:
 def down(*names: str) -> Membership:
     """All backends are up except these of the pool `dns`, in both families."""
     return Membership.with_down(("dns", name + suffix) for name in names for suffix in ("", "-6"))
+
+
+def of(states: Mapping[str, BackendState]) -> Membership:
+    """These states of backends of the pool `dns`, in both families."""
+    return Membership(
+        {"dns": frozenset((name + suffix, state) for name, state in states.items() for suffix in ("", "-6"))}
+    )
 
 
 class PoolLab:

@@ -7,25 +7,19 @@ from __future__ import annotations
 
 import errno
 import os
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from itertools import cycle
-from threading import Event
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import pytest
-from pool_lab import DSR_INGRESS, NAT, PORT, PoolLab, close_slow_path, down, vip
-from tunnel_stand_in import Openers, StandInTunnels
+from encap_lab import EVERYONE, EncapLab, beyond, swapping
+from pool_lab import NAT, PORT, PoolLab, close_slow_path, down, vip
 
 from nftlb.compiler.routes import tunnel_hop
 from nftlb.errors import KernelError
-from nftlb.kernel import LibNftables
 from nftlb.kernel.policy_routing import PolicyRouting
 from nftlb.kernel.tunnels import DOOMED_GROUP, KINDS, TunnelLinks
-from nftlb.lab import VIP4, VIP6, Lab
-from nftlb.lab.servers import SocketLoop
+from nftlb.lab import VIP4
 from nftlb.model import Config, Encap, Membership
 from nftlb.swap.applier import Applier
 
@@ -35,69 +29,6 @@ if TYPE_CHECKING:
     from nftlb.kernel.netlink import Netlink
     from nftlb.kernel.tunnels import Tunnel
     from nftlb.model import Pool
-
-EVERYONE = ["b1", "b2", "b3"]
-
-
-class EncapLab(PoolLab):
-    """The routed lab, in which backends have addresses behind their router, and the address of the service.
-
-    The balancer has no address of the service, since replies pass it as they pass any router.
-    """
-
-    def __init__(self, encap: Encap) -> None:
-        super().__init__(DSR_INGRESS)
-        self.lab = Lab(backends=3)
-        self.encap = encap
-        self.openers: Openers
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        self.lab.__enter__()
-        balancer = self.lab.balancer
-        own = [f"address delete {address} dev lo" for address in (f"{VIP4}/32", f"{VIP6}/128")]
-        for number, host in enumerate(self.lab.backends, 1):
-            own += [
-                f"route add {there} via {near}"
-                for there, near in zip(beyond(number), (host.ipv4, host.ipv6), strict=True)
-            ]
-            batch(host, [f"address add {address} dev lo" for address in (VIP4, VIP6, *beyond(number))])
-        batch(balancer, own)
-        self.servers = self._stack.enter_context(self.lab.serve(PORT))
-        self.openers = self._stack.enter_context(Openers(self.lab.backends, self.encap))
-        self.loop = self._stack.enter_context(SocketLoop("tunnels"))
-        self.tunnels = StandInTunnels(balancer, self.loop, self._stack)
-        self.kernel = balancer.call(LibNftables)
-        self._stack.callback(self.kernel.close)
-        self.applier = balancer.call(Applier, self.kernel, routing=PolicyRouting(self.tunnels))
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
-        self.lab.__exit__(*exception)
-
-    def pool(self, port: int = 0) -> Pool:
-        pool = super().pool(port)
-        addresses = {
-            f"b{n}{suffix}": ip_address(beyond(n)[six]) for n in (1, 2, 3) for six, suffix in enumerate(("", "-6"))
-        }
-        backends = (replace(backend, address=addresses[backend.name], device=None) for backend in pool.backends)
-        return replace(pool, encap=self.encap, ingress=("client1",), backends=tuple(backends))
-
-    def devices(self) -> str:
-        """All that a load may leave behind: interfaces, rules and routes."""
-        commands = ["link show", *(f"-{version} {what} show" for version in (4, 6) for what in ("rule", "route"))]
-        shown = [self.lab.balancer.run(["ip", "-oneline", *command.split()]) for command in commands]
-        return "".join(shown).replace("\\", "\n")
-
-
-def beyond(number: int) -> tuple[str, str]:
-    """The addresses of a backend, to which only routes lead."""
-    return f"172.20.{number}.1", f"fd00:beef::{number}"
-
-
-def batch(host: object, commands: list[str]) -> None:
-    host.run(["ip", "-batch", "-"], input="".join(f"{command}\n" for command in commands))  # type: ignore[attr-defined]
 
 
 @pytest.fixture(params=[Encap.IPIP, Encap.GRE], ids=str, scope="module")
@@ -181,22 +112,9 @@ def test_the_sender_of_a_packet_that_does_not_fit_gets_an_error(ipip_lab: EncapL
 def test_swaps_lose_no_datagram(ipip_lab: EncapLab, fast: bool) -> None:
     """While backends leave and return, each datagram of a socket gets one answer, from the service's address."""
     ipip_lab.load(ipip_lab.pool() if fast else slow(ipip_lab))
-    ended = Event()
-
-    def swap() -> int:
-        for count, names in enumerate(cycle((("b1",), (), ("b2", "b3"), ("b2",)))):
-            ipip_lab.update(down(*names))
-            if ended.is_set() and count >= len(EVERYONE):
-                return count
-        raise AssertionError
-
-    with ThreadPoolExecutor(1) as thread, ipip_lab.lab.client.connect((VIP4, PORT), connected=False) as client:
-        swaps = thread.submit(swap)
-        try:
-            answers = client.exchange(3000, pipelined=True)
-        finally:
-            ended.set()
-        assert swaps.result() > len(EVERYONE)
+    memberships = [down(*names) for names in (("b1",), (), ("b2", "b3"), ("b2",))]
+    with swapping(ipip_lab, memberships), ipip_lab.lab.client.connect((VIP4, PORT), connected=False) as client:
+        answers = client.exchange(3000, pipelined=True)
     assert {1} == {answer.copies for answer in answers}
     assert {(VIP4, PORT)} == {answer.source for answer in answers}
     assert EVERYONE == sorted({answer.backend for answer in answers})

@@ -9,31 +9,24 @@ import socket
 from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from ipaddress import ip_address
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import pytest
+from keyed_clients import Asker, expected, keyed
 from pool_lab import DSR_INGRESS, MODES, NAT, PORT, STATELESS, STATELESS_INGRESS, PoolLab, close_slow_path, down, vip
 from protocol_datagrams import ENGINE, KEYED, KEYLESS, quic_initial, quic_short
 from quic_connections import CID_LENGTH, QuicClient, QuicServers
 from servers.freeradius import FreeRadius, is_genuine, status_server
 
-from nftlb.explain import Question, explain_packet
-from nftlb.lab import sockopt
 from nftlb.model import (
     KEY_WORDS,
     QUIC_CID,
     SOURCE,
     Admin,
     BackendState,
-    Balance,
-    Config,
-    Endpoint,
-    HashKey,
     Membership,
     Pool,
-    Protocol,
     SourceKind,
     payload_key,
     prefix_key,
@@ -44,7 +37,6 @@ if TYPE_CHECKING:
 
     from pool_lab import Mode
 
-    from nftlb.lab import Host
 
 VERSIONS = (4, 6)
 NUMBERS = range(24)
@@ -53,47 +45,6 @@ REPEAT_AFTER = 2.0
 CASES = [*((mode, True) for mode in MODES), *((mode, False) for mode in (NAT, STATELESS_INGRESS, DSR_INGRESS))]
 BYTES = payload_key(3, 5)
 _DESTINATION_OPTIONS = 59  # IPV6_DSTOPTS of linux/in6.h
-
-
-class Asker:
-    """ONE socket of a host that sends any payload to the service. A context manager."""
-
-    def __init__(self, host: Host, version: int, *, source: tuple[str, int] = ("", 0)) -> None:
-        self.service = (vip(version), PORT)
-        self.sock = host.call(socket.socket, sockopt.family_of(version), socket.SOCK_DGRAM)
-        self.sock.settimeout(10)
-        self.sock.bind(source)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.sock.close()
-
-    def ask(self, payload: bytes) -> str:
-        """Return the name of the backend that got exactly this payload, and replied from the service."""
-        self.sock.sendto(payload, self.service)
-        answer, source = self.sock.recvfrom(65536)
-        name, _, returned = answer.partition(b" ")
-        assert (self.service, payload) == (source[:2], returned)
-        return name.decode()
-
-    def endpoint(self, address: str) -> Endpoint:
-        return Endpoint(ip_address(address), self.sock.getsockname()[1])
-
-
-def keyed(pool: Pool, key: HashKey, **options: object) -> Pool:
-    """The pool of the lab, balanced by the key."""
-    return replace(pool, balance=Balance.HASH, key=key, **options)  # type: ignore[arg-type]
-
-
-def expected(pool: Pool, client: Endpoint, payload: bytes, membership: Membership | None = None) -> str:
-    """The backend that `nftlb explain` shows for a datagram of a client."""
-    service = Endpoint(ip_address(vip(4 if client.address.version == 4 else 6)), PORT)
-    found = explain_packet(Config(pools=(pool,)), Question(client, service, Protocol.UDP, payload), membership)
-    assert found.treatment is not None
-    assert found.treatment.choice is not None
-    return found.treatment.choice.target.removesuffix("-6")
 
 
 def in_turn(names: Iterable[str]) -> bool:

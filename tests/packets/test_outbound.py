@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import pytest
 from copies_lab import CopiesLab
 from packet_tap import Tap
+from peers import Peer
 from pool_lab import NAT, PORT, STATELESS, PoolLab, down, vip
 from servers.daemon import bracketed
 from servers.programs import environment, program
@@ -37,40 +37,6 @@ def outbound(pool_lab: PoolLab, **changes: object) -> Pool:
     if pool_lab.mode is STATELESS:
         del options["source"]
     return replace(pool_lab.pool(PORT), **options)  # type: ignore[arg-type]
-
-
-class Peer:
-    """A context manager: ONE UDP socket, at the port of the service, that sends and receives texts."""
-
-    def __init__(self, host: Host, version: int, port: int = PORT) -> None:
-        self.address = (host.address(version), port)
-        self.socket = host.call(socket.socket, {4: socket.AF_INET, 6: socket.AF_INET6}[version], socket.SOCK_DGRAM)
-        self.socket.settimeout(5)
-        self.socket.bind(self.address)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def send(self, text: str, target: tuple[str, int]) -> None:
-        self.socket.sendto(text.encode(), target)
-
-    def receive(self) -> tuple[str, tuple[str, int]]:
-        """The next text and its source."""
-        payload, (address, port, *_) = self.socket.recvfrom(9000)
-        return payload.decode(), (address, port)
-
-    def is_idle(self) -> bool:
-        self.socket.settimeout(0.2)
-        try:
-            self.socket.recv(9000)
-        except TimeoutError:
-            return True
-        finally:
-            self.socket.settimeout(5)
-        return False
 
 
 class Call:

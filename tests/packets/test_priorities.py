@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from blaster import Membership as Members
-from pool_lab import DSR_INGRESS, MODES, NAT, PORT, STATELESS, PoolLab, vip
+from pool_lab import DSR_INGRESS, MODES, NAT, PORT, STATELESS, PoolLab, of, vip
 
-from nftlb.model import BackendState, Membership, Per
+from nftlb.model import BackendState, Per
 
 if TYPE_CHECKING:
     from blaster import Blaster, Sender
@@ -48,13 +48,6 @@ def with_priorities(pool: Pool, **options: object) -> Pool:
     """The pool of the lab, with b1 in priority 1, and b2 and b3 in priority 2."""
     backends = tuple(replace(backend, priority=1 if backend.name.startswith("b1") else 2) for backend in pool.backends)
     return replace(pool, backends=backends, **options)  # type: ignore[arg-type]
-
-
-def of(states: dict[str, BackendState]) -> Membership:
-    """These states, in both families."""
-    return Membership(
-        {"dns": frozenset((name + suffix, state) for name, state in states.items() for suffix in ("", "-6"))}
-    )
 
 
 def change_while(pool_lab: PoolLab, sender: Sender, steps: tuple[Step, ...]) -> list[Members]:

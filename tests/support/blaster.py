@@ -19,7 +19,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -86,6 +86,9 @@ class Membership:
     names: frozenset[str]
 
 
+_Set = TypeVar("_Set", bound=Membership)
+
+
 class Ledger:
     """The backend of each datagram, from the logs of the sinks."""
 
@@ -129,18 +132,21 @@ class Ledger:
         A datagram is balanced at some moment between its sending and its arrival, and a set takes effect at some moment
         between the begin and the end of its transaction. A datagram is outside if no such moments explain its backend.
         """
+        found = []
+        for name, sequence, sets in self.moments(history):
+            if not any(name in membership.names for membership in sets):
+                found.append((name, sequence))
+        return found
+
+    def moments(self, history: Sequence[_Set]) -> Iterator[tuple[str, int, Sequence[_Set]]]:
+        """Yield backend and number of each datagram, and the sets of which one was in force when it was balanced."""
         begins = [membership.begin_ns for membership in history]
         ends = [
             membership.end_ns for membership in history[1:]
         ]  # a set lasts until the transaction of the next set has ended
-        found = []
         for name in self.names:
-            member = [name in membership.names for membership in history]
             for sequence, sent, received in self.records(name):
-                first, last = bisect_left(ends, sent), bisect_right(begins, received)
-                if not any(member[first:last]):
-                    found.append((name, sequence))
-        return found
+                yield name, sequence, history[bisect_left(ends, sent) : bisect_right(begins, received)]
 
 
 class Sender:

@@ -38,7 +38,7 @@ from rule_reader import (
     read_verdict,
 )
 
-from nftlb.ruleset import Hook, Ruleset, Set, Table, TableFamily
+from nftlb.ruleset import Hook, Ruleset, Set, Table, TableFamily, counter_owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -398,7 +398,7 @@ class _Walk:
     def count(self, place: _Place) -> None:
         """Count a packet, but no copy: the tracer follows no copies."""
         if not place.chain.startswith("collector/"):
-            self.tracer.counts[place.chain.removeprefix("backend/")] += 1
+            self.tracer.counts[counter_owner(place.chain) if place.chain.startswith("backend/") else place.chain] += 1
 
     def match(self, statement: Match, place: _Place) -> bool:
         if isinstance(statement.fields, Number):
