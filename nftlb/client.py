@@ -502,7 +502,7 @@ class DaemonClient:
         except ValueError as error:
             raise self._foreign(str(error)) from error
 
-    def add(self, pool: str, wanted: Mapping[str, str | int]) -> None:
+    def add(self, pool: str, wanted: Mapping[str, object]) -> None:
         """Add a backend with the name and the options in `wanted`. Raises Unknown, Rejected, RequestRefused."""
         self._ask("POST", _pool_path(pool, "/backends"), wanted)
 

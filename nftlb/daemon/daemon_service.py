@@ -193,7 +193,7 @@ class DaemonService:
     ) -> list[BackendStatus]:
         with audited(self._bus, by, str(change), backends):
             await self._controller.change(backends, change)
-        changed = {}
+        changed: dict[tuple[str, str], BackendStatus] = {}
         for pool, names in by_pool(backends).items():
             changed |= {(pool, status.name): status for status in self._backends(pool, names)}
             await asyncio.sleep(0)  # as in `pools`
