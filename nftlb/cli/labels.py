@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     Wanted = Sequence[tuple[str, str]]
 
 
-def label_option(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The option, which a command gets as `labels`: pairs of a name and a value. `words` begin its help."""
+def label_option(help_: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option, which a command gets as `labels`: pairs of a name and a value."""
     return click.option(
         "--label",
         "labels",
@@ -27,7 +27,7 @@ def label_option(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any
         callback=_read,
         metavar="NAME=VALUE",
         shell_complete=complete_labels,
-        help=f"{words} with this label. Repeatable: the backends that have all these labels.",
+        help=help_,
     )
 
 

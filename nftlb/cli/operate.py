@@ -56,7 +56,9 @@ def _backends_argument(command: Any) -> Any:
     named = click.argument(
         "targets", metavar="[POOL/BACKEND]...", nargs=-1, callback=_targets, shell_complete=complete_backends
     )
-    return named(label_option("In place of names: all backends")(command))
+    return named(
+        label_option("In place of names: all backends with this label. Repeatable: with all these labels.")(command)
+    )
 
 
 def _backend_argument(command: Any) -> Any:
@@ -289,20 +291,27 @@ def _advice(found: str, *, port: bool = False) -> str:
 @click.argument("server", metavar="ADDRESS:PORT", callback=_server)
 @click.option("--weight", type=WEIGHT, metavar="N", help="The weight of the backend. [1]")
 @click.option("--priority", type=PRIORITY, metavar="N", help="Its priority. [1]")
+@label_option("A label of the backend. Repeatable.")
 @daemon_options
 def add_command(
-    daemon: DaemonAccess, target: NamedTarget, server: _Server, weight: int | None, priority: int | None
+    daemon: DaemonAccess,
+    target: NamedTarget,
+    server: _Server,
+    weight: int | None,
+    priority: int | None,
+    labels: Wanted,
 ) -> None:
     """Add a backend to a pool of the running daemon. Survives restarts, and is not written to the file.
 
     Without a port, packets keep theirs. In place of an address there may be a host name.
     """
-    wanted: dict[str, str | int | None] = {
+    wanted: dict[str, object] = {
         "name": target.backend,
         "address": server.address,
         "port": server.port,
         "weight": weight,
         "priority": priority,
+        "labels": dict(labels) or None,
     }
     client = daemon.writer()
     try:

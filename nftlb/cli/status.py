@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="With --watch: the time between two readings. [2]",
 )
-@label_option("Show only backends")
+@label_option("Show only backends with this label. Repeatable: with all these labels.")
 @daemon_options
 def status_command(
     daemon: DaemonAccess,

@@ -309,6 +309,10 @@ def test_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture
         (["[2001:db8::13]:53", "--weight", "0"], {"address": "2001:db8::13", "port": 53, "weight": 0}),
         (["2001:db8::13", "--priority", "2"], {"address": "2001:db8::13", "priority": 2}),
         (["ns.example.com:53"], {"address": "ns.example.com", "port": 53}),
+        (
+            ["10.0.0.13", "--label", "rack=r1", "--label", "a=b"],
+            {"address": "10.0.0.13", "labels": {"rack": "r1", "a": "b"}},
+        ),
     ],
 )
 def test_add(arguments: list[str], sent: dict[str, Any], api: Api, capsys: pytest.CaptureFixture[str]) -> None:

@@ -181,7 +181,7 @@ def test_the_trouble_of_many_backends(chromium: Browser) -> None:
         expect(lines).to_have_count(6)
         first = lines.filter(has=page.get_by_role("button", name="pool-001", exact=True))
         causes = first.get_by_role("button", name="11 causes")
-        sentence = "not ready: 0 usable, the quorum is 1 · 9 backends down: no route to … · 1 backend down: refused"
+        sentence = "not ready: 0 usable, the quorum is 1; 9 backends down: no route to …; 1 backend down: refused"
         expect(first.locator(".what")).to_have_text(sentence)
         expect(page.locator("#trouble-more")).to_have_text("Show all 200")
         assert 0 == page.locator("#troubles ul li").count()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from browser import PATIENCE, enter_token, opened, row
-from fake_service import a_backend, a_pool
-from page_service import Traffic, answer, served, showcase
+from fake_service import a_pool
+from page_service import answer, many_pools, served, showcase
 from playwright.sync_api import expect
 from web_server import TOKEN
 
@@ -242,14 +242,13 @@ def test_a_reload_that_loses_something_is_asked_back(chromium: Browser) -> None:
 
 def test_all_of_ten_thousand_backends(chromium: Browser) -> None:
     """One question and one request drain 10,000 backends."""
-    service = Traffic()
-    backends = (a_backend(f"backend-{number:05}.example", share=0.0001) for number in range(10_000))
-    service.put(a_pool("large", *backends))
+    service = many_pools(1000)
     with served(service) as api, opened(chromium, api.url) as (page, faults):
         begin_operating(page)
         answer(page, "*preview=true", {"consequences": []})
-        page.locator("tr.pool").get_by_role("button", name="large", exact=True).click()
-        page.get_by_role("button", name="Drain all").click()
+        page.get_by_label("Find a pool, backend, address or label").fill("pool")
+        page.get_by_role("button", name="Select all found").click()
+        page.locator("#selection").get_by_role("button", name="Drain").click()
         question = page.locator("#question")
         expect(question).to_contain_text("Drain 10,000 backends?")
         expect(question).to_contain_text("and 9988 more")

@@ -139,7 +139,7 @@ function inOneLine(pool, down, lines) {
     ...causes(pool, others, times => times > 1 ? times + " times: " : ""),
   ];
   const worst = [...lines].sort((one, other) => one.rank - other.rank)[0];
-  return {...worst, where: pool.name, backend: "", text: parts.join(" · "), lines};
+  return {...worst, where: pool.name, backend: "", text: parts.join("; "), lines};
 }
 
 /**
