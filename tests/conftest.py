@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if item.get_closest_marker("judged_by_keepalived")]
     if left_out and f"Keepalived v{JUDGE} " in version("keepalived"):
         left_out = []
-    if config.getoption("offload_only"):
+    if config.getoption("offload_only", default=False):
         left_out += [item for item in items if WITHOUT_OFFLOAD.search(item.name)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

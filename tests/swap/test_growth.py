@@ -19,6 +19,8 @@ from nftlb.swap import Swapper
 from nftlb.swap.plan import PART, make
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from nftlb.kernel import LibNftables
 
 FEW, MANY = 400, 4000  # below MOST_MAPS, and beyond
@@ -47,17 +49,15 @@ def many(pools: int, **options: Any) -> Config:
     )
 
 
-def processor_time(pools: int, options: dict[str, Any]) -> float:
-    """The processor time of a first load in seconds; the least of three."""
+def processor_times(pools: int, options: dict[str, Any]) -> Iterator[float]:
+    """The processor time of each of three first loads in seconds. A load begins when its time is asked for."""
     target = Compiled(many(pools, **options)).ruleset()
     load = make(Ruleset(target.name), target)
     remove = Transaction(target.name, tuple(Operation(Verb.DELETE, family) for family in target.tables))
-    times = []
     for _ in range(3):
         with real_kernel() as inside:
-            times.append(inside.namespace.call(_timed, inside.kernel, load))
+            yield inside.namespace.call(_timed, inside.kernel, load)
             inside.apply(remove)
-    return min(times)
 
 
 def _timed(kernel: LibNftables, load: Transaction) -> float:
@@ -70,9 +70,9 @@ def _timed(kernel: LibNftables, load: Transaction) -> float:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_load_grows_with_the_number_of_pools(mode: str) -> None:
     """Ten times as many pools take less than twenty times as long. Walks over lists make it forty and more."""
-    few, many = processor_time(FEW, MODES[mode]), processor_time(MANY, MODES[mode])
+    few = min(processor_times(FEW, MODES[mode]))
 
-    assert many / few < 20
+    assert any(many < 20 * few for many in processor_times(MANY, MODES[mode]))
 
 
 @pytest.mark.parametrize("mode", MODES)
