@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from nftlb.model import Capability
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 _LIMIT = 64 * 1024  # bytes of output that are kept; a pipe holds as much
 _AT_ONCE, _PAUSE = 16, 0.05  # reads without a pause, and the pause in seconds before each later read
@@ -72,7 +72,7 @@ class Process:
         """Start a program with these of nftlb's capabilities. Raises OSError and ValueError.
 
         `keep_output`: whether the program's output is kept. Otherwise the program inherits nftlb's output. If the start
-        is cancelled, the program is killed as soon as it has started.
+        is cancelled, the program is killed as soon as it has started; that is waited for at most for a second.
         """
         started, loop = boot_time(), asyncio.get_running_loop()
         thread = _thread_for(argv[0], frozenset(capabilities))
@@ -81,7 +81,16 @@ class Process:
         try:
             begun = await asyncio.wrap_future(begin)
         except asyncio.CancelledError:
-            begin.add_done_callback(partial(_abandon, loop, start))
+            killed = asyncio.Event()
+
+            def end() -> None:
+                STRAYS.gave_up(start)
+                killed.set()
+
+            begin.add_done_callback(partial(_abandon, loop, end))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_DEATH_SECONDS):
+                    await killed.wait()
             raise
         except BaseException:
             STRAYS.started(start)
@@ -204,8 +213,8 @@ def _reach(program: str, environment: dict[str, str]) -> None:
                 file.read(1)
 
 
-def _abandon(loop: asyncio.AbstractEventLoop, start: object, begin: Future[StartedProgram]) -> None:
-    """Kill a program that nobody waits for, if it has started. May run in the thread of its start."""
+def _abandon(loop: asyncio.AbstractEventLoop, end: Callable[[], None], begin: Future[StartedProgram]) -> None:
+    """Kill a program that was given up, if it has started; then call `end` in the loop. Runs in any thread."""
     if not begin.cancelled() and begin.exception() is None:
         begun = begin.result()
         _kill_group(begun.process)
@@ -213,7 +222,7 @@ def _abandon(loop: asyncio.AbstractEventLoop, start: object, begin: Future[Start
         for descriptor in (begun.pidfd, *begun.outputs):
             os.close(descriptor)
     with suppress(RuntimeError):  # the loop is closed
-        loop.call_soon_threadsafe(STRAYS.started, start)
+        loop.call_soon_threadsafe(end)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
@@ -339,6 +348,12 @@ class Strays:
     def started(self, start: object) -> None:
         """Record that a start has ended. A start that succeeded calls `began` before."""
         del self._starting[start]
+
+    def gave_up(self, start: object) -> None:
+        """Record that a program was given up. If it has started, it was reaped, and may have left processes."""
+        self.started(start)
+        if self._adopts:
+            self._look(0.0)
 
     def began(self, program: object, pid: int, started: float) -> None:
         """Record a started program. `started`: its start by `boot_time`."""

@@ -284,7 +284,7 @@ def test_a_start_that_is_given_up(tmp_path: Path) -> None:
         async with asyncio.timeout(30):
             while STRAYS._starting:
                 await asyncio.sleep(0.01)
-        assert zombies() == 0
+        await without_children()
         assert files == len(os.listdir("/proc/self/fd"))
         """,
         tmp_path,

@@ -194,6 +194,9 @@ def test_a_plugin_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(SystemFault, match=r"can't run /bin/true: it has not started within 0\.05s"):
             await run_probe(probe_for(Exec(argv=("/bin/true",))), subject(seconds=0.05))
         opened.set()
+        async with asyncio.timeout(30):
+            while programs.STRAYS._starting:  # noqa: ASYNC110 - the end of a program that was given up is not announced
+                await asyncio.sleep(0.01)
 
     asyncio.run(main())
 
