@@ -203,7 +203,7 @@ def others_with(same: Sequence[Lack]) -> str:
     return f"; the same for {_listed(f'{lack.pool}/{lack.backend}' for lack in same[1:])}" if len(same) > 1 else ""
 
 
-def faults(lacks: Iterable[Lack]) -> dict[str, str]:
+def faults_of(lacks: Iterable[Lack]) -> dict[str, str]:
     """Describe what several pools lack: messages by subject. Many lacks of one kind have the kind as their subject."""
     kinds: dict[str, dict[str, list[Lack]]] = {}
     for lack in lacks:

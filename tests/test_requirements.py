@@ -19,7 +19,7 @@ from nftlb.requirements import (
     BackendPath,
     Lack,
     backend_path,
-    faults,
+    faults_of,
     lacking,
     lookups,
     pool_lines,
@@ -207,7 +207,7 @@ def test_a_requirement_of_many_pools_gives_one_message() -> None:
         "this host does not forward IPv4 packets, which pool p0 needs; sysctl -w net.ipv4.ip_forward=1; "
         "it is missing for p1, p2, p3 and 2 more too"
     )
-    assert {"IPv4 forwarding": expected} == faults(lacks)
+    assert {"IPv4 forwarding": expected} == faults_of(lacks)
 
 
 def lacks_of(count: int, device: str | None = None) -> list[Lack]:
@@ -228,9 +228,9 @@ def test_a_requirement_of_many_backends_gives_one_message(device: str | None) ->
 
 def test_faults_of_many_backends() -> None:
     """A fault for each route, or one fault for many routes. A missing interface is one fault."""
-    assert ["route to 10.0.0.1", "route to 10.0.0.2", "route to 10.0.0.3"] == list(faults(lacks_of(3)))
-    assert {"routes to backends": pool_lines(lacks_of(4))[0]} == faults(lacks_of(4))
-    assert ["interface eth7"] == list(faults(lacks_of(250, "eth7")))
+    assert ["route to 10.0.0.1", "route to 10.0.0.2", "route to 10.0.0.3"] == list(faults_of(lacks_of(3)))
+    assert {"routes to backends": pool_lines(lacks_of(4))[0]} == faults_of(lacks_of(4))
+    assert ["interface eth7"] == list(faults_of(lacks_of(250, "eth7")))
 
 
 def test_different_requirements_are_not_joined() -> None:

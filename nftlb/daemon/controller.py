@@ -12,7 +12,7 @@ from nftlb.errors import NftlbError, SystemFault
 from nftlb.health import Standing, consequences, removals
 from nftlb.kernel.surroundings import addresses_for
 from nftlb.model import EVERY_BACKEND, BackendKey, EventKind, by_pool
-from nftlb.requirements import faults, pool_lines
+from nftlb.requirements import faults_of, pool_lines
 from nftlb.service import ConfigStatus, Conflict, Event
 
 from . import systemd
@@ -516,7 +516,7 @@ class Controller:
             if pool is not None and (not lack.backend or (backend is not None and backend.wanted)):
                 by_pool.setdefault(lack.pool, []).append(lack)
         self.state.health.set_lacking({name: pool_lines(lacks) for name, lacks in by_pool.items()}, now())
-        found = faults(lack for lacks in by_pool.values() for lack in lacks)
+        found = faults_of(lack for lacks in by_pool.values() for lack in lacks)
         for gone in self._lacking - found.keys():
             self._faults.clear(gone)
         self._lacking = set(found)
