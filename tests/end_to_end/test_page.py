@@ -15,12 +15,16 @@ from daemon_process import PORT, TOKEN, Running, dns
 from fake_service import a_backend, a_pool
 from page_service import Traffic, answer, explanation, kept_changes, kept_events, many_pools, notices, served, showcase
 from playwright.sync_api import expect
+from pool_builders import backend, config, pool
 
+from nftlb.kernel.surroundings import Surroundings
 from nftlb.lab import VIP4, Lab
-from nftlb.model import EventKind
+from nftlb.model import EventKind, Forward
+from nftlb.requirements import backend_path, lacking, pool_lines
 from nftlb.service import Event
 
 if TYPE_CHECKING:
+    from collections.abc import Container
     from pathlib import Path
 
     from page_service import Served
@@ -164,37 +168,103 @@ def test_many_pools(chromium: Browser) -> None:
         assert [] == faults
 
 
+DOWN: dict[str, Any] = {"up": False, "in_rotation": False, "share": 0.0}
+
+
+def put_lacking(
+    service: Traffic, name: str, lacks: int, refuse: Container[int] = (), device: str | None = None
+) -> None:
+    """Let all backends of a pool be down, the first for a lack of this host. Others, and `refuse`, refuse packets."""
+    was = service.shown[name]
+    behind = tuple(backend(one.name, f"{one.address}:53", device=device) for one in was.backends[:lacks])
+    wanted = pool(name, "192.0.2.53:53/udp", behind, forward=Forward.DSR if device else Forward.NAT)
+    host = Surroundings((), {}, {4: True, 6: True})
+    lost = {place: backend_path(wanted, one, host).trouble for place, one in enumerate(behind) if place not in refuse}
+    dead = tuple(
+        one.model_copy(update={**DOWN, "reason": lost.get(place, "refused")}) for place, one in enumerate(was.backends)
+    )
+    lines = pool_lines(lacking(config(wanted), host))
+    off = {"ready": False, "healthy": 0, "mode": "fallback", "lacking": lines}
+    service.put(was.model_copy(update={**off, "backends": dead}))
+
+
 def test_the_trouble_of_many_backends(chromium: Browser) -> None:
     """With 2,000 backends down there is a line for each pool, some at first; its details come when they are opened."""
     service = many_pools()
-    down: dict[str, Any] = {"up": False, "in_rotation": False, "share": 0.0}
-    for number, pool in enumerate(list(service.shown.values())):
-        dead = tuple(
-            one.model_copy(update={**down, "reason": "refused" if place == 9 else f"no route to {one.address}"})
-            for place, one in enumerate(pool.backends)
-        )
-        lacking = tuple(f"there is no route to {one.address}, backend {pool.name}/{one.name}" for one in dead)
-        off = {"ready": False, "healthy": 0, "mode": "fallback", "lacking": lacking}
-        service.put(pool.model_copy(update={**off, "backends": dead} if number else {**off, "lacking": ()}))
+    first, *others = service.shown.values()
+    service.put(first.model_copy(update={"ready": False, "healthy": 0, "mode": "fallback"}))
+    for other in others:
+        put_lacking(service, other.name, 9)
     with served(service) as api, opened(chromium, api.url) as (page, faults):
         lines = page.locator("#troubles > li")
         expect(lines).to_have_count(6)
-        first = lines.filter(has=page.get_by_role("button", name="pool-001", exact=True))
-        causes = first.get_by_role("button", name="11 causes")
+        line = lines.filter(has=page.get_by_role("button", name="pool-001", exact=True))
+        causes = line.get_by_role("button", name="11 causes")
         sentence = "not ready: 0 usable, the quorum is 1; 9 backends down: no route to …; 1 backend down: refused"
-        expect(first.locator(".what")).to_have_text(sentence)
+        expect(line.locator(".what")).to_have_text(sentence)
         expect(page.locator("#trouble-more")).to_have_text("Show all 200")
         assert 0 == page.locator("#troubles ul li").count()
         assert 230 > page.locator("#trouble").evaluate("one => one.clientHeight")
         causes.click()
-        expect(first.locator("ul li")).to_have_count(11)
-        expect(first.locator("ul")).to_contain_text("b3: down: no route to 10.1.0.4")
+        expect(line.locator("ul li")).to_have_count(11)
+        expect(line.locator("ul")).to_contain_text("b3: down: no route to 10.1.0.4")
         api.service.change_backend("pool-001", "b3", reason="no answer")
-        expect(first.locator("ul")).to_contain_text("b3: down: no answer")  # it stays open, and current
+        expect(line.locator("ul")).to_contain_text("b3: down: no answer")  # it stays open, and current
         causes.click()
-        expect(first.locator("ul li")).to_have_count(0)
+        expect(line.locator("ul li")).to_have_count(0)
         page.locator("#trouble-more").click()
         expect(page.locator("#matches")).to_have_text("1,990 of 2,000 backends")
+        assert [] == faults
+
+
+QUORUM, SAME = "not ready: 0 usable, the quorum is 1; ", "; the same for {0}/b1, {0}/b2, {0}/b3 and 6 more; "
+ROUTE = "not ready: there is no route to {1}, backend {0}/{2}; ip route add {1} via ROUTER"
+SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
+    "pool-000": ({"lacks": 10}, QUORUM + "10 backends down: no route to …"),
+    "pool-001": ({"lacks": 3}, QUORUM + "7 backends down: refused; 3 backends down: no route to …"),
+    "pool-002": ({"lacks": 10, "device": "eth7"}, QUORUM + "10 backends down: there is no interface eth7"),
+    "pool-003": (
+        {"lacks": 10, "refuse": [1]},
+        ROUTE.format("pool-003", "10.3.0.1", "b0")
+        + SAME.format("pool-003")
+        + "9 backends down: no route to …; 1 backend down: refused",
+    ),
+    "pool-004": (
+        {"lacks": 10, "refuse": [9]},
+        ROUTE.format("pool-004", "10.4.0.1", "b0")
+        + SAME.format("pool-004")
+        + "9 backends down: no route to …; 1 backend down: refused",
+    ),
+    "pool-005": (
+        {"lacks": 3, "refuse": [1]},
+        ROUTE.format("pool-005", "10.5.0.2", "b1") + "; 8 backends down: refused; 2 backends down: no route to …",
+    ),
+}
+"""By pool: what the host lacks, and the line of trouble. b1 is named in the line for ten backends, b9 is not."""
+
+
+def test_a_cause_is_said_once(chromium: Browser) -> None:
+    """The page leaves out what the reasons of backends say, unless one of these backends is down for another reason."""
+    service = many_pools(len(SENTENCES))
+    for name, (lack, _) in SENTENCES.items():
+        put_lacking(service, name, **lack)
+    with served(service) as api, opened(chromium, api.url) as (page, faults):
+        sentences = page.locator("#troubles .what")
+        expect(sentences).to_have_text([sentence for _, sentence in SENTENCES.values()])
+        assert [] == faults
+
+
+def test_the_first_causes(chromium: Browser) -> None:
+    """A click shows 25 causes of a line, and the number of the others."""
+    service = many_pools(1, 1100)
+    put_lacking(service, "pool-000", 0)
+    with served(service) as api, opened(chromium, api.url) as (page, faults):
+        causes = page.locator("#troubles").get_by_role("button", name="1,101 causes")
+        expect(causes).to_have_attribute("title", "The first 25 causes of pool-000")
+        causes.click()
+        expect(page.locator("#troubles ul li")).to_have_count(26)
+        expect(page.locator("#troubles ul li").last).to_have_text("1,076 more")
+        expect(page.locator("tr.pool")).to_contain_text("0 of 1,100 in service")
         assert [] == faults
 
 

@@ -251,7 +251,7 @@ def test_all_of_ten_thousand_backends(chromium: Browser) -> None:
         page.locator("#selection").get_by_role("button", name="Drain").click()
         question = page.locator("#question")
         expect(question).to_contain_text("Drain 10,000 backends?")
-        expect(question).to_contain_text("and 9988 more")
+        expect(question).to_contain_text("and 9,988 more")
         question.get_by_role("button", name="Drain").click()
         expect(question).to_be_hidden()
         assert 10_000 == len(service.done)

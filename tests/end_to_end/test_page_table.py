@@ -127,6 +127,25 @@ def test_labels(chromium: Browser) -> None:
         assert [] == faults
 
 
+def test_labels_are_ordered_when_they_change(chromium: Browser) -> None:
+    """The order of many labels takes long: a status with the labels of the status before needs none."""
+    service = labelled()
+    with served(service) as api, opened(chromium, api.url) as (page, faults):
+        expect(page.locator("#label option")).to_have_count(4)
+        page.evaluate("""() => {
+            window.orders = 0;
+            const {Collator} = Intl;
+            Intl.Collator = function (...all) { window.orders++; return new Collator(...all); };
+        }""")
+        service.change_backend("dns", "ns1", up=False, in_rotation=False, reason="refused")
+        expect(page.locator("#troubles")).to_contain_text("refused")
+        assert 0 == page.evaluate("window.orders")
+        service.change_backend("dns", "ns1", labels={"site": "muc"})
+        expect(page.locator("#label option")).to_have_text(["any", "site=ams", "site=fra", "site=muc", "tier=gold"])
+        assert 1 == page.evaluate("window.orders")
+        assert [] == faults
+
+
 def test_no_labels(chromium: Browser) -> None:
     """Without labels, the page has no list for them."""
     with served(showcase()) as api, opened(chromium, api.url) as (page, faults):

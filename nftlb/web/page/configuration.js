@@ -51,7 +51,7 @@ function showRules(text, swaps) {
 
 function showSwap({at, reason, lines, cut}, place) {
   const plus = lines.filter(line => line.startsWith("+")).length, minus = lines.filter(line => line.startsWith("-")).length;
-  const box = make("details", "swap", make("summary", "", makeTime(at, clockTime(at)), ` ${reason || "rules changed"} · ${plural(plus, "line")} added, ${minus} deleted`));
+  const box = make("details", "swap", make("summary", "", makeTime(at, clockTime(at)), ` ${reason || "rules changed"} · ${plural(plus, "line")} added, ${count(minus)} deleted`));
   box.open = place === 0;
   const text = makeScrollable(make("pre"), "Changed lines");
   for (const line of lines) text.append(make(line.startsWith("+") ? "ins" : line.startsWith("-") ? "del" : "span", "", line + "\n"));

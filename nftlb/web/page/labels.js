@@ -20,10 +20,10 @@ export function groupedBy(group) { return group.startsWith(GROUP) ? group.slice(
 
 /** Put all labels into the lists. Returns the labels. */
 export function offerLabels(status) {
-  const found = new Set(status.pools.flatMap(pool => pool.backends.flatMap(labelsOf)));
-  const order = new Intl.Collator("en", {numeric: true}).compare, all = [...found].sort(order), text = all.join("\n");
-  if (text === offered) return found;
+  const found = new Set(status.pools.flatMap(pool => pool.backends.flatMap(labelsOf))), text = [...found].join("\n");
+  if (text === offered) return found;  // before the order, which takes long for many labels
   offered = text;
+  const all = [...found].sort(new Intl.Collator("en", {numeric: true}).compare);
   $("by-label").hidden = !all.length;
   offer($("label"), all.slice(0, MOST).map(label => [label, label]));
   offer($("group"), [...new Set(all.map(label => label.slice(0, label.indexOf("="))))].map(name => [GROUP + name, GROUP + name]));

@@ -1,6 +1,6 @@
 // The wiring of the page: reads the status in intervals and after each event, and shows the chosen view.
 
-import {$, announce, ago, chip, figure, plural, say, setClock} from "./dom.js";
+import {$, announce, ago, chip, count, figure, plural, say, setClock} from "./dom.js";
 import {get} from "./api.js";
 import {showConfiguration, startConfiguration} from "./configuration.js";
 import {openDetails, showDetails, startDetails} from "./details.js";
@@ -123,7 +123,7 @@ function draw() {
   say($("host"), host);
   say($("version"), `nftlb ${status.version}, up for ${ago(status.started)}`);
   chip($("ready"), overall);
-  say($("backends"), `${good} of ${plural(all, "backend")} in service`);
+  say($("backends"), `${count(good)} of ${plural(all, "backend")} in service`);
   say($("traffic"), `${figure(rate.packets)} packets/s · ${figure(rate.bits)} bit/s`);
   document.title = `${overall.sign} ${overall.word} – ${host} – nftlb`;
   showTroubles(status);

@@ -196,7 +196,7 @@ function traffic(keys) {
 
 function listed(keys) {
   const names = keys.slice(0, MOST_NAMES).join(", ");
-  return keys.length > MOST_NAMES ? `${names} and ${keys.length - MOST_NAMES} more` : names;
+  return keys.length > MOST_NAMES ? `${names} and ${count(keys.length - MOST_NAMES)} more` : names;
 }
 
 /**

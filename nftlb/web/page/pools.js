@@ -135,7 +135,7 @@ class GroupRow extends Row {
 
   show({members}) {
     const serving = members.filter(entry => entry.backend.in_rotation).length;
-    say(this.cells.share, serving === members.length ? plural(serving, "backend") : serving + " of " + plural(members.length, "backend") + " in service");
+    say(this.cells.share, serving === members.length ? plural(serving, "backend") : count(serving) + " of " + plural(members.length, "backend") + " in service");
   }
 }
 

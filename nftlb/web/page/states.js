@@ -2,7 +2,7 @@
 //
 // A state has a kind (the colour), a sign and a word: no state is shown by its colour alone.
 
-import {plural} from "./dom.js";
+import {count, plural} from "./dom.js";
 
 const OUT = {drain: "drained", maintenance: "in maintenance"};
 
@@ -33,9 +33,9 @@ export function poolState(pool) {
   if (pool.mode !== "healthy") return {name: "down", kind: "bad", sign: "!", word: pool.mode, rank: 1};
   const lowest = Math.min(7, ...pool.backends.map(one => stateOf(one).rank));
   const down = pool.backends.filter(one => !one.up).length;
-  if (down) return {name: "lost", kind: "warn", sign: "!", word: "ready, " + down + " down", rank: lowest};
+  if (down) return {name: "lost", kind: "warn", sign: "!", word: "ready, " + count(down) + " down", rank: lowest};
   const out = pool.backends.filter(one => stateOf(one).name === "out").length;
-  if (out) return {name: "lost", kind: "warn", sign: "‖", word: "ready, " + out + " out", rank: lowest};
+  if (out) return {name: "lost", kind: "warn", sign: "‖", word: "ready, " + count(out) + " out", rank: lowest};
   return {name: "good", kind: "good", sign: "✓", word: "ready", rank: 7};
 }
 
@@ -45,8 +45,8 @@ export function servingIn(pool) { return pool.backends.filter(one => one.in_rota
 export function poolFacts(pool) {
   const several = new Set(pool.backends.map(one => one.priority)).size > 1, serving = servingIn(pool);
   return [
-    serving + " of " + pool.backends.length + " in service" + (serving === pool.healthy ? "" : ", " + pool.healthy + " usable"),
-    "quorum " + pool.quorum,
+    count(serving) + " of " + count(pool.backends.length) + " in service" + (serving === pool.healthy ? "" : ", " + count(pool.healthy) + " usable"),
+    "quorum " + count(pool.quorum),
     ...(several && pool.priority !== null ? ["priority " + pool.priority] : []),
   ].join(", ");
 }
@@ -81,11 +81,17 @@ const MOST_CAUSES = 3;  // causes that a line names
 
 const ADDRESS = /[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*|\d+(\.\d+){3}(:\d+)?/g, NUMBER = /\d+(\.\d+)?/g;
 
-/** A text without what differs between backends with the same cause: names of backends, addresses and numbers. */
-function pattern(text, pool) {
-  const backend = new RegExp(pool.name.replaceAll(/\W/g, "\\$&") + "/[\\w.-]+", "g");
-  return text.replaceAll(backend, "…").replaceAll(ADDRESS, "…").replaceAll(NUMBER, "…");
+/** An expression for the backends of a pool in a text: "dns/b1", or "backend b1 of pool dns". The groups are the names. */
+function namesIn(pool) {
+  const name = pool.name.replaceAll(/\W/g, "\\$&");
+  return new RegExp("(?<![\\w.-])" + name + "/([\\w.-]+)|backend ([\\w.-]+) of pool " + name + "(?![\\w.-])", "g");
 }
+
+/** A text without the names of backends and without addresses. */
+function general(text, pool) { return text.replaceAll(namesIn(pool), "…").replaceAll(ADDRESS, "…"); }
+
+/** A text without what differs between backends with the same cause: names of backends, addresses and numbers. */
+function pattern(text, pool) { return general(text, pool).replaceAll(NUMBER, "…"); }
 
 /** The causes of a pool's lines, each once with the number of its lines, the most frequent first. */
 function causes(pool, lines, words) {
@@ -97,22 +103,35 @@ function causes(pool, lines, words) {
   const all = [...found.values()].sort((one, other) => other.times - one.times);
   return [
     ...all.slice(0, MOST_CAUSES).map(({times, text}) => words(times) + text),
-    ...(all.length > MOST_CAUSES ? [all.length - MOST_CAUSES + " other causes"] : []),
+    ...(all.length > MOST_CAUSES ? [plural(all.length - MOST_CAUSES, "other cause")] : []),
   ];
 }
 
 /** The words for a pool that is not ready although no line of `lacking` is about the whole pool. */
 function unready(pool) {
-  if (pool.healthy < pool.quorum || !pool.lacking.length) return pool.healthy + " usable, the quorum is " + pool.quorum;
-  return causes(pool, pool.lacking.map(text => ({text})), times => times > 1 ? times + " times: " : "").join(" · ");
+  if (pool.healthy < pool.quorum || !pool.lacking.length) return count(pool.healthy) + " usable, the quorum is " + count(pool.quorum);
+  return causes(pool, pool.lacking.map(text => ({text})), times => times > 1 ? count(times) + " times: " : "").join(" · ");
+}
+
+const OTHERS = / and (\d+) more$/, OPTION = /, `device` of …,?/g;  // of a line of `lacking`
+
+/**
+ * Whether a line of `lacking` says only what `reasons` say: [name, general reason] of the backends that are down. A line
+ * may stand for many backends, and names some of them: all must be down for that reason.
+ */
+function isKnown(line, pool, reasons) {
+  const named = [...line.matchAll(namesIn(pool))].map(([, one, other]) => one || other);
+  if (!named.length) return false;
+  const text = general(line, pool).replaceAll(OPTION, ""), same = new Set(reasons.filter(([, reason]) => reason && text.includes(reason)).map(([name]) => name));
+  return named.every(name => same.has(name)) && same.size >= new Set(named).size + Number((line.match(OTHERS) || [0, 0])[1]);
 }
 
 /** What is wrong with a pool, a line for each cause: {rank, kind, where, text, backend, pool}. */
 function poolTroubles(pool, down) {
-  const found = [], own = new Set(down.map(one => pool.name + "/" + one.name));
+  const found = [];
   const put = (rank, kind, where, text, backend = "") => found.push({rank, kind, where, text, backend, pool: pool.name});
-  // The reason of a backend that is down says the same.
-  const lacking = pool.lacking.filter(text => !text.split(/[\s,:]+/).some(word => own.has(word)));
+  const reasons = pool.lacking.length ? down.map(one => [one.name, general(one.reason, pool)]) : [];
+  const lacking = pool.lacking.filter(line => !isKnown(line, pool, reasons));
   for (const what of lacking) put(0, "bad", pool.name, "not ready: " + what);
   if (!pool.ready && !lacking.length) put(pool.lacking.length ? 0 : 1, "bad", pool.name, "not ready: " + unready(pool));
   if (pool.ready && pool.mode !== "healthy") put(1, "bad", pool.name, "serves in mode " + pool.mode);
@@ -134,9 +153,9 @@ function poolTroubles(pool, down) {
 function inOneLine(pool, down, lines) {
   const ofPool = lines.filter(one => one.where === pool.name), others = lines.filter(one => !one.backend && one.where !== pool.name);
   const parts = [
-    ...causes(pool, ofPool, times => times > 1 ? times + " times: " : ""),
+    ...causes(pool, ofPool, times => times > 1 ? count(times) + " times: " : ""),
     ...causes(pool, down.map(one => ({text: one.reason})), times => plural(times, "backend") + " down: "),
-    ...causes(pool, others, times => times > 1 ? times + " times: " : ""),
+    ...causes(pool, others, times => times > 1 ? count(times) + " times: " : ""),
   ];
   const worst = [...lines].sort((one, other) => one.rank - other.rank)[0];
   return {...worst, where: pool.name, backend: "", text: parts.join("; "), lines};
@@ -152,7 +171,7 @@ export function troubles(status) {
   if (status.kernel.error) put(0, "bad", "Kernel", status.kernel.error);
   else if (!status.kernel.synced) put(0, "bad", "Kernel", "the kernel does not have the rules of the configuration yet");
   if (problems.length === 1) put(2, "bad", "File", problems[0]);
-  else if (problems.length) put(2, "bad", "File", problems.length + " errors: " + problems[0], problems.map(text => ({where: "File", text})));
+  else if (problems.length) put(2, "bad", "File", plural(problems.length, "error") + ": " + problems[0], problems.map(text => ({where: "File", text})));
   for (const fault of status.faults) put(3, "warn", fault.what, fault.message);
   for (const pool of status.pools) {
     const down = pool.backends.filter(one => stateOf(one).name === "down"), lines = poolTroubles(pool, down);
@@ -165,9 +184,9 @@ export function troubles(status) {
 /** The state of the whole balancer. */
 export function overallState(status) {
   const unready = status.pools.filter(pool => !pool.ready).length;
-  if (unready) return {kind: "bad", sign: "✕", word: unready + " of " + status.pools.length + " pools not ready"};
+  if (unready) return {kind: "bad", sign: "✕", word: count(unready) + " of " + count(status.pools.length) + " pools not ready"};
   if (!status.ready) return {kind: "bad", sign: "✕", word: "not ready"};
   const troubled = status.pools.filter(pool => poolState(pool).rank < 6).length;
-  if (troubled) return {kind: "warn", sign: "!", word: "ready, " + troubled + (troubled === 1 ? " pool" : " pools") + " with trouble"};
+  if (troubled) return {kind: "warn", sign: "!", word: "ready, " + plural(troubled, "pool") + " with trouble"};
   return {kind: "good", sign: "✓", word: status.pools.length === 1 ? "ready" : "all pools ready"};
 }

@@ -5,7 +5,7 @@ import {openDetails} from "./details.js";
 import {troubles} from "./states.js";
 
 const MOST = 6;         // lines that are shown at first
-const MOST_LINES = 25;  // details of one line
+const MOST_LINES = 25;  // causes of one line that a click shows
 
 let status = null;
 const items = new Map();
@@ -29,7 +29,7 @@ class Item {
     say(this.what, text);
     this.lines = lines;
     this.toggle.hidden = !lines.length;
-    hint(this.toggle, "All causes of " + where);
+    hint(this.toggle, (lines.length > MOST_LINES ? `The first ${MOST_LINES} causes of ` : "All causes of ") + where);
     this.showLines();
   }
 
