@@ -175,7 +175,7 @@ _ANSWERS = (
 
 def _now(pool: Pool, selection: Selection) -> str:
     if selection.mode is RotationMode.PANIC:
-        return f"panic: less than {pool.panic}% of the weight is healthy, so all enabled backends are used."
+        return f"panic: less than {pool.panic}% of the weight is usable, so all enabled backends are used."
     if selection.mode is RotationMode.HEALTHY:
         return ""
     return {
@@ -190,10 +190,10 @@ def _priority(pool: Pool, selection: Selection) -> str:
     """Say which priority serves, if the backends of the family have several."""
     if len(selection.priorities) <= 1 or selection.mode is not RotationMode.HEALTHY:
         return ""
-    enough = f"enough healthy backends (min_healthy: {pool.min_healthy})"
+    enough = f"enough usable backends (min_healthy: {pool.min_healthy})"
     waits = f"waits for {pool.preempt_delay / 1000:g} s (preempt_delay)"
     if selection.priority is None:
-        return f"no priority has {enough}, or one that has {waits}, so all healthy backends are used."
+        return f"no priority has {enough}, or one that has {waits}, so all usable backends are used."
     if selection.priority == min(selection.priorities):
         return f"priority {selection.priority} serves: it has {enough}, and the lowest number is preferred."
     return f"priority {selection.priority} serves: no lower number has {enough}, or one that has {waits}."

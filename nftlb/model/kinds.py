@@ -175,7 +175,7 @@ EVENT_MEANINGS: Mapping[EventKind, str] = {
     "backend, or the backend was added or removed",
     EventKind.QUORUM_UP: "a pool got its quorum",
     EventKind.QUORUM_DOWN: "a pool lost its quorum",
-    EventKind.PRIORITY_CHANGED: "another priority of a pool serves, or no priority has enough healthy backends",
+    EventKind.PRIORITY_CHANGED: "another priority of a pool serves, or no priority has enough usable backends",
     EventKind.COLLECTOR_UP: "a collector became healthy",
     EventKind.COLLECTOR_DOWN: "a collector became unhealthy",
     EventKind.SWAP: "the kernel accepted a change of the rules; also after a change by another program",

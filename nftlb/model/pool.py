@@ -96,7 +96,7 @@ class Backend:
     port: Annotated[Port | None, "the port to send to; without it, a packet keeps its port"] = None
     weight: Annotated[Weight, "the share of the traffic, relative to the other backends; 0 receives nothing"] = 1
     priority: Annotated[
-        Priority, "backends of the lowest number with enough healthy backends get the packets; the others stand by"
+        Priority, "backends of the lowest number with enough usable backends get the packets; the others stand by"
     ] = 1
     admin: Annotated[Admin, "the state that the operator wants, whatever the health of the backend"] = Admin.ENABLED
     device: Annotated[
@@ -318,12 +318,12 @@ class Pool:
     hysteresis: Annotated[Hysteresis, "how far beyond the quorum a change must go"] = 0
     min_healthy: Annotated[
         MinHealthy,
-        "how much of a priority must be healthy to get the packets: a number of backends, or a share of the weight",
+        "how much of a priority must be usable to get the packets: a number of backends, or a share of the weight",
     ] = ONE_HEALTHY
     preempt_delay: Annotated[
-        Duration, "how long a lower priority must have enough healthy backends before it takes the packets back"
+        Duration, "how long a lower priority must have enough usable backends before it takes the packets back"
     ] = 10_000
-    panic: Annotated[Percent, "below this share of healthy weight, use all backends"] = 0
+    panic: Annotated[Percent, "below this share of usable weight, use all backends"] = 0
     fallback: Annotated[Fallback, "what happens to packets when no backend is left"] = REJECT
     guard: Annotated[Guard | None, "a limit for each source of packets, and lists of sources"] = None
     hooks: Annotated[Hooks, "programs to run at transitions"] = Hooks()

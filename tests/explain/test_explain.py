@@ -199,7 +199,7 @@ def test_the_priority_that_serves_is_explained() -> None:
 
     assert (1, {"b1": "in", "b2": "in", "b3": "standby, priority 2"}) == (first.priority, states(first))
     assert (2, {"b1": "down", "b2": "down", "b3": "in"}) == (second.priority, states(second))
-    assert "priority 2 serves" in dict(second.remarks)["priority"]
+    assert "priority 2 serves: no lower number has enough usable backends" in dict(second.remarks)["priority"]
     assert "priority" not in dict(answer(config(pool("dns", "192.0.2.53:53/udp", THREE)), "192.0.2.53:53/udp").remarks)
 
 
@@ -217,7 +217,7 @@ def test_a_waiting_priority_is_explained() -> None:
     every = Membership({"dns": frozenset({("b1", waits), ("b3", waits)})})
     found = explain_packet(one, ask("192.0.2.53:53/udp"), every).treatment
     assert found is not None
-    assert "no priority has enough" in dict(found.remarks)["priority"]
+    assert "no priority has enough usable backends" in dict(found.remarks)["priority"]
 
 
 def test_panic_uses_those_that_are_down() -> None:
@@ -226,7 +226,7 @@ def test_panic_uses_those_that_are_down() -> None:
     found = answer(configuration, "192.0.2.53:53/udp", CLIENT, ("dns", "b1"), ("dns", "b2"))
     assert (RotationMode.PANIC, ("b1", "b2", "b3")) == (found.mode, found.slots)
     assert {"b1": "in, though down", "b2": "in, though down", "b3": "in"} == states(found)
-    assert dict(found.remarks)["now"].startswith("panic: less than 50% ")
+    assert dict(found.remarks)["now"].startswith("panic: less than 50% of the weight is usable, ")
 
 
 # --- what the rules do with the packet --------------------------------------------------------------------------------
