@@ -103,7 +103,8 @@ def appears(balancer: Host, client: Host, daemon: Running) -> float:
     balancer.run(["ip", "address", "add", f"{NEW}/32", "dev", "vip0"])
     began = time.perf_counter()
     ended = answered_by(client, NEW)
-    # Both: the status may be some time old.
+    # The status may be some time old. The first wait ends when the status has the listener: the status from before the
+    # address would end the second wait at once. The second wait ends when the listener is gone: the next round adds it.
     daemon.poll_status(lambda found: f"{NEW}:53/udp" in str(found["pools"]), "the listener")
     balancer.run(["ip", "address", "del", f"{NEW}/32", "dev", "vip0"])
     daemon.poll_status(lambda found: f"{NEW}:53/udp" not in str(found["pools"]), "the end of the listener")

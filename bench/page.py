@@ -48,9 +48,8 @@ def main(size: str) -> None:
             for pool in range(pools)
         }
         directory = Path(folder)
-        lab.balancer.run(
-            ["ip", "route", "add", "10.0.0.0/8", "via", lab.backends[0].address(4)]
-        )  # without it, all are down
+        # Without a route, the backends are down and the pools are not ready.
+        lab.balancer.run(["ip", "route", "add", "10.0.0.0/8", "via", lab.backends[0].address(4)])
         with (
             Running(lab.balancer, directory, configured) as daemon,
             tcp_address(daemon.socket) as url,
