@@ -300,7 +300,7 @@ class Source(NamedTuple):
 
 
 class MinHealthy(NamedTuple):
-    """How much of a priority must be healthy: a number of backends or, with `percent`, a share of their weight."""
+    """How much of a priority must be usable: a number of backends or, with `percent`, a share of their weight."""
 
     amount: int = 1
     percent: bool = False
