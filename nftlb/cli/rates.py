@@ -41,7 +41,7 @@ class Sample:
         """The sample with these pools only; without names, with all pools."""
         if not pools:
             return self
-        return replace(self, seen=replace(self.seen, pools=tuple(one for one in self.seen.pools if one.name in pools)))
+        return replace(self, seen=self.seen.of(one for one in self.seen.pools if one.name in pools))
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,7 @@ def status_text(
     Faults of other pools are left out.
     """
     shown = tuple(pools)
-    lines = [daemon_line(seen, now, style), *fault_lines(replace(seen, pools=shown), now, style)]
+    lines = [daemon_line(seen, now, style), *fault_lines(seen.of(shown), now, style)]
     for pool in shown:
         lines += ["", *_pool(pool, now, style), *_backends(_having(pool, labels), now, style)]
         lines += [_collector(collector, now, style) for collector in pool.collectors]
@@ -165,7 +165,7 @@ def problems_text(
     Of the backends, only those with these labels.
     """
     shown = tuple(pools)
-    lines = list(fault_lines(replace(seen, pools=shown), now, style))
+    lines = list(fault_lines(seen.of(shown), now, style))
     rows = [
         [Cell(f"{pool.name}/{backend.name}"), *_row(backend, now, style)[1:]]
         for pool in shown

@@ -27,7 +27,7 @@ from nftlb.cli.terminal import (
     output_style,
 )
 from nftlb.client import StatusView, read_status_view
-from nftlb.service import CollectorStatus, GuardStatus, NameStatus
+from nftlb.service import CollectorStatus, Fault, GuardStatus, NameStatus
 
 if TYPE_CHECKING:
     from nftlb.service import Status
@@ -243,11 +243,20 @@ def test_status_command(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
 def test_problems_of_other_pools_are_left_out(command: list[str], api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """A command for one pool shows only this pool and its problems."""
     down = backend("s1", up=False, in_rotation=False)
-    api.show(status(pools=(pool("dns", ready=False, lacking=("no eth7",)), pool("sip", backends=(down,)))))
+    faults = (
+        Fault(what="route to 10.0.0.1", message="there is no route, backend dns/b1", since=NOW, pools=("dns",)),
+        Fault(what="IPv4 forwarding", message="this host does not forward", since=NOW, pools=("web", "sip")),
+        Fault(what="state_dir", message="full", since=NOW),
+    )
+    pools = (pool("dns", ready=False, lacking=("no eth7",)), pool("sip", backends=(down,)), pool("web"))
+    api.show(status(pools=pools, faults=faults))
     assert 0 == main([*command, "sip"])
     lines = capsys.readouterr().out
     assert "! pool sip: 1 of 1 down: s1" in lines
     assert "dns" not in lines
+    assert ("! IPv4 forwarding: " in lines, "! state_dir: full" in lines) == (True, True)
+    assert 0 == main(command)
+    assert "! route to 10.0.0.1: there is no route, backend dns/b1 (for " in capsys.readouterr().out
 
 
 def test_status_as_json(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
