@@ -88,6 +88,19 @@ def test_a_preview_changes_nothing(file: Path) -> None:
     play(scene())
 
 
+def test_all_backends_are_no_name_of_a_backend(file: Path) -> None:
+    """A change of one backend and its preview refuse `*`, which only a change of several backends knows."""
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            with pytest.raises(UnknownBackend):
+                await daemon.service.change("dns", EVERY_BACKEND, DRAIN, TESTER)
+            with pytest.raises(UnknownBackend):
+                await daemon.service.preview_change("dns", EVERY_BACKEND, DRAIN)
+
+    play(scene())
+
+
 def test_faults_name_their_pools(file: Path) -> None:
     """What this host lacks for a pool, and a name of DNS without an answer, concern their pools only."""
     named = {"listen": "192.0.2.55:53/udp", "backends": {"ns": "ns.lab"}}
