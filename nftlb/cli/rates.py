@@ -125,15 +125,19 @@ def rate_table_lines(shown: list[RateRow], style: TextStyle, indent: str = "") -
     return aligned_lines(COLUMNS, [_cells(row, style) for row in shown], style, indent)
 
 
-def rate_data(row: RateRow) -> dict[str, str | int | float | bool | None]:
-    """A row as JSON has it, with the names of the API's status."""
+def rate_data(row: RateRow) -> dict[str, str | int | float | bool | dict[str, str] | None]:
+    """A row as JSON has it, with the names of the API's status. docs/commands.md lists the fields."""
     backend = row.backend
     return {
         "pool": row.pool,
         "name": backend.name,
+        "address": backend.address,
+        "port": backend.port,
+        "labels": backend.labels,
         "up": backend.up,
         "in_rotation": backend.in_rotation,
         "admin": backend.admin,
+        "weight": backend.weight,
         "share": backend.share,
         "measured_share": row.part,
         "packets_per_second": row.packets,
