@@ -8,7 +8,7 @@ of the service is not a requirement: a VRRP backup does not have it, and must be
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.compiler.routes import tunnel_hop
 from nftlb.kernel.flow_options import SESSION_TIMEOUT
@@ -42,6 +42,13 @@ class Lack:
 
     def __str__(self) -> str:
         return "; ".join((self.message, *self.fix.splitlines()))
+
+
+class LackFault(NamedTuple):
+    """The description of what these pools lack."""
+
+    message: str
+    pools: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,19 +210,23 @@ def others_with(same: Sequence[Lack]) -> str:
     return f"; the same for {_listed(f'{lack.pool}/{lack.backend}' for lack in same[1:])}" if len(same) > 1 else ""
 
 
-def faults_of(lacks: Iterable[Lack]) -> dict[str, str]:
-    """Describe what several pools lack: messages by subject. Many lacks of one kind have the kind as their subject."""
+def faults_of(lacks: Iterable[Lack]) -> dict[str, LackFault]:
+    """Describe what several pools lack, by subject. Many lacks of one kind have the kind as their subject."""
     kinds: dict[str, dict[str, list[Lack]]] = {}
     for lack in lacks:
         kinds.setdefault(lack.kind or lack.subject, {}).setdefault(lack.subject, []).append(lack)
-    found = {}
+    found: dict[str, LackFault] = {}
     for kind, by_subject in kinds.items():
         if len(by_subject) > _NAMED:
             everything = [lack for same in by_subject.values() for lack in same]
-            found[kind] = f"{everything[0]}{others_with(everything)}"
+            found[kind] = LackFault(f"{everything[0]}{others_with(everything)}", _pools(everything))
         else:
-            found |= {subject: _summed_up(same) for subject, same in by_subject.items()}
+            found |= {subject: LackFault(_summed_up(same), _pools(same)) for subject, same in by_subject.items()}
     return found
+
+
+def _pools(lacks: Iterable[Lack]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(lack.pool for lack in lacks))
 
 
 def _summed_up(lacks: Sequence[Lack]) -> str:

@@ -238,6 +238,7 @@ class Fault(StatusModel):
     what: str = Field(description="state_dir, hooks, checks, api, passive, watch, ...")
     message: str
     since: datetime
+    pools: tuple[str, ...] = Field((), description="the pools that the fault concerns; empty: the whole host")
 
 
 class Overview(StatusModel):

@@ -25,6 +25,7 @@ from nftlb.client import (
     ClientView,
     CollectorView,
     ConfigState,
+    Conflicting,
     DaemonClient,
     EventView,
     FaultView,
@@ -253,7 +254,7 @@ def test_endpoints(endpoint: dict[str, Any], expected: str) -> None:
     ("answer", "kind", "words"),
     [
         ((404, {"error": "no such backend"}), Unknown, "no such backend"),
-        ((409, {"error": "the name is taken"}), Rejected, "the name is taken"),
+        ((409, {"error": "the name is taken"}), Conflicting, "the name is taken"),
         ((422, {"error": "bad", "problems": ["a.yaml:1:2: no", "b"]}), Rejected, "bad\na.yaml:1:2: no\nb"),
         ((400, {"error": "e\x1b[31m\nvil"}), Rejected, r"e\x1b[31m\nvil"),
         ((401, {"error": "no token"}), RequestRefused, "the daemon refused: no token; give a token: --token-file FILE"),

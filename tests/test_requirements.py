@@ -18,6 +18,7 @@ from nftlb.model import Admin, Config, Encap, Forward, Health, Helper, Icmp, Per
 from nftlb.requirements import (
     BackendPath,
     Lack,
+    LackFault,
     backend_path,
     faults_of,
     lacking,
@@ -207,7 +208,7 @@ def test_a_requirement_of_many_pools_gives_one_message() -> None:
         "this host does not forward IPv4 packets, which pool p0 needs; sysctl -w net.ipv4.ip_forward=1; "
         "it is missing for p1, p2, p3 and 2 more too"
     )
-    assert {"IPv4 forwarding": expected} == faults_of(lacks)
+    assert {"IPv4 forwarding": LackFault(expected, tuple(f"p{number}" for number in range(6)))} == faults_of(lacks)
 
 
 def lacks_of(count: int, device: str | None = None) -> list[Lack]:
@@ -229,7 +230,7 @@ def test_a_requirement_of_many_backends_gives_one_message(device: str | None) ->
 def test_faults_of_many_backends() -> None:
     """A fault for each route, or one fault for many routes. A missing interface is one fault."""
     assert ["route to 10.0.0.1", "route to 10.0.0.2", "route to 10.0.0.3"] == list(faults_of(lacks_of(3)))
-    assert {"routes to backends": pool_lines(lacks_of(4))[0]} == faults_of(lacks_of(4))
+    assert {"routes to backends": LackFault(pool_lines(lacks_of(4))[0], ("dns",))} == faults_of(lacks_of(4))
     assert ["interface eth7"] == list(faults_of(lacks_of(250, "eth7")))
 
 

@@ -20,7 +20,7 @@ from .arguments import no_such
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from nftlb.client import Address, PoolView, StatusView, Unknown
+    from nftlb.client import Address, BackendView, CollectorView, NameView, PoolView, StatusView, Unknown
 
 URL = "NFTLB_URL"
 TOKEN_FILE = "NFTLB_TOKEN_FILE"  # noqa: S105 - the name of a variable
@@ -136,12 +136,18 @@ def complete_pools(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
     return [CompletionItem(name) for name in names if name.startswith(incomplete) and name not in given]
 
 
-def complete_pools_and_backends(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete POOL or POOL/BACKEND."""
+def complete_names_of_events(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete POOL, or POOL/NAME with a name that events may have."""
     pools = _pools(ctx)
-    backends = (f"{pool.name}/{backend.name}" for pool in pools for backend in pool.backends)
-    names = (*(pool.name for pool in pools), *backends)
+    members = (f"{pool.name}/{name}" for pool in pools for name in _names_of_events(pool))
+    names = (*(pool.name for pool in pools), *members)
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def _names_of_events(pool: PoolView) -> list[str]:
+    """The names in a pool that events may have: backends, collectors, and names whose addresses come from DNS."""
+    members: tuple[BackendView | CollectorView | NameView, ...] = (*pool.backends, *pool.collectors, *pool.names)
+    return [member.name for member in members]
 
 
 def refuse_unknown_pools(names: Iterable[str], seen: StatusView) -> None:
@@ -152,10 +158,10 @@ def refuse_unknown_pools(names: Iterable[str], seen: StatusView) -> None:
             raise ConfigError([no_such("pool", name, name, known)])
 
 
-def refuse_unknown_backend(pool: str, backend: str, seen: StatusView) -> None:
-    """Raise ConfigError for a pool or a backend that the daemon does not have. Both may be empty: none is named."""
+def refuse_names_without_events(pool: str, backend: str, seen: StatusView) -> None:
+    """Raise ConfigError for a pool or a name in it that no event can have. Both may be empty: none is named."""
     refuse_unknown_pools([pool] if pool else [], seen)
-    known = [one.name for candidate in seen.pools if pool in {"", candidate.name} for one in candidate.backends]
+    known = [name for candidate in seen.pools if pool in {"", candidate.name} for name in _names_of_events(candidate)]
     if backend and backend not in known:
         raise ConfigError([no_such("backend", f"{pool}/{backend}", backend, known)])
 

@@ -13,7 +13,7 @@ from nftlb.client import Unavailable, Unreachable
 from nftlb.printable import printable
 
 from .arguments import examples, limit_option
-from .daemon import DaemonAccess, complete_pools_and_backends, daemon_options, refuse_unknown_backend
+from .daemon import DaemonAccess, complete_names_of_events, daemon_options, refuse_names_without_events
 from .output import end_with_reader, write_error, write_output
 from .terminal import names_text, time_text
 
@@ -36,7 +36,7 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each event.")(command)
     command = click.option("--kind", metavar="KIND", help="Only events of this kind, such as backend_down.")(command)
     return click.argument(
-        "where", metavar="[POOL[/BACKEND]]", required=False, default="", shell_complete=complete_pools_and_backends
+        "where", metavar="[POOL[/BACKEND]]", required=False, default="", shell_complete=complete_names_of_events
     )(command)
 
 
@@ -53,7 +53,7 @@ def events_command(daemon: DaemonAccess, where: str, kind: str | None, as_json: 
     """
     client = daemon.reader()
     pool, _, backend = where.partition("/")
-    refuse_unknown_backend(pool, backend, client.status())
+    refuse_names_without_events(pool, backend, client.status())
     if kind is not None:
         client.history({"kind": kind, "limit": 1})  # the daemon refuses a kind that it does not have
     after = client.last_event()  # also a stream that ends before its first event is continued without a gap
@@ -93,9 +93,15 @@ def history_command(daemon: DaemonAccess, where: str, kind: str | None, as_json:
     pool, _, backend = where.partition("/")
     wanted: dict[str, str | int | None] = {"pool": pool, "backend": backend, "kind": kind, "limit": limit}
     found = client.history({name: value for name, value in wanted.items() if value})
-    if not found:
-        refuse_unknown_backend(pool, backend, client.status())
+    if not found and not (kind and _has_events(client, pool, backend)):
+        refuse_names_without_events(pool, backend, client.status())
     write_output("".join(_line(client, document, as_json) for document in reversed(found)))
+
+
+def _has_events(client: DaemonClient, pool: str, backend: str) -> bool:
+    """Whether there is an event of any kind, as for a pool that was removed."""
+    wanted = {name: value for name, value in (("pool", pool), ("backend", backend)) if value}
+    return bool(client.history({**wanted, "limit": 1}))
 
 
 def _line(client: DaemonClient, document: dict[str, Any], as_json: bool) -> str:

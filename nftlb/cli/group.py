@@ -62,12 +62,19 @@ _OTHER_WORDS = {
     "version": "--version",
     **dict.fromkeys(("test", "configtest", "validate", "verify", "lint"), "check"),
     **dict.fromkeys(("load", "start"), "run, or apply to load the rules without a daemon"),
-    **dict.fromkeys(("stop", "flush"), "remove, after the end of the daemon"),
+    "stop": "systemctl stop nftlb; the rules stay, and traffic goes on",
+    **dict.fromkeys(("restart", "reboot"), "systemctl restart nftlb"),
+    **dict.fromkeys(
+        ("flush", "unload", "clear", "reset"), "remove, after the end of the daemon; all rules are deleted"
+    ),
     **dict.fromkeys(("list", "ls", "show", "stat", "stats", "info", "pools", "backends"), "status"),
     **dict.fromkeys(("log", "logs", "journal"), "events, or history"),
-    **dict.fromkeys(("disable", "down", "suspend"), "drain, or maintenance"),
-    **dict.fromkeys(("undrain", "unmaintenance", "up", "ready", "activate"), "enable"),
-    **dict.fromkeys(("del", "rm", "remove-backend"), "delete"),
+    "monitor": "top, or status --watch",
+    **dict.fromkeys(("disable", "down", "suspend", "offline", "pause"), "drain, or maintenance"),
+    **dict.fromkeys(("undrain", "unmaintenance", "up", "ready", "activate", "online", "resume", "revert"), "enable"),
+    **dict.fromkeys(("set", "edit", "modify"), "weight, priority, drain, maintenance or enable"),
+    **dict.fromkeys(("create", "new", "register"), "add"),
+    **dict.fromkeys(("del", "rm", "remove-backend", "deregister"), "delete"),
     **dict.fromkeys(("rules", "dump"), "ruleset"),
     **dict.fromkeys(("convert", "migrate"), "import"),
 }

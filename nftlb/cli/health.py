@@ -152,7 +152,10 @@ def health_command(
     seen = daemon.reader().status()
     refuse_unknown_pools(pools, seen)
     shown = [pool for pool in seen.pools if not pools or pool.name in pools]
-    found = [*daemon_problems(seen), *(line for pool in shown for line in pool_problems(pool, warning, critical))]
+    found = [
+        *daemon_problems(seen.of(shown)),
+        *(line for pool in shown for line in pool_problems(pool, warning, critical)),
+    ]
     state = max((state for state, _ in found), key=_ORDER.index, default=NagiosState.OK)
     texts = [text for _, text in sorted(found, key=lambda item: -_ORDER.index(item[0]))]
     return _answer(state, texts or [_calm(shown)], [_data(pool, warning, critical) for pool in shown])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from nftlb.client import Unknown
+from nftlb.client import Conflicting, Unknown
 from nftlb.printable import printable
 
 from .arguments import examples
@@ -16,7 +17,7 @@ from .output import write_output
 from .waiting import wait_until_drained
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from nftlb.client import BackendView, DaemonClient
 
@@ -27,6 +28,8 @@ MOST_PRIORITY = 255
 _MOST_PORT = 65535
 _USUAL_PRIORITY = 1
 _LONGEST_WAIT = 86400.0
+_ATTEMPTS = 3
+"""How often the backends with a label are read and changed, if one of them leaves in between."""
 
 
 class NamedTarget(NamedTuple):
@@ -197,18 +200,43 @@ def _set_admin(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], labels: W
         return
     client = daemon.writer()
     if labels:
-        targets = _labelled(labels, client)
-    try:
-        # The daemon knows which backends a pool has at the moment of the change: DNS may add and remove some.
-        changes = client.change_backends(list(map(str, targets)), {"admin": admin})
-    except Unknown as error:
-        raise names_error(error, targets, client) from error
+        targets, changes = _change_labelled(client, labels, admin)
+    else:
+        changes = _change_several(client, targets, admin)
     changed = {NamedTarget(backend.pool, backend.name): backend for backend in changes}
     for target, backend in changed.items():
         write_output(f"{target}: {change_text(backend)}\n")
     for target in targets:
         if target.backend != EVERY and target not in changed:
-            write_output(f"{target}: {admin}, and is no backend of the pool any more: DNS or a reload removed it\n")
+            write_output(_left_line(target, admin))
+
+
+def _change_several(client: DaemonClient, targets: Sequence[NamedTarget], admin: str) -> list[BackendView]:
+    # The daemon knows which backends a pool has at the moment of the change: DNS may add and remove some.
+    try:
+        return client.change_backends(list(map(str, targets)), {"admin": admin})
+    except Unknown as error:
+        raise names_error(error, targets, client) from error
+
+
+def _change_labelled(
+    client: DaemonClient, labels: Wanted, admin: str
+) -> tuple[tuple[NamedTarget, ...], list[BackendView]]:
+    """Change all backends with these labels.
+
+    If DNS removes one of them after the names were read, the daemon changes none. Then the names are read again.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        targets = _labelled(labels, client)
+        with suppress(Unknown):
+            return targets, client.change_backends(list(map(str, targets)), {"admin": admin})
+    targets = _labelled(labels, client)
+    return targets, _change_several(client, targets, admin)
+
+
+def _left_line(target: NamedTarget, change: str) -> str:
+    """The line about a backend that was changed, and left its pool before the answer was written."""
+    return f"{target}: {change}, and is no backend of the pool any more: DNS or a reload removed it\n"
 
 
 def _labelled(labels: Wanted, client: DaemonClient) -> tuple[NamedTarget, ...]:
@@ -229,6 +257,10 @@ def _change(daemon: DaemonAccess, target: NamedTarget, wanted: Mapping[str, str 
         backend = client.change(*target, wanted)
     except Unknown as error:
         raise name_error(error, *target, client) from error
+    except Conflicting:
+        change = ", ".join(str(value) if name == "admin" else f"{name} {value}" for name, value in wanted.items())
+        write_output(_left_line(target, change))
+        return
     write_output(f"{target}: {change_text(backend)}\n")
 
 
@@ -305,6 +337,10 @@ def add_command(
 
     Without a port, packets keep theirs. In place of an address there may be a host name.
     """
+    if repeated := sorted({name for name, _ in labels if [other for other, _ in labels].count(name) > 1}):
+        raise click.UsageError(
+            f"--label {repeated[0]} was given with several values; allowed: one value for each name."
+        )
     wanted: dict[str, object] = {
         "name": target.backend,
         "address": server.address,

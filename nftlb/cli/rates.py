@@ -41,7 +41,7 @@ class Sample:
         """The sample with these pools only; without names, with all pools."""
         if not pools:
             return self
-        return replace(self, seen=replace(self.seen, pools=tuple(one for one in self.seen.pools if one.name in pools)))
+        return replace(self, seen=self.seen.of(one for one in self.seen.pools if one.name in pools))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +125,19 @@ def rate_table_lines(shown: list[RateRow], style: TextStyle, indent: str = "") -
     return aligned_lines(COLUMNS, [_cells(row, style) for row in shown], style, indent)
 
 
-def rate_data(row: RateRow) -> dict[str, str | int | float | bool | None]:
-    """A row as JSON has it, with the names of the API's status."""
+def rate_data(row: RateRow) -> dict[str, str | int | float | bool | dict[str, str] | None]:
+    """A row as JSON has it, with the names of the API's status. docs/commands.md lists the fields."""
     backend = row.backend
     return {
         "pool": row.pool,
         "name": backend.name,
+        "address": backend.address,
+        "port": backend.port,
+        "labels": backend.labels,
         "up": backend.up,
         "in_rotation": backend.in_rotation,
         "admin": backend.admin,
+        "weight": backend.weight,
         "share": backend.share,
         "measured_share": row.part,
         "packets_per_second": row.packets,

@@ -127,11 +127,11 @@ COLUMNS = (
     Column("BACKEND", least=12),
     Column("ADDRESS", least=14),
     Column("STATE"),
-    Column("ADMIN", least=12, spare=4),
-    Column("WT", right=True, spare=2),
+    Column("ADMIN", least=12, spare=7),
+    Column("WT", right=True, spare=3),
     Column("SHARE", right=True),
     Column("PACKETS", right=True, spare=1),
-    Column("SINCE", right=True, spare=3),
+    Column("SINCE", right=True, spare=6),
     Column("REASON", least=0),
 )
 _PRIORITY, _COPIES, _ANSWERED, _LABELS = 5, 7, 7, 8
@@ -150,7 +150,7 @@ def status_text(
     Faults of other pools are left out.
     """
     shown = tuple(pools)
-    lines = [daemon_line(seen, now, style), *fault_lines(replace(seen, pools=shown), now, style)]
+    lines = [daemon_line(seen, now, style), *fault_lines(seen.of(shown), now, style)]
     for pool in shown:
         lines += ["", *_pool(pool, now, style), *_backends(_having(pool, labels), now, style)]
         lines += [_collector(collector, now, style) for collector in pool.collectors]
@@ -165,7 +165,7 @@ def problems_text(
     Of the backends, only those with these labels.
     """
     shown = tuple(pools)
-    lines = list(fault_lines(replace(seen, pools=shown), now, style))
+    lines = list(fault_lines(seen.of(shown), now, style))
     rows = [
         [Cell(f"{pool.name}/{backend.name}"), *_row(backend, now, style)[1:]]
         for pool in shown
@@ -326,12 +326,14 @@ def _backends(pool: PoolView, now: datetime, style: TextStyle) -> list[str]:
     if any(backend.answered is not None for backend in pool.backends):
         shares = (backend.answered for backend in pool.backends)
         texts = ["-" if share is None else share_text(share) for share in shares]
-        more.append((_ANSWERED, Column("ANSWERED", right=True), texts))
+        more.append((_ANSWERED, Column("ANSWERED", right=True, spare=4), texts))
     if any(backend.copies is not None for backend in pool.backends):
         copies = [number_text(backend.copies or 0) for backend in pool.backends]
-        more.append((_COPIES, Column("COPIES", right=True), copies))
+        more.append((_COPIES, Column("COPIES", right=True, spare=2), copies))
     if len(priorities_of(pool)) > 1:
-        more.append((_PRIORITY, Column("PRIO", right=True), [str(backend.priority) for backend in pool.backends]))
+        more.append(
+            (_PRIORITY, Column("PRIO", right=True, spare=5), [str(backend.priority) for backend in pool.backends])
+        )
     for place, column, texts in more:
         columns = (*columns[:place], column, *columns[place:])
         rows = [[*row[:place], Cell(text), *row[place:]] for row, text in zip(rows, texts, strict=True)]

@@ -140,23 +140,30 @@ def aligned_lines(
 ) -> list[str]:
     """The lines of a table, titles first. If it is wider than `style.width`, the last columns are cut first."""
     widths = [max([len(column.title), *(len(row[index].text) for row in rows)]) for index, column in enumerate(columns)]
-    excess = len(indent) + sum(widths) + len(GAP) * (len(columns) - 1) - style.width
-    for index in reversed(range(len(columns))):
-        least = columns[index].least
-        if excess > 0 and least is not None:
-            cut = widths[index] if columns[index].whole else min(excess, max(widths[index] - least, 0))
-            widths[index] -= cut
-            excess -= cut
-    spare = sorted((column.spare, index) for index, column in enumerate(columns) if column.spare)
-    left_out = set()
-    for _, index in spare:
-        if excess > 0:
-            left_out.add(index)
-            excess -= widths[index] + len(GAP)
-    kept = [index for index in range(len(columns)) if index not in left_out]
+    smallest = [_smallest(column, width) for column, width in zip(columns, widths, strict=True)]
+    kept = list(range(len(columns)))
+
+    def excess(sizes: Sequence[int]) -> int:
+        return len(indent) + sum(sizes[index] for index in kept) + len(GAP) * (len(kept) - 1) - style.width
+
+    for _, index in sorted((column.spare, index) for index, column in enumerate(columns) if column.spare):
+        if excess(smallest) > 0:
+            kept.remove(index)
+    # Columns are cut after others were left out, and so no more than the rest needs.
+    for index in reversed(kept):
+        rest = excess(widths)
+        if rest > 0:
+            widths[index] = smallest[index] if columns[index].whole else max(widths[index] - rest, smallest[index])
     titles = [Cell(column.title) for column in columns]
     lines = ([(columns[index], widths[index], row[index]) for index in kept] for row in (titles, *rows))
     return [indent + _line(line, style) for line in lines]
+
+
+def _smallest(column: Column, width: int) -> int:
+    """The width down to which a column of this width may be cut."""
+    if column.least is None:
+        return width
+    return 0 if column.whole else min(column.least, width)
 
 
 def _line(line: Sequence[tuple[Column, int, Cell]], style: TextStyle) -> str:

@@ -1,7 +1,7 @@
 """The client of the daemon's HTTP API, for the commands. It loads fast: it needs no pydantic."""
 
 from .addresses import Address, addresses_here, default_address, read_daemon_address
-from .errors import Rejected, RequestRefused, Unavailable, Unknown, Unreachable
+from .errors import Conflicting, Rejected, RequestRefused, Unavailable, Unknown, Unreachable
 from .requests import TIMEOUT, DaemonClient
 from .views import (
     BackendView,
@@ -29,6 +29,7 @@ __all__ = [
     "ClientsView",
     "CollectorView",
     "ConfigState",
+    "Conflicting",
     "DaemonClient",
     "EventView",
     "FaultView",

@@ -21,6 +21,10 @@ class Unknown(Rejected):
     """No pool or backend has that name."""
 
 
+class Conflicting(Rejected):
+    """The request conflicts with the present state of the daemon."""
+
+
 class RequestRefused(NftlbError):  # noqa: N818
     """The daemon refused the request or failed. The message says how to fix it."""
 

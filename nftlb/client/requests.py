@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 from nftlb.printable import printable
 
 from .addresses import open_connection
-from .errors import Rejected, RequestRefused, Unavailable, Unknown, Unreachable
+from .errors import Conflicting, Rejected, RequestRefused, Unavailable, Unknown, Unreachable
 from .views import read_backend_view, read_change_view, read_clients_view, read_event_view, read_status_view
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ MULTIPLE_CHOICES = 300
 UNAUTHORISED = 401
 FORBIDDEN = 403
 NOT_FOUND = 404
+CONFLICT = 409
 SERVER_ERRORS = 500
 BAD = frozenset({400, 404, 405, 409, 413, 415, 422})
 
@@ -76,7 +77,10 @@ class DaemonClient:
             raise self._foreign(str(error)) from error
 
     def change(self, pool: str, backend: str, wanted: Mapping[str, str | int]) -> BackendView:
-        """Set `admin`, `weight` or `priority` of a backend. Raises Unknown, Rejected, RequestRefused."""
+        """Set `admin`, `weight` or `priority` of a backend. Raises Unknown, Rejected, RequestRefused.
+
+        Raises Conflicting if the backend was changed, and then left its pool.
+        """
         document = self._ask("PATCH", _backend_path(pool, backend), wanted)
         try:
             return read_backend_view(document)
@@ -264,7 +268,7 @@ class DaemonClient:
             if "error" not in said:
                 return self._foreign(f"HTTP status {status}")
             problems = said.get("problems")
-            kind = Unknown if status == NOT_FOUND else Rejected
+            kind = {NOT_FOUND: Unknown, CONFLICT: Conflicting}.get(status, Rejected)
             lines = map(str, problems if isinstance(problems, list) else ())
             return kind("\n".join([words, *map(printable, lines)]))
         refused = Unavailable if status >= SERVER_ERRORS else RequestRefused

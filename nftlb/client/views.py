@@ -6,8 +6,8 @@ of an older daemon. All text from the daemon is made safe for a terminal.
 """
 
 # No `from __future__ import annotations`: `_read` needs the types of the fields.
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
@@ -134,6 +134,7 @@ class FaultView:
     what: str
     message: str
     since: datetime
+    pools: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,15 @@ class StatusView:
     faults: tuple[FaultView, ...]
     pools: tuple[PoolView, ...]
     host: str = ""
+
+    def of(self, pools: Iterable[PoolView]) -> "StatusView":
+        """The status of these pools, without faults that concern only other pools."""
+        kept = tuple(pools)
+        names = {pool.name for pool in kept}
+        if names.issuperset(pool.name for pool in self.pools):
+            return replace(self, pools=kept)
+        faults = tuple(fault for fault in self.faults if not fault.pools or names.intersection(fault.pools))
+        return replace(self, pools=kept, faults=faults)
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,7 +257,8 @@ class Controller:
         rest = "there is no backend for the name yet"
         if servers:
             rest = f"the last good answer stays: {', '.join(str(server.address) for server in servers)}"
-        self._faults.set(f"name {lookup}", f"{state.trouble}; {rest}" if state.trouble else "")
+        pools = [pool.name for pool in self.state.config.pools if any(name.lookup == lookup for name in pool.named)]
+        self._faults.set(f"name {lookup}", f"{state.trouble}; {rest}" if state.trouble else "", pools)
 
     def forget_lookup(self, lookup: HostLookup) -> None:
         """Record that no pool has a name any more."""
@@ -520,8 +521,8 @@ class Controller:
         for gone in self._lacking - found.keys():
             self._faults.clear(gone)
         self._lacking = set(found)
-        for subject, message in found.items():
-            self._faults.set(subject, message)
+        for subject, fault in found.items():
+            self._faults.set(subject, fault.message, fault.pools)
 
     def _report_copy(self) -> None:
         self._metrics.reloaded(success=False)

@@ -174,7 +174,7 @@ class DaemonService:
         return History(events=found)
 
     async def preview_change(self, pool: str, backend: str, change: BackendChange) -> Consequences:
-        return await self.preview_change_backends([BackendKey(pool, backend)], change)
+        return Consequences(consequences=self._controller.preview_change([BackendKey(pool, backend)], change))
 
     async def preview_change_backends(self, backends: Sequence[BackendKey], change: BackendChange) -> Consequences:
         return Consequences(consequences=self._controller.preview_change(self._controller.meant(backends), change))

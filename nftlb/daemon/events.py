@@ -17,7 +17,7 @@ from nftlb.service import Event, Fault
 from .history import EventHistory
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 _log = logging.getLogger(__name__)
 
@@ -99,17 +99,21 @@ class ActiveFaults:
         """The present faults."""
         return tuple(self._present.values())
 
-    def set(self, what: str, message: str) -> None:
-        """Record that something does not work. A fault with the same message is not reported again; "" clears it."""
+    def set(self, what: str, message: str, pools: Iterable[str] = ()) -> None:
+        """Record that something does not work. A fault with the same message is not reported again; "" clears it.
+
+        `pools`: those that the fault concerns; none: it concerns the whole host.
+        """
         if not message:
             self.clear(what)
             return
         message = encodable(message)  # the path of a file may have bytes that are not UTF-8
         at = wall()
         before = self._present.get(what)
+        since = at if before is None else before.since
+        self._present[what] = Fault(what=what, message=message, since=since, pools=tuple(pools))
         if before is not None and before.message == message:
             return
-        self._present[what] = Fault(what=what, message=message, since=before.since if before else at)
         _log.error("%s: %s", what, message, extra={"fields": {"event": EventKind.FAULT, "what": what}})
         self._publish(Event(kind=EventKind.FAULT, at=at, reason=message, details={"what": what}))
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_api import Api, backend, pool, status, troubled
+from fake_api import Api, backend, pool, status, troubled, with_members
 from installed_command import NFTLB
 
 from nftlb.cli import events, main
@@ -76,6 +76,36 @@ def test_events_of_unknown_names(
     kept[1]["events"].append(event("backend_down", pool="dns"))
     assert 0 == main(["history", where])
     assert "backend_down" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["archive", "www"])
+@pytest.mark.parametrize("command", ["events", "history"])
+def test_events_of_collectors_and_names(
+    command: str, name: str, api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Collectors, and names whose addresses come from DNS, have events. Before the first event, they are known too."""
+
+    def stop(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(events, "time", SimpleNamespace(sleep=stop))
+    api.show(with_members())
+    api.answers["GET", f"/api/v1/history?pool=dns&backend={name}&limit=50"] = 200, {"events": []}
+    api.answers["GET", "/api/v1/history?limit=1"] = 200, {"events": []}
+    api.answers["GET", "/api/v1/events"] = 200, b"data: " + json.dumps(event("operated")).encode()
+    assert 0 == main([command, f"dns/{name}"])
+    assert "" == capsys.readouterr().err
+
+
+def test_history_of_a_removed_pool_without_events_of_a_kind(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """The pool is known if there are events of another kind: nothing is printed, with status 0."""
+    api.answers["GET", "/api/v1/history?pool=old&kind=swap&limit=50"] = 200, {"events": []}
+    kept = api.answers["GET", "/api/v1/history?pool=old&limit=1"] = 200, {"events": [event("reload", pool="old")]}
+    assert 0 == main(["history", "old", "--kind", "swap"])
+    assert ("", "") == tuple(capsys.readouterr())
+    kept[1]["events"].clear()
+    assert 1 == main(["history", "old", "--kind", "swap"])
+    assert ("", "old: no such pool; known: dns\n") == tuple(capsys.readouterr())
 
 
 def test_events_of_an_unknown_kind(api: Api, capsys: pytest.CaptureFixture[str]) -> None:

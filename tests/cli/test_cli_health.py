@@ -30,6 +30,14 @@ def outcome_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int
     return result, out.splitlines()[0].partition(" | ")[0]
 
 
+def test_nagios_of_one_pool(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Faults that concern only other pools are left out."""
+    of_dns = Fault(what="route to 10.0.0.1", message="no route", since=NOW, pools=("dns",))
+    api.show(status(pools=(pool(), pool("sip")), faults=(of_dns,)))
+    assert (1, "NFTLB WARNING - route to 10.0.0.1: no route") == outcome_of(capsys, "dns", "--nagios")
+    assert (0, "NFTLB OK - 1 pool ready, 2 of 2 backends in service") == outcome_of(capsys, "sip", "--nagios")
+
+
 def test_nagios_without_a_problem(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """Status 0, and one line with the performance data of each pool."""
     api.show(status(pools=(pool(), pool("a'b=c|d"))))

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from fake_api import NOW, TOKEN, Api, backend, fake_api, pool, status
+from fake_api import NOW, TOKEN, Api, backend, fake_api, pool, status, with_members
 from installed_command import NFTLB
 
 from nftlb.cli import main, reload, waiting
@@ -125,6 +125,29 @@ def test_several_backends(
     assert "".join(lines) == capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        (["drain", "dns/ns1"], "drain"),
+        (["drain", "dns/ns1", "--wait"], "drain"),
+        (["weight", "dns/ns1", "3"], "weight 3"),
+    ],
+)
+def test_the_only_backend_leaves_during_its_change(
+    command: list[str], what: str, api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 0, and the line that such a backend has in a change of several."""
+
+    def leave() -> Any:
+        api.show(status(pools=(pool(backends=(backend("ns2"),)),)))
+        return {"error": "ns1 was changed, and is no backend of dns any more"}
+
+    api.answers[PATCH] = 409, leave
+    assert 0 == main(command)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert f"dns/ns1: {what}, and is no backend of the pool any more: DNS or a reload removed it" == first
+
+
 def test_a_backend_that_leaves_during_its_change(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """Each backend that was named has its line, also if DNS removed the backend before the answer was written."""
     api.answers[SEVERAL] = 200, changed(["dns/ns1"])
@@ -187,6 +210,31 @@ def test_backends_by_label(
     assert 0 == main([command, *(word for label in labels for word in ("--label", label))])
     assert {"backends": meant, "admin": admin} == api.asked[-1][2]
     assert meant == [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize(("leaving", "ended"), [(2, 0), (3, 1)])
+def test_backends_with_a_label_leave_before_their_change(
+    leaving: int, ended: int, api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If a backend leaves after its name was read, and nothing was changed, the names are read again, twice."""
+    names = [f"ns{number}" for number in range(9)]
+
+    def shown() -> Any:
+        behind = tuple(backend(name, labels={"rack": "r1"}) for name in names)
+        return json.loads(status(pools=(pool(backends=behind),)).model_dump_json())
+
+    def change() -> Any:
+        if 9 - len(names) < leaving:
+            names.pop()
+            api.answers[SEVERAL] = (404 if 9 - len(names) < leaving else 200), change
+            return {"error": "dns has no such backend"}
+        return changed([f"dns/{name}" for name in names], "drain")
+
+    api.answers[STATUS] = 200, shown
+    api.answers[SEVERAL] = 404, change
+    assert ended == main(["drain", "--label", "rack=r1"])
+    assert 3 == sum(method == "PATCH" for method, *_ in api.asked)
+    assert (0 if ended else 7) == len(capsys.readouterr().out.splitlines())
 
 
 @pytest.mark.parametrize("command", [["drain"], ["status"], ["status", "--json"]])
@@ -280,6 +328,10 @@ def test_unknown_backend_without_a_status(api: Api, capsys: pytest.CaptureFixtur
         ),
         (["drain", "--label", "rack"], "'rack' is not a label; allowed: NAME=VALUE, such as site=fra"),
         (["status", "--label", "=r12"], "'=r12' is not a label"),
+        (
+            ["add", "dns/ns3", "10.0.0.13", "--label", "rack=a", "--label", "rack=b"],
+            "--label rack was given with several values; allowed: one value for each name.",
+        ),
         (["drain", "--label", "rack=r12", "--wait"], "--wait was given with several backends; allowed: one"),
         (["weight"], "Missing argument 'POOL/BACKEND'"),
         (["drain", "dns/ns1", "dns/ns2", "--wait"], "--wait was given with several backends; allowed: one"),
@@ -638,6 +690,9 @@ def test_completion_of_names() -> None:
         assert (0, [], "") == completed("nftlb status dns d", 3, served.where)
         assert (0, ["plain,dns", "plain,dns/ns1", "plain,dns/ns2"], "") == completed("nftlb events d", 2, served.where)
         assert (0, ["plain,dns/ns2"], "") == completed("nftlb history dns/ns2", 2, served.where)
+        served.show(with_members())
+        assert (0, ["plain,dns/archive"], "") == completed("nftlb events dns/a", 2, served.where)
+        assert (0, ["plain,dns/www"], "") == completed("nftlb history dns/w", 2, served.where)
         served.show(racks())
         labels = ["plain,rack=r1", "plain,rack=r2"]
         assert (0, labels, "") == completed("nftlb drain --label rack", 3, served.where)

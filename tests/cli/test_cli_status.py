@@ -27,7 +27,7 @@ from nftlb.cli.terminal import (
     output_style,
 )
 from nftlb.client import StatusView, read_status_view
-from nftlb.service import CollectorStatus, GuardStatus, NameStatus
+from nftlb.service import CollectorStatus, Fault, GuardStatus, NameStatus
 
 if TYPE_CHECKING:
     from nftlb.service import Status
@@ -243,11 +243,20 @@ def test_status_command(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
 def test_problems_of_other_pools_are_left_out(command: list[str], api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """A command for one pool shows only this pool and its problems."""
     down = backend("s1", up=False, in_rotation=False)
-    api.show(status(pools=(pool("dns", ready=False, lacking=("no eth7",)), pool("sip", backends=(down,)))))
+    faults = (
+        Fault(what="route to 10.0.0.1", message="there is no route, backend dns/b1", since=NOW, pools=("dns",)),
+        Fault(what="IPv4 forwarding", message="this host does not forward", since=NOW, pools=("web", "sip")),
+        Fault(what="state_dir", message="full", since=NOW),
+    )
+    pools = (pool("dns", ready=False, lacking=("no eth7",)), pool("sip", backends=(down,)), pool("web"))
+    api.show(status(pools=pools, faults=faults))
     assert 0 == main([*command, "sip"])
     lines = capsys.readouterr().out
     assert "! pool sip: 1 of 1 down: s1" in lines
     assert "dns" not in lines
+    assert ("! IPv4 forwarding: " in lines, "! state_dir: full" in lines) == (True, True)
+    assert 0 == main(command)
+    assert "! route to 10.0.0.1: there is no route, backend dns/b1 (for " in capsys.readouterr().out
 
 
 def test_status_as_json(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
@@ -356,12 +365,17 @@ def test_columns_are_cut_or_left_out() -> None:
 
 
 def test_columns_for_narrow_terminals() -> None:
-    """If nothing can be cut any more, spare columns are left out with their gap, the lowest number first."""
+    """If nothing can be cut any more, spare columns are left out with their gap, the lowest number first.
+
+    The room that this leaves is for the columns that would be cut.
+    """
     columns = (Column("A", least=3), Column("B", spare=2), Column("C", spare=1), Column("D"))
     row = [Cell("aaaaaa"), Cell("bb"), Cell("cc"), Cell("dd")]
     assert ["A    B   C   D", "aa…  bb  cc  dd"] == aligned_lines(columns, [row], TextStyle(width=15))
-    assert ["A    B   D", "aa…  bb  dd"] == aligned_lines(columns, [row], TextStyle(width=14))
-    assert ["A    D", "aa…  dd"] == aligned_lines(columns, [row], TextStyle(width=10))
+    assert ["A       B   D", "aaaaaa  bb  dd"] == aligned_lines(columns, [row], TextStyle(width=14))
+    assert ["A      B   D", "aaaa…  bb  dd"] == aligned_lines(columns, [row], TextStyle(width=13))
+    assert ["A       D", "aaaaaa  dd"] == aligned_lines(columns, [row], TextStyle(width=10))
+    assert ["A    D", "aa…  dd"] == aligned_lines(columns, [row], TextStyle(width=7))
 
 
 @pytest.mark.parametrize("width", [50, 60, 70])
@@ -376,6 +390,22 @@ def test_status_on_a_narrow_terminal(width: int) -> None:
         for word in next(line for line in lines if "BACKEND" in line).split()
         if word not in {"ADMIN", "WT", "SINCE"}
     ]
+
+
+@pytest.mark.parametrize("width", [50, 60, 70])
+def test_status_of_a_pool_with_all_columns_on_a_narrow_terminal(width: int) -> None:
+    """No row is wider than the terminal: copies, answered packets and priorities are left out as other columns are."""
+    behind = (
+        backend("exporter-1", 1, copies=1234, answered=0.995, packets=10**7, priority=100),
+        backend("exporter-2", 2, copies=1234, answered=0.995, in_rotation=False, standby=True, priority=200),
+    )
+    lines = text(status(pools=(pool(backends=behind),)), width=width).splitlines()
+    table = [line for line in lines if line.startswith(("  BACKEND", "  expo"))]
+    assert 3 == len(table)
+    assert [] == [line for line in table if len(line) > width]
+    assert all(word in table[0] for word in ("STATE", "SHARE"))
+    wide = text(status(pools=(pool(backends=behind),)), width=120)
+    assert all(word in wide for word in ("COPIES", "ANSWERED", "PRIO"))
 
 
 def test_style_of_a_pipe(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -12,6 +13,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from hypothesis import strategies as st
 from pseudo_terminal import Terminal
 
 from nftlb.cli import main, screen
-from nftlb.cli.rates import MOST_FAULTS, Order, Sample, head_lines, rate_rows, rate_table_lines
+from nftlb.cli.rates import MOST_FAULTS, Order, Sample, head_lines, rate_data, rate_rows, rate_table_lines
 from nftlb.cli.screen import BACKSPACE, DOWN, ESCAPE, PAGE_DOWN, RETURN, UP, Screen, keys_of
 from nftlb.cli.terminal import TextStyle
 from nftlb.cli.top_view import CarryOut, Preview, Quit, TopView, press, screen_lines
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 pytest_plugins = ("cli_fixtures",)
 
 STATUS = ("GET", "/api/v1/status")
+COMMANDS_PAGE = Path(__file__).parents[2] / "docs/commands.md"
 
 
 def seen(shown: Status) -> StatusView:
@@ -257,6 +260,17 @@ def test_top_once(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = found["backends"]
     assert ("dns", "ns1", 1.0) == (row["pool"], row["name"], row["measured_share"])
     assert pytest.approx(1000 / found["seconds"], rel=0.01) == row["packets_per_second"]
+    measured = {"pool", "measured_share", "packets_per_second", "bits_per_second"}
+    (shown,) = document()["pools"][0]["backends"]
+    assert {name: shown[name] for name in row.keys() - measured} == {name: row[name] for name in row.keys() - measured}
+    assert {"address", "port", "weight", "labels"} <= row.keys()
+
+
+def test_the_fields_of_top_are_documented() -> None:
+    """docs/commands.md names each field of `nftlb top --json`."""
+    (row,) = rate_rows(None, reading(10.0, 100), Order.NAME)
+    section = COMMANDS_PAGE.read_text().split("\n## Top\n")[1].split("\n## ")[0]
+    assert set() == rate_data(row).keys() - set(re.findall(r"`(\w+)`", section))
 
 
 @contextmanager

@@ -102,6 +102,18 @@ def test_a_repeated_fault_is_reported_once(caplog: pytest.LogCaptureFixture) -> 
     assert [{"what": "state_dir"}] * 2 == [fault.details for fault in events]
 
 
+def test_the_pools_of_a_fault_may_change() -> None:
+    """A fault with the same message that concerns other pools is shown with these, and not reported again."""
+    events: list[Event] = []
+    faults = ActiveFaults(events.append)
+
+    faults.set("name ns.lab", "no answer", ["dns"])
+    faults.set("name ns.lab", "no answer", ["dns", "sip"])
+
+    assert [("dns", "sip")] == [fault.pools for fault in faults.all()]
+    assert 1 == len(events)
+
+
 def test_an_empty_message_clears_a_fault() -> None:
     """A fault that is set with an empty message ends; without a fault, nothing is published."""
     events: list[Event] = []

@@ -21,6 +21,7 @@ from nftlb.daemon import controller, daemon_service
 from nftlb.daemon.audit import audited
 from nftlb.daemon.controller import TOGETHER
 from nftlb.daemon.events import Bus
+from nftlb.daemon.names import LookupState
 from nftlb.daemon.notices import FRESH, NoticeBoard
 from nftlb.daemon.ruleset_changes import KEPT, LONGEST_LINE, MOST_LINES, ChangeLog
 from nftlb.doctor import Finding, Severity
@@ -37,6 +38,7 @@ from nftlb.model import (
     HostLookup,
     Protocol,
 )
+from nftlb.requirements import Lack
 from nftlb.ruleset import Chain, Ruleset, Table, TableFamily
 from nftlb.service import Actor, Conflict, UnknownBackend, UnknownPool
 
@@ -82,6 +84,38 @@ def test_a_preview_changes_nothing(file: Path) -> None:
                 await daemon.service.preview_add("dns", read_backend("dns", "ns1", "10.0.0.19:53"))
             assert before == (daemon.state.memory(), daemon.kernel_thread.kernel.generation())
             assert [] == daemon.events
+
+    play(scene())
+
+
+def test_all_backends_are_no_name_of_a_backend(file: Path) -> None:
+    """A change of one backend and its preview refuse `*`, which only a change of several backends knows."""
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            with pytest.raises(UnknownBackend):
+                await daemon.service.change("dns", EVERY_BACKEND, DRAIN, TESTER)
+            with pytest.raises(UnknownBackend):
+                await daemon.service.preview_change("dns", EVERY_BACKEND, DRAIN)
+
+    play(scene())
+
+
+def test_faults_name_their_pools(file: Path) -> None:
+    """What this host lacks for a pool, and a name of DNS without an answer, concern their pools only."""
+    named = {"listen": "192.0.2.55:53/udp", "backends": {"ns": "ns.lab"}}
+    file.write_text(document(dns=DNS, named=named))
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            route = "route to 10.0.0.11"
+            lacks = (Lack("dns", route, "no route", "add one", "ns1"), Lack("named", "forwarding", "off", "sysctl"))
+            daemon.controller.set_lacks(lacks)
+            daemon.controller.record_lookup(HostLookup("ns.lab"), LookupState(trouble="no answer"))
+            daemon.controller.set_check_fault("no descriptors")
+            assert {route: ("dns",), "forwarding": ("named",), "name ns.lab": ("named",), "checks": ()} == {
+                fault.what: fault.pools for fault in (await daemon.service.overview()).faults
+            }
 
     play(scene())
 

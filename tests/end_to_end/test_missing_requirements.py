@@ -234,7 +234,7 @@ def test_a_missing_requirement_is_shown_until_it_is_met(lacking: Lacking, tmp_pa
     assert f"dns: {lacking.says}" in text
     assert lacking.says in shown["dns"]["lacking"][0]
     assert (False, True) == (shown["dns"]["ready"], shown["other"]["ready"])
-    assert [lacking.says] == [fault["message"][: len(lacking.says)] for fault in faults]
+    assert [(lacking.says, ["dns"])] == [(fault["message"][: len(lacking.says)], fault["pools"]) for fault in faults]
     assert (200, "ready\n") == others
     assert (lacking.doctor or lacking.subject) in found
     assert ["fault", "fault_gone"] == events

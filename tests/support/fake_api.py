@@ -12,7 +12,16 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, cast
 
 from nftlb.model import Admin, Balance, Forward, Per
-from nftlb.service import BackendStatus, ConfigStatus, Fault, KernelStatus, PoolStatus, Status
+from nftlb.service import (
+    BackendStatus,
+    CollectorStatus,
+    ConfigStatus,
+    Fault,
+    KernelStatus,
+    NameStatus,
+    PoolStatus,
+    Status,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,6 +95,24 @@ def status(**changed: Any) -> Status:
         "pools": (pool(),),
     }
     return Status(**{**given, **changed})
+
+
+def with_members() -> Status:
+    """A pool with backends, the collector `archive`, and `www`, a name whose addresses come from DNS."""
+    collector = CollectorStatus(
+        name="archive",
+        address="10.0.9.9",
+        port=9995,
+        one_in=1,
+        up=True,
+        since=NOW,
+        reason="icmp: fine",
+        packets=2500,
+        bytes=250000,
+        checks=(),
+    )
+    name = NameStatus(name="www", lookup="www.lab", backends=(), answered=None, expires=None, trouble="", left_out=())
+    return status(pools=(pool(collectors=(collector,), names=(name,)),))
 
 
 def troubled() -> Status:
