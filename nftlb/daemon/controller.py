@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.config import amend, resolve
 from nftlb.errors import NftlbError, SystemFault
-from nftlb.health import Standing, consequences, removals
+from nftlb.health import Standing, consequences, consequences_of_reload
 from nftlb.kernel.surroundings import addresses_for
 from nftlb.model import EVERY_BACKEND, BackendKey, EventKind, by_pool
 from nftlb.requirements import faults_of, pool_lines
@@ -337,11 +337,10 @@ class Controller:
         read = await self._read_file()
         config = read.resolution.config
         states, _ = self.state.health.with_config(config, now())
-        found = removals(self.state.config, config)
-        for pool in self.state.config.pools:
-            if pool.name in states.pools:
-                found += self._consequences(pool.name, states)
-        return tuple(found)
+        health = self.state.health
+        before = {name: _standing(health, name) for name in health.pools}
+        after = {name: _standing(states, name) for name in states.pools}
+        return tuple(consequences_of_reload(before, after, config))
 
     async def reload(self) -> None:
         """Read the file again and use it. Raises NftlbError; then the old configuration stays."""
@@ -433,9 +432,7 @@ class Controller:
         return self._consequences(pool, states)
 
     def _consequences(self, pool: str, states: PoolStates) -> tuple[str, ...]:
-        health, moment = self.state.health, now()
-        before = Standing(health.pools[pool], health.state(pool, moment))
-        return consequences(before, Standing(states.pools[pool], states.state(pool, moment)))
+        return consequences(_standing(self.state.health, pool), _standing(states, pool))
 
     async def _use(self, declared: Config, reason: str) -> None:
         """Use another configuration with the answers of now: see `_use_answers`."""
@@ -531,3 +528,7 @@ class Controller:
         )
         for problem in self._problems:
             _log.error("%s", problem)
+
+
+def _standing(states: PoolStates, pool: str) -> Standing:
+    return Standing(states.pools[pool], states.state(pool, now()))
