@@ -6,6 +6,7 @@ returns, a drain of the operator must still hold.
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from .memory import BackendMemory
@@ -13,7 +14,7 @@ from .memory import BackendMemory
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from nftlb.model import Pool
+    from nftlb.model import NamedBackend, Pool
 
 KEPT = 24 * 3600.0
 """Seconds for which the wishes for an absent address are kept. After that, another machine may have the address."""
@@ -33,16 +34,33 @@ AbsentBackends: TypeAlias = "Mapping[str, Absent]"
 
 
 def still_absent(pool: Pool, known: AbsentBackends, gone: Mapping[str, BackendMemory], now: float) -> dict[str, Absent]:
-    """The wishes for absent addresses of the pool's names: `known` are those of before, `gone` the addresses that left.
+    """The wishes for absent addresses of the pool's names: `known` are those of before, `gone` the backends that left.
 
     What the operator did not touch is not kept. Nothing of an address is kept that is present, or that no name has.
     """
     kept = {name: absent for name, absent in known.items() if absent.until > now and name not in gone}
     kept |= {name: Absent(wishes, now + KEPT) for name, memory in gone.items() if (wishes := _wishes(memory))}
-    names = tuple(f"{named.name}-" for named in pool.named)
     present = {backend.name for backend in pool.backends}
-    own = [name for name in kept if name not in present and name.startswith(names)]
+    own = [name for name in kept if name not in present and any(is_of(named, name) for named in pool.named)]
     return {name: kept[name] for name in own[-MOST:]}
+
+
+def is_of(named: NamedBackend, backend: str) -> bool:
+    """Whether a name of the file may have a backend of this name: the name and an address, with SRV also a port.
+
+    `web-old` beside the name `web` is a backend of the file.
+    """
+    prefix = f"{named.name}-"
+    address = backend.removeprefix(prefix)
+    if named.srv is not None:
+        address, _, port = address.rpartition("-")
+        if not port.isdecimal():
+            return False
+    try:
+        ip_address(address.replace("-", ":"))
+    except ValueError:
+        return False
+    return backend.startswith(prefix)
 
 
 def memories(known: AbsentBackends) -> Iterable[tuple[str, BackendMemory]]:

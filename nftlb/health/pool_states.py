@@ -101,7 +101,8 @@ class PoolStates:
                 changes.append(_changed(pool.name, tracked, "present", "absent", reason))
             collectors = _continued_collectors(pool, old.collectors if old else {}, now)
             changes += states._add(pool, backends, collectors, old, now)
-            left = {tracked.backend.name: tracked.memory() for tracked in gone}
+            made = {name for named in old.pool.named for name in named.backends} if old else set()
+            left = {tracked.backend.name: tracked.memory() for tracked in gone if tracked.backend.name in made}
             states.pools[pool.name].absent = still_absent(pool, absent, left, now)
             for collector in collectors.values():
                 changes += states._settle_health(pool.name, collector, _CONFIGURED, now)

@@ -110,13 +110,13 @@ async def wishes(daemon: WiredDaemon, name: str) -> Wishes:
 PLAIN, SET = Wishes(Admin.ENABLED, 1, 1), Wishes(Admin.DRAIN, 7, 2)
 
 
-async def set_and_leave(daemon: WiredDaemon) -> None:
+async def set_and_leave(daemon: WiredDaemon, *others: str) -> None:
     """An operator changes one of two addresses, which then leaves the answers."""
     await daemon.controller.use_answer(NS, servers("10.0.0.1", "10.0.0.2"))
     await daemon.service.change("dns", "ns-10.0.0.2", BackendChange(*SET), TESTER)
     assert (PLAIN, SET) == (await wishes(daemon, "ns-10.0.0.1"), await wishes(daemon, "ns-10.0.0.2"))
     await daemon.controller.use_answer(NS, servers("10.0.0.1", "10.0.0.3"))
-    assert {"ns-10.0.0.1", "ns-10.0.0.3"} == (await shares(daemon)).keys()
+    assert {"ns-10.0.0.1", "ns-10.0.0.3", *others} == (await shares(daemon)).keys()
 
 
 async def come_back(daemon: WiredDaemon) -> Wishes:
@@ -186,6 +186,55 @@ def test_an_address_that_returns_to_another_file(change: str, file: Path) -> Non
             back = await come_back(daemon)
             expected = SET._replace(weight=3) if change == "a value of the file" else PLAIN
             assert expected == back
+
+    play(scene())
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_removed_backend_of_the_file(*, restarts: bool, file: Path) -> None:
+    """What was set of a backend of the file ends when the file does not have it, also beside a name with its begin."""
+    static = "ns-old"
+    both = {**NAMED, "backends": {"ns": "ns.lab", static: "10.0.0.22:53"}}
+    file.write_text(document(dns=both))
+
+    async def scene() -> str:
+        async with WiredDaemon(file) as daemon:
+            await set_and_leave(daemon, static)
+            await daemon.service.change("dns", static, BackendChange(*SET), TESTER)
+            daemon.write(dns=NAMED)
+            if not restarts:
+                await daemon.service.reload(TESTER)
+                await come_back_in(daemon)
+            await daemon.saver.save()
+            return daemon.store.text
+
+    async def come_back_in(daemon: WiredDaemon) -> None:
+        assert ["ns-10.0.0.2"] == list(daemon.state.health.pools["dns"].absent)
+        daemon.write(dns=both)
+        await daemon.service.reload(TESTER)
+        assert PLAIN == await wishes(daemon, static)
+        assert SET == await come_back(daemon)
+
+    async def restarted(memory: str) -> None:
+        async with WiredDaemon(file, memory) as daemon:
+            await come_back_in(daemon)
+
+    memory = play(scene())
+    if restarts:
+        play(restarted(memory))
+
+
+def test_a_backend_with_the_name_of_an_address(file: Path) -> None:
+    """What was set of a backend of the file does not hold for an address that gets its name."""
+    file.write_text(document(dns={**NAMED, "backends": {"ns-10.0.0.2": "10.0.0.2:53", "b": "10.0.0.9:53"}}))
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            await daemon.service.change("dns", "ns-10.0.0.2", BackendChange(*SET), TESTER)
+            daemon.write(dns={**NAMED, "backends": {"ns": "ns.lab:53", "b": "10.0.0.9:53"}})
+            await daemon.service.reload(TESTER)
+            await daemon.controller.use_answer(NS, servers("10.0.0.1"))
+            assert PLAIN == await come_back(daemon)
 
     play(scene())
 
