@@ -265,9 +265,9 @@ class PoolStates:
         """
         several = [self.pools[pool].backends[backend] for backend in backends]
         changes = [each for tracked in several for each in _set_by_operator(pool, tracked, change, at)]
+        self._unsaved.add(pool)
         if changes:
             self._stale.add(pool)
-            self._unsaved.add(pool)
             changes += self._settle(pool, [(tracked, "") for tracked in several], now)
             changes += self._settle_priorities(self.pools[pool], now)  # for new weights and priorities
         return changes
@@ -431,18 +431,25 @@ def _srv_entries(pool: Pool) -> dict[str, FileValues]:
 
 
 def _set_by_operator(pool: str, tracked: BackendHealth, change: BackendChange, at: datetime | None) -> list[Change]:
-    """Set what the operator wants of one backend, and return these changes alone."""
+    """Set what the operator wants of one backend, and return these changes alone.
+
+    A weight or a priority that the backend already has is no change, but holds against other SRV records from now on.
+    """
     admin, weight, priority = change
+    old_weight, old_priority = tracked.effective_weight, tracked.effective_priority
     changes = []
     if admin is not None and admin is not tracked.requested_admin:
         old, tracked.admin, tracked.admin_since = tracked.requested_admin, admin, at
         changes.append(_changed(pool, tracked, f"admin {old}", f"admin {admin}", "by the operator"))
-    if weight is not None and weight != tracked.effective_weight:
-        before, tracked.weight = tracked.effective_weight, weight
-        changes.append(_changed(pool, tracked, f"weight {before}", f"weight {weight}", "by the operator"))
-    if priority is not None and priority != tracked.effective_priority:
-        before, tracked.priority = tracked.effective_priority, priority
-        changes.append(_changed(pool, tracked, f"priority {before}", f"priority {priority}", "by the operator"))
+    if weight is not None:
+        tracked.weight = weight
+        if weight != old_weight:
+            changes.append(_changed(pool, tracked, f"weight {old_weight}", f"weight {weight}", "by the operator"))
+    if priority is not None:
+        tracked.priority = priority
+        if priority != old_priority:
+            was, now = f"priority {old_priority}", f"priority {priority}"
+            changes.append(_changed(pool, tracked, was, now, "by the operator"))
     return changes
 
 

@@ -285,7 +285,8 @@ def test_answers_that_arrive_together(file: Path) -> None:
     play(scene())
 
 
-def test_other_srv_records_end_no_wish(file: Path) -> None:
+@pytest.mark.parametrize("given", [(7, 8), (5, 2)])  # (5, 2): the weight and the priority of the first records
+def test_other_srv_records_end_no_wish(given: tuple[int, int], file: Path) -> None:
     """Ranks and weights of other records change, also while the server is absent; only the file ends a wish."""
     lookup, name = HostLookup("_dns._udp.lab", srv=True), "ns-10.0.0.2-53"
 
@@ -296,7 +297,7 @@ def test_other_srv_records_end_no_wish(file: Path) -> None:
             if rank >= 0
         )
 
-    wished = Wishes(Admin.DRAIN, 7, 8)
+    wished = Wishes(Admin.DRAIN, *given)
     file.write_text(document(dns={**NAMED, "backends": {"ns": {"srv": lookup.name}}}))
 
     async def scene() -> str:
