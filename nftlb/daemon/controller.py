@@ -290,10 +290,12 @@ class Controller:
     async def change(self, backends: Sequence[BackendKey], change: BackendChange) -> None:
         """Set what is not None of all these backends at once, and return when it is saved and the kernel has it.
 
+        An absent address may be among the backends if what the operator set of the address is kept.
+
         Raises Unapplied; UnknownPool and UnknownBackend before anything is changed.
         """
         for backend in backends:
-            self.state.find(*backend)
+            self.state.find(*backend, absent=True)
         health, moment, time = self.state.health, now(), wall()
         found = by_pool(backends).items()
         self._follow(
@@ -318,7 +320,7 @@ class Controller:
 
     def preview_change(self, backends: Sequence[BackendKey], change: BackendChange) -> tuple[str, ...]:
         """What `change` would lead to. Raises as `change`."""
-        pools = {backend.pool: self.state.find(*backend).pool for backend in backends}
+        pools = {backend.pool: self.state.find(*backend, absent=True).pool for backend in backends}
         states, _ = self.state.health.with_config(replace(self.state.config, pools=tuple(pools.values())), now())
         for pool, names in by_pool(backends).items():
             states.set_by_operator(pool, names, change, now())

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nftlb.model import Admin, BackendState, EventKind, Expect, Membership, Udp
+from nftlb.model import Admin, BackendChange, BackendState, EventKind, Expect, Membership, Udp
 
-from .absent import memories, still_absent
+from .absent import changed, memories, still_absent
 from .backend_health import BackendHealth, FileValues, backend_endpoint, initial_health, next_slow_start_step
 from .check_health import CheckState, apply_outcome
 from .memory import PoolMemory
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-    from nftlb.model import Backend, BackendChange, Config, Pool, PoolState
+    from nftlb.model import Backend, Config, Pool, PoolState
 
     from .check_health import CheckResult
 
@@ -113,7 +113,7 @@ class PoolStates:
                         states._start_slowly(pool.name, tracked, tracked.risen)
                 elif old:
                     states._start_slowly(pool.name, tracked, now if tracked.counts else None)
-                    reason = _reason(tracked.backend, pool, old.pool)
+                    reason = _reason(tracked.backend, pool, old.pool) + _still_wished(tracked)
                     changes.append(_changed(pool.name, tracked, "absent", "present", reason))
             changes += states._settle_priorities(states.pools[pool.name], now)
         return states, changes
@@ -261,15 +261,19 @@ class PoolStates:
     ) -> list[Change]:
         """Set what the operator wants of some backends of a pool. `at`: the time of day, for the status.
 
-        The order of `backends` decides only about the order of the changes to report.
+        Absent addresses may be among them for which wishes are kept. The order of `backends` decides only about the
+        order of the changes to report.
         """
-        several = [self.pools[pool].backends[backend] for backend in backends]
+        of, names = self.pools[pool], list(backends)
+        if of.absent:
+            of.absent = changed(of.absent, names, change, at)
+        several = [of.backends[name] for name in names if name in of.backends]
         changes = [each for tracked in several for each in _set_by_operator(pool, tracked, change, at)]
         self._unsaved.add(pool)
         if changes:
             self._stale.add(pool)
             changes += self._settle(pool, [(tracked, "") for tracked in several], now)
-            changes += self._settle_priorities(self.pools[pool], now)  # for new weights and priorities
+            changes += self._settle_priorities(of, now)  # for new weights and priorities
         return changes
 
     def next_preemption(self) -> float | None:
@@ -479,6 +483,11 @@ def _reason(backend: Backend, present: Pool | None, absent: Pool) -> str:
         if backend.name in named.backends and any(named.lookup == other.lookup for other in absent.named):
             return f"by the answer of DNS for {named.lookup}"
     return _CONFIGURED
+
+
+def _still_wished(tracked: BackendHealth) -> str:
+    """What the operator set of a backend before it was absent, as the end of a reason."""
+    return "" if tracked.wish == BackendChange() else f"; the operator had set: {tracked.wish}"
 
 
 def _changed(pool: str, tracked: BackendHealth, old: str, new: str, reason: str) -> Change:

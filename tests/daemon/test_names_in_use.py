@@ -16,12 +16,14 @@ from nftlb.errors import SystemFault
 from nftlb.health.absent import KEPT, MOST
 from nftlb.model import EVERY_BACKEND, Admin, BackendChange, BackendKey, Family, FoundServer, HostLookup
 from nftlb.resolver import LookupResult
+from nftlb.service import UnknownBackend
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
     from nftlb.model import NameServers
+    from nftlb.service import PoolStatus
 
 NS, NEW = HostLookup("ns.lab"), HostLookup("new.lab")
 NAMED = {"listen": "192.0.2.53:53/udp", "backends": {"ns": "ns.lab"}}
@@ -138,6 +140,62 @@ def test_an_address_that_returns(away: float, expected: Wishes, file: Path) -> N
             assert expected == await come_back(daemon)
             assert daemon.is_right
             assert (expected is PLAIN) is ((await shares(daemon))["ns-10.0.0.2"] > 0)
+
+    play(scene())
+
+
+def absent(pool: PoolStatus) -> dict[str, str]:
+    (name,) = pool.names
+    return name.kept
+
+
+def test_what_is_kept_of_an_absent_address(file: Path) -> None:
+    """The status, a refusal and the event of the return say what is kept, and the operator may change it."""
+    address, drained = BackendKey("dns", "ns-10.0.0.2"), "drain, weight 7, priority 2"
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            service = daemon.service
+            await set_and_leave(daemon)
+            assert {"ns-10.0.0.2": drained} == absent(await service.pool("dns"))
+            with pytest.raises(UnknownBackend, match=f"not in the answers of DNS for dns now; .* 24 h: {drained}"):
+                await service.remove(*address, TESTER)
+            assert [] == await service.change_backends([address], BackendChange(weight=3), TESTER)
+            daemon.events.clear()
+            assert SET._replace(weight=3) == await come_back(daemon)
+            (reason,) = (event.reason for event in daemon.events if event.backend == address.backend)
+            assert "by the answer of DNS for ns.lab; the operator had set: drain, weight 3, priority 2" == reason
+
+            await daemon.controller.use_answer(NS, servers("10.0.0.1"))
+            assert () == (await service.preview_change_backends([address], BackendChange(*PLAIN))).consequences
+            await service.change_backends([address], BackendChange(admin=Admin.ENABLED), TESTER)
+            assert {"ns-10.0.0.2": "weight 3, priority 2"} == absent(await service.pool("dns"))
+            await daemon.saver.save()
+            assert "drain" not in daemon.store.text
+            assert Wishes(Admin.ENABLED, 3, 2) == await come_back(daemon)
+
+    play(scene())
+
+
+def test_the_end_of_what_is_kept(file: Path) -> None:
+    """If only the drain was kept, `enable` ends it; then the address is unknown, as after 24 h."""
+    address, enabled = BackendKey("dns", "ns-10.0.0.2"), BackendChange(admin=Admin.ENABLED)
+
+    async def leave(daemon: WiredDaemon) -> None:
+        await daemon.controller.use_answer(NS, servers("10.0.0.1", "10.0.0.2"))
+        await daemon.service.change_backends([address], BackendChange(admin=Admin.DRAIN), TESTER)
+        await daemon.controller.use_answer(NS, servers("10.0.0.1"))
+        assert {"ns-10.0.0.2": "drain"} == absent(await daemon.service.pool("dns"))
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            for end in (daemon.service.change_backends([address], enabled, TESTER), asyncio.sleep(KEPT + 1)):
+                await leave(daemon)
+                await end
+                assert {} == absent(await daemon.service.pool("dns"))
+                with pytest.raises(UnknownBackend, match=r"dns has no backend ns-10\.0\.0\.2"):
+                    await daemon.service.change_backends([address], enabled, TESTER)
+            assert PLAIN == await come_back(daemon)
 
     play(scene())
 
