@@ -166,6 +166,11 @@ class NameStatus(StatusModel):
     expires: datetime | None = Field(description="when DNS is asked again; null before the first lookup has ended")
     trouble: str = Field(description="why DNS did not answer last time; empty if it answered")
     left_out: tuple[str, ...] = Field(description="addresses of the answer that can't be backends, and why")
+    kept: dict[str, str] = Field(
+        default_factory=dict,
+        description="what the operator set of addresses that DNS does not have now, by the name of the backend; holds "
+        "again when the address returns",
+    )
 
 
 class PoolStatus(StatusModel):

@@ -221,6 +221,25 @@ def test_names_of_one_family(zone: Zone) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("unusable", [False, True])
+def test_a_query_for_one_family_that_fails(unusable: bool, zone: Zone) -> None:
+    """Only a family that DNS answers counts as answered, so the addresses of the other family stay."""
+    zone.set_addresses("six", "2001:db8::6")
+
+    def respond(query: dns.message.Message) -> dns.message.Message:
+        response = zone.answer(query)
+        if query.question[0].rdtype == dns.rdatatype.A:
+            response.set_rcode(dns.rcode.SERVFAIL)
+            response.id ^= unusable  # a response to another query is like none
+        return response
+
+    zone.respond = respond
+    found = look_up(zone, HostLookup("six.lab"), timeout=500 if unusable else 5000)
+    assert {"ip6": {"2001:db8::6"}} == texts(found)
+    (trouble,) = found.troubles
+    assert ("no answer for six.lab from" if unusable else "says SERVFAIL") in trouble
+
+
 def test_answers_to_other_questions(zone: Zone) -> None:
     """Records of other names in an answer do not count, and nothing that is not DNS ends a lookup."""
 

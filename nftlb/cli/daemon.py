@@ -184,8 +184,8 @@ def names_error(error: Unknown, asked: Sequence[tuple[str, str]], client: Daemon
         known = [] if found is None else [known.name for known in found.backends]
         if found is None:
             problems.append(no_such("pool", text, pool, pools))
-        elif any(name.name == backend for name in found.names):
-            return error  # it says which backends the name has
+        elif any(name.name == backend or backend in name.kept for name in found.names):
+            return error  # it says which backends the name has, or what is kept for the absent address
         elif backend not in ("", EVERY, *known):
             problems.append(no_such("backend", text, backend, known))
     return ConfigError(problems) if problems else error

@@ -301,8 +301,12 @@ def _dropped(guard: GuardView) -> str:
     return f"guard: dropped {found or 'no packets'}"
 
 
+_MOST_KEPT = 5
+"""The most absent addresses of a name that are shown."""
+
+
 def _names(pool: PoolView, now: datetime) -> Iterator[str]:
-    """A line for each name whose addresses come from DNS, and one for each address that can't be a backend."""
+    """Lines about each name whose addresses come from DNS: its addresses that can't be backends, and absent ones."""
     for name in pool.names:
         count = len(name.backends)
         words = [f"{name.name} is {name.lookup}: {count} {'backend' if count == 1 else 'backends'}"]
@@ -314,6 +318,12 @@ def _names(pool: PoolView, now: datetime) -> Iterator[str]:
             words.append(f"asked again in {age_text((name.expires - now).total_seconds())}")
         yield ", ".join(words)
         yield from name.left_out
+        for number, (backend, wish) in enumerate(name.kept.items()):
+            if number == _MOST_KEPT:
+                more = len(name.kept) - number
+                yield f"{more} more {'is' if more == 1 else 'are'} absent that the operator had changed"
+                break
+            yield f"{backend} is absent; the operator had set: {wish}"
 
 
 def _backends(pool: PoolView, now: datetime, style: TextStyle) -> list[str]:

@@ -90,6 +90,7 @@ class NameView:
     expires: datetime | None
     trouble: str
     left_out: tuple[str, ...]
+    kept: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.config import amend, resolve
 from nftlb.errors import NftlbError, SystemFault
-from nftlb.health import Standing, consequences, removals
+from nftlb.health import Standing, consequences, consequences_of_reload
 from nftlb.kernel.surroundings import addresses_for
 from nftlb.model import EVERY_BACKEND, BackendKey, EventKind, by_pool
 from nftlb.requirements import faults_of, pool_lines
@@ -291,10 +291,12 @@ class Controller:
     async def change(self, backends: Sequence[BackendKey], change: BackendChange) -> None:
         """Set what is not None of all these backends at once, and return when it is saved and the kernel has it.
 
+        An absent address may be among the backends if what the operator set of the address is kept.
+
         Raises Unapplied; UnknownPool and UnknownBackend before anything is changed.
         """
         for backend in backends:
-            self.state.find(*backend)
+            self.state.find(*backend, absent=True)
         health, moment, time = self.state.health, now(), wall()
         found = by_pool(backends).items()
         self._follow(
@@ -319,7 +321,7 @@ class Controller:
 
     def preview_change(self, backends: Sequence[BackendKey], change: BackendChange) -> tuple[str, ...]:
         """What `change` would lead to. Raises as `change`."""
-        pools = {backend.pool: self.state.find(*backend).pool for backend in backends}
+        pools = {backend.pool: self.state.find(*backend, absent=True).pool for backend in backends}
         states, _ = self.state.health.with_config(replace(self.state.config, pools=tuple(pools.values())), now())
         for pool, names in by_pool(backends).items():
             states.set_by_operator(pool, names, change, now())
@@ -338,11 +340,10 @@ class Controller:
         read = await self._read_file()
         config = read.resolution.config
         states, _ = self.state.health.with_config(config, now())
-        found = removals(self.state.config, config)
-        for pool in self.state.config.pools:
-            if pool.name in states.pools:
-                found += self._consequences(pool.name, states)
-        return tuple(found)
+        health = self.state.health
+        before = {name: _standing(health, name) for name in health.pools}
+        after = {name: _standing(states, name) for name in states.pools}
+        return tuple(consequences_of_reload(before, after, config))
 
     async def reload(self) -> None:
         """Read the file again and use it. Raises NftlbError; then the old configuration stays."""
@@ -434,9 +435,7 @@ class Controller:
         return self._consequences(pool, states)
 
     def _consequences(self, pool: str, states: PoolStates) -> tuple[str, ...]:
-        health, moment = self.state.health, now()
-        before = Standing(health.pools[pool], health.state(pool, moment))
-        return consequences(before, Standing(states.pools[pool], states.state(pool, moment)))
+        return consequences(_standing(self.state.health, pool), _standing(states, pool))
 
     async def _use(self, declared: Config, reason: str) -> None:
         """Use another configuration with the answers of now: see `_use_answers`."""
@@ -532,3 +531,7 @@ class Controller:
         )
         for problem in self._problems:
             _log.error("%s", problem)
+
+
+def _standing(states: PoolStates, pool: str) -> Standing:
+    return Standing(states.pools[pool], states.state(pool, now()))

@@ -100,7 +100,7 @@ class DaemonService:
                 self._counter_reader.counters,
                 added,
                 self._obstacles,
-                self._state.names.status(pool.pool),
+                self._state.names.status(pool),
             )
             await asyncio.sleep(0)  # ten thousand backends take a while, in which checks have to begin
 
@@ -109,7 +109,7 @@ class DaemonService:
         await self._counter_reader.refresh()
         pool = self._state.find(name)
         state = self._state.health.state(name, now())
-        counters, names = self._counter_reader.counters, self._state.names.status(pool.pool)
+        counters, names = self._counter_reader.counters, self._state.names.status(pool)
         return pool_status(pool, state, counters, self._state.added(pool), self._obstacles, names)
 
     async def clients(self, pool: str, most: int) -> PoolClients:
@@ -220,7 +220,7 @@ class DaemonService:
         with audited(self._bus, by, "add", [BackendKey(pool, backend.name)]):
             await self._controller.add(pool, backend)
         if isinstance(backend, NamedBackend):
-            names = self._state.names.status(self._state.find(pool).pool)
+            names = self._state.names.status(self._state.find(pool))
             return next(status for status in names if status.name == backend.name)
         (status,) = self._backends(pool, [backend.name])
         return status

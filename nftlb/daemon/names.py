@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from nftlb.config import lookups_of, resolve
 from nftlb.errors import NftlbError
+from nftlb.health.absent import is_of, kept_wishes
 from nftlb.model import after_answer
 from nftlb.service import NameStatus
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping, Sequence
 
     from nftlb.config import Resolution
-    from nftlb.model import Config, Family, FoundServer, HostAddresses, HostLookup, NameAnswers, NameServers, Pool
+    from nftlb.health import PoolHealth
+    from nftlb.model import Config, Family, FoundServer, HostAddresses, HostLookup, NameAnswers, NameServers
     from nftlb.resolver import LookupResult, NameResolver
 
 _log = logging.getLogger(__name__)
@@ -136,9 +138,10 @@ class NameBook:
         self.answers = {lookup: answers[lookup] for lookup in wanted if lookup in answers}
         self._notes = notes
 
-    def status(self, pool: Pool) -> tuple[NameStatus, ...]:
+    def status(self, of: PoolHealth) -> tuple[NameStatus, ...]:
         """The status of the names of a pool."""
         found = []
+        pool, kept = of.pool, kept_wishes(of.absent, now())
         for named in pool.named:
             last = self.lookups.get(named.lookup, LookupState())
             found.append(
@@ -150,6 +153,7 @@ class NameBook:
                     expires=None if last.expires is None else wall(last.expires),
                     trouble=last.trouble,
                     left_out=(*last.cut, *self._notes.get((pool.name, named.name), ())),
+                    kept={backend: str(wish) for backend, wish in kept.items() if is_of(named, backend)},
                 )
             )
         return tuple(found)

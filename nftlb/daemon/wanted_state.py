@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from nftlb.config import STDIN, lookups_of, parse_config, read_file
 from nftlb.errors import ConfigError, Problem
 from nftlb.health import Memory, PoolMemory
+from nftlb.health.absent import KEPT, kept_wishes
 from nftlb.health.memory import remember_answers, remembered_answers
 from nftlb.service import UnknownBackend, UnknownPool
 
@@ -137,8 +138,11 @@ class WantedState:
 
     # --- pools and backends ------------------------------------------------------------------------------------------
 
-    def find(self, pool: str, backend: str | None = None) -> PoolHealth:
-        """The pool of this name. Raises UnknownPool, or UnknownBackend if the pool has no backend of this name."""
+    def find(self, pool: str, backend: str | None = None, *, absent: bool = False) -> PoolHealth:
+        """The pool of this name. Raises UnknownPool, or UnknownBackend if the pool has no backend of this name.
+
+        `absent`: the backend may also be an absent address of a name, if what the operator set of the address is kept.
+        """
         found = self.health.pools.get(pool)
         if found is None:
             raise UnknownPool(f"there is no pool {pool}{_similar(pool, self.health.pools)}")
@@ -147,6 +151,11 @@ class WantedState:
                 if named.name == backend:
                     its = f"its backends are {', '.join(named.backends)}" if named.backends else "it has no backend now"
                     raise UnknownBackend(f"{backend} is the name of {named.lookup} in {pool}; {its}")
+            if wish := kept_wishes(found.absent, now()).get(backend):
+                if absent:
+                    return found
+                kept = f"what the operator set is kept until it returns, for at most {KEPT / 3600:g} h: {wish}"
+                raise UnknownBackend(f"{backend} is not in the answers of DNS for {pool} now; {kept}")
             raise UnknownBackend(f"{pool} has no backend {backend}{_similar(backend, found.backends)}")
         return found
 

@@ -2,7 +2,7 @@
 
 from .backend_health import BackendHealth
 from .check_health import CheckHealth, CheckResult, CheckState
-from .consequences import Standing, consequences, removals
+from .consequences import Standing, consequences, consequences_of_reload
 from .memory import Memory, PoolMemory
 from .pool_health import Change, PoolHealth
 from .pool_states import PoolStates
@@ -21,5 +21,5 @@ __all__ = [
     "SilentBackends",
     "Standing",
     "consequences",
-    "removals",
+    "consequences_of_reload",
 ]

@@ -6,14 +6,18 @@ returns, a drain of the operator must still hold.
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from nftlb.model import BackendChange
 
 from .memory import BackendMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
+    from datetime import datetime
 
-    from nftlb.model import Pool
+    from nftlb.model import NamedBackend, Pool
 
 KEPT = 24 * 3600.0
 """Seconds for which the wishes for an absent address are kept. After that, another machine may have the address."""
@@ -33,16 +37,62 @@ AbsentBackends: TypeAlias = "Mapping[str, Absent]"
 
 
 def still_absent(pool: Pool, known: AbsentBackends, gone: Mapping[str, BackendMemory], now: float) -> dict[str, Absent]:
-    """The wishes for absent addresses of the pool's names: `known` are those of before, `gone` the addresses that left.
+    """The wishes for absent addresses of the pool's names: `known` are those of before, `gone` the backends that left.
 
     What the operator did not touch is not kept. Nothing of an address is kept that is present, or that no name has.
     """
     kept = {name: absent for name, absent in known.items() if absent.until > now and name not in gone}
     kept |= {name: Absent(wishes, now + KEPT) for name, memory in gone.items() if (wishes := _wishes(memory))}
-    names = tuple(f"{named.name}-" for named in pool.named)
     present = {backend.name for backend in pool.backends}
-    own = [name for name in kept if name not in present and name.startswith(names)]
+    own = [name for name in kept if name not in present and any(is_of(named, name) for named in pool.named)]
     return {name: kept[name] for name in own[-MOST:]}
+
+
+def kept_wishes(known: AbsentBackends, now: float) -> dict[str, BackendChange]:
+    """What the operator set of the absent addresses, by the name of the backend."""
+    return {name: absent.wishes.wish for name, absent in known.items() if absent.until > now}
+
+
+def changed(
+    known: AbsentBackends, names: Collection[str], change: BackendChange, at: datetime | None
+) -> dict[str, Absent]:
+    """The wishes after the operator has changed those for some absent addresses. `at`: the time of day of the change.
+
+    An admin state as in the file is no wish.
+    """
+    found = {}
+    for name, (wishes, until) in known.items():
+        new = _with(wishes, change, at) if name in names else wishes
+        if kept := _wishes(new):
+            found[name] = Absent(kept, until)
+    return found
+
+
+def _with(wishes: BackendMemory, change: BackendChange, at: datetime | None) -> BackendMemory:
+    new = {key: value for key, value in change._asdict().items() if value is not None}
+    if change.admin is wishes.file_admin:
+        new |= {"admin": None, "admin_since": None}
+    elif change.admin is not None:
+        new["admin_since"] = at
+    return wishes.model_copy(update=new)
+
+
+def is_of(named: NamedBackend, backend: str) -> bool:
+    """Whether a name of the file may have a backend of this name: the name and an address, with SRV also a port.
+
+    `web-old` beside the name `web` is a backend of the file.
+    """
+    prefix = f"{named.name}-"
+    address = backend.removeprefix(prefix)
+    if named.srv is not None:
+        address, _, port = address.rpartition("-")
+        if not port.isdecimal():
+            return False
+    try:
+        ip_address(address.replace("-", ":"))
+    except ValueError:
+        return False
+    return backend.startswith(prefix)
 
 
 def memories(known: AbsentBackends) -> Iterable[tuple[str, BackendMemory]]:
@@ -52,6 +102,6 @@ def memories(known: AbsentBackends) -> Iterable[tuple[str, BackendMemory]]:
 
 def _wishes(memory: BackendMemory) -> BackendMemory | None:
     """The memory of a backend without what its checks and its agent said; None if the operator wished nothing."""
-    if memory.admin is None and memory.weight is None and memory.priority is None:
+    if memory.wish == BackendChange():
         return None
     return BackendMemory(**memory.model_dump(exclude={"checks", "agent_admin", "agent_percent"}))

@@ -6,7 +6,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from nftlb.model import WHOLE, Admin, Agent, BackendState, Initial
+from nftlb.model import WHOLE, Admin, Agent, BackendChange, BackendState, Initial
 from nftlb.model.kinds import endpoint_text
 
 from .check_health import CheckHealth, CheckState
@@ -79,6 +79,11 @@ class BackendHealth:
     def file_values(self) -> FileValues:
         """What the file says. Other SRV records are no change of the file, and end no wish of the operator."""
         return self.entry or FileValues(self.backend.admin, self.backend.weight, self.backend.priority)
+
+    @property
+    def wish(self) -> BackendChange:
+        """What the operator set at run time."""
+        return BackendChange(self.admin, self.weight, self.priority)
 
     @property
     def requested_admin(self) -> Admin:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from nftlb.model import Admin, FallbackKind, Forward, Per, Protocol, RotationMode, rotation_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from nftlb.model import Config, Family, Listener, Pool, PoolState, Rotation
+    from nftlb.model import Config, Family, IPAddress, Listener, PoolState, Rotation
 
     from .pool_health import PoolHealth
+
+Ports: TypeAlias = "dict[tuple[IPAddress, Protocol, str], list[tuple[int, int]]]"
+"""The port ranges of listeners in rising order: by address, protocol, and what else a listener stands for."""
 
 
 class Standing(NamedTuple):
@@ -27,40 +31,84 @@ class Standing(NamedTuple):
 
 def consequences(before: Standing, after: Standing) -> tuple[str, ...]:
     """Return a sentence for each loss of service between two standings of the same pool; empty if nothing is lost."""
-    families = [family for family in after.pool.pool.families if family in before.pool.pool.families]
-    several = len(families) > 1
-    found: list[str] = []
-    for family in families:
-        name = f"the pool {after.pool.pool.name}{f' ({family})' if several else ''}"
-        found += _of_rotation(name, before.rotation(family), after.rotation(family), after.pool)
-    return (*found, *_of_quorum(before.pool, after.pool), *_of_connections(before.pool, after.pool))
+    return (*_of_service(before, after), *_of_connections(before.pool, _cut(before.pool, after.pool)))
 
 
 _MOST_NAMED = 5
 """The most names in a sentence."""
+MOST_SENTENCES = 100
+"""The most sentences about a reload, which may change thousands of pools."""
 
 
-def removals(before: Config, after: Config) -> list[str]:
-    """Return a sentence for each pool, listener and backend that the configuration `after` does not have."""
-    listeners = {listener for pool in after.pools for listener in pool.listen}
-    found: list[str] = []
-    for pool in before.pools:
-        lost = [str(listener) for listener in pool.listen if listener not in listeners]
-        new = after.pool(pool.name)
-        if new is None:
-            packets = f"; packets to {_named(lost)} would not be balanced" if lost else ""
-            found.append(f"the pool {pool.name} would be removed{packets}")
-        else:
-            found += _removed_from(pool, new, lost)
+def consequences_of_reload(before: Mapping[str, Standing], after: Mapping[str, Standing], new: Config) -> list[str]:
+    """Return a sentence for each loss of service by the configuration `new`, and for each part that it does not have.
+
+    The standings are by the name of the pool.
+    """
+    ports = _ports(listener for pool in new.pools for listener in pool.listen)
+    gone: list[str] = []
+    worse: list[str] = []
+    for name, old in before.items():
+        lost = [str(part) for listener in old.pool.pool.listen for part in _uncovered(listener, ports)]
+        if name not in after:
+            gone.append(_of_removal(old.pool, lost))
+            continue
+        cut = _cut(old.pool, after[name].pool)
+        gone += _removed_from(old.pool, after[name].pool, lost, cut)
+        worse += _of_service(old, after[name])
+        worse += _of_connections(old.pool, [backend for backend in cut if backend in after[name].pool.backends])
+    found = gone + worse
+    if len(found) > MOST_SENTENCES:
+        found[MOST_SENTENCES - 1 :] = [f"and {len(found) - MOST_SENTENCES + 1} more consequences"]
     return found
 
 
-def _removed_from(pool: Pool, new: Pool, lost: Sequence[str]) -> Iterator[str]:
+def _of_service(before: Standing, after: Standing) -> Iterator[str]:
+    families = [family for family in after.pool.pool.families if family in before.pool.pool.families]
+    several = len(families) > 1
+    for family in families:
+        name = f"the pool {after.pool.pool.name}{f' ({family})' if several else ''}"
+        yield from _of_rotation(name, before.rotation(family), after.rotation(family), after.pool)
+    yield from _of_quorum(before.pool, after.pool)
+
+
+def _of_removal(pool: PoolHealth, lost: Collection[str]) -> str:
+    packets = f"; packets to {_named(lost)} would not be balanced" if lost else ""
+    # The entries of UDP stay for in-flight replies.
+    protocols = {listener.protocol: None for listener in pool.pool.listen if not _is_udp(listener)}
+    cut = ""
+    if protocols and pool.pool.forward is Forward.NAT and any(tracked.up for tracked in pool.backends.values()):
+        cut = f"; its connections over {' and '.join(map(str, protocols))} would be cut at once"
+    return f"the pool {pool.pool.name} would be removed{packets}{cut}"
+
+
+def _removed_from(old: PoolHealth, new: PoolHealth, lost: Collection[str], cut: Collection[str]) -> Iterator[str]:
+    name = old.pool.name
     if lost:
-        yield f"the pool {pool.name} would not listen on {_named(lost)} any more"
-    kept = {entry.name for entry in new.backends}
-    if gone := [backend.name for backend in pool.backends if backend.name not in kept]:
-        yield f"the pool {pool.name} would lose {len(gone)} of its {len(pool.backends)} backends: {_named(gone)}"
+        yield f"the pool {name} would not listen on {_named(lost)} any more"
+    if gone := [backend for backend in old.backends if backend not in new.backends]:
+        also = "" if new.backends.keys() >= set(cut) else "; connections to them would be cut at once"
+        yield f"the pool {name} would lose {len(gone)} of its {len(old.backends)} backends: {_named(gone)}{also}"
+
+
+def _ports(listeners: Iterable[Listener]) -> Ports:
+    found: Ports = {}
+    for listener in listeners:
+        place = (listener.address, listener.protocol, listener.host)
+        found.setdefault(place, []).append((listener.first_port, listener.last_port))
+    return {place: sorted(ranges) for place, ranges in found.items()}
+
+
+def _uncovered(listener: Listener, ports: Ports) -> Iterator[Listener]:
+    """The parts of a listener whose ports are not among `ports`."""
+    begin = listener.first_port
+    behind = listener.last_port + 1
+    covered = ports.get((listener.address, listener.protocol, listener.host), [])
+    for first, last in (*covered, (behind, behind)):
+        end = min(first, behind) - 1
+        if begin <= end:
+            yield replace(listener, first_port=begin, last_port=end)
+        begin = max(begin, last + 1)
 
 
 def _named(names: Collection[str]) -> str:
@@ -108,18 +156,23 @@ def _of_quorum(before: PoolHealth, after: PoolHealth) -> Iterator[str]:
         )
 
 
-def _of_connections(before: PoolHealth, after: PoolHealth) -> Iterator[str]:
+def _cut(before: PoolHealth, after: PoolHealth) -> list[str]:
     """The backends whose connections a maintenance or a removal would cut."""
     pool = before.pool
     if pool.forward is not Forward.NAT or (pool.per is Per.PACKET and all(map(_is_udp, pool.listen))):
-        return  # packets are balanced one by one
-    for name, tracked in before.backends.items():
-        new = after.backends.get(name)
-        stops = new is None or (
-            new.effective_admin is Admin.MAINTENANCE and tracked.effective_admin is not Admin.MAINTENANCE
-        )
-        if stops and tracked.up:
-            yield f"the connections to {pool.name}/{name} would be cut at once; a drain lets them end"
+        return []  # packets are balanced one by one
+    return [name for name, tracked in before.backends.items() if tracked.up and _stops(name, before, after)]
+
+
+def _stops(name: str, before: PoolHealth, after: PoolHealth) -> bool:
+    old, new = before.backends[name], after.backends.get(name)
+    return new is None or (new.effective_admin is Admin.MAINTENANCE and old.effective_admin is not Admin.MAINTENANCE)
+
+
+def _of_connections(pool: PoolHealth, cut: Collection[str]) -> Iterator[str]:
+    if cut:
+        names = _named([f"{pool.pool.name}/{name}" for name in cut])
+        yield f"the connections to {names} would be cut at once; a drain lets them end"
 
 
 def _is_udp(listener: Listener) -> bool:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nftlb.model import WHOLE, FoundServer, HostLookup, NameAnswers
+from nftlb.model import WHOLE, BackendChange, FoundServer, HostLookup, NameAnswers
 from nftlb.model.kinds import Admin, Family
 
 
@@ -36,6 +36,11 @@ class BackendMemory(_Part):
     agent_percent: Annotated[int, Field(ge=0)] = Field(
         WHOLE, description="the part of the weight that the agent asked for, in per cent"
     )
+
+    @property
+    def wish(self) -> BackendChange:
+        """What the operator set."""
+        return BackendChange(self.admin, self.weight, self.priority)
 
 
 class PoolMemory(_Part):

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nftlb.model import Admin, BackendState, EventKind, Expect, Membership, Udp
+from nftlb.model import Admin, BackendChange, BackendState, EventKind, Expect, Membership, Udp
 
-from .absent import memories, still_absent
+from .absent import changed, memories, still_absent
 from .backend_health import BackendHealth, FileValues, backend_endpoint, initial_health, next_slow_start_step
 from .check_health import CheckState, apply_outcome
 from .memory import PoolMemory
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-    from nftlb.model import Backend, BackendChange, Config, Pool, PoolState
+    from nftlb.model import Backend, Config, Pool, PoolState
 
     from .check_health import CheckResult
 
@@ -101,7 +101,8 @@ class PoolStates:
                 changes.append(_changed(pool.name, tracked, "present", "absent", reason))
             collectors = _continued_collectors(pool, old.collectors if old else {}, now)
             changes += states._add(pool, backends, collectors, old, now)
-            left = {tracked.backend.name: tracked.memory() for tracked in gone}
+            made = {name for named in old.pool.named for name in named.backends} if old else set()
+            left = {tracked.backend.name: tracked.memory() for tracked in gone if tracked.backend.name in made}
             states.pools[pool.name].absent = still_absent(pool, absent, left, now)
             for collector in collectors.values():
                 changes += states._settle_health(pool.name, collector, _CONFIGURED, now)
@@ -112,7 +113,7 @@ class PoolStates:
                         states._start_slowly(pool.name, tracked, tracked.risen)
                 elif old:
                     states._start_slowly(pool.name, tracked, now if tracked.counts else None)
-                    reason = _reason(tracked.backend, pool, old.pool)
+                    reason = _reason(tracked.backend, pool, old.pool) + _still_wished(tracked)
                     changes.append(_changed(pool.name, tracked, "absent", "present", reason))
             changes += states._settle_priorities(states.pools[pool.name], now)
         return states, changes
@@ -260,15 +261,19 @@ class PoolStates:
     ) -> list[Change]:
         """Set what the operator wants of some backends of a pool. `at`: the time of day, for the status.
 
-        The order of `backends` decides only about the order of the changes to report.
+        Absent addresses may be among them for which wishes are kept. The order of `backends` decides only about the
+        order of the changes to report.
         """
-        several = [self.pools[pool].backends[backend] for backend in backends]
+        of, names = self.pools[pool], list(backends)
+        if of.absent:
+            of.absent = changed(of.absent, names, change, at)
+        several = [of.backends[name] for name in names if name in of.backends]
         changes = [each for tracked in several for each in _set_by_operator(pool, tracked, change, at)]
+        self._unsaved.add(pool)
         if changes:
             self._stale.add(pool)
-            self._unsaved.add(pool)
             changes += self._settle(pool, [(tracked, "") for tracked in several], now)
-            changes += self._settle_priorities(self.pools[pool], now)  # for new weights and priorities
+            changes += self._settle_priorities(of, now)  # for new weights and priorities
         return changes
 
     def next_preemption(self) -> float | None:
@@ -430,18 +435,25 @@ def _srv_entries(pool: Pool) -> dict[str, FileValues]:
 
 
 def _set_by_operator(pool: str, tracked: BackendHealth, change: BackendChange, at: datetime | None) -> list[Change]:
-    """Set what the operator wants of one backend, and return these changes alone."""
+    """Set what the operator wants of one backend, and return these changes alone.
+
+    A weight or a priority that the backend already has is no change, but holds against other SRV records from now on.
+    """
     admin, weight, priority = change
+    old_weight, old_priority = tracked.effective_weight, tracked.effective_priority
     changes = []
     if admin is not None and admin is not tracked.requested_admin:
         old, tracked.admin, tracked.admin_since = tracked.requested_admin, admin, at
         changes.append(_changed(pool, tracked, f"admin {old}", f"admin {admin}", "by the operator"))
-    if weight is not None and weight != tracked.effective_weight:
-        before, tracked.weight = tracked.effective_weight, weight
-        changes.append(_changed(pool, tracked, f"weight {before}", f"weight {weight}", "by the operator"))
-    if priority is not None and priority != tracked.effective_priority:
-        before, tracked.priority = tracked.effective_priority, priority
-        changes.append(_changed(pool, tracked, f"priority {before}", f"priority {priority}", "by the operator"))
+    if weight is not None:
+        tracked.weight = weight
+        if weight != old_weight:
+            changes.append(_changed(pool, tracked, f"weight {old_weight}", f"weight {weight}", "by the operator"))
+    if priority is not None:
+        tracked.priority = priority
+        if priority != old_priority:
+            was, now = f"priority {old_priority}", f"priority {priority}"
+            changes.append(_changed(pool, tracked, was, now, "by the operator"))
     return changes
 
 
@@ -471,6 +483,11 @@ def _reason(backend: Backend, present: Pool | None, absent: Pool) -> str:
         if backend.name in named.backends and any(named.lookup == other.lookup for other in absent.named):
             return f"by the answer of DNS for {named.lookup}"
     return _CONFIGURED
+
+
+def _still_wished(tracked: BackendHealth) -> str:
+    """What the operator set of a backend before it was absent, as the end of a reason."""
+    return "" if tracked.wish == BackendChange() else f"; the operator had set: {tracked.wish}"
 
 
 def _changed(pool: str, tracked: BackendHealth, old: str, new: str, reason: str) -> Change:

@@ -279,12 +279,18 @@ def test_unknown_backend(target: str, message: str, api: Api, capsys: pytest.Cap
     assert ("", message) == tuple(capsys.readouterr())
 
 
-@pytest.mark.parametrize("targets", [["dns/ns"], ["dns/ns1", "dns/ns"]])
+@pytest.mark.parametrize("other", [[], ["dns/ns1"]])
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        ("ns", "ns is the name of ns.example.com in dns; its backends are ns1, ns2"),
+        ("ns-10.0.0.2", "ns-10.0.0.2 is not in the answers of DNS for dns now; what the operator set is kept"),
+    ],
+)
 def test_the_name_of_backends_that_come_from_dns(
-    targets: list[str], api: Api, capsys: pytest.CaptureFixture[str]
+    backend: str, said: str, other: list[str], api: Api, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The daemon's own message, which says which backends have this name."""
-    said = "ns is the name of ns.example.com in dns; its backends are ns1, ns2"
+    """The daemon's own message, which says which backends have this name, or what is kept for an absent address."""
     name = NameStatus(
         name="ns",
         lookup="ns.example.com",
@@ -293,10 +299,12 @@ def test_the_name_of_backends_that_come_from_dns(
         expires=NOW,
         trouble="",
         left_out=(),
+        kept={"ns-10.0.0.2": "drain"},
     )
     api.show(status(pools=(pool().model_copy(update={"names": (name,)}),)))
-    api.answers[SEVERAL] = api.answers["PATCH", "/api/v1/pools/dns/backends/ns"] = 404, {"error": said}
-    assert 1 == main(["drain", *targets])
+    one = ("PATCH", f"/api/v1/pools/dns/backends/{backend}")
+    api.answers[SEVERAL] = api.answers[one] = 404, {"error": said}
+    assert 1 == main(["drain", *other, f"dns/{backend}"])
     assert ("", f"nftlb: {said}\n") == tuple(capsys.readouterr())
 
 

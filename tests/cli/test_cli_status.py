@@ -71,22 +71,29 @@ NAMED = """\
   ns is ns.example.com: 2 backends, answered 20s ago, asked again in 40s
   127.0.0.1:53 is left out: a loopback address
   far is SRV _dns._udp.example.com: 1 backend, saved by an earlier run
+  far-10.0.0.1-53 is absent; the operator had set: drain, weight 3
+  far-10.0.0.2-53 is absent; the operator had set: drain, weight 3
+  far-10.0.0.3-53 is absent; the operator had set: drain, weight 3
+  far-10.0.0.4-53 is absent; the operator had set: drain, weight 3
+  far-10.0.0.5-53 is absent; the operator had set: drain, weight 3
+  2 more are absent that the operator had changed
   new is new.example.com: 0 backends, not answered yet, asked again in 2s
 """
 
 
 def test_names() -> None:
-    """Each name has a line with its backends and the age of its answer, and a line for each address left out."""
+    """Each name has a line with its backends and the age of its answer, and lines for addresses left out or kept."""
 
     def name(name: str, lookup: str, *backends: str, **changed: Any) -> NameStatus:
         given = {"answered": None, "expires": None, "trouble": "", "left_out": ()}
         return NameStatus(name=name, lookup=lookup, backends=backends, **{**given, **changed})
 
     left_out = ("127.0.0.1:53 is left out: a loopback address",)
+    kept = {f"far-10.0.0.{last}-53": "drain, weight 3" for last in range(1, 8)}
     ago, later = NOW - timedelta(seconds=20), NOW + timedelta(seconds=40)
     names = (
         name("ns", "ns.example.com", "ns1", "ns2", answered=ago, expires=later, left_out=left_out),
-        name("far", "SRV _dns._udp.example.com", "far-1"),
+        name("far", "SRV _dns._udp.example.com", "far-1", kept=kept),
         name("new", "new.example.com", expires=NOW + timedelta(seconds=2)),
     )
 

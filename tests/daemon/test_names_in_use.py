@@ -16,12 +16,14 @@ from nftlb.errors import SystemFault
 from nftlb.health.absent import KEPT, MOST
 from nftlb.model import EVERY_BACKEND, Admin, BackendChange, BackendKey, Family, FoundServer, HostLookup
 from nftlb.resolver import LookupResult
+from nftlb.service import UnknownBackend
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
     from nftlb.model import NameServers
+    from nftlb.service import PoolStatus
 
 NS, NEW = HostLookup("ns.lab"), HostLookup("new.lab")
 NAMED = {"listen": "192.0.2.53:53/udp", "backends": {"ns": "ns.lab"}}
@@ -110,13 +112,13 @@ async def wishes(daemon: WiredDaemon, name: str) -> Wishes:
 PLAIN, SET = Wishes(Admin.ENABLED, 1, 1), Wishes(Admin.DRAIN, 7, 2)
 
 
-async def set_and_leave(daemon: WiredDaemon) -> None:
+async def set_and_leave(daemon: WiredDaemon, *others: str) -> None:
     """An operator changes one of two addresses, which then leaves the answers."""
     await daemon.controller.use_answer(NS, servers("10.0.0.1", "10.0.0.2"))
     await daemon.service.change("dns", "ns-10.0.0.2", BackendChange(*SET), TESTER)
     assert (PLAIN, SET) == (await wishes(daemon, "ns-10.0.0.1"), await wishes(daemon, "ns-10.0.0.2"))
     await daemon.controller.use_answer(NS, servers("10.0.0.1", "10.0.0.3"))
-    assert {"ns-10.0.0.1", "ns-10.0.0.3"} == (await shares(daemon)).keys()
+    assert {"ns-10.0.0.1", "ns-10.0.0.3", *others} == (await shares(daemon)).keys()
 
 
 async def come_back(daemon: WiredDaemon) -> Wishes:
@@ -138,6 +140,62 @@ def test_an_address_that_returns(away: float, expected: Wishes, file: Path) -> N
             assert expected == await come_back(daemon)
             assert daemon.is_right
             assert (expected is PLAIN) is ((await shares(daemon))["ns-10.0.0.2"] > 0)
+
+    play(scene())
+
+
+def absent(pool: PoolStatus) -> dict[str, str]:
+    (name,) = pool.names
+    return name.kept
+
+
+def test_what_is_kept_of_an_absent_address(file: Path) -> None:
+    """The status, a refusal and the event of the return say what is kept, and the operator may change it."""
+    address, drained = BackendKey("dns", "ns-10.0.0.2"), "drain, weight 7, priority 2"
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            service = daemon.service
+            await set_and_leave(daemon)
+            assert {"ns-10.0.0.2": drained} == absent(await service.pool("dns"))
+            with pytest.raises(UnknownBackend, match=f"not in the answers of DNS for dns now; .* 24 h: {drained}"):
+                await service.remove(*address, TESTER)
+            assert [] == await service.change_backends([address], BackendChange(weight=3), TESTER)
+            daemon.events.clear()
+            assert SET._replace(weight=3) == await come_back(daemon)
+            (reason,) = (event.reason for event in daemon.events if event.backend == address.backend)
+            assert "by the answer of DNS for ns.lab; the operator had set: drain, weight 3, priority 2" == reason
+
+            await daemon.controller.use_answer(NS, servers("10.0.0.1"))
+            assert () == (await service.preview_change_backends([address], BackendChange(*PLAIN))).consequences
+            await service.change_backends([address], BackendChange(admin=Admin.ENABLED), TESTER)
+            assert {"ns-10.0.0.2": "weight 3, priority 2"} == absent(await service.pool("dns"))
+            await daemon.saver.save()
+            assert "drain" not in daemon.store.text
+            assert Wishes(Admin.ENABLED, 3, 2) == await come_back(daemon)
+
+    play(scene())
+
+
+def test_the_end_of_what_is_kept(file: Path) -> None:
+    """If only the drain was kept, `enable` ends it; then the address is unknown, as after 24 h."""
+    address, enabled = BackendKey("dns", "ns-10.0.0.2"), BackendChange(admin=Admin.ENABLED)
+
+    async def leave(daemon: WiredDaemon) -> None:
+        await daemon.controller.use_answer(NS, servers("10.0.0.1", "10.0.0.2"))
+        await daemon.service.change_backends([address], BackendChange(admin=Admin.DRAIN), TESTER)
+        await daemon.controller.use_answer(NS, servers("10.0.0.1"))
+        assert {"ns-10.0.0.2": "drain"} == absent(await daemon.service.pool("dns"))
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            for end in (daemon.service.change_backends([address], enabled, TESTER), asyncio.sleep(KEPT + 1)):
+                await leave(daemon)
+                await end
+                assert {} == absent(await daemon.service.pool("dns"))
+                with pytest.raises(UnknownBackend, match=r"dns has no backend ns-10\.0\.0\.2"):
+                    await daemon.service.change_backends([address], enabled, TESTER)
+            assert PLAIN == await come_back(daemon)
 
     play(scene())
 
@@ -190,6 +248,55 @@ def test_an_address_that_returns_to_another_file(change: str, file: Path) -> Non
     play(scene())
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_removed_backend_of_the_file(*, restarts: bool, file: Path) -> None:
+    """What was set of a backend of the file ends when the file does not have it, also beside a name with its begin."""
+    static = "ns-old"
+    both = {**NAMED, "backends": {"ns": "ns.lab", static: "10.0.0.22:53"}}
+    file.write_text(document(dns=both))
+
+    async def scene() -> str:
+        async with WiredDaemon(file) as daemon:
+            await set_and_leave(daemon, static)
+            await daemon.service.change("dns", static, BackendChange(*SET), TESTER)
+            daemon.write(dns=NAMED)
+            if not restarts:
+                await daemon.service.reload(TESTER)
+                await come_back_in(daemon)
+            await daemon.saver.save()
+            return daemon.store.text
+
+    async def come_back_in(daemon: WiredDaemon) -> None:
+        assert ["ns-10.0.0.2"] == list(daemon.state.health.pools["dns"].absent)
+        daemon.write(dns=both)
+        await daemon.service.reload(TESTER)
+        assert PLAIN == await wishes(daemon, static)
+        assert SET == await come_back(daemon)
+
+    async def restarted(memory: str) -> None:
+        async with WiredDaemon(file, memory) as daemon:
+            await come_back_in(daemon)
+
+    memory = play(scene())
+    if restarts:
+        play(restarted(memory))
+
+
+def test_a_backend_with_the_name_of_an_address(file: Path) -> None:
+    """What was set of a backend of the file does not hold for an address that gets its name."""
+    file.write_text(document(dns={**NAMED, "backends": {"ns-10.0.0.2": "10.0.0.2:53", "b": "10.0.0.9:53"}}))
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+            await daemon.service.change("dns", "ns-10.0.0.2", BackendChange(*SET), TESTER)
+            daemon.write(dns={**NAMED, "backends": {"ns": "ns.lab:53", "b": "10.0.0.9:53"}})
+            await daemon.service.reload(TESTER)
+            await daemon.controller.use_answer(NS, servers("10.0.0.1"))
+            assert PLAIN == await come_back(daemon)
+
+    play(scene())
+
+
 def test_many_addresses_that_leave(file: Path) -> None:
     """The wishes for the addresses that left last are kept, and no more of them than MOST."""
     count = MOST + 12
@@ -236,7 +343,8 @@ def test_answers_that_arrive_together(file: Path) -> None:
     play(scene())
 
 
-def test_other_srv_records_end_no_wish(file: Path) -> None:
+@pytest.mark.parametrize("given", [(7, 8), (5, 2)])  # (5, 2): the weight and the priority of the first records
+def test_other_srv_records_end_no_wish(given: tuple[int, int], file: Path) -> None:
     """Ranks and weights of other records change, also while the server is absent; only the file ends a wish."""
     lookup, name = HostLookup("_dns._udp.lab", srv=True), "ns-10.0.0.2-53"
 
@@ -247,7 +355,7 @@ def test_other_srv_records_end_no_wish(file: Path) -> None:
             if rank >= 0
         )
 
-    wished = Wishes(Admin.DRAIN, 7, 8)
+    wished = Wishes(Admin.DRAIN, *given)
     file.write_text(document(dns={**NAMED, "backends": {"ns": {"srv": lookup.name}}}))
 
     async def scene() -> str:

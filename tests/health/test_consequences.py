@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from pool_builders import backend, backends, config, pool, sorry
 
-from nftlb.health import CheckResult, PoolStates, Standing, consequences, removals
-from nftlb.model import Admin, BackendChange, Fallback, FallbackKind, Health, Icmp, Pool
+from nftlb.health import CheckResult, PoolStates, Standing, consequences, consequences_of_reload
+from nftlb.health.consequences import MOST_SENTENCES
+from nftlb.model import Admin, BackendChange, Config, Fallback, FallbackKind, Forward, Health, Icmp, Pool
 
 FAIL = CheckResult(passed=False, reason="no answer", seconds=1.0)
 PING = Health(check=Icmp(), fall=1)
@@ -121,17 +122,98 @@ def test_two_families() -> None:
     assert ["the pool dns (ip) would have no usable backend; its packets would be rejected"] == after(of, DRAIN)
 
 
-def test_removals() -> None:
+def of_reload(before: Config, after: Config, *down: str) -> list[str]:
+    """The consequences of another configuration, while these backends of the pool `dns` are down."""
+    states = PoolStates.begin(before, {}, 0.0)
+    for name in down:
+        states.record_result("dns", name, 0, FAIL, 1.0)
+    new, _ = states.with_config(after, 2.0)
+    old_standings, new_standings = (
+        {name: Standing(of.pools[name], of.state(name, 2.0)) for name in of.pools} for of in (states, new)
+    )
+    return consequences_of_reload(old_standings, new_standings, after)
+
+
+def test_what_a_reload_removes() -> None:
     """Each pool, listener and backend that another configuration does not have is named; others are not."""
     sip = pool("sip", ("192.0.2.60:5060/udp", "192.0.2.61:5060/udp"), backends("10.0.1.1"))
     before = config(dns(8), sip)
-    assert [] == removals(before, before)
-    assert [] == removals(config(sip), before)
+    assert [] == of_reload(before, before)
+    assert [] == of_reload(config(sip), before)
     assert [
         "the pool dns would lose 6 of its 8 backends: b3, b4, b5, b6, b7 and 1 more",
         "the pool sip would be removed; packets to 192.0.2.60:5060/udp, 192.0.2.61:5060/udp would not be balanced",
-    ] == removals(before, config(dns(2)))
+    ] == of_reload(before, config(dns(2)))
     moved = pool("voice", "192.0.2.60:5060/udp", backends("10.0.1.1"))
-    assert ["the pool sip would not listen on 192.0.2.61:5060/udp any more"] == removals(
+    assert ["the pool sip would not listen on 192.0.2.61:5060/udp any more"] == of_reload(
         before, config(dns(8), pool("sip", "192.0.2.62:5060/udp", backends("10.0.1.1")), moved)
     )
+
+
+RANGE = "192.0.2.60:5000-5010/udp"
+
+
+@pytest.mark.parametrize(
+    ("listen", "lost"),
+    [
+        (("192.0.2.60:5000-5020/udp",), ""),
+        (("192.0.2.60:4000-5010/udp",), ""),
+        (("192.0.2.60:5000-5003/udp", "192.0.2.60:5004-5010/udp"), ""),
+        (("192.0.2.60:5006-5020/udp", "192.0.2.60:4000-5005/udp"), ""),
+        (("192.0.2.60:5001-5010/udp",), "192.0.2.60:5000/udp"),
+        (("192.0.2.60:5000-5008/udp",), "192.0.2.60:5009-5010/udp"),
+        (("192.0.2.60:5002-5003/udp", "192.0.2.60:5007/udp"), ", ".join(
+            f"192.0.2.60:{ports}/udp" for ports in ("5000-5001", "5004-5006", "5008-5010")
+        )),
+        (("192.0.2.60:5011-5020/udp", "192.0.2.60:4000-4999/udp"), RANGE),
+        (("192.0.2.61:5000-5010/udp", "192.0.2.60:5000-5010/tcp"), RANGE),
+    ],
+)  # fmt: skip
+def test_port_ranges_of_a_reload(listen: tuple[str, ...], lost: str) -> None:
+    """Only the ports are named that no listener has any more, in this pool or in another."""
+    servers = backends("10.0.1.1")
+    expected = [f"the pool sip would not listen on {lost} any more"] if lost else []
+    before = config(pool("sip", RANGE, servers))
+
+    assert expected == of_reload(before, config(pool("sip", listen, servers)))
+    first, *others = (pool(f"p{number}", text, servers) for number, text in enumerate(listen))
+    new = config(pool("sip", "192.0.2.99:53/udp", servers), first, *others)
+    assert expected == of_reload(before, new)
+
+
+TCP = (UDP, "192.0.2.53:53/tcp")
+
+
+def test_connections_that_a_reload_cuts() -> None:
+    """A pool has one sentence about its lost backends and one about other connections, each with a few names."""
+    tcp, stays = dns(20, listen=TCP), pool("stays", "192.0.2.54:53/tcp", backends("10.0.1.1"))
+    others = "b3, b4, b5, b6, b7 and 13 more"
+    lost = f"the pool dns would lose 18 of its 20 backends: {others}"
+    assert [f"{lost}; connections to them would be cut at once"] == of_reload(config(tcp), config(dns(2, listen=TCP)))
+    assert [lost] == of_reload(config(tcp), config(dns(2, listen=TCP)), *(f"b{number}" for number in range(3, 21)))
+    assert [lost] == of_reload(config(dns(20)), config(dns(2)))
+
+    stopped = (
+        *tcp.backends[:2],
+        *(backend(f"b{number}", f"10.0.0.{10 + number}:53", admin=Admin.MAINTENANCE) for number in range(3, 21)),
+    )
+    names = f"dns/{others}".replace(", ", ", dns/")
+    assert [f"the connections to {names} would be cut at once; a drain lets them end"] == of_reload(
+        config(tcp), config(pool("dns", TCP, stopped, health=(PING,)))
+    )
+
+    removed = f"the pool dns would be removed; packets to {', '.join(TCP)} would not be balanced"
+    assert [f"{removed}; its connections over tcp would be cut at once"] == of_reload(config(tcp, stays), config(stays))
+    assert [removed] == of_reload(config(dns(1, listen=TCP), stays), config(stays), "b1")
+    assert [removed] == of_reload(config(dns(listen=TCP, forward=Forward.DSR), stays), config(stays))
+
+
+def test_a_reload_with_many_consequences() -> None:
+    """The last sentence says how many others there are."""
+    pools = [pool(f"p{number}", f"192.0.2.60:{5000 + number}/udp", backends("10.0.1.1")) for number in range(150)]
+    found = of_reload(config(*pools), config(pools[-1]))
+
+    assert (MOST_SENTENCES, "the pool p98 would be removed") == (len(found), found[98].partition(";")[0])
+    assert "and 50 more consequences" == found[99]
+    assert MOST_SENTENCES == len(of_reload(config(*pools), config(*pools[MOST_SENTENCES:])))
+    assert "more" not in of_reload(config(*pools), config(*pools[MOST_SENTENCES:]))[-1]
