@@ -5,7 +5,7 @@ No thread waits for the end of a program. The processes that a program leaves be
 Linux stores the capabilities that programs inherit for each thread, so programs are started from threads with these
 capabilities. The alternatives cost more: a launcher such as setpriv(1) is one more exec(2) for each check, and hides
 why a program can't be run; code between fork(2) and exec(2) keeps Python from using vfork(2). Each program has its own
-thread, because a file on a dead file system (NFS) may never be opened.
+thread, because a file on a dead file system (NFS) may never be opened. The end of nftlb does not wait for this thread.
 """
 
 from __future__ import annotations
@@ -13,22 +13,24 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import re
 import shutil
 import signal
 import stat
 import subprocess
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.model import Capability
+from nftlb.own_thread import OwnThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from concurrent.futures import Future
 
 _LIMIT = 64 * 1024  # bytes of output that are kept; a pipe holds as much
 _AT_ONCE, _PAUSE = 16, 0.05  # reads without a pause, and the pause in seconds before each later read
@@ -44,9 +46,9 @@ class Process:
     for each program.
     """
 
-    def __init__(self, begun: StartedProgram, started: float, leaves: float) -> None:
+    def __init__(self, begun: StartedProgram, leaves: float) -> None:
         self._loop = asyncio.get_running_loop()
-        self._started = started
+        self._started = begun.started
         self._leaves = leaves
         self._killed = False
         self._reaped = asyncio.Event()
@@ -74,10 +76,8 @@ class Process:
         `keep_output`: whether the program's output is kept. Otherwise the program inherits nftlb's output. If the start
         is cancelled, the program is killed as soon as it has started; that is waited for at most for a second.
         """
-        started, loop = boot_time(), asyncio.get_running_loop()
-        thread = _thread_for(argv[0], frozenset(capabilities))
-        start = STRAYS.starting(started)
-        begin = thread.submit(_begin, argv, environment, keep_output=keep_output)
+        loop, start, given = asyncio.get_running_loop(), object(), frozenset(capabilities)
+        begin = _thread_for(argv[0], given).submit(_begin, argv, environment, given, start, keep_output=keep_output)
         try:
             begun = await asyncio.wrap_future(begin)
         except asyncio.CancelledError:
@@ -95,8 +95,8 @@ class Process:
         except BaseException:
             STRAYS.started(start)
             raise
-        process = cls(begun, started, leaves)
-        STRAYS.began(process, begun.process.pid, started)
+        process = cls(begun, leaves)
+        STRAYS.began(process, begun.process.pid, begun.started)
         STRAYS.started(start)
         return process
 
@@ -169,15 +169,24 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class StartedProgram(NamedTuple):
-    """A program that has just started: its process, and the descriptors for its end and its output."""
+    """A program that has just started: the time by `boot_time`, its process, and descriptors for its end and output."""
 
+    started: float
     process: subprocess.Popen[bytes]
     pidfd: int
     outputs: tuple[int, ...]
 
 
-def _begin(argv: Sequence[str], environment: dict[str, str], *, keep_output: bool) -> StartedProgram:
-    """Start a program as the leader of its own session. Raises OSError and ValueError."""
+def _begin(
+    argv: Sequence[str],
+    environment: dict[str, str],
+    capabilities: frozenset[Capability],
+    start: object,
+    *,
+    keep_output: bool,
+) -> StartedProgram:
+    """Start a program as the leader of its own session. Raises OSError and ValueError. Runs in a thread."""
+    _give(capabilities)
     _reach(argv[0], environment)
     # Popen's own pipes are not used: Popen leaks some if too few file descriptors are free (Python 3.11).
     with ExitStack() as unless_it_starts, ExitStack() as always:
@@ -190,6 +199,8 @@ def _begin(argv: Sequence[str], environment: dict[str, str], *, keep_output: boo
             always.callback(os.close, write)
             outputs.append((read, write))
         stdout, stderr = (outputs[0][1], outputs[1][1]) if keep_output else (None, None)
+        started = boot_time()
+        STRAYS.starting(start, started)
         process = subprocess.Popen(  # noqa: S603 - the configuration names the program
             argv, stdin=null, stdout=stdout, stderr=stderr, env=environment, start_new_session=True
         )
@@ -197,20 +208,28 @@ def _begin(argv: Sequence[str], environment: dict[str, str], *, keep_output: boo
         unless_it_starts.callback(_kill_group, process)
         pidfd = os.pidfd_open(process.pid)
         unless_it_starts.pop_all()
-    return StartedProgram(process, pidfd, tuple(read for read, _ in outputs))
+    return StartedProgram(started, process, pidfd, tuple(read for read, _ in outputs))
+
+
+_MOST_INTERPRETERS = 5
+"""The kernel follows no more first lines of scripts."""
+_FIRST_LINE = re.compile(rb"#![ \t]*([^ \t\n\0]+)")
 
 
 def _reach(program: str, environment: dict[str, str]) -> None:
-    """Open and read the file of a program as exec(2) does. On a dead file system, this never returns.
+    """Open and read the files that exec(2) opens: a program, and the interpreter that the first line of a script names.
 
-    Popen keeps all threads of Python waiting until exec(2) has opened the file: with vfork(2), it keeps the lock of the
-    interpreter. These calls release the lock.
+    On a dead file system, this never returns. Popen keeps all threads of Python waiting until exec(2) has opened the
+    files: with vfork(2), it keeps the lock of the interpreter. These calls release the lock.
     """
-    path = shutil.which(program, path=environment.get("PATH"))
+    path: str | bytes | None = shutil.which(program, path=environment.get("PATH"))
     with suppress(OSError):  # Popen reports the reason
-        if path is not None and stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+        for _ in range(1 + _MOST_INTERPRETERS):
+            if path is None or not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+                return
             with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-                file.read(1)
+                line = _FIRST_LINE.match(file.read(256))  # BINPRM_BUF_SIZE
+            path = line[1] if line else None
 
 
 def _abandon(loop: asyncio.AbstractEventLoop, end: Callable[[], None], begin: Future[StartedProgram]) -> None:
@@ -234,27 +253,34 @@ class _Threads(threading.local):
     """The starting threads of the calling thread, whose network namespace they share."""
 
     def __init__(self) -> None:
-        self.by_program: dict[tuple[str, frozenset[Capability]], ThreadPoolExecutor] = {}
+        self.by_program: dict[tuple[str, frozenset[Capability]], OwnThread] = {}
 
 
 _threads = _Threads()
 
 
-def _thread_for(program: str, capabilities: frozenset[Capability]) -> ThreadPoolExecutor:
-    """The thread that starts a program with these of nftlb's capabilities. OSError if nftlb lacks one of them."""
+def _thread_for(program: str, capabilities: frozenset[Capability]) -> OwnThread:
+    """The thread that starts a program with these of nftlb's capabilities."""
     thread = _threads.by_program.get((program, capabilities))
     if thread is None:
-        thread = ThreadPoolExecutor(1, "programs")
-        try:
-            thread.submit(confine, capabilities).result()
-        except OSError as error:
-            thread.shutdown()
-            names = ", ".join(sorted(capabilities)) or "no capabilities"
-            raise OSError(
-                error.errno, f"nftlb itself lacks the capabilities to give: {names} ({error.strerror})"
-            ) from error
-        _threads.by_program[program, capabilities] = thread
+        thread = _threads.by_program[program, capabilities] = OwnThread("programs")
     return thread
+
+
+def starts_for(program: str, capabilities: Iterable[Capability]) -> float:
+    """Seconds for which a start of this program has been going on, also if it was given up; 0 if there is none."""
+    return _thread_for(program, frozenset(capabilities)).busy_for()
+
+
+def _give(capabilities: frozenset[Capability]) -> None:
+    """Give these of nftlb's capabilities to the programs of this thread. OSError if nftlb lacks one of them."""
+    try:
+        confine(capabilities)
+    except OSError as error:
+        names = ", ".join(sorted(capabilities)) or "no capabilities"
+        raise OSError(
+            error.errno, f"nftlb itself lacks the capabilities to give: {names} ({error.strerror})"
+        ) from error
 
 
 class _Header(ctypes.Structure):
@@ -339,15 +365,13 @@ class Strays:
         self._before = set(_children())
         self._adopts = ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
-    def starting(self, moment: float) -> object:
-        """Record that a program starts from this moment of `boot_time` on. Return what `started` takes."""
-        start = object()
+    def starting(self, start: object, moment: float) -> None:
+        """Record that a program starts from this moment of `boot_time` on. Called in the thread that starts it."""
         self._starting[start] = moment
-        return start
 
     def started(self, start: object) -> None:
         """Record that a start has ended. A start that succeeded calls `began` before."""
-        del self._starting[start]
+        self._starting.pop(start, None)
 
     def gave_up(self, start: object) -> None:
         """Record that a program was given up. If it has started, it was reaped, and may have left processes."""
@@ -411,10 +435,12 @@ class Strays:
         Returns None if no stray is left, otherwise whether a stray was killed.
         """
         oldest = min((started for _, started in self._programs.values()), default=float("inf"))
-        # A child that is not known yet may be a program: its process id comes with the end of its start.
-        unknown = min(self._starting.values(), default=float("inf"))
+        strays = self._all()
+        # A child that is not known yet may be a program: its process id comes with the end of its start. Its start was
+        # recorded before it existed, so the starts are read after the children.
+        unknown = min(list(self._starting.values()), default=float("inf"))
         killed = left = False
-        for stray in self._all():
+        for stray in strays:
             if stray.started + _TICK >= unknown:
                 left = True
                 continue

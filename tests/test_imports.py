@@ -27,7 +27,8 @@ MAY = {
     "doctor": {"errors", "model", "ruleset", "compiler", "kernel", "requirements"},
     "requirements": {"model", "compiler", "kernel"},  # only the values of the kernel, and the names of tunnels
     "health": {"model"},
-    "programs": {"model"},
+    "own_thread": set(),
+    "programs": {"model", "own_thread"},
     "probes": {"errors", "files", "model", "health", "printable", "programs"},
     "service": {"errors", "model"},
     "resolver": {"errors", "files", "model", "printable"},
@@ -49,6 +50,7 @@ MAY = {
         "requirements",
         "health",
         "probes",
+        "own_thread",
         "programs",
         "resolver",
         "service",

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 from unprivileged import NOBODY, unprivileged
 
+from nftlb import programs
 from nftlb.lab import Namespace
 from nftlb.model import Capability
 from nftlb.programs import Process
@@ -282,13 +284,58 @@ def test_a_start_that_is_given_up(tmp_path: Path) -> None:
         assert start.cancelled() and next_.cancelled()
         opened.set()
         async with asyncio.timeout(30):
-            while STRAYS._starting:
+            while programs.starts_for("sh", ()):
                 await asyncio.sleep(0.01)
         await without_children()
         assert files == len(os.listdir("/proc/self/fd"))
         """,
         tmp_path,
     )
+
+
+def test_strays_are_killed_while_a_start_hangs(tmp_path: Path) -> None:
+    """A program whose file can't be opened has no processes: the strays of other programs are killed."""
+    play(
+        """
+        import threading
+        from nftlb import programs
+        opened, reached, reach = threading.Event(), threading.Event(), programs._reach
+
+        def reach_slowly(program, *more):
+            if program == "true":
+                reached.set()
+                opened.wait(60)
+            reach(program, *more)
+
+        programs._reach = reach_slowly
+        start = asyncio.create_task(Process.start(("true",), ENVIRONMENT))
+        await asyncio.to_thread(reached.wait, 30)
+        await (await script(STRAY + WRITTEN)).wait()
+        await gone()
+        opened.set()
+        assert 0 == await (await start).wait()
+        await without_children()
+        """,
+        tmp_path,
+    )
+
+
+def test_the_files_that_a_start_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter of a script is on a dead file system: it is opened too, before all threads wait for exec(2)."""
+    script, interpreter = tmp_path / "script", tmp_path / "interpreter"
+    script.write_text(f"#! {interpreter} -x\n")
+    interpreter.write_text("#!/bin/sh\n")
+    for file in (script, interpreter):
+        file.chmod(0o755)
+    opened: list[str] = []
+
+    def record(file: str | bytes, *arguments: Any, **options: Any) -> Any:
+        opened.append(os.fsdecode(file))
+        return open(file, *arguments, **options)  # noqa: PTH123
+
+    monkeypatch.setattr(programs, "open", record, raising=False)
+    programs._reach("script", {"PATH": str(tmp_path)})
+    assert [str(script), str(interpreter), "/bin/sh"] == opened
 
 
 def test_a_program_that_has_just_started_is_no_stray(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ import asyncio
 import logging
 import os
 from collections import deque
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from nftlb.model import EventKind
-from nftlb.programs import Process
+from nftlb.programs import Process, starts_for
 from nftlb.service import Event
 
 from .events import wall
@@ -70,6 +72,8 @@ class HookRunner:
         self._waiting: dict[tuple[str, str], deque[HookCall]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(HOOKS_AT_ONCE)
+        # Of each program: held during a start, and taken before a slot. So hanging starts of a program hold one slot.
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def run(self, call: HookCall) -> None:
         """Run a hook after the earlier hooks with the same key."""
@@ -95,34 +99,42 @@ class HookRunner:
         try:
             while queue:
                 call = queue.popleft()
-                async with self._slots:
-                    self._ended(call.key[0], *await self._run_program(call))
+                self._ended(call.key[0], *await self._run_program(call))
         finally:
             del self._waiting[key]
 
     async def _run_program(self, call: HookCall) -> tuple[str, str]:
-        try:
-            async with asyncio.timeout(self._seconds):
-                # The hook's output goes where our own log goes.
-                process = await Process.start(
-                    call.argv,
-                    {**_inherited(), **call.environment},
-                    call.capabilities,
-                    keep_output=False,
-                    leaves=self._seconds,
-                )
-        except TimeoutError:
-            return "unstarted", f"{call} has not started within {self._seconds:g} s: is its file system dead?"
-        except (OSError, ValueError) as error:
-            return "unstarted", f"{call} can't be started: {getattr(error, 'strerror', None) or error}"
-        try:
-            async with asyncio.timeout(self._seconds):
-                status = await process.wait()
-        except TimeoutError:
-            return "timeout", f"{call} took more than {self._seconds:g} s and was killed"
-        finally:
-            await process.end()
-        return ("failed", f"{call} ended with status {status}") if status else ("ok", "")
+        program = call.argv[0]
+        async with AsyncExitStack() as slot:
+            async with self._turns.setdefault(program, asyncio.Lock()):
+                if starts_for(program, call.capabilities) >= self._seconds:
+                    return "unstarted", f"{call} was not started: an earlier start of this program still hangs"
+                await slot.enter_async_context(self._slots)
+                until = asyncio.get_running_loop().time() + self._seconds
+                try:
+                    async with asyncio.timeout_at(until):
+                        process = await self._start(call)
+                except TimeoutError:
+                    return "unstarted", f"{call} has not started within {self._seconds:g} s: is its file system dead?"
+                except (OSError, ValueError) as error:
+                    return "unstarted", f"{call} can't be started: {getattr(error, 'strerror', None) or error}"
+            try:
+                async with asyncio.timeout_at(until):
+                    status = await process.wait()
+            except TimeoutError:
+                return "timeout", f"{call} took more than {self._seconds:g} s and was killed"
+            finally:
+                await process.end()
+            return ("failed", f"{call} ended with status {status}") if status else ("ok", "")
+
+    async def _start(self, call: HookCall) -> Process:
+        return await Process.start(
+            call.argv,
+            {**_inherited(), **call.environment},
+            call.capabilities,
+            keep_output=False,  # the hook's output goes where our own log goes
+            leaves=self._seconds,
+        )
 
 
 class Notifier:

@@ -13,7 +13,10 @@ from collections import deque
 from threading import Condition, Thread
 
 MOST_BYTES = 1 << 20
-"""Bytes of lines that are kept for a reader that does not read. Further entries are lost, and counted."""
+"""Bytes of lines that are kept for a reader that does not read. Further entries are lost, and counted.
+
+Entries are kept again when half of the lines are written: the log then has one line about many lost entries.
+"""
 LAST_SECONDS = 1.0
 """Seconds that the end of the process waits for the reader."""
 _AT_ONCE = select.PIPE_BUF
@@ -41,9 +44,11 @@ class PatientHandler(logging.Handler):
         with self._changed:
             if self._kept:
                 self._keep(text)
-            elif rest := self._write(text, 0):
+                return
+            lost = self._lost
+            if rest := self._write(self._missing() + text, 0):
                 self._keep(rest)
-                self._start_thread()
+                self._start_thread(lost if len(rest) > len(text) else 0)
 
     def flush(self) -> None:
         """Wait until all lines are written, but not long."""
@@ -53,20 +58,26 @@ class PatientHandler(logging.Handler):
     def _encoded(self, record: logging.LogRecord) -> bytes:
         return f"{self.format(record)}\n".encode(errors="backslashreplace")
 
-    def _start_thread(self) -> None:
+    def _start_thread(self, lost: int) -> None:
+        """Start the thread. `lost`: the lost entries that the kept line reports."""
         try:
             Thread(target=self._write_kept, name="log", daemon=True).start()
         except RuntimeError:  # this process may have no further thread now
-            self._lost += len(self._kept)
+            self._lost += lost + len(self._kept)
             self._kept.clear()
             self._size = 0
 
     def _keep(self, text: bytes) -> None:
-        if self._size + len(text) > MOST_BYTES:
+        if self._lost or self._size + len(text) > MOST_BYTES:
             self._lost += 1
             return
         self._kept.append(text)
         self._size += len(text)
+
+    def _missing(self) -> bytes:
+        """A line about the lost entries, which then count as reported; empty if there are none."""
+        lost, self._lost = self._lost, 0
+        return self._encoded(_about(lost)) if lost else b""
 
     def _write(self, text: bytes, milliseconds: int | None) -> bytes:
         """Write a text, and return what the reader did not take within the time; None: wait. Nothing without a reader.
@@ -86,18 +97,25 @@ class PatientHandler(logging.Handler):
 
     def _write_kept(self) -> None:
         """Write the kept lines whenever the reader takes some, until there are no more. Runs in a thread."""
-        while True:
-            with self._changed:
-                if not self._kept and self._lost:
-                    lost, self._lost = self._lost, 0
-                    self._keep(self._encoded(_about(lost)))
-                if not self._kept:
-                    self._changed.notify_all()
-                    return
-                text = self._kept[0]
+        with self._changed:
+            text = self._kept[0]
+        while text:
             self._write(text, None)
-            with self._changed:
-                self._size -= len(self._kept.popleft())
+            text = self._next()
+
+    def _next(self) -> bytes:
+        """Forget the first line, which is written, and return the next; empty: the thread ends.
+
+        All is one step: if no line is kept, an entry of another thread starts the next thread.
+        """
+        with self._changed:
+            self._size -= len(self._kept.popleft())
+            if self._lost and self._size <= MOST_BYTES // 2:
+                self._keep(self._missing())
+            if self._kept:
+                return self._kept[0]
+            self._changed.notify_all()
+            return b""
 
 
 def _about(lost: int) -> logging.LogRecord:

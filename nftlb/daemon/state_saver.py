@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from nftlb.own_thread import OwnThread
 from nftlb.swap.applier import UsedZones
 
 from .history import events_text
@@ -49,6 +50,16 @@ class SavedState(Protocol):
         """What prepares the next start; None: don't prepare it. `used`: the conntrack zones that were used."""
 
 
+@dataclass
+class _Target:
+    """A place for the state, with a separate thread: its disk may hang, and the next place must not wait for that."""
+
+    store: Store
+    thread: OwnThread = field(default_factory=lambda: OwnThread("state"))
+    writing: asyncio.Future[None] | None = None
+    hangs: bool = False
+
+
 class StateSaver:
     """Saves `state`.
 
@@ -65,7 +76,8 @@ class StateSaver:
         used_zones: Callable[[], UsedZones] = UsedZones,
         events: Callable[[], tuple[Event, ...]] = tuple,
     ) -> None:
-        self._store = store
+        self._target = _Target(store)
+        self._targets = {str(store): self._target}
         self._state = state
         self._faults = faults
         self._is_loaded = loaded
@@ -73,17 +85,15 @@ class StateSaver:
         self._events = events
         self._events_saved = 0.0
         self._lock = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, "state")
-        self._writing: asyncio.Future[None] | None = None
-        self._hangs = False
         self._timer: asyncio.TimerHandle | None = None
         self._changed = False
         self._saved = -APART  # the time of the last save of a change
         self._task: asyncio.Task[None] | None = None
 
     def use(self, store: Store) -> None:
-        """Save to another directory from now on."""
-        self._store = store
+        """Save to another directory from now on. A write to the directory before may still hang there."""
+        self._target = self._targets.setdefault(str(store), _Target(store))
+        self._target.store = store
 
     def begin(self) -> None:
         """Save the first state soon. This is not counted as a change, so that the first change need not wait."""
@@ -98,8 +108,9 @@ class StateSaver:
         """Save now. A failure sets a fault and is tried again. `last`: also events that would be saved only later."""
         async with self._lock:
             self._disarm()
+            target = self._target
             # A cancelled save stops waiting but not writing, and the next save must not overtake it.
-            if self._writing is not None and not await self._ended(self._writing):
+            if target.writing is not None and not await self._ended(target, target.writing):
                 return
             time = asyncio.get_running_loop().time()
             events: tuple[Event, ...] = ()
@@ -110,24 +121,24 @@ class StateSaver:
             memory, loaded = self._state.memory(), self._is_loaded()
             good = self._state.good_file() if loaded else None
             preparation = self._state.preparation(self._used_zones()) if loaded else None
-            self._writing = asyncio.get_running_loop().run_in_executor(
-                self._thread, _write, self._store, memory, good, preparation, events
+            target.writing = asyncio.get_running_loop().run_in_executor(
+                target.thread, _write, target.store, memory, good, preparation, events
             )
-            await self._ended(self._writing)
+            await self._ended(target, target.writing)
 
-    async def _ended(self, writing: asyncio.Future[None]) -> bool:
+    async def _ended(self, target: _Target, writing: asyncio.Future[None]) -> bool:
         """Wait until a write has ended, but only HUNG seconds in all. Sets or clears the fault."""
-        await asyncio.wait([writing], timeout=0 if self._hangs else HUNG)
-        self._hangs = not writing.done()
-        if self._hangs:
-            self._faults.set(_WHAT, f"can't write {self._store}: the disk has not answered for {HUNG:g} s")
+        await asyncio.wait([writing], timeout=0 if target.hangs else HUNG)
+        target.hangs = not writing.done()
+        if target.hangs:
+            self._faults.set(_WHAT, f"can't write {target.store}: the disk has not answered for more than {HUNG:g} s")
             self._arm(AGAIN)
             return False
-        self._writing = None
+        target.writing = None
         try:
             writing.result()
         except OSError as error:
-            self._faults.set(_WHAT, f"can't write {self._store}: {error.strerror or error}")
+            self._faults.set(_WHAT, f"can't write {target.store}: {error.strerror or error}")
             self._arm(AGAIN)
         else:
             self._faults.clear(_WHAT)
@@ -139,7 +150,6 @@ class StateSaver:
         if self._task is not None:
             await self._task
         self._disarm()
-        self._thread.shutdown(wait=self._writing is None)
 
     def _arm(self, delay: float) -> None:
         if self._timer is None:

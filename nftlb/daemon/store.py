@@ -27,6 +27,8 @@ _SUMS = ".prepared"
 """The end of the name of the file with the sums, after the name of a table. The file with the rules adds `.nft`."""
 _PREPARED = "# nftlb, prepared rules of "
 """The beginning of the sums; the name of the configuration file follows. nftlb/preload.sh reads this line."""
+_MOST_BAD = 9
+"""The number of bad files of a table that are kept."""
 _ESCAPED = frozenset("\\\n\r")
 
 _HEADER = "# The last good "
@@ -56,8 +58,14 @@ class Store:
             return None, f"{error}: it was renamed to {self.set_aside()}"
 
     def set_aside(self) -> str:
-        """Rename the file of the saved state, so that the next save does not replace it. Return the new name."""
-        return self._path.replace(self._path.with_suffix(".bad")).name
+        """Rename the file of the saved state, so that the next save does not replace it. Return the new name.
+
+        Earlier bad files stay, except for the last if there are many: the first may have the wishes of the operator.
+        """
+        names = [self._path.with_suffix(".bad")]
+        names += [self._path.with_suffix(f".{number}.bad") for number in range(2, _MOST_BAD + 1)]
+        free = (name for name in names if not os.path.lexists(name))
+        return self._path.replace(next(free, names[-1])).name
 
     def look(self) -> Memory | None:
         """Read the saved state, None if there is none. Raises ValueError for a bad file, which stays where it is."""

@@ -24,11 +24,11 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class ExecProbe(Probe):
+    keeps_time = True
+
     def __init__(self, check: Exec) -> None:
         self._argv = check.argv
         self._capabilities = check.capabilities
-
-    keeps_time = True
 
     async def probe(self, subject: Subject) -> Success:
         until = asyncio.get_running_loop().time() + subject.timeout
@@ -40,8 +40,8 @@ class ExecProbe(Probe):
                 return await Process.start(self._argv, _environment(subject), self._capabilities)
         except TimeoutError as error:
             raise SystemFault(
-                f"can't run {self._argv[0]}: it has not started within {subject.timeout:g}s: is its file system, or "
-                "this host, overloaded or without an answer?"
+                f"can't run {self._argv[0]}: it has not started within {subject.timeout:g}s: its file system does not "
+                "answer, or this host is overloaded"
             ) from error
         except OSError as error:
             fix = "put the plugin there, executable for nftlb's user"

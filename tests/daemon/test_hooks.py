@@ -7,15 +7,14 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
+import pytest
 from process_end import ends
+from virtual_time import elapsed, play
 
 from nftlb import programs
-from nftlb.daemon.notifier import HOOK_BACKLOG, HOOKS_AT_ONCE, HookCall, HookRunner
-
-if TYPE_CHECKING:
-    import pytest
+from nftlb.daemon.notifier import HOOK_BACKLOG, HOOK_SECONDS, HOOKS_AT_ONCE, HookCall, HookRunner
 
 
 class RecordedOutcomes:
@@ -89,26 +88,95 @@ def test_every_result_of_a_hook_is_reported() -> None:
     ] == asyncio.run(scene())
 
 
-def test_a_hook_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hook whose file can't be opened has the time limit too, and other hooks are run."""
-    opened = threading.Event()
-    monkeypatch.setattr(programs, "_reach", lambda program, _: opened.wait(30) if program == "false" else None)
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Until it is set, the file of the program `false` can't be opened."""
+    event = threading.Event()
+    monkeypatch.setattr(programs, "_reach", lambda program, _: event.wait(30) if program == "false" else None)
+    return event
+
+
+async def started_after_all() -> None:
+    """Wait for the end of a start of `false` that was given up, which nothing announces."""
+    async with asyncio.timeout(30):
+        while programs.starts_for("false", ()):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def test_a_hook_that_does_not_start(opened: threading.Event) -> None:
+    """A hook whose file can't be opened has the time limit. Others of its program fail at once until the start ends."""
 
     async def scene() -> list[tuple[str, str]]:
         recorded = RecordedOutcomes()
         hooks = HookRunner(recorded, seconds=0.5)
-        hooks.run(call("false"))
-        hooks.run(call("true", key=("dns", "ns2")))
-        await recorded.count(2)
-        opened.set()
+        for name in ("ns1", "ns2", "ns3"):
+            hooks.run(call("false", key=("dns", name)))
+        await recorded.count(3)
         await hooks.close()
-        async with asyncio.timeout(30):
-            while programs.STRAYS._starting:  # noqa: ASYNC110 - the end of a program that was given up is not announced
-                await asyncio.sleep(0.01)
+        opened.set()
+        await started_after_all()
+        hooks = HookRunner(recorded)
+        hooks.run(call("false"))
+        await recorded.count(4)
+        await hooks.close()
         return recorded.all
 
+    first, *others, last = asyncio.run(scene())
     message = "hook false (backend_down of dns/ns1) has not started within 0.5 s: is its file system dead?"
-    assert [("ok", ""), ("unstarted", message)] == asyncio.run(scene())
+    assert ("unstarted", message) == first
+    assert [
+        (
+            "unstarted",
+            f"hook false (backend_down of dns/{name}) was not started: an earlier start of this program still hangs",
+        )
+        for name in ("ns2", "ns3")
+    ] == others
+    assert "failed" == last[0]
+
+
+def test_hooks_that_do_not_start_delay_no_others(opened: threading.Event) -> None:
+    """More hooks than may run at once wait for the file of their program: a hook of another program runs."""
+
+    async def scene() -> list[str]:
+        recorded = RecordedOutcomes()
+        hooks = HookRunner(recorded, seconds=30)
+        for number in range(HOOKS_AT_ONCE + 1):
+            hooks.run(call("false", key=("dns", f"b{number}")))
+        hooks.run(call("true", key=("sip", "gw")))
+        assert ["ok"] == await recorded.count(1)
+        opened.set()
+        outcomes = await recorded.count(HOOKS_AT_ONCE + 2)
+        await hooks.close()
+        return outcomes
+
+    assert ["ok"] + ["failed"] * (HOOKS_AT_ONCE + 1) == asyncio.run(scene())
+
+
+def test_the_time_of_a_hook_includes_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook that starts late has less time to run."""
+
+    class SlowProcess:
+        async def wait(self) -> int:
+            await asyncio.sleep(7)
+            return 0
+
+        async def end(self) -> None:
+            ends_at.append(elapsed())
+
+    async def start(*_: object, **__: object) -> SlowProcess:
+        await asyncio.sleep(7)
+        return SlowProcess()
+
+    ends_at: list[float] = []
+    monkeypatch.setattr(programs.Process, "start", start)
+
+    async def scene() -> list[str]:
+        recorded = RecordedOutcomes()
+        hooks = HookRunner(recorded)
+        hooks.run(call("slow"))
+        return await recorded.count(1)
+
+    assert (["timeout"], [HOOK_SECONDS]) == (play(scene()), ends_at)
 
 
 def test_calls_of_a_backend_keep_their_order(tmp_path: Path) -> None:

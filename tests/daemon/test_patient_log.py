@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +15,7 @@ from nftlb.daemon import patient_log
 from nftlb.daemon.patient_log import MOST_BYTES, PatientHandler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 LINE = "x" * 1000
 
@@ -44,9 +46,9 @@ def read_until(reader: int, end: str) -> list[str]:
 def test_a_reader_that_reads_gets_lines_at_once(pipe: tuple[int, int]) -> None:
     """Without a wait there is no thread, so the order with other output stays."""
     reader, writer = pipe
-    before = threading.active_count()
-    log(PatientHandler(writer), "one %s", "line")
-    assert before == threading.active_count()
+    handler = PatientHandler(writer)
+    log(handler, "one %s", "line")
+    assert not handler._kept
     assert b"one line\n" == os.read(reader, 100)
 
 
@@ -77,14 +79,80 @@ def test_what_is_kept_has_a_limit(pipe: tuple[int, int]) -> None:
     assert f"nobody read this log for some time: {count - len(lines)} entries are missing here" == last
 
 
+def test_a_slow_reader_learns_soon_what_is_missing(pipe: tuple[int, int]) -> None:
+    """The line about lost entries is in its place, before later entries, although further lines are kept."""
+    reader, writer = pipe
+    handler = PatientHandler(writer)
+    for number in range(2 * MOST_BYTES // len(LINE)):
+        log(handler, f"{number} {LINE}")
+    text, deadline = b"", time.monotonic() + 30
+    while handler._lost:
+        assert time.monotonic() < deadline
+        assert select.select([reader], [], [], 30)[0]
+        text += os.read(reader, len(LINE))
+    log(handler, "later")
+    assert handler._kept
+    assert b"missing here" not in text
+    *_, about, last = read_until(reader, "later")
+    assert about.endswith("entries are missing here")
+    assert "later" == last
+    handler.flush()
+
+
+class WatchedCondition(threading.Condition):
+    """Calls `watch` after each release."""
+
+    def __init__(self, watch: Callable[[], None]) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+        self._watch()
+
+
+def test_an_entry_at_the_end_of_the_thread(pipe: tuple[int, int]) -> None:
+    """An entry that comes right after the thread has written the last line starts a thread; the old thread ends."""
+    reader, writer = pipe
+    handler = PatientHandler(writer)
+    writers: list[threading.Thread] = []
+    empty, go_on = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        thread = threading.current_thread()
+        if thread.name == "log" and not handler._kept and not writers:
+            writers.append(thread)
+            empty.set()
+            go_on.wait(30)
+
+    handler._changed = WatchedCondition(watch)
+    for _ in range(100):
+        log(handler, LINE)
+    log(handler, "end")
+    read_until(reader, "end")
+    assert empty.wait(30)
+    for _ in range(100):
+        log(handler, LINE)
+    log(handler, "last")
+    go_on.set()
+    writers[0].join(5)
+    assert not writers[0].is_alive()
+    assert [LINE] * 100 + ["last"] == read_until(reader, "last")
+    handler.flush()
+
+
 def test_the_end_does_not_wait_long(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """`flush`, which Python calls at the end, gives up."""
     monkeypatch.setattr(patient_log, "LAST_SECONDS", 0.01)
     handler = PatientHandler(pipe[1])
     for _ in range(100):
         log(handler, LINE)
+    log(handler, "end")
     handler.flush()
-    read_until(pipe[0], LINE)
+    monkeypatch.setattr(patient_log, "LAST_SECONDS", 30)
+    read_until(pipe[0], "end")
+    handler.flush()
+    assert not handler._kept
 
 
 def test_a_reader_that_is_gone(pipe: tuple[int, int]) -> None:
@@ -111,9 +179,10 @@ def test_no_further_thread(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatc
         context.setattr(threading.Thread, "start", refuse)
         for _ in range(100):
             log(handler, LINE)
-    os.read(reader, 1 << 20)
+    whole = os.read(reader, 1 << 20).count(b"\n")
     log(handler, "next")
-    assert os.read(reader, 1 << 20).endswith(b"next\n")
+    about = f"nobody read this log for some time: {100 - whole} entries are missing here"
+    assert f"{about}\nnext\n".encode() == os.read(reader, 1 << 20)
 
 
 def test_an_entry_with_wrong_arguments(pipe: tuple[int, int], capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -199,20 +201,85 @@ def test_a_disk_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
             setup.now = name
             async with asyncio.timeout(10):
                 await setup.saver.save()
-            assert ["state_dir: can't write store: the disk has not answered for 0.05 s"] == setup.shown
+            assert ["state_dir: can't write store: the disk has not answered for more than 0.05 s"] == setup.shown
         assert [] == saved
+        monkeypatch.setattr(state_saver, "HUNG", 30)
         works.set()
         async with asyncio.timeout(10):
             await again.wait()
             await setup.saver.save()
         assert [] == setup.shown
         works.clear()
+        monkeypatch.setattr(state_saver, "HUNG", 0.05)
         async with asyncio.timeout(10):
             await setup.saver.close()
         works.set()
 
     asyncio.run(scene())
     assert ["first", "second"] == saved[:2]
+
+
+def test_another_directory_in_place_of_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault names the directory that hangs. After use(), the state is saved to the new directory at once."""
+    monkeypatch.setattr(state_saver, "HUNG", 0.05)
+    works, old, new = threading.Event(), [], []
+
+    class RecordingStore(FakeStore):
+        def save(self, memory: Memory) -> None:
+            new.append(memory.table)
+
+    class HungStore(FakeStore):
+        def save(self, memory: Memory) -> None:
+            works.wait(30)
+            old.append(memory.table)
+
+    async def scene() -> None:
+        setup = SaverSetup()
+        setup.saver.use(HungStore("hangs"))  # type: ignore[arg-type]
+        first = asyncio.create_task(setup.saver.save())
+        await settle()
+        setup.saver.use(RecordingStore("works"))  # type: ignore[arg-type]
+        await first
+        assert ["state_dir: can't write hangs: the disk has not answered for more than 0.05 s"] == setup.shown
+        monkeypatch.setattr(state_saver, "HUNG", 30)
+        setup.now = "second"
+        async with asyncio.timeout(10):
+            await setup.saver.save()
+            assert ([], ["second"], []) == (old, new, setup.shown)
+            await setup.saver.close()
+        works.set()
+
+    asyncio.run(scene())
+
+
+ENDS = """
+import asyncio, threading
+from nftlb.daemon import state_saver
+from nftlb.daemon.events import ActiveFaults
+from nftlb.health import Memory
+
+class Hung:
+    def save(self, memory):
+        threading.Event().wait()
+
+class State:
+    def memory(self):
+        return Memory(format=1)
+
+async def main():
+    saver = state_saver.StateSaver(Hung(), State(), ActiveFaults(lambda _: None))
+    await saver.close()
+
+state_saver.HUNG = 0.05
+asyncio.run(main())
+print("closed", flush=True)
+"""
+
+
+def test_the_process_ends_while_a_disk_hangs() -> None:
+    """The end of the process does not wait for the write."""
+    done = subprocess.run([sys.executable, "-c", ENDS], stdout=subprocess.PIPE, text=True, timeout=50, check=True)
+    assert "closed\n" == done.stdout
 
 
 def test_a_save_that_is_broken_off_is_not_overtaken() -> None:

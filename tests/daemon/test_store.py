@@ -112,6 +112,19 @@ def test_a_bad_file_is_set_aside(text: bytes, tmp_path: Path) -> None:
     assert (SOMETHING, "") == store.load()
 
 
+def test_an_earlier_bad_file_stays(tmp_path: Path) -> None:
+    """Each bad file gets a new name. If there are many, the last is replaced."""
+    store, names = Store(str(tmp_path), "nftlb"), []
+    for number in range(1, 12):
+        (tmp_path / "nftlb.json").write_text(f"bad {number}")
+        names.append(store.load()[1].rpartition(" ")[2])
+
+    several = [f"nftlb.{number}.bad" for number in range(2, 10)]
+    assert ["nftlb.bad", *several, "nftlb.9.bad", "nftlb.9.bad"] == names
+    kept = [(tmp_path / name).read_text() for name in names[:9]]
+    assert [*(f"bad {number}" for number in range(1, 9)), "bad 11"] == kept
+
+
 def test_a_crash_while_saving_leaves_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old file stays until the new file is complete; a leftover temporary file does no harm."""
     store = Store(str(tmp_path), "nftlb")

@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +18,7 @@ from steady_traffic import Flow, lost, twice
 from nftlb.lab import VIP4, VIP6, Lab
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 CHECK = {
@@ -219,53 +220,76 @@ def test_hooks_and_plugins_that_hang(hang: list[str], tmp_path: Path) -> None:
             assert [True] * 3 == [backend["up"] for backend in status["pools"][0]["backends"]]
 
 
-def test_the_file_of_a_plugin_can_not_be_opened(tmp_path: Path) -> None:
-    """As on a dead file system: the state of its backend stays, all other checks and programs work; later it runs.
+@contextmanager
+def unopenable(plugin: Path) -> Iterator[Callable[[], object]]:
+    """A plugin whose file can't be opened, as on a dead file system, until the function is called.
 
     A lease of the file keeps open(2) and exec(2) waiting, for up to 45 s (`fs.lease-break-time`).
     """
-    stuck, works = tmp_path / "stuck", tmp_path / "works"
-    for plugin in (stuck, works):
-        plugin.write_text("#!/bin/sh\necho it works\n")
-        plugin.chmod(0o755)
+    write_plugin(plugin)
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # asks the holder of a lease to give it up
-    lease = os.open(stuck, os.O_RDONLY)
+    lease = os.open(plugin, os.O_RDONLY)
     fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     try:
-        with Lab(backends=3) as lab, ExitStack() as servers:
-            third = servers.enter_context(ExitStack())
-            third.enter_context(lab.serve(PORT, backends=[lab.backends[2]]))
-            servers.enter_context(lab.serve(PORT, backends=lab.backends[:2]))
-            both = pools(lab, hooks={"backend_down": [str(stuck)]})
-            for number, plugin in enumerate((stuck, works)):
-                both[plugin.name] = {
-                    "listen": f"{VIP4}:{100 + number}/udp",
-                    "backends": {"ns": both["dns"]["backends"]["b1"]},
-                    "health": {"exec": [str(plugin)], "interval": "200ms", "timeout": "500ms"},
-                }
-            with Running(lab.balancer, tmp_path, both) as daemon:
-                message = daemon.poll_status(fault("checks"), "the fault")
-                third.close()
-                swap = daemon.wait("swap", since=daemon.wait("backend_down", "b3").at)
-                with lab.client.connect((VIP4, 53), connected=False) as client:
-                    answers = client.exchange(6)
-                other = daemon.poll_status(
-                    lambda status: status["pools"][2]["backends"][0]["checks"][0]["passed"], "it"
-                )
-                unknown = daemon.backend("stuck", "ns")
-                fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-                daemon.poll_status(no_fault, "an end of all faults")
-                after = daemon.backend("stuck", "ns")
-
-            assert f"can't run {stuck}: it has not started within 0.5s" in message
-            assert swap.happened
-            assert {"b1", "b2"} == {reply.backend for reply in answers}
-            assert other
-            assert (True, "no check yet") == (unknown["up"], unknown["reason"])
-            assert (True, "exec: it works") == (after["up"], after["reason"])
+        yield lambda: fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     finally:
         os.close(lease)
         signal.signal(signal.SIGIO, before)
+
+
+def write_plugin(plugin: Path) -> None:
+    plugin.write_text("#!/bin/sh\necho it works\n")
+    plugin.chmod(0o755)
+
+
+def test_the_file_of_a_plugin_can_not_be_opened(tmp_path: Path) -> None:
+    """As on a dead file system: the state of its backend stays, all other checks and programs work; later it runs."""
+    stuck, works = tmp_path / "stuck", tmp_path / "works"
+    write_plugin(works)
+    with unopenable(stuck) as let_open, Lab(backends=3) as lab, ExitStack() as servers:
+        third = servers.enter_context(ExitStack())
+        third.enter_context(lab.serve(PORT, backends=[lab.backends[2]]))
+        servers.enter_context(lab.serve(PORT, backends=lab.backends[:2]))
+        both = pools(lab, hooks={"backend_down": [str(stuck)]})
+        for number, (plugin, timeout) in enumerate(((stuck, "500ms"), (works, "30s"))):
+            both[plugin.name] = {
+                "listen": f"{VIP4}:{100 + number}/udp",
+                "backends": {"ns": both["dns"]["backends"]["b1"]},
+                "health": {"exec": [str(plugin)], "interval": "200ms", "timeout": timeout},
+            }
+        with Running(lab.balancer, tmp_path, both) as daemon:
+            daemon.poll_status(
+                lambda status: f"can't run {stuck}: it has not started within 0.5s" in fault("checks")(status),
+                "the fault",
+            )
+            third.close()
+            daemon.wait("swap", since=daemon.wait("backend_down", "b3").at)
+            with lab.client.connect((VIP4, 53), connected=False) as client:
+                answers = client.exchange(6)
+            daemon.poll_status(lambda status: status["pools"][2]["backends"][0]["checks"][0]["passed"], "it")
+            unknown = daemon.backend("stuck", "ns")
+            let_open()
+            daemon.poll_status(no_fault, "an end of all faults")
+            after = daemon.backend("stuck", "ns")
+
+        assert {"b1", "b2"} == {reply.backend for reply in answers}
+        assert (True, "no check yet") == (unknown["up"], unknown["reason"])
+        assert (True, "exec: it works") == (after["up"], after["reason"])
+
+
+def test_the_end_while_the_file_of_a_plugin_can_not_be_opened(tmp_path: Path) -> None:
+    """SIGTERM ends the daemon, although a thread waits for the file."""
+    stuck = tmp_path / "stuck"
+    with unopenable(stuck), Lab(backends=1) as lab, lab.serve(PORT):
+        check = {"exec": [str(stuck)], "interval": "200ms", "timeout": "200ms"}
+        with Running(lab.balancer, tmp_path, dns(lab, health=check)) as daemon:
+            daemon.poll_status(fault("checks"), "the fault")
+            asked = time.monotonic()
+            status = daemon.stop()
+            took = time.monotonic() - asked
+
+    assert 0 == status
+    assert took < 25  # the thread waits for up to 45 s
 
 
 def test_the_kernel_refuses(tmp_path: Path) -> None:

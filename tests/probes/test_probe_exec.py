@@ -191,11 +191,11 @@ def test_a_plugin_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "_reach", lambda *_: opened.wait(30))
 
     async def main() -> None:
-        with pytest.raises(SystemFault, match=r"can't run /bin/true: it has not started within 0\.05s"):
+        with pytest.raises(SystemFault, match=r"can't run /bin/true: it has not started within 0\.05s: its file"):
             await run_probe(probe_for(Exec(argv=("/bin/true",))), subject(seconds=0.05))
         opened.set()
         async with asyncio.timeout(30):
-            while programs.STRAYS._starting:  # noqa: ASYNC110 - the end of a program that was given up is not announced
+            while programs.starts_for("/bin/true", ()):  # noqa: ASYNC110 - the end of a start that was given up is silent
                 await asyncio.sleep(0.01)
 
     asyncio.run(main())
@@ -222,6 +222,24 @@ def test_no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(SystemFault, match="raise TasksMax="):
         asyncio.run(run_probe(probe_for(shell("exit 0")), subject()))
+
+
+def test_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no thread can be started, the message names the fix; the next check has a thread again."""
+    plugin = tmp_path / "plugin"
+    plugin.write_text("#!/bin/sh\necho it works\n")
+    plugin.chmod(0o755)
+    probe = probe_for(Exec(argv=(str(plugin),)))
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(SystemFault, match="raise TasksMax="):
+            asyncio.run(run_probe(probe, subject()))
+
+    assert "it works" == asyncio.run(run_probe(probe, subject())).reason
 
 
 def test_no_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,97 @@
+"""Threads for work that may never end."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from nftlb import own_thread
+from nftlb.own_thread import OwnThread
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    import pytest
+
+
+def test_work_is_done_in_order_in_one_thread() -> None:
+    """Results and errors arrive, and all work is done by the same thread."""
+    thread, order = OwnThread("test"), list[int]()
+    done = [thread.submit(order.append, number) for number in range(10)]
+    divided = thread.submit(divmod, 1, 0)
+    names = [thread.submit(threading.get_ident) for _ in range(2)]
+    assert isinstance(divided.exception(30), ZeroDivisionError)
+    assert 1 == len({name.result(30) for name in names})
+    assert [None] * 10 == [future.result(30) for future in done]
+    assert list(range(10)) == order
+
+
+ENDS = """
+import threading
+from nftlb.own_thread import OwnThread
+begun = threading.Event()
+
+def hang():
+    begun.set()
+    threading.Event().wait()
+
+OwnThread("test").submit(hang)
+begun.wait()
+"""
+
+
+def test_the_process_ends_while_work_hangs() -> None:
+    """The interpreter does not wait for the thread."""
+    subprocess.run([sys.executable, "-c", ENDS], timeout=50, check=True)
+
+
+def test_a_thread_without_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a time without work the thread ends, and the next work has another."""
+    monkeypatch.setattr(own_thread, "IDLE_SECONDS", 0.01)
+    thread = OwnThread("test")
+    first = thread.submit(threading.current_thread).result(30)
+    first.join(30)
+    assert not first.is_alive()
+    assert first is not thread.submit(threading.current_thread).result(30)
+
+
+def test_no_further_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this process may have no further thread, the work fails with EAGAIN, and later work is done."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    thread = OwnThread("test")
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", refuse)
+        error = thread.submit(int).exception(30)
+    assert isinstance(error, OSError)
+    assert errno.EAGAIN == error.errno
+    assert 0 == thread.submit(int).result(30)
+
+
+def test_cancelled_work_does_not_pile_up() -> None:
+    """Work that was cancelled while an earlier piece hung is forgotten and not done."""
+    thread, begun, go = OwnThread("test"), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        go.wait(30)
+
+    hung = thread.submit(hang)
+    assert begun.wait(30)
+    assert thread.busy_for() > 0
+    done: list[int] = []
+    cancelled: list[Future[None]] = []
+    for number in range(100):
+        cancelled.append(thread.submit(done.append, number))
+        assert cancelled[-1].cancel()
+    last = thread.submit(done.append, 100)
+    assert 1 == len(thread._waiting)
+    go.set()
+    hung.result(30)
+    last.result(30)
+    assert [100] == done
