@@ -248,7 +248,7 @@ def test_an_interface_of_a_pool_and_of_its_backends() -> None:
 
 
 def test_types_of_tunnels_are_not_joined() -> None:
-    """A kernel may lack the type for IPv4 and the type for IPv6: each has a module of its own."""
+    """A kernel may lack the type for IPv4 and the type for IPv6: each type needs its module."""
     options = {"forward": Forward.DSR, "encap": Encap.GRE}
     pools = config(plain(4, **options), replace(plain(6, **options), name="six"))
     where = replace(WELL, missing_tunnels=frozenset({(Encap.GRE, 4), (Encap.GRE, 6)}))
