@@ -198,7 +198,8 @@ def _below(link: Mapping[int, bytes], wanted: bytes) -> int:
     kind = attributes(link.get(_IFLA_LINKINFO, b""), 0).get(_IFLA_INFO_KIND, b"").rstrip(b"\0")
     if kind != wanted or _IFLA_LINK not in link or _IFLA_LINK_NETNSID in link:
         return 0
-    return _NUMBER.unpack(link[_IFLA_LINK])[0]
+    (index,) = _NUMBER.unpack(link[_IFLA_LINK])
+    return int(index)
 
 
 @dataclass(frozen=True, slots=True)
