@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from copies_lab import CopiesLab
+from lab_parameters import offload_id
 from pool_lab import BACKEND_PORT, NAT, PORT, STATELESS, STATELESS_EARLY, STATELESS_INGRESS, PoolLab, down, vip
 from servers.processes import await_that
 
@@ -51,7 +52,7 @@ def dropped(pool_lab: PoolLab) -> int:
 @pytest.mark.parametrize(
     ("mode", "version", "offload"),
     [*((mode, version, True) for mode in COUNTING for version in (4, 6)), (NAT, 4, False), (STATELESS, 6, False)],
-    ids=str,
+    ids=offload_id,
 )
 def test_counts_are_exact(mode: Mode, version: int, offload: bool) -> None:
     """Each packet counts once, each reply counts once, and what the balancer exchanges with backends does not count."""
