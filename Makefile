@@ -48,10 +48,7 @@ other-tests: setup
 	$(SIDE_BY_SIDE) -m "$(MARKED)" $(OFFLOAD) --ignore tests/packets --ignore $(PAIR)
 	$(PY) -m pytest -n 2 $(PAIR)
 
-# The kernel is the same, and the nft of Debian 13 is between those of Debian 12 and unstable, with which all tests of
-# packets run. So only the first of them run here: each mode spreads packets, and replies come from the service. The slow
-# tests, which repeat kills, floods and swaps for minutes, run on Debian 12 only, and so do the tests of the kernel, whose
-# daemon does what it does in the other tests.
+# CONTRIBUTING.md says which tests are left out here and below, and why.
 test-debian13:  ## the demo and the tests in a root directory with Debian 13; needs root
 	tools/inside.sh trixie make demo
 	tools/inside.sh trixie make debian13-tests

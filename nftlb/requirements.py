@@ -38,7 +38,12 @@ class Lack:
     backend: str = ""
     """The backend with the requirement; empty if the whole pool has it."""
     kind: str = ""
-    """What the backends with the same lack have in common: many of them are described together."""
+    """The cause that backends, or pools, with the same lack have in common: many of them are described together."""
+
+    @property
+    def owner(self) -> str:
+        """The backend, or the pool, that has the requirement."""
+        return f"{self.pool}/{self.backend}" if self.backend else self.pool
 
     def __str__(self) -> str:
         return "; ".join((self.message, *self.fix.splitlines()))
@@ -109,7 +114,7 @@ def tunnel_lacks(pool: Pool, host: Surroundings) -> Iterator[Lack]:
         kind = KINDS[key]
         message = f"this kernel has no interfaces of the type {kind.name}, which `encap` of pool {pool.name} needs"
         fix = f"modprobe {kind.module}\nor use a kernel with {kind.option}"
-        yield Lack(pool.name, f"encap {pool.encap}", message, fix)
+        yield Lack(pool.name, f"encap {pool.encap}", message, fix, kind=f"encap {pool.encap} ({kind.name})")
 
 
 def stale_tunnels(config: Config, host: Surroundings) -> frozenset[str]:
@@ -131,29 +136,35 @@ def _lacking_tunnels(pool: Pool, host: Surroundings) -> Iterator[Lack]:
     for backend in _served(pool):
         if (pool.encap, backend.address.version) in host.missing_tunnels:
             continue  # a lack of the pool
-        trouble, fix = _tunnel_trouble(pool, backend, host)
+        trouble, fix, kind = _tunnel_trouble(pool, backend, host)
         if trouble:
             message = f"{trouble}, for backend {pool.name}/{backend.name}"
-            yield Lack(pool.name, f"tunnel to {backend.address}", message, fix, backend.name, "tunnels to backends")
+            yield Lack(pool.name, f"tunnel to {backend.address}", message, fix, backend.name, kind)
 
 
-def _tunnel_trouble(pool: Pool, backend: Backend, host: Surroundings) -> tuple[str, str]:
-    """Return why packets do not get into the tunnel of a backend, and the fix; empty if they do or nothing is known."""
-    trouble = fix = ""
+def _tunnel_trouble(pool: Pool, backend: Backend, host: Surroundings) -> tuple[str, str, str]:
+    """Return why packets do not get into the tunnel of a backend, the fix, and the kind of the lack.
+
+    All three are empty if packets get into the tunnel, or if nothing is known.
+    """
+    trouble = fix = kind = ""
     if pool.encap is Encap.NONE or host.tunnels is None:
-        return trouble, fix
+        return trouble, fix, kind
     hop = tunnel_hop(pool.encap, backend.address)
     link = host.tunnels.get(hop.device)
     if link is not None and not link.ours:
         trouble = f"the interface {hop.device}, which nftlb did not make, has the name of the tunnel to {hop.via}"
         fix = f"ip link set {hop.device} name ANOTHER"
+        kind = "names of tunnels to backends"
     elif link is None or not link.leads_to(hop):
         trouble = f"the tunnel to {hop.via} could not be made, or was deleted"
         fix = "the daemon tries again; the faults of the status, and nftlb apply, say what the kernel refuses"
+        kind = "tunnels to backends"
     elif _is_stale(link, host):
         trouble = f"the tunnel to {hop.via} sends from {link.local}, which this host does not have any more"
         fix = f"the daemon makes it again as soon as the route has another address: ip route get {hop.via}"
-    return trouble, fix
+        kind = f"tunnels to backends from {link.local}"
+    return trouble, fix, kind
 
 
 def _kinds(pool: Pool) -> set[tuple[Encap, int]]:
@@ -206,33 +217,23 @@ def together(lacks: Iterable[Lack]) -> list[list[Lack]]:
 
 
 def others_with(same: Sequence[Lack]) -> str:
-    """The end of the description of the first lack: the backends that lack the same; empty if there are none."""
-    return f"; the same for {_listed(f'{lack.pool}/{lack.backend}' for lack in same[1:])}" if len(same) > 1 else ""
+    """The end of the description of the first lack: the backends and pools that lack the same; empty without others."""
+    names = dict.fromkeys(lack.owner for lack in same if lack.owner != same[0].owner)
+    return f"; the same for {_listed(names)}" if names else ""
 
 
 def faults_of(lacks: Iterable[Lack]) -> dict[str, LackFault]:
-    """Describe what several pools lack, by subject. Many lacks of one kind have the kind as their subject."""
-    kinds: dict[str, dict[str, list[Lack]]] = {}
+    """Describe what several pools lack, by kind or, without a kind, by subject.
+
+    The number of lacks must not change the key: the daemon would report that the fault with the old key has gone.
+    """
+    found: dict[str, list[Lack]] = {}
     for lack in lacks:
-        kinds.setdefault(lack.kind or lack.subject, {}).setdefault(lack.subject, []).append(lack)
-    found: dict[str, LackFault] = {}
-    for kind, by_subject in kinds.items():
-        if len(by_subject) > _NAMED:
-            everything = [lack for same in by_subject.values() for lack in same]
-            found[kind] = LackFault(f"{everything[0]}{others_with(everything)}", _pools(everything))
-        else:
-            found |= {subject: LackFault(_summed_up(same), _pools(same)) for subject, same in by_subject.items()}
-    return found
-
-
-def _pools(lacks: Iterable[Lack]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(lack.pool for lack in lacks))
-
-
-def _summed_up(lacks: Sequence[Lack]) -> str:
-    """Describe one requirement that several pools may have."""
-    names = dict.fromkeys(lack.pool for lack in lacks if lack.pool != lacks[0].pool)
-    return f"{lacks[0]}; it is missing for {_listed(names)} too" if names else str(lacks[0])
+        found.setdefault(lack.kind or lack.subject, []).append(lack)
+    return {
+        subject: LackFault(f"{same[0]}{others_with(same)}", tuple(dict.fromkeys(lack.pool for lack in same)))
+        for subject, same in found.items()
+    }
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -259,7 +260,7 @@ def backend_path(pool: Pool, backend: Backend, host: Surroundings) -> BackendPat
         return BackendPath(neighbour=Neighbour(interface.index, backend.via or _gateway(route) or goal))
     if route is None or not _leads(route, host):
         return BackendPath(f"no route to {goal}")
-    trouble, _ = _tunnel_trouble(pool, backend, host)
+    trouble, _, _ = _tunnel_trouble(pool, backend, host)
     if trouble or route.kind == LOCAL or route.several:
         return BackendPath(trouble)  # without trouble: no next hop on a link, or several
     return BackendPath(neighbour=Neighbour(route.index, route.gateway or goal))
@@ -306,19 +307,22 @@ def route_lack(pool: Pool, backend: Backend, goal: IPAddress, route: Route | Non
         message = f"there is no route to {goal}, {name}"
         return Lack(pool.name, subject, message, f"ip route add {goal} via ROUTER", backend.name, "routes to backends")
     if not _leads(route, host):
-        kind = _UNUSABLE_KINDS.get(route.kind, "its route ends at this host")
-        message = f"packets can't be sent to {goal}, {name}: {kind}"
-        return Lack(pool.name, subject, message, f"ip route get {goal}", backend.name, "usable routes to backends")
+        special = _UNUSABLE_KINDS.get(route.kind)
+        reason = f"it is {special}" if special else "its route ends at this host"
+        message = f"packets can't be sent to {goal}, {name}: {reason}"
+        kind = f"routes to backends ({special or 'ends at this host'})"
+        return Lack(pool.name, subject, message, f"ip route get {goal}", backend.name, kind)
     if not _has_source(pool, backend, route):
         device = next((interface.name for interface in host.interfaces if interface.index == route.index), "INTERFACE")
         message = f"this host has no address for `source: masquerade` on the route to {goal}, {name}"
         fix = f"ip address add ADDRESS dev {device}"
-        return Lack(pool.name, subject, message, fix, backend.name, "source addresses for backends")
+        kind = f"IPv{goal.version} source address on {device}"
+        return Lack(pool.name, subject, message, fix, backend.name, kind)
     return None
 
 
 # include/uapi/linux/rtnetlink.h, RTN_*
-_UNUSABLE_KINDS = {3: "it is a broadcast address", 4: "it is an anycast address", 5: "it is a multicast address"}
+_UNUSABLE_KINDS = {3: "a broadcast address", 4: "an anycast address", 5: "a multicast address"}
 
 
 def _has_source(pool: Pool, backend: Backend, route: Route) -> bool:

@@ -18,8 +18,8 @@ from nftlb.errors import SystemFault
 from nftlb.lab import userns
 
 JUDGE = "2.2.7"
-WITHOUT_OFFLOAD = re.compile(r"\bwire\b|offload-off|no-offload|no checksum offload")
-"""In the id of a test that is repeated without checksum offload."""
+WITHOUT_OFFLOAD = re.compile(r"\bno-offload\b")
+"""In the id of a test that is repeated without checksum offload: see `lab_parameters.offload_id`."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

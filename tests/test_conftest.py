@@ -48,17 +48,57 @@ def test_tests_without_offload_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "test_some.py").write_text(
         dedent("""
             import pytest
-            @pytest.mark.parametrize("offload", ["wire", "offload", "wireguard"])
+            from lab_parameters import offload_id, with_and_without_offload
+            @with_and_without_offload
             def test_a(offload): pass
-            @pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
-            def test_b(offload): pass
-            @pytest.mark.parametrize("cell", ["x | no checksum offload", "x"])
+            @pytest.mark.parametrize(("mode", "offload"), [("nat", True), ("nat", False)], ids=offload_id)
+            def test_b(mode, offload): pass
+            @pytest.mark.parametrize("cell", ["x | no-offload", "x", "no-offloading"])
             def test_c(cell): pass
-            @pytest.mark.parametrize("offload", ["no-offload", "offload"])
-            def test_d(offload): pass
         """)
     )
 
-    assert ["test_a[offload]", "test_a[wireguard]", "test_b[offload-on]", "test_c[x]", "test_d[offload]"] == (
+    assert ["test_a[offload]", "test_b[nat-offload]", "test_c[x]", "test_c[no-offloading]"] == (
         collected(tmp_path, "--offload-only")
     )
+
+
+def test_no_test_of_packets_without_offload_remains(tmp_path: Path) -> None:
+    """An id in other words would hide that a test has no offload: here the values of the parameters count."""
+    (tmp_path / "without_offload.py").write_text(
+        dedent("""
+            def lacks_offload(name, value):
+                parts = value if isinstance(value, tuple) else (value,)
+                return any(part is False for part in parts) and name in ("offload", "group_lab")
+
+            def pytest_collection_finish(session):
+                for item in session.items:
+                    values = item.callspec.params if hasattr(item, "callspec") else {}
+                    if any(lacks_offload(name, value) for name, value in values.items()):
+                        print("WITHOUT:", item.nodeid)
+        """)
+    )
+
+    def without_offload(*options: str) -> list[str]:
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-p",
+                "without_offload",
+                "--collect-only",
+                "-q",
+                HERE / "packets",
+                *options,
+            ],
+            cwd=HERE.parent,
+            env={**os.environ, "PYTHONPATH": f"{HERE.parent}:{tmp_path}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return re.findall(r"^WITHOUT: (.*)$", done.stdout, re.MULTILINE)
+
+    assert len(without_offload()) > 100
+    assert [] == without_offload("--offload-only")

@@ -29,6 +29,8 @@ from nftlb.requirements import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from nftlb.model import Pool
 
 V4, V6 = "192.0.2.53:53/udp", "[2001:db8::53]:53/udp"
@@ -206,7 +208,7 @@ def test_a_requirement_of_many_pools_gives_one_message() -> None:
 
     expected = (
         "this host does not forward IPv4 packets, which pool p0 needs; sysctl -w net.ipv4.ip_forward=1; "
-        "it is missing for p1, p2, p3 and 2 more too"
+        "the same for p1, p2, p3 and 2 more"
     )
     assert {"IPv4 forwarding": LackFault(expected, tuple(f"p{number}" for number in range(6)))} == faults_of(lacks)
 
@@ -227,11 +229,89 @@ def test_a_requirement_of_many_backends_gives_one_message(device: str | None) ->
     assert (f"{many[0]}; the same for dns/b2, dns/b3, dns/b4 and 246 more",) == pool_lines(many)
 
 
+def messages(lacks: Iterable[Lack]) -> dict[str, str]:
+    """The messages of the faults, by subject."""
+    return {subject: fault.message for subject, fault in faults_of(lacks).items()}
+
+
 def test_faults_of_many_backends() -> None:
-    """A fault for each route, or one fault for many routes. A missing interface is one fault."""
-    assert ["route to 10.0.0.1", "route to 10.0.0.2", "route to 10.0.0.3"] == list(faults_of(lacks_of(3)))
-    assert {"routes to backends": LackFault(pool_lines(lacks_of(4))[0], ("dns",))} == faults_of(lacks_of(4))
-    assert ["interface eth7"] == list(faults_of(lacks_of(250, "eth7")))
+    """Few and many backends with one cause are one fault, with the same subject; the message has their number."""
+    first = "there is no route to 10.0.0.1, backend dns/b1; ip route add 10.0.0.1 via ROUTER"
+    assert {"routes to backends": first} == messages(lacks_of(1))
+    assert {"routes to backends": f"{first}; the same for dns/b2, dns/b3"} == messages(lacks_of(3))
+    assert {"routes to backends": f"{first}; the same for dns/b2, dns/b3, dns/b4"} == messages(lacks_of(4))
+    assert ("dns",) == faults_of(lacks_of(4))["routes to backends"].pools
+    missing = "there is no interface eth7, `device` of backend b1 of pool dns; ip link show"
+    assert {"interface eth7": f"{missing}; the same for dns/b2, dns/b3, dns/b4 and 246 more"} == messages(
+        lacks_of(250, "eth7")
+    )
+
+
+def test_an_interface_of_a_pool_and_of_its_backends() -> None:
+    """One fault names the pool and the backends that need the interface."""
+    one = replace(backend("b1", "10.0.0.1:53"), device="eth7")
+    made = pool("dns", V4, (one,), forward=Forward.DSR, ingress=("eth7",))
+    assert {
+        "interface eth7": "there is no interface eth7, `ingress` of pool dns; ip link show; the same for dns/b1"
+    } == messages(lacking(config(made), host(routes={"10.0.0.1": on_link()})))
+
+
+def test_types_of_tunnels_are_not_joined() -> None:
+    """A kernel may lack the type for IPv4 and the type for IPv6: each type needs its module."""
+    options = {"forward": Forward.DSR, "encap": Encap.GRE}
+    pools = config(plain(4, **options), replace(plain(6, **options), name="six"))
+    where = replace(WELL, missing_tunnels=frozenset({(Encap.GRE, 4), (Encap.GRE, 6)}))
+    faults = messages(lacking(pools, where))
+    assert ["encap gre (gre)", "encap gre (ip6gre)"] == list(faults)
+    assert ["modprobe ip_gre", "modprobe ip6_gre"] == [message.split("; ")[1] for message in faults.values()]
+
+
+def test_different_causes_of_many_backends_are_not_joined() -> None:
+    """Each cause has a fault with its own command: types of addresses, interfaces, IP versions, tunnels."""
+    routes: dict[str, Route] = {}
+    for number in range(1, 6):
+        routes |= {
+            f"10.0.1.{number}": on_link(kind=3),
+            f"10.0.2.{number}": on_link(kind=5),
+            f"10.0.3.{number}": on_link(index=1),
+            f"10.0.4.{number}": on_link(source=None),
+            f"10.0.5.{number}": on_link(source=None, index=3),
+            f"fd00::{number}": on_link(6, source=None),
+        }
+    listen, where = (V4, V6), host(ETH, Interface(3, "eth2"), routes=routes)
+    goals = [f"[{address}]:53" if ":" in address else f"{address}:53" for address in routes]
+    made = pool("dns", listen, tuple(backend(f"b{place}", goal) for place, goal in enumerate(goals)))
+    lacks = list(lacking(config(made), where))
+    assert {
+        "routes to backends (a broadcast address)": "ip route get 10.0.1.1",
+        "routes to backends (a multicast address)": "ip route get 10.0.2.1",
+        "routes to backends (ends at this host)": "ip route get 10.0.3.1",
+        "IPv4 source address on eth1": "ip address add ADDRESS dev eth1",
+        "IPv4 source address on eth2": "ip address add ADDRESS dev eth2",
+        "IPv6 source address on eth1": "ip address add ADDRESS dev eth1",
+    } == {subject: message.split("; ")[1] for subject, message in messages(lacks).items()}
+    assert len(routes) // 5 == len(pool_lines(lacks))
+
+
+def test_different_causes_of_tunnels_are_not_joined() -> None:
+    """Tunnels that are missing, that another interface has the name of, and that send from a lost address."""
+    addresses = [ip_address(f"fd00::{number}") for number in range(1, 16)]
+    own = ip_address("fd00::ff")
+    names = [tunnel_hop(Encap.GRE, address).device for address in addresses]
+    foreign = {name: Link(7, ours=False, up=True, kind="bridge") for name in names[5:10]}
+    stale = {
+        name: Link(8, ours=True, up=True, kind="ip6gre", local=own, remote=address)
+        for name, address in zip(names[10:], addresses[10:], strict=True)
+    }
+    where = replace(host(routes={str(address): on_link(6) for address in addresses}), tunnels=foreign | stale)
+    backends = tuple(backend(f"b{place}", f"[{address}]:53") for place, address in enumerate(addresses))
+    made = pool("dns", V6, backends, forward=Forward.DSR, encap=Encap.GRE)
+    lacks = list(lacking(config(made), where))
+    subjects_ = ["tunnels to backends", "names of tunnels to backends", "tunnels to backends from fd00::ff"]
+    assert subjects_ == list(faults_of(lacks))
+    commands = [line.split("; ")[1] for line in pool_lines(lacks)]
+    assert ["the daemon tries again", f"ip link set {names[5]} name ANOTHER"] == commands[:2]
+    assert commands[2].endswith("ip route get fd00::11")
 
 
 def test_different_requirements_are_not_joined() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from lab_parameters import with_and_without_offload
 from servers import processes, programs
 from servers.certificate import self_signed
 from servers.chrony import Chrony
@@ -207,7 +208,7 @@ def test_clock_is_left_alone() -> None:
 
 @pytest.mark.parametrize("dsr", [False, True], ids=["routed", "switched"])
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("offload", [False, True], ids=["wire", "offload"])
+@with_and_without_offload
 def test_link_is_as_before(dsr: bool, version: int, offload: bool) -> None:
     """After it was down or slow, in either lab, a link has its former interfaces, addresses, routes and rules."""
 

@@ -20,6 +20,7 @@ from nftlb.errors import ConfigError, Problem
 from nftlb.files import NotRegularError, read_regular
 from nftlb.printable import show
 
+from . import meant
 from .faults import MAX_PROBLEMS, START, Entries, Items, Position, YamlDocument, path_text, position
 
 if TYPE_CHECKING:
@@ -151,7 +152,16 @@ def _hint(problem: str, text: str, mark: yaml.Mark) -> str:
         return "; quote a value that begins with *"
     if "cannot start any token" in problem and first in {"%", "@", "`"}:
         return f"; quote a value that begins with {first}"
+    if "mapping values are not allowed" in problem and (advice := _missing_blank(lines[: mark.line])):
+        return f"; {advice}"
     return next((f"; {advice}" for part, advice in _HINTS.items() if part in problem), "")
+
+
+def _missing_blank(lines: list[str]) -> str:
+    """Advice if the last of these lines has a key and its value without a blank: YAML joins the next line to it."""
+    number, line = next(((number, line) for number, line in enumerate(lines[::-1]) if line.strip()), (0, ""))
+    advice = meant.without_blank(line.partition(" #")[0].strip().removeprefix("- "))
+    return f"line {len(lines) - number}: {advice}" if advice else ""
 
 
 _WORDS: dict[str, bool | None] = {

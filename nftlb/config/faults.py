@@ -241,7 +241,7 @@ def _form_meant(found: object, keys: Collection[str], named: str, needed: Collec
     advice = ""
     if found is None and (keys or named):
         advice = f"indent the {'names' if named else 'keys'} further than this key, or delete this key"
-    elif isinstance(found, list):
+    elif isinstance(found, list) and (keys or named):
         advice = f"write {'NAME' if named else 'KEY'}: before each value, in place of -"
     elif isinstance(found, str) and found in keys:  # a check without options, as in `health: icmp`, is a mapping too
         advice = f"write {{{found}: {{}}}}"

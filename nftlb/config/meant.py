@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from nftlb.model.constraints import TextPattern
+
 _DASHES_AND_QUOTES = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212", "------", "\u2018\u2019\u201c\u201d")
 
 
@@ -394,24 +396,28 @@ _WORDS_OF_A_NAME = re.compile(r"[A-Za-z][\w.-]*(?: [\w.-]+)+")
 _INTERFACES = re.compile(r"[A-Za-z][\w.@-]+(?:[ ,]+[A-Za-z][\w.@-]+)+")
 
 
-def text(what: str, found: object) -> str:
-    """Advice for text. `what`: the kind of text, such as `a name of a backend`."""
+def text(pattern: TextPattern, found: object) -> str:
+    """Advice for text that does not match a pattern. What the advice tells to write matches the pattern."""
     if not isinstance(found, str):
         return ""
+    what, fits = pattern.what, pattern.pattern.fullmatch
     advice = ""
-    words = _WORDS_OF_A_NAME.fullmatch(found)
     if what.startswith("a name of"):
-        advice = f"write {found.replace(' ', '-')}" if words else without_blank(found)
+        joined = (found.replace(" ", joint) for joint in "-_") if _WORDS_OF_A_NAME.fullmatch(found) else ()
+        name = next(filter(fits, joined), "")
+        before_colon = fits(found.partition(":")[0])
+        advice = f"write {name}" if name else without_blank(found) if before_colon else ""
     elif what == "a host name":
         url = _URL.fullmatch(found)
         host, port = _split(url[2] if url else found)
-        advice = f"write {host}" if (url or port.isdecimal()) and _HOST_NAME.fullmatch(host) else ""
+        advice = f"write {host}" if (url or port.isdecimal()) and fits(host) else ""
     elif what == "an interface" and _INTERFACES.fullmatch(found):
-        advice = f"write a list: [{', '.join(found.replace(',', ' ').split())}]"
+        names = found.replace(",", " ").split()
+        advice = f"write a list: [{', '.join(names)}]" if all(map(fits, names)) else ""
     elif what == "a path of a URL":
         url = _URL_PATH.fullmatch(found)
         path = url[1] or "/" if url else f"/{found}"
-        advice = f"write {path}" if url or _PLAIN_WORD.fullmatch(found) else ""
+        advice = f"write {path}" if (url or _PLAIN_WORD.fullmatch(found)) and fits(path) else ""
     return advice
 
 

@@ -71,18 +71,23 @@ class Unfit(ValueError):  # noqa: N818 - raised for the input of a user, not for
 _DIGITS = re.compile(r"[0-9]{1,10}")
 
 
-def whole_number(what: str, low: int, high: int, found: object) -> int:
+def whole_number(what: str, low: int, high: int, found: object, *, quotes: bool = True) -> int:
+    """Read a number. `quotes`: a text with digits may have been quoted, because it is not a part of another text."""
     if isinstance(found, int) and not isinstance(found, bool) and low <= found <= high:
         return found
     advice = meant.number(what, found)
     if isinstance(found, str) and _DIGITS.fullmatch(found) and low <= int(found) <= high:
-        advice = (
-            f"write {int(found)}, without {'leading zeros' if found.startswith('0') and found != '0' else 'quotes'}"
-        )
+        wrong = ["leading zeros"] if found.startswith("0") and found != "0" else []
+        wrong += ["quotes"] if quotes else []
+        advice = f"write {int(found)}, without {' or '.join(wrong)}"
     raise Unfit(found, f"not {what}", f"{low} to {high}", advice)
 
 
 read_port = partial(whole_number, "a port", 1, 65535)
+
+
+def _port_in_text(digits: str) -> int:
+    return whole_number("a port", 1, 65535, digits_or_text(digits), quotes=False)
 
 
 _HEXADECIMAL = re.compile(r"0[xX][0-9A-Fa-f]{1,8}")
@@ -120,7 +125,7 @@ def read_text(pattern: TextPattern, found: object) -> str:
     if isinstance(found, str) and pattern.pattern.fullmatch(found):
         return found
     allowed = f"{pattern.allowed}; to mean the word, quote it" if isinstance(found, bool) else pattern.allowed
-    raise Unfit(found, f"not {pattern.what}", allowed, meant.text(pattern.what, found))
+    raise Unfit(found, f"not {pattern.what}", allowed, meant.text(pattern, found))
 
 
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
@@ -354,7 +359,7 @@ def read_endpoint(found: object, allowed: str = ADDRESS_AND_PORT) -> Endpoint:
     if port is None:
         advice = meant.word(found, _FALLBACKS) if allowed is FALLBACK else ""
         raise Unfit(found, "not an address with a port", allowed, advice or meant.endpoint(found))
-    return Endpoint(read_address(address, allowed), read_port(digits_or_text(port)))
+    return Endpoint(read_address(address, allowed), _port_in_text(port))
 
 
 _DNS_PORT = 53
@@ -366,7 +371,7 @@ def read_dns_server(found: object) -> Endpoint:
     address, port = split_port(found) if isinstance(found, str) else ("", None)
     if not isinstance(found, str):
         raise Unfit(found, "not an address", allowed)
-    return Endpoint(read_address(address, allowed), _DNS_PORT if port is None else read_port(digits_or_text(port)))
+    return Endpoint(read_address(address, allowed), _DNS_PORT if port is None else _port_in_text(port))
 
 
 def read_listener(found: object) -> Listener:
@@ -375,8 +380,8 @@ def read_listener(found: object) -> Listener:
     if ports is None or not address or _NO_LISTENER.search(str(found)) or meant.in_ascii(found):
         raise Unfit(found, "not a listener", LISTENER, meant.listener(found))
     first, dash, last = ports.partition("-")
-    first_port = read_port(digits_or_text(first))
-    last_port = read_port(digits_or_text(last)) if dash else first_port
+    first_port = _port_in_text(first)
+    last_port = _port_in_text(last) if dash else first_port
     if last_port < first_port:
         advice = f"write {last_port}-{first_port}"
         raise Unfit(ports, "not a range of ports", "the lower port first, such as 16384-16484", advice)
@@ -467,7 +472,7 @@ def read_api_listen(found: object) -> Endpoint | UnixSocket:
         raise Unfit(found, "not a place for the API", allowed, meant.api_place(found)) from None
     if is_link_local(parsed):
         raise Unfit(found, "a link-local address, which is valid on one interface only", allowed)
-    return Endpoint(parsed, read_port(digits_or_text(port)))
+    return Endpoint(parsed, _port_in_text(port))
 
 
 def read_regex(found: object) -> str:

@@ -196,6 +196,7 @@ def check_interfaces(config: Config, host: HostFacts) -> Iterator[Finding]:
                 yield say(lack.subject, lack.message, lack.fix)
         entrances = [found for found in map(host.interface, pool.ingress) if found]
         yield from _check_vlans(pool, entrances, host)
+        yield from _check_macvlans(pool, entrances, host)
         if entrances and pool.encap is Encap.NONE:
             yield from _check_fast_path(pool, entrances, host)
     for name, offloads in host.joining_offloads.items():
@@ -226,8 +227,8 @@ def _check_fast_path(pool: Pool, entrances: list[Interface], host: HostFacts) ->
             f"{pool.name} are lost on the fast path, and their senders get no error",
             f"ip link set {device.name} mtu {entrance.mtu}",
         )
-    if not narrow:
-        names = ", ".join(entrance.name for entrance in entrances)
+    names = ", ".join(entrance.name for entrance in entrances if not _macvlans(pool, entrance, host))
+    if not narrow and names:
         yield ok(f"pool {pool.name}", f"can use the fast path from {names} to {', '.join(sorted(exits))}")
 
 
@@ -242,6 +243,27 @@ def _check_vlans(pool: Pool, entrances: list[Interface], host: HostFacts) -> Ite
                 "sends them to backends with the tag of the VLAN, so they are lost",
                 f"in `ingress`, write the interface of the clients' VLAN in place of {entrance.name}",
             )
+
+
+def _check_macvlans(pool: Pool, entrances: list[Interface], host: HostFacts) -> Iterator[Finding]:
+    """Frames to the hardware address of a macvlan are to another host for the ingress hook of the interface below it.
+
+    The macvlan of a service has the hardware address of VRRP, for instance (`use_vmac` of keepalived).
+    """
+    for entrance in entrances:
+        if macvlans := _macvlans(pool, entrance, host):
+            yield warning(
+                f"interface {entrance.name}",
+                f"is below a macvlan ({', '.join(macvlans)}): frames to the hardware address of the macvlan do not "
+                f"take the fast path of pool {pool.name} here, but the slower path of the host",
+                f"in `ingress`, add {', '.join(macvlans)} if clients of the pool send there",
+            )
+
+
+def _macvlans(pool: Pool, entrance: Interface, host: HostFacts) -> list[str]:
+    """The macvlans above an interface that `ingress` does not name."""
+    above = [found.name for found in host.interfaces if found.macvlan_of == entrance.index]
+    return [name for name in above if name not in pool.ingress]
 
 
 def _exit(pool: Pool, backend: Backend, host: HostFacts) -> Interface | None:

@@ -25,11 +25,7 @@ _REGISTER = 4
 def choice_of(pool: Pool, question: Question, selection: Selection, slots: Sequence[str]) -> Choice | None:
     """Return what decides about a packet; None if only turns decide, and if no backend is left."""
     payload = question.payload
-    if (
-        pool.guard
-        and has_source(pool.guard.deny, question.client)
-        and not has_source(pool.guard.allow, question.client)
-    ):
+    if pool.guard and is_denied(pool.guard, question.client):
         return Choice("none: the guard drops the packets of this client, which is in `deny`", dropped=True)
     if pool.templates and payload and question.protocol is Protocol.UDP and len(selection.targets) > 1:
         kind = _templates_in(payload)

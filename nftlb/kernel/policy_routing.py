@@ -55,14 +55,22 @@ _NO_IP = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
 _KERNELS_TABLES = {0, 253, MAIN_TABLE, LOCAL_TABLE}
 
 
+class PartlyRefusedError(KernelError):
+    """The kernel refused some changes. `changes`: those that it made, as iproute2 commands."""
+
+    def __init__(self, message: str, changes: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.changes = tuple(changes)
+
+
 @dataclass(frozen=True)
 class PolicyRouting:
     """The routing rules and routes of this thread's network namespace. Stores nothing: the kernel is asked every time.
 
     `tunnels`: the tunnel interfaces of the same namespace, which belong to the routes.
 
-    The methods raise KernelError if the kernel refuses a change, after all other changes were made, and SystemFault if
-    this process lacks the permission.
+    The methods raise PartlyRefusedError if the kernel refuses a change, after all other changes were made. They raise
+    KernelError if the present state can't be read, and SystemFault if this process lacks the permission.
     """
 
     tunnels: TunnelLinks = field(default_factory=TunnelLinks)
@@ -91,7 +99,7 @@ class PolicyRouting:
                 netlink, {name: link for name, link in present.items() if link.ours and name not in through}
             )
         if work.failures:
-            raise KernelError("\n".join(work.failures))
+            raise PartlyRefusedError("\n".join(work.failures), work.changes)
         return work.changes
 
     def remove(self) -> list[str]:

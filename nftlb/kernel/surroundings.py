@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # include/uapi/linux/rtnetlink.h, netconf.h: links; then addresses, routes, rules and settings of IPv4 and IPv6
 _GROUPS = (1, 5, 9, 7, 11, 8, 19, 24, 25)
 _NUMBER = struct.Struct("=I")
-_IFLA_LINK, _IFLA_LINKINFO, _IFLA_INFO_KIND = 5, 18, 1
+_IFLA_LINK, _IFLA_LINKINFO, _IFLA_LINK_NETNSID, _IFLA_INFO_KIND = 5, 18, 37, 1
 _IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x08, 0x40
 _RTM_GETNETCONF = 82
 _NETCONFMSG = struct.Struct("=Bxxx")
@@ -45,7 +45,8 @@ _BUFFER = 64 << 10
 class Interface:
     """One network interface. `unusable`: its addresses that the kernel does not use (yet), because of DAD.
 
-    `vlan_of` is the index of the interface that carries the frames of this VLAN; 0 for an interface without a VLAN.
+    `vlan_of` is the index of the interface that carries the frames of this VLAN; 0 for an interface without a VLAN, or
+    if that interface is in another network namespace. `macvlan_of` is the same for a macvlan.
     """
 
     index: int
@@ -55,6 +56,7 @@ class Interface:
     unusable: frozenset[IPv4Address | IPv6Address] = frozenset()
     addresses: frozenset[IPv4Address | IPv6Address] = frozenset()
     vlan_of: int = 0
+    macvlan_of: int = 0
 
 
 class Lookup(NamedTuple):
@@ -181,16 +183,23 @@ def read_interfaces(netlink: Netlink) -> tuple[Interface, ...]:
                 bool(flags & rtnetlink.IFF_UP),
                 frozenset(unusable.get(index, ())),
                 frozenset(addresses.get(index, ())),
-                _vlan_of(found),
+                _below(found, b"vlan"),
+                _below(found, b"macvlan"),
             )
         )
     return tuple(sorted(interfaces, key=lambda interface: interface.index))
 
 
-def _vlan_of(link: Mapping[int, bytes]) -> int:
-    """Return the index of the interface that carries the frames of a VLAN; 0 for interfaces of other kinds."""
-    kind = attributes(link.get(_IFLA_LINKINFO, b""), 0).get(_IFLA_INFO_KIND, b"")
-    return _NUMBER.unpack(link[_IFLA_LINK])[0] if kind.rstrip(b"\0") == b"vlan" and _IFLA_LINK in link else 0
+def _below(link: Mapping[int, bytes], wanted: bytes) -> int:
+    """Return the index of the interface below an interface of the wanted kind; 0 for interfaces of other kinds.
+
+    Also 0 if the interface below is in another network namespace: its index there may be that of any interface here.
+    """
+    kind = attributes(link.get(_IFLA_LINKINFO, b""), 0).get(_IFLA_INFO_KIND, b"").rstrip(b"\0")
+    if kind != wanted or _IFLA_LINK not in link or _IFLA_LINK_NETNSID in link:
+        return 0
+    (index,) = _NUMBER.unpack(link[_IFLA_LINK])
+    return int(index)
 
 
 @dataclass(frozen=True, slots=True)

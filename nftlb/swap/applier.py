@@ -144,8 +144,8 @@ class Applier:
     def load(self, config: Config, membership: Membership | None = None, *, lenient: bool = False) -> Applied:
         """Make the kernel do exactly what the configuration says. Waits until leftovers of the old one can be deleted.
 
-        A later `tidy()` deletes the rules for in-flight replies. `lenient`: leave out interfaces that are missing or
-        down, instead of raising KernelError.
+        A later `tidy()` deletes the rules for in-flight replies. `lenient`: leave out interfaces that are missing,
+        instead of raising KernelError.
         """
         membership = membership or Membership()
         before = self.swapper.seconds
@@ -188,10 +188,11 @@ class Applier:
         # Until here, packets of former pools and backends were let through, and may have made conntrack entries.
         count += self._delete(due.after)
         routing.finish()
+        tried = self._unrouted.take_changes() if self._unrouted else ()  # by `can_load_more()`
         self._absent, self._unrouted = absent, routing if routing.failed else None
         return Applied(
             made.transactions + swept.transactions,
-            tuple(routing.changes),
+            (*tried, *routing.take_changes()),
             count,
             tuple(dict.fromkeys(lacking)),
             self.swapper.seconds - before,
@@ -246,7 +247,8 @@ class Applier:
     def can_load_more(self) -> bool:
         """Whether a load may leave out less than the last load. This asks the kernel, and compiles nothing.
 
-        An interface, an option of flows, or a tunnel may be there by now, and the kernel may accept routing rules.
+        An interface, an option of flows, or a tunnel may be there by now, and the kernel may accept routing rules. Such
+        rules are added at once, and the next load returns them with its own changes.
         """
         return (
             not self._absent.isdisjoint(self.interfaces())

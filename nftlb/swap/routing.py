@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from nftlb.errors import KernelError
+from nftlb.kernel.policy_routing import PartlyRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from nftlb.compiler import Hop
 
@@ -65,18 +66,30 @@ class RoutingChange:
     def is_refused_again(self, theirs: Mapping[int, Hop]) -> bool:
         """Try the rules once more, after `finish()`. Return whether the refusal is the same as before.
 
+        Rules that the kernel accepts now stay, and are changes of this object, also if others are refused again.
         `theirs` are the rules that other daemons have now.
         """
         before, self._theirs, self.lacking = self.refused, theirs, []
         self._apply(self.wanted)
         return bool(self.refused) and self.refused == before
 
+    def take_changes(self) -> tuple[str, ...]:
+        """Return the changes since the last call, each once."""
+        taken, self.changes = tuple(self.changes), []
+        return taken
+
     def _apply(self, wanted: Mapping[int, Hop]) -> None:
         self.refused = []
         try:
-            self.changes += self.rules.apply({**self._theirs, **wanted})
+            self._add(self.rules.apply({**self._theirs, **wanted}))
         except KernelError as error:
+            if isinstance(error, PartlyRefusedError):
+                self._add(error.changes)
             if self.lacking is None:
                 raise
             self.refused, self.failed = str(error).splitlines(), True
             self.lacking += self.refused
+
+    def _add(self, changes: Iterable[str]) -> None:
+        """Keep each change once: a rule may be made and refused again for hours."""
+        self.changes = list(dict.fromkeys((*self.changes, *changes)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from processor_time import takes_less
 from nftlb.config import load, meant, parse_config
 from nftlb.config.reading import Unfit
 from nftlb.errors import ConfigError
+from nftlb.model.constraints import TextPattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +31,11 @@ pools:
 """
 SEVERAL = "write a list with one address, one port or range of ports, and one protocol in each item"
 PLAIN = {"listen": "192.0.2.53:53/udp", "backend": "10.0.0.1:53", "option": "per: packet"}
+
+
+def text_advice(what: str) -> Callable[[object], str]:
+    """The function that gives advice about one kind of text, of which every text is allowed."""
+    return partial(meant.text, TextPattern(what, "any text", re.compile(".*", re.DOTALL)))
 
 
 def message(**changed: str) -> str:
@@ -123,7 +131,7 @@ def test_listeners(written: str, advice: str) -> None:
         ("{address: 10.0.0.1, weight: abc}", "write a whole number"),
         ("{address: 10.0.0.1, weight: '3'}", "write 3, without quotes"),
         ("{address: 10.0.0.1, weight: '0'}", "write 0, without quotes"),
-        ("{address: 10.0.0.1, port: '053'}", "write 53, without leading zeros"),
+        ("{address: 10.0.0.1, port: '053'}", "write 53, without leading zeros or quotes"),
         ("{address: 10.0.0.1, weight: 1.5}", "write a whole number"),
         ("{address: 10.0.0.1, admin: disabled}", "write maintenance"),
         ("{address: 10.0.0.1, admin: Drain}", "write drain"),
@@ -176,6 +184,8 @@ def test_backends(written: str, advice: str) -> None:
         ("fallback: '[10.0.0.1]:53'", "write 10.0.0.1:53, without brackets"),
         ("health: icmp", "write {icmp: {}}"),
         ("health: {icmp: true}", "write {}"),
+        ("health: {icmp: [1]}", "write {}"),
+        ("labels: {data center: fra}", "write data_center"),
         ("health: {exec: /bin/check -v}", "write [/bin/check, -v]"),
         ("health: {exec: {argv: /bin/check}}", "write [/bin/check]"),
         ("health: {http: {path: 'http://www.example.com/health'}}", "write /health"),
@@ -312,9 +322,9 @@ def test_no_advice_if_the_intention_is_not_clear(written: str, text: str) -> Non
     "advise",
     [meant.boolean, meant.duration, meant.percent, meant.listener, meant.endpoint, meant.address, meant.rate,
      meant.api_place, meant.listed, meant.without_blank, meant.status_codes, meant.in_ascii,
-     meant.comment, lambda text: meant.text("a host name", text),
+     meant.comment, text_advice("a host name"),
      lambda text: meant.server(str(text)), lambda text: meant.prefix(str(text)),
-     lambda text: meant.text("a path of a URL", text), lambda text: meant.text("a name of a pool", text),
+     text_advice("a path of a URL"), text_advice("a name of a pool"),
      lambda text: meant.word(text, ["nat", "flow"]), lambda text: meant.number("a port", text)],
 )  # fmt: skip
 @given(found=st.one_of(st.text(), st.from_regex(r"[0-9a-f:./\[\] ]{0,40}"), st.integers(), st.booleans(), st.none()))
@@ -326,8 +336,8 @@ def test_any_value_gets_advice_or_none(advise: Callable[[object], str], found: o
 @pytest.mark.parametrize(
     "advise",
     [meant.listener, meant.endpoint, meant.address, meant.rate, meant.api_place, meant.listed, meant.without_blank,
-     meant.comment, meant.in_ascii, meant.server, meant.prefix, lambda text: meant.text("a path of a URL", text),
-     lambda text: meant.text("a name of a pool", text), lambda text: meant.text("an interface", text)],
+     meant.comment, meant.in_ascii, meant.server, meant.prefix, text_advice("a path of a URL"),
+     text_advice("a name of a pool"), text_advice("an interface")],
 )  # fmt: skip
 @pytest.mark.parametrize("part", [" ", "1 ", "1.", "a:", ":", "1/", "1-", "a,", "a b ", "/a", "\uff11"])
 def test_long_values_take_linear_time(advise: Callable[[str], str], part: str) -> None:
@@ -393,7 +403,12 @@ def test_the_names_of_the_api(written: str) -> None:
         ("pools:\n  dns:\n    listen: *:53/udp\n", "3:14", "quote a value that begins with *"),
         ("pools:\n  dns:\n    forward: %x\n", "3:14", "quote a value that begins with %"),
         ("pools:\n  dns:\n    forward: @x\n", "3:14", "quote a value that begins with @"),
-        ("pools:\n  dns:\n    forward:nat\n    per: flow\n", "4:8", "SAME"),
+        (
+            "pools:\n  dns:\n    forward:nat\n    per: flow\n",
+            "4:8",
+            "line 3: a blank is missing behind the colon; write forward: nat",
+        ),
+        ("pools:\n  dns:\n    listen: 10.0.0.1:53/udp\n     per: flow\n", "4:9", "SAME"),
         ("pools:\n  dns:\n    per: flow\n    forward:nat\n", "5:1", "write a blank behind the colon of a key"),
         ("pools:\n  dns:\n   per: flow\n    forward: nat\n", "4:12", "SAME"),
         ("pools:\n  dns:\n    per: flow\n   forward: nat\n", "4:4", "SAME"),

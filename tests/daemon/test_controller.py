@@ -14,7 +14,9 @@ from virtual_time import play
 from nftlb.config import read_backend
 from nftlb.errors import KernelError
 from nftlb.health.memory import read_memory
+from nftlb.kernel.surroundings import Surroundings
 from nftlb.model import Admin, BackendChange, EventKind
+from nftlb.requirements import route_lack
 from nftlb.service import Unapplied, UnknownBackend, UnknownPool
 
 if TYPE_CHECKING:
@@ -70,6 +72,35 @@ def test_a_refused_datagram_counts_at_once(file: Path) -> None:
             return daemon.events_of(EventKind.BACKEND_DOWN)
 
     assert ["backend_down ns1"] == play(scene())
+
+
+def test_a_lack_keeps_its_fault_while_the_number_of_backends_changes(file: Path) -> None:
+    """While one route is missing, nothing "works again", and the time of the beginning stays."""
+    names = [f"ns{number}" for number in range(1, 5)]
+    file.write_text(document(dns={**DNS, "backends": {name: f"10.0.0.1{name[2:]}:53" for name in names}}))
+
+    async def scene() -> None:
+        async with WiredDaemon(file) as daemon:
+
+            def lack(count: int) -> None:
+                pool = daemon.state.config.pools[0]
+                lacks = [route_lack(pool, one, one.address, None, Surroundings()) for one in pool.backends[:count]]
+                daemon.controller.set_lacks(lack for lack in lacks if lack)
+
+            lack(1)
+            (began,) = daemon.faults.all()
+            messages = []
+            for count in (3, 4, 3):
+                lack(count)
+                (fault,) = daemon.faults.all()
+                assert (began.what, began.since) == (fault.what, fault.since)
+                messages.append(fault.message.partition("; the same for ")[2])
+            assert ["dns/ns2, dns/ns3", "dns/ns2, dns/ns3, dns/ns4", "dns/ns2, dns/ns3"] == messages
+            assert [] == daemon.events_of(EventKind.FAULT_GONE)
+            lack(0)
+            assert 1 == len(daemon.events_of(EventKind.FAULT_GONE))
+
+    play(scene())
 
 
 def test_checks_that_can_not_be_done_are_a_fault(file: Path) -> None:

@@ -161,6 +161,23 @@ class TestJudgements:
         assert faults(check_facts(fast.replace("eth0", "clients"), interfaces=devices)) == []
         assert faults(check_facts(fast, interfaces=(*HEALTHY.interfaces, Interface(7, "clients")))) == []
 
+    def test_the_fast_path_of_an_interface_below_a_macvlan(self) -> None:
+        """Frames to the macvlan (`use_vmac` of keepalived) take the fast path only if `ingress` names the macvlan."""
+        fast = NAT.replace("  dns:\n", "  dns:\n    forward: stateless\n    ingress: [eth0]\n")
+        devices = (*HEALTHY.interfaces, Interface(7, "vrrp.51", macvlan_of=2))
+
+        def said(text: str) -> list[str]:
+            return [found.message for found in check_facts(text, interfaces=devices) if "fast path" in found.message]
+
+        (found,) = faults(check_facts(fast, interfaces=devices))
+        assert (found.subject, found.severity) == ("interface eth0", Severity.WARNING)
+        assert "is below a macvlan (vrrp.51)" in found.message
+        assert "add vrrp.51" in found.fix
+        assert [found.message] == said(fast)
+        both = fast.replace("[eth0]", "[eth0, vrrp.51]")
+        assert [True] == ["can use the fast path from eth0, vrrp.51" in message for message in said(both)]
+        assert faults(check_facts(both, interfaces=devices)) == []
+
     def test_services_of_ipvs(self) -> None:
         """Read as the kernel prints them. Only a service at a listener's address, port and protocol matters."""
         lines = [

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from nftlb.lab import Host
     from nftlb.lab.servers import Servers
 
-pytestmark = pytest.mark.kernel
-
 RULES = Path(__file__).parents[2] / "rules"
 RATE = 200
 ASKING = 3.0
@@ -145,6 +143,7 @@ def scene(
         yield lab, daemon, stack.enter_context(Flow(lab.client, (VIP[version], listen), rate=RATE)), servers
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("switched_off", [carrier, silence])
 def test_syslog_as_shipped(
@@ -167,6 +166,7 @@ def test_syslog_as_shipped(
 WEAK = {"udp": {"send": "there?", "expect": "no-icmp-error"}, "interval": "1s"}
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize(
     ("options", "dsr"),
     [
@@ -199,6 +199,7 @@ def test_every_mode(options: dict[str, Any], dsr: bool, version: int, tmp_path: 
         nothing_more_is_lost(flow, servers, course)
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("version", [4, 6])
 def test_without_health_checks(version: int, tmp_path: Path) -> None:
     """The kernel itself finds the failure within 6 s; then it asks the neighbour until it replies."""
@@ -211,6 +212,7 @@ def test_without_health_checks(version: int, tmp_path: Path) -> None:
     nothing_more_is_lost(flow, servers, course)
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("version", [4, 6])
 def test_sooner_than_a_slow_check(version: int, tmp_path: Path) -> None:
     """A TCP check once a minute needs minutes; the neighbour entry fails after 3 s, at most 6."""

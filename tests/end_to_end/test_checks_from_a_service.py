@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from nftlb.lab import Servers
 
-pytestmark = pytest.mark.kernel
-
 CHECK = {
     "udp": {"send": "ping", "match": "ping"},
     "port": PORT,

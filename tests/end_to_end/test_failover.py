@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-pytestmark = pytest.mark.kernel
-
 HANDFUL = 5
 UDP = {"udp": {"send": "are you there", "match": "are you there"}}
 FAST = {"interval": "400ms", "fast_interval": "100ms", "timeout": "200ms", "rise": 2, "fall": 3}
@@ -135,6 +133,7 @@ def scene(directory: Path, version: int, *, offload: bool, rate: int, **options:
         yield Scene(server, link, daemon, stalls, stack.enter_context(Flow(lab.client, (VIP[version], 53), rate=rate)))
 
 
+@pytest.mark.kernel
 @version_and_offload
 @pytest.mark.parametrize("outage", [KILLED, STOPPED, LINK_DOWN], ids=lambda outage: outage.name)
 def test_fails_and_returns(outage: Outage, version: int, offload: bool, tmp_path: Path) -> None:
@@ -148,6 +147,7 @@ def test_fails_and_returns(outage: Outage, version: int, offload: bool, tmp_path
     only_its_turns_were_lost(sent, course, VIP[version])
 
 
+@pytest.mark.kernel
 @version_and_offload
 def test_killed_with_passive(version: int, offload: bool, tmp_path: Path) -> None:
     """A process that dies loses a few datagrams; after that, and at its return, no datagram is lost."""
@@ -162,6 +162,7 @@ def test_killed_with_passive(version: int, offload: bool, tmp_path: Path) -> Non
     only_its_turns_were_lost(sent, course, VIP[version])
 
 
+@pytest.mark.kernel
 @version_and_offload
 def test_a_refusal_costs_a_handful(version: int, offload: bool, tmp_path: Path) -> None:
     """If a server has read all datagrams before it dies, only the first refused datagrams are lost."""
@@ -183,6 +184,7 @@ def test_a_refusal_costs_a_handful(version: int, offload: bool, tmp_path: Path) 
     assert [] == [datagram for datagram in missing if datagram.at > out]
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("rate", [200, 1000])
 @version_and_offload
 def test_killed_under_traffic(version: int, offload: bool, rate: int, tmp_path: Path) -> None:

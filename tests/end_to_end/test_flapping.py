@@ -26,8 +26,6 @@ from nftlb.lab.datagram import decode_datagram
 if TYPE_CHECKING:
     from nftlb.lab import Host
 
-pytestmark = pytest.mark.kernel
-
 PORTS = range(6000, 6100)
 MINUTE = 60.0
 ROUNDING = 0.005

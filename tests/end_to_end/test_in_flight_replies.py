@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from daemon_process import PORT, VIP, Running, at
+from lab_parameters import with_and_without_offload
 from servers.answerer import Answerer
 from steady_traffic import Flow, Sent, sources, twice
 
@@ -18,8 +19,6 @@ from nftlb.lab import Lab
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
-
-pytestmark = pytest.mark.kernel
 
 Pools = dict[str, Any]
 
@@ -195,7 +194,7 @@ def test_in_flight_replies(change: str, offload: bool, tmp_path: Path) -> None:
         assert [expected, expected] == [len({datagram.backend for datagram in own[100:400]}) for own in sent]
 
 
-@pytest.mark.parametrize("offload", [False, True], ids=["offload-off", "offload-on"])
+@with_and_without_offload
 @pytest.mark.parametrize("before", ["nat", "dsr"])
 def test_in_flight_replies_beside_dsr(before: str, offload: bool, tmp_path: Path) -> None:
     """The same holds between `nat` and `dsr`; for `dsr`, every backend also has the service's addresses."""

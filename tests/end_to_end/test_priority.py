@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-pytestmark = pytest.mark.kernel
-
 CHECK = {
     "udp": {"send": "are you there", "match": "are you there"},
     "interval": "1s",
@@ -95,6 +93,7 @@ def during(sent: Sequence[Sent], begin: float, end: float) -> list[Sent]:
     return [datagram for datagram in sent if begin <= datagram.at < end]
 
 
+@pytest.mark.kernel
 @pytest.mark.slow
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("outage", [KILLED, LINK_DOWN], ids=lambda outage: outage.name)

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.kernel
-
 LIMITS = {"min_packets": 10, "window": "3s", "reply_time": "500ms", "probation": "5s"}
 PING = {"icmp": {}, "interval": "200ms", "fast_interval": "100ms", "timeout": "5s"}
 NAMES = {"b1", "b2", "b3"}
@@ -83,6 +81,7 @@ def scene(directory: Path, version: int, *, answer: bool = True, **options: Any)
         yield Scene(lab, server, link, stack.enter_context(Running(lab.balancer, directory, {"dns": pool})))
 
 
+@pytest.mark.kernel
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("forward", "version", "health"),

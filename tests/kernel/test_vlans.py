@@ -1,4 +1,4 @@
-"""Which interface carries the frames of a VLAN, from the kernel's announcements: a test machine may have no VLANs."""
+"""Which interface is below a VLAN or a macvlan, from the kernel's announcements: a test machine may have no VLANs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 # include/uapi/linux/if_link.h
-LINK, LINKINFO, KIND = 5, 18, 1
+LINK, LINKINFO, NETNSID, KIND = 5, 18, 37, 1
 NUMBER = struct.Struct("=I")
 
 
@@ -29,22 +29,26 @@ class Answers:
         return iter(self.links if kind == rtnetlink.RTM_GETLINK else ())
 
 
-def link(index: int, name: str, kind: str = "", below: int = 0) -> bytes:
-    """An interface as the kernel announces it."""
+def link(index: int, name: str, kind: str = "", below: int = 0, *, elsewhere: bool = False) -> bytes:
+    """An interface as the kernel announces it. `elsewhere`: the interface below is in another network namespace."""
     body = rtnetlink.IFINFOMSG.pack(socket.AF_UNSPEC, 1, index, rtnetlink.IFF_UP, 0)
     body += attribute(rtnetlink.IFLA_IFNAME, name.encode() + b"\0") + attribute(rtnetlink.IFLA_MTU, NUMBER.pack(1500))
     body += attribute(LINK, NUMBER.pack(below)) if below else b""
+    body += attribute(NETNSID, NUMBER.pack(0)) if elsewhere else b""
     return body + (attribute(LINKINFO, attribute(KIND, kind.encode() + b"\0")) if kind else b"")
 
 
-def test_interfaces_of_vlans() -> None:
-    """A veth pair and a macvlan have an interface below them too, but carry no VLAN."""
+def test_interfaces_of_vlans_and_macvlans() -> None:
+    """A veth pair has an interface below it too. The index of an interface in another namespace means nothing here."""
     links = [
         link(1, "lo"),
         link(2, "eth0"),
         link(3, "eth0.30", "vlan", 2),
         link(4, "c", "veth", 2),
         link(5, "m", "macvlan", 2),
+        link(6, "far", "vlan", 2, elsewhere=True),
+        link(7, "away", "macvlan", 2, elsewhere=True),
     ]
     found = read_interfaces(cast("Any", Answers(links)))
-    assert {"lo": 0, "eth0": 0, "eth0.30": 2, "c": 0, "m": 0} == {one.name: one.vlan_of for one in found}
+    assert {"eth0.30": 2} == {one.name: one.vlan_of for one in found if one.vlan_of}
+    assert {"m": 2} == {one.name: one.macvlan_of for one in found if one.macvlan_of}

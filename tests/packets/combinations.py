@@ -10,6 +10,8 @@ from enum import StrEnum
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from lab_parameters import offload_id
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -131,7 +133,7 @@ class Cell:
     offload: bool = True
 
     def __str__(self) -> str:
-        offload = () if self.offload else ("no checksum offload",)
+        offload = () if self.offload else (offload_id(False),)
         words = (self.way, f"address: {self.place}", self.ports, self.who, f"from {self.source}", f"IPv{self.version}")
         return " | ".join((*words, *offload))
 

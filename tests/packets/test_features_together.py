@@ -16,6 +16,7 @@ from flow_datagrams import DATA, TEMPLATE, V9, Exporter, arrived, exporting, flo
 from group_steps import BACKENDS, HOSTS, STEPS, WEIGHTS, in_groups
 from group_trial import try_groups, with_extras
 from keyed_clients import expected, explained
+from lab_parameters import offload_id
 from peers import Peer
 from pool_lab import DSR, DSR_INGRESS, MODES, NAT, PORT, STATELESS, STATELESS_INGRESS, PoolLab, close_slow_path, vip
 
@@ -66,7 +67,7 @@ def words(value: object) -> str:
         case frozenset():
             return "+".join(sorted(value)) or "plain"
         case (mode, offload):
-            return f"{mode}{'' if offload else ', no offload'}"
+            return f"{mode}-{offload_id(offload)}"
         case _:
             return str(value)
 

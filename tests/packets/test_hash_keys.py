@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from keyed_clients import Asker, expected, keyed
+from lab_parameters import offload_id
 from pool_lab import DSR_INGRESS, MODES, NAT, PORT, STATELESS, STATELESS_INGRESS, PoolLab, close_slow_path, down, vip
 from protocol_datagrams import ENGINE, KEYED, KEYLESS, quic_initial, quic_short
 from quic_connections import CID_LENGTH, QuicClient, QuicServers
@@ -53,7 +54,7 @@ def in_turn(names: Iterable[str]) -> bool:
     return got in [list(islice(cycle(("b1", "b2", "b3")), start, start + len(got))) for start in range(3)]
 
 
-@pytest.mark.parametrize(("mode", "offload"), CASES, ids=lambda value: f"{value}")
+@pytest.mark.parametrize(("mode", "offload"), CASES, ids=offload_id)
 def test_datagrams_of_protocols_reach_the_backend_of_their_key(mode: Mode, offload: bool) -> None:
     """All datagrams of a key reach the backend that `explain` shows; datagrams without a key take strict turns.
 

@@ -16,6 +16,7 @@ import pytest
 from added_addresses import add_addresses
 from blaster import Membership as Members
 from copies_lab import COLLECTOR_PORT, CopiesLab
+from lab_parameters import offload_id
 from packet_tap import Tap
 from pool_lab import DSR, NAT, PORT, STATELESS, STATELESS_EARLY, down, vip
 
@@ -56,7 +57,11 @@ def spread(answers: list[DatagramResult]) -> dict[str, int]:
     return {name: names.count(name) for name in sorted(set(names))}
 
 
-@pytest.mark.parametrize(("mode", "version", "offload", "zero"), CASES, ids=lambda value: f"{value}")
+@pytest.mark.parametrize(
+    ("mode", "version", "offload", "zero"),
+    CASES,
+    ids=[f"{mode}-{version}-{offload_id(offload)}{'-zero' * zero}" for mode, version, offload, zero in CASES],
+)
 def test_each_datagram_reaches_the_collector(mode: Mode, version: int, offload: bool, zero: bool) -> None:
     """Turns stay exact, and the collector gets each datagram once: fragments and zero checksums too.
 

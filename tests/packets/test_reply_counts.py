@@ -11,7 +11,9 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
+from blaster import MOST_FIRE
 from copies_lab import CopiesLab
+from lab_parameters import offload_id
 from pool_lab import BACKEND_PORT, NAT, PORT, STATELESS, STATELESS_EARLY, STATELESS_INGRESS, PoolLab, down, vip
 from servers.processes import await_that
 
@@ -51,7 +53,7 @@ def dropped(pool_lab: PoolLab) -> int:
 @pytest.mark.parametrize(
     ("mode", "version", "offload"),
     [*((mode, version, True) for mode in COUNTING for version in (4, 6)), (NAT, 4, False), (STATELESS, 6, False)],
-    ids=str,
+    ids=offload_id,
 )
 def test_counts_are_exact(mode: Mode, version: int, offload: bool) -> None:
     """Each packet counts once, each reply counts once, and what the balancer exchanges with backends does not count."""
@@ -161,10 +163,10 @@ def test_clients_at_the_port_of_the_service_and_on_backends(source: SourceKind) 
 
 
 def swap_while(pool_lab: PoolLab, sender: Sender) -> int:
-    """Take one backend after the other out, and bring all back, until the sender has ended."""
+    """Take one backend after the other out, and bring all back, and stop the sender."""
     os.sched_setaffinity(0, {OTHERS})
     swaps = 0
-    while sender.running:
+    while sender.goes_on(enough=swaps > 20):
         pool_lab.applier.update(down(*((), ("b1",), ("b2",), ("b3",))[swaps % 4]))
         swaps += 1
         time.sleep(0.002)  # the pace of the swaps, not a wait for an event
@@ -175,19 +177,18 @@ def swap_while(pool_lab: PoolLab, sender: Sender) -> int:
 @pytest.mark.parametrize(("mode", "version"), [(NAT, 4), (NAT, 6), (STATELESS, 4), (STATELESS, 6)], ids=str)
 def test_swaps_under_fire(blaster: Blaster, mode: Mode, version: int) -> None:
     """A full load from one socket loses nothing while backends leave and return, and each reply is counted."""
-    count = 60_000
     with PoolLab(mode, serve=False) as pool_lab:
         load(pool_lab, pool_lab.pool())
         with blaster.sinks(
-            pool_lab.lab.backends, port=mode.port, version=version, address="", echo=True, log=count, cpu=OTHERS
+            pool_lab.lab.backends, port=mode.port, version=version, address="", echo=True, log=MOST_FIRE, cpu=OTHERS
         ) as sinks:
-            sender = sinks.start(pool_lab.lab.client, (vip(version), PORT), count=count, replies=True, cpu=SENDER)
+            sender = sinks.start(pool_lab.lab.client, (vip(version), PORT), count=MOST_FIRE, replies=True, cpu=SENDER)
             swaps = pool_lab.lab.balancer.call(swap_while, pool_lab, sender)
             sent = sender.report()
-        ledger = sinks.ledger(count)
+        ledger = sinks.ledger(sent.sent)
         found = counts(pool_lab)
-    assert (count, [], []) == (sent.sent, ledger.missing, ledger.twice)
-    assert (count, 0) == (sent.replies, sent.duplicates)
+    assert ([], []) == (ledger.missing, ledger.twice)
+    assert (sent.sent, 0) == (sent.replies, sent.duplicates)
     assert ledger.counts == {name: requests for name, (requests, _) in found.items()}
     assert ledger.counts == {name: replies for name, (_, replies) in found.items()}
     assert swaps > 20  # with fewer swaps, the test would prove nothing

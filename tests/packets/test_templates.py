@@ -19,6 +19,7 @@ from flow_datagrams import (
     exporting,
     flow_datagram,
 )
+from lab_parameters import with_and_without_offload
 from pool_lab import DSR, DSR_INGRESS, NAT, STATELESS, STATELESS_INGRESS, PoolLab, down
 
 from nftlb.model import Membership
@@ -58,7 +59,7 @@ def test_templates_reach_every_backend(mode: Mode, version: int) -> None:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("offload", [True, False], ids=["offload", "no offload"])
+@with_and_without_offload
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_copies_of_templates_are_counted_separately(mode: Mode, offload: bool, version: int) -> None:
     """Counts of packets add up to the datagrams of the client; with its copies, a backend has all that it got."""
@@ -78,7 +79,7 @@ def test_copies_of_templates_are_counted_separately(mode: Mode, offload: bool, v
 
 
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("offload", [True, False], ids=["offload", "no offload"])
+@with_and_without_offload
 def test_templates_without_a_checksum(version: int, offload: bool) -> None:
     """Templates with a UDP checksum of zero reach every backend."""
     with PoolLab(STATELESS, zero_checksum=True, offload=offload) as lab:

@@ -15,6 +15,7 @@ import json
 import mmap
 import os
 import subprocess
+import time
 from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ RECORD_SIZE = RECORD_WORDS * 8
 COUNTERS_SIZE = 4096
 PATIENCE = 120.0
 """Seconds in which senders and sinks must end."""
+SHORTEST_FIRE, LONGEST_FIRE = 2.0, 60.0
+"""Seconds in which a sender sends while a test changes the rules."""
+MOST_FIRE = 10_000_000
+"""More datagrams than a sender sends in this time: the number of changes ends the sending, not the speed."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +159,23 @@ class Sender:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self._begin = time.monotonic()
 
     @property
     def running(self) -> bool:
         """Whether the sender is still sending."""
         return self._process.poll() is None
+
+    def goes_on(self, *, enough: bool) -> bool:
+        """Whether to change the rules once more: until there are enough changes, and for at least two seconds.
+
+        Then this stops the sender. If there are not enough changes after a minute, the test has to fail.
+        """
+        seconds = time.monotonic() - self._begin
+        if self.running and seconds < LONGEST_FIRE and (seconds < SHORTEST_FIRE or not enough):
+            return True
+        self.stop()
+        return False
 
     def stop(self) -> None:
         """Stop the sender. Its report then has the datagrams that it sent."""

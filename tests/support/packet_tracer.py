@@ -397,7 +397,7 @@ class _Walk:
 
     def count(self, place: _Place) -> None:
         """Count a packet, but no copy: the tracer follows no copies."""
-        if not place.chain.startswith("collector/"):
+        if not place.chain.startswith(("collector/", "template/")):
             self.tracer.counts[counter_owner(place.chain) if place.chain.startswith("backend/") else place.chain] += 1
 
     def match(self, statement: Match, place: _Place) -> bool:

@@ -17,6 +17,7 @@ from nftlb.compiler.allocation import BackendZone, FlowZone
 from nftlb.compiler.connections import Stay, cuts
 from nftlb.compiler.source_ports import PortRange
 from nftlb.errors import KernelError, NftlbError
+from nftlb.kernel.policy_routing import PartlyRefusedError
 from nftlb.model import (
     Admin,
     BackendKey,
@@ -261,6 +262,25 @@ def test_a_lenient_load_reports_a_refused_routing_rule() -> None:
     record.refuse = "steer"
     with pytest.raises(KernelError, match="steer"):
         applier.load(mixed(backend("a", "10.0.7.1")))
+
+
+def test_the_changes_of_a_trial_are_those_of_the_next_load() -> None:
+    """A trial may add some routing rules although others are refused again. The next load reports them, once."""
+    applier = Record().applier()
+    results = iter(["first", "second", "second", "third"])
+
+    class Refusing(Recorded):
+        def apply(self, wanted: Mapping[int, Hop]) -> list[str]:
+            super().apply(wanted)
+            raise PartlyRefusedError("refused", [next(results)])
+
+    applier.routing = Refusing(Record())
+    wanted = mixed(backend("a", "10.0.7.1"))
+    assert ("first", "second") == applier.load(wanted, lenient=True).routing
+    assert [False, False] == [applier.can_load_more() for _ in range(2)]
+    applier.routing = Recorded(Record())
+    assert ("second", "third", "changed") == applier.load(wanted, lenient=True).routing
+    assert () == applier.load(wanted, lenient=True).routing
 
 
 def test_tidy_deletes_leftovers() -> None:
