@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 TFTP, TFTP_BACKEND = 69, 6969
 BLOCKS = 40
+"""Blocks of the usual size in a file. Client and server may agree on larger blocks, and on fewer acknowledgements."""
+SEVERAL = 10
+"""Packets in one direction that show several blocks."""
 VERSIONS = (4, 6)
 
 
@@ -50,15 +53,15 @@ class TftpLab:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def do(self, command: str, *, patience: int = 30) -> str:
+    def do(self, command: str, *, patience: int = 30) -> None:
         """Let the client carry out a command, and check where all packets of the client come from and go to."""
         self._tap.packets()
-        said = tftp(self.client, (vip(self.version), TFTP), self.folder, command, patience=patience)
+        tftp(self.client, (vip(self.version), TFTP), self.folder, command, patience=patience)
         packets = self._tap.datagrams()
         assert 1 == len({packet.source for packet in packets if packet.outgoing})  # ONE socket
         assert {vip(self.version)} == {packet.destination[0] for packet in packets if packet.outgoing}
         self.sources = Counter(packet.source for packet in packets if not packet.outgoing)
-        return said
+        self.sent = sum(packet.outgoing for packet in packets)
 
 
 def content(name: str) -> bytes:
@@ -79,7 +82,7 @@ def test_get(version: int, offload: bool, tmp_path: Path) -> None:
             found.append((tmp_path / "boot").read_bytes())
             ((source, packets),) = lab.sources.items()
             assert (vip(version), True) == (source[0], source[1] != TFTP)
-            assert packets >= BLOCKS + 1
+            assert packets >= SEVERAL
         assert [content(name) for name in lab.servers] * 2 == found
 
 
@@ -91,9 +94,9 @@ def test_put(version: int, offload: bool, tmp_path: Path) -> None:
         for number in range(6):
             (tmp_path / f"log{number}").write_bytes(content(f"client {number}"))
             lab.do(f"put log{number}")
-            ((source, packets),) = lab.sources.items()
+            (source,) = lab.sources
             assert (vip(version), True) == (source[0], source[1] != TFTP)
-            assert packets >= BLOCKS + 2
+            assert lab.sent >= SEVERAL
         stored = {
             (name, path.name): path.read_bytes()
             for name, server in lab.servers.items()
@@ -111,7 +114,7 @@ def test_without_the_helper(version: int, command: str, tmp_path: Path) -> None:
         for server in lab.servers.values():
             (server.folder / "boot").write_bytes(content("b"))
         (tmp_path / "log").write_bytes(content("client"))
-        assert "timed out" in lab.do(command, patience=2).lower()
+        lab.do(command, patience=2)
         assert vip(version) not in {address for address, _ in lab.sources}
         assert not (tmp_path / "boot").exists() or b"" == (tmp_path / "boot").read_bytes()
         stored = [path for server in lab.servers.values() for path in server.folder.glob("log")]
