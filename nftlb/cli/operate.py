@@ -127,8 +127,10 @@ def drain_command(
     if labels or len(targets) > 1 or targets[0].backend == EVERY:
         raise click.UsageError("--wait was given with several backends; allowed: one, by its name.")
     (target,) = targets
-    wait_until_drained(daemon.reader(), *target, timeout, lambda: _change(daemon, target, {"admin": "drain"}))
-    write_output(f"{target}: no packets and no connections any more\n")
+    if wait_until_drained(daemon.reader(), *target, timeout, lambda: _change(daemon, target, {"admin": "drain"})):
+        write_output(f"{target}: no packets and no connections any more\n")
+    else:
+        write_output(f"{target}: left the pool, so the end of its traffic was not watched\n")
 
 
 def _admin_command(name: str, admin: str, doc: str) -> click.Command:

@@ -20,8 +20,10 @@ _QUIET = 3.0
 _PAUSE = 0.5
 
 
-def wait_until_drained(client: DaemonClient, pool: str, name: str, timeout: float, drain: Callable[[], None]) -> None:
-    """Call `drain`, and return when the backend gets no packets any more and conntrack has no connection to it.
+def wait_until_drained(client: DaemonClient, pool: str, name: str, timeout: float, drain: Callable[[], None]) -> bool:
+    """Call `drain`, and return True when the backend gets no packets any more and conntrack has no connection to it.
+
+    Return False if the backend leaves its pool before, because then the status has no counts of its packets.
 
     SystemFault if that takes longer than `timeout` seconds. `drain` is not called, and SystemFault raised, if the pool
     has connections, and the conntrack of the daemon can't be read here.
@@ -43,13 +45,13 @@ def wait_until_drained(client: DaemonClient, pool: str, name: str, timeout: floa
     while True:
         found = _find(client.status(), pool, name)
         if found is None:  # deleted meanwhile
-            return
+            return False
         now = time.monotonic()
         if found[1].packets != packets:
             packets, quiet_since = found[1].packets, now
         left = connections() if connections is not None else 0
         if not left and now - quiet_since >= _QUIET:
-            return
+            return True
         if now - began >= timeout:
             rest = (
                 "it still gets packets"

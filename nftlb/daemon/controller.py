@@ -257,7 +257,9 @@ class Controller:
         rest = "there is no backend for the name yet"
         if servers:
             rest = f"the last good answer stays: {', '.join(str(server.address) for server in servers)}"
-        pools = [pool.name for pool in self.state.config.pools if any(name.lookup == lookup for name in pool.named)]
+        pools: list[str] = []
+        if state.trouble:  # else no search: with thousands of names, a search takes milliseconds
+            pools = [pool.name for pool in self.state.config.pools if any(name.lookup == lookup for name in pool.named)]
         self._faults.set(f"name {lookup}", f"{state.trouble}; {rest}" if state.trouble else "", pools)
 
     def forget_lookup(self, lookup: HostLookup) -> None:

@@ -47,8 +47,12 @@ class PatientHandler(logging.Handler):
                 return
             lost = self._lost
             if rest := self._write(self._missing() + text, 0):
+                unreported = lost if len(rest) > len(text) else 0
                 self._keep(rest)
-                self._start_thread(lost if len(rest) > len(text) else 0)
+                if self._kept:
+                    self._start_thread(unreported)
+                else:  # the entry is too large to be kept
+                    self._lost += unreported
 
     def flush(self) -> None:
         """Wait until all lines are written, but not long."""

@@ -439,6 +439,18 @@ def test_drain_waits(api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "dns/ns1: no packets and no connections any more\n" == capsys.readouterr().out.splitlines(keepends=True)[-1]
 
 
+def test_drain_of_a_backend_that_leaves(
+    api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command does not say that traffic has ended, which nobody has watched."""
+    api.answers[PATCH] = 409, {"error": "ns1 was changed, and is no backend of dns any more"}
+    monkeypatch.setattr(waiting, "_find", lambda *_: None)
+    assert 0 == main(["drain", "dns/ns1", "--wait"])
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("dns/ns1: drain, and is no backend of the pool any more")
+    assert "dns/ns1: left the pool, so the end of its traffic was not watched" == last
+
+
 @pytest.mark.parametrize("shown", [{"per": "flow"}, {"listen": ("192.0.2.53:53/udp", "192.0.2.53:53/tcp")}])
 def test_drain_does_not_count_connections_of_another_host(
     shown: dict[str, Any], api: Api, capsys: pytest.CaptureFixture[str]

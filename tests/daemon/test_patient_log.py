@@ -52,6 +52,19 @@ def test_a_reader_that_reads_gets_lines_at_once(pipe: tuple[int, int]) -> None:
     assert b"one line\n" == os.read(reader, 100)
 
 
+def test_an_entry_that_is_too_large_to_be_kept(pipe: tuple[int, int]) -> None:
+    """The entry is lost and counted, and the next entry says so."""
+    reader, writer = pipe
+    handler = PatientHandler(writer)
+    log(handler, "y" * (2 * MOST_BYTES))
+    assert not handler._kept
+    while select.select([reader], [], [], 0)[0]:
+        os.read(reader, 1 << 16)
+    log(handler, "the end")
+    assert ["the end"] == [line for line in read_until(reader, "the end") if "missing" not in line]
+    assert not handler._lost
+
+
 def test_lines_for_a_slow_reader_are_kept(pipe: tuple[int, int]) -> None:
     """More than a pipe holds: no call waits, and all lines arrive whole and in their order."""
     reader, writer = pipe
