@@ -5,7 +5,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 # More than there are processors, because most tests wait for timers of a daemon.
-WORKERS := 7
+WORKERS := 6
 # Empty, because some hosts forbid files of byte code: then each process of the tests compiles all tests, for 6 s.
 export PYTHONDONTWRITEBYTECODE :=
 

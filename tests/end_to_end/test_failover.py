@@ -32,6 +32,8 @@ REFUSED_BOUND = 0.4 + 2 * 0.1
 SILENT_BOUND = 0.4 + 2 * 0.2 + 0.2
 COMMIT = 0.15
 """Seconds that the commit, and the observation by this process, may take."""
+ATTEMPTS = 3
+"""How often an outage is caused, at most, if this machine disturbs it."""
 STEPS = 12
 """How often the way from a fault to the commit waits for a processor, at most: each check, its reply, the commit."""
 
@@ -77,6 +79,10 @@ class Scene(NamedTuple):
         """Wait until b2, which failed after a moment, is out. Return the time at which that was seen."""
         return self.daemon.wait("swap", since=self.daemon.wait("backend_down", "b2", since=since).at).at
 
+    def others_were_out(self) -> bool:
+        """Whether a server that did not fail was ever out."""
+        return any(event.kind == "backend_down" and event.backend != "b2" for event in self.daemon.events)
+
     def checks_done(self) -> int:
         """The number of finished checks."""
         _, metrics = self.daemon.call("GET", "/metrics")
@@ -105,6 +111,29 @@ class Scene(NamedTuple):
             error.add_note(f"After b2 was out: its end {over - out:.3f} s, {', '.join(happened)}")
             raise
         return Course(resumed, begin.at, out, over, back, stalled)
+
+
+def suffered(
+    outage: Outage, directory: Path, version: int, *, before: int = 1000, **options: Any
+) -> tuple[Scene, Course]:
+    """Set up a scene and cause the outage. Return both after the end.
+
+    The servers b1 and b3 never fail. If checks found them down, the machine stood still for longer than a check may
+    take. Then the pool had no backend, which also loses datagrams, and the outage is caused again.
+    """
+    for attempt in range(ATTEMPTS):
+        folder = directory / str(attempt)
+        folder.mkdir()
+        with scene(folder, version, **options) as seen:
+            try:
+                course = seen.suffer(outage, before)
+            except TimeoutError:
+                if not seen.others_were_out():
+                    raise
+                continue
+        if not seen.others_were_out():
+            return seen, course
+    raise AssertionError(f"{ATTEMPTS} times, servers that answer were found down")
 
 
 def only_its_turns_were_lost(sent: Sequence[Sent], course: Course, vip: str) -> None:
@@ -138,8 +167,7 @@ def scene(directory: Path, version: int, *, offload: bool, rate: int, **options:
 @pytest.mark.parametrize("outage", [KILLED, STOPPED, LINK_DOWN], ids=lambda outage: outage.name)
 def test_fails_and_returns(outage: Outage, version: int, offload: bool, tmp_path: Path) -> None:
     """With health checks only: turns of b2 before it is out are lost, and no datagram after its return."""
-    with scene(tmp_path, version, offload=offload, rate=2000, passive=False) as seen:
-        course = seen.suffer(outage)
+    seen, course = suffered(outage, tmp_path, version, offload=offload, rate=2000, passive=False)
     sent = seen.flow.sent
 
     # A stopped process replies to the waiting datagrams when it continues.
@@ -151,8 +179,7 @@ def test_fails_and_returns(outage: Outage, version: int, offload: bool, tmp_path
 @version_and_offload
 def test_killed_with_passive(version: int, offload: bool, tmp_path: Path) -> None:
     """A process that dies loses a few datagrams; after that, and at its return, no datagram is lost."""
-    with scene(tmp_path, version, offload=offload, rate=3000, passive=True) as seen:
-        course = seen.suffer(KILLED)
+    seen, course = suffered(KILLED, tmp_path, version, offload=offload, rate=3000, passive=True)
     sent = seen.flow.sent
     took = (course.out - course.begin) * 1000
     print(f"\n{len(lost(sent))} of b2's 1,000 datagrams a second were lost; it was out after {took:.0f} ms")  # noqa: T201
@@ -189,8 +216,7 @@ def test_a_refusal_costs_a_handful(version: int, offload: bool, tmp_path: Path) 
 @version_and_offload
 def test_killed_under_traffic(version: int, offload: bool, rate: int, tmp_path: Path) -> None:
     """Its host limits the refusals, and traffic from the checks' address gets most of them: it is still out in time."""
-    with scene(tmp_path, version, offload=offload, rate=rate) as seen:
-        course = seen.suffer(KILLED, before=rate)
+    seen, course = suffered(KILLED, tmp_path, version, before=rate, offload=offload, rate=rate)
     number, took = len(lost(seen.flow.sent)), course.took * 1000
     print(f"\n{number} of {rate} datagrams a second were lost; out after {took:.0f} ms")  # noqa: T201
 
@@ -204,8 +230,7 @@ def test_killed_under_traffic(version: int, offload: bool, rate: int, tmp_path: 
 @pytest.mark.parametrize("version", [4, 6])
 def test_frozen_under_traffic(version: int, rate: int, tmp_path: Path) -> None:
     """A stopped server refuses nothing: only the time-outs of checks remove it, and they are in time."""
-    with scene(tmp_path, version, offload=True, rate=rate) as seen:
-        course = seen.suffer(STOPPED, before=rate)
+    seen, course = suffered(STOPPED, tmp_path, version, before=rate, offload=True, rate=rate)
 
     down = seen.daemon.wait("backend_down", "b2", since=course.begin)
     assert down.event["reason"] == "udp: no answer within 0.2s"
