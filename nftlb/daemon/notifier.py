@@ -115,7 +115,8 @@ class HookRunner:
                     async with asyncio.timeout_at(until):
                         process = await self._start(call)
                 except TimeoutError:
-                    return "unstarted", f"{call} has not started within {self._seconds:g} s: is its file system dead?"
+                    cause = "its file system does not answer, or this host is overloaded"
+                    return "unstarted", f"{call} has not started within {self._seconds:g} s: {cause}"
                 except (OSError, ValueError) as error:
                     return "unstarted", f"{call} can't be started: {getattr(error, 'strerror', None) or error}"
             try:
