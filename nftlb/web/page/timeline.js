@@ -34,7 +34,8 @@ export async function readHistory() {
   try {
     const {events: found} = await getJson("api/v1/history?limit=" + PAGE);
     const known = new Set(found.map(key));
-    const newer = events.filter(event => !known.has(key(event)) && found.length && event.at > found[0].at);
+    // An event can arrive by the stream while the daemon answers: the answer was made before the event.
+    const newer = events.filter(event => !known.has(key(event)) && (!found.length || event.at >= found[0].at));
     events = [...newer, ...found];
     more = found.length === PAGE;
     kept = true;
