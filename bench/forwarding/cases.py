@@ -89,8 +89,19 @@ WITH_OPTIONS = {
     "nat-count-replies": "forward: nat, count_replies: true",
     "stateless-count-replies": "forward: stateless, count_replies: true",
     "nat-outbound": "forward: nat, outbound: true",
+    "nat-passive": "forward: nat, passive: replies",
+    "nat-keep-templates": "forward: nat, source: keep, templates: all",
+    "stateless-templates": "forward: stateless, templates: all",
+    "stateless-ingress-templates": "forward: stateless, ingress: c0, templates: all",
+    "nat-priority": "forward: nat",
+    "stateless-ingress-priority": "forward: stateless, ingress: c0",
+    "nat-flow": "forward: nat, per: flow",
+    "nat-flow-session-timeout": "forward: nat, per: flow, session_timeout: 30s",
 }
-"""The settings of a pool with options. A way has the name of its mode first."""
+"""The settings of a pool with options. A way has the name of its mode first.
+
+`priority` gives the pool another backend, which waits. `nat-flow` is the way without an option for `session_timeout`.
+"""
 MODES = STANDARD | WITH_OPTIONS
 OTHERS = ("routing", "tracked", "ipvs", "ipvs-ops", "ipvs-ops-replyfix", "iptables-statistic", "naive-numgen")
 """`tracked` is plain routing on a host that tracks all connections and has NAT chains without rules."""
@@ -108,7 +119,7 @@ DIRECT = ("routing", "tracked")
 NAMES = (*OTHERS, *MODES)
 BESIDE_OTHERS = (*OTHERS, *STANDARD)
 """The ways of most tables."""
-BESIDE_MODES = ("nat", "stateless", "stateless-ingress", "dsr", "dsr-ingress", *WITH_OPTIONS)
+BESIDE_MODES = ("nat", "nat-keep", "stateless", "stateless-ingress", "dsr", "dsr-ingress", *WITH_OPTIONS)
 """The ways of the tables of options: each option, and the modes without options."""
 REFERENCES = ("routing", "ipvs-ops")
 """Each comparison has these cases, with requests: costs are relative to what `ipvs-ops` adds to `routing`."""
@@ -156,10 +167,12 @@ def configuration(setting: Setting, mode: str) -> str:
             f"  p{pool}:",
             f"    {{listen: '{service(pool)}:{_port(mode, pool)}/udp', {MODES[mode]}, backends: {{",
         ]
-        for backend in range(setting.backends):
+        waiting = 1 if mode.endswith("priority") else 0
+        for backend in range(setting.backends + waiting):
             port = "" if mode.startswith("dsr") else f", port: {BACKEND_PORT + pool}"
             device = f", device: b{host(backend)}" if _names_devices(mode) else ""
-            lines.append(f"      b{backend}: {{address: {address(backend)}{port}{device}}},")
+            priority = ", priority: 2" if backend == setting.backends else ""
+            lines.append(f"      b{backend}: {{address: {address(backend)}{port}{device}{priority}}},")
         lines.append("    }}")
     return "\n".join(lines)
 

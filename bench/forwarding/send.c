@@ -279,7 +279,10 @@ int main(int argc, char **argv)
 	warming = atoi(argv[5]);
 	if (rounds < 1 || packets < 1 || batch < 1 || batch > MAX_BATCH || bytes < 1 || bytes > MAX_BYTES)
 		errx(2, "rounds and packets from 1, batch 1..%d, bytes 1..%d", MAX_BATCH, MAX_BYTES);
+	/* A data record of NetFlow 9: pools with templates read the version and the number of the set. */
 	memset(payload, 'x', sizeof(payload));
+	payload[0] = 0;
+	payload[1] = 9;
 	for (int i = 0; i < MAX_BATCH; i++)
 		parts[i][1] = (struct iovec){ payload, bytes };
 	read_plan();
