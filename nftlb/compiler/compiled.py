@@ -72,6 +72,7 @@ class Compiled:
         self._aliases = aliases.aliases(config)
         self._parts = self._fixed_parts()
         self._drawn: dict[TableFamily, Mapping[str, Drawn]] = {}
+        self._looked_up: frozenset[str] = frozenset()
         self._replies: tuple[Need, ...] = ()
         self._versions: dict[tuple[str, PoolState], Mapping[TableFamily, Version]] = {}
         # The tables of the last membership. The next tables share all unchanged objects with these tables.
@@ -209,6 +210,7 @@ class Compiled:
             interfaces = dict.fromkeys(interface for pool in self.config.pools for interface in pool.ingress)
             table, entrances = netdev_table(self.config.table, fast, interfaces)
             tables[TableFamily.NETDEV], self._drawn[TableFamily.NETDEV] = table, drawing(entrances, table.chains)
+            self._looked_up = frozenset().union(*(entrance.in_maps for entrance in entrances))
         return tables
 
     def _fixed_part(self, pool: Pool, family: Family, *, local: bool) -> tuple[PoolRules, PoolRules]:
@@ -253,7 +255,7 @@ class Compiled:
         return NatForwarding(pool, family, self.allocation, self._many, early)
 
     def _fast_path(self, pool: Pool, family: Family) -> Forwarding:
-        return IngressForwarding(pool, family, self.routes, self._many)
+        return IngressForwarding(pool, family, self.routes, self._many, self._looked_up)
 
     def _pool_versions(self, pool: Pool, state: PoolState) -> Mapping[TableFamily, Version]:
         key = (pool.name, state)

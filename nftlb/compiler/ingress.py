@@ -17,15 +17,17 @@ from nftlb.model import Encap, Family, Forward
 from nftlb.ruleset import Chain
 
 from .copies import TEMPLATES
-from .doors import joined
+from .doors import Body
 from .guard import add_guard, fast_path_scope, guard_of
 from .pool_rules import PoolRules
 from .selection import SORRY, targets
 from .services import TO_THIS_HOST, by_words, fast_match
-from .versions import Version, version
+from .versions import Version, version, with_comment
 from .words import WORDS, format_address
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
     from nftlb.model import Pool, Protocol
 
     from .routes import Routes
@@ -58,20 +60,23 @@ def has_fast_path(pool: Pool, family: Family, routes: Routes) -> bool:
 class IngressForwarding(NamedTuple):
     """The fast path of a pool for which `has_fast_path()` is true.
 
-    `many` says whether the configuration has more than `MOST_MAPS` pools.
+    `many` says whether the configuration has more than `MOST_MAPS` pools. `looked_up` are the chains that maps of
+    services lead to. The rule of a service compares all that the fast path needs, but a map finds packets by address,
+    protocol and port alone. So only the chains in `looked_up` compare the rest.
     """
 
     pool: Pool
     family: Family
     routes: Routes
     many: bool
+    looked_up: frozenset[str] = frozenset()
 
     def entry(self, protocol: Protocol) -> str:  # noqa: ARG002 - one chain for all protocols
         """Return the name of the entry chain. Both families share the table, so the family is part of the name."""
-        return f"pool/{self.pool.name}/{self.family}"
+        return self._entry
 
     def fixed_rules(self) -> PoolRules:
-        """Return the chains of backends, and the services whose packets go to the entry chain."""
+        """Return the chains of backends, and the services whose packets go to the first chain of the pool."""
         part = PoolRules()
         pool, family, words = self.pool, self.family, WORDS[self.family]
         protocols = self._protocols()
@@ -81,31 +86,10 @@ class IngressForwarding(NamedTuple):
                 raise AssertionError(f"no next hop for {target.owner}")
             forward = f'fwd {words.ip} to {format_address(hop.via)} device "{hop.device}"'
             part.chain(f"backend/{self._apart(target).owner}", *self._send(target, protocols, forward))
-        add_guard(part, pool, family, self.entry(protocols[0]), protocols, scope=fast_path_scope(pool, family))
-        entry = first = self._fast if pool.guard else self.entry(protocols[0])
-        ordinary = [f'{match}accept comment "{what}"' for match, what in TEMPLATES] if pool.templates else []
-        if ordinary:
-            # The ordinary chains copy templates to every backend.
-            first = f"templates/{pool.name}/{family}"
-        if pool.encap is not Encap.NONE:
-            first = f"large/{pool.name}/{family}"
-            # The length in a header of IPv6 is that of the rest of the packet.
-            header = _HEADER[family] if family is Family.IP6 else 0
-            ordinary.append(f"{words.ip} length > {longest_in_tunnel(pool.encap, family) - header} accept")
-        if pool.hairpin:
-            first = f"hairpin/{pool.name}/{family}"
-            # A packet that a backend sends and then gets itself needs conntrack. So all packets of backends take the
-            # ordinary chains. If some of them took the fast path, two cycles would spread the packets of one backend,
-            # and the shares would not be equal.
-            # There is a rule for each address: nft writes a set within a rule in its own order, and for one address
-            # writes no set.
-            asking = dict.fromkeys(target.host for target in targets(pool, family))
-            ordinary += [f"{words.ip} saddr {address} accept" for address in asking]
-        if ordinary:
-            part.chain(first, *ordinary, f"goto {entry}")
+        add_guard(part, pool, family, self._entry, protocols, scope=fast_path_scope(pool, family))
         for listener in pool.bound:
             if listener.family == family:
-                service = by_words(listener, first, pool.name, rewritten=self._rewrites)
+                service = by_words(listener, self._first, pool.name, rewritten=self._rewrites)
                 for interface in pool.ingress:
                     part.add_service(ingress_services(family, interface), service)
         return part
@@ -116,27 +100,57 @@ class IngressForwarding(NamedTuple):
         Packets that can't take the fast path do the same. They meet the guard of the ordinary chains, and would count
         twice otherwise.
         """
-        protocols = self._protocols()
-        fitting = [fast_match(self.family, protocol, rewritten=self._rewrites) for protocol in protocols]
-        matches = [(f"{match}{TO_THIS_HOST}", meaning) for match, meaning in fitting]
-        entry = self.entry(protocols[0])
-        padded = self.family is Family.IP  # no datagram over IPv6 fits into the shortest frame
+        fits = [("", "")]
+        if self._first in self.looked_up:
+            fits = [fast_match(self.family, protocol, rewritten=self._rewrites) for protocol in self._protocols()]
+        matches = [(f"{match}{TO_THIS_HOST}", meaning) for match, meaning in fits]
+        ordinary = [with_comment(f"{match}accept", meaning) for match, meaning in self._ordinary()]
+        guarded = self.pool.guard is not None
         spread = version(
-            entry,
+            self._entry,
             self.pool,
             self.family,
             selection._replace(targets=tuple((self._apart(target), weight) for target, weight in selection.targets)),
             many=self.many,
             otherwise=["accept"],
-            matches=fitting if self.pool.guard else matches,
-            before=TO_THIS_HOST,
-            padded=padded,
+            first=() if guarded else ordinary,
+            matches=[("", "")] if guarded else matches,
+            before="" if guarded else TO_THIS_HOST,
+            padded=self.family is Family.IP,  # no datagram over IPv6 fits into the shortest frame
         )
-        if not self.pool.guard:
-            return spread
-        guarded = [f'{match}goto {guard_of(entry)} comment "{joined(meaning)}"' for match, meaning in matches]
-        rules = guarded if selection.targets else ["accept"]
-        return spread | Version({self._fast: Chain(self._fast, tuple(rules))})
+        return spread | self._before_guard(selection, ordinary, matches) if guarded else spread
+
+    def _before_guard(
+        self, selection: Selection, ordinary: Sequence[str], matches: Iterable[tuple[str, str]]
+    ) -> Version:
+        """Return the chain before the guard, which lets only packets pass that can take the fast path."""
+        onward = f"goto {guard_of(self._entry)}"
+        if not selection.targets:
+            return Version({self._first: Chain(self._first, ("accept",))})
+        rules = (*ordinary, *(with_comment(f"{match}{onward}", meaning) for match, meaning in matches))
+        bodies = {} if ordinary else {self._first: Body(f"{TO_THIS_HOST}{onward}", self.pool.name)}
+        return Version({self._first: Chain(self._first, rules)}, bodies=bodies)
+
+    def _ordinary(self) -> Iterator[tuple[str, str]]:
+        """Yield matches for what takes the ordinary chains, which end with a space, and what the matches mean."""
+        pool, family, ip = self.pool, self.family, WORDS[self.family].ip
+        if pool.hairpin:
+            # A packet that a backend sends and then gets itself needs conntrack. So all packets of backends take the
+            # ordinary chains. If some of them took the fast path, two cycles would spread the packets of one backend,
+            # and the shares would not be equal.
+            # There is a rule for each address: nft writes a set within a rule in its own order, and for one address
+            # writes no set.
+            source = "@nh,96,32" if family is Family.IP else "@nh,64,128"
+            for address, host in dict.fromkeys((target.address, target.host) for target in targets(pool, family)):
+                yield f"{source} 0x{address.packed.hex()} ", f"{ip} saddr {host}"
+        if pool.encap is not Encap.NONE:
+            # The length in a header of IPv6 is that of the rest of the packet.
+            field, header = ("@nh,16,16", 0) if family is Family.IP else ("@nh,32,16", _HEADER[family])
+            longest = longest_in_tunnel(pool.encap, family) - header
+            yield f"{field} > {longest} ", f"{ip} length > {longest}"
+        if pool.templates:
+            # The ordinary chains copy templates to every backend.
+            yield from TEMPLATES
 
     def _apart(self, target: Target) -> Target:
         """Return a sorry server with its family in the name of its chain: that of the other family has the same name.
@@ -146,9 +160,13 @@ class IngressForwarding(NamedTuple):
         return target._replace(owner=f"{target.owner}/{self.family}") if target.name == SORRY else target
 
     @property
-    def _fast(self) -> str:
-        """The name of the chain before the guard, which lets only packets pass that can take the fast path."""
-        return f"fast/{self.pool.name}/{self.family}"
+    def _entry(self) -> str:
+        return f"pool/{self.pool.name}/{self.family}"
+
+    @property
+    def _first(self) -> str:
+        """The name of the chain that services lead to: the chain before the guard, or without a guard the entry."""
+        return f"fast/{self.pool.name}/{self.family}" if self.pool.guard else self._entry
 
     @property
     def _rewrites(self) -> bool:

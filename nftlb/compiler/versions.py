@@ -75,6 +75,7 @@ def version(
     many: bool,
     kind: str = "backend",
     otherwise: Sequence[str],
+    first: Sequence[str] = (),
     matches: Sequence[tuple[str, str]] = (("", ""),),
     before: str = "",
     padded: bool = False,
@@ -82,9 +83,9 @@ def version(
     """Return the entry chain of a pool, and its maps.
 
     `many`: the configuration has more than `MOST_MAPS` pools. `kind` is the prefix of the targets' chains, and
-    `otherwise` are the rules if there is no target. A packet has to satisfy one of the matches. A match ends with a
-    space, and comes with what it means. `before` is the part of the matches that the rule of a service does not have.
-    `padded`: behind a packet there may be padding of its frame.
+    `otherwise` are the rules if there is no target. `first` are rules for packets that take no turn. All others have to
+    satisfy one of the matches. A match ends with a space, and comes with what it means. `before` is the part of the
+    matches that the rule of a service does not have. `padded`: behind a packet there may be padding of its frame.
     """
     about = describe(selection)
     spread = by_server_id(entry, pool, selection, kind, padded=padded)
@@ -96,18 +97,18 @@ def version(
     if selection.targets and len(spread.rules) > 1 and pool.balance is Balance.HASH and matches[0][0]:
         # One comparison of the match for all rules.
         behind = f"{entry}/keys"
-        chains[behind] = Chain(behind, tuple(_rule(*commented) for commented in spread.rules))
-        spread = Spread([(f"goto {behind}", "")], spread.maps, movable=False)
-    rules = tuple(
-        _rule(f"{fit}{rule}", comment)
+        chains[behind] = Chain(behind, tuple(with_comment(*rule) for rule in spread.rules))
+        spread = Spread([(f"goto {behind}", "")], spread.maps)
+    spreading = tuple(
+        with_comment(f"{fit}{rule}", comment)
         for fit, meaning in matches
         for rule, comment in _commented(spread.rules, meaning if selection.targets else "", about)
     )
     bodies = {}
-    if len(spread.rules) == 1 and selection.targets and spread.movable:
+    if len(spread.rules) == 1 and selection.targets and spread.movable and not first:
         rule, meaning = spread.rules[0]
         bodies[entry] = Body(f"{before}{rule}", joined(about, meaning))
-    return Version({entry: Chain(entry, rules), **chains}, {of.name: of for of in spread.maps}, bodies)
+    return Version({entry: Chain(entry, (*first, *spreading)), **chains}, {of.name: of for of in spread.maps}, bodies)
 
 
 class Spread(NamedTuple):
@@ -180,7 +181,8 @@ def _in_turn(entry: str, draw: str, slots: tuple[str, ...], *, many: bool) -> Sp
     return Spread([(f"{draw} mod {len(slots)} vmap @{slot_map.name}", "")], (slot_map,))
 
 
-def _rule(text: str, comment: str) -> str:
+def with_comment(text: str, comment: str) -> str:
+    """Return a rule with a comment, unless the comment is empty."""
     return f'{text} comment "{comment}"' if comment else text
 
 

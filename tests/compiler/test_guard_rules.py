@@ -106,11 +106,11 @@ def test_without_a_backend_the_fast_path_counts_nothing() -> None:
     text += "backends: {a: {address: 10.0.0.1, device: eth1}}}}}"
     compiled = Compiled(parse_config(text))
     serving, none = (
-        compiled.ruleset(Membership.with_down(down)).tables[NETDEV].chains["fast/dns/ip"].rules
-        for down in ((), (("dns", "a"),))
+        compiled.ruleset(Membership.with_down(down)).tables[NETDEV].chains for down in ((), (("dns", "a"),))
     )
-    assert "goto guard/pool/dns/ip" in serving[0]
-    assert ("accept",) == none
+    assert "goto guard/pool/dns/ip" in serving["ingress-eth0"].rules[0]
+    assert "goto fast/dns/ip" in none["ingress-eth0"].rules[0]
+    assert ("accept",) == none["fast/dns/ip"].rules
 
 
 def test_prefixes_are_sources() -> None:
@@ -154,10 +154,9 @@ def test_only_packets_of_the_fast_path_meet_its_guard() -> None:
     """At the ingress hook, packets that the ordinary chains have to forward do not get to the guard."""
     table = tables("{rate: 1/s}", "forward: stateless\n    ingress: eth0")["netdev"]
 
-    (rule,) = table.chains["fast/dns/ip"].rules
-    assert rule.startswith("@nh,48,32 & 0x3fff00ff == 0x00000011 ")
-    assert "goto guard/pool/dns/ip " in rule
-    assert "goto fast/dns/ip " in table.chains["ingress-eth0"].rules[0]
+    assert ("meta pkttype host goto guard/pool/dns/ip",) == table.chains["fast/dns/ip"].rules
+    (rule,) = (rule for rule in table.chains["ingress-eth0"].rules if "goto fast/dns/ip " in rule)
+    assert "@nh,48,32 & 0x3fff00ff == 0x00000011 @nh,64,32 & 0xfe000000 != 0x00000000 " in rule
     assert {"guard/dns/ip", "guard/dns/ip6"} == {name.rsplit("/", 2)[0] for name in names(table, "")}
 
 

@@ -277,6 +277,35 @@ def test_many_services_at_one_address_of_the_fast_path() -> None:
     assert "" == host.send(replace(ASK, dport=1003, ttl=1)).via
 
 
+@pytest.mark.parametrize(
+    "options",
+    ["guard: null", "guard: {rate: 9/s}", "hairpin: true", "templates: all", "balance: hash, key: payload@4+8"],
+)
+@pytest.mark.parametrize(
+    ("services", "comparing"),
+    [
+        (["192.0.2.53:53"], ["ingress-eth0"]),
+        (["192.0.2.53:53", "192.0.2.53:54"], ["ingress-eth0"]),
+        ([f"192.0.2.{at}:{at}" for at in range(1, 8)], [f"address/192.0.2.{at}" for at in range(1, 8)]),
+        ([f"192.0.2.53:{port}" for port in range(1, 8)], ["first"]),
+        (["192.0.2.54:53", *(f"192.0.2.53:{port}" for port in range(1, 8))], ["address/192.0.2.54", "first"]),
+    ],
+    ids=["one", "two", "addresses", "look-up", "both"],
+)
+def test_only_one_rule_compares_what_the_fast_path_needs(
+    options: str, services: list[str], comparing: list[str]
+) -> None:
+    """The rule of a service does so; if a map leads to the pool, the first chain of the pool does so."""
+    listen = [f"{service}/udp" for service in services]
+    text = f"{{pools: {{dns: {{listen: {listen}, forward: stateless, ingress: eth0, {options}, "
+    text += "backends: {a: {address: 10.0.0.1, device: eth1}, b: {address: 10.0.0.2, device: eth1}}}}}"
+    first = "fast/dns/ip" if "rate" in options else "pool/dns/ip"
+    chains = Compiled(parse_config(text, "test.yaml")).ruleset().tables[TableFamily.NETDEV].chains.values()
+
+    found = [chain.name.removesuffix("-ip-eth0") for chain in chains if "0x3fff00ff" in "".join(chain.rules)]
+    assert sorted(first if name == "first" else name for name in comparing) == sorted(found)
+
+
 def test_addresses_of_ipv6_on_the_fast_path() -> None:
     """The key has the 16 bytes of the address, without a comparison of the type of the frame before."""
     compiled = ingress(9, "[2001:db8::{0}]", behind=BEHIND_6)

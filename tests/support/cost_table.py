@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -36,6 +37,9 @@ FEATURES = {
     "stateless-replies": ("stateless", "passive: replies"),
     "nat-hash": ("nat", "balance: hash"),
     "ingress-hash": ("stateless-ingress", "balance: hash, key: payload@4+8"),
+    "ingress-templates": ("stateless-ingress", "templates: all"),
+    "ingress-hairpin": ("stateless-ingress", "hairpin: true"),
+    "ingress-encap": ("dsr-ingress", "encap: ipip"),
     "nat-mirror": ("nat", "mirror: {archive: COLLECTOR}"),
     "stateless-mirror": ("stateless", "mirror: {archive: COLLECTOR}"),
     "nat-outbound": ("nat", "outbound: true"),
@@ -105,7 +109,7 @@ class Setting:
 
     def _backend(self, pool: int, backend: int) -> str:
         port = "" if self.way.startswith("dsr") else f"port: {self.port}, "
-        device = "device: eth1, " if "ingress" in self.way else ""
+        device = "device: eth1, " if "ingress" in self.way and "encap" not in self.mode else ""
         return f"{{{port}{device}address: '{self.backend(pool, backend)}'}}"
 
     def _listen(self, pool: int) -> str:
@@ -136,8 +140,11 @@ class Counted:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         with Namespace("costs") as namespace:
-            namespace.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1"])
-            namespace.run(["nft", "-f", "-"], input=rules(setting))
+            text = rules(setting)
+            # The rules name the interfaces of tunnels too.
+            for device in dict.fromkeys(re.findall(r'device "(.+?)"', text)):
+                namespace.run(["ip", "link", "add", device, "type", "veth"])
+            namespace.run(["nft", "-f", "-"], input=text)
             self._counter = CostCounter(namespace.call(read_tables))
 
     def passages(self) -> dict[str, list[Passage]]:
