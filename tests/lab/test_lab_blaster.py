@@ -58,12 +58,13 @@ def test_blast_sees_losses(blaster: Blaster) -> None:
 
 
 def test_blast_sees_the_wrong_source(blaster: Blaster) -> None:
-    """Replies are counted by their source, so replies from another address than the VIP are seen."""
+    """Datagrams and replies are counted by their source, so replies from another address than the VIP are seen."""
     with Lab(backends=1) as lab, blaster.sinks(lab.backends, echo=True) as sinks:
         rule = f"ip daddr {VIP4} notrack ip daddr set 10.0.1.2 udp dport set 5353"
         lab.nft(rules.one_rule("ip", "filter hook prerouting priority raw", rule))
-        sent = sinks.send(lab.client, (VIP4, 53), count=1000, replies=True)
+        sent = sinks.send(lab.client, (VIP4, 53), count=1000, replies=True, source_port=40000)
     assert sent.sources == {"10.0.1.2:5353": 1000}
+    assert sinks.reports["b1"].sources == {"198.51.100.2:40000": 1000}
 
 
 def test_blast_holds_its_rate_and_can_be_stopped(blaster: Blaster) -> None:

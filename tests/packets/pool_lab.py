@@ -67,9 +67,9 @@ def vip(version: int) -> str:
     return {4: VIP4, 6: VIP6}[version]
 
 
-def down(*names: str) -> Membership:
-    """All backends are up except these of the pool `dns`, in both families."""
-    return Membership.with_down(("dns", name + suffix) for name in names for suffix in ("", "-6"))
+def down(*names: str, pools: Iterable[str] = ("dns",)) -> Membership:
+    """All backends are up except these of the pools, in both families."""
+    return Membership.with_down((pool, name + suffix) for pool in pools for name in names for suffix in ("", "-6"))
 
 
 def of(states: Mapping[str, BackendState]) -> Membership:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from added_addresses import add_addresses
 from pool_lab import BACKEND_PORT, DSR, DSR_INGRESS, FORMS, MODES, NAT, PORT, STATELESS_INGRESS, PoolLab, down, vip
 from servers.processes import await_that
 from tcp_connections import TcpConnection, TcpServers
+from under_fire import fire
 
 from nftlb.lab.datagram import Datagram, DatagramKind
 from nftlb.model import (
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("lab_fixtures",)
 
-SENDER, OTHERS = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 SLOW = Rate(1, 3600)
 """No packet comes back while a test runs, so a burst is exact."""
 FAMILIES = {4: Family.IP, 6: Family.IP6}
@@ -326,7 +326,6 @@ LOADS = 24
 
 def reload_while(pool_lab: PoolLab, pools: list[Pool], sender: Sender) -> int:
     """Load the pools in turn, each with a change of backends, and stop the sender; return how often."""
-    os.sched_setaffinity(0, {OTHERS})  # for this thread only, which ends with the test
     loads = 0
     while loads < LOADS and sender.running:
         loads += 1
@@ -356,7 +355,6 @@ def test_reloads_of_lists_under_full_load(
     The lists come in parts of one range, some before the load and the rest with it.
     """
     monkeypatch.setattr(plan, "PART", 1)
-    count = 4_000_000  # the most; the sender stops with the last load
     with PoolLab(mode, serve=False) as pool_lab:
         client = pool_lab.lab.client.address(version)
         every = ("198.51.0.0/16", "2001:db8::/32")
@@ -368,15 +366,7 @@ def test_reloads_of_lists_under_full_load(
         )
         pools = [replace(pool_lab.pool(), guard=guard) for guard in guards]
         pool_lab.load(pools[0])
-        bind = vip(version) if mode.dsr else ""
-        with blaster.sinks(
-            pool_lab.lab.backends, port=mode.port, version=version, address=bind, log=count, cpu=OTHERS
-        ) as sinks:
-            sender = sinks.start(pool_lab.lab.client, (vip(version), PORT), count=count, cpu=SENDER)
-            loads = pool_lab.lab.balancer.call(reload_while, pool_lab, pools, sender)
-            sent = sender.report()
-        ledger = sinks.ledger(sent.sent)
-    print(f"{mode} IPv{version}: {loads} loads, {sent.rate:.0f}/s, {ledger.counts}")  # noqa: T201
-    assert 0 == sum(report.buffer_drops for report in sinks.reports.values()) + sent.buffer_drops
-    assert ([], []) == (ledger.missing, ledger.twice)
-    assert LOADS == loads
+        fired = fire(blaster, pool_lab, version, partial(reload_while, pool_lab, pools))
+    print(f"{mode} IPv{version}: {fired.found} loads, {fired}")  # noqa: T201
+    assert {} == fired.faults
+    assert LOADS == fired.found

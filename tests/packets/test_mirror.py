@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from copies_lab import COLLECTOR_PORT, CopiesLab
 from lab_parameters import offload_id
 from packet_tap import Tap
 from pool_lab import DSR, NAT, PORT, STATELESS, STATELESS_EARLY, down, vip
+from under_fire import OTHERS, SENDER, paced
 
 from nftlb.model import BackendState, Balance, Collector, Listener, Membership, Per, Protocol, SourceKind
 
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("lab_fixtures",)
 
-SENDER, OTHERS = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
-PACE = 0.002  # seconds from one swap to the next
 COUNT = 8
 SIZES = (64, 4000)
 """The bytes of a datagram. The larger datagrams arrive in fragments."""
@@ -331,10 +331,8 @@ def change_while(lab: CopiesLab, sender: Sender) -> list[Members]:
     history = [Members(0, 0, frozenset(STEPS[0][1]))]
     while len(history) <= SWAPS and sender.running:
         states, names = STEPS[len(history) % len(STEPS)]
-        begin = time.monotonic_ns()
-        lab.applier.update(of(states))
-        history.append(Members(begin, end := time.monotonic_ns(), frozenset(names)))
-        time.sleep(max(0.0, PACE - (end - begin) / 1e9))  # the pace of the swaps, not a wait for an event
+        begin, end = paced(partial(lab.applier.update, of(states)))
+        history.append(Members(begin, end, frozenset(names)))
     sender.stop()
     return history
 

@@ -5,28 +5,25 @@ The tests use ONE client socket, and count the datagrams at the backends.
 
 from __future__ import annotations
 
-import os
-import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from blaster import MOST_FIRE
 from blaster import Membership as Members
 from pool_lab import DSR_INGRESS, MODES, NAT, PORT, STATELESS, PoolLab, of, vip
+from under_fire import fire, swap_in_turn
 
 from nftlb.model import BackendState, Per
 
 if TYPE_CHECKING:
-    from blaster import Blaster, Sender
+    from blaster import Blaster
     from pool_lab import Mode
 
     from nftlb.model import Pool
 
 pytest_plugins = ("lab_fixtures",)
 
-SENDER, OTHERS = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
-PACE = 0.002  # seconds from one swap to the next
 DOWN, WAITING = BackendState(up=False), BackendState(waiting=True)
 CASES = [*((mode, 4) for mode in MODES), (NAT, 6), (STATELESS, 6), (DSR_INGRESS, 6)]
 
@@ -51,19 +48,6 @@ def with_priorities(pool: Pool, **options: object) -> Pool:
     return replace(pool, backends=backends, **options)  # type: ignore[arg-type]
 
 
-def change_while(pool_lab: PoolLab, sender: Sender, steps: tuple[Step, ...]) -> list[Members]:
-    """Change the states step by step, and stop the sender. Return the backends in service, with their times."""
-    os.sched_setaffinity(0, {OTHERS})  # for this thread only, which ends with the test
-    history = [Members(0, 0, frozenset(steps[0][1]))]
-    while sender.goes_on(enough=len(history) > 20):
-        states, names = steps[len(history) % len(steps)]
-        begin = time.monotonic_ns()
-        pool_lab.applier.update(of(states))
-        history.append(Members(begin, end := time.monotonic_ns(), frozenset(names)))
-        time.sleep(max(0.0, PACE - (end - begin) / 1e9))  # the pace of the swaps, not a wait for an event
-    return history
-
-
 @pytest.mark.alone
 @pytest.mark.parametrize(("mode", "version"), CASES, ids=lambda value: f"{value}")
 def test_changes_of_priority_under_full_load(blaster: Blaster, mode: Mode, version: int) -> None:
@@ -82,18 +66,12 @@ def run_under_load(blaster: Blaster, mode: Mode, version: int, steps: tuple[Step
     """Change the states during a full load of one socket. Check that each datagram arrived once, at a right backend."""
     with PoolLab(mode, serve=False) as pool_lab:
         pool_lab.load(with_priorities(pool_lab.pool(), per=per), membership=of(steps[0][0]))
-        bind = vip(version) if mode.dsr else ""
-        with blaster.sinks(
-            pool_lab.lab.backends, port=mode.port, version=version, address=bind, log=MOST_FIRE, cpu=OTHERS
-        ) as sinks:
-            sender = sinks.start(pool_lab.lab.client, (vip(version), PORT), count=MOST_FIRE, cpu=SENDER)
-            history = pool_lab.lab.balancer.call(change_while, pool_lab, sender, steps)
-            sent = sender.report()
-        ledger = sinks.ledger(sent.sent)
-    print(f"{mode} IPv{version} per {per}: {len(history) - 1} changes, {sent.rate:.0f}/s, {ledger.counts}")  # noqa: T201
-    assert 0 == sum(report.buffer_drops for report in sinks.reports.values()) + sent.buffer_drops
-    assert ([], []) == (ledger.missing, ledger.twice)
-    assert [] == ledger.outside(history)
+        sets = [(of(states), Members(0, 0, frozenset(names))) for states, names in steps]
+        fired = fire(blaster, pool_lab, version, partial(swap_in_turn, pool_lab, steps=sets, least=20))
+    history = fired.found
+    print(f"{mode} IPv{version} per {per}: {len(history) - 1} changes, {fired}")  # noqa: T201
+    assert {} == fired.faults
+    assert [] == fired.ledger.outside(history)
     assert len(history) > 20  # with fewer changes, the test would prove nothing
 
 

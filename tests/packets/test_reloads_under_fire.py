@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
-from blaster import MOST_FIRE
 from group_steps import HOSTS, WEIGHTS, in_groups
-from pool_lab import DSR, DSR_INGRESS, NAT, PORT, STATELESS, STATELESS_INGRESS, PoolLab, vip
+from pool_lab import DSR, DSR_INGRESS, NAT, STATELESS, STATELESS_INGRESS, PoolLab
+from under_fire import fire, load_in_turn
 
-from nftlb.model import Balance, Collector, Config, Forward, Guard, Per, Rate, SourceKind, Templates, payload_key
+from nftlb.model import Balance, Collector, Forward, Guard, Per, Rate, SourceKind, Templates, payload_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blaster import Blaster, Sender
+    from blaster import Blaster
     from pool_lab import Mode
 
     from nftlb.model import Pool
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 pytest_plugins = ("lab_fixtures",)
 pytestmark = pytest.mark.alone
 
-SENDER, OTHERS = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 LINGER = 10.0
 """Seconds for which the rules for in-flight replies stay, at least as long as a daemon keeps them."""
 WIDE = Guard(rate=Rate(10_000_000), burst=1_000_000, clients=True)
@@ -51,16 +50,6 @@ def variants(pool_lab: PoolLab) -> list[Pool]:
     return found
 
 
-def reload_while(pool_lab: PoolLab, sender: Sender, pools: Sequence[Pool]) -> int:
-    """Load one pool after the other, each at least once, and stop the sender. Return the number of reloads."""
-    os.sched_setaffinity(0, {OTHERS})  # for this thread only, which ends with the test
-    reloads = 0
-    while sender.goes_on(enough=reloads > len(pools)):
-        reloads += 1
-        pool_lab.applier.load(Config(pools=(pools[reloads % len(pools)],)))
-    return reloads
-
-
 @pytest.mark.parametrize(
     ("mode", "version"),
     [(NAT, 4), (NAT, 6), (STATELESS, 4), (STATELESS_INGRESS, 6), (DSR, 6), (DSR_INGRESS, 4)],
@@ -69,7 +58,7 @@ def reload_while(pool_lab: PoolLab, sender: Sender, pools: Sequence[Pool]) -> in
 def test_options_come_and_go_under_fire(blaster: Blaster, mode: Mode, version: int) -> None:
     """Each datagram arrives once and gets one reply, from the service, while reloads change the options."""
     with open_lab(mode) as pool_lab:
-        fire(blaster, pool_lab, version, variants(pool_lab))
+        reload_under_fire(blaster, pool_lab, version, variants(pool_lab))
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -81,27 +70,18 @@ def test_modes_come_and_go_under_fire(blaster: Blaster, version: int) -> None:
         stateless = replace(nat, forward=Forward.STATELESS)
         others = [replace(nat, source=SourceKind.KEEP), replace(nat, per=Per.FLOW)]
         others += [replace(stateless, hairpin=True), replace(stateless, ingress=("client1",))]
-        fire(blaster, pool_lab, version, [nat, stateless, *others])
+        reload_under_fire(blaster, pool_lab, version, [nat, stateless, *others])
 
 
 def open_lab(mode: Mode) -> PoolLab:
     return PoolLab(mode, backends=len(HOSTS), clients=2, weights=WEIGHTS, serve=False)
 
 
-def fire(blaster: Blaster, pool_lab: PoolLab, version: int, pools: Sequence[Pool]) -> None:
+def reload_under_fire(blaster: Blaster, pool_lab: PoolLab, version: int, pools: Sequence[Pool]) -> None:
     """Send while the pools are loaded in turn, and check that all datagrams and replies arrive once."""
-    mode = pool_lab.mode
     pool_lab.load(pools[0])
-    bind = vip(version) if mode.dsr else ""
-    with blaster.sinks(
-        pool_lab.lab.backends, port=mode.port, version=version, address=bind, echo=True, log=MOST_FIRE, cpu=OTHERS
-    ) as sinks:
-        sender = sinks.start(pool_lab.lab.client, (vip(version), PORT), count=MOST_FIRE, replies=True, cpu=SENDER)
-        reloads = pool_lab.lab.balancer.call(reload_while, pool_lab, sender, pools)
-        sent = sender.report()
-    ledger = sinks.ledger(sent.sent)
-    print(f"{mode} IPv{version}: {reloads} reloads, {sent.rate:.0f}/s, {ledger.counts}")  # noqa: T201
-    assert ([], []) == (ledger.missing, ledger.twice)
-    own = f"{vip(4)}:{PORT}" if version == 4 else f"[{vip(6)}]:{PORT}"
-    assert ({own: sent.sent}, sent.sent, 0) == (sent.sources, sent.replies, sent.duplicates)
-    assert reloads > len(pools)  # with fewer reloads, the test would prove nothing
+    configs = [(pool,) for pool in pools]
+    fired = fire(blaster, pool_lab, version, partial(load_in_turn, pool_lab, configs=configs), replies=True)
+    print(f"{pool_lab.mode} IPv{version}: {fired.found} reloads, {fired}")  # noqa: T201
+    assert {} == fired.faults
+    assert fired.found > len(pools)  # with fewer reloads, the test would prove nothing

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import errno
-import os
-import time
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
-from blaster import MOST_FIRE
+from blaster import Membership as Members
 from copies_lab import CopiesLab
 from lab_parameters import offload_id
 from pool_lab import BACKEND_PORT, NAT, PORT, STATELESS, STATELESS_EARLY, STATELESS_INGRESS, PoolLab, down, vip
 from servers.processes import await_that
+from under_fire import fire, swap_in_turn
 
 from nftlb.health import PoolStates, SilentBackends
 from nftlb.model import Config, DropReason, Guard, PassiveReplies, Per, Rate, SourceKind
 from nftlb.ruleset import Count
 
 if TYPE_CHECKING:
-    from blaster import Blaster, Sender
+    from blaster import Blaster
     from pool_lab import Mode
 
     from nftlb.model import Pool
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 pytest_plugins = ("lab_fixtures",)
 
 COUNTING = (NAT, STATELESS, STATELESS_INGRESS, STATELESS_EARLY)
-SENDER, OTHERS = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+EVERYONE = frozenset(("b1", "b2", "b3"))
 
 
 def load(pool_lab: PoolLab, pool: Pool) -> None:
@@ -162,33 +162,18 @@ def test_clients_at_the_port_of_the_service_and_on_backends(source: SourceKind) 
         assert dict.fromkeys(("b1", "b2", "b3"), (2, 2)) == counts(pool_lab)
 
 
-def swap_while(pool_lab: PoolLab, sender: Sender) -> int:
-    """Take one backend after the other out, and bring all back, and stop the sender."""
-    os.sched_setaffinity(0, {OTHERS})
-    swaps = 0
-    while sender.goes_on(enough=swaps > 20):
-        pool_lab.applier.update(down(*((), ("b1",), ("b2",), ("b3",))[swaps % 4]))
-        swaps += 1
-        time.sleep(0.002)  # the pace of the swaps, not a wait for an event
-    return swaps
-
-
 @pytest.mark.alone
 @pytest.mark.parametrize(("mode", "version"), [(NAT, 4), (NAT, 6), (STATELESS, 4), (STATELESS, 6)], ids=str)
 def test_swaps_under_fire(blaster: Blaster, mode: Mode, version: int) -> None:
     """A full load from one socket loses nothing while backends leave and return, and each reply is counted."""
     with PoolLab(mode, serve=False) as pool_lab:
         load(pool_lab, pool_lab.pool())
-        with blaster.sinks(
-            pool_lab.lab.backends, port=mode.port, version=version, address="", echo=True, log=MOST_FIRE, cpu=OTHERS
-        ) as sinks:
-            sender = sinks.start(pool_lab.lab.client, (vip(version), PORT), count=MOST_FIRE, replies=True, cpu=SENDER)
-            swaps = pool_lab.lab.balancer.call(swap_while, pool_lab, sender)
-            sent = sender.report()
-        ledger = sinks.ledger(sent.sent)
+        steps = [(down(*names), Members(0, 0, EVERYONE.difference(names))) for names in ((), ("b1",), ("b2",), ("b3",))]
+        change = partial(swap_in_turn, pool_lab, steps=steps, least=20)
+        fired = fire(blaster, pool_lab, version, change, replies=True)
         found = counts(pool_lab)
-    assert ([], []) == (ledger.missing, ledger.twice)
-    assert (sent.sent, 0) == (sent.replies, sent.duplicates)
-    assert ledger.counts == {name: requests for name, (requests, _) in found.items()}
-    assert ledger.counts == {name: replies for name, (_, replies) in found.items()}
-    assert swaps > 20  # with fewer swaps, the test would prove nothing
+    assert {} == fired.faults
+    assert [] == fired.ledger.outside(fired.found)
+    assert fired.ledger.counts == {name: requests for name, (requests, _) in found.items()}
+    assert fired.ledger.counts == {name: replies for name, (_, replies) in found.items()}
+    assert len(fired.found) > 20  # with fewer swaps, the test would prove nothing

@@ -5,15 +5,15 @@ The tests compare `find_obstacles()` with the kernel: they also load rules for p
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
 
 import pytest
-from blaster import MOST_FIRE
 from pool_lab import PORT, STATELESS, STATELESS_EARLY, PoolLab, vip
+from under_fire import fire
 
 from nftlb.model import Config, Replies
 from nftlb.ruleset import TableFamily
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("lab_fixtures",)
 
-SENDER, OTHERS = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 LATE_HOOK = "postrouting-raw"
 
 
@@ -105,7 +104,6 @@ def test_obstacles_are_those_of_the_kernel(
 
 def change_while(pool_lab: PoolLab, sender: Sender) -> int:
     """Change between the two hooks and stop the sender. Return the number of changes."""
-    os.sched_setaffinity(0, {OTHERS})  # of this thread, which ends with the test
     pools = [replace(pool_lab.pool(), replies=hook) for hook in (Replies.POSTROUTING, Replies.PREROUTING)]
     changes = 0
     while sender.goes_on(enough=changes > 5):
@@ -120,24 +118,10 @@ def change_while(pool_lab: PoolLab, sender: Sender) -> int:
 def test_changes_of_the_hook_lose_nothing(blaster: Blaster, version: int) -> None:
     """All datagrams of one socket get one reply from the service, while the hook changes again and again."""
     with PoolLab(STATELESS_EARLY, serve=False) as pool_lab:
-        with blaster.sinks(
-            pool_lab.lab.backends,
-            port=STATELESS.port,
-            version=version,
-            address="",
-            echo=True,
-            log=MOST_FIRE,
-            cpu=OTHERS,
-        ) as sinks:
-            sender = sinks.start(pool_lab.lab.client, (vip(version), PORT), count=MOST_FIRE, replies=True, cpu=SENDER)
-            changes = pool_lab.lab.balancer.call(change_while, pool_lab, sender)
-            sent = sender.report()
-        ledger = sinks.ledger(sent.sent)
-    print(f"IPv{version}: {changes} changes, {sent.rate:.0f} datagrams/s, {ledger.counts}")  # noqa: T201
-    own = f"{vip(4)}:{PORT}" if version == 4 else f"[{vip(6)}]:{PORT}"
-    assert ([], []) == (ledger.missing, ledger.twice)
-    assert ({own: sent.sent}, sent.sent, 0) == (sent.sources, sent.replies, sent.duplicates)
-    assert changes > 5  # with fewer changes, the test would prove nothing
+        fired = fire(blaster, pool_lab, version, partial(change_while, pool_lab), replies=True)
+    print(f"IPv{version}: {fired.found} changes, {fired}")  # noqa: T201
+    assert {} == fired.faults
+    assert fired.found > 5  # with fewer changes, the test would prove nothing
 
 
 @pytest.mark.parametrize("version", [4, 6])

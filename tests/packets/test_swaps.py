@@ -6,15 +6,13 @@ So a rule of the test drops such packets, and they count as lost.
 
 from __future__ import annotations
 
-import os
 import re
-import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
-from blaster import MOST_FIRE
 from blaster import Membership as Members
 from nft_listing import parse_table
 from pool_lab import (
@@ -31,12 +29,13 @@ from pool_lab import (
     down,
     vip,
 )
+from under_fire import fire, load_in_turn, paced
 
-from nftlb.model import Balance, Config, payload_key
+from nftlb.model import Balance, payload_key
 from nftlb.ruleset import Chain, Operation, Rules, Ruleset, TableFamily, Transaction, Verb
 
 if TYPE_CHECKING:
-    from blaster import Blaster, Ledger, Sender, SendReport, Sinks
+    from blaster import Blaster, Sender
     from pool_lab import Mode
 
     from nftlb.ruleset import Table
@@ -47,50 +46,17 @@ pytestmark = pytest.mark.alone
 EVERYONE = ("b1", "b2", "b3")
 SETS = (EVERYONE, ("b1", "b2"), EVERYONE, ("b2", "b3"), EVERYONE, ("b1", "b3"), ("b2",), ("b3", "b1"))
 SWAPS = 3000
-PACE = 0.002  # seconds from one swap to the next
-# The sender's processor does the balancing too, so the sender has a processor for itself: twice as many datagrams.
-SENDER, OTHERS = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 CASES = [*((mode, 4) for mode in MODES), (NAT, 6), (STATELESS, 6), (STATELESS_EARLY, 6), (DSR_INGRESS, 6)]
 
 
 def swap_while(pool_lab: PoolLab, sender: Sender) -> list[Members]:
     """Swap from set to set until the sender has ended. Return the sets, each with its time."""
-    os.sched_setaffinity(0, {OTHERS})  # for this thread only, which ends with the experiment
     history = [Members(0, 0, frozenset(EVERYONE))]
     while sender.running and len(history) <= SWAPS:
         names = SETS[len(history) % len(SETS)]
-        begin = time.monotonic_ns()
-        pool_lab.applier.update(down(*(set(EVERYONE) - set(names))))
-        history.append(Members(begin, end := time.monotonic_ns(), frozenset(names)))
-        time.sleep(max(0.0, PACE - (end - begin) / 1e9))  # the pace of the experiment, not a wait for an event
+        begin, end = paced(partial(pool_lab.applier.update, down(*(set(EVERYONE) - set(names)))))
+        history.append(Members(begin, end, frozenset(names)))
     return history
-
-
-class Fire(NamedTuple):
-    """The result of sending datagrams from one socket during swaps."""
-
-    sinks: Sinks
-    sent: SendReport
-    history: list[Members]
-    ledger: Ledger
-
-
-def fire(blaster: Blaster, pool_lab: PoolLab, version: int, count: int, *, echo: bool = False) -> Fire:
-    """Send so many datagrams as fast as the socket can, and swap meanwhile. `echo`: the backends reply."""
-    bind = vip(version) if pool_lab.mode.dsr else ""
-    with blaster.sinks(
-        pool_lab.lab.backends,
-        port=pool_lab.mode.port,
-        version=version,
-        address=bind,
-        echo=echo,
-        log=count,
-        cpu=OTHERS,
-    ) as sinks:
-        sender = sinks.start(pool_lab.lab.client, (vip(version), PORT), count=count, replies=echo, cpu=SENDER)
-        history = pool_lab.lab.balancer.call(swap_while, pool_lab, sender)
-        sent = sender.report()
-    return Fire(sinks, sent, history, sinks.ledger(count))
 
 
 @pytest.mark.parametrize(("mode", "version"), CASES, ids=lambda value: f"{value}")
@@ -103,14 +69,11 @@ def test_swaps_under_fire(blaster: Blaster, mode: Mode, version: int, echo: bool
     count = 200_000 if echo else 1_000_000 if version == 4 else 300_000
     with PoolLab(mode, serve=False) as pool_lab:
         close_slow_path(pool_lab)
-        sinks, sent, history, ledger = fire(blaster, pool_lab, version, count, echo=echo)
-    print(f"{mode} IPv{version}: {len(history) - 1} swaps, {sent.rate:.0f} datagrams/s, {ledger.counts}")  # noqa: T201
-    assert 0 == sum(report.buffer_drops for report in sinks.reports.values()) + sent.buffer_drops
-    assert (count, [], []) == (sent.sent, ledger.missing, ledger.twice)
-    assert [] == ledger.outside(history)
-    if echo:
-        own = f"{vip(4)}:{PORT}" if version == 4 else f"[{vip(6)}]:{PORT}"
-        assert ({own: count}, count, 0) == (sent.sources, sent.replies, sent.duplicates)
+        fired = fire(blaster, pool_lab, version, partial(swap_while, pool_lab), count=count, replies=echo)
+    history = fired.found
+    print(f"{mode} IPv{version}: {len(history) - 1} swaps, {fired}")  # noqa: T201
+    assert (count, {}) == (fired.sent.sent, fired.faults)
+    assert [] == fired.ledger.outside(history)
     assert len(history) > 100  # with fewer swaps, the test would prove nothing
 
 
@@ -121,12 +84,12 @@ def test_swaps_of_keys_under_fire(blaster: Blaster, mode: Mode, version: int) ->
     with PoolLab(mode, serve=False) as pool_lab:
         close_slow_path(pool_lab)
         pool_lab.load(replace(pool_lab.pool(), balance=Balance.HASH, key=payload_key(0, 8)))
-        sinks, sent, history, ledger = fire(blaster, pool_lab, version, count)
-    print(f"{mode} IPv{version}: {len(history) - 1} swaps, {sent.rate:.0f} datagrams/s, {ledger.counts}")  # noqa: T201
-    assert 0 == sum(report.buffer_drops for report in sinks.reports.values()) + sent.buffer_drops
-    assert (count, [], []) == (sent.sent, ledger.missing, ledger.twice)
-    assert [] == ledger.outside(history)
-    assert {"b1", "b2", "b3"} == {name for name, received in ledger.counts.items() if received}
+        fired = fire(blaster, pool_lab, version, partial(swap_while, pool_lab), count=count)
+    history = fired.found
+    print(f"{mode} IPv{version}: {len(history) - 1} swaps, {fired}")  # noqa: T201
+    assert (count, {}) == (fired.sent.sent, fired.faults)
+    assert [] == fired.ledger.outside(history)
+    assert all(fired.ledger.counts.values())
     assert len(history) > 20  # with fewer swaps, the test would prove nothing
 
 
@@ -144,16 +107,16 @@ def test_swaps_beside_other_services(blaster: Blaster, mode: Mode, version: int,
     with PoolLab(mode, serve=False) as pool_lab:
         pool_lab.load_with(FORMS[form])
         close_slow_path(pool_lab)
-        _, sent, history, ledger = fire(blaster, pool_lab, version, count)
-    print(f"{mode} IPv{version} {form}: {len(history) - 1} swaps, {sent.rate:.0f}/s, {ledger.counts}")  # noqa: T201
-    assert (count, [], []) == (sent.sent, ledger.missing, ledger.twice)
-    assert [] == ledger.outside(history)
+        fired = fire(blaster, pool_lab, version, partial(swap_while, pool_lab), count=count)
+    history = fired.found
+    print(f"{mode} IPv{version} {form}: {len(history) - 1} swaps, {fired}")  # noqa: T201
+    assert (count, {}) == (fired.sent.sent, fired.faults)
+    assert [] == fired.ledger.outside(history)
     assert len(history) > 10  # with fewer swaps, the test would prove nothing
 
 
-def replace_while(pool_lab: PoolLab, sender: Sender, table: Table, chain: str) -> int:
+def replace_while(pool_lab: PoolLab, table: Table, chain: str, sender: Sender) -> int:
     """Replace the rule that chooses backends by the same rule with a map inside. Return the number of times."""
-    os.sched_setaffinity(0, {OTHERS})  # for this thread only, which ends with the experiment
     slots = {
         found.name: ", ".join(f"{slot.key} : {slot.data}" for slot in found.elements) for found in table.sets.values()
     }
@@ -168,9 +131,8 @@ def replace_while(pool_lab: PoolLab, sender: Sender, table: Table, chain: str) -
     )
     replaced = 0
     while sender.running:
-        pool_lab.kernel.apply(Transaction(table.name, operations))
+        paced(partial(pool_lab.kernel.apply, Transaction(table.name, operations)))
         replaced += 1
-        time.sleep(PACE)  # the pace of the experiment, not a wait for anything
     return replaced
 
 
@@ -183,45 +145,25 @@ def test_a_map_inside_the_rule_loses_datagrams(blaster: Blaster, mode: Mode) -> 
         assert pool_lab.applier.accepted is not None
         tables = pool_lab.applier.accepted.ruleset.tables
         family, chain = (TableFamily.NETDEV, "pool/dns/ip") if mode.ingress else (TableFamily.IP, "prerouting-raw")
-        bind = vip(4) if mode.dsr else ""
-        with blaster.sinks(pool_lab.lab.backends, port=mode.port, address=bind, log=count, cpu=OTHERS) as sinks:
-            sender = sinks.start(pool_lab.lab.client, (vip(4), PORT), count=count, cpu=SENDER)
-            replaced = pool_lab.lab.balancer.call(replace_while, pool_lab, sender, tables[family], chain)
-            sent = sender.report()
-        missing = sinks.ledger(count).missing
-    print(f"{mode}: {replaced} times, {sent.rate:.0f} datagrams/s, {len(missing)} lost")  # noqa: T201
-    assert missing
-
-
-def reload_while(pool_lab: PoolLab, sender: Sender) -> int:
-    """Make the range of source ports smaller and larger, and stop the sender. Return the number of reloads."""
-    os.sched_setaffinity(0, {OTHERS})
-    pool = pool_lab.pool()
-    listen = tuple(replace(listener, first_port=40000, last_port=50000) for listener in pool.listen)
-    more = replace(pool, name="more", listen=listen)
-    reloads = 0
-    while sender.goes_on(enough=reloads > 5):
-        pool_lab.applier.load(Config(pools=(pool,) if reloads % 2 else (pool, more)))
-        reloads += 1
-    return reloads
+        fired = fire(blaster, pool_lab, 4, partial(replace_while, pool_lab, tables[family], chain), count=count)
+    print(f"{mode}: {fired.found} times, {len(fired.ledger.missing)} lost, {fired}")  # noqa: T201
+    assert fired.ledger.missing
 
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_reloads_that_move_source_ports(blaster: Blaster, version: int) -> None:
-    """Each reload gives all backends other zones; all datagrams of one socket arrive once and get replies."""
+    """Each reload gives all backends other zones; all datagrams of one socket arrive once and get replies.
+
+    A second pool makes the range of source ports smaller.
+    """
     with PoolLab(NAT, serve=False) as pool_lab:
-        with blaster.sinks(
-            pool_lab.lab.backends, port=NAT.port, version=version, address="", echo=True, log=MOST_FIRE, cpu=OTHERS
-        ) as sinks:
-            sender = sinks.start(pool_lab.lab.client, (vip(version), PORT), count=MOST_FIRE, replies=True, cpu=SENDER)
-            reloads = pool_lab.lab.balancer.call(reload_while, pool_lab, sender)
-            sent = sender.report()
-        ledger = sinks.ledger(sent.sent)
-    print(f"IPv{version}: {reloads} reloads, {sent.rate:.0f} datagrams/s, {ledger.counts}")  # noqa: T201
-    assert ([], []) == (ledger.missing, ledger.twice)
-    own = f"{vip(4)}:{PORT}" if version == 4 else f"[{vip(6)}]:{PORT}"
-    assert ({own: sent.sent}, sent.sent, 0) == (sent.sources, sent.replies, sent.duplicates)
-    assert reloads > 5  # with fewer reloads, the test would prove nothing
+        pool = pool_lab.pool()
+        listen = tuple(replace(listener, first_port=40000, last_port=50000) for listener in pool.listen)
+        configs = [(pool,), (pool, replace(pool, name="more", listen=listen))] * 3
+        fired = fire(blaster, pool_lab, version, partial(load_in_turn, pool_lab, configs=configs), replies=True)
+    print(f"IPv{version}: {fired.found} reloads, {fired}")  # noqa: T201
+    assert {} == fired.faults
+    assert fired.found > 5  # with fewer reloads, the test would prove nothing
 
 
 FORMER = Path(__file__).with_name("former_layouts")
@@ -230,9 +172,8 @@ look-up for all services, for this pool and the services of "many addresses, a f
 LAYOUTS = {"before-named-maps": (), "one-look-up": FORMS["many addresses, a few ports"]}
 
 
-def upgrade_while(pool_lab: PoolLab, sender: Sender, former: Ruleset) -> int:
+def upgrade_while(pool_lab: PoolLab, former: Ruleset, sender: Sender) -> int:
     """Change between the former layout of the rules and the present one, and stop the sender."""
-    os.sched_setaffinity(0, {OTHERS})  # of this thread, which ends with the experiment
     assert pool_lab.applier.accepted is not None
     present, swapper = pool_lab.applier.accepted.ruleset, pool_lab.applier.swapper
     changes = 0
@@ -254,15 +195,10 @@ def test_upgrade_from_a_former_layout(blaster: Blaster, mode: Mode, layout: str)
     with PoolLab(mode, serve=False) as pool_lab:
         pool_lab.load_with(LAYOUTS[layout])
         close_slow_path(pool_lab)
-        bind = vip(4) if mode.dsr else ""
-        with blaster.sinks(pool_lab.lab.backends, port=mode.port, address=bind, log=MOST_FIRE, cpu=OTHERS) as sinks:
-            sender = sinks.start(pool_lab.lab.client, (vip(4), PORT), count=MOST_FIRE, cpu=SENDER)
-            changes = pool_lab.lab.balancer.call(upgrade_while, pool_lab, sender, former)
-            sent = sender.report()
-        ledger = sinks.ledger(sent.sent)
-    print(f"{mode}: {changes} changes, {sent.rate:.0f} datagrams/s, {ledger.counts}")  # noqa: T201
-    assert ([], []) == (ledger.missing, ledger.twice)
-    assert changes > 3  # else nothing was shown
+        fired = fire(blaster, pool_lab, 4, partial(upgrade_while, pool_lab, former))
+    print(f"{mode}: {fired.found} changes, {fired}")  # noqa: T201
+    assert {} == fired.faults
+    assert fired.found > 3  # else nothing was shown
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)

@@ -15,7 +15,8 @@
  * what arrives after all, as on a machine that is busy with something else, is taken back from "written_off".
  *
  * Both print "ready" when they are, and at their end one line of JSON, where "buffer_drops" are losses in their own socket
- * buffer. `sink` ends when its standard input does, having taken what was still in its buffer. SIGTERM ends both too.
+ * buffer, and "sources" counts what they got by its source. `sink` ends when its standard input does, having taken what
+ * was still in its buffer. SIGTERM ends both too.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -187,33 +188,61 @@ static int take(struct inbox *in, int fd, bool control)
 	return recvmmsg(fd, in->message, RECV_BATCH, MSG_DONTWAIT, NULL);
 }
 
+/* ---- sources of what arrives ---- */
+
+static struct {
+	union address address;
+	uint64_t count;
+} sources[MAX_SOURCES];
+static int source_count;
+
+static bool same(const union address *a, const union address *b)
+{
+	if (a->any.sa_family != b->any.sa_family)
+		return false;
+	if (a->any.sa_family == AF_INET)
+		return a->v4.sin_port == b->v4.sin_port && a->v4.sin_addr.s_addr == b->v4.sin_addr.s_addr;
+	return a->v6.sin6_port == b->v6.sin6_port && !memcmp(&a->v6.sin6_addr, &b->v6.sin6_addr, 16);
+}
+
+static void count_source(const union address *from)
+{
+	for (int i = 0; i < source_count; i++)
+		if (same(from, &sources[i].address)) {
+			sources[i].count++;
+			return;
+		}
+	if (source_count < MAX_SOURCES) {
+		sources[source_count].address = *from;
+		sources[source_count++].count = 1;
+	}
+}
+
+static void print_sources(void)
+{
+	char text[INET6_ADDRSTRLEN];
+	printf("\"sources\": {");
+	for (int i = 0; i < source_count; i++) {
+		const union address *a = &sources[i].address;
+		const char *comma = i ? ", " : "";
+		if (a->any.sa_family == AF_INET)
+			printf("%s\"%s:%d\": %" PRIu64, comma, inet_ntop(AF_INET, &a->v4.sin_addr, text, sizeof text),
+			       ntohs(a->v4.sin_port), sources[i].count);
+		else
+			printf("%s\"[%s]:%d\": %" PRIu64, comma, inet_ntop(AF_INET6, &a->v6.sin6_addr, text, sizeof text),
+			       ntohs(a->v6.sin6_port), sources[i].count);
+	}
+	printf("}");
+}
+
 /* ---- send ---- */
 
 static struct {
 	uint64_t before; /* what had arrived when we began */
 	uint64_t sent, unique, duplicates, damaged, strange, errors, retries, stalls, written_off;
-	int last_error, sources;
+	int last_error;
 	uint8_t *seen;
-	struct { union address address; uint64_t count; } source[MAX_SOURCES];
 } tx;
-
-static void count_source(const union address *from)
-{
-	for (int i = 0; i < tx.sources; i++)
-		if (from->any.sa_family == tx.source[i].address.any.sa_family &&
-		    (from->any.sa_family == AF_INET
-			     ? from->v4.sin_port == tx.source[i].address.v4.sin_port &&
-				       from->v4.sin_addr.s_addr == tx.source[i].address.v4.sin_addr.s_addr
-			     : from->v6.sin6_port == tx.source[i].address.v6.sin6_port &&
-				       !memcmp(&from->v6.sin6_addr, &tx.source[i].address.v6.sin6_addr, 16))) {
-			tx.source[i].count++;
-			return;
-		}
-	if (tx.sources < MAX_SOURCES) {
-		tx.source[tx.sources].address = *from;
-		tx.source[tx.sources++].count = 1;
-	}
-}
 
 static void read_replies(struct inbox *in, int fd)
 {
@@ -368,20 +397,11 @@ static int run_send(void)
 	printf("{\"sent\": %" PRIu64 ", \"seconds\": %.6f, \"replies\": %" PRIu64 ", \"duplicates\": %" PRIu64
 	       ", \"damaged\": %" PRIu64 ", \"strange\": %" PRIu64 ", \"errors\": %" PRIu64 ", \"last_error\": %d"
 	       ", \"retries\": %" PRIu64 ", \"stalls\": %" PRIu64 ", \"written_off\": %" PRIu64 ", \"buffer_drops\": %u"
-	       ", \"start_ns\": %" PRIu64 ", \"sources\": {",
+	       ", \"start_ns\": %" PRIu64 ", ",
 	       tx.sent, seconds, tx.unique, tx.duplicates, tx.damaged, tx.strange, tx.errors, tx.last_error, tx.retries,
 	       tx.stalls, tx.written_off, buffer_drops(fd), start);
-	for (int i = 0; i < tx.sources; i++) {
-		char text[INET6_ADDRSTRLEN];
-		const union address *a = &tx.source[i].address;
-		if (a->any.sa_family == AF_INET)
-			printf("%s\"%s:%d\": %" PRIu64, i ? ", " : "", inet_ntop(AF_INET, &a->v4.sin_addr, text, sizeof text),
-			       ntohs(a->v4.sin_port), tx.source[i].count);
-		else
-			printf("%s\"[%s]:%d\": %" PRIu64, i ? ", " : "", inet_ntop(AF_INET6, &a->v6.sin6_addr, text, sizeof text),
-			       ntohs(a->v6.sin6_port), tx.source[i].count);
-	}
-	printf("}}\n");
+	print_sources();
+	printf("}\n");
 	return 0;
 }
 
@@ -462,6 +482,7 @@ static int run_sink(void)
 		for (int i = 0; i < got; i++) {
 			struct header header;
 			unsigned size = in->message[i].msg_len;
+			count_source(&in->name[i]);
 			if (size < sizeof header) {
 				strange++;
 				continue;
@@ -481,8 +502,10 @@ static int run_sink(void)
 			atomic_store_explicit(&counters[opt.index].count, received, memory_order_release);
 	}
 	printf("{\"received\": %" PRIu64 ", \"logged\": %" PRIu64 ", \"strange\": %" PRIu64 ", \"damaged\": %" PRIu64
-	       ", \"echoed\": %" PRIu64 ", \"echo_failed\": %" PRIu64 ", \"batches\": %" PRIu64 ", \"buffer_drops\": %u}\n",
+	       ", \"echoed\": %" PRIu64 ", \"echo_failed\": %" PRIu64 ", \"batches\": %" PRIu64 ", \"buffer_drops\": %u, ",
 	       received, logged, strange, damaged, echoed, failed, batches, buffer_drops(fd));
+	print_sources();
+	printf("}\n");
 	return 0;
 }
 

@@ -80,6 +80,8 @@ class SinkReport:
     echo_failed: int
     batches: int
     buffer_drops: int
+    sources: dict[str, int]
+    """Datagrams by their source, as in `SendReport`."""
 
 
 @dataclass(frozen=True)
