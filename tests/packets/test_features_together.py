@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from flow_datagrams import DATA, TEMPLATE, V9, Exporter, arrived, exporting, flow_datagram
+from flow_trial import flows_with_extras, try_flows
 from group_steps import BACKENDS, HOSTS, STEPS, WEIGHTS, in_groups
 from group_trial import try_groups, with_extras
 from keyed_clients import expected, explained
@@ -49,13 +50,18 @@ def group_lab(request: pytest.FixtureRequest) -> Iterator[PoolLab]:
         yield pool_lab
 
 
+def permitted_in(mode: Mode) -> frozenset[str]:
+    """The options that `nftlb check` permits in a mode, also per packet."""
+    return frozenset(("guard", *["mirror"] * (not mode.ingress), *["count_replies"] * (not mode.dsr)))
+
+
 def cases() -> Iterator[tuple[tuple[Mode, bool], frozenset[str]]]:
     """Modes with and without checksum offload, without options and with all options that `nftlb check` permits there.
 
     Two modes also have each option alone.
     """
     for mode in MODES:
-        permitted = {"guard", *["mirror"] * (not mode.ingress), *["count_replies"] * (not mode.dsr)}
+        permitted = permitted_in(mode)
         alone = sorted(permitted) if mode in (NAT, STATELESS) else []
         yield from (((mode, True), frozenset(extras)) for extras in ((), *((one,) for one in alone), permitted))
         if mode in (NAT, STATELESS_INGRESS, DSR):
@@ -80,6 +86,31 @@ def test_options_while_backends_change(
 ) -> None:
     """Datagrams take exact turns or follow their keys, and are counted, limited and copied exactly, at each step."""
     try_groups(group_lab, with_extras(group_lab, extras, balance), version)
+
+
+# --- flows ------------------------------------------------------------------------------------------------------------
+
+
+def cases_of_flows() -> Iterator[tuple[tuple[Mode, bool], frozenset[str], Balance]]:
+    """`nat` without options, with each option, and with all. Modes without conntrack keep flows together by a key."""
+    permitted = frozenset(("count_replies", "guard", "mirror", "passive", "session_timeout"))
+    yield from (((NAT, True), frozenset((one,)), Balance.ROUND_ROBIN) for one in sorted(permitted))
+    for balance in (Balance.ROUND_ROBIN, Balance.HASH):
+        yield (NAT, True), frozenset(), balance
+        yield from (((NAT, offload), permitted, balance) for offload in (True, False))
+    yield from (((mode, True), permitted_in(mode), Balance.HASH) for mode in MODES if mode is not NAT)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(("group_lab", "extras", "balance"), [*cases_of_flows()], indirect=["group_lab"], ids=words)
+def test_flows_while_backends_change(
+    group_lab: PoolLab, extras: frozenset[str], balance: Balance, version: int
+) -> None:
+    """Flows take exact turns or follow their keys, and stay with backends that are drained or stand by.
+
+    They move when their backend is down or in maintenance. All their datagrams are counted, limited and copied.
+    """
+    try_flows(group_lab, flows_with_extras(group_lab, extras, balance), version)
 
 
 # --- templates --------------------------------------------------------------------------------------------------------
