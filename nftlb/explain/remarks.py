@@ -12,7 +12,7 @@ from nftlb.compiler.selection import targets
 from nftlb.compiler.source_ports import source_ports
 from nftlb.model import SOURCE, Balance, Encap, FallbackKind, Forward, Protocol, Replies, RotationMode, SourceKind
 
-from .choice import has_source
+from .choice import has_source, is_denied
 
 if TYPE_CHECKING:
     from nftlb.compiler import Routes
@@ -35,11 +35,13 @@ def remarks(
     by_flow: bool,
     leaves_from: str,
 ) -> Remarks:
-    """Return all remarks that apply, each with its heading.
+    """Return all remarks that apply, each with its heading. If the guard drops the packet, only this remark applies.
 
     `leaves_from` is the port or range that this host's own packets leave from instead of the listener's port.
     """
     datagrams = listener.protocol is Protocol.UDP
+    if pool.guard and is_denied(pool.guard, question.client):
+        return (("guard", "the client is in `deny`, so its packets are dropped."),)
     found = {
         "forward": _forward(pool),
         "spread": _spread(pool, question, by_flow=by_flow),
@@ -124,9 +126,8 @@ def _guard(pool: Pool, question: Question) -> str:
     guard, client = pool.guard, question.client
     if guard is None:
         return ""
-    for entries, text in ((guard.allow, "is in `allow`, so its packets always pass."), (guard.deny, _DENIED)):
-        if has_source(entries, client):
-            return f"the client {text}"
+    if has_source(guard.allow, client):
+        return "the client is in `allow`, so its packets always pass."
     if guard.rate is None:
         return "the client is in no list, so its packets pass."
     source = ip_network((client.address, guard.per.of(client.family)), strict=False)
@@ -135,10 +136,14 @@ def _guard(pool: Pool, question: Question) -> str:
     who = (
         f"{client.address}" if guard.per.is_whole(client.family) else f"all clients in {source}, which are one source,"
     )
-    return f"{who} may send {guard.most_at_once} {what} at once and {guard.rate} later; the rest is dropped.{ban}"
+    shared = guard.shared_rate
+    return (
+        f"{who} may send {guard.most_at_once} {what} at once and {guard.rate} later; the rest is dropped.{ban} While "
+        f"{guard.sources} other sources have a limit (`sources`), it shares a limit with all sources that have none: "
+        f"{shared.packets if shared else guard.most_at_once} {what} at once and {shared or guard.rate} later."
+    )
 
 
-_DENIED = "is in `deny`, so its packets are dropped."
 _HELPER = (
     "{}: the backend answers from a new port. The client gets that answer from the service's address and that port. "
     "Packets of the client to that port reach the same backend."

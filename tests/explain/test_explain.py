@@ -579,10 +579,16 @@ def test_a_guard_is_explained() -> None:
 
     assert "the client is in `allow`, so its packets always pass." == said("198.51.100.7:40000")
     assert "the client is in `deny`, so its packets are dropped." == said("198.51.100.8:40000")
-    rest = "at once and 100/second later; the rest is dropped. Then it is banned for 60 s."
+    later = "at once and 100/second later"
+    ban, full = (
+        "Then it is banned for 60 s.",
+        "While 65536 other sources have a limit (`sources`), it shares a limit with",
+    )
     who = "all clients in 203.0.113.0/24, which are one source, may send"
-    assert f"{who} 20 packets {rest}" == said("203.0.113.7:40000")
-    assert f"{who} 20 new connections {rest}" == said("203.0.113.7:40000", "192.0.2.53:53/tcp")
+    for protocol, what in (("udp", "20 packets"), ("tcp", "20 new connections")):
+        shared = f"{full} all sources that have none: {what} {later}."
+        expected = f"{who} {what} {later}; the rest is dropped. {ban} {shared}"
+        assert expected == said("203.0.113.7:40000", f"192.0.2.53:53/{protocol}")
     plain = config(pool("dns", "192.0.2.53:53/udp", THREE))
     assert "guard" not in dict(answer(plain, "192.0.2.53:53/udp").remarks)
 
@@ -592,7 +598,9 @@ def test_a_guard_is_explained() -> None:
         of = replace(configuration.pools[0], balance=balance)
         found = explain_packet(config(of), ask("192.0.2.53:53/udp", "198.51.100.8:40000"))
         assert f"slots\n  {dropped}\n" in as_text(found)
-        assert (dropped, None) == (as_data(found)["decided_by"], as_data(found)["target"])
+        assert (dropped, None, []) == tuple(as_data(found)[key] for key in ("decided_by", "target", "slots"))
+        assert ["guard"] == list(as_data(found)["remarks"])
+        assert "rewriting\n  nothing\n" in as_text(found)
         allowed = explain_packet(config(of), ask("192.0.2.53:53/udp", "198.51.100.7:40000"))
         assert dropped not in as_text(allowed)
 
