@@ -6,6 +6,7 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 from nftlb.compiler.cautions import cautions
+from nftlb.compiler.copies import has_copies
 from nftlb.compiler.ingress import has_fast_path, longest_in_tunnel
 from nftlb.compiler.reply_form import reply_form
 from nftlb.compiler.selection import targets
@@ -54,6 +55,7 @@ def remarks(
         "fragments": _FRAGMENTS[pool.forward] if datagrams else "",
         "zero checksum": _ZERO_CHECKSUM[pool.forward] if datagrams else "",
         "ICMP": _ICMP[pool.forward].format(service=question.service.address),
+        "last hop": _last_hop(pool, copied=datagrams),
         "replies": _replies(pool, listener.family),
         "fast path": _fast_path(pool, listener.family, routes),
         "source ports": _source_ports(config, pool, listener) if pool.forward is Forward.NAT else "",
@@ -235,6 +237,15 @@ _ICMP = {
         "{service} and ends at this host, not at the backend."
     ),
 }
+
+
+def _last_hop(pool: Pool, *, copied: bool) -> str:
+    """Say what happens to a packet with a TTL of 1. `copied`: options for copies concern packets of the protocol."""
+    quoted = ", which quotes the address of a backend" if pool.forward is Forward.STATELESS else ""
+    return (
+        "a packet of another host with a TTL (hop limit) of 1 reaches no backend elsewhere: its sender gets an ICMP "
+        f"error (time exceeded), as from a router{quoted}."
+    ) + (" Such a packet is not copied." if copied and has_copies(pool) else "")
 
 
 def _replies(pool: Pool, family: Family) -> str:

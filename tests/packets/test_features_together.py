@@ -236,6 +236,23 @@ def test_requests_of_backends_while_backends_change(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_datagrams_in_fragments(mode: Mode, version: int) -> None:
+    """They are joined before they take turns, and do not take the fast path; `explain` says so."""
+    with PoolLab(mode) as lab, lab.lab.client.connect((vip(version), PORT), connected=False) as sender:
+        said = explained(lab.pool(), endpoint((lab.lab.client.address(version), 40000)), b"")
+        remarks = dict(said.remarks)
+        assert "joined before a slot is picked" in remarks["fragments"]
+        answers = sender.exchange(3, size=4000)
+        assert [(name.removesuffix("-6"), 1, True) for name in said.slots] == [
+            (answer.backend, answer.copies, answer.whole) for answer in answers
+        ]
+        close_slow_path(lab)
+        (answer,) = sender.exchange(1, size=4000, timeout=0.5)
+        assert ("fragments" in remarks["fast path"], answer.copies) == ((True, 0) if mode.ingress else (False, 1))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("mode", [STATELESS_INGRESS, DSR_INGRESS], ids=str)
 def test_datagrams_without_a_checksum_on_the_fast_path(mode: Mode, version: int) -> None:
     """They take the fast path with dsr, which changes no checksum, and not with stateless; `explain` says so."""
