@@ -51,6 +51,14 @@ def _new(step: Step) -> int:
     return CYCLES * sum(step.shares.values())
 
 
+def keeps_flows(backend: str, step: Step) -> bool:
+    """Whether a backend keeps its flows: also if it is drained, waits or stands by, but not if it is down or away."""
+    if backend == SORRY_HOST:
+        return SORRY_HOST in step.shares
+    state = step.states.get(backend, BackendState())
+    return state.up and state.admin is not Admin.MAINTENANCE
+
+
 def try_flows(pool_lab: PoolLab, pool: Pool, version: int) -> None:
     """Take the pool through all steps, with ONE socket for each flow, and compare all that can be counted."""
     lab = pool_lab.lab
@@ -100,7 +108,8 @@ class _Trial:
     def take(self, step: Step) -> None:
         """Change the states of backends, and send a datagram of each former flow, then of new flows."""
         self._pool_lab.update(step.membership)
-        kept = [flow for flow in self.flows if self._stays(flow, step)]
+        # Without conntrack, the key decides about each datagram.
+        kept = [flow for flow in self.flows if self._pool.forward is Forward.NAT and keeps_flows(flow.backend, step)]
         moved = [flow for flow in self.flows if flow not in kept]
         for flow in kept:
             assert flow.backend == self._ask(flow), step.about
@@ -142,18 +151,6 @@ class _Trial:
         flow = _Flow(asker, asker.endpoint(client.address(self._version)), [])
         self.flows.append(flow)
         return flow
-
-    def _stays(self, flow: _Flow, step: Step) -> bool:
-        """Whether a flow stays with its backend: a backend that is drained, waits or stands by keeps its flows.
-
-        Without conntrack, the key decides about each datagram.
-        """
-        if self._pool.forward is not Forward.NAT:
-            return False
-        if flow.backend == SORRY_HOST:
-            return SORRY_HOST in step.shares
-        state = step.states.get(flow.backend, BackendState())
-        return state.up and state.admin is not Admin.MAINTENANCE
 
     def _ask(self, flow: _Flow) -> str:
         # The fast path leaves fragments alone.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from flow_datagrams import DATA, TEMPLATE, V9, Exporter, arrived, exporting, flow_datagram
-from flow_trial import flows_with_extras, try_flows
+from flow_trial import flows_with_extras, keeps_flows, try_flows
 from group_steps import BACKENDS, HOSTS, STEPS, WEIGHTS, in_groups
 from group_trial import try_groups, with_extras
 from keyed_clients import expected, explained
@@ -22,7 +22,7 @@ from peers import Peer
 from pool_lab import DSR, DSR_INGRESS, MODES, NAT, PORT, STATELESS, STATELESS_INGRESS, PoolLab, close_slow_path, vip
 
 from nftlb.explain import Question, explain_packet
-from nftlb.model import Balance, Config, Endpoint, Protocol, SourceKind, payload_key
+from nftlb.model import Balance, Config, Endpoint, Per, Protocol, SourceKind, payload_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -195,20 +195,26 @@ class Conversation:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("balance", [Balance.ROUND_ROBIN, Balance.HASH])
 @pytest.mark.parametrize(
-    ("mode", "source"), [(NAT, SourceKind.KEEP), (NAT, SourceKind.MASQUERADE), (STATELESS, None)], ids=str
+    ("mode", "source", "per"),
+    [
+        *((NAT, source, per) for source in (SourceKind.KEEP, SourceKind.MASQUERADE) for per in Per),
+        (STATELESS, None, Per.PACKET),
+    ],
+    ids=str,
 )
 def test_requests_of_backends_while_backends_change(
-    mode: Mode, source: SourceKind | None, balance: Balance, version: int
+    mode: Mode, source: SourceKind | None, per: Per, balance: Balance, version: int
 ) -> None:
     """Each backend asks from the service at each step, also if it is drained, on standby or down.
 
     With nat, the backend that asked gets the answer. With stateless, the backend of the peer's key or the next turn
-    gets the answer. Requests of a client go where `explain` says, meanwhile.
+    gets the answer. Requests of a client go where `explain` says, meanwhile, or stay with the backend of their flow.
     """
     with open_lab(mode, serve=False) as lab, ExitStack() as stack:
         options = {} if source is None else {"source": source}
-        pool = in_groups(lab.pool(PORT), balance=balance, outbound=True, **options)
+        pool = in_groups(lab.pool(PORT), balance=balance, outbound=True, per=per, **options)
         lab.load(pool)
+        of_flow = ""
         talk = Conversation(lab, version, stack)
         for name in BACKENDS:
             question = Question(endpoint(talk.backends[name].address), endpoint(talk.peers[name].address), Protocol.UDP)
@@ -226,7 +232,15 @@ def test_requests_of_backends_while_backends_change(
                     assert got in step.shares
             client = endpoint(talk.client.address)
             reached = [talk.request() for _ in range(2 * sum(step.shares.values()))]
-            if balance is Balance.HASH:
+            if per is Per.FLOW:
+                stays = of_flow and keeps_flows(of_flow, step)
+                of_flow = of_flow if stays else reached[0]
+                assert {of_flow} == set(reached), step.about
+                owners = (
+                    step.shares if balance is Balance.ROUND_ROBIN else {expected(pool, client, b"", step.membership)}
+                )
+                assert stays or of_flow in owners, step.about
+            elif balance is Balance.HASH:
                 assert {expected(pool, client, b"OPTIONS", step.membership)} == set(reached), step.about
             else:
                 assert {name: 2 * share for name, share in step.shares.items()} == Counter(reached), step.about
