@@ -122,6 +122,9 @@ def explain_packet(
     state = (membership or Membership()).of(pool.name)
     selection = select(pool, listener.family, state)
     slots = tuple(selection.targets[index][0].name for index in turns(pool, listener.family, selection))
+    choice = choice_of(pool, question, selection, slots)
+    if choice and choice.dropped:
+        slots = ()
     by_flow = is_flow(pool, listener.protocol)
     answer = Treatment(
         pool=pool,
@@ -134,7 +137,7 @@ def explain_packet(
             config, pool, listener, question, state, selection, slots, allocation or allocate(config)
         ),
         slots=slots,
-        choice=choice_of(pool, question, selection, slots),
+        choice=choice,
         fast_path=takes_fast_path(pool, listener.family, routes or Routes()),
         remarks=remarks(
             config,

@@ -87,9 +87,9 @@ class Choice:
 class Treatment:
     """How the pool of a packet treats the packet.
 
-    `slots` names the target of each slot in one turn; empty without targets. `choice` is what decides about the packet,
-    if not only the turn. `priority` is the priority that serves; None if no
-    priority serves alone. `remarks` are pairs of a heading and sentences.
+    `slots` names the target of each slot in one turn; empty without targets, and if the packet is dropped. `choice` is
+    what decides about the packet, if not only the turn. `priority` is the priority that serves; None if no priority
+    serves alone. `remarks` are pairs of a heading and sentences.
     """
 
     pool: Pool

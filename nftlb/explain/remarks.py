@@ -6,13 +6,14 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 from nftlb.compiler.cautions import cautions
+from nftlb.compiler.copies import has_copies
 from nftlb.compiler.ingress import has_fast_path, longest_in_tunnel
 from nftlb.compiler.reply_form import reply_form
 from nftlb.compiler.selection import targets
 from nftlb.compiler.source_ports import source_ports
 from nftlb.model import SOURCE, Balance, Encap, FallbackKind, Forward, Protocol, Replies, RotationMode, SourceKind
 
-from .choice import has_source
+from .choice import has_source, is_denied
 
 if TYPE_CHECKING:
     from nftlb.compiler import Routes
@@ -35,11 +36,13 @@ def remarks(
     by_flow: bool,
     leaves_from: str,
 ) -> Remarks:
-    """Return all remarks that apply, each with its heading.
+    """Return all remarks that apply, each with its heading. If the guard drops the packet, only this remark applies.
 
     `leaves_from` is the port or range that this host's own packets leave from instead of the listener's port.
     """
     datagrams = listener.protocol is Protocol.UDP
+    if pool.guard and is_denied(pool.guard, question.client):
+        return (("guard", "the client is in `deny`, so its packets are dropped."),)
     found = {
         "forward": _forward(pool),
         "spread": _spread(pool, question, by_flow=by_flow),
@@ -52,6 +55,7 @@ def remarks(
         "fragments": _FRAGMENTS[pool.forward] if datagrams else "",
         "zero checksum": _ZERO_CHECKSUM[pool.forward] if datagrams else "",
         "ICMP": _ICMP[pool.forward].format(service=question.service.address),
+        "last hop": _last_hop(pool, copied=datagrams),
         "replies": _replies(pool, listener.family),
         "fast path": _fast_path(pool, listener.family, routes),
         "source ports": _source_ports(config, pool, listener) if pool.forward is Forward.NAT else "",
@@ -124,9 +128,8 @@ def _guard(pool: Pool, question: Question) -> str:
     guard, client = pool.guard, question.client
     if guard is None:
         return ""
-    for entries, text in ((guard.allow, "is in `allow`, so its packets always pass."), (guard.deny, _DENIED)):
-        if has_source(entries, client):
-            return f"the client {text}"
+    if has_source(guard.allow, client):
+        return "the client is in `allow`, so its packets always pass."
     if guard.rate is None:
         return "the client is in no list, so its packets pass."
     source = ip_network((client.address, guard.per.of(client.family)), strict=False)
@@ -135,10 +138,14 @@ def _guard(pool: Pool, question: Question) -> str:
     who = (
         f"{client.address}" if guard.per.is_whole(client.family) else f"all clients in {source}, which are one source,"
     )
-    return f"{who} may send {guard.most_at_once} {what} at once and {guard.rate} later; the rest is dropped.{ban}"
+    shared = guard.shared_rate
+    return (
+        f"{who} may send {guard.most_at_once} {what} at once and {guard.rate} later; the rest is dropped.{ban} While "
+        f"{guard.sources} other sources have a limit (`sources`), it shares a limit with all sources that have none: "
+        f"{shared.packets if shared else guard.most_at_once} {what} at once and {shared or guard.rate} later."
+    )
 
 
-_DENIED = "is in `deny`, so its packets are dropped."
 _HELPER = (
     "{}: the backend answers from a new port. The client gets that answer from the service's address and that port. "
     "Packets of the client to that port reach the same backend."
@@ -230,6 +237,15 @@ _ICMP = {
         "{service} and ends at this host, not at the backend."
     ),
 }
+
+
+def _last_hop(pool: Pool, *, copied: bool) -> str:
+    """Say what happens to a packet with a TTL of 1. `copied`: options for copies concern packets of the protocol."""
+    quoted = ", which quotes the address of a backend" if pool.forward is Forward.STATELESS else ""
+    return (
+        "a packet of another host with a TTL (hop limit) of 1 reaches no backend elsewhere: its sender gets an ICMP "
+        f"error (time exceeded), as from a router{quoted}."
+    ) + (" Such a packet is not copied." if copied and has_copies(pool) else "")
 
 
 def _replies(pool: Pool, family: Family) -> str:

@@ -389,9 +389,9 @@ def test_the_fast_path() -> None:
 
 @pytest.mark.parametrize("forward", list(Forward))
 def test_every_mode_has_remarks(forward: Forward) -> None:
-    """In every mode there are remarks about fragments, missing checksums, ICMP errors and the lack of backends."""
+    """In every mode there are remarks about fragments, missing checksums, ICMP errors, TTLs and a lack of backends."""
     configuration = config(pool("dns", "192.0.2.53:53/udp", backends("10.0.1.2"), forward=forward))
-    expected = {"forward", "spread", "fragments", "zero checksum", "ICMP", "fast path", "none left"}
+    expected = {"forward", "spread", "fragments", "zero checksum", "ICMP", "last hop", "fast path", "none left"}
     if forward is not Forward.NAT:
         expected.add("own packets")
     else:
@@ -579,10 +579,16 @@ def test_a_guard_is_explained() -> None:
 
     assert "the client is in `allow`, so its packets always pass." == said("198.51.100.7:40000")
     assert "the client is in `deny`, so its packets are dropped." == said("198.51.100.8:40000")
-    rest = "at once and 100/second later; the rest is dropped. Then it is banned for 60 s."
+    later = "at once and 100/second later"
+    ban, full = (
+        "Then it is banned for 60 s.",
+        "While 65536 other sources have a limit (`sources`), it shares a limit with",
+    )
     who = "all clients in 203.0.113.0/24, which are one source, may send"
-    assert f"{who} 20 packets {rest}" == said("203.0.113.7:40000")
-    assert f"{who} 20 new connections {rest}" == said("203.0.113.7:40000", "192.0.2.53:53/tcp")
+    for protocol, what in (("udp", "20 packets"), ("tcp", "20 new connections")):
+        shared = f"{full} all sources that have none: {what} {later}."
+        expected = f"{who} {what} {later}; the rest is dropped. {ban} {shared}"
+        assert expected == said("203.0.113.7:40000", f"192.0.2.53:53/{protocol}")
     plain = config(pool("dns", "192.0.2.53:53/udp", THREE))
     assert "guard" not in dict(answer(plain, "192.0.2.53:53/udp").remarks)
 
@@ -592,9 +598,25 @@ def test_a_guard_is_explained() -> None:
         of = replace(configuration.pools[0], balance=balance)
         found = explain_packet(config(of), ask("192.0.2.53:53/udp", "198.51.100.8:40000"))
         assert f"slots\n  {dropped}\n" in as_text(found)
-        assert (dropped, None) == (as_data(found)["decided_by"], as_data(found)["target"])
+        assert (dropped, None, []) == tuple(as_data(found)[key] for key in ("decided_by", "target", "slots"))
+        assert ["guard"] == list(as_data(found)["remarks"])
+        assert "rewriting\n  nothing\n" in as_text(found)
         allowed = explain_packet(config(of), ask("192.0.2.53:53/udp", "198.51.100.7:40000"))
         assert dropped not in as_text(allowed)
+
+
+@pytest.mark.parametrize("forward", Forward)
+@pytest.mark.parametrize("templates", Templates)
+def test_the_last_hop(forward: Forward, templates: Templates) -> None:
+    """A remark says what the sender of a packet with a TTL of 1 gets, and that the packet is not copied."""
+    source = SourceKind.KEEP if forward is Forward.NAT else SourceKind.MASQUERADE
+    listen = ("192.0.2.53:53/udp", "192.0.2.53:53/sctp")
+    configuration = config(pool("dns", listen, THREE, forward=forward, source=source, templates=templates))
+    for service in listen:
+        said = dict(answer(configuration, service).remarks)["last hop"]
+        assert (forward is Forward.STATELESS) == ("quotes the address of a backend" in said)
+        copied = templates is Templates.ALL and service.endswith("udp")
+        assert copied == said.endswith("Such a packet is not copied.")
 
 
 def test_answers_to_requests_of_backends() -> None:

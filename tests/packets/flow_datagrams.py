@@ -7,6 +7,7 @@ import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from hop_limits import set_ttl
 from pool_lab import NAT, PORT, PoolLab, vip
 
 from nftlb.model import SourceKind, Templates
@@ -63,10 +64,7 @@ class Exporter:
 
     def set_ttl(self, ttl: int) -> None:
         """Set the TTL, or the hop limit, of the next datagrams."""
-        if self._sock.family is socket.AF_INET:
-            self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
-        else:
-            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ttl)
+        set_ttl(self._sock, ttl)
 
 
 def arrived(lab: PoolLab) -> dict[str, list[int]]:

@@ -42,6 +42,13 @@ def with_extras(pool_lab: PoolLab, extras: frozenset[str], balance: Balance) -> 
     pool = (
         in_groups(pool_lab.pool(), balance=balance, key=KEY) if balance is Balance.HASH else in_groups(pool_lab.pool())
     )
+    sent = sum(CYCLES * sum(step.shares.values()) for step in STEPS)
+    sent += len(STEPS) * KEYS if balance is Balance.HASH else 0
+    return with_options(pool_lab, pool, extras, sent)
+
+
+def with_options(pool_lab: PoolLab, pool: Pool, extras: frozenset[str], burst: int) -> Pool:
+    """The pool with options: `mirror`, `guard`, which lets `burst` datagrams pass, and `count_replies`."""
     if "mirror" in extras:
         host = pool_lab.lab.clients[1]
         mirror = tuple(
@@ -50,9 +57,7 @@ def with_extras(pool_lab: PoolLab, extras: frozenset[str], balance: Balance) -> 
         )
         pool = replace(pool, mirror=mirror, ingress=())
     if "guard" in extras:
-        sent = sum(CYCLES * sum(step.shares.values()) for step in STEPS)
-        sent += len(STEPS) * KEYS if balance is Balance.HASH else 0
-        pool = replace(pool, guard=Guard(rate=SLOW, burst=sent))
+        pool = replace(pool, guard=Guard(rate=SLOW, burst=burst))
     return replace(pool, count_replies="count_replies" in extras)
 
 
@@ -87,25 +92,58 @@ def try_groups(pool_lab: PoolLab, pool: Pool, version: int) -> None:
         archive = stack.enter_context(collecting(pool_lab, version))
         asker = stack.enter_context(Asker(lab.client, version))
         trial = _Trial(pool_lab, pool, asker, version)
-        before = trial.counted()
+        before = counted(pool_lab)
         for step in STEPS:
             trial.take(step)
-        wanted = Counter(trial.got)
-        if pool.count_replies:
-            wanted += Counter({f"{name} replies": count for name, count in trial.got.items() if name != SORRY_HOST})
-        if pool.mirror:
-            wanted["collector/dns/archive"] = len(trial.sent)
-        if pool.guard:
-            wanted["_rate"] = trial.exceed()
-        await_that(lambda: trial.counted() - before == wanted, f"these counts: {wanted}")
-        got = {name: count for name, count in trial.got.items() if count}
-        assert got == {name: count for name, count in pool_lab.servers.counts.items() if count}
+        exceed(pool, asker)
         client = (lab.client.address(version), asker.sock.getsockname()[1])
-        if pool.forward is not Forward.NAT:
-            assert {client} == {datagram.source for datagram in pool_lab.servers.received}
-        copies = [(datagram.payload, datagram.source) for datagram in archive.settle()]
-        assert (sorted((payload, client) for payload in trial.sent) if pool.mirror else []) == sorted(copies)
+        compare(pool_lab, pool, before, trial.got, [(payload, client) for payload in trial.sent], archive)
         assert asker.is_idle()
+
+
+def exceed(pool: Pool, asker: Asker) -> None:
+    """Send datagrams above the limit of the guard, if the pool has a guard."""
+    for number in range(ABOVE if pool.guard else 0):
+        asker.send(f"above {number}".encode())
+
+
+def counted(pool_lab: PoolLab) -> Counter[str]:
+    """The packets of backends and collectors, the replies of backends, and what the guard dropped."""
+    balancer, applier = pool_lab.lab.balancer, pool_lab.applier
+    found: Counter[str] = Counter()
+    for owner, count in balancer.call(applier.counters).items():
+        name = owner.removeprefix("dns/")
+        found[host_of(name)] += count.packets
+    for owner, replies in balancer.call(applier.reply_counts).items():
+        found[f"{host_of(owner.removeprefix('dns/'))} replies"] += replies.replies.packets
+    return found
+
+
+def compare(
+    pool_lab: PoolLab,
+    pool: Pool,
+    before: Counter[str],
+    got: Counter[str],
+    sent: list[tuple[bytes, tuple[str, int]]],
+    archive: Servers,
+) -> None:
+    """Compare what was sent with the counts since `before`, with what arrived, and with the copies in the archive.
+
+    `got`: how many datagrams each backend replied to. `sent`: their payloads, with the clients.
+    """
+    wanted = Counter(got)
+    if pool.count_replies:
+        wanted += Counter({f"{name} replies": count for name, count in got.items() if name != SORRY_HOST})
+    if pool.mirror:
+        wanted["collector/dns/archive"] = len(sent)
+    if pool.guard:
+        wanted["_rate"] = ABOVE
+    await_that(lambda: counted(pool_lab) - before == wanted, f"these counts: {wanted}")
+    assert +got == +Counter(pool_lab.servers.counts)
+    if pool.forward is not Forward.NAT:
+        assert {client for _, client in sent} == {datagram.source for datagram in pool_lab.servers.received}
+    copies = [(datagram.payload, datagram.source) for datagram in archive.settle()]
+    assert (sorted(sent) if pool.mirror else []) == sorted(copies)
 
 
 class _Trial:
@@ -136,23 +174,6 @@ class _Trial:
             order = order_of_turns(self._pool, self._client, step.membership)
             assert list(chain.from_iterable(repeat(order, CYCLES))) == turns, step.about
         self._shares = step.shares
-
-    def exceed(self) -> int:
-        """Send datagrams above the limit of the guard, which are dropped, and return their number."""
-        for payload in self._payloads[:ABOVE]:
-            self._asker.send(payload)
-        return ABOVE
-
-    def counted(self) -> Counter[str]:
-        """The packets of backends and collectors, the replies of backends, and what the guard dropped."""
-        balancer, applier = self._pool_lab.lab.balancer, self._pool_lab.applier
-        found: Counter[str] = Counter()
-        for owner, count in balancer.call(applier.counters).items():
-            name = owner.removeprefix("dns/")
-            found[host_of(name)] += count.packets
-        for owner, replies in balancer.call(applier.reply_counts).items():
-            found[f"{host_of(owner.removeprefix('dns/'))} replies"] += replies.replies.packets
-        return found
 
     def _send_keys(self, step: Step) -> None:
         owners = {}

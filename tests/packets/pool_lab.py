@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from nftlb.lab import Servers
-    from nftlb.model import BackendState
+    from nftlb.model import BackendState, Guard
 
 PORT = 53
 BACKEND_PORT = 5353
@@ -146,8 +146,8 @@ class PoolLab:
             backends=tuple(backends),
         )
 
-    def load_with(self, services: Iterable[tuple[int, Iterable[int]]]) -> None:
-        """Load the pool, and a pool for each of these other services (see `FORMS`)."""
+    def load_with(self, services: Iterable[tuple[int, Iterable[int]]], *, guard: Guard | None = None) -> None:
+        """Load the pool, perhaps with a guard, and a pool for each of these other services (see `FORMS`)."""
         dns = self.pool()
         others = (
             replace(
@@ -160,7 +160,7 @@ class PoolLab:
             for distance, ports in services
             for port in ports
         )
-        self.load(dns, *others)
+        self.load(replace(dns, guard=guard), *others)
 
     def load(self, *pools: Pool, membership: Membership | None = None) -> None:
         """Load pools into the balancer's kernel, as `nftlb apply` does."""

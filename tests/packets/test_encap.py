@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
 from encap_lab import EVERYONE, EncapLab, beyond, swapping
+from hop_limits import set_ttl, time_exceeded
+from keyed_clients import Asker
+from packet_tap import Tap
 from pool_lab import NAT, PORT, PoolLab, close_slow_path, down, vip
 
 from nftlb.compiler.routes import tunnel_hop
@@ -55,6 +59,29 @@ def in_turns(encap_lab: EncapLab, version: int, size: int, *, zero_checksum: boo
     assert (sorted(turns[:3]), turns) == (EVERYONE, turns[:3] * 3)
     assert {(vip(version), PORT)} == {answer.source for answer in answers}
     assert {(1, True)} == {(answer.copies, answer.whole) for answer in answers}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("fast", [False, True], ids=["", "ingress"])
+def test_a_tunnel_is_one_hop(encap_lab: EncapLab, fast: bool, version: int) -> None:
+    """A TTL of 1 does not enter a tunnel: the client gets an error. A TTL of 2 enters a tunnel with 1, and arrives."""
+    lab = encap_lab.lab
+    encap_lab.load(encap_lab.pool() if fast else slow(encap_lab))
+    encap_lab.servers.clear()
+    with ExitStack() as stack:
+        asker = stack.enter_context(Asker(lab.client, version))
+        at_client = stack.enter_context(Tap(lab.client))
+        ends = {beyond(number)[version == 6] for number in range(1, 4)}
+        made = [name for name, one in encap_lab.tunnels.made.items() if str(one.remote) in ends]
+        taps = [stack.enter_context(Tap(lab.balancer, name)) for name in made]
+        for ttl in (1, 2, 3, 2, 1):
+            set_ttl(asker.sock, ttl)
+            asker.send(f"with {ttl}".encode())
+        received = encap_lab.servers.wait(3)
+        inner = [packet for tap in taps for packet in tap.datagrams()]
+        assert 2 == len(time_exceeded(at_client))
+    assert ["with 2", "with 2", "with 3"] == sorted(one.payload.decode() for one in received)
+    assert [(b"with 2", 1), (b"with 2", 1), (b"with 3", 2)] == sorted((one.payload, one.ttl) for one in inner)
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from flow_datagrams import DATA, TEMPLATE, V9, Exporter, arrived, exporting, flow_datagram
+from flow_trial import flows_with_extras, keeps_flows, try_flows
 from group_steps import BACKENDS, HOSTS, STEPS, WEIGHTS, in_groups
 from group_trial import try_groups, with_extras
 from keyed_clients import expected, explained
@@ -21,7 +22,7 @@ from peers import Peer
 from pool_lab import DSR, DSR_INGRESS, MODES, NAT, PORT, STATELESS, STATELESS_INGRESS, PoolLab, close_slow_path, vip
 
 from nftlb.explain import Question, explain_packet
-from nftlb.model import Balance, Config, Endpoint, Protocol, SourceKind, payload_key
+from nftlb.model import Balance, Config, Endpoint, Per, Protocol, SourceKind, payload_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,13 +50,18 @@ def group_lab(request: pytest.FixtureRequest) -> Iterator[PoolLab]:
         yield pool_lab
 
 
+def permitted_in(mode: Mode) -> frozenset[str]:
+    """The options that `nftlb check` permits in a mode, also per packet."""
+    return frozenset(("guard", *["mirror"] * (not mode.ingress), *["count_replies"] * (not mode.dsr)))
+
+
 def cases() -> Iterator[tuple[tuple[Mode, bool], frozenset[str]]]:
     """Modes with and without checksum offload, without options and with all options that `nftlb check` permits there.
 
     Two modes also have each option alone.
     """
     for mode in MODES:
-        permitted = {"guard", *["mirror"] * (not mode.ingress), *["count_replies"] * (not mode.dsr)}
+        permitted = permitted_in(mode)
         alone = sorted(permitted) if mode in (NAT, STATELESS) else []
         yield from (((mode, True), frozenset(extras)) for extras in ((), *((one,) for one in alone), permitted))
         if mode in (NAT, STATELESS_INGRESS, DSR):
@@ -80,6 +86,31 @@ def test_options_while_backends_change(
 ) -> None:
     """Datagrams take exact turns or follow their keys, and are counted, limited and copied exactly, at each step."""
     try_groups(group_lab, with_extras(group_lab, extras, balance), version)
+
+
+# --- flows ------------------------------------------------------------------------------------------------------------
+
+
+def cases_of_flows() -> Iterator[tuple[tuple[Mode, bool], frozenset[str], Balance]]:
+    """`nat` without options, with each option, and with all. Modes without conntrack keep flows together by a key."""
+    permitted = frozenset(("count_replies", "guard", "mirror", "passive", "session_timeout"))
+    yield from (((NAT, True), frozenset((one,)), Balance.ROUND_ROBIN) for one in sorted(permitted))
+    for balance in (Balance.ROUND_ROBIN, Balance.HASH):
+        yield (NAT, True), frozenset(), balance
+        yield from (((NAT, offload), permitted, balance) for offload in (True, False))
+    yield from (((mode, True), permitted_in(mode), Balance.HASH) for mode in MODES if mode is not NAT)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(("group_lab", "extras", "balance"), [*cases_of_flows()], indirect=["group_lab"], ids=words)
+def test_flows_while_backends_change(
+    group_lab: PoolLab, extras: frozenset[str], balance: Balance, version: int
+) -> None:
+    """Flows take exact turns or follow their keys, and stay with backends that are drained or stand by.
+
+    They move when their backend is down or in maintenance. All their datagrams are counted, limited and copied.
+    """
+    try_flows(group_lab, flows_with_extras(group_lab, extras, balance), version)
 
 
 # --- templates --------------------------------------------------------------------------------------------------------
@@ -164,20 +195,26 @@ class Conversation:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("balance", [Balance.ROUND_ROBIN, Balance.HASH])
 @pytest.mark.parametrize(
-    ("mode", "source"), [(NAT, SourceKind.KEEP), (NAT, SourceKind.MASQUERADE), (STATELESS, None)], ids=str
+    ("mode", "source", "per"),
+    [
+        *((NAT, source, per) for source in (SourceKind.KEEP, SourceKind.MASQUERADE) for per in Per),
+        (STATELESS, None, Per.PACKET),
+    ],
+    ids=str,
 )
 def test_requests_of_backends_while_backends_change(
-    mode: Mode, source: SourceKind | None, balance: Balance, version: int
+    mode: Mode, source: SourceKind | None, per: Per, balance: Balance, version: int
 ) -> None:
     """Each backend asks from the service at each step, also if it is drained, on standby or down.
 
     With nat, the backend that asked gets the answer. With stateless, the backend of the peer's key or the next turn
-    gets the answer. Requests of a client go where `explain` says, meanwhile.
+    gets the answer. Requests of a client go where `explain` says, meanwhile, or stay with the backend of their flow.
     """
     with open_lab(mode, serve=False) as lab, ExitStack() as stack:
         options = {} if source is None else {"source": source}
-        pool = in_groups(lab.pool(PORT), balance=balance, outbound=True, **options)
+        pool = in_groups(lab.pool(PORT), balance=balance, outbound=True, per=per, **options)
         lab.load(pool)
+        of_flow = ""
         talk = Conversation(lab, version, stack)
         for name in BACKENDS:
             question = Question(endpoint(talk.backends[name].address), endpoint(talk.peers[name].address), Protocol.UDP)
@@ -195,13 +232,38 @@ def test_requests_of_backends_while_backends_change(
                     assert got in step.shares
             client = endpoint(talk.client.address)
             reached = [talk.request() for _ in range(2 * sum(step.shares.values()))]
-            if balance is Balance.HASH:
+            if per is Per.FLOW:
+                stays = of_flow and keeps_flows(of_flow, step)
+                of_flow = of_flow if stays else reached[0]
+                assert {of_flow} == set(reached), step.about
+                owners = (
+                    step.shares if balance is Balance.ROUND_ROBIN else {expected(pool, client, b"", step.membership)}
+                )
+                assert stays or of_flow in owners, step.about
+            elif balance is Balance.HASH:
                 assert {expected(pool, client, b"OPTIONS", step.membership)} == set(reached), step.about
             else:
                 assert {name: 2 * share for name, share in step.shares.items()} == Counter(reached), step.about
 
 
 # --- the fast path ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_datagrams_in_fragments(mode: Mode, version: int) -> None:
+    """They are joined before they take turns, and do not take the fast path; `explain` says so."""
+    with PoolLab(mode) as lab, lab.lab.client.connect((vip(version), PORT), connected=False) as sender:
+        said = explained(lab.pool(), endpoint((lab.lab.client.address(version), 40000)), b"")
+        remarks = dict(said.remarks)
+        assert "joined before a slot is picked" in remarks["fragments"]
+        answers = sender.exchange(3, size=4000)
+        assert [(name.removesuffix("-6"), 1, True) for name in said.slots] == [
+            (answer.backend, answer.copies, answer.whole) for answer in answers
+        ]
+        close_slow_path(lab)
+        (answer,) = sender.exchange(1, size=4000, timeout=0.5)
+        assert ("fragments" in remarks["fast path"], answer.copies) == ((True, 0) if mode.ingress else (False, 1))
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -17,6 +17,7 @@ import pytest
 from added_addresses import add_addresses
 from blaster import Membership as Members
 from copies_lab import COLLECTOR_PORT, CopiesLab
+from hop_limits import send_all_errors, set_ttl, time_exceeded
 from lab_parameters import offload_id
 from packet_tap import Tap
 from pool_lab import DSR, NAT, PORT, STATELESS, STATELESS_EARLY, down, vip
@@ -204,24 +205,29 @@ def icmp(tap: Tap) -> list[str]:
     return [packet.payload[:2].hex() for packet in found if packet.payload[0] in kinds[packet.protocol]]
 
 
-TTLS = {4: (socket.IPPROTO_IP, socket.IP_TTL), 6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)}
-
-
 @pytest.mark.parametrize("version", [4, 6])
-def test_loops_end(version: int) -> None:
-    """A copy has a TTL that is one less, and a datagram with a TTL of 1 is not copied."""
+@pytest.mark.parametrize(
+    ("mode", "per"), [(NAT, Per.PACKET), (NAT, Per.FLOW), (STATELESS, Per.PACKET), (DSR, Per.PACKET)], ids=str
+)
+def test_loops_end(mode: Mode, per: Per, version: int) -> None:
+    """A copy has a TTL that is one less, and a datagram with a TTL of 1 is not copied: its sender gets an error."""
     family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
     with (
-        CopiesLab(STATELESS) as lab,
+        CopiesLab(mode) as lab,
         lab.lab.client.call(socket.socket, family, socket.SOCK_DGRAM) as sock,
+        Tap(lab.lab.client) as at_client,
         Tap(lab.collector) as tap,
     ):
-        lab.load(lab.mirrored())
+        send_all_errors(lab.lab.balancer)
+        lab.load(replace(lab.mirrored(), per=per))
         for ttl in (3, 2, 1):
-            sock.setsockopt(*TTLS[version], ttl)
+            set_ttl(sock, ttl)
             sock.sendto(b"a datagram", (vip(version), PORT))
         lab.copies()
-        assert [2, 1] == [packet.ttl for packet in tap.datagrams() if packet.payload == b"a datagram"]
+        copies = [packet for packet in tap.datagrams() if not packet.outgoing and packet.payload == b"a datagram"]
+        assert [2, 1] == [packet.ttl for packet in copies]
+        assert 2 == len(lab.servers.received)
+        assert 1 == len(time_exceeded(at_client))
 
 
 FAMILIES = {4: "ip", 6: "ip6"}

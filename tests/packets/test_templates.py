@@ -19,7 +19,9 @@ from flow_datagrams import (
     exporting,
     flow_datagram,
 )
+from hop_limits import send_all_errors, time_exceeded
 from lab_parameters import with_and_without_offload
+from packet_tap import Tap
 from pool_lab import DSR, DSR_INGRESS, NAT, STATELESS, STATELESS_INGRESS, PoolLab, down
 
 from nftlb.model import Membership
@@ -90,15 +92,21 @@ def test_templates_without_a_checksum(version: int, offload: bool) -> None:
         assert {name: [1, 2] for name in BACKENDS} == arrived(lab)
 
 
-@pytest.mark.parametrize(("mode", "version"), [(NAT, 4), (STATELESS, 6), (DSR, 4), (DSR, 6)], ids=str)
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("mode", [NAT, STATELESS, STATELESS_INGRESS, DSR, DSR_INGRESS], ids=str)
 def test_templates_end_with_their_ttl(mode: Mode, version: int) -> None:
-    """A template with a TTL of 1 is not copied, so no template circles between balancers that are backends."""
-    with PoolLab(mode) as lab, Exporter(lab, version) as exporter:
+    """A template with a TTL of 1 is not copied, so no template circles between balancers that are backends.
+
+    The exporter gets one error for each of these templates.
+    """
+    with PoolLab(mode) as lab, Exporter(lab, version) as exporter, Tap(lab.lab.client) as tap:
+        send_all_errors(lab.lab.balancer)
         lab.load(exporting(lab, mode))
         for number, ttl in enumerate((2, 1, 1, 2)):
             exporter.set_ttl(ttl)
             exporter.send(flow_datagram(V9, TEMPLATE, number))
         assert {name: [0, 3] for name in BACKENDS} == arrived(lab)
+        assert 2 == len(time_exceeded(tap))
 
 
 def other_datagrams() -> Iterator[bytes]:
