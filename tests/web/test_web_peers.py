@@ -7,7 +7,7 @@ import socket
 import subprocess
 from threading import Event
 from typing import TYPE_CHECKING, Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from web_server import BEARER, hang_up, head, run, serving, until
@@ -52,7 +52,7 @@ def test_the_own_user_needs_no_token(listen: UnixSocket) -> None:
 
     async def test() -> None:
         me = Actor(user_name(os.geteuid()), "unix socket")
-        for tokens in (no_tokens, dict):
+        for tokens in (no_tokens, AsyncMock(return_value={})):
             async with serving(listen=listen, tokens=tokens) as api:
                 assert (200, [me]) == await outcome(api, NO_TOKEN)
                 assert (200, [me]) == await outcome(api, {"Authorization": "Bearer wrong"})
