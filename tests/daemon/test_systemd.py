@@ -14,7 +14,7 @@ import threading
 import time
 from contextlib import contextmanager
 from logging.handlers import BufferingHandler
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 
@@ -225,36 +225,42 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert broken["message"].endswith("\nZeroDivisionError: division by zero")
 
 
+@contextmanager
+def piped_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, TextIO]]:
+    """A pipe, whose end for writing is standard error."""
+    reader, writer = os.pipe()
+    try:
+        with os.fdopen(writer, "w") as opened:
+            monkeypatch.setattr(sys, "stderr", opened)
+            yield reader, opened
+    finally:
+        os.close(reader)
+
+
 @pytest.mark.parametrize(
     ("level", "priority"), [("debug", 7), ("info", 6), ("warning", 4), ("error", 3), ("critical", 2)]
 )
-def test_the_journal_gets_priorities(
-    level: str, priority: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_journal_gets_priorities(level: str, priority: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """For the journal, each line begins with syslog's number and has no time."""
-    with (tmp_path / "journal").open("w+") as journal:
-        found = os.fstat(journal.fileno())
+    with piped_log(monkeypatch) as (reader, writer):
+        found = os.fstat(writer.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
-        monkeypatch.setattr(sys, "stderr", journal)
         configure_logging(LogFormat.TEXT, "debug")
 
         getattr(LOG, level)("one\ntwo")
 
-        journal.seek(0)
-        assert f"<{priority}>one\n<{priority}>two\n" == journal.read()
+        assert f"<{priority}>one\n<{priority}>two\n".encode() == os.read(reader, 4096)
 
 
-def test_standard_error_that_is_not_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_error_that_is_not_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A service whose standard error is not the journal writes times."""
-    with (tmp_path / "file").open("w+") as file:
+    with piped_log(monkeypatch) as (reader, _):
         monkeypatch.setenv("JOURNAL_STREAM", "1:1")
-        monkeypatch.setattr(sys, "stderr", file)
         configure_logging(LogFormat.TEXT, "info")
 
         LOG.info("hello")
 
-        file.seek(0)
-        assert re.fullmatch(r"\S+Z info    hello\n", file.read())
+        assert re.fullmatch(rb"\S+Z info    hello\n", os.read(reader, 4096))
 
 
 def test_without_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
