@@ -27,7 +27,7 @@ from nftlb.service import (
     Status,
 )
 
-from .bodies import BackendChangeBody, BackendsChangeBody, NewBackend
+from .bodies import BackendChangeBody, BackendsChangeBody, NewBackend, keep_body
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -124,6 +124,7 @@ def _guarded(changer: Changer, admission: Admission) -> Handler:
 
     async def finished(request: web.Request) -> web.StreamResponse:
         """Finish a change even if its request is cancelled, because the client has left after it."""
+        keep_body(request)
         task = asyncio.create_task(admitted(request, admission.admit(request)))
         running.add(task)
         task.add_done_callback(end)
