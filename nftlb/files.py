@@ -1,6 +1,7 @@
 """Reads regular files, and checks which users may read or write a file with a secret.
 
-Instead of the file there may be a FIFO, a device or a file of gigabytes; no call waits.
+Instead of the file there may be a FIFO, a device or a file of gigabytes; no call waits for that. A file
+system may never answer, though: see file_systems.py.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ The threads of Python's ThreadPoolExecutor are joined when the process ends: the
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import errno
 import os
 import time
@@ -22,6 +24,10 @@ T = TypeVar("T")
 
 IDLE_SECONDS = 60.0
 """Seconds without work after which a thread ends. The next work starts another thread."""
+
+
+class StillRunning(TimeoutError):  # noqa: N818 - the work may end later
+    """Work has not ended in time."""
 
 
 class _Work(NamedTuple):
@@ -56,6 +62,32 @@ class OwnThread(Executor):
                 self._start()
         return work.future
 
+    async def result(self, seconds: float, function: Callable[[], T], late: Callable[[T], object] | None = None) -> T:
+        """Do a piece of work, and return its result or raise its error. Raises StillRunning after `seconds`.
+
+        `late` gets a result that nobody waits for any more, in the thread of the work.
+        """
+        work = self.submit(function)
+        answer, limit = asyncio.wrap_future(work), asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await answer
+        except TimeoutError:
+            if not limit.expired():  # the work itself raised the error
+                raise
+            raise StillRunning from None
+        finally:
+            if late is not None and answer.cancelled():
+                work.add_done_callback(partial(_pass_on, late))
+
+    def wait_for_result(self, seconds: float, function: Callable[[], T]) -> T:
+        """As `result`, but the calling thread waits."""
+        work = self.submit(function)
+        concurrent.futures.wait([work], seconds)
+        if work.cancel() or not work.done():
+            raise StillRunning
+        return work.result()
+
     def busy_for(self) -> float:
         """Seconds since the present piece of work began; 0 if there is none."""
         since = self._since
@@ -80,6 +112,11 @@ class OwnThread(Executor):
                 _do(work)
             self._since = None
             del work  # its result may be large
+
+
+def _pass_on(late: Callable[[T], object], work: Future[T]) -> None:
+    if not work.cancelled() and work.exception() is None:
+        late(work.result())
 
 
 def _do(work: _Work) -> None:

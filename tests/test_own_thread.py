@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import queue
 import subprocess
 import sys
 import threading
 from typing import TYPE_CHECKING
 
+import pytest
+
 from nftlb import own_thread
-from nftlb.own_thread import OwnThread
+from nftlb.own_thread import OwnThread, StillRunning
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
-
-    import pytest
 
 
 def test_work_is_done_in_order_in_one_thread() -> None:
@@ -95,3 +97,36 @@ def test_cancelled_work_does_not_pile_up() -> None:
     hung.result(30)
     last.result(30)
     assert [100] == done
+
+
+def test_the_result_of_work() -> None:
+    """A result and an error arrive, also an error that looks like a missing answer."""
+
+    def time_out() -> None:
+        raise TimeoutError(errno.ETIMEDOUT, "of a file system")
+
+    thread = OwnThread("test")
+    assert 7 == asyncio.run(thread.result(30, lambda: 7))
+    assert 7 == thread.wait_for_result(30, lambda: 7)
+    with pytest.raises(TimeoutError, match="of a file system"):
+        asyncio.run(thread.result(30, time_out))
+    with pytest.raises(TimeoutError, match="of a file system"):
+        thread.wait_for_result(30, time_out)
+
+
+def test_work_that_hangs_is_not_waited_for() -> None:
+    """StillRunning after the time; a result that comes later is passed on, and the thread goes on."""
+    thread, go, late = OwnThread("test"), threading.Event(), queue.Queue[int]()
+
+    def hang() -> int:
+        assert go.wait(30)
+        return 7
+
+    with pytest.raises(StillRunning):
+        asyncio.run(thread.result(0.01, hang, late.put))
+    with pytest.raises(StillRunning):
+        thread.wait_for_result(0.01, hang)
+    go.set()
+    assert 7 == late.get(timeout=30)
+    assert 8 == thread.wait_for_result(30, lambda: 8)
+    assert late.empty()

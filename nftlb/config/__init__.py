@@ -12,6 +12,7 @@ from .written import json_schema, read_check
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
     from nftlb.model import Config
 
@@ -40,9 +41,11 @@ def load(path: str | os.PathLike[str], *, lenient: bool = False) -> Config:
     return parse_config(read_file(name), "standard input" if name == STDIN else name, lenient=lenient)
 
 
-def parse_config(text: str | bytes, file: str = "-", *, lenient: bool = False) -> Config:
+def parse_config(
+    text: str | bytes, file: str = "-", *, lenient: bool = False, read: Callable[[str], bytes] = read_file
+) -> Config:
     """Make the model from YAML text. `file` is the name of the file in the problems of a `ConfigError`.
 
-    Files that `guard` names are read. `lenient`: leave their bad lines out, and files that can't be read.
+    `read` reads the files that `guard` names. `lenient`: leave their bad lines out, and files that can't be read.
     """
-    return assemble(read_yaml(text, file), file, SourceLists(read_file, lenient))
+    return assemble(read_yaml(text, file), file, SourceLists(read, lenient))

@@ -15,7 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from nftlb.errors import SystemFault
+from nftlb.file_systems import answer_about
 from nftlb.model import Endpoint, UnixSocket
+from nftlb.own_thread import OwnThread
 from nftlb.web import (
     MODE,
     HttpServer,
@@ -76,6 +78,7 @@ class ApiServer:
         self._token_file: str | None = None
         self._tokens: Tokens = no_tokens
         self._numbers: dict[str, int | None] = {}
+        self._directory = OwnThread("groups")
         self._shared = SharedResponses(Limits().readers)
         self._own = UnixSocket(own) if own else None
         self._own_server: HttpServer | None = None
@@ -113,9 +116,9 @@ class ApiServer:
             self._changed.clear()
             if self._wanted is not None:
                 wanted = self._wanted
-                self._admit(wanted.token_file)
+                await self._admit(wanted.token_file)
                 await self._serve_own(wanted)
-                if not self._is_own(wanted.listen):
+                if not await self._is_own(wanted.listen):
                     await self._move(wanted.listen)
                 elif self._own_server is not None:
                     await self._close()
@@ -170,11 +173,14 @@ class ApiServer:
         )
         return HttpServer(served, listen, limits, crowded=partial(self._faults.set, _CROWDED), mode=mode)
 
-    def _is_own(self, listen: Endpoint | UnixSocket) -> bool:
+    async def _is_own(self, listen: Endpoint | UnixSocket) -> bool:
         """Whether this is the path of the own socket, perhaps through a link, such as /var/run."""
         if self._own is None or not isinstance(listen, UnixSocket):
             return False
-        return os.path.realpath(listen.path) == os.path.realpath(self._own.path)
+        try:
+            return await answer_about(listen.path, partial(_lead_to_the_same, listen.path, self._own.path))
+        except OSError:
+            return False
 
     async def _serve_own(self, wanted: Api) -> None:
         """Serve at the daemon's own socket, if it has one."""
@@ -210,7 +216,9 @@ class ApiServer:
         while True:
             self._other_operators.clear()
             names = () if self._wanted is None else self._wanted.operators
-            self._numbers = await asyncio.to_thread(_numbers, names) if names else {}
+            # Its own thread: the end of the process does not wait for a directory service.
+            loop = asyncio.get_running_loop()
+            self._numbers = await loop.run_in_executor(self._directory, _numbers, names) if names else {}
             unknown = ", ".join(name for name, number in self._numbers.items() if number is None)
             message = f"no group of this host is named {unknown}; correct operators under api, or add the group"
             self._faults.set(_OPERATORS, message if unknown else "")
@@ -221,22 +229,27 @@ class ApiServer:
         if server is not None:
             await server.stop()
 
-    def _admit(self, token_file: str | None) -> None:
+    async def _admit(self, token_file: str | None) -> None:
         """Use the tokens of a file from now on."""
         if token_file != self._token_file:
             self._token_file = token_file
-            self._tokens = _WatchedTokens(TokenFile(token_file), self._faults) if token_file else no_tokens
+            self._tokens = TokenFile(token_file) if token_file else no_tokens
             self._faults.clear(_TOKENS)
-        self._look_at_tokens()
-
-    def _names_of_tokens(self) -> Mapping[bytes, str] | None:
-        """The present tokens, also for a server that was started with others."""
-        return self._tokens()
-
-    def _look_at_tokens(self) -> None:
-        """Set a fault now if the tokens can't be read, and not only when a request needs them."""
+        # A fault is set now if the tokens can't be read, and not only when a request needs them.
         with suppress(SystemFault):
-            self._tokens()
+            await self._names_of_tokens()
+
+    async def _names_of_tokens(self) -> Mapping[bytes, str] | None:
+        """The present tokens, also for a server that was started with others. A fault is set while there are none."""
+        tokens, trouble = self._tokens, ""
+        try:
+            return await tokens()
+        except SystemFault as fault:
+            trouble = str(fault)
+            raise
+        finally:
+            if tokens is self._tokens:  # else a reload has named another file meanwhile
+                self._faults.set(_TOKENS, trouble)
 
 
 async def _first(changed: asyncio.Event, seconds: float) -> None:
@@ -269,25 +282,12 @@ def _numbers(names: tuple[str, ...]) -> dict[str, int | None]:
     return found
 
 
+def _lead_to_the_same(first: str, second: str) -> bool:
+    return os.path.realpath(first) == os.path.realpath(second)
+
+
 def _overlap(first: Endpoint | UnixSocket, second: Endpoint | UnixSocket) -> bool:
     """Whether only one of the two can be used at a time: 127.0.0.1 and 0.0.0.0 with the same port."""
     if first == second or not isinstance(first, Endpoint) or not isinstance(second, Endpoint):
         return False
     return first.port == second.port and (first.address.is_unspecified or second.address.is_unspecified)
-
-
-class _WatchedTokens:
-    """The tokens of a file. A fault is set while the file can't be used."""
-
-    def __init__(self, tokens: TokenFile, faults: ActiveFaults) -> None:
-        self._tokens = tokens
-        self._faults = faults
-
-    def __call__(self) -> Mapping[bytes, str]:
-        try:
-            names = self._tokens()
-        except SystemFault as fault:
-            self._faults.set(_TOKENS, str(fault))
-            raise
-        self._faults.clear(_TOKENS)
-        return names

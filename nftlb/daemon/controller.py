@@ -488,8 +488,9 @@ class Controller:
             self._await_preemption()
 
     def close(self) -> None:
-        """End the wait for the next priority. Then nothing follows changes of health."""
+        """Report the last changes, and end the wait for the next priority. Then nothing follows changes of health."""
         self._closed = True
+        self._notifier.close()
         self._end_wait()
 
     def _end_wait(self) -> None:

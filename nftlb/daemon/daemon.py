@@ -7,9 +7,10 @@ import resource
 import signal
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from nftlb.errors import NftlbError
 from nftlb.health import Memory
@@ -17,6 +18,7 @@ from nftlb.kernel.lock import hold_lock
 from nftlb.kernel.monitors import LinkMonitor
 from nftlb.kernel.surroundings import addresses_for
 from nftlb.model.pool import STATE_DIR
+from nftlb.own_thread import OwnThread
 
 from .kernel_thread import KernelThread
 from .runtime import initial_state
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from .kernel_thread import FirstLoad
     from .runtime import InitialState
     from .startup import StartupConfig
+
+T = TypeVar("T")
 
 _OPERATION = "nftlb.daemon.operation"
 """Imported once the kernel has the rules: importing the API and the metrics takes longer than all that comes before."""
@@ -92,7 +96,10 @@ class Daemon:
     async def _run(self, source: StartupConfig, requests: SignalRequests) -> None:
         base = source.config
         store = Store(base.state_dir, base.table)
-        memory, faults = _recall(store)
+        recalled = await _unless(requests.stopping, partial(_recall, store))
+        if recalled is None:
+            return
+        memory, faults = recalled
         initial = initial_state(base, memory, monotonic(), addresses_for(base))
         config = initial.config
         kernel_thread = KernelThread(config.table)
@@ -132,6 +139,17 @@ def _handling(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator
     finally:
         for number in handlers:
             loop.remove_signal_handler(number)
+
+
+async def _unless(stopping: asyncio.Event, read: Callable[[], T]) -> T | None:
+    """The result of a function that reads files; None if the daemon shall stop while their disk does not answer."""
+    reading = asyncio.get_running_loop().run_in_executor(OwnThread("state"), read)
+    stop = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait((reading, stop), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.cancel()
+    return await reading if reading.done() else None
 
 
 def _links() -> LinkMonitor | None:

@@ -73,6 +73,7 @@ class DaemonService:
         self._bus = bus
         self._faults = faults
         self._started = wall()
+        self._version = version("nftlb")  # read from the disk, so only once
         # One thread for what readers ask for: reloads and checks use the threads of the event loop, and must not wait.
         self._thread = ThreadPoolExecutor(1, "insight")
         self._notices = NoticeBoard(lambda: self._state.config, self._thread)
@@ -80,7 +81,7 @@ class DaemonService:
     async def overview(self) -> Overview:
         return Overview.of(
             host=socket.gethostname(),
-            version=version("nftlb"),
+            version=self._version,
             pid=os.getpid(),
             started=self._started,
             ready=self.ready(),

@@ -11,7 +11,7 @@ import os
 from collections import deque
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
 
 from nftlb.model import EventKind
@@ -22,6 +22,7 @@ from .events import wall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from datetime import datetime
 
     from nftlb.health import Change
     from nftlb.model import Capability, Config, Pool
@@ -138,46 +139,84 @@ class HookRunner:
         )
 
 
+AT_ONCE = 100
+"""The most changes that are reported in one turn of the loop: 10,000 reports take some tenths of a second."""
+
+
+class _Reported(NamedTuple):
+    """A change that waits for its report, the configuration with its hooks, and its time."""
+
+    change: Change
+    config: Config
+    at: datetime
+
+
 class Notifier:
     """Reports changes of pools and backends. Never waits."""
 
     def __init__(self, bus: Bus, hooks: HookRunner) -> None:
         self._bus = bus
         self._hooks = hooks
+        self._waiting: deque[_Reported] = deque()
+        self._turn: asyncio.Handle | None = None
 
     def report(self, changes: Iterable[Change], config: Config) -> None:
-        """Report changes; `config` has the hooks."""
-        for change in changes:
-            subject = f"{change.pool}/{change.backend}" if change.backend else f"pool {change.pool}"
-            what = _WHAT.get(change.kind, "") if change.backend else _ABOUT_POOLS[change.kind]
-            level = _LEVELS.get(change.kind, logging.INFO)
-            fields = {
-                "event": change.kind,
-                "pool": change.pool,
-                "backend": change.backend,
-                "old": change.old,
-                "new": change.new,
-                "reason": change.reason,
-            }
-            extra = {"fields": {key: value for key, value in fields.items() if value}}
-            _log.log(level, "%s: %s%s, was %s: %s", subject, what, change.new, change.old, change.reason, extra=extra)
-            self._bus.publish(
-                Event(
-                    kind=change.kind,
-                    at=wall(),
-                    pool=change.pool,
-                    backend=change.backend,
-                    old=change.old,
-                    new=change.new,
-                    reason=change.reason,
-                )
+        """Report changes, in order: the first AT_ONCE now, and the others in the next turns of the loop.
+
+        `config` has the hooks.
+        """
+        at = wall()
+        self._waiting.extend(_Reported(change, config, at) for change in changes)
+        if self._turn is None:
+            self._report_some()
+
+    def close(self) -> None:
+        """Report now what waits for its report."""
+        if self._turn is not None:
+            self._turn.cancel()
+        while self._waiting:
+            self._report(*self._waiting.popleft())
+
+    def _report_some(self) -> None:
+        self._turn = None
+        try:
+            for _ in range(min(AT_ONCE, len(self._waiting))):
+                self._report(*self._waiting.popleft())
+        finally:
+            if self._waiting:
+                self._turn = asyncio.get_running_loop().call_soon(self._report_some)
+
+    def _report(self, change: Change, config: Config, at: datetime) -> None:
+        subject = f"{change.pool}/{change.backend}" if change.backend else f"pool {change.pool}"
+        what = _WHAT.get(change.kind, "") if change.backend else _ABOUT_POOLS[change.kind]
+        level = _LEVELS.get(change.kind, logging.INFO)
+        fields = {
+            "event": change.kind,
+            "pool": change.pool,
+            "backend": change.backend,
+            "old": change.old,
+            "new": change.new,
+            "reason": change.reason,
+        }
+        extra = {"fields": {key: value for key, value in fields.items() if value}}
+        _log.log(level, "%s: %s%s, was %s: %s", subject, what, change.new, change.old, change.reason, extra=extra)
+        self._bus.publish(
+            Event(
+                kind=change.kind,
+                at=at,
+                pool=change.pool,
+                backend=change.backend,
+                old=change.old,
+                new=change.new,
+                reason=change.reason,
             )
-            pool = config.pool(change.pool)
-            argv = getattr(pool.hooks, change.kind, ()) if pool else ()
-            if pool and argv:
-                self._hooks.run(
-                    HookCall((change.pool, change.backend), argv, _environment(change, pool), pool.hooks.capabilities)
-                )
+        )
+        pool = config.pool(change.pool)
+        argv = getattr(pool.hooks, change.kind, ()) if pool else ()
+        if pool and argv:
+            self._hooks.run(
+                HookCall((change.pool, change.backend), argv, _environment(change, pool), pool.hooks.capabilities)
+            )
 
 
 def _environment(change: Change, pool: Pool) -> dict[str, str]:

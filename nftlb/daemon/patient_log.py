@@ -1,7 +1,8 @@
 """A log handler that never waits for the reader of standard error.
 
 If the reader of a pipe, or journald, stops reading, write(2) waits. The event loop would wait too, and no dead backend
-would be removed. Here, lines that the reader does not take are kept, and a thread writes them later.
+would be removed. Here, lines that the reader does not take are kept, and a thread writes them later. A file always
+takes lines, says poll(2), but its disk may hang: there, a thread writes all lines.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import stat
 from collections import deque
 from threading import Condition, Thread
 
@@ -24,11 +26,12 @@ _AT_ONCE = select.PIPE_BUF
 
 
 class PatientHandler(logging.Handler):
-    """Writes lines to a file descriptor: at once if the reader takes them, otherwise from a thread."""
+    """Writes lines to a file descriptor: at once if it has a reader who takes them, otherwise from a thread."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._descriptor = descriptor
+        self._is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
         self._kept: deque[bytes] = deque()  # while it is not empty, a thread writes it
         self._size = 0
         self._lost = 0
@@ -46,7 +49,8 @@ class PatientHandler(logging.Handler):
                 self._keep(text)
                 return
             lost = self._lost
-            if rest := self._write(self._missing() + text, 0):
+            whole = self._missing() + text
+            if rest := whole if self._is_file else self._write(whole, 0):
                 unreported = lost if len(rest) > len(text) else 0
                 self._keep(rest)
                 if self._kept:

@@ -14,6 +14,7 @@ import time
 from enum import StrEnum
 
 from nftlb.errors import NftlbError
+from nftlb.own_thread import OwnThread
 from nftlb.printable import printable
 
 from .journal import PRIORITIES, JournalHandler
@@ -22,7 +23,10 @@ from .patient_log import PatientHandler
 _log = logging.getLogger(__name__)
 
 _NOTIFY_TIMEOUT = 1.0
-"""Seconds that systemd may be too busy to take a message; checks wait meanwhile."""
+"""Seconds that systemd may be too busy to take a message."""
+
+_sender = OwnThread("systemd")
+"""Sends messages in order. The event loop waits neither for systemd nor for the file system of its socket."""
 
 
 class LogFormat(StrEnum):
@@ -119,10 +123,12 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def notify(*lines: str) -> None:
-    """Send assignments such as `READY=1`; see sd_notify(3)."""
-    path = os.environ.get("NOTIFY_SOCKET")
-    if not path:
-        return
+    """Send assignments such as `READY=1` soon; see sd_notify(3)."""
+    if path := os.environ.get("NOTIFY_SOCKET"):
+        _sender.submit(_send, path, lines)
+
+
+def _send(path: str, lines: tuple[str, ...]) -> None:
     address = f"\0{path[1:]}" if path.startswith("@") else path
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:

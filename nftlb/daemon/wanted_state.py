@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from nftlb.config import STDIN, lookups_of, parse_config, read_file
 from nftlb.errors import ConfigError, Problem
+from nftlb.file_systems import wait_for_answer
 from nftlb.health import Memory, PoolMemory
 from nftlb.health.absent import KEPT, kept_wishes
 from nftlb.health.memory import remember_answers, remembered_answers
@@ -81,8 +83,8 @@ class WantedState:
 
     def read_new_file(self) -> FileText:
         """Read the file again. Raises ConfigError with all problems of the file. Runs in any thread."""
-        text = read_file(self.file)
-        base = parse_config(text, self.file)
+        text = _read(self.file)
+        base = parse_config(text, self.file, read=_read)
         if base.table != self.base.table:
             message = f"{base.table} is another table than {self.base.table}, which a reload can't leave"
             raise ConfigError([Problem(self.file, 0, 0, "table", f"{message}; needed: a restart")])
@@ -167,6 +169,14 @@ class WantedState:
         known = {entry.name for entry in file.entries}
         known |= {backend for named in pool.pool.named if named.name in known for backend in named.backends}
         return pool.backends.keys() - known
+
+
+def _read(file: str) -> bytes:
+    """Read a file of the configuration. Raises ConfigError, also if its file system does not answer."""
+    try:
+        return wait_for_answer(file, partial(read_file, file))
+    except TimeoutError as error:
+        raise ConfigError([Problem(file, 0, 0, "", f"{error.strerror}; needed: a readable file")]) from None
 
 
 def _similar(name: str, known: Iterable[str]) -> str:

@@ -10,17 +10,18 @@ import hashlib
 import re
 import ssl
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import h11
 
 from nftlb.errors import SystemFault
+from nftlb.file_systems import WatchedFile
 from nftlb.printable import one_line, quoted
 
 from .matching import Searched
-from .probe import Failed, Probe, Success, stamp, unreadable
+from .probe import Failed, Probe, Success, stamp, unreadable, within
 from .stream import open_stream
 
 if TYPE_CHECKING:
@@ -42,14 +43,22 @@ _PORTS = {False: 80, True: 443}
 
 
 class HttpProbe(Probe):
+    keeps_time = True
+
     def __init__(self, check: Http) -> None:
         self._check = check
         self._wanted = None if check.body is None else Searched.of(check.body)
         self._unwanted = None if check.body_not is None else Searched.of(check.body_not)
+        self._authorities = WatchedFile(check.ca_file or "", partial(_trusting, check.ca_file, verify=check.verify))
         self._name = check.sni or (None if check.host is None else _PORT_BEHIND.sub("", check.host).strip("[]"))
 
     async def probe(self, subject: Subject) -> Success:
-        tls = (self._context(), self._name or str(subject.address).partition("%")[0]) if self._check.tls else None
+        # First, and not in the time of the backend: a backend does not fail because of a slow file system.
+        context = await self._context() if self._check.tls else None
+        return await within(subject.timeout, self._ask(subject, context))
+
+    async def _ask(self, subject: Subject, context: ssl.SSLContext | None) -> Success:
+        tls = (context, self._name or str(subject.address).partition("%")[0]) if context is not None else None
         try:
             async with open_stream(subject, subject.required_port, tls) as stream:
                 return await self._fetch(_Conversation(stream), subject)
@@ -58,13 +67,12 @@ class HttpProbe(Probe):
         except h11.RemoteProtocolError as error:
             raise Failed(f"the reply was not HTTP: {one_line(str(error), 100)}") from error
 
-    def _context(self) -> ssl.SSLContext:
+    async def _context(self) -> ssl.SSLContext:
         """Return the TLS context. Raises SystemFault for an unusable ca_file, Failed for an invalid server name."""
-        path = self._check.ca_file
-        if path is None or not self._check.verify:
-            context = _make_context(None, None, self._check.verify)
-        else:
-            context = _make_context(path, stamp(Path(path), "ca_file"), verify=True)
+        try:
+            context = await self._authorities.now()
+        except TimeoutError as error:
+            raise unreadable("ca_file", Path(self._check.ca_file or ""), error) from error
         if self._name is not None:
             try:
                 context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=self._name)
@@ -156,6 +164,13 @@ class _Conversation:
                 except h11.RemoteProtocolError as error:
                     raise Failed(f"closed before {'the body' if begun else 'its answer'} was complete") from error
         return event
+
+
+def _trusting(path: str | None, *, verify: bool) -> ssl.SSLContext:
+    """Return the context for a ca_file; None stands for the system's authorities. Raises SystemFault. Reads files."""
+    if path is None or not verify:
+        return _make_context(None, None, verify)
+    return _make_context(path, stamp(Path(path), "ca_file"), verify=True)
 
 
 @lru_cache(maxsize=64)

@@ -160,7 +160,8 @@ def stamp(path: Path, what: str) -> tuple[int, int, int]:
 
 
 def unreadable(what: str, path: Path, error: OSError) -> SystemFault:
-    return SystemFault(f"{what} {path} can't be read: {error.strerror}: put it there, readable for nftlb's user")
+    fix = "" if isinstance(error, TimeoutError) else ": put it there, readable for nftlb's user"
+    return SystemFault(f"{what} {path} can't be read: {error.strerror}{fix}")
 
 
 # --- results ----------------------------------------------------------------------------------------------------------

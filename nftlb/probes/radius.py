@@ -10,6 +10,7 @@ from pyrad.dictionary import Dictionary
 from pyrad.packet import AccessAccept, AccessChallenge, AccessReject, AccountingResponse, AuthPacket, StatusServer
 
 from nftlb.errors import SystemFault
+from nftlb.file_systems import WatchedFile
 from nftlb.files import read_regular
 
 from .exchange import NotOurs, connected, exchange
@@ -39,7 +40,7 @@ class RadiusProbe(Probe):
         self._file = SecretFile(Path(check.secret_file)) if check.secret_file is not None else None
 
     async def probe(self, subject: Subject) -> Success:
-        request = _request(self._secret if self._file is None else self._file.read())
+        request = _request(self._secret if self._file is None else await self._file.secret())
         # Encoded before the socket is opened, so that an error leaves no socket open.
         wire = request.RequestPacket()
         opened = connected(subject, subject.required_port)
@@ -53,9 +54,16 @@ class SecretFile:
         self._path = path
         self._stamp: tuple[int, int, int] | None = None
         self._secret = b""
+        self._watched = WatchedFile(str(path), self._read)
 
-    def read(self) -> bytes:
-        """Return the secret without blanks around it. Raises SystemFault if the file is missing or empty."""
+    async def secret(self) -> bytes:
+        """Return the secret without blanks around it. Raises SystemFault if the file is empty or unreadable."""
+        try:
+            return await self._watched.now()
+        except TimeoutError as error:
+            raise unreadable("secret_file", self._path, error) from error
+
+    def _read(self) -> bytes:
         found = stamp(self._path, "secret_file")
         if found != self._stamp:
             try:

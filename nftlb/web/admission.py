@@ -16,7 +16,7 @@ import re
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from ipaddress import ip_address
 from math import ceil
 from pathlib import Path
@@ -26,16 +26,18 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from nftlb.errors import SystemFault
+from nftlb.file_systems import answer_about
 from nftlb.files import exposure, opened_regular, read_from
+from nftlb.own_thread import OwnThread, StillRunning
 from nftlb.printable import show
 from nftlb.service import Actor
 
 from .connection import name_of
 from .errors import RequestError
-from .peer import peer_of, user_name
+from .peer import peer_of, unnamed, user_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from aiohttp.typedefs import Handler, Middleware
 
@@ -167,13 +169,13 @@ FREE, EVERY = 10, 6.0
 MOST = 1024
 """Clients with wrong tokens that are remembered; for one more, the client whose last failure is oldest is forgotten."""
 
-Tokens: TypeAlias = "Callable[[], Mapping[bytes, str] | None]"
+Tokens: TypeAlias = "Callable[[], Awaitable[Mapping[bytes, str] | None]]"
 """Returns the names of tokens by their digests, or None without a token file. SystemFault if it can't be read."""
 Operators: TypeAlias = "Callable[[], frozenset[int]]"
 """Returns the groups whose members may change things at the daemon's own socket without a token."""
 
 
-def no_tokens() -> None:
+async def no_tokens() -> None:
     """The tokens of an API without a token file: changes are refused."""
 
 
@@ -193,7 +195,7 @@ class TokenFile:
     A token without a name is `token 1` if it is the first, `token 2` if it is the second. The file is read again after
     it has changed.
 
-    Call it before every change; while the file stays as it is, this costs one stat(2).
+    Await it before every change; while the file stays as it is, this costs one stat(2) in a thread.
     """
 
     def __init__(self, path: str) -> None:
@@ -201,21 +203,24 @@ class TokenFile:
         self._seen: tuple[int, ...] | None = None
         self._names: dict[bytes, str] = {}
 
-    def __call__(self) -> Mapping[bytes, str]:
+    async def __call__(self) -> Mapping[bytes, str]:
         """Return the names of the tokens by their digests. SystemFault if the file can't be used, or has no token."""
         try:
-            self._update()
+            names = await answer_about(self._path, self._update)
+        except TimeoutError as error:
+            raise SystemFault(f"the token file {self._path} can't be read: {error.strerror or error}") from error
         except OSError as error:
             raise SystemFault(
                 f"the token file {self._path} can't be read: {error.strerror or error}; fix the file or its mode"
             ) from error
-        if not self._names:
+        if not names:
             raise SystemFault(f"the token file {self._path} has no token; put a token on a separate line")
-        return self._names
+        return names
 
-    def _update(self) -> None:
+    def _update(self) -> Mapping[bytes, str]:
+        """Read the file if it has changed, and return the names of its tokens. Runs in a thread."""
         if self._seen is not None and self._seen == _identity(os.stat(self._path)):  # noqa: PTH116
-            return
+            return self._names
         self._seen, self._names = None, {}  # until it is read again: the old tokens may have been revoked
         with opened_regular(self._path) as descriptor:
             status = os.fstat(descriptor)
@@ -231,6 +236,7 @@ class TokenFile:
             )
         self._names = self._read(text)
         self._seen = _identity(status)
+        return self._names
 
     def _read(self, text: bytes) -> dict[bytes, str]:
         found: dict[bytes, str] = {}
@@ -282,6 +288,10 @@ _PASSED_ON = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via", "Origin", "Sec
 """Headers of requests that a proxy passes on, and of browsers, which reach a Unix socket only through a relay. A proxy
 or relay that runs as root must not give its clients root's rights."""
 _UNIX = "unix socket"
+NAME_SECONDS = 3.0
+"""Seconds that a change waits for the name of its user."""
+
+_directory = OwnThread("directory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,8 +302,13 @@ class Admitted:
     origin: str
 
     async def actor(self) -> Actor:
-        """Find the name of the user. This may wait for a directory service: the client may leave in the meantime."""
-        name = self.who if isinstance(self.who, str) else await asyncio.to_thread(user_name, self.who)
+        """Find the name of the user; its number if a directory service does not answer within NAME_SECONDS."""
+        if isinstance(self.who, str):
+            return Actor(self.who, self.origin)
+        try:
+            name = await _directory.result(NAME_SECONDS, partial(user_name, self.who))
+        except (StillRunning, OSError):
+            name = unnamed(self.who)
         return Actor(name, self.origin)
 
 
@@ -313,21 +328,26 @@ class Admission:
         self._logged = FailureLimiter(2 * FREE, EVERY)
         self._unlogged = 0
 
-    def admit(self, request: web.Request) -> Admitted:
-        """Return who asks for a change. RequestError 401, 403 or 429, or SystemFault, if that is not allowed.
+    def admit(self, request: web.Request) -> Callable[[], Awaitable[Admitted]]:
+        """Return a function that returns who asks for a change, or raises RequestError 401, 403, 429, or SystemFault.
 
-        Does not wait: else a client that leaves after its request would cancel the change.
+        The connection is looked at now: a client that leaves after its request has none later.
         """
-        peer = peer_of(request.transport)
-        if peer is not None and self._trusts(peer) and not any(name in request.headers for name in _PASSED_ON):
-            with suppress(RequestError, SystemFault):
-                return Admitted(self._token_name(request, peer), _UNIX)
-            return Admitted(self._always.get(peer.user, peer.user), _UNIX)
-        return Admitted(self._token_name(request, peer), _UNIX if peer else _address(request))
+        transport = request.transport
+        peer = peer_of(transport)
+        return partial(self._admit, request, peer, _UNIX if peer else _address(transport), name_of(transport))
 
-    def _token_name(self, request: web.Request, peer: Peer | None) -> str:
+    async def _admit(self, request: web.Request, peer: Peer | None, origin: str, client: str) -> Admitted:
+        if peer is None or not self._trusts(peer) or any(name in request.headers for name in _PASSED_ON):
+            return Admitted(await self._token_name(request, peer, client), origin)
+        if "Authorization" in request.headers:  # else the file of the tokens, which may not answer, is not needed
+            with suppress(RequestError, SystemFault):
+                return Admitted(await self._token_name(request, peer, client), origin)
+        return Admitted(self._always.get(peer.user, peer.user), origin)
+
+    async def _token_name(self, request: web.Request, peer: Peer | None, client: str) -> str:
         """The name of the request's token. RequestError, or SystemFault, without a valid token."""
-        names = self._tokens()
+        names = await self._tokens()
         if names is None:
             who = "over TCP" if peer is None else f"for user {peer.user}"
             raise RequestError(
@@ -343,7 +363,7 @@ class Admission:
                 "no bearer token; needed: Authorization: Bearer TOKEN",
                 headers={"WWW-Authenticate": 'Bearer realm="nftlb"'},
             )
-        client, now = name_of(request.transport), asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
         if wait := self._wrong.wait(client, now):
             # A right token is refused too: else the response would tell a guesser that a guess was right.
             message = f"too many wrong tokens came from {client}; allowed: one in {EVERY:g} s"
@@ -377,7 +397,7 @@ class Admission:
         log.warning("%s%s", message, more)
 
 
-def _address(request: web.Request) -> str:
+def _address(transport: asyncio.BaseTransport | None) -> str:
     """The address of a client over TCP."""
-    peer = None if request.transport is None else request.transport.get_extra_info("peername")
+    peer = None if transport is None else transport.get_extra_info("peername")
     return str(peer[0]) if isinstance(peer, tuple) else "a client that left"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from functools import partial
 from importlib.metadata import version
@@ -20,13 +19,11 @@ from .routes import BACKEND, MOST_CLIENTS, USUAL_CLIENTS, VERSION_HEADER
 from .shared import Lane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
     from aiohttp.typedefs import Handler
     from pydantic import BaseModel
 
     from nftlb.metrics import Metrics
-    from nftlb.service import Actor, Service
+    from nftlb.service import Service
 
     from .admission import Admitted
     from .connection import Limits
@@ -44,7 +41,6 @@ class ApiRoutes:
         self._service = service
         self._shared = shared
         self._limits = limits
-        self._changes: set[asyncio.Task[object]] = set()
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -84,7 +80,7 @@ class ApiRoutes:
     async def reload(self, request: web.Request, by: Admitted) -> web.Response:
         if _is_preview(request):
             return _json(await self._service.preview_reload())
-        await self._whole(self._service.reload, by)
+        await self._service.reload(await by.actor())
         return _text(json.dumps({"reloaded": True}) + "\n")
 
     async def add(self, request: web.Request, by: Admitted) -> web.Response:
@@ -92,7 +88,7 @@ class ApiRoutes:
         backend = new_backend(await read_body(request, NewBackend, self._limits))
         if preview:
             return _json(await self._service.preview_add(pool, backend))
-        added = await self._whole(partial(self._service.add, pool, backend), by)
+        added = await self._service.add(pool, backend, await by.actor())
         place = BACKEND.format(pool=quote(pool, safe=""), backend=quote(added.name, safe=""))
         return _json(added, status=201, headers={"Location": place})
 
@@ -102,21 +98,21 @@ class ApiRoutes:
         pool, backend = request.match_info["pool"], request.match_info["backend"]
         if preview:
             return _json(await self._service.preview_change(pool, backend, change))
-        return _json(await self._whole(partial(self._service.change, pool, backend, change), by))
+        return _json(await self._service.change(pool, backend, change, await by.actor()))
 
     async def change_several(self, request: web.Request, by: Admitted) -> web.Response:
         preview = _is_preview(request)
         backends, change = change_of_backends(await read_body(request, BackendsChangeBody, self._limits, names=True))
         if preview:
             return _json(await self._service.preview_change_backends(backends, change))
-        changed = await self._whole(partial(self._service.change_backends, backends, change), by)
+        changed = await self._service.change_backends(backends, change, await by.actor())
         return _text(f"[{','.join(backend.model_dump_json() for backend in changed)}]\n")
 
     async def remove(self, request: web.Request, by: Admitted) -> web.Response:
         pool, backend = request.match_info["pool"], request.match_info["backend"]
         if _is_preview(request):
             return _json(await self._service.preview_remove(pool, backend))
-        await self._whole(partial(self._service.remove, pool, backend), by)
+        await self._service.remove(pool, backend, await by.actor())
         return web.Response(status=204)
 
     async def _status(self) -> bytes:
@@ -136,22 +132,6 @@ class ApiRoutes:
 
     async def _ruleset(self) -> bytes:
         return (await self._service.ruleset()).encode()
-
-    async def _whole(self, change: Callable[[Actor], Coroutine[None, None, T]], by: Admitted) -> T:
-        """Finish a change even if its request is cancelled."""
-
-        async def changed() -> T:
-            return await change(await by.actor())
-
-        task = asyncio.create_task(changed())
-        self._changes.add(task)
-        task.add_done_callback(self._end)
-        return await asyncio.shield(task)
-
-    def _end(self, change: asyncio.Task[object]) -> None:
-        self._changes.discard(change)
-        if not change.cancelled():
-            change.exception()  # retrieved: the client may have gone, and asyncio would log the exception
 
 
 def _limit(request: web.Request) -> int:

@@ -9,6 +9,7 @@ from dataclasses import MISSING
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
+from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from nftlb.config.fields import Reads, options, reads, without_none, written_form
@@ -21,9 +22,8 @@ from nftlb.printable import encodable, show
 from .errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping
 
-    from aiohttp import web
     from pydantic_core import ErrorDetails
 
     from .connection import Limits
@@ -202,7 +202,7 @@ async def _receive(request: web.Request, most: int, seconds: float) -> bytes:
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):
-            async for piece in request.content.iter_any():  # read() has one limit for all routes
+            async for piece in _pieces(request):
                 body += piece
                 if len(body) > most:
                     raise _too_large(most)
@@ -210,6 +210,23 @@ async def _receive(request: web.Request, most: int, seconds: float) -> bytes:
         message = f"the body is incomplete after {seconds:g} s; allowed: less time"
         raise RequestError(408, message, headers={"Connection": "close"}) from None
     return bytes(body)
+
+
+_WHOLE = web.RequestKey("body", bytes)
+
+
+def keep_body(request: web.Request) -> None:
+    """Keep a body that has arrived whole, for `read_body`: the body of a client that leaves can't be read later."""
+    if request.content.is_eof():
+        request[_WHOLE] = request.content.read_nowait()
+
+
+async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
+    if _WHOLE in request:
+        yield request[_WHOLE]
+        return
+    async for piece in request.content.iter_any():  # read() has one limit for all routes
+        yield piece
 
 
 def _too_large(most: int) -> RequestError:

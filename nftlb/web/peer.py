@@ -58,4 +58,9 @@ def user_name(user: int) -> str:
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:
-        return f"user {user}"
+        return unnamed(user)
+
+
+def unnamed(user: int) -> str:
+    """The words for a user whose name is not known."""
+    return f"user {user}"

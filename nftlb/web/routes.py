@@ -6,6 +6,7 @@ what else it can refuse stands in the table.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,7 +27,7 @@ from nftlb.service import (
     Status,
 )
 
-from .bodies import BackendChangeBody, BackendsChangeBody, NewBackend
+from .bodies import BackendChangeBody, BackendsChangeBody, NewBackend, keep_body
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -111,10 +112,25 @@ def bind(readers: Mapping[str, Handler], changers: Mapping[str, Changer], admiss
 
 
 def _guarded(changer: Changer, admission: Admission) -> Handler:
-    async def admitted(request: web.Request) -> web.StreamResponse:
-        return await changer(request, admission.admit(request))
+    running: set[asyncio.Task[web.StreamResponse]] = set()
 
-    return admitted
+    async def admitted(request: web.Request, admit: Callable[[], Awaitable[Admitted]]) -> web.StreamResponse:
+        return await changer(request, await admit())
+
+    def end(task: asyncio.Task[web.StreamResponse]) -> None:
+        running.discard(task)
+        if not task.cancelled():
+            task.exception()  # retrieved: the client may have gone, and asyncio would log the exception
+
+    async def finished(request: web.Request) -> web.StreamResponse:
+        """Finish a change even if its request is cancelled, because the client has left after it."""
+        keep_body(request)
+        task = asyncio.create_task(admitted(request, admission.admit(request)))
+        running.add(task)
+        task.add_done_callback(end)
+        return await asyncio.shield(task)
+
+    return finished
 
 
 # --- the answers -----------------------------------------------------------------------------------------------------

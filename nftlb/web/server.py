@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from aiohttp import web
 
 from nftlb.errors import SystemFault
+from nftlb.file_systems import answer_about
 from nftlb.model import Endpoint, Family, UnixSocket
 
 from .connection import Connection, Limits, OpenConnections
@@ -69,6 +70,25 @@ class ListeningSocket:
         with suppress(OSError):
             if self._file and self.found:
                 self._file.unlink()
+
+
+async def _listen_at(listen: Endpoint | UnixSocket, mode: int = MODE) -> ListeningSocket:
+    """A socket that listens. SystemFault if it can't, also if the file system of a Unix socket does not answer."""
+    make = partial(ListeningSocket, listen, mode)
+    if isinstance(listen, Endpoint):
+        return make()
+    try:
+        return await answer_about(listen.path, make, late=ListeningSocket.close)
+    except TimeoutError as error:
+        raise SystemFault(f"the API can't listen on {listen}: {error.strerror or error}") from error
+
+
+async def _close(listening: ListeningSocket) -> None:
+    """Close a listening socket at once, and delete its file if the file system answers."""
+    listening.socket.close()
+    if isinstance(listening.bound, UnixSocket):
+        with suppress(TimeoutError):
+            await answer_about(listening.bound.path, listening.close)
 
 
 def _endpoint(bound: socket.socket) -> Endpoint:
@@ -314,13 +334,13 @@ class HttpServer:
 
     async def start(self) -> None:
         """Listen from now on. SystemFault if the address or path can't be used."""
-        self._listening = listening = ListeningSocket(self._listen, self._mode)
+        self._listening = listening = await _listen_at(self._listen, self._mode)
         try:
             await self._runner.setup()
             accepting = Accepting(listening.socket, self._connect, self._crowded)
             accepting.start()
         except BaseException:
-            listening.close()
+            await _close(listening)
             await self._runner.cleanup()
             raise
         self._accepting = accepting
@@ -331,7 +351,7 @@ class HttpServer:
             return
         accepting, self._accepting = self._accepting, None
         accepting.stop()
-        self._listening.close()
+        await _close(self._listening)
         abort = asyncio.get_running_loop().call_later(self._limits.stop_seconds, self._connections.clear)
         try:
             await self._runner.cleanup()

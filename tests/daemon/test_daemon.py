@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from nftlb.config import load
 from nftlb.daemon import Daemon, surveyor
 from nftlb.daemon import daemon as module
 from nftlb.daemon.garbage import THRESHOLDS
+from nftlb.daemon.store import Store
 from nftlb.errors import ConfigError, KernelError, SystemFault
 from nftlb.health.memory import read_memory
 from nftlb.kernel.rtnetlink import LOCAL, LOCAL_TABLE, Route
@@ -123,6 +125,30 @@ def test_start_and_end_are_reported_to_systemd(files: DaemonFiles) -> None:
     assert {"ns1", "ns2"} == set(
         read_memory((files.directory / "state" / f"{TABLE}.json").read_text()).pools["dns"].backends
     )
+
+
+def test_the_end_while_the_saved_state_is_read(files: DaemonFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start waits for a disk, because the state has wishes of the operator. SIGTERM ends a start that waits."""
+    asked, answered = threading.Event(), threading.Event()
+
+    def hang(_: Store) -> tuple[None, str]:
+        asked.set()
+        assert answered.wait(60)
+        return None, ""
+
+    monkeypatch.setattr(Store, "load", hang)
+
+    async def scene() -> None:
+        async with running(files) as task:
+            while not asked.is_set():  # noqa: ASYNC110 - set by a thread
+                await asyncio.sleep(0.001)
+            assert not task.done()
+
+    try:
+        asyncio.run(scene())
+    finally:
+        answered.set()
+    assert "10.0.0.11" not in files.text
 
 
 def test_the_api_listens_before_the_start_is_reported(files: DaemonFiles, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from pool_builders import backend, config, pool
 
+from nftlb.daemon import notifier
 from nftlb.daemon.notifier import Notifier
 from nftlb.health import Change
 from nftlb.model import EventKind, Hooks
@@ -148,3 +151,37 @@ def test_a_hook_is_told_the_priorities() -> None:
     (call,) = recorded.calls
     environment = call.environment
     assert (("moved",), "1", "2") == (call.argv, environment["NFTLB_OLD"], environment["NFTLB_NEW"])
+
+
+def test_many_changes_do_not_hold_up_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other work runs between the reports, which keep their order and the time of the change."""
+    monkeypatch.setattr(notifier, "AT_ONCE", 3)
+    reports = RecordedReports()
+    many = [replace(DOWN, reason=str(number)) for number in range(10)]
+
+    async def test() -> list[int]:
+        reports.notifier.report(many, config(DNS))
+        reports.notifier.report([UP], config(DNS))
+        seen = []
+        while len(reports.events) <= len(many):
+            seen.append(len(reports.events))
+            await asyncio.sleep(0)
+        return seen
+
+    assert [3, 6, 9] == asyncio.run(test())
+    assert [*map(str, range(10)), UP.reason] == [event.reason for event in reports.events]
+    assert 1 == len({event.at for event in reports.events[:10]})
+    assert [event.reason for event in reports.events] == [call.environment["NFTLB_REASON"] for call in reports.calls]
+
+
+def test_the_end_reports_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changes shortly before the end of the daemon are in the log and in the saved events."""
+    monkeypatch.setattr(notifier, "AT_ONCE", 3)
+    reports = RecordedReports()
+
+    async def test() -> None:
+        reports.notifier.report([DOWN] * 10, config(DNS))
+        reports.notifier.close()
+
+    asyncio.run(test())
+    assert 10 == len(reports.events)

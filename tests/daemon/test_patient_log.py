@@ -16,6 +16,7 @@ from nftlb.daemon.patient_log import MOST_BYTES, PatientHandler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 LINE = "x" * 1000
 
@@ -202,3 +203,23 @@ def test_an_entry_with_wrong_arguments(pipe: tuple[int, int], capsys: pytest.Cap
     """Python reports the entry, and the program goes on."""
     log(PatientHandler(pipe[1]), "%d", "no number")
     assert "--- Logging error ---" in capsys.readouterr().err
+
+
+def test_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file has no reader, but write(2) may wait: no call waits, and all lines arrive in their order."""
+    file, go, write = tmp_path / "log", threading.Event(), os.write
+
+    def hang(descriptor: int, text: bytes) -> int:
+        assert go.wait(30)
+        return write(descriptor, text)
+
+    with file.open("wb") as opened:
+        handler = PatientHandler(opened.fileno())
+        monkeypatch.setattr(os, "write", hang)
+        for number in range(10):
+            log(handler, "line %d", number)
+        assert b"" == file.read_bytes()
+        monkeypatch.setattr(patient_log, "LAST_SECONDS", 30)
+        go.set()
+        handler.flush()
+    assert [f"line {number}" for number in range(10)] == file.read_text().splitlines()

@@ -10,10 +10,11 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from logging.handlers import BufferingHandler
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 
@@ -32,6 +33,11 @@ def listening(address: str) -> Iterator[socket.socket]:
         receiver.bind(address)
         receiver.settimeout(30)
         yield receiver
+
+
+def wait_until_sent() -> None:
+    """Wait until the messages so far are sent."""
+    systemd._sender.submit(int).result(30)
 
 
 def test_assignments_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +81,7 @@ def test_without_systemd_nothing_happens(monkeypatch: pytest.MonkeyPatch, caplog
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
 
     systemd.notify("READY=1")
+    wait_until_sent()
 
     assert [] == caplog.messages
 
@@ -87,6 +94,7 @@ def test_a_socket_that_is_not_there(
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / name))
 
     systemd.notify("WATCHDOG=1")
+    wait_until_sent()
 
     ((_, level, message),) = caplog.record_tuples
     assert logging.WARNING == level
@@ -94,20 +102,37 @@ def test_a_socket_that_is_not_there(
     assert "None" not in message
 
 
-def test_a_deaf_systemd_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """If the queue of systemd is full, a message is dropped after a moment, so that checks go on."""
+def test_a_deaf_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """If the queue of systemd is full, a message is dropped after a moment, and later messages are sent."""
     path = str(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", path)
     monkeypatch.setattr(systemd, "_NOTIFY_TIMEOUT", 0.01)
     with listening(path):
         for _ in range(100_000):
             systemd.notify("WATCHDOG=1")
+            wait_until_sent()
             if caplog.messages:
                 break
 
     assert ["can't send to systemd (WATCHDOG=1): timed out"] == caplog.messages
+
+
+def test_a_deaf_systemd_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message returns at once, and messages are sent in order."""
+    go, sent = threading.Event(), []
+
+    def send(_path: str, lines: tuple[str, ...]) -> None:
+        assert go.wait(30)
+        sent.append(lines)
+
+    monkeypatch.setenv("NOTIFY_SOCKET", "@nobody")
+    monkeypatch.setattr(systemd, "_send", send)
+    for number in range(3):
+        systemd.notify(f"STATUS={number}")
+    assert [] == sent
+    go.set()
+    wait_until_sent()
+    assert [("STATUS=0",), ("STATUS=1",), ("STATUS=2",)] == sent
 
 
 @pytest.mark.parametrize(
@@ -200,36 +225,42 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert broken["message"].endswith("\nZeroDivisionError: division by zero")
 
 
+@contextmanager
+def piped_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, TextIO]]:
+    """A pipe, whose end for writing is standard error."""
+    reader, writer = os.pipe()
+    try:
+        with os.fdopen(writer, "w") as opened:
+            monkeypatch.setattr(sys, "stderr", opened)
+            yield reader, opened
+    finally:
+        os.close(reader)
+
+
 @pytest.mark.parametrize(
     ("level", "priority"), [("debug", 7), ("info", 6), ("warning", 4), ("error", 3), ("critical", 2)]
 )
-def test_the_journal_gets_priorities(
-    level: str, priority: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_journal_gets_priorities(level: str, priority: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """For the journal, each line begins with syslog's number and has no time."""
-    with (tmp_path / "journal").open("w+") as journal:
-        found = os.fstat(journal.fileno())
+    with piped_log(monkeypatch) as (reader, writer):
+        found = os.fstat(writer.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
-        monkeypatch.setattr(sys, "stderr", journal)
         configure_logging(LogFormat.TEXT, "debug")
 
         getattr(LOG, level)("one\ntwo")
 
-        journal.seek(0)
-        assert f"<{priority}>one\n<{priority}>two\n" == journal.read()
+        assert f"<{priority}>one\n<{priority}>two\n".encode() == os.read(reader, 4096)
 
 
-def test_standard_error_that_is_not_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_error_that_is_not_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A service whose standard error is not the journal writes times."""
-    with (tmp_path / "file").open("w+") as file:
+    with piped_log(monkeypatch) as (reader, _):
         monkeypatch.setenv("JOURNAL_STREAM", "1:1")
-        monkeypatch.setattr(sys, "stderr", file)
         configure_logging(LogFormat.TEXT, "info")
 
         LOG.info("hello")
 
-        file.seek(0)
-        assert re.fullmatch(r"\S+Z info    hello\n", file.read())
+        assert re.fullmatch(rb"\S+Z info    hello\n", os.read(reader, 4096))
 
 
 def test_without_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def test_a_restart_with_a_bad_file(lab: Lab, tmp_path: Path) -> None:
         assert problems == config["problems"]
         with lab.client.connect((VIP4, 53)) as client:
             assert {"b1"} == {answer.backend for answer in client.exchange(4)}
-        assert [] == [line for line in problems if line not in daemon.log.read_text()]
+        daemon.wait_for_log(*problems)
         _, shown, _ = run_command(daemon, "status", "--socket", str(daemon.socket))
         assert [] == [line for line in (*problems, "its last good copy") if line not in shown]
         with TcpServers(lab.backends[1:], 9):

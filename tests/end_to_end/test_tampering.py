@@ -231,7 +231,7 @@ def test_a_foreign_table_in_place_of_ours_is_reported(tmp_path: Path) -> None:
         daemon.start()
         daemon.poll_status(lambda status: not status["kernel"]["synced"], "a refusal")
         assert before == lab.nft("list table ip nftlb")
-        assert message in daemon.log.read_text()
+        daemon.wait_for_log(message)
         lab.nft("delete table ip nftlb")
         daemon.poll_status(lambda status: status["kernel"]["synced"], "ours")
         assert "made-by-nftlb" in lab.nft("list table ip nftlb")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from probing import BOTH, V4, V6, cancel_streams, check_streams, clean, mute, no_files, sends, streams, subject
 
+from nftlb import file_systems
 from nftlb.config import read_check
 from nftlb.errors import SystemFault
+from nftlb.probes import http as http_probes
 from nftlb.probes import probe_for, run_probe
 
 if TYPE_CHECKING:
@@ -371,8 +374,11 @@ def test_self_signed(authority: Authority) -> None:
     assert (False, "certificate: self-signed certificate") == (result.passed, result.reason)
 
 
-def test_ca_file_is_read_again(authority: Authority, server: ssl.SSLContext, tmp_path: Path) -> None:
-    """New authorities are used at the next check."""
+def test_ca_file_is_read_again(
+    authority: Authority, server: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New authorities are used at the next look at the file."""
+    monkeypatch.setattr(file_systems, "FRESH", 0.0)
     file = tmp_path / "ca.pem"
     file.write_bytes(Path(Authority.make(tmp_path / "old").file).read_bytes())
     new = Path(authority.file).read_bytes()
@@ -386,6 +392,22 @@ def test_ca_file_is_read_again(authority: Authority, server: ssl.SSLContext, tmp
         return [first.passed, second.passed]
 
     assert [False, True] == asyncio.run(main())
+
+
+def test_a_ca_file_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop does not wait, and SystemFault tells the reason."""
+    file, go = tmp_path / "file", threading.Event()
+    monkeypatch.setattr(file_systems, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(http_probes, "stamp", lambda *_: go.wait(60))
+
+    async def test() -> None:
+        with pytest.raises(SystemFault, match=f"ca_file {file} can't be read: its file system has not answered"):
+            await run_probe(probe_for(http(tls=True, ca_file=str(file))), subject(port=1))
+
+    try:
+        asyncio.run(test())
+    finally:
+        go.set()
 
 
 def test_no_file_to_read_authorities_from(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,9 +13,11 @@ from probing import BOTH, NOTED, cancel_datagrams, check_datagrams, datagrams, n
 from pyrad.dictionary import Dictionary
 from pyrad.packet import AuthPacket
 
+from nftlb import file_systems
 from nftlb.errors import SystemFault
 from nftlb.model import Radius
 from nftlb.probes import Failed, probe_for, run_probe
+from nftlb.probes import radius as radius_probes
 from nftlb.probes.exchange import NotOurs
 from nftlb.probes.radius import read_radius_reply
 
@@ -123,8 +126,9 @@ def test_foreign_messages_before_the_reply_are_ignored() -> None:
     assert result.passed
 
 
-def test_secret_file(tmp_path: Path) -> None:
+def test_secret_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The secret is read from a file, without the end of the line, and again after a change of the file."""
+    monkeypatch.setattr(file_systems, "FRESH", 0.0)
     file = tmp_path / "secret"
     file.write_text("wrong\n")
 
@@ -162,6 +166,22 @@ def test_no_file_to_read_a_secret_from(tmp_path: Path) -> None:
     for path, what in no_files(tmp_path):
         with pytest.raises(SystemFault, match=f"secret_file {path} {what}"):
             check_datagrams(Radius(secret_file=str(path)), answering())
+
+
+def test_a_secret_file_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop does not wait, and SystemFault tells the reason."""
+    file, go = tmp_path / "file", threading.Event()
+    monkeypatch.setattr(file_systems, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(radius_probes, "stamp", lambda *_: go.wait(60))
+
+    async def test() -> None:
+        with pytest.raises(SystemFault, match=f"secret_file {file} can't be read: its file system has not answered"):
+            await run_probe(probe_for(Radius(secret_file=str(file))), subject(port=1))
+
+    try:
+        asyncio.run(test())
+    finally:
+        go.set()
 
 
 def test_silent_and_refused() -> None:

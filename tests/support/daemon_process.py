@@ -186,6 +186,13 @@ class Running:
                 return found
         raise AssertionError(f"{what} did not come; the status is:\n{json.dumps(document, indent=1)}")
 
+    def wait_for_log(self, *texts: str) -> None:
+        """Wait until the log has all these texts: a line is written to a file soon after the event."""
+        deadline = time.monotonic() + PATIENCE
+        while missing := [text for text in texts if text not in self.log.read_text()]:
+            assert time.monotonic() < deadline, f"the log has no {missing}:\n{self.log.read_text()}"
+            time.sleep(0.01)
+
     def backend(self, pool: str, name: str) -> dict[str, Any]:
         """The status of a backend."""
         pools = {shown["name"]: shown for shown in self.client.document()["pools"]}

@@ -30,7 +30,7 @@ LOOPBACK = Endpoint(IPv4Address("127.0.0.1"), 0)
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-def one_token() -> dict[bytes, str]:
+async def one_token() -> dict[bytes, str]:
     return {digest(TOKEN.encode()): "ann"}
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
 from threading import Event
 from typing import TYPE_CHECKING, Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
-from web_server import BEARER, hang_up, head, run, serving, until
+from web_server import BEARER, hang_up, head, one_token, run, serving, until
 
 from nftlb.model import UnixSocket
 from nftlb.service import Actor
@@ -18,7 +19,6 @@ from nftlb.web import admission, no_tokens
 from nftlb.web.peer import MOST_GROUPS, Peer, peer_of, user_name
 
 if TYPE_CHECKING:
-    import asyncio
     from pathlib import Path
 
     from web_server import RunningApi
@@ -52,7 +52,7 @@ def test_the_own_user_needs_no_token(listen: UnixSocket) -> None:
 
     async def test() -> None:
         me = Actor(user_name(os.geteuid()), "unix socket")
-        for tokens in (no_tokens, dict):
+        for tokens in (no_tokens, AsyncMock(return_value={})):
             async with serving(listen=listen, tokens=tokens) as api:
                 assert (200, [me]) == await outcome(api, NO_TOKEN)
                 assert (200, [me]) == await outcome(api, {"Authorization": "Bearer wrong"})
@@ -119,6 +119,58 @@ def test_a_client_that_leaves_while_its_name_is_looked_up(listen: UnixSocket, mo
         run(test())
     finally:
         known.set()
+
+
+def test_a_directory_service_that_does_not_answer(listen: UnixSocket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The change is made after a time, and the user has a number instead of a name."""
+    known = Event()
+
+    def slow(user: int) -> str:
+        assert user != 54321 or known.wait(60)
+        return f"name of {user}"
+
+    monkeypatch.setattr(admission, "user_name", slow)
+    monkeypatch.setattr(admission, "NAME_SECONDS", 0.05)
+    pretend(monkeypatch, 54321, 700)
+
+    async def test() -> None:
+        async with serving(listen=listen, operators=lambda: frozenset({700})) as api:
+            assert (200, [Actor("user 54321", "unix socket")]) == await outcome(api, NO_TOKEN)
+
+    try:
+        run(test())
+    finally:
+        known.set()
+
+
+def test_a_token_file_that_does_not_answer(listen: UnixSocket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of root without a token does not wait for the tokens. The change of a client that leaves is made."""
+    pretend(monkeypatch, 0)
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> dict[bytes, str]:
+        asked.set()
+        await answered.wait()
+        return await one_token()
+
+    body = b'{"weight": 2}'
+    headers = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(body)), **BEARER}
+
+    async def test() -> None:
+        async with serving(listen=listen, tokens=slow) as api:
+            assert (200, [Actor("root", "unix socket")]) == await outcome(api, NO_TOKEN)
+            api.service.actors.clear()
+            streams = await api.connect()
+            streams[1].write(head("PATCH", CHANGE[1], headers) + body)
+            await until(asked.is_set)
+            await hang_up(streams)
+            await until(lambda: not api.connections)
+            assert [] == api.service.actors
+            answered.set()
+            await until(lambda: api.service.actors)
+            assert [Actor("ann", "unix socket")] == api.service.actors
+
+    run(test())
 
 
 def test_other_users_need_a_token(listen: UnixSocket, monkeypatch: pytest.MonkeyPatch) -> None:

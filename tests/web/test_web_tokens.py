@@ -7,7 +7,7 @@ import grp
 import hmac
 import os
 from typing import TYPE_CHECKING
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from web_server import BEARER, TOKEN, Answer, RunningApi, head, one_token, read_answer, run, serving
@@ -20,6 +20,7 @@ from nftlb.web.admission import EVERY, FREE, MOST, Admission, FailureLimiter, di
 from nftlb.web.errors import RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 CHANGE = "PATCH", "/api/v1/pools/dns/backends/ns1", {"weight": 2}
@@ -33,6 +34,16 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+def reader(path: Path) -> Callable[[], Mapping[bytes, str]]:
+    """A function that returns the present tokens of a file. All calls use one TokenFile."""
+    tokens = TokenFile(str(path))
+
+    async def read() -> Mapping[bytes, str]:
+        return await tokens()
+
+    return lambda: asyncio.run(read())
+
+
 def digests(*tokens: str) -> dict[bytes, str]:
     """Names of tokens that have none in the file, by the digests of the tokens."""
     return {digest(token.encode()): f"token {number}" for number, token in enumerate(tokens, 1)}
@@ -40,12 +51,12 @@ def digests(*tokens: str) -> dict[bytes, str]:
 
 def test_lines_are_tokens(file: Path) -> None:
     """One token a line; comments, empty lines and spaces around tokens are ignored."""
-    assert digests(TOKEN, "second") == TokenFile(str(file))()
+    assert digests(TOKEN, "second") == reader(file)()
 
 
 def test_a_changed_file_is_read_again(file: Path) -> None:
     """After a write in place or a replacement the next call has the new tokens."""
-    tokens = TokenFile(str(file))
+    tokens = reader(file)
     tokens()
 
     file.write_text("other\n")
@@ -60,7 +71,7 @@ def test_a_changed_file_is_read_again(file: Path) -> None:
 
 def test_an_unchanged_file_is_not_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call costs one stat(2)."""
-    tokens = TokenFile(str(file))
+    tokens = reader(file)
     tokens()
     monkeypatch.setattr(os, "open", lambda *_: pytest.fail("it was opened"))
 
@@ -69,7 +80,7 @@ def test_an_unchanged_file_is_not_read_again(file: Path, monkeypatch: pytest.Mon
 
 def test_a_missing_file(file: Path) -> None:
     """Without the file no token is valid; when the file is back, its tokens are valid."""
-    tokens = TokenFile(str(file))
+    tokens = reader(file)
     tokens()
     text = file.read_text()
 
@@ -94,7 +105,7 @@ def test_a_missing_file(file: Path) -> None:
 def test_an_unusable_file(file: Path, text: str, message: str) -> None:
     """An empty file is a SystemFault: it must not silently allow, or refuse, all changes."""
     file.write_text(text)
-    tokens = TokenFile(str(file))
+    tokens = reader(file)
 
     for _ in range(2):
         with pytest.raises(SystemFault, match=message):
@@ -106,9 +117,9 @@ def test_only_regular_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
 
     with pytest.raises(SystemFault, match="not a regular file"):
-        TokenFile(str(tmp_path / "fifo"))()
+        reader(tmp_path / "fifo")()
     with pytest.raises(SystemFault, match="not a regular file"):
-        TokenFile(str(tmp_path))()
+        reader(tmp_path)()
 
 
 @pytest.mark.parametrize("mode", [0o400, 0o440, 0o600, 0o640])
@@ -116,7 +127,7 @@ def test_a_file_for_the_owner_and_our_group(file: Path, mode: int) -> None:
     """The permissions of the package, the Ansible role and systemd's credentials are allowed."""
     file.chmod(mode)
 
-    assert digests(TOKEN, "second") == TokenFile(str(file))()
+    assert digests(TOKEN, "second") == reader(file)()
 
 
 @pytest.mark.parametrize(
@@ -133,7 +144,7 @@ def test_a_file_for_the_owner_and_our_group(file: Path, mode: int) -> None:
 )
 def test_a_file_for_others_is_refused(file: Path, mode: int, who: str) -> None:
     """As ssh does; the message has the fix, after which the tokens are valid without a restart."""
-    tokens = TokenFile(str(file))
+    tokens = reader(file)
     tokens()
     file.chmod(mode)
 
@@ -151,7 +162,7 @@ def test_a_file_for_another_group_is_refused(file: Path) -> None:
     file.chmod(0o640)
     os.chown(file, -1, 54321)
     with pytest.raises(SystemFault, match="its group 54321 may read it"):
-        TokenFile(str(file))()
+        reader(file)()
 
 
 def test_a_file_for_the_group_nftlb(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +178,7 @@ def test_valid_tokens() -> None:
     """Each token of the file is valid; the case of the scheme does not matter."""
 
     async def test() -> None:
-        async with serving(tokens=lambda: digests("first", TOKEN)) as api:
+        async with serving(tokens=AsyncMock(return_value=digests("first", TOKEN))) as api:
             for value in (f"Bearer {TOKEN}", f"bearer {TOKEN}", f"BEARER  {TOKEN}", "Bearer first"):
                 assert (await api.ask(*CHANGE, headers={"Authorization": value})).status == 200
 
@@ -313,7 +324,7 @@ def test_the_log_has_a_limit_too(caplog: pytest.LogCaptureFixture, monkeypatch: 
         request.transport.get_extra_info.return_value = (address, 1)
         loop.time.return_value = now
         with pytest.raises(RequestError):
-            admission.admit(request)
+            admission.admit(request)().__await__().send(None)  # nothing is awaited
 
     for number in range(1000):
         wrong(f"10.0.{number // 250}.{number % 250}", 50.0)
@@ -350,7 +361,7 @@ def test_all_tokens_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     known = digests("a", "a much longer one", TOKEN)
 
     async def test() -> None:
-        async with serving(tokens=lambda: known) as api:
+        async with serving(tokens=AsyncMock(return_value=known)) as api:
             for token, status in ((TOKEN, 200), ("a", 200), ("wrong", 401)):
                 compared.clear()
                 answer = await api.ask(*CHANGE, headers={"Authorization": f"Bearer {token}"})
