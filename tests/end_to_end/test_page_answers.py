@@ -11,19 +11,22 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from browser import PATIENCE, opened, row
+from browser import PATIENCE, enter_token, opened, row
 from fake_service import NOON
-from page_service import answer, served, showcase
+from page_service import Traffic, answer, explanation, served, showcase
 from playwright.sync_api import expect
+from web_server import TOKEN
 
 from nftlb.model import EventKind
-from nftlb.service import Event
+from nftlb.service import Event, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from page_service import Served, Traffic
+    from page_service import Served
     from playwright.sync_api import APIResponse, Browser, Page, Route
+
+    from nftlb.service import Overview
 
 pytest_plugins = ("browser_fixtures",)
 expect.set_options(timeout=PATIENCE)
@@ -336,4 +339,173 @@ def test_a_page_that_slept(chromium: Browser) -> None:
         die(api, "dns", "ns1", "refused")
         expect(row(page, "ns1")).to_contain_text("refused")
         assert [] == [title for title in page.evaluate("window.titles") if "no answer" in title]
+        assert [] == faults
+
+
+# --- the other views ------------------------------------------------------------------------------------------------
+
+
+def test_two_questions_about_packets(chromium: Browser) -> None:
+    """The explanation of the packet that was asked about last is shown, also if an earlier answer comes later."""
+    with served(showcase()) as api, opened(chromium, "about:blank") as (page, faults):
+        start(page, api.url + "#explain")
+        page.get_by_label("To", exact=True).fill("192.0.2.53:53/udp")
+        first: list[Route] = []
+        page.route("**/api/v1/explain*", lambda route: first.append(route))  # noqa: PLW0108 - needs a function
+        page.get_by_label("From").fill("198.51.100.1:40000")
+        with page.expect_request("**/api/v1/explain*"):
+            page.keyboard.press("Enter")
+        answer(page, "api/v1/explain", {**explanation(), "listener": "the second answer"})
+        page.keyboard.press("Enter")
+        expect(page.locator("#explanation")).to_contain_text("the second answer")
+        first[0].fulfill(json={**explanation(), "listener": "the first answer"})
+        answer(page, "api/v1/explain", {**explanation(), "pool": None, "reason": "the third answer"})
+        page.evaluate("fetch('api/v1/explain').then(found => found.text())")  # comes after the first answer
+        expect(page.locator("#explanation")).to_contain_text("the second answer")
+        page.keyboard.press("Enter")
+        expect(page.locator("#explanation")).to_contain_text("the third answer")
+        assert [] == faults
+
+
+def test_listeners_that_change(chromium: Browser) -> None:
+    """The listeners that the page offers follow the file, also if their number stays."""
+    service = showcase()
+    with served(service) as api, opened(chromium, "about:blank") as (page, faults):
+        start(page, api.url)
+        service.put(service.shown["netflow"].model_copy(update={"listen": ("192.0.2.99:2055/udp",)}))
+        expect(page.locator("#listeners option[value='192.0.2.99:2055/udp']")).to_have_count(1)
+        assert [] == faults
+
+
+@dataclass
+class Filed(Traffic):
+    """A daemon whose file and rules change."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    kernel: dict[str, Any] = field(default_factory=dict)
+
+    async def overview(self) -> Overview:
+        found = await super().overview()
+        values = {name: getattr(found, name).model_copy(update=getattr(self, name)) for name in ("config", "kernel")}
+        return found.model_copy(update=values)
+
+    async def ruleset(self) -> str:
+        return f"the rules after {self.kernel.get('swaps', 0)} changes\n"
+
+
+def test_a_refused_file_that_is_mended(chromium: Browser) -> None:
+    """The errors of a file vanish when the file has been read again by another way."""
+    service = showcase(kind=Filed)
+    assert isinstance(service, Filed)
+    with served(service) as api, opened(chromium, "about:blank") as (page, faults):
+        start(page, api.url + "#configuration")
+        answer(page, "api/v1/reload*", {"error": "the configuration is bad", "problems": ["f:3:1: lissen"]}, 422)
+        page.get_by_role("button", name="Read the file again").click()
+        problems = page.locator("#problems")
+        expect(problems).to_contain_text("line 3, column 1 lissen")
+        service.faults = (Fault(what="hooks", message="a later status", since=NOON),)
+        expect(page.locator("#troubles")).to_contain_text("a later status")
+        expect(problems).to_contain_text("line 3, column 1 lissen")
+        service.config = {"attempted": NOON + timedelta(seconds=1), "loaded": NOON + timedelta(seconds=1)}
+        expect(problems).to_be_empty()
+        assert [] == faults
+
+
+def test_rules_that_change_while_they_are_read(chromium: Browser) -> None:
+    """The page reads the rules again if they have changed before their answer arrives."""
+    service = showcase(kind=Filed)
+    assert isinstance(service, Filed)
+    with served(service) as api, opened(chromium, "about:blank") as (page, faults):
+        rules = Held(page, "api/v1/ruleset")
+        start(page, api.url + "#configuration")
+        rules.wait()
+        service.kernel = {"swaps": 8}
+        expect(page.locator("#kernel-state")).to_contain_text("8 changes")
+        Held(page, STATUS)  # no later status repairs the page
+        rules.release()
+        expect(page.locator("#ruleset")).to_contain_text("the rules after 8 changes")
+        assert [] == faults
+
+
+def test_changes_of_rules_that_are_refused(chromium: Browser) -> None:
+    """The page does not say that there is no change if it can't read the changes, and reads them again."""
+    with served(showcase()) as api, opened(chromium, "about:blank") as (page, faults):
+        answer(page, "api/v1/ruleset/changes", {"error": "too many requests wait"}, status=503)
+        start(page, api.url + "#configuration")
+        expect(page.locator("#changes")).to_have_text("too many requests wait")
+        page.unroute("**/api/v1/ruleset/changes*")
+        expect(page.locator("#changes")).to_contain_text("dns/ns1: down, was up: timeout")
+        assert [] == faults
+
+
+def test_numbers_that_change(chromium: Browser) -> None:
+    """The weight in the open details follows the daemon, but what the user types stays."""
+    with served(showcase()) as api, opened(chromium, "about:blank") as (page, faults):
+        start(page, api.url)
+        row(page, "ns1").get_by_role("button").click()
+        weight, priority = page.get_by_label("Weight", exact=True), page.get_by_label("Priority", exact=True)
+        expect(weight).to_have_value("1")
+        priority.fill("7")
+        api.service.change_backend("dns", "ns1", weight=5, priority=3)
+        expect(weight).to_have_value("5")
+        expect(priority).to_have_value("7")
+        assert [] == faults
+
+
+# --- changes --------------------------------------------------------------------------------------------------------
+
+
+def begin_operating(page: Page, url: str) -> None:
+    """Open the page, and enter the token."""
+    start(page, url)
+    page.get_by_role("button", name="Enter token").click()
+    enter_token(page, TOKEN)
+    expect(page.get_by_role("button", name="Forget token")).to_be_visible()
+
+
+def test_a_change_that_ends_after_its_question_was_closed(chromium: Browser) -> None:
+    """Its answer closes no other question, and a refusal is shown after that question."""
+    with served(showcase()) as api, opened(chromium, "about:blank") as (page, faults):
+        begin_operating(page, api.url)
+        changes: list[Route] = []
+        page.route("**/api/v1/backends", lambda route: changes.append(route))  # noqa: PLW0108 - needs a function
+        row(page, "ns1").get_by_role("button").click()
+        details, question = page.locator("#details"), page.locator("#question")
+        for place, name in enumerate(("Drain", "Maintenance")):
+            details.get_by_role("button", name=name).click()
+            with page.expect_request("**/api/v1/backends"):
+                question.get_by_role("button", name="anyway").click()
+            question.get_by_role("button", name="Cancel").click()
+            expect(question).to_be_hidden()
+            assert 1 + place == len(changes)
+        details.get_by_role("button", name="Remove").click()
+        expect(question).to_contain_text("Remove dns/ns1?")
+        changes[0].continue_()
+        expect(page.locator("#news")).to_have_text("Drain dns/ns1: done")
+        changes[1].fulfill(status=409, json={"error": "another change came first"})
+        expect(details.locator(".chip")).to_contain_text("drained")
+        expect(question).to_contain_text("Remove dns/ns1?")
+        question.get_by_role("button", name="Cancel").click()
+        expect(question).to_contain_text("another change came first")
+        question.get_by_role("button", name="Close").click()
+        assert ["change dns/ns1 drain None"] == api.service.done
+        assert [] == faults
+
+
+def test_a_refusal_from_before_the_token(chromium: Browser) -> None:
+    """A request without a token is refused after the user has entered a token: the page keeps the token."""
+    with served(showcase()) as api, opened(chromium, "about:blank") as (page, faults):
+        start(page, api.url)
+        row(page, "ns1").get_by_role("button").click()
+        refusal = Held(page, "api/v1/backends?preview=true")
+        page.get_by_role("button", name="Drain").click()
+        refusal.wait()
+        page.get_by_role("button", name="Remove").click()
+        enter_token(page, TOKEN)
+        question = page.locator("#question")
+        expect(question).to_contain_text("Remove dns/ns1?")
+        refusal.release()
+        question.get_by_role("button", name="Cancel").click()
+        expect(question).to_contain_text("Drain dns/ns1?")
+        expect(page.locator("#token")).to_have_text("Forget token")
         assert [] == faults

@@ -28,7 +28,7 @@ class Details {
 
   start(shown) {
     if (this.backend === undefined) this.startPool(shown);
-    else this.startBackend(shown.backends.find(one => one.name === this.backend));
+    else this.startBackend();
     this.element.append(...this.charts.map(chart => chart.element), this.facts, this.checks);
   }
 
@@ -41,21 +41,27 @@ class Details {
     this.buttons.append(makeButton("Add a backend", () => addBackend(pool.name)), ...this.ofAll);
   }
 
-  startBackend(backend) {
-    const {pool} = this, name = backend.name;
+  startBackend() {
+    const {pool, backend: name} = this;
     this.keys = [pool + "/" + name];
     this.charts = [new Chart("Packets per second", [name], "packets/s"), new Chart("Response time of checks, ms", [name], "ms")];
     const [key] = this.keys;
     this.admin = ADMINS.map(([admin, text]) => Object.assign(makeButton(text, () => setAdmin([key], admin)), {admin}));
-    const numbers = [["weight", 0, 256], ["priority", 0, 255]].map(([what, min, max]) => {
-      const input = make("input");
-      Object.assign(input, {type: "number", min, max, value: backend[what], required: true});
+    this.numbers = {};
+    const forms = [["weight", 0, 256], ["priority", 0, 255]].map(([what, min, max]) => {
+      const input = this.numbers[what] = make("input");
+      Object.assign(input, {type: "number", min, max, required: true});
       const form = make("form", "field", make("label", "", what === "weight" ? "Weight " : "Priority ", input), make("button", "", "Set"));
       form.lastChild.setAttribute("aria-label", "Set the " + what);
-      form.addEventListener("submit", event => { event.preventDefault(); setNumber(key, what, Number(input.value)); });
+      form.addEventListener("submit", async event => {
+        event.preventDefault();
+        if (!await setNumber(key, what, Number(input.value))) return;
+        input.defaultValue = input.value;
+        form.reset();
+      });
       return form;
     });
-    this.buttons.append(...this.admin, ...numbers, makeButton("Remove", async () => { if (await removeBackend(pool, name)) $("details").close(); }, "danger"));
+    this.buttons.append(...this.admin, ...forms, makeButton("Remove", async () => { if (await removeBackend(pool, name)) $("details").close(); }, "danger"));
   }
 
   /** Show new values. Returns whether the pool and the backend still exist. */
@@ -66,6 +72,7 @@ class Details {
     chip(this.state, backend ? stateOf(backend) : poolState(pool));
     for (const button of this.ofAll || []) button.disabled = !this.every.length;  // DNS may have no address for a name
     for (const button of this.admin || []) button.setAttribute("aria-pressed", button.admin === backend.admin);
+    for (const [what, input] of Object.entries(this.numbers || {})) input.defaultValue = backend[what];  // what the user types stays
     this.showFacts(backend ? this.backendFacts(pool, backend) : this.poolFacts(pool));
     arrange(this.checks, (backend ? backend.checks : []).map(check => make(
       "li", "", `${check.passed === false ? "✕" : "✓"} ${check.kind}: ${check.reason || "not run yet"}`,
