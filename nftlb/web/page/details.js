@@ -1,6 +1,6 @@
 // The details of a pool or backend in a dialog: large charts, facts, checks, and what an operator can do.
 
-import {$, ago, arrange, chip, count, figure, make, makeButton, milliseconds, percent, say} from "./dom.js";
+import {$, ago, arrange, chip, count, figure, make, makeButton, milliseconds, percent, plural, say} from "./dom.js";
 import {Chart} from "./charts.js";
 import {labelsOf} from "./labels.js";
 import {ADMINS, addBackend, removeBackend, setAdmin, setNumber} from "./operate.js";
@@ -104,7 +104,7 @@ class Details {
       ["In this state for", ago(pool.since)],
       ...(pool.guard ? [["Dropped by the guard", `${count(pool.guard.rate)} above the rate, ${count(pool.guard.banned)} banned, ${count(pool.guard.denied)} denied`]] : []),
       ...pool.collectors.map(one => ["Collector " + one.name, `${one.up ? "up" : "down"}, ${addressOf(one)}, ${count(one.packets)} copies`]),
-      ...(pool.names || []).map(one => ["Name " + one.name, `${one.lookup}: ${one.trouble || one.backends.length + " addresses"}`]),
+      ...(pool.names || []).flatMap(nameFacts),
     ];
   }
 
@@ -125,6 +125,17 @@ class Details {
   }
 
   end() { for (const chart of this.charts) chart.end(); }
+}
+
+/** A name of DNS, and what the operator set of addresses that the name does not have now. */
+function nameFacts({name, lookup, trouble, backends, kept}) {
+  const absent = Object.entries(kept || {}).map(([backend, wish]) => [`${backend} is absent`, "the operator had set: " + wish]);
+  const more = absent.length - MOST_LINES;
+  return [
+    ["Name " + name, `${lookup}: ${trouble || plural(backends.length, "address", "addresses")}`],
+    ...absent.slice(0, MOST_LINES),
+    ...more > 0 ? [["Absent too", plural(more, "address", "addresses") + " that the operator had changed"]] : [],
+  ];
 }
 
 function labelFacts(one) {

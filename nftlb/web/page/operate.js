@@ -2,6 +2,7 @@
 
 import {$, announce, arrange, count, figure, make, makeButton, plural} from "./dom.js";
 import {backendPath, change, preview, setToken, token} from "./api.js";
+import {readLabels} from "./labels.js";
 import {meterOf} from "./rates.js";
 
 const MOST_LINES = 20;  // in a question
@@ -253,15 +254,17 @@ async function askForBackend(pool) {
   if (!await admitted()) return false;
   const name = makeField("Name", "", {required: true}), address = makeField("Address", "", {required: true});
   const port = makeField("Port; empty: a packet keeps its port", "", {type: "number", min: 1, max: 65535});
-  const weight = makeField("Weight", "1", {type: "number", min: 0, max: 256});
+  const weight = makeField("Weight", "1", {type: "number", min: 0, max: 256, required: true});
+  const labels = makeField("Labels, such as site=fra rack=r12");
   const title = "Add a backend to " + pool, act = async () => {
     await change("POST", backendPath(pool), {
       name: name.input.value.trim(), address: address.input.value.trim(), weight: Number(weight.input.value),
       ...(port.input.value ? {port: Number(port.input.value)} : {}),
+      ...(labels.input.value.trim() ? {labels: readLabels(labels.input.value)} : {}),
     });
     changed(pool);
   };
-  return ask({title, fields: [name, address, port, weight], button: "Add", act, late: error => report(title + " failed", error)});
+  return ask({title, fields: [name, address, port, weight, labels], button: "Add", act, late: error => report(title + " failed", error)});
 }
 
 /**
