@@ -5,16 +5,14 @@ The simulated daemon has states and sizes that a lab of namespaces does not have
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from browser import PATIENCE, VIEWS, enter_token, load_time, opened, row, tcp_address
 from daemon_process import PORT, TOKEN, Running, dns
-from fake_service import NOON, a_backend, a_pool
+from fake_service import a_backend, a_pool
 from page_service import Traffic, answer, explanation, kept_changes, kept_events, many_pools, notices, served, showcase
 from playwright.sync_api import expect
 from pool_builders import backend, config, pool
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from page_service import Served
-    from playwright.sync_api import Browser, Page, Route
+    from playwright.sync_api import Browser, Page
 
 pytest_plugins = ("browser_fixtures",)
 expect.set_options(timeout=PATIENCE)
@@ -142,31 +140,6 @@ def test_hostile_names_stay_text(chromium: Browser) -> None:
         assert 0 == page.locator("img").count()
         assert page.title().endswith("nftlb")
         assert [] == faults
-
-
-@pytest.mark.parametrize("kept", [0, 1])
-def test_an_event_before_the_history(chromium: Browser, kept: int) -> None:
-    """An event that arrives while the page waits for the kept events is shown with them."""
-    service = Traffic()
-    service.put(a_pool("dns", a_backend("b1")))
-    earlier, event = (
-        Event(kind=EventKind.BACKEND_DOWN, at=at, pool="dns", backend="b1", reason=reason)
-        for at, reason in ((NOON, "before the page"), (NOON + timedelta(seconds=1), "while the page waits"))
-    )
-    held: list[Route] = []
-    with served(service) as api, opened(chromium, api.url) as (page, _):
-        page.route("**/api/v1/history*", lambda route: held.append(route))  # noqa: PLW0108 - needs a function
-        with page.expect_response("**/api/v1/events"), page.expect_request("**/api/v1/history*"):
-            page.goto(api.url + "#timeline")
-            page.reload()
-        api.emit(event)
-        expect(page.locator("#events")).to_contain_text("while the page waits")
-        found = [earlier.model_dump(mode="json") for _ in range(kept)]
-        held[-1].fulfill(content_type="application/json", body=json.dumps({"events": found}))
-        page.evaluate("fetch('healthz')")  # the answer to a later request comes after the kept events
-        page.locator("#timeline-search").fill("the page")
-        expect(page.locator("#events .event")).to_have_count(1 + kept)
-        expect(page.locator("#events .event").first).to_contain_text("while the page waits")
 
 
 def test_many_pools(chromium: Browser) -> None:

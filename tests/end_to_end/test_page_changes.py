@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from browser import PATIENCE, enter_token, opened, row
-from fake_service import a_pool
+from fake_service import a_name, a_pool
 from page_service import answer, many_pools, served, showcase
 from playwright.sync_api import expect
 from web_server import TOKEN
@@ -125,6 +125,49 @@ def test_a_pool_without_backends(chromium: Browser) -> None:
         for name in ("Enable all", "Drain all", "Maintenance of all"):
             expect(details.get_by_role("button", name=name)).to_be_disabled()
         assert [] == api.service.done
+        assert [] == faults
+
+
+def test_names_of_a_pool(chromium: Browser) -> None:
+    """The details of a pool have its names, and what the operator set of addresses that DNS does not have now."""
+    service, wishes = showcase(), {f"web-10.0.5.{number}": "drain" for number in range(2, 16)}
+    names = (
+        a_name("ns", "ns.example.com", backends=("ns-10.0.0.11",), kept={"ns-10.0.0.99": "maintenance, weight 3"}),
+        a_name("web", "SRV _web._udp.example.com", backends=("web-10.0.5.1", "web-10.0.5.2"), kept=wishes),
+    )
+    service.put(service.shown["dns"].model_copy(update={"names": names}))
+    with served(service) as api, opened(chromium, api.url) as (page, faults):
+        page.locator("tr.pool").get_by_role("button", name="dns", exact=True).click()
+        facts = page.locator("#details dd")
+        expect(facts.filter(has_text="ns.example.com")).to_have_text("ns.example.com: 1 address")
+        expect(facts.filter(has_text="SRV")).to_have_text("SRV _web._udp.example.com: 2 addresses")
+        expect(facts.filter(has_text="weight 3")).to_have_text("the operator had set: maintenance, weight 3")
+        expect(page.locator("#details dt").filter(has_text="is absent")).to_have_count(13)
+        expect(facts.last).to_have_text("2 addresses that the operator had changed")
+        assert [] == faults
+
+
+def test_a_new_backend_with_labels(chromium: Browser) -> None:
+    """A backend gets its labels when it is added; the refusal of a label is shown. A weight is needed."""
+    with served(showcase()) as api, opened(chromium, api.url) as (page, faults):
+        begin_operating(page)
+        page.locator("tr.pool").get_by_role("button", name="dns", exact=True).click()
+        page.get_by_role("button", name="Add a backend").click()
+        question = page.locator("#question")
+        for label, text in (("Name", "ns9"), ("Address", "10.0.0.19"), ("Labels", "site=fra, =x"), ("Weight", "")):
+            question.get_by_label(label).fill(text)
+        add = question.get_by_role("button", name="Add", exact=True)
+        add.click()
+        question.get_by_label("Weight").fill("3")
+        add.click()
+        expect(question).to_contain_text('"" is not a name of a label')
+        question.get_by_label("Labels").fill("site=fra,rack=r12  url=a:1/b")
+        add.click()
+        expect(question).to_be_hidden()
+        page.get_by_role("button", name="Close", exact=True).click()
+        row(page, "ns9").get_by_role("button").click()
+        expect(page.locator("#details dl")).to_contain_text("site=fra, rack=r12, url=a:1/b")
+        assert 3 == api.service.shown["dns"].backends[-1].weight
         assert [] == faults
 
 

@@ -272,7 +272,7 @@ class FakeService:
             raise Conflict(f"{pool} has a backend {name} already")
         if isinstance(backend, NamedBackend):
             return a_name(name, str(backend.lookup))
-        shown = {"port": backend.port, "weight": backend.weight, "admin": backend.admin}
+        shown = {"port": backend.port, "weight": backend.weight, "admin": backend.admin, "labels": dict(backend.labels)}
         new = a_backend(name, **shown, address=str(backend.address), added=True)
         self._set(pool, [*self.shown[pool].backends, new])
         return new

@@ -75,8 +75,8 @@ class Served:
     loop: asyncio.AbstractEventLoop
 
     def emit(self, event: Event) -> None:
-        """Send an event to all listeners."""
-        self.loop.call_soon_threadsafe(self.service.emit, event)
+        """Keep an event, with an id, and send the event to all listeners."""
+        self.loop.call_soon_threadsafe(lambda: self.service.emit(self.service.kept.add(event)))
 
 
 @contextmanager

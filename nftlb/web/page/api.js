@@ -16,31 +16,48 @@ export class Refusal extends Error {
   }
 }
 
+/** The words for a request without a whole answer. */
+function lostAnswer(error) {
+  if (error.name === "TimeoutError") return "the daemon did not answer in time";
+  return error instanceof SyntaxError ? "the answer does not come from nftlb" : "the daemon can't be reached";
+}
+
+/** Send a request. Returns {text, date} of the answer. Raises Refusal. */
 async function request(method, path, body) {
   const headers = {};
   if (method !== "GET" && token()) headers.Authorization = "Bearer " + token();
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  let answer;
+  let answer, text;
   try {
     answer = await fetch(path, {
       method, headers, cache: "no-store", body: body === undefined ? undefined : JSON.stringify(body),
       signal: AbortSignal.timeout(method === "GET" ? 10000 : 60000),
     });
+    text = await answer.text();  // the connection can also end in the body
   } catch (error) {
-    throw new Refusal(0, error.name === "TimeoutError" ? "the daemon did not answer in time" : "the daemon can't be reached");
+    throw new Refusal(0, lostAnswer(error));
   }
-  if (answer.ok) return answer;
+  if (answer.ok) return {text, date: answer.headers.get("Date")};
   let problem = {};
-  try { problem = await answer.json(); } catch { /* a proxy answers without JSON */ }
+  try { problem = JSON.parse(text) || {}; } catch { /* a proxy answers without JSON */ }
   throw new Refusal(answer.status, problem.error || "HTTP status " + answer.status, placed(problem));
+}
+
+/** Read the document of an answer. A proxy can answer a page of HTML with status 200, for example to ask for a password. */
+function parse(text) {
+  try { return JSON.parse(text); } catch (error) { throw new Refusal(0, lostAnswer(error)); }
 }
 
 /** The problems of a refusal: with their places, if the daemon gives places. */
 function placed({problems = [], faults = []}) { return problems.length && faults.length ? faults : problems; }
 
-export function get(path) { return request("GET", path); }
-export async function getJson(path) { return (await get(path)).json(); }
-export async function getText(path) { return (await get(path)).text(); }
+/** Read a document. Returns it and the date of the answer: {found, date}. */
+export async function getDated(path) {
+  const {text, date} = await request("GET", path);
+  return {found: parse(text), date};
+}
+export async function getJson(path) { return (await getDated(path)).found; }
+export async function getText(path) { return (await request("GET", path)).text; }
 
 export function backendPath(pool, backend) {
   return "api/v1/pools/" + encodeURIComponent(pool) + "/backends" + (backend === undefined ? "" : "/" + encodeURIComponent(backend));
@@ -48,8 +65,8 @@ export function backendPath(pool, backend) {
 
 /** Send a change. Returns the document of the answer; null if the answer has none. */
 export async function change(method, path, body) {
-  const answer = await request(method, path, body), text = await answer.text();
-  return text ? JSON.parse(text) : null;
+  const {text} = await request(method, path, body);
+  return text ? parse(text) : null;
 }
 
 /** The losses of service that a change would lead to, as sentences. */

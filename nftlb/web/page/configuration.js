@@ -4,7 +4,7 @@ import {$, ago, arrange, chip, clockTime, count, make, makeScrollable, makeTime,
 import {getJson, getText} from "./api.js";
 import {problemParts, reload, showRefusal} from "./operate.js";
 
-let status = null, seen = null, busy = false;
+let status = null, seen = null, busy = false, kept = "";  // kept: the last attempt to read the file when one was refused here
 
 /** Show the state of the file and of the rules; read the rules again if they changed. */
 export function showConfiguration(shown) {
@@ -13,7 +13,7 @@ export function showConfiguration(shown) {
   const {config, kernel} = status;
   const word = config.success ? `${config.file} is in use for ${ago(config.loaded)}` : `${config.file} was refused ${ago(config.attempted)} ago; the configuration before is in use`;
   chip($("config-state"), {kind: config.success ? "plain" : "bad", sign: config.success ? "✓" : "✕", word});
-  if (!$("problems").classList.contains("kept")) showProblems(config.problems);
+  if (kept !== config.attempted) { kept = ""; showProblems(config.problems); }
   say($("kernel-state"), [
     kernel.synced ? "The kernel has the rules of this configuration." : "The kernel does not have the rules of this configuration: " + kernel.error,
     plural(kernel.swaps, "change"), count(kernel.failures) + " refused", count(kernel.restored) + " changes by other programs undone",
@@ -29,14 +29,14 @@ function showProblems(problems) {
 async function readRules(version) {
   busy = true;
   try {
-    const text = await getText("api/v1/ruleset");
-    const swaps = await getJson("api/v1/ruleset/changes").then(answer => answer.changes, () => []);
+    const text = await getText("api/v1/ruleset"), {changes} = await getJson("api/v1/ruleset/changes");
     seen = version;
-    showRules(text, swaps);
+    showRules(text, changes);
   } catch (error) {
     arrange($("changes"), [showRefusal(error)]);
   }
   busy = false;
+  if (seen === version) showConfiguration(status);  // the rules may have changed meanwhile
 }
 
 function showRules(text, swaps) {
@@ -65,7 +65,7 @@ export function startConfiguration() {
     $("reload").disabled = true;
     const refusal = await reload();
     $("reload").disabled = false;
-    $("problems").classList.toggle("kept", refusal !== null);
+    kept = refusal && status ? status.config.attempted : "";
     arrange($("problems"), refusal ? [showRefusal(refusal)] : []);
   });
 }

@@ -1,6 +1,6 @@
 // The details of a pool or backend in a dialog: large charts, facts, checks, and what an operator can do.
 
-import {$, ago, arrange, chip, count, figure, make, makeButton, milliseconds, percent, say} from "./dom.js";
+import {$, ago, arrange, chip, count, figure, make, makeButton, milliseconds, percent, plural, say} from "./dom.js";
 import {Chart} from "./charts.js";
 import {labelsOf} from "./labels.js";
 import {ADMINS, addBackend, removeBackend, setAdmin, setNumber} from "./operate.js";
@@ -28,7 +28,7 @@ class Details {
 
   start(shown) {
     if (this.backend === undefined) this.startPool(shown);
-    else this.startBackend(shown.backends.find(one => one.name === this.backend));
+    else this.startBackend();
     this.element.append(...this.charts.map(chart => chart.element), this.facts, this.checks);
   }
 
@@ -41,21 +41,27 @@ class Details {
     this.buttons.append(makeButton("Add a backend", () => addBackend(pool.name)), ...this.ofAll);
   }
 
-  startBackend(backend) {
-    const {pool} = this, name = backend.name;
+  startBackend() {
+    const {pool, backend: name} = this;
     this.keys = [pool + "/" + name];
     this.charts = [new Chart("Packets per second", [name], "packets/s"), new Chart("Response time of checks, ms", [name], "ms")];
     const [key] = this.keys;
     this.admin = ADMINS.map(([admin, text]) => Object.assign(makeButton(text, () => setAdmin([key], admin)), {admin}));
-    const numbers = [["weight", 0, 256], ["priority", 0, 255]].map(([what, min, max]) => {
-      const input = make("input");
-      Object.assign(input, {type: "number", min, max, value: backend[what], required: true});
+    this.numbers = {};
+    const forms = [["weight", 0, 256], ["priority", 0, 255]].map(([what, min, max]) => {
+      const input = this.numbers[what] = make("input");
+      Object.assign(input, {type: "number", min, max, required: true});
       const form = make("form", "field", make("label", "", what === "weight" ? "Weight " : "Priority ", input), make("button", "", "Set"));
       form.lastChild.setAttribute("aria-label", "Set the " + what);
-      form.addEventListener("submit", event => { event.preventDefault(); setNumber(key, what, Number(input.value)); });
+      form.addEventListener("submit", async event => {
+        event.preventDefault();
+        if (!await setNumber(key, what, Number(input.value))) return;
+        input.defaultValue = input.value;
+        form.reset();
+      });
       return form;
     });
-    this.buttons.append(...this.admin, ...numbers, makeButton("Remove", async () => { if (await removeBackend(pool, name)) $("details").close(); }, "danger"));
+    this.buttons.append(...this.admin, ...forms, makeButton("Remove", async () => { if (await removeBackend(pool, name)) $("details").close(); }, "danger"));
   }
 
   /** Show new values. Returns whether the pool and the backend still exist. */
@@ -66,6 +72,7 @@ class Details {
     chip(this.state, backend ? stateOf(backend) : poolState(pool));
     for (const button of this.ofAll || []) button.disabled = !this.every.length;  // DNS may have no address for a name
     for (const button of this.admin || []) button.setAttribute("aria-pressed", button.admin === backend.admin);
+    for (const [what, input] of Object.entries(this.numbers || {})) input.defaultValue = backend[what];  // what the user types stays
     this.showFacts(backend ? this.backendFacts(pool, backend) : this.poolFacts(pool));
     arrange(this.checks, (backend ? backend.checks : []).map(check => make(
       "li", "", `${check.passed === false ? "✕" : "✓"} ${check.kind}: ${check.reason || "not run yet"}`,
@@ -97,7 +104,7 @@ class Details {
       ["In this state for", ago(pool.since)],
       ...(pool.guard ? [["Dropped by the guard", `${count(pool.guard.rate)} above the rate, ${count(pool.guard.banned)} banned, ${count(pool.guard.denied)} denied`]] : []),
       ...pool.collectors.map(one => ["Collector " + one.name, `${one.up ? "up" : "down"}, ${addressOf(one)}, ${count(one.packets)} copies`]),
-      ...(pool.names || []).map(one => ["Name " + one.name, `${one.lookup}: ${one.trouble || one.backends.length + " addresses"}`]),
+      ...(pool.names || []).flatMap(nameFacts),
     ];
   }
 
@@ -118,6 +125,17 @@ class Details {
   }
 
   end() { for (const chart of this.charts) chart.end(); }
+}
+
+/** A name of DNS, and what the operator set of addresses that the name does not have now. */
+function nameFacts({name, lookup, trouble, backends, kept}) {
+  const absent = Object.entries(kept || {}).map(([backend, wish]) => [`${backend} is absent`, "the operator had set: " + wish]);
+  const more = absent.length - MOST_LINES;
+  return [
+    ["Name " + name, `${lookup}: ${trouble || plural(backends.length, "address", "addresses")}`],
+    ...absent.slice(0, MOST_LINES),
+    ...more > 0 ? [["Absent too", plural(more, "address", "addresses") + " that the operator had changed"]] : [],
+  ];
 }
 
 function labelFacts(one) {

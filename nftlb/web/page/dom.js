@@ -70,7 +70,7 @@ export function figure(number) {
   return number < 10000 ? whole.format(Math.round(number)) : short.format(number);
 }
 export function count(number) { return whole.format(number); }
-export function plural(number, noun) { return whole.format(number) + " " + noun + (number === 1 ? "" : "s"); }
+export function plural(number, noun, nouns = noun + "s") { return whole.format(number) + " " + (number === 1 ? noun : nouns); }
 export function percent(part) { return part === null ? "–" : (100 * part).toFixed(part < 0.9995 && part > 0 ? 1 : 0) + " %"; }
 export function milliseconds(seconds) {
   if (seconds === null) return "–";

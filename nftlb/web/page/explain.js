@@ -6,6 +6,8 @@ import {showRefusal} from "./operate.js";
 
 const MOST_SLOTS = 48;
 
+let offered = "", questions = 0;
+
 /** A heading, and a table that the keyboard can scroll. */
 function titled(title, heads, lines) {
   const row = (tag, cells) => make("tr", "", ...cells.map(cell => make(tag, "", cell)));
@@ -46,6 +48,15 @@ function show(answer) {
   return parts;
 }
 
+/** The explanation of a packet as elements, or why there is none. */
+async function explain(query) {
+  try {
+    return show(await getJson("api/v1/explain?" + query));
+  } catch (error) {
+    return [showRefusal(error.status === 404 ? {message: "This daemon can't explain packets; use the command nftlb explain"} : error)];
+  }
+}
+
 /** The destination of a packet to a listener: its first port. Empty for a listener without one address, as `eth0:53/udp`. */
 function destinationOf(listener) {
   const [, address, port, protocol] = listener.match(/^([0-9.]+|\[[0-9a-f:.]+\]):(\d+)(?:-\d+)?\/(\w+)$/) || [];
@@ -55,7 +66,9 @@ function destinationOf(listener) {
 /** Offer the listeners of all pools as destinations. */
 export function offerListeners(status) {
   const wanted = status.pools.flatMap(pool => pool.listen).map(destinationOf).filter(Boolean).slice(0, 200);
-  if ($("listeners").children.length === wanted.length) return;
+  const text = wanted.join("\n");
+  if (text === offered) return;
+  offered = text;
   arrange($("listeners"), wanted.map(listener => Object.assign(make("option"), {value: listener})));
 }
 
@@ -65,10 +78,7 @@ export function startExplain() {
     const asked = {source: $("explain-source"), destination: $("explain-destination"), payload: $("explain-payload")};
     const query = new URLSearchParams();
     for (const [name, input] of Object.entries(asked)) if (input.value.trim()) query.set(name, input.value.trim());
-    try {
-      arrange($("explanation"), show(await getJson("api/v1/explain?" + query)));
-    } catch (error) {
-      arrange($("explanation"), [showRefusal(error.status === 404 ? {message: "This daemon can't explain packets; use the command nftlb explain"} : error)]);
-    }
+    const number = ++questions, parts = await explain(query);
+    if (number === questions) arrange($("explanation"), parts);  // an answer to an earlier question may come later
   });
 }

@@ -10,6 +10,12 @@ let offered = "";
 /** The labels of a backend or pool, each as NAME=VALUE. */
 export function labelsOf({labels}) { return Object.entries(labels || {}).map(([name, value]) => name + "=" + value); }
 
+/** The labels in a text, as a body of the API has them. Blanks or commas stand between labels. */
+export function readLabels(text) {
+  const labels = text.split(/[\s,]+/).filter(Boolean).map(label => label.split(/=(.*)/s));
+  return Object.fromEntries(labels.map(([name, value = ""]) => [name, value]));
+}
+
 /** Whether these labels have NAME=VALUE in small letters; `NAME=` stands for any value. */
 export function hasLabel(labels, word) {
   return labels.some(label => word.endsWith("=") ? label.toLowerCase().startsWith(word) : label.toLowerCase() === word);

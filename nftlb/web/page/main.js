@@ -1,7 +1,7 @@
 // The wiring of the page: reads the status in intervals and after each event, and shows the chosen view.
 
 import {$, announce, ago, chip, count, figure, plural, say, setClock} from "./dom.js";
-import {get} from "./api.js";
+import {getDated, getJson} from "./api.js";
 import {showConfiguration, startConfiguration} from "./configuration.js";
 import {openDetails, showDetails, startDetails} from "./details.js";
 import {offerListeners, startExplain} from "./explain.js";
@@ -20,24 +20,29 @@ const MOST_POOLS = 8;             // more pools than this at once: the whole sta
 const VIEWS = ["pools", "timeline", "configuration", "explain", "notices"];
 
 let status = null, received = 0, size = 1, failure = "", timer = 0, asking = false, again = false, view = "pools";
-const fresh = new Map();  // pool -> when it was read alone: an older status must not hide what it shows
+let asked = 0;            // when the last request for the status began
+let shownFrom = 0;        // when the request for the shown status began
+const alone = new Map();  // pool that was read alone since -> when this request began
 
 // --- reading ---------------------------------------------------------------------------------------------------------
+
+// Answers can overtake each other. An answer contains all changes before its request, and each event causes a new
+// request: of two answers about a pool, the one whose request began later is shown.
 
 async function readStatus() {
   if (asking) { again = true; return; }
   asking = true;
   clearTimeout(timer);
-  const began = performance.now();
+  const began = asked = performance.now();
   try {
-    const answer = await get("api/v1/status");
-    const next = await answer.json();
-    setClock(answer.headers.get("Date"));
+    const {found: next, date} = await getDated("api/v1/status");
+    setClock(date);
     if (status && status.started !== next.started) forget();
     const older = new Map((status ? status.pools : []).map(pool => [pool.name, pool]));
-    next.pools = next.pools.map(pool => fresh.get(pool.name) > began && older.get(pool.name) || pool);
-    fresh.clear();
+    next.pools = next.pools.map(pool => alone.get(pool.name) > began && older.get(pool.name) || pool);
+    for (const [pool, when] of alone) if (when <= began) alone.delete(pool);
     status = next;
+    shownFrom = began;
     size = Math.ceil((1 + status.pools.reduce((sum, pool) => sum + pool.backends.length, 0)) / 1000);  // 4 MB for 10,000
     received = performance.now();
     failure = "";
@@ -56,26 +61,34 @@ async function readStatus() {
 }
 
 const waiting = new Set();
+let reading = false;
 function readSoon(pool) {
-  if (!waiting.size) setTimeout(readWaiting, SOON);
+  if (!waiting.size && !reading) setTimeout(readWaiting, SOON);
   waiting.add(pool);
 }
 
 async function readWaiting() {
-  const names = [...waiting];
+  const names = [...waiting], began = performance.now();
   waiting.clear();
   if (!status || names.includes("") || names.length > MOST_POOLS) { readStatus(); return; }
+  reading = true;
   try {
-    const pools = await Promise.all(names.map(async name => (await get("api/v1/pools/" + encodeURIComponent(name))).json()));
-    const found = new Map(pools.map(pool => [pool.name, pool]));
-    for (const name of names) fresh.set(name, performance.now());
-    status = {...status, pools: status.pools.map(pool => found.get(pool.name) || pool)};
-    status.ready = status.ready && pools.every(pool => pool.ready) || status.pools.every(pool => pool.ready);
-    draw();
-    performance.mark("nftlb-changed");
+    const found = await Promise.all(names.map(name => getJson("api/v1/pools/" + encodeURIComponent(name))));
+    if (began > shownFrom) showAlone(new Map(found.map(pool => [pool.name, pool])), began);
   } catch {
     readStatus();  // for example, the pool is not in the file any more
+  } finally {
+    reading = false;
+    if (waiting.size) setTimeout(readWaiting, SOON);  // events came while the daemon answered
   }
+}
+
+function showAlone(found, began) {
+  for (const name of found.keys()) alone.set(name, began);
+  status = {...status, pools: status.pools.map(pool => found.get(pool.name) || pool)};
+  status.ready = status.ready && [...found.values()].every(pool => pool.ready) || status.pools.every(pool => pool.ready);
+  draw();
+  performance.mark("nftlb-changed");
 }
 
 function measureAll() {
@@ -95,9 +108,9 @@ function measureAll() {
   keep(keys);
 }
 
+let lost = false;  // whether events may have been missed
 function listen() {
   const source = new EventSource("api/v1/events");
-  let lost = false;
   for (const kind of Object.keys(KINDS)) source.addEventListener(kind, message => {
     const event = JSON.parse(message.data);
     note(event);
@@ -105,7 +118,8 @@ function listen() {
     if (event.kind === "backend_down" || event.kind === "quorum_down") announce(`${[event.pool, event.backend].filter(Boolean).join("/")} ${KINDS[event.kind][2]}: ${event.reason}`);
   });
   source.addEventListener("open", () => {
-    if (lost) { readHistory(); readStatus(); }
+    readHistory();  // also the first time: an event can come after the first answer and before the stream
+    if (lost) readStatus();
     lost = false;
   });
   // The browser does not try again if the response is not a stream: too many listeners, or a refusal by a proxy.
@@ -136,9 +150,11 @@ function draw() {
 function showLink() {
   if (!received && !failure) return;
   const silent = received ? performance.now() - received : 0;
-  const bad = !received || silent > STALE * size || (failure && silent > 2 * POLL * size);
+  // Without a failure, only a request that is under way counts: a browser slows the timers of a hidden page down.
+  const bad = !received || (failure ? silent > 2 * POLL * size : asking && performance.now() - asked > STALE * size);
   if (bad) document.title = "✕ no answer – " + $("host").textContent + " – nftlb";
-  chip($("link"), bad ? {kind: "bad", sign: "✕", word: "no answer" + (received ? " for " + Math.round(silent / 1000) + " s" : "")} : {kind: "good", sign: "✓", word: "live"}, failure);
+  const since = received ? " for " + Math.round(silent / 1000) + " s" : "", why = failure && ": " + failure;
+  chip($("link"), bad ? {kind: "bad", sign: "✕", word: "no answer" + since + why} : {kind: "good", sign: "✓", word: "live"});
 }
 
 function showView() {
@@ -170,7 +186,10 @@ document.addEventListener("keydown", event => {
 document.addEventListener("visibilitychange", () => { if (!document.hidden) readStatus(); });
 setInterval(showLink, 1000);
 showView();
-await readStatus();  // first, because the daemon answers one request after the other
-listen();
-readHistory();
-startNotices();
+try {
+  await readStatus();  // first, because the daemon answers one request after the other
+} finally {
+  listen();
+  readHistory();
+  startNotices();
+}

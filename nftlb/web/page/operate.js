@@ -2,6 +2,7 @@
 
 import {$, announce, arrange, count, figure, make, makeButton, plural} from "./dom.js";
 import {backendPath, change, preview, setToken, token} from "./api.js";
+import {readLabels} from "./labels.js";
 import {meterOf} from "./rates.js";
 
 const MOST_LINES = 20;  // in a question
@@ -22,13 +23,13 @@ function showToken() {
 
 /**
  * Ask a question in a dialog. `fields` are elements; `act()` may refuse by an exception; `failure` is a refusal that
- * came before. Returns whether it was done.
+ * came before. Returns whether it was done before the user closed the dialog; `late` gets a refusal that comes afterwards.
  */
-function ask({title, lines = [], fields = [], button, danger = false, failure = null, act}) {
+function ask({title, lines = [], fields = [], button, danger = false, failure = null, act, late}) {
   const shown = lines.length > MOST_LINES ? [...lines.slice(0, MOST_LINES), count(lines.length - MOST_LINES) + " more"] : lines;
   const send = make("button", danger ? "danger" : "main", button), cancel = makeButton("Cancel", closeQuestion), place = make("div", "failure");
   const form = make("form", "question", ...(shown.length ? [make("ul", "consequences", ...shown.map(line => make("li", "", line)))] : []), ...fields, place, make("div", "buttons", send, cancel));
-  const refuse = error => arrange(place, [showRefusal(error)]);
+  const refuse = error => arrange(place, [showRefusal(error)]), isOpen = () => form.isConnected && $("question").open;
   place.setAttribute("role", "alert");
   send.type = "submit";
   let done = false;
@@ -39,9 +40,9 @@ function ask({title, lines = [], fields = [], button, danger = false, failure = 
     try {
       await act();
       done = true;
-      closeQuestion();
+      if (isOpen()) closeQuestion();
     } catch (error) {
-      refuse(error);
+      if (isOpen()) refuse(error); else late(error);
     }
     send.disabled = false;
   });
@@ -122,12 +123,14 @@ class Cancelled extends Error {}
  * refuses all changes says so at once. Returns the answer. Raises Refusal and Cancelled.
  */
 async function withToken(send) {
+  const used = token();
   let failure = null;
   try {
     return await send();
   } catch (error) {
     if (error.status !== 401) throw error;
-    if (token()) failure = error;
+    if (token() !== used) return withToken(send);  // the user has entered a token meanwhile
+    if (used) failure = error;
     forgetToken();
   }
   const field = makeField("Token", "", {type: "password", required: true});
@@ -145,7 +148,7 @@ async function withToken(send) {
   const done = await ask({
     title: "Enter a token to make changes",
     lines: ["The token is a line of the file that token_file names. The token stays in this tab until you close the tab."],
-    fields: [field], button: "Use this token", failure, act,
+    fields: [field], button: "Use this token", failure, act, late: () => {},
   });
   if (!done) throw new Cancelled();
   if (answer.refusal) throw answer.refusal;
@@ -206,20 +209,23 @@ function listed(keys) {
 function carryOut(wanted) { return once(JSON.stringify([wanted.method, wanted.path, wanted.body]), () => carryOutOnce(wanted)); }
 
 async function carryOutOnce({title, method, path, body, keys, button, always = false}) {
-  const act = () => change(method, path, body), details = keys.length > 1 ? [listed(keys)] : [];
+  const details = keys.length > 1 ? [listed(keys)] : [], refused = error => report(title + " failed", error);
+  const act = async () => {
+    await change(method, path, body);
+    announce(title + ": done");
+    for (const pool of byPool(keys).keys()) changed(pool);
+  };
   try {
     const losses = await withToken(() => preview(method, path, body));
     if (!losses.length && !always) await act();
     else if (!await ask({
       title: title + "?", lines: [...details, ...losses, ...(losses.length ? traffic(keys) : [])],
-      button: losses.length ? button + " anyway" : button, danger: true, act,
+      button: losses.length ? button + " anyway" : button, danger: true, act, late: refused,
     })) return false;
   } catch (error) {
-    await report(title + " failed", error);
+    await refused(error);
     return false;
   }
-  announce(title + ": done");
-  for (const pool of byPool(keys).keys()) changed(pool);
   return true;
 }
 
@@ -248,16 +254,17 @@ async function askForBackend(pool) {
   if (!await admitted()) return false;
   const name = makeField("Name", "", {required: true}), address = makeField("Address", "", {required: true});
   const port = makeField("Port; empty: a packet keeps its port", "", {type: "number", min: 1, max: 65535});
-  const weight = makeField("Weight", "1", {type: "number", min: 0, max: 256});
-  const done = await ask({
-    title: "Add a backend to " + pool, fields: [name, address, port, weight], button: "Add",
-    act: () => change("POST", backendPath(pool), {
+  const weight = makeField("Weight", "1", {type: "number", min: 0, max: 256, required: true});
+  const labels = makeField("Labels, such as site=fra rack=r12");
+  const title = "Add a backend to " + pool, act = async () => {
+    await change("POST", backendPath(pool), {
       name: name.input.value.trim(), address: address.input.value.trim(), weight: Number(weight.input.value),
       ...(port.input.value ? {port: Number(port.input.value)} : {}),
-    }),
-  });
-  if (done) changed(pool);
-  return done;
+      ...(labels.input.value.trim() ? {labels: readLabels(labels.input.value)} : {}),
+    });
+    changed(pool);
+  };
+  return ask({title, fields: [name, address, port, weight, labels], button: "Add", act, late: error => report(title + " failed", error)});
 }
 
 /**
@@ -265,19 +272,22 @@ async function askForBackend(pool) {
  * lost, the user is asked before. Returns null if the file is in use, or the user cancelled; else the refusal.
  */
 export async function reload() {
-  const path = "api/v1/reload", act = () => change("POST", path);
+  const path = "api/v1/reload", act = async () => {
+    try { await change("POST", path); } finally { changed(""); }  // the daemon also records a refusal
+    announce("The file is in use");
+  };
   try {
     const losses = await withToken(() => preview("POST", path)).catch(error => {
       if (error.status !== 422) throw error;
       return [];  // the file has faults: the attempt to use it is refused, and the daemon records that
     });
     if (!losses.length) await act();
-    else if (!await ask({title: "Read the file again?", lines: losses, button: "Use the file anyway", danger: true, act})) return null;
-    announce("The file is in use");
+    else await ask({
+      title: "Read the file again?", lines: losses, button: "Use the file anyway", danger: true, act,
+      late: error => report("Read the file again failed", error),
+    });
   } catch (error) {
     if (!(error instanceof Cancelled)) return error;
-  } finally {
-    changed("");
   }
   return null;
 }

@@ -25,38 +25,50 @@ const PAGE = 200, MOST = 2000;
 const SOON = 60;  // milliseconds
 const COLOURS = {"✕": "bad", "✓": "good", "‖": "warn", "!": "warn"};
 
-let events = [], kept = true, more = false, dirty = false;
+const events = [], ids = new Set();  // the newest event first: ids increase, also over restarts and if the clock is set back
+let failure = null, more = false, dirty = false, asked = 0;
 
-function key(event) { return event.id || [event.at, event.kind, event.pool, event.backend].join(" "); }
+/** Put an event in its place. An event that is there already stays. */
+export function note(event) {
+  if (ids.has(event.id)) return;
+  const place = events.findIndex(one => one.id < event.id);
+  events.splice(place < 0 ? events.length : place, 0, event);
+  ids.add(event.id);
+  if (events.length > MOST) forgetOldest();
+  changed();
+}
 
-/** Read the kept events. A daemon without them shows those since the page was opened. */
+function forgetOldest() { ids.delete(events.pop().id); }
+
+/** Read the last of the kept events. A daemon that keeps none shows those since the page was opened. */
 export async function readHistory() {
+  const number = ++asked;
   try {
     const {events: found} = await getJson("api/v1/history?limit=" + PAGE);
-    const known = new Set(found.map(key));
-    // An event can arrive by the stream while the daemon answers: the answer was made before the event.
-    const newer = events.filter(event => !known.has(key(event)) && (!found.length || event.at >= found[0].at));
-    events = [...newer, ...found];
+    if (number !== asked) return;
+    const oldest = found.at(-1);
+    // Some events may be missing between those that the page has and these: only these are shown then.
+    if (oldest && !ids.has(oldest.id)) while (events.length && events.at(-1).id < oldest.id) forgetOldest();
+    found.forEach(note);
     more = found.length === PAGE;
-    kept = true;
+    failure = null;
   } catch (error) {
-    if (error.status === 404) kept = false;
+    if (number === asked) failure = error;
   }
   changed();
 }
 
 async function readOlder() {
+  if (failure) { readHistory(); return; }
   const last = events.at(-1);
-  const {events: found} = await getJson(`api/v1/history?limit=${PAGE}&before=${last.id}`);
-  events = [...events, ...found];
-  more = found.length === PAGE && events.length < MOST;
-  changed();
-}
-
-/** Put a new event in front. */
-export function note(event) {
-  if (events.some((one, place) => place < 50 && key(one) === key(event))) return;
-  events = [event, ...events].slice(0, MOST);
+  try {
+    const {events: found} = await getJson(`api/v1/history?limit=${PAGE}&before=${last.id}`);
+    if (last !== events.at(-1)) return;  // the end of the list is another by now
+    found.forEach(note);
+    more = found.length === PAGE && events.length < MOST;
+  } catch (error) {
+    failure = error;
+  }
   changed();
 }
 
@@ -114,8 +126,9 @@ export function showTimeline() {
     items.push(itemOf(event));
   }
   arrange($("events"), items);
-  say($("timeline-note"), !kept ? "This daemon keeps no history: events since the page was opened" : found.length ? "" : "No events");
-  $("older").hidden = !more;
+  say($("timeline-note"), failure ? "The kept events can't be read: " + failure.message : found.length ? "" : "No events");
+  say($("older"), failure ? "Try again" : "Show older events");
+  $("older").hidden = !more && !failure;
 }
 
 export function startTimeline() {
