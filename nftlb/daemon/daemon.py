@@ -7,6 +7,7 @@ import resource
 import signal
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import import_module
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -93,7 +94,7 @@ class Daemon:
         base = source.config
         store = Store(base.state_dir, base.table)
         memory, faults = _recall(store)
-        initial = initial_state(base, memory, monotonic(), addresses_for(base))
+        initial = initial_state(base, memory, monotonic(), addresses_for(base), datetime.now(UTC))
         config = initial.config
         kernel_thread = KernelThread(config.table)
         await kernel_thread.open()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from ipaddress import ip_address
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -12,6 +14,7 @@ from virtual_time import elapsed, play
 
 from nftlb import resolver
 from nftlb.config import lookups_of
+from nftlb.daemon import events
 from nftlb.errors import SystemFault
 from nftlb.health.absent import KEPT, MOST
 from nftlb.model import EVERY_BACKEND, Admin, BackendChange, BackendKey, Family, FoundServer, HostLookup
@@ -198,6 +201,35 @@ def test_the_end_of_what_is_kept(file: Path) -> None:
             assert PLAIN == await come_back(daemon)
 
     play(scene())
+
+
+@pytest.mark.parametrize(("away", "expected"), [(KEPT - 60, SET), (KEPT + 60, PLAIN)])
+def test_a_restart_does_not_begin_the_day_again(
+    away: float, expected: Wishes, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time before a restart counts, and what is over when the daemon ends is not saved."""
+    day = SimpleNamespace(monotonic=time.monotonic, time=time.time)
+    monkeypatch.setattr(events, "time", day)
+
+    async def scene() -> str:
+        async with WiredDaemon(file) as daemon:
+            await set_and_leave(daemon)
+            await asyncio.sleep(12 * 3600)
+            day.time = lambda: time.time() + 12 * 3600
+        return daemon.store.text
+
+    async def restarted(memory: str, more: float) -> str:
+        async with WiredDaemon(file, memory) as daemon:
+            await asyncio.sleep(more)
+            if more > KEPT / 2:
+                assert {} == absent(await daemon.service.pool("dns"))
+            await daemon.saver.save()
+            text = daemon.store.text
+            assert expected == await come_back(daemon)
+            return text
+
+    memory = play(scene())
+    assert ("kept_until" in play(restarted(memory, away - KEPT / 2))) is (expected is SET)
 
 
 def test_an_address_that_returns_after_a_restart(file: Path) -> None:

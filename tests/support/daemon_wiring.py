@@ -18,7 +18,7 @@ from nftlb.daemon.checker import CheckKey
 from nftlb.daemon.controller import Controller
 from nftlb.daemon.counters import CounterReader
 from nftlb.daemon.daemon_service import DaemonService
-from nftlb.daemon.events import ActiveFaults, Bus
+from nftlb.daemon.events import ActiveFaults, Bus, wall
 from nftlb.daemon.notifier import Notifier
 from nftlb.daemon.reconciler import Commit, Reconciler, Wanted
 from nftlb.daemon.runtime import initial_state
@@ -115,7 +115,7 @@ class WiredDaemon:
         text = read_file(str(file))
         source = StartupConfig(parse_config(text, str(file)), text)
         start = asyncio.get_running_loop().time()
-        initial = initial_state(source.config, remembered, start)
+        initial = initial_state(source.config, remembered, start, at=wall())
         self.misfits = initial.misfits
         self.state = WantedState(str(file), source, initial, remembered)
         self.reconciler = Reconciler(self.kernel_thread, self.state.wanted, self.recorder)
