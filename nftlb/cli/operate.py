@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from nftlb.client import Conflicting, Unknown
+from nftlb.client import Conflicting, NameView, Unknown
 from nftlb.printable import printable
 
 from .arguments import examples
@@ -256,14 +256,22 @@ def _labelled(labels: Wanted, client: DaemonClient) -> tuple[NamedTarget, ...]:
 def _change(daemon: DaemonAccess, target: NamedTarget, wanted: Mapping[str, str | int]) -> None:
     client = daemon.writer()
     try:
-        backend = client.change(*target, wanted)
+        changed = client.change(*target, wanted)
     except Unknown as error:
         raise name_error(error, *target, client) from error
     except Conflicting:
         change = ", ".join(str(value) if name == "admin" else f"{name} {value}" for name, value in wanted.items())
         write_output(_left_line(target, change))
         return
-    write_output(f"{target}: {change_text(backend)}\n")
+    write_output(f"{target}: {changed_text(target.backend, changed)}\n")
+
+
+def changed_text(backend: str, changed: BackendView | NameView) -> str:
+    """The state of a backend after a change, in one line: what is kept of the backend if `changed` is its name."""
+    if isinstance(changed, NameView):
+        kept = changed.kept.get(backend, "nothing")
+        return f"not in the answers of DNS for {changed.lookup} now; kept until it returns: {kept}"
+    return change_text(changed)
 
 
 def change_text(backend: BackendView) -> str:

@@ -148,6 +148,27 @@ def test_the_only_backend_leaves_during_its_change(
     assert f"dns/ns1: {what}, and is no backend of the pool any more: DNS or a reload removed it" == first
 
 
+@pytest.mark.parametrize(
+    ("command", "kept", "said"),
+    [
+        (["drain", "dns/ns1"], {"ns2": "weight 9", "ns1": "drain, weight 7"}, "drain, weight 7"),
+        (["enable", "dns/ns1"], {"ns2": "weight 9"}, "nothing"),
+    ],
+)
+def test_an_absent_address(
+    command: list[str], kept: dict[str, str], said: str, api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 0, and what is kept until DNS has the address again."""
+    name = NameStatus(
+        name="ns", lookup="ns.lab", backends=(), answered=None, expires=None, trouble="", left_out=(), kept=kept
+    )
+    api.answers[PATCH] = 200, name.model_dump(mode="json")
+    assert 0 == main(command)
+    assert f"dns/ns1: not in the answers of DNS for ns.lab now; kept until it returns: {said}\n" == (
+        capsys.readouterr().out
+    )
+
+
 def test_a_backend_that_leaves_during_its_change(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """Each backend that was named has its line, also if DNS removed the backend before the answer was written."""
     api.answers[SEVERAL] = 200, changed(["dns/ns1"])

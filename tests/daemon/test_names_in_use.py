@@ -163,7 +163,10 @@ def test_what_is_kept_of_an_absent_address(file: Path) -> None:
             assert {"ns-10.0.0.2": drained} == absent(await service.pool("dns"))
             with pytest.raises(UnknownBackend, match=f"not in the answers of DNS for dns now; .* 24 h: {drained}"):
                 await service.remove(*address, TESTER)
-            assert [] == await service.change_backends([address], BackendChange(weight=3), TESTER)
+            assert [] == await service.change_backends([address], BackendChange(weight=4), TESTER)
+            changed = await service.change(*address, BackendChange(weight=3), TESTER)
+            assert changed == (await service.pool("dns")).names[0]
+            assert {"ns-10.0.0.2": "drain, weight 3, priority 2"} == absent(await service.pool("dns"))
             daemon.events.clear()
             assert SET._replace(weight=3) == await come_back(daemon)
             (reason,) = (event.reason for event in daemon.events if event.backend == address.backend)
