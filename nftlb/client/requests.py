@@ -120,11 +120,15 @@ class DaemonClient:
         """What `change` would mean for the traffic, a line each; empty if no traffic is affected. Changes nothing."""
         return self._consequences("PATCH", _backend_path(pool, backend), wanted)
 
+    def consequences_of_changes(self, backends: Sequence[str], wanted: Mapping[str, str | int]) -> tuple[str, ...]:
+        """What `change_backends` would mean for the traffic, as `consequences_of_change`."""
+        return self._consequences("PATCH", "/api/v1/backends", {"backends": list(backends), **wanted})
+
     def consequences_of_deletion(self, pool: str, backend: str) -> tuple[str, ...]:
         """What `delete` would mean for the traffic, as `consequences_of_change`."""
         return self._consequences("DELETE", _backend_path(pool, backend))
 
-    def _consequences(self, method: str, path: str, wanted: Mapping[str, str | int] | None = None) -> tuple[str, ...]:
+    def _consequences(self, method: str, path: str, wanted: Mapping[str, object] | None = None) -> tuple[str, ...]:
         document = self._ask(method, f"{path}?preview=true", wanted)
         found = document.get("consequences") if isinstance(document, dict) else None
         if not isinstance(found, list):

@@ -179,6 +179,43 @@ def test_a_backend_that_leaves_during_its_change(api: Api, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
+    ("command", "request_", "wanted"),
+    [
+        (["drain", "dns/ns1"], PATCH, {"admin": "drain"}),
+        (["drain", "dns/ns1", "--wait", "--timeout", "0"], PATCH, {"admin": "drain"}),
+        (["weight", "dns/ns1", "0"], PATCH, {"weight": 0}),
+        (["priority", "dns/ns1", "9"], PATCH, {"priority": 9}),
+        (["drain", "dns/*"], SEVERAL, {"backends": ["dns/*"], "admin": "drain"}),
+        (["maintenance", "dns/ns1", "dns/ns2"], SEVERAL, {"backends": ["dns/ns1", "dns/ns2"], "admin": "maintenance"}),
+        (["drain", "--label", "rack=r2"], SEVERAL, {"backends": ["dns/ns2"], "admin": "drain"}),
+        (["delete", "dns/ns1"], ("DELETE", PATCH[1]), None),
+    ],
+)
+def test_a_loss_of_service(
+    command: list[str],
+    request_: tuple[str, str],
+    wanted: dict[str, Any] | None,
+    api: Api,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each command that changes backends warns of what the traffic loses, before the change; and changes them."""
+    api.show(racks())
+
+    def change() -> Any:
+        assert [(*request_, wanted)] == api.previews
+        return {} if wanted is None else changed(["dns/ns1"]) if request_ == SEVERAL else changed(["dns/ns1"])[0]
+
+    api.answers[request_] = 200, change
+    api.losses = ["the pool dns would have no usable backend", "two \x1b more"]
+    main(command)
+    assert (*request_, wanted, None) in api.asked
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "nftlb: warning: the pool dns would have no usable backend\nnftlb: warning: two \\x1b more\n"
+    )
+
+
+@pytest.mark.parametrize(
     ("targets", "message"),
     [
         (["dsn/*"], "dsn/*: no such pool; did you mean dns?\n"),
