@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from nftlb.errors import NftlbError
     from nftlb.model import Config, EventKind
     from nftlb.service import BackendStatus, Event, PoolStatus
+    from nftlb.swap import Shortfall
 
 BACKENDS = {"ns1": "10.0.0.11:53", "ns2": "10.0.0.12:53", "ns3": "10.0.0.13:53"}
 CHECK = {"icmp": {}, "interval": "2s", "fast_interval": "500ms", "rise": 2, "fall": 3}
@@ -248,10 +249,10 @@ class WiredReconciler:
     def recovered(self) -> None:
         self.calls("recovered")
 
-    def lacking(self, what: tuple[str, ...]) -> None:
-        self.lacks = what
+    def lacking(self, what: tuple[Shortfall, ...]) -> None:
+        self.lacks = tuple(map(str, what))
 
-    def slower(self, pools: tuple[str, ...]) -> None:
+    def slower(self, pools: tuple[Shortfall, ...]) -> None:
         self.slow = pools
 
 
