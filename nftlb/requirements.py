@@ -17,6 +17,7 @@ from nftlb.kernel.rtnetlink import LOCAL, UNICAST
 from nftlb.kernel.surroundings import Lookup
 from nftlb.kernel.tunnels import KINDS
 from nftlb.model import Admin, Encap, Forward, SourceKind
+from nftlb.name_list import names_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from nftlb.kernel.surroundings import Surroundings
     from nftlb.kernel.tunnels import Link
     from nftlb.model import Backend, Config, IPAddress, Pool
+
+_NAMED = 3
+"""The most backends or pools that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +223,7 @@ def together(lacks: Iterable[Lack]) -> list[list[Lack]]:
 def others_with(same: Sequence[Lack]) -> str:
     """The end of the description of the first lack: the backends and pools that lack the same; empty without others."""
     names = dict.fromkeys(lack.owner for lack in same if lack.owner != same[0].owner)
-    return f"; the same for {_listed(names)}" if names else ""
+    return f"; the same for {names_text(names, _NAMED)}" if names else ""
 
 
 def faults_of(lacks: Iterable[Lack]) -> dict[str, LackFault]:
@@ -234,16 +238,6 @@ def faults_of(lacks: Iterable[Lack]) -> dict[str, LackFault]:
         subject: LackFault(f"{same[0]}{others_with(same)}", tuple(dict.fromkeys(lack.pool for lack in same)))
         for subject, same in found.items()
     }
-
-
-def _listed(names: Iterable[str]) -> str:
-    """The first names, and the number of the others."""
-    listed = list(names)
-    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return f"{', '.join(listed[:_NAMED])}{more}"
-
-
-_NAMED = 3
 
 
 def backend_path(pool: Pool, backend: Backend, host: Surroundings) -> BackendPath:

@@ -425,8 +425,12 @@ class Service(Protocol):
     async def preview_remove(self, pool: str, backend: str) -> Consequences:
         """What `remove` would lead to. Raises as `remove` would."""
 
-    async def change(self, pool: str, backend: str, change: BackendChange, by: Actor) -> BackendStatus:
-        """Set the values that are not None; they survive restarts. The caller checks the limits of the numbers."""
+    async def change(self, pool: str, backend: str, change: BackendChange, by: Actor) -> BackendStatus | NameStatus:
+        """Set the values that are not None; they survive restarts. The caller checks the limits of the numbers.
+
+        Returns the status of the name, with what is kept, if the backend is an address that DNS does not have now.
+        Conflict if a reload has removed the backend since.
+        """
 
     async def change_backends(
         self, backends: Sequence[BackendKey], change: BackendChange, by: Actor

@@ -221,6 +221,7 @@ def test_change() -> None:
         api.answers["PATCH", "/api/v1/pools/d%2Fs/backends/ns1"] = 200, backend(weight=3).model_dump(mode="json")
         changed = DaemonClient(read_daemon_address(api.where), TOKEN).change("d/s", "ns1", {"weight": 3})
         assert [("PATCH", "/api/v1/pools/d%2Fs/backends/ns1", {"weight": 3}, f"Bearer {TOKEN}")] == api.asked
+    assert isinstance(changed, BackendView)
     assert (3, "10.0.0.11:5353") == (changed.weight, changed.endpoint)
 
 
@@ -244,7 +245,9 @@ def test_endpoints(endpoint: dict[str, Any], expected: str) -> None:
     """An endpoint is written as in the configuration."""
     with fake_api() as api:
         api.answers[PATCH] = 200, backend(**endpoint).model_dump(mode="json")
-        assert expected == DaemonClient(read_daemon_address(api.where)).change("dns", "ns1", {}).endpoint
+        changed = DaemonClient(read_daemon_address(api.where)).change("dns", "ns1", {})
+    assert isinstance(changed, BackendView)
+    assert expected == changed.endpoint
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1] / "nftlb"
 # The parts of nftlb that each part may import. `TYPE_CHECKING` imports count too, because they are dependencies.
 MAY = {
     "printable": set(),
+    "name_list": set(),
     "errors": {"printable"},
     "files": set(),
     "sockets": set(),
@@ -24,9 +25,14 @@ MAY = {
     "explain": {"errors", "model", "ruleset", "compiler"},
     "kernel": {"errors", "model", "ruleset", "compiler", "sockets"},
     "swap": {"errors", "model", "ruleset", "compiler", "kernel"},
-    "doctor": {"errors", "model", "ruleset", "compiler", "kernel", "requirements"},
-    "requirements": {"model", "compiler", "kernel"},  # only the values of the kernel, and the names of tunnels
-    "health": {"model"},
+    "doctor": {"errors", "model", "ruleset", "compiler", "kernel", "requirements", "name_list"},
+    "requirements": {
+        "model",
+        "compiler",
+        "kernel",
+        "name_list",
+    },  # only the values of the kernel, and the names of tunnels
+    "health": {"model", "name_list"},
     "own_thread": set(),
     "file_systems": {"own_thread"},
     "programs": {"model", "own_thread"},
@@ -42,6 +48,7 @@ MAY = {
         "file_systems",
         "printable",
         "model",
+        "name_list",
         "config",
         "compiler",
         "doctor",

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nftlb.client import Unavailable, Unreachable
+from nftlb.name_list import names_text
 from nftlb.printable import printable
 
 from .arguments import examples, limit_option
 from .daemon import DaemonAccess, complete_names_of_events, daemon_options, refuse_names_without_events
 from .output import end_with_reader, write_error, write_output
-from .terminal import names_text, time_text
+from .terminal import time_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nftlb.errors import NftlbError
+from nftlb.name_list import names_text
 from nftlb.printable import printable
 
 from .arguments import examples
 from .daemon import DaemonAccess, complete_pools, daemon_options, refuse_unknown_pools
 from .output import write_output
-from .terminal import names_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

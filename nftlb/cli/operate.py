@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from nftlb.client import Conflicting, Unknown
+from nftlb.client import Conflicting, NameView, Unknown
 from nftlb.printable import printable
 
 from .arguments import examples
 from .daemon import EVERY, DaemonAccess, complete_backends, complete_pools, daemon_options, name_error, names_error
 from .labels import has_labels, label_option, refuse_unknown_labels
-from .output import write_output
+from .output import write_error, write_output
 from .waiting import wait_until_drained
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from nftlb.client import BackendView, DaemonClient
 
@@ -216,7 +216,7 @@ def _set_admin(daemon: DaemonAccess, targets: tuple[NamedTarget, ...], labels: W
 def _change_several(client: DaemonClient, targets: Sequence[NamedTarget], admin: str) -> list[BackendView]:
     # The daemon knows which backends a pool has at the moment of the change: DNS may add and remove some.
     try:
-        return client.change_backends(list(map(str, targets)), {"admin": admin})
+        return _changed_together(client, targets, admin)
     except Unknown as error:
         raise names_error(error, targets, client) from error
 
@@ -231,9 +231,20 @@ def _change_labelled(
     for _ in range(_ATTEMPTS - 1):
         targets = _labelled(labels, client)
         with suppress(Unknown):
-            return targets, client.change_backends(list(map(str, targets)), {"admin": admin})
+            return targets, _changed_together(client, targets, admin)
     targets = _labelled(labels, client)
     return targets, _change_several(client, targets, admin)
+
+
+def _changed_together(client: DaemonClient, targets: Sequence[NamedTarget], admin: str) -> list[BackendView]:
+    names, wanted = list(map(str, targets)), {"admin": admin}
+    _warn(client.consequences_of_changes(names, wanted))
+    return client.change_backends(names, wanted)
+
+
+def _warn(consequences: Iterable[str]) -> None:
+    """Write what a change means for the traffic. A command does not ask, because scripts run commands."""
+    write_error("".join(f"nftlb: warning: {consequence}\n" for consequence in consequences))
 
 
 def _left_line(target: NamedTarget, change: str) -> str:
@@ -256,14 +267,23 @@ def _labelled(labels: Wanted, client: DaemonClient) -> tuple[NamedTarget, ...]:
 def _change(daemon: DaemonAccess, target: NamedTarget, wanted: Mapping[str, str | int]) -> None:
     client = daemon.writer()
     try:
-        backend = client.change(*target, wanted)
+        _warn(client.consequences_of_change(*target, wanted))
+        changed = client.change(*target, wanted)
     except Unknown as error:
         raise name_error(error, *target, client) from error
     except Conflicting:
         change = ", ".join(str(value) if name == "admin" else f"{name} {value}" for name, value in wanted.items())
         write_output(_left_line(target, change))
         return
-    write_output(f"{target}: {change_text(backend)}\n")
+    write_output(f"{target}: {changed_text(target.backend, changed)}\n")
+
+
+def changed_text(backend: str, changed: BackendView | NameView) -> str:
+    """The state of a backend after a change, in one line: what is kept of the backend if `changed` is its name."""
+    if isinstance(changed, NameView):
+        kept = changed.kept.get(backend, "nothing")
+        return f"not in the answers of DNS for {changed.lookup} now; kept until it returns: {kept}"
+    return change_text(changed)
 
 
 def change_text(backend: BackendView) -> str:
@@ -369,6 +389,7 @@ def delete_command(daemon: DaemonAccess, target: NamedTarget) -> None:
     """
     client = daemon.writer()
     try:
+        _warn(client.consequences_of_deletion(*target))
         client.delete(*target)
     except Unknown as error:
         raise name_error(error, *target, client) from error

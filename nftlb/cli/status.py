@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
+from nftlb.name_list import names_text
+
 from .arguments import examples
 from .daemon import DaemonAccess, complete_pools, daemon_options, refuse_unknown_pools
 from .labels import has_labels, label_option, label_text, refuse_unknown_labels
@@ -21,7 +23,6 @@ from .terminal import (
     TextStyle,
     age_text,
     aligned_lines,
-    names_text,
     number_text,
     output_style,
     share_text,

@@ -105,15 +105,6 @@ def share_text(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
-_NAMED = 5
-
-
-def names_text(names: Sequence[str]) -> str:
-    """The first names, and the number of the others."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}"
-
-
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of a table, `right`-aligned or left-aligned.

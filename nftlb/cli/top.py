@@ -17,7 +17,7 @@ from nftlb.printable import printable
 
 from .arguments import examples
 from .daemon import DaemonAccess, complete_pools, daemon_options, refuse_unknown_pools
-from .operate import change_text
+from .operate import changed_text
 from .output import write_output
 from .rates import Order, Sample, head_lines, rate_data, rate_rows, rate_table_lines
 from .screen import Screen, full_screen, on_terminal
@@ -156,8 +156,9 @@ class _Live:
                     return view.asking(proposal, self._consequences(proposal))
                 case CarryOut(proposal):
                     changed = self._daemon.writer().change(proposal.pool, proposal.backend, proposal.wanted)
+                    said = changed_text(proposal.backend, changed)
                     self._sample()
-                    return replace(view, note=f"{proposal.pool}/{proposal.backend}: {change_text(changed)}")
+                    return replace(view, note=f"{proposal.pool}/{proposal.backend}: {said}")
         except NftlbError as error:
             return replace(view, note=_one_line(error))
         return view

@@ -12,7 +12,14 @@ from nftlb.printable import printable
 
 from .addresses import open_connection
 from .errors import Conflicting, Rejected, RequestRefused, Unavailable, Unknown, Unreachable
-from .views import read_backend_view, read_change_view, read_clients_view, read_event_view, read_status_view
+from .views import (
+    read_backend_view,
+    read_change_view,
+    read_changed_view,
+    read_clients_view,
+    read_event_view,
+    read_status_view,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +28,7 @@ if TYPE_CHECKING:
     from nftlb.errors import NftlbError
 
     from .addresses import Address
-    from .views import BackendView, ChangeView, ClientsView, EventView, StatusView
+    from .views import BackendView, ChangeView, ClientsView, EventView, NameView, StatusView
 
 TIMEOUT = 10.0
 EVENTS_TIMEOUT = 60.0  # the daemon sends a comment every 15 s
@@ -76,14 +83,15 @@ class DaemonClient:
         except ValueError as error:
             raise self._foreign(str(error)) from error
 
-    def change(self, pool: str, backend: str, wanted: Mapping[str, str | int]) -> BackendView:
+    def change(self, pool: str, backend: str, wanted: Mapping[str, str | int]) -> BackendView | NameView:
         """Set `admin`, `weight` or `priority` of a backend. Raises Unknown, Rejected, RequestRefused.
 
-        Raises Conflicting if the backend was changed, and then left its pool.
+        Returns the name, with what is kept, if the backend is an address that DNS does not have now. Raises Conflicting
+        if the backend was changed, and then a reload removed it.
         """
         document = self._ask("PATCH", _backend_path(pool, backend), wanted)
         try:
-            return read_backend_view(document)
+            return read_changed_view(document)
         except ValueError as error:
             raise self._foreign(str(error)) from error
 
@@ -112,11 +120,15 @@ class DaemonClient:
         """What `change` would mean for the traffic, a line each; empty if no traffic is affected. Changes nothing."""
         return self._consequences("PATCH", _backend_path(pool, backend), wanted)
 
+    def consequences_of_changes(self, backends: Sequence[str], wanted: Mapping[str, str | int]) -> tuple[str, ...]:
+        """What `change_backends` would mean for the traffic, as `consequences_of_change`."""
+        return self._consequences("PATCH", "/api/v1/backends", {"backends": list(backends), **wanted})
+
     def consequences_of_deletion(self, pool: str, backend: str) -> tuple[str, ...]:
         """What `delete` would mean for the traffic, as `consequences_of_change`."""
         return self._consequences("DELETE", _backend_path(pool, backend))
 
-    def _consequences(self, method: str, path: str, wanted: Mapping[str, str | int] | None = None) -> tuple[str, ...]:
+    def _consequences(self, method: str, path: str, wanted: Mapping[str, object] | None = None) -> tuple[str, ...]:
         document = self._ask(method, f"{path}?preview=true", wanted)
         found = document.get("consequences") if isinstance(document, dict) else None
         if not isinstance(found, list):

@@ -234,6 +234,13 @@ def read_backend_view(document: object) -> BackendView:
     return _record(BackendView, document, "")
 
 
+def read_changed_view(document: object) -> BackendView | NameView:
+    """Read the JSON of one backend after its change; of an absent address, that of its name. ValueError as above."""
+    if isinstance(document, Mapping) and "lookup" in document:
+        return _record(NameView, document, "")
+    return read_backend_view(document)
+
+
 Record = TypeVar("Record")
 
 

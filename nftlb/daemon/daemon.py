@@ -7,6 +7,7 @@ import resource
 import signal
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from time import monotonic
@@ -100,7 +101,7 @@ class Daemon:
         if recalled is None:
             return
         memory, faults = recalled
-        initial = initial_state(base, memory, monotonic(), addresses_for(base))
+        initial = initial_state(base, memory, monotonic(), addresses_for(base), datetime.now(UTC))
         config = initial.config
         kernel_thread = KernelThread(config.table)
         await kernel_thread.open()

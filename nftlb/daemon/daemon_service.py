@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nftlb.compiler.reply_form import reply_form
 from nftlb.compiler.selection import select
 from nftlb.explain import Question, as_data, explain_packet
+from nftlb.health.absent import is_of
 from nftlb.model import BackendKey, DropReason, Family, Forward, NamedBackend, RotationMode, by_pool
 from nftlb.service import (
     BackendStatus,
@@ -186,13 +187,17 @@ class DaemonService:
     async def preview_remove(self, pool: str, backend: str) -> Consequences:
         return Consequences(consequences=await self._controller.preview_remove(pool, backend))
 
-    async def change(self, pool: str, backend: str, change: BackendChange, by: Actor) -> BackendStatus:
+    async def change(self, pool: str, backend: str, change: BackendChange, by: Actor) -> BackendStatus | NameStatus:
         keys = [BackendKey(pool, backend)]
         with audited(self._bus, by, str(change), keys):
             await self._controller.change(keys, change)
         for status in (await self._still_present(keys)).values():
             return status
-        raise Conflict(f"{backend} was changed, and is no backend of {pool} any more: DNS or a reload removed it")
+        if (found := self._state.health.pools.get(pool)) is not None:
+            for named, name in zip(found.pool.named, self._state.names.status(found), strict=True):
+                if is_of(named, backend):
+                    return name
+        raise Conflict(f"{backend} was changed, and is no backend of {pool} any more: a reload removed it")
 
     async def change_backends(
         self, backends: Sequence[BackendKey], change: BackendChange, by: Actor

@@ -13,6 +13,7 @@ from nftlb.errors import KernelError, NftlbError
 from nftlb.kernel import lock
 from nftlb.kernel.conntrack import read_fill
 from nftlb.metrics import Metrics
+from nftlb.name_list import names_text
 from nftlb.programs import STRAYS
 from nftlb.service import Actor
 from nftlb.sockets import LONGEST, socket_path
@@ -211,7 +212,7 @@ def _summary(control: Controller) -> str:
     short = [pool.pool.name for pool in pools if not pool.ready]
     words = f"{len(pools)} pool(s), {healthy} of {everyone} backends usable"
     if short:
-        words += f", without quorum: {', '.join(short[:5])}"
+        words += f", without quorum: {names_text(short)}"
     if control.state.copy:
         words += f"; the file is bad, its last good copy is in use: {control.state.copy}"
     return words if control.reconciler.synced else f"{words}; the kernel refuses: see the log"

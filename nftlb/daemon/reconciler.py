@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nftlb.compiler.reply_form import Obstacles
     from nftlb.model import Config, Membership
     from nftlb.ruleset import Ruleset
-    from nftlb.swap.applier import Applied, Applier
+    from nftlb.swap.applier import Applied, Applier, Shortfall
 
     from .kernel_thread import FirstLoad, KernelThread
 
@@ -78,11 +78,11 @@ class SwapObserver(Protocol):
     def recovered(self) -> None:
         """Record that, after refusals, the kernel has what is wanted."""
 
-    def lacking(self, what: tuple[str, ...]) -> None:
-        """Record what the last load left out, a line each; empty if nothing."""
+    def lacking(self, what: tuple[Shortfall, ...]) -> None:
+        """Record what the last load left out; empty if nothing."""
 
-    def slower(self, pools: tuple[str, ...]) -> None:
-        """Record the pools whose replies are not rewritten in prerouting against the file's wish, a line each."""
+    def slower(self, pools: tuple[Shortfall, ...]) -> None:
+        """Record the pools whose replies are not rewritten in prerouting against the file's wish."""
 
 
 @dataclass

@@ -12,6 +12,7 @@ from nftlb.health.memory import remembered_answers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from nftlb.health import Memory
     from nftlb.model import Backend, Config, HostAddresses, NamedBackend, Pool
@@ -57,11 +58,20 @@ def remaining(config: Config, memory: Mapping[str, PoolMemory]) -> dict[str, Poo
     return found
 
 
-def initial_state(config: Config, memory: Memory, now: float, addresses: HostAddresses | None = None) -> InitialState:
-    """Return what a start with this file and this saved state begins with, on a host that has these addresses."""
+def initial_state(
+    config: Config,
+    memory: Memory,
+    now: float,
+    addresses: HostAddresses | None = None,
+    at: datetime | None = None,
+) -> InitialState:
+    """Return what a start with this file and this saved state begins with, on a host that has these addresses.
+
+    `at`: the time of day, as for `PoolStates.begin`.
+    """
     declared, misfits = overlay(config, remaining(config, memory.pools))
     resolution = resolve(declared, remembered_answers(memory), addresses)
-    health = PoolStates.begin(resolution.config, memory.pools, now)
+    health = PoolStates.begin(resolution.config, memory.pools, now, at)
     return InitialState(declared, resolution, health, addresses or {}, tuple(misfits))
 
 

@@ -162,7 +162,8 @@ def _load_saved(file: str, applier: Opens, *, lenient: bool = False) -> Restored
     initial = initial_state(base, memory or Memory(format=1), monotonic(), addresses_for(base))
     with applier(base.table) as to_kernel:
         applied = to_kernel.load(initial.config, initial.health.membership(monotonic()), lenient=True)
-    return Restored(file, applied, (*remarks, *initial.misfits, *applied.lacking, *applied.slower, *applied.reduced))
+    shortfalls = map(str, (*applied.lacking, *applied.slower))
+    return Restored(file, applied, (*remarks, *initial.misfits, *shortfalls, *applied.reduced))
 
 
 # --- the prepared rules -----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nftlb.errors import NftlbError
     from nftlb.metrics import Metrics
     from nftlb.ruleset import Ruleset
+    from nftlb.swap import Shortfall
 
     from .events import ActiveFaults, Bus
     from .reconciler import Commit, Reconciler
@@ -99,16 +100,18 @@ class SwapRecorder:
         """Record that the kernel has what it refused, or that this is not wanted any more."""
         self._faults.clear(_KERNEL)
 
-    def lacking(self, what: tuple[str, ...]) -> None:
+    def lacking(self, what: tuple[Shortfall, ...]) -> None:
         """Record what the last load left out: an interface that is missing or down."""
-        self._faults.set(_INTERFACES, "; ".join(what))
+        self._set_fault(_INTERFACES, what)
 
-    def slower(self, pools: tuple[str, ...]) -> None:
+    def slower(self, pools: tuple[Shortfall, ...]) -> None:
         """Record which pools' replies are not rewritten in prerouting, although the file asks for that."""
-        if pools:
-            self._faults.set(_REPLIES, "; ".join(pools))
-        else:
-            self._faults.clear(_REPLIES)
+        self._set_fault(_REPLIES, pools)
+
+    def _set_fault(self, what: str, shortfalls: tuple[Shortfall, ...]) -> None:
+        """Set a fault, or clear it if there is no shortfall. The fault concerns the host if one shortfall does."""
+        pools = dict.fromkeys(shortfall.pool for shortfall in shortfalls)
+        self._faults.set(what, "; ".join(map(str, shortfalls)), () if "" in pools else pools)
 
     def status(self, reconciler: Reconciler) -> KernelStatus:
         """The status of the kernel's tables."""

@@ -15,7 +15,7 @@ from nftlb.health.absent import KEPT, kept_wishes
 from nftlb.health.memory import remember_answers, remembered_answers
 from nftlb.service import UnknownBackend, UnknownPool
 
-from .events import now
+from .events import now, wall
 from .names import NameBook
 from .reconciler import Wanted
 from .runtime import overlay, remaining, with_added, with_removed
@@ -119,7 +119,7 @@ class WantedState:
 
     def memory(self) -> Memory:
         """The state to save."""
-        pools = self.health.memory()
+        pools = self.health.memory(now(), wall())
         for name, runtime in self._runtime.items():
             saved = pools.get(name, PoolMemory())
             pools[name] = PoolMemory(

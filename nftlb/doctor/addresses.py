@@ -10,6 +10,7 @@ from nftlb.kernel.rtnetlink import LOCAL
 from nftlb.model import Encap, Forward, Passive, Protocol, SourceKind
 from nftlb.model.checks import asks_over_udp
 from nftlb.model.kinds import is_link_local
+from nftlb.name_list import names_text
 from nftlb.requirements import (
     interface_lack,
     lacking_sources,
@@ -236,7 +237,6 @@ def _shares_icmp_limit(pool: Pool) -> bool:
 # --- ports that Linux may give to this host's own sockets, and that the rules use for something else ------------------
 
 _SUBJECT = "own ports"
-_MOST_NAMES = 5
 _FEW_PORTS = 1024
 """With fewer ports, a host has too few for its own connections."""
 
@@ -271,17 +271,11 @@ def check_own_ports(config: Config, host: HostFacts) -> Iterator[Finding]:
     if stateless := [pool.name for pool in without_conntrack if pool.forward is Forward.STATELESS and not pool.hairpin]:
         yield ok(
             "backends as clients",
-            f"a backend that sends to its own pool loses the packets that go to itself: {_some(stateless)} (no "
+            f"a backend that sends to its own pool loses the packets that go to itself: {names_text(stateless)} (no "
             "`hairpin: true`)",
         )
     if kept_out:
         yield ok("conntrack", f"tracks this host's own traffic because {', '.join(map(str, kept_out))} is a wide range")
-
-
-def _some(names: list[str]) -> str:
-    """The names of a few pools, and the number of the others."""
-    shown = ", ".join(names[:_MOST_NAMES])
-    return shown if len(names) <= _MOST_NAMES else f"{shown} and {len(names) - _MOST_NAMES} more"
 
 
 def _ports(ports: Iterable[int]) -> str:

@@ -6,6 +6,7 @@ returns, a drain of the operator must still hold.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -15,12 +16,13 @@ from .memory import BackendMemory
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
-    from datetime import datetime
 
     from nftlb.model import NamedBackend, Pool
 
 KEPT = 24 * 3600.0
 """Seconds for which the wishes for an absent address are kept. After that, another machine may have the address."""
+KEPT_AFTER_START = 3600.0
+"""Seconds for which saved wishes are kept at least: the clock may be ahead at a start, until a time server sets it."""
 MOST = 128
 """The most absent addresses of a pool whose wishes are kept: those that left last."""
 
@@ -36,13 +38,18 @@ AbsentBackends: TypeAlias = "Mapping[str, Absent]"
 """By the name of the backend, in the order in which the addresses left."""
 
 
-def still_absent(pool: Pool, known: AbsentBackends, gone: Mapping[str, BackendMemory], now: float) -> dict[str, Absent]:
+def still_absent(
+    pool: Pool, known: AbsentBackends, gone: Mapping[str, BackendMemory], now: float, at: datetime | None = None
+) -> dict[str, Absent]:
     """The wishes for absent addresses of the pool's names: `known` are those of before, `gone` the backends that left.
 
     What the operator did not touch is not kept. Nothing of an address is kept that is present, or that no name has.
+    `at`: the time of day, for a saved state in `gone`.
     """
     kept = {name: absent for name, absent in known.items() if absent.until > now and name not in gone}
-    kept |= {name: Absent(wishes, now + KEPT) for name, memory in gone.items() if (wishes := _wishes(memory))}
+    kept |= {
+        name: Absent(wishes, now + _left(memory, at)) for name, memory in gone.items() if (wishes := _wishes(memory))
+    }
     present = {backend.name for backend in pool.backends}
     own = [name for name in kept if name not in present and any(is_of(named, name) for named in pool.named)]
     return {name: kept[name] for name in own[-MOST:]}
@@ -95,13 +102,24 @@ def is_of(named: NamedBackend, backend: str) -> bool:
     return backend.startswith(prefix)
 
 
-def memories(known: AbsentBackends) -> Iterable[tuple[str, BackendMemory]]:
-    """The wishes in the form that is saved. The time is not saved, and begins again after a restart."""
-    return ((name, absent.wishes) for name, absent in known.items())
+def memories(known: AbsentBackends, now: float, at: datetime) -> Iterable[tuple[str, BackendMemory]]:
+    """The wishes in the form that is saved. `at`: the time of day, which may have jumped since the last save."""
+    for name, (wishes, until) in known.items():
+        if until > now:
+            # Whole seconds: the clocks are never read at exactly the same time, and the text should not change by that.
+            day = round((at + timedelta(seconds=until - now)).timestamp())
+            yield name, wishes.model_copy(update={"kept_until": datetime.fromtimestamp(day, UTC)})
+
+
+def _left(memory: BackendMemory, at: datetime | None) -> float:
+    """The seconds for which the wishes for an address are kept that has left or, in a saved state, was absent."""
+    if memory.kept_until is None or at is None:
+        return KEPT
+    return min(max((memory.kept_until - at).total_seconds(), KEPT_AFTER_START), KEPT)
 
 
 def _wishes(memory: BackendMemory) -> BackendMemory | None:
     """The memory of a backend without what its checks and its agent said; None if the operator wished nothing."""
     if memory.wish == BackendChange():
         return None
-    return BackendMemory(**memory.model_dump(exclude={"checks", "agent_admin", "agent_percent"}))
+    return BackendMemory(**memory.model_dump(exclude={"checks", "agent_admin", "agent_percent", "kept_until"}))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from nftlb.model import Admin, FallbackKind, Forward, Per, Protocol, RotationMode, rotation_of
+from nftlb.name_list import names_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -34,8 +35,6 @@ def consequences(before: Standing, after: Standing) -> tuple[str, ...]:
     return (*_of_service(before, after), *_of_connections(before.pool, _cut(before.pool, after.pool)))
 
 
-_MOST_NAMED = 5
-"""The most names in a sentence."""
 MOST_SENTENCES = 100
 """The most sentences about a reload, which may change thousands of pools."""
 
@@ -73,7 +72,7 @@ def _of_service(before: Standing, after: Standing) -> Iterator[str]:
 
 
 def _of_removal(pool: PoolHealth, lost: Collection[str]) -> str:
-    packets = f"; packets to {_named(lost)} would not be balanced" if lost else ""
+    packets = f"; packets to {names_text(lost)} would not be balanced" if lost else ""
     # The entries of UDP stay for in-flight replies.
     protocols = {listener.protocol: None for listener in pool.pool.listen if not _is_udp(listener)}
     cut = ""
@@ -85,10 +84,10 @@ def _of_removal(pool: PoolHealth, lost: Collection[str]) -> str:
 def _removed_from(old: PoolHealth, new: PoolHealth, lost: Collection[str], cut: Collection[str]) -> Iterator[str]:
     name = old.pool.name
     if lost:
-        yield f"the pool {name} would not listen on {_named(lost)} any more"
+        yield f"the pool {name} would not listen on {names_text(lost)} any more"
     if gone := [backend for backend in old.backends if backend not in new.backends]:
         also = "" if new.backends.keys() >= set(cut) else "; connections to them would be cut at once"
-        yield f"the pool {name} would lose {len(gone)} of its {len(old.backends)} backends: {_named(gone)}{also}"
+        yield f"the pool {name} would lose {len(gone)} of its {len(old.backends)} backends: {names_text(gone)}{also}"
 
 
 def _ports(listeners: Iterable[Listener]) -> Ports:
@@ -109,12 +108,6 @@ def _uncovered(listener: Listener, ports: Ports) -> Iterator[Listener]:
         if begin <= end:
             yield replace(listener, first_port=begin, last_port=end)
         begin = max(begin, last + 1)
-
-
-def _named(names: Collection[str]) -> str:
-    shown = list(names)[:_MOST_NAMED]
-    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return ", ".join(shown) + more
 
 
 def _of_rotation(name: str, before: Rotation, after: Rotation, pool: PoolHealth) -> Iterator[str]:
@@ -171,7 +164,7 @@ def _stops(name: str, before: PoolHealth, after: PoolHealth) -> bool:
 
 def _of_connections(pool: PoolHealth, cut: Collection[str]) -> Iterator[str]:
     if cut:
-        names = _named([f"{pool.pool.name}/{name}" for name in cut])
+        names = names_text([f"{pool.pool.name}/{name}" for name in cut])
         yield f"the connections to {names} would be cut at once; a drain lets them end"
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from nftlb.model import WHOLE, BackendChange, FoundServer, HostLookup, NameAnswers
 from nftlb.model.kinds import Admin, Family
@@ -35,6 +35,9 @@ class BackendMemory(_Part):
     agent_admin: Admin | None = Field(None, description="the state that the agent asked for; null: none")
     agent_percent: Annotated[int, Field(ge=0)] = Field(
         WHOLE, description="the part of the weight that the agent asked for, in per cent"
+    )
+    kept_until: AwareDatetime | None = Field(
+        None, description="until when the wishes are kept, if the backend is an address that DNS does not have"
     )
 
     @property

@@ -46,8 +46,13 @@ class PoolStates:
         self._unconfirmed: Mapping[tuple[str, str], str] = {}
 
     @classmethod
-    def begin(cls, config: Config, memory: Mapping[str, PoolMemory], now: float) -> PoolStates:
-        """The first states of a configuration with a saved state: each check starts as its `initial` says."""
+    def begin(
+        cls, config: Config, memory: Mapping[str, PoolMemory], now: float, at: datetime | None = None
+    ) -> PoolStates:
+        """The first states of a configuration with a saved state: each check starts as its `initial` says.
+
+        `at`: the time of day, for the wishes for absent addresses; None: they are kept as if the addresses left now.
+        """
         states = cls()
         for pool in config.pools:
             remembered = memory.get(pool.name, PoolMemory())
@@ -66,7 +71,7 @@ class PoolStates:
             states._add(pool, backends, collectors, None, now)
             served = {family: Precedence(priority) for family, priority in remembered.serving.items()}
             states.pools[pool.name].precedence = served
-            states.pools[pool.name].absent = still_absent(pool, {}, known, now)
+            states.pools[pool.name].absent = still_absent(pool, {}, known, now, at)
             states._settle_priorities(states.pools[pool.name], now)
         return states
 
@@ -147,11 +152,14 @@ class PoolStates:
         self._next_step = min(due, default=None)
         return self._next_step
 
-    def memory(self) -> dict[str, PoolMemory]:
-        """The state to save, by pool name. Only pools that changed since the last call cost time."""
-        for name in self._unsaved:
+    def memory(self, now: float, at: datetime) -> dict[str, PoolMemory]:
+        """The state to save, by pool name. `at`: the time of day.
+
+        Only pools that changed since the last call, or have absent addresses, cost time.
+        """
+        for name in self._unsaved | {name for name, pool in self.pools.items() if pool.absent}:
             backends = {checked: tracked.memory() for checked, tracked in self.pools[name].checked.items()}
-            backends |= memories(self.pools[name].absent)
+            backends |= memories(self.pools[name].absent, now, at)
             serving = {
                 family: precedence.serving
                 for family, precedence in self.pools[name].precedence.items()

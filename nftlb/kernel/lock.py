@@ -164,7 +164,11 @@ def _remove(folder: int, name: str) -> None:
 
 
 def _mark(folder: int, table: str) -> None:
-    """Leave an empty file for each table that was written since the boot: nftlb/preload.sh looks for other tables."""
+    """Leave an empty file for each table that was written since the boot: nftlb/preload.sh looks for other tables.
+
+    The file stays when the table is removed: another network namespace, with the same folder, may have such a table.
+    A file too many costs the next start one listing.
+    """
     with suppress(FileExistsError):
         os.close(os.open(f"{table}.used", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder))
 

@@ -33,7 +33,7 @@ Each fact about the kernel has one owner:
     tables, or the host's links or routes
 """
 
-from .applier import Applied, Applier
+from .applier import Applied, Applier, Shortfall
 from .swapper import Swap, Swapper
 
-__all__ = ["Applied", "Applier", "Swap", "Swapper"]
+__all__ = ["Applied", "Applier", "Shortfall", "Swap", "Swapper"]

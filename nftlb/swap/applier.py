@@ -48,25 +48,36 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Shortfall:
+    """Something that a load could not do as the file wants. `pool`: the pool that it concerns; empty: the host."""
+
+    text: str
+    pool: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class Applied:
     """The changes of one call: texts of transactions, changes of routing, and the number of deleted conntrack entries.
 
-    `lacking`: a line for each thing that a lenient load left out, or for each foreign table that `remove()` left alone.
+    `lacking`: each thing that a lenient load left out, or each foreign table that `remove()` left alone.
     `seconds`: the time that libnftables and the kernel took for the transactions. `lingers`: seconds until `tidy()` can
     delete what in-flight replies need; None if there is nothing to delete. `unrecognised`: objects that the kernel
-    lists in another form than they were written, because nftlb does not know this version of nft. `slower`: a line for
-    each pool whose replies are not rewritten in prerouting, although the file asks for that. `reduced`: a line for
-    each option of flows without which a pool was loaded, because the kernel lacks it.
+    lists in another form than they were written, because nftlb does not know this version of nft. `slower`: the
+    pools whose replies are not rewritten in prerouting, although the file asks for that. `reduced`: a line for each
+    option of flows without which a pool was loaded, because the kernel lacks it.
     """
 
     transactions: tuple[str, ...] = ()
     routing: tuple[str, ...] = ()
     deleted: int = 0
-    lacking: tuple[str, ...] = ()
+    lacking: tuple[Shortfall, ...] = ()
     seconds: float = field(default=0.0, compare=False)
     lingers: float | None = field(default=None, compare=False)
     unrecognised: tuple[str, ...] = ()
-    slower: tuple[str, ...] = ()
+    slower: tuple[Shortfall, ...] = ()
     reduced: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
@@ -151,7 +162,8 @@ class Applier:
         before = self.swapper.seconds
         present = self.swapper.present()
         previous = _allocation(present)
-        lacking: list[str] = []
+        lacking: list[Shortfall] = []
+        unrouted: list[str] = []
         absent: frozenset[str] = frozenset()
         if lenient:
             present_interfaces = self.interfaces()
@@ -164,7 +176,7 @@ class Applier:
         self.swapper.refuse_foreign_tables(target)
         due = cuts(previous, compiled.allocation, compiled.connections(membership))
         routing = RoutingChange(
-            self.routing, previous.marks.values(), compiled.steered(), taken.marks, lacking if lenient else None
+            self.routing, previous.marks.values(), compiled.steered(), taken.marks, unrouted if lenient else None
         )
         generation = self.kernel.generation()
         try:
@@ -194,7 +206,7 @@ class Applier:
             made.transactions + swept.transactions,
             (*tried, *routing.take_changes()),
             count,
-            tuple(dict.fromkeys(lacking)),
+            tuple(dict.fromkeys((*lacking, *map(Shortfall, unrouted)))),
             self.swapper.seconds - before,
             self._lingers(),
             self.swapper.unrecognised,
@@ -301,7 +313,7 @@ class Applier:
         marked = config is None or any(allocation.marks for allocation in allocations)
         routing = self.routing.apply(self._hops_of(taken)) if marked else []
         transactions = (transaction.text,) if transaction else ()
-        return Applied(transactions, tuple(routing), count, tuple(self.swapper.foreign_remarks()))
+        return Applied(transactions, tuple(routing), count, tuple(map(Shortfall, self.swapper.foreign_remarks())))
 
     def diff(self, config: Config, membership: Membership | None = None) -> str:
         """The changes that `load` would make, as text; empty if there are none. Leftovers count as changes."""
@@ -443,10 +455,10 @@ def _without_tunnels(config: Config, is_missing: Callable[[Encap, IPAddress], bo
     )
 
 
-def _without_missing(config: Config, present: Collection[str]) -> tuple[Config, list[str]]:
-    """Leave out missing interfaces, for which the kernel would refuse the whole load. Also return a line for each."""
+def _without_missing(config: Config, present: Collection[str]) -> tuple[Config, list[Shortfall]]:
+    """Leave out missing interfaces, for which the kernel would refuse the whole load. Also return what is left out."""
     found = [_pool_without_missing(pool, present) for pool in config.pools]
-    lacking = [line for _, lines in found for line in lines]
+    lacking = [Shortfall(line, pool.name) for pool, lines in found for line in lines]
     return replace(config, pools=tuple(pool for pool, _ in found)) if lacking else config, lacking
 
 
@@ -473,10 +485,11 @@ def without_hints(config: Config) -> Config:
     return replace(config, pools=tuple(pools))
 
 
-def slower(obstacles: Obstacles) -> Iterable[str]:
-    """Return a line for each pool and family whose replies can't be rewritten in prerouting."""
+def slower(obstacles: Obstacles) -> Iterable[Shortfall]:
+    """Return each pool and family whose replies can't be rewritten in prerouting."""
+    way = "are rewritten in postrouting, which works but costs more"
     return (
-        f"pool {pool}: replies over {family} are rewritten in postrouting, which works but costs more: {obstacle}"
+        Shortfall(f"pool {pool}: replies over {family} {way}: {obstacle}", pool)
         for (pool, family), obstacle in obstacles.items()
     )
 

@@ -380,8 +380,9 @@ ROUTES: tuple[ApiRoute, ...] = (
         summary="Set the admin state, the weight or the priority of a backend; the change survives restarts",
         answers={
             "200": _json(
-                "the new state; the kernel has it; or what the change would lead to",
-                {"anyOf": [schema_of("BackendStatus"), schema_of("Consequences")]},
+                "the new state, and the kernel has it; of an address that DNS does not have now, the name, with what "
+                "is kept until the address returns; or what the change would lead to",
+                {"anyOf": [schema_of("BackendStatus"), schema_of("NameStatus"), schema_of("Consequences")]},
             )
         },
         body=BackendChangeBody,
@@ -395,7 +396,7 @@ ROUTES: tuple[ApiRoute, ...] = (
         summary="`changeBackend` for several backends, in one change of the rules; if one is unknown, none is changed",
         answers={
             "200": _json(
-                "the new states, in the order of the request, without backends that have left their pool; or what "
+                "the new states, in the order of the request, without those that their pools do not have now; or what "
                 "the change would lead to",
                 {"anyOf": [{"type": "array", "items": schema_of("ChangedBackend")}, schema_of("Consequences")]},
             )

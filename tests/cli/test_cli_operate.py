@@ -148,6 +148,27 @@ def test_the_only_backend_leaves_during_its_change(
     assert f"dns/ns1: {what}, and is no backend of the pool any more: DNS or a reload removed it" == first
 
 
+@pytest.mark.parametrize(
+    ("command", "kept", "said"),
+    [
+        (["drain", "dns/ns1"], {"ns2": "weight 9", "ns1": "drain, weight 7"}, "drain, weight 7"),
+        (["enable", "dns/ns1"], {"ns2": "weight 9"}, "nothing"),
+    ],
+)
+def test_an_absent_address(
+    command: list[str], kept: dict[str, str], said: str, api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 0, and what is kept until DNS has the address again."""
+    name = NameStatus(
+        name="ns", lookup="ns.lab", backends=(), answered=None, expires=None, trouble="", left_out=(), kept=kept
+    )
+    api.answers[PATCH] = 200, name.model_dump(mode="json")
+    assert 0 == main(command)
+    assert f"dns/ns1: not in the answers of DNS for ns.lab now; kept until it returns: {said}\n" == (
+        capsys.readouterr().out
+    )
+
+
 def test_a_backend_that_leaves_during_its_change(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """Each backend that was named has its line, also if DNS removed the backend before the answer was written."""
     api.answers[SEVERAL] = 200, changed(["dns/ns1"])
@@ -155,6 +176,43 @@ def test_a_backend_that_leaves_during_its_change(api: Api, capsys: pytest.Captur
     first, *rest = capsys.readouterr().out.splitlines()
     assert first.startswith("dns/ns1: maintenance, ")
     assert ["dns/ns2: maintenance, and is no backend of the pool any more: DNS or a reload removed it"] == rest
+
+
+@pytest.mark.parametrize(
+    ("command", "request_", "wanted"),
+    [
+        (["drain", "dns/ns1"], PATCH, {"admin": "drain"}),
+        (["drain", "dns/ns1", "--wait", "--timeout", "0"], PATCH, {"admin": "drain"}),
+        (["weight", "dns/ns1", "0"], PATCH, {"weight": 0}),
+        (["priority", "dns/ns1", "9"], PATCH, {"priority": 9}),
+        (["drain", "dns/*"], SEVERAL, {"backends": ["dns/*"], "admin": "drain"}),
+        (["maintenance", "dns/ns1", "dns/ns2"], SEVERAL, {"backends": ["dns/ns1", "dns/ns2"], "admin": "maintenance"}),
+        (["drain", "--label", "rack=r2"], SEVERAL, {"backends": ["dns/ns2"], "admin": "drain"}),
+        (["delete", "dns/ns1"], ("DELETE", PATCH[1]), None),
+    ],
+)
+def test_a_loss_of_service(
+    command: list[str],
+    request_: tuple[str, str],
+    wanted: dict[str, Any] | None,
+    api: Api,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each command that changes backends warns of what the traffic loses, before the change; and changes them."""
+    api.show(racks())
+
+    def change() -> Any:
+        assert [(*request_, wanted)] == api.previews
+        return {} if wanted is None else changed(["dns/ns1"]) if request_ == SEVERAL else changed(["dns/ns1"])[0]
+
+    api.answers[request_] = 200, change
+    api.losses = ["the pool dns would have no usable backend", "two \x1b more"]
+    main(command)
+    assert (*request_, wanted, None) in api.asked
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "nftlb: warning: the pool dns would have no usable backend\nnftlb: warning: two \\x1b more\n"
+    )
 
 
 @pytest.mark.parametrize(

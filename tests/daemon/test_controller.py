@@ -17,7 +17,7 @@ from nftlb.health.memory import read_memory
 from nftlb.kernel.surroundings import Surroundings
 from nftlb.model import Admin, BackendChange, EventKind
 from nftlb.requirements import route_lack
-from nftlb.service import Unapplied, UnknownBackend, UnknownPool
+from nftlb.service import BackendStatus, Unapplied, UnknownBackend, UnknownPool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,6 +145,7 @@ def test_a_drained_backend_gets_nothing_and_that_is_remembered(file: Path) -> No
     async def first() -> str:
         async with WiredDaemon(file) as daemon:
             status = await daemon.service.change("dns", "ns1", BackendChange(admin=Admin.DRAIN), TESTER)
+            assert isinstance(status, BackendStatus)
             assert (Admin.DRAIN, False, True) == (status.admin, status.in_rotation, status.up)
             await daemon.service.change("dns", "ns2", BackendChange(weight=3), TESTER)
             return daemon.store.text

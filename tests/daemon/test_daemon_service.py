@@ -15,6 +15,7 @@ from virtual_time import elapsed, play, settle
 from nftlb.errors import KernelError
 from nftlb.model import EventKind
 from nftlb.ruleset import Chain, Operation, TableFamily, Transaction, Verb
+from nftlb.swap import Shortfall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,17 +185,27 @@ def test_the_ruleset_and_the_events(file: Path) -> None:
     play(scene())
 
 
-def test_a_missing_requirement_is_a_fault(file: Path) -> None:
-    """The fault ends when nothing lacks."""
+@pytest.mark.parametrize(
+    ("found", "pools"),
+    [
+        ([Shortfall("no eth0", "dns"), Shortfall("no eth1", "dns")], ("dns",)),
+        ([Shortfall("no eth0", "dns"), Shortfall("no eth0", "sip")], ("dns", "sip")),
+        ([Shortfall("no eth0", "dns"), Shortfall("a rule is refused")], ()),
+    ],
+)
+def test_what_a_load_left_out_is_a_fault(found: list[Shortfall], pools: tuple[str, ...], file: Path) -> None:
+    """The fault has its pools, and ends when nothing is left out. It concerns the host if one part does."""
 
-    async def scene() -> tuple[list[str], list[str]]:
+    async def scene() -> None:
         async with WiredDaemon(file) as daemon:
-            daemon.recorder.lacking(("no eth0",))
-            shown = daemon.shown
-            daemon.recorder.lacking(())
-            return shown, daemon.shown
+            for what, record in (("interfaces", daemon.recorder.lacking), ("replies", daemon.recorder.slower)):
+                record(tuple(found))
+                (fault,) = daemon.faults.all()
+                assert (what, "; ".join(map(str, found)), pools) == (fault.what, fault.message, fault.pools)
+                record(())
+                assert () == daemon.faults.all()
 
-    assert (["interfaces"], []) == play(scene())
+    play(scene())
 
 
 def test_restorations_are_reported_and_counted(file: Path, caplog: pytest.LogCaptureFixture) -> None:

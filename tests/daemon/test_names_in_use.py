@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from ipaddress import ip_address
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -12,6 +14,7 @@ from virtual_time import elapsed, play
 
 from nftlb import resolver
 from nftlb.config import lookups_of
+from nftlb.daemon import events
 from nftlb.errors import SystemFault
 from nftlb.health.absent import KEPT, MOST
 from nftlb.model import EVERY_BACKEND, Admin, BackendChange, BackendKey, Family, FoundServer, HostLookup
@@ -160,7 +163,10 @@ def test_what_is_kept_of_an_absent_address(file: Path) -> None:
             assert {"ns-10.0.0.2": drained} == absent(await service.pool("dns"))
             with pytest.raises(UnknownBackend, match=f"not in the answers of DNS for dns now; .* 24 h: {drained}"):
                 await service.remove(*address, TESTER)
-            assert [] == await service.change_backends([address], BackendChange(weight=3), TESTER)
+            assert [] == await service.change_backends([address], BackendChange(weight=4), TESTER)
+            changed = await service.change(*address, BackendChange(weight=3), TESTER)
+            assert changed == (await service.pool("dns")).names[0]
+            assert {"ns-10.0.0.2": "drain, weight 3, priority 2"} == absent(await service.pool("dns"))
             daemon.events.clear()
             assert SET._replace(weight=3) == await come_back(daemon)
             (reason,) = (event.reason for event in daemon.events if event.backend == address.backend)
@@ -198,6 +204,35 @@ def test_the_end_of_what_is_kept(file: Path) -> None:
             assert PLAIN == await come_back(daemon)
 
     play(scene())
+
+
+@pytest.mark.parametrize(("away", "expected"), [(KEPT - 60, SET), (KEPT + 60, PLAIN)])
+def test_a_restart_does_not_begin_the_day_again(
+    away: float, expected: Wishes, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time before a restart counts, and what is over when the daemon ends is not saved."""
+    day = SimpleNamespace(monotonic=time.monotonic, time=time.time)
+    monkeypatch.setattr(events, "time", day)
+
+    async def scene() -> str:
+        async with WiredDaemon(file) as daemon:
+            await set_and_leave(daemon)
+            await asyncio.sleep(12 * 3600)
+            day.time = lambda: time.time() + 12 * 3600
+        return daemon.store.text
+
+    async def restarted(memory: str, more: float) -> str:
+        async with WiredDaemon(file, memory) as daemon:
+            await asyncio.sleep(more)
+            if more > KEPT / 2:
+                assert {} == absent(await daemon.service.pool("dns"))
+            await daemon.saver.save()
+            text = daemon.store.text
+            assert expected == await come_back(daemon)
+            return text
+
+    memory = play(scene())
+    assert ("kept_until" in play(restarted(memory, away - KEPT / 2))) is (expected is SET)
 
 
 def test_an_address_that_returns_after_a_restart(file: Path) -> None:

@@ -40,7 +40,7 @@ from nftlb.model import (
 )
 from nftlb.requirements import Lack
 from nftlb.ruleset import Chain, Ruleset, Table, TableFamily
-from nftlb.service import Actor, Conflict, UnknownBackend, UnknownPool
+from nftlb.service import Actor, BackendStatus, Conflict, NameStatus, UnknownBackend, UnknownPool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -197,8 +197,17 @@ def test_backends_that_leave_during_their_change(file: Path) -> None:
             left = asyncio.create_task(control.use_answer(lookup, answer("10.0.0.3")))
             await asyncio.sleep(TOGETHER - 0.001)
             daemon.kernel_thread.takes = 1.0
-            with pytest.raises(Conflict, match=r"ns-10\.0\.0\.4 was changed, and is no backend of dns any more"):
-                await service.change("dns", "ns-10.0.0.4", DRAIN, TESTER)
+            absent = await service.change("dns", "ns-10.0.0.4", DRAIN, TESTER)
+            await left
+            assert isinstance(absent, NameStatus)
+            assert ("ns", "drain") == (absent.name, absent.kept["ns-10.0.0.4"])
+            daemon.write(dns=DNS)
+            left = asyncio.create_task(service.reload(TESTER))
+            await asyncio.sleep(0.5)
+            with pytest.raises(
+                Conflict, match=r"^a was changed, and is no backend of dns any more: a reload removed it"
+            ):
+                await service.change("dns", "a", DRAIN, TESTER)
             await left
 
     play(scene())
@@ -368,15 +377,21 @@ def test_who_did_what(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert [logging.INFO] * 3 + [logging.WARNING] * 2 == [record.levelno for record in lines]
 
 
+async def changed_backend(daemon: WiredDaemon, change: BackendChange) -> BackendStatus:
+    changed = await daemon.service.change("dns", "ns1", change, TESTER)
+    assert isinstance(changed, BackendStatus)
+    return changed
+
+
 def test_since_when_a_backend_is_drained(file: Path) -> None:
     """The time survives a restart and a reload; it is null as long as the state is that of the file."""
 
     async def first() -> tuple[object, str]:
         async with WiredDaemon(file) as daemon:
             assert found(await daemon.service.pool("dns"), "ns1").admin_since is None
-            since = (await daemon.service.change("dns", "ns1", DRAIN, TESTER)).admin_since
+            since = (await changed_backend(daemon, DRAIN)).admin_since
             assert since is not None
-            assert since == (await daemon.service.change("dns", "ns1", BackendChange(weight=2), TESTER)).admin_since
+            assert since == (await changed_backend(daemon, BackendChange(weight=2))).admin_since
             return since, daemon.store.text
 
     async def second(memory: str) -> object:

@@ -165,3 +165,18 @@ def test_without_a_watchdog(file: Path, listener: Systemd) -> None:
     began = listener.messages[0][0] - 5
     expected = [(5, WELL), (25, ONE_DOWN), (45, NO_QUORUM), (65, refused), (85, WELL)]
     assert [(began + when, (line,)) for when, line in expected] == listener.messages
+
+
+def test_many_pools_without_quorum(file: Path, listener: Systemd) -> None:
+    """The status names the first five, and has the number of the others."""
+    file.write_text(document(**{f"p{n}": {**DNS, "listen": f"192.0.2.{n}:53/udp", "quorum": 3} for n in range(1, 8)}))
+
+    async def scene() -> None:
+        async with living(file) as daemon:
+            for number in range(1, 8):
+                daemon.record_results("ns1", "---", f"p{number}")
+            await asyncio.sleep(1.5 * INTERVAL)
+
+    play(scene())
+    (_, status), *_ = (lines for _, lines in listener.messages)
+    assert status.endswith(", without quorum: p1, p2, p3, p4, p5 and 2 more")

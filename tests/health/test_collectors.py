@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any
 
@@ -16,6 +17,7 @@ PASS, FAIL = (
     CheckResult(passed=False, reason="no answer", seconds=1.0),
 )
 PING = Health(check=Icmp(), rise=1, fall=2)
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 ARCHIVE = Collector(name="archive", address=ip_address("10.0.9.9"), port=9995, health=(PING,))
 PLAIN = Collector(name="plain", address=ip_address("10.0.9.8"))
 DOWN = BackendState(up=False)
@@ -27,7 +29,7 @@ def mirrored(*collectors: Collector, **options: Any) -> Pool:
 
 
 def begin(*, known: PoolStates | None = None) -> PoolStates:
-    return PoolStates.begin(config(mirrored()), known.memory() if known else {}, 0.0)
+    return PoolStates.begin(config(mirrored()), known.memory(0.0, NOON) if known else {}, 0.0)
 
 
 def fail(states: PoolStates, times: int = 2) -> list[EventKind]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ PASS, FAIL = (
     CheckResult(passed=False, reason="no answer", seconds=1.0),
 )
 PING = Health(check=Icmp(), rise=2, fall=3)
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 THREE = backends("10.0.0.11:53", "10.0.0.12:53", "10.0.0.13:53")
 
 
@@ -280,7 +282,7 @@ def test_the_wish_of_an_agent_survives_a_restart() -> None:
     """With `initial: last`, a restart keeps the wish of an agent."""
     health = begin(dns(PING, AGENT))
     health.record_result("dns", "b1", 1, MAINTENANCE, 1.0)
-    memory = health.memory()
+    memory = health.memory(0.0, NOON)
 
     assert states(health) == states(begin(dns(PING, AGENT), memory=memory))
     assert {} == states(begin(dns(PING, replace(AGENT, initial=Initial.UP)), memory=memory))
@@ -418,7 +420,7 @@ def test_health_state_and_weight_survive_a_restart() -> None:
     health = begin()
     feed(health, "b1", "---")
     health.set_by_operator("dns", ["b2"], BackendChange(admin=Admin.DRAIN, weight=9), 1.0)
-    memory = health.memory()
+    memory = health.memory(0.0, NOON)
     two = begin(memory=memory)
 
     assert states(health) == states(two)
@@ -428,7 +430,7 @@ def test_a_file_changed_between_runs_replaces_the_saved_wish() -> None:
     """A saved wish of the operator is dropped if the file has changed the value since."""
     health = begin()
     health.set_by_operator("dns", ["b2"], BackendChange(admin=Admin.DRAIN, weight=9), 1.0)
-    memory = health.memory()
+    memory = health.memory(0.0, NOON)
     changed = dns(backends=(THREE[0], backend("b2", "10.0.0.12:53", weight=2), THREE[2]))
 
     assert {"b2": BackendState(admin=Admin.DRAIN)} == states(begin(changed, memory=memory))
@@ -580,10 +582,10 @@ def test_the_operator_can_change_a_priority() -> None:
     assert ({"b3": BackendState(priority=1)}, 1) == (states(health), serving(health, 1.0))
     assert [] == health.set_by_operator("dns", ["b3"], BackendChange(priority=1), 1.0)
 
-    again = begin(standby(), memory=health.memory())
+    again = begin(standby(), memory=health.memory(0.0, NOON))
     assert {"b3": BackendState(priority=1)} == states(again)
     changed = dns(backends=(*STANDBY[:2], replace(STANDBY[2], priority=3)))
-    assert {} == states(begin(changed, memory=health.memory()))
+    assert {} == states(begin(changed, memory=health.memory(0.0, NOON)))
     assert {} == states(health.with_config(config(changed), 2.0)[0], 2.0)
 
 
@@ -616,7 +618,7 @@ def test_the_serving_priority_is_remembered() -> None:
     feed(health, "b1", "-")
     feed(health, "b2", "-")
     feed(health, "b2", "+", now=2.0)
-    saved = health.memory()
+    saved = health.memory(0.0, NOON)
 
     again = begin(standby(), memory=saved)
     assert {Family.IP: 2} == saved["dns"].serving
@@ -676,7 +678,7 @@ def test_without_priorities_nothing_is_tracked() -> None:
 
     assert ({}, {}, None) == (
         health.pools["dns"].precedence,
-        health.memory()["dns"].serving,
+        health.memory(0.0, NOON)["dns"].serving,
         health.next_preemption(),
     )
 
@@ -749,7 +751,7 @@ class Priorities(RuleBasedStateMachine):
     def restart(self) -> None:
         before = serving(self.health, self.now)
         self.health = PoolStates.begin(
-            config(standby(min_healthy=MinHealthy(60, percent=True))), self.health.memory(), self.now
+            config(standby(min_healthy=MinHealthy(60, percent=True))), self.health.memory(0.0, NOON), self.now
         )
         assert before in (None, serving(self.health, self.now))
 

@@ -60,7 +60,7 @@ def set_host(pool_lab: PoolLab, *, everywhere: int, strict: int, local: int, num
 def load(pool_lab: PoolLab) -> tuple[str, ...]:
     """Load the pool, and return the remarks about its replies."""
     config = Config(pools=(pool_lab.pool(),))
-    return pool_lab.lab.balancer.call(pool_lab.applier.load, config).slower
+    return tuple(map(str, pool_lab.lab.balancer.call(pool_lab.applier.load, config).slower))
 
 
 def late(pool_lab: PoolLab, family: TableFamily) -> bool:

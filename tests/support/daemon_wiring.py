@@ -18,7 +18,7 @@ from nftlb.daemon.checker import CheckKey
 from nftlb.daemon.controller import Controller
 from nftlb.daemon.counters import CounterReader
 from nftlb.daemon.daemon_service import DaemonService
-from nftlb.daemon.events import ActiveFaults, Bus
+from nftlb.daemon.events import ActiveFaults, Bus, wall
 from nftlb.daemon.notifier import Notifier
 from nftlb.daemon.reconciler import Commit, Reconciler, Wanted
 from nftlb.daemon.runtime import initial_state
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from nftlb.errors import NftlbError
     from nftlb.model import Config, EventKind
     from nftlb.service import BackendStatus, Event, PoolStatus
+    from nftlb.swap import Shortfall
 
 BACKENDS = {"ns1": "10.0.0.11:53", "ns2": "10.0.0.12:53", "ns3": "10.0.0.13:53"}
 CHECK = {"icmp": {}, "interval": "2s", "fast_interval": "500ms", "rise": 2, "fall": 3}
@@ -115,7 +116,7 @@ class WiredDaemon:
         text = read_file(str(file))
         source = StartupConfig(parse_config(text, str(file)), text)
         start = asyncio.get_running_loop().time()
-        initial = initial_state(source.config, remembered, start)
+        initial = initial_state(source.config, remembered, start, at=wall())
         self.misfits = initial.misfits
         self.state = WantedState(str(file), source, initial, remembered)
         self.reconciler = Reconciler(self.kernel_thread, self.state.wanted, self.recorder)
@@ -248,10 +249,10 @@ class WiredReconciler:
     def recovered(self) -> None:
         self.calls("recovered")
 
-    def lacking(self, what: tuple[str, ...]) -> None:
-        self.lacks = what
+    def lacking(self, what: tuple[Shortfall, ...]) -> None:
+        self.lacks = tuple(map(str, what))
 
-    def slower(self, pools: tuple[str, ...]) -> None:
+    def slower(self, pools: tuple[Shortfall, ...]) -> None:
         self.slow = pools
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 TOKEN = "s3cret"  # noqa: S105
+_PREVIEW = "?preview=true"
 
 
 def backend(name: str = "ns1", number: int = 1, **changed: Any) -> BackendStatus:
@@ -147,6 +148,10 @@ class Api:
     answers: dict[tuple[str, str], tuple[int, Any]] = field(default_factory=dict)
     asked: list[tuple[str, str, Any, str | None]] = field(default_factory=list)
     """The method, path, body and token of each request."""
+    losses: list[str] = field(default_factory=list)
+    """The consequences in the answer to each preview that has no other answer."""
+    previews: list[tuple[str, str, Any]] = field(default_factory=list)
+    """The method, path and body of each preview with this answer."""
     last_events: list[str | None] = field(default_factory=list)
     """The Last-Event-ID of each request for events."""
 
@@ -160,10 +165,15 @@ class _Handler(BaseHTTPRequestHandler):
         api: Api = server.api
         length = int(self.headers.get("Content-Length") or 0)
         document = json.loads(self.rfile.read(length)) if length else None
-        api.asked.append((self.command, self.path, document, self.headers.get("Authorization")))
+        answer = api.answers.get((self.command, self.path))
+        if answer is None and self.path.endswith(_PREVIEW):
+            api.previews.append((self.command, self.path.removesuffix(_PREVIEW), document))
+            answer = 200, {"consequences": api.losses}
+        else:
+            api.asked.append((self.command, self.path, document, self.headers.get("Authorization")))
         if self.path == "/api/v1/events":
             api.last_events.append(self.headers.get("Last-Event-ID"))
-        code, said = api.answers.get((self.command, self.path), (404, {"error": "no such thing"}))
+        code, said = answer or (404, {"error": "no such thing"})
         if callable(said):
             said = said()
         body = said if isinstance(said, bytes) else json.dumps(said).encode()

@@ -34,7 +34,7 @@ from nftlb.model import (
 )
 from nftlb.ruleset import TableFamily, file_text
 from nftlb.swap import Swapper
-from nftlb.swap.applier import Applier
+from nftlb.swap.applier import Applier, Shortfall
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -202,7 +202,8 @@ def test_a_lenient_load_leaves_out_a_missing_interface() -> None:
 
     applied = applier.load(fast, lenient=True)
 
-    assert ("pool fast: there is no interface eth9, so its fast path is left out there",) == applied.lacking
+    left_out = "pool fast: there is no interface eth9, so its fast path is left out there"
+    assert (Shortfall(left_out, "fast"),) == applied.lacking
     assert "eth0" in text_of(applier)
     assert "eth9" not in text_of(applier)
     assert not applier.can_load_more()
@@ -232,7 +233,7 @@ def test_a_lenient_load_leaves_out_rules_with_the_missing_interface_of_a_backend
 
     lacking = applier.load(config(pool("far", UDP, apart, **options)), lenient=True).lacking
 
-    assert (f"pool far: there is no interface eth1 of backend b, so {left_out}",) == lacking
+    assert (Shortfall(f"pool far: there is no interface eth1 of backend b, so {left_out}", "far"),) == lacking
     assert "eth1" not in text_of(applier)
     assert not applier.can_load_more()
     there.append("eth1")
@@ -250,7 +251,7 @@ def test_a_lenient_load_reports_a_refused_routing_rule() -> None:
 
     applied = applier.load(mixed(backend("a", "10.0.7.1")), lenient=True)
 
-    assert ("steer [60001] refused",) == applied.lacking
+    assert (Shortfall("steer [60001] refused"),) == applied.lacking
     assert applied.transactions
     record.calls.clear()
     assert not applier.can_load_more()
@@ -532,4 +533,5 @@ def test_unknown_settings_of_interfaces() -> None:
     applied = Applier(kernel, delete_connections=lambda _: 0, wait=lambda: None, obstacles=fail).load(config(early))
 
     assert {"replies", "reply-sources"} <= kernel.list("nftlb")[TableFamily.IP].table.sets.keys()
-    assert applied.slower[0].endswith("the settings of interfaces can't be read: Permission denied")
+    assert str(applied.slower[0]).endswith("the settings of interfaces can't be read: Permission denied")
+    assert ("dns",) == tuple(shortfall.pool for shortfall in applied.slower)
