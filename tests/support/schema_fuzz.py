@@ -108,7 +108,7 @@ def apart(server: AbstractAsyncContextManager[T]) -> Iterator[T]:
     thread.start()
 
     def there(what: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(what, loop).result(20)
+        return asyncio.run_coroutine_threadsafe(what, loop).result(60)
 
     async def enter() -> T:
         return await server.__aenter__()
