@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from added_addresses import add_addresses
+from blaster import MOST_FIRE
 from pool_lab import BACKEND_PORT, DSR, DSR_INGRESS, FORMS, MODES, NAT, PORT, STATELESS_INGRESS, PoolLab, down, vip
 from servers.processes import await_that
 from tcp_connections import TcpConnection, TcpServers
@@ -356,7 +357,7 @@ def test_reloads_of_lists_under_full_load(
     The lists come in parts of one range, some before the load and the rest with it.
     """
     monkeypatch.setattr(plan, "PART", 1)
-    count = 4_000_000  # the most; the sender stops with the last load
+    count = MOST_FIRE  # the most; the sender stops with the last load
     with PoolLab(mode, serve=False) as pool_lab:
         client = pool_lab.lab.client.address(version)
         every = ("198.51.0.0/16", "2001:db8::/32")

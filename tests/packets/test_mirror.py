@@ -351,7 +351,7 @@ def test_swaps_under_load(blaster: Blaster, mode: Mode, version: int) -> None:
 
     The swaps change the backends, and whether another collector gets copies.
     """
-    count = 400_000  # the most; the sender stops with the last swap
+    count = 1_200_000  # the most; the sender stops with the last swap
     with CopiesLab(mode, serve=False, collector_answers=False) as lab:
         spare = lab.collectors("spare", port=9997)
         lab.load(replace(lab.mirrored(port=6000), mirror=(*lab.collectors(port=6000), *spare)))

@@ -47,6 +47,7 @@ pytestmark = pytest.mark.alone
 EVERYONE = ("b1", "b2", "b3")
 SETS = (EVERYONE, ("b1", "b2"), EVERYONE, ("b2", "b3"), EVERYONE, ("b1", "b3"), ("b2",), ("b3", "b1"))
 SWAPS = 3000
+TRIES = 4
 PACE = 0.002  # seconds from one swap to the next
 # The sender's processor does the balancing too, so the sender has a processor for itself: twice as many datagrams.
 SENDER, OTHERS = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
@@ -75,8 +76,20 @@ class Fire(NamedTuple):
     ledger: Ledger
 
 
-def fire(blaster: Blaster, pool_lab: PoolLab, version: int, count: int, *, echo: bool = False) -> Fire:
-    """Send so many datagrams as fast as the socket can, and swap meanwhile. `echo`: the backends reply."""
+def fire(blaster: Blaster, pool_lab: PoolLab, version: int, count: int, swaps: int, *, echo: bool = False) -> Fire:
+    """Send so many datagrams as fast as the socket can, and swap meanwhile. `echo`: the backends reply.
+
+    With fewer swaps than `swaps`, a test would prove nothing: it is repeated if this machine was too slow for them.
+    """
+    for _ in range(TRIES):
+        pool_lab.update(down())
+        found = fire_once(blaster, pool_lab, version, count, echo=echo)
+        if len(found.history) > swaps:
+            return found
+    raise AssertionError(f"{TRIES} times, there were not more than {swaps} swaps")
+
+
+def fire_once(blaster: Blaster, pool_lab: PoolLab, version: int, count: int, *, echo: bool) -> Fire:
     bind = vip(version) if pool_lab.mode.dsr else ""
     with blaster.sinks(
         pool_lab.lab.backends,
@@ -103,7 +116,7 @@ def test_swaps_under_fire(blaster: Blaster, mode: Mode, version: int, echo: bool
     count = 200_000 if echo else 1_000_000 if version == 4 else 300_000
     with PoolLab(mode, serve=False) as pool_lab:
         close_slow_path(pool_lab)
-        sinks, sent, history, ledger = fire(blaster, pool_lab, version, count, echo=echo)
+        sinks, sent, history, ledger = fire(blaster, pool_lab, version, count, 100, echo=echo)
     print(f"{mode} IPv{version}: {len(history) - 1} swaps, {sent.rate:.0f} datagrams/s, {ledger.counts}")  # noqa: T201
     assert 0 == sum(report.buffer_drops for report in sinks.reports.values()) + sent.buffer_drops
     assert (count, [], []) == (sent.sent, ledger.missing, ledger.twice)
@@ -111,7 +124,6 @@ def test_swaps_under_fire(blaster: Blaster, mode: Mode, version: int, echo: bool
     if echo:
         own = f"{vip(4)}:{PORT}" if version == 4 else f"[{vip(6)}]:{PORT}"
         assert ({own: count}, count, 0) == (sent.sources, sent.replies, sent.duplicates)
-    assert len(history) > 100  # with fewer swaps, the test would prove nothing
 
 
 @pytest.mark.parametrize(("mode", "version"), [(NAT, 4), (STATELESS_INGRESS, 4), (DSR_INGRESS, 6)], ids=str)
@@ -121,13 +133,12 @@ def test_swaps_of_keys_under_fire(blaster: Blaster, mode: Mode, version: int) ->
     with PoolLab(mode, serve=False) as pool_lab:
         close_slow_path(pool_lab)
         pool_lab.load(replace(pool_lab.pool(), balance=Balance.HASH, key=payload_key(0, 8)))
-        sinks, sent, history, ledger = fire(blaster, pool_lab, version, count)
+        sinks, sent, history, ledger = fire(blaster, pool_lab, version, count, 20)
     print(f"{mode} IPv{version}: {len(history) - 1} swaps, {sent.rate:.0f} datagrams/s, {ledger.counts}")  # noqa: T201
     assert 0 == sum(report.buffer_drops for report in sinks.reports.values()) + sent.buffer_drops
     assert (count, [], []) == (sent.sent, ledger.missing, ledger.twice)
     assert [] == ledger.outside(history)
     assert {"b1", "b2", "b3"} == {name for name, received in ledger.counts.items() if received}
-    assert len(history) > 20  # with fewer swaps, the test would prove nothing
 
 
 @pytest.mark.parametrize(
@@ -144,11 +155,10 @@ def test_swaps_beside_other_services(blaster: Blaster, mode: Mode, version: int,
     with PoolLab(mode, serve=False) as pool_lab:
         pool_lab.load_with(FORMS[form])
         close_slow_path(pool_lab)
-        _, sent, history, ledger = fire(blaster, pool_lab, version, count)
+        _, sent, history, ledger = fire(blaster, pool_lab, version, count, 10)
     print(f"{mode} IPv{version} {form}: {len(history) - 1} swaps, {sent.rate:.0f}/s, {ledger.counts}")  # noqa: T201
     assert (count, [], []) == (sent.sent, ledger.missing, ledger.twice)
     assert [] == ledger.outside(history)
-    assert len(history) > 10  # with fewer swaps, the test would prove nothing
 
 
 def replace_while(pool_lab: PoolLab, sender: Sender, table: Table, chain: str) -> int:
