@@ -96,7 +96,7 @@ def test_fences_come_from_each_processor() -> None:
         listing = lab.backends[0].run(["nft", "list", "table", "ip", "seen"])
         counts = [int(count) for count in re.findall(r"packets (\d+)", listing)]
         assert len(processors) == len(counts)
-        assert min(counts) >= 3
+        assert min(counts) >= 2
     assert processors == os.sched_getaffinity(0)
 
 
