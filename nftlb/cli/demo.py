@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from nftlb.lab import DatagramResult, Host, LabClient
 
 _PORT = 5353
+_BACKENDS = 3
 _FIRST = 12
 _MOMENT = 2000  # datagrams before and after each event
 _AT_A_TIME = 50
@@ -41,7 +43,7 @@ def demo_command() -> None:
     nftables_binding()  # an error here is clearer than an error in the log of the daemon
     userns.ensure()
     text = (files("nftlb.cli") / "demo.yaml").read_text()
-    with TemporaryDirectory(prefix="nftlb-demo-") as folder, Lab(backends=3) as lab, ExitStack() as stack:
+    with TemporaryDirectory(prefix="nftlb-demo-") as folder, Lab(backends=_BACKENDS) as lab, ExitStack() as stack:
         _say("A lab in network namespaces, with real packets. Your own network is not touched:\n")
         _say("    client 198.51.100.2 ---- balancer ---- b1 10.0.1.2   b2 10.0.2.2   b3 10.0.3.2")
         _say(f"                             {VIP4}, {VIP6}\n")
@@ -58,15 +60,14 @@ def demo_command() -> None:
 
         _say("The socket sends on without a pause, while the server on b2 is killed and started again:")
         with _Flow(lab.client.connect((VIP4, 53), connected=False)) as flow:
-            healthy = flow.part(_MOMENT)
+            parts = [flow.part(_MOMENT)]
             server.close()
             daemon.wait("b2", up=False)
-            failing = flow.part()
-            out = flow.part(_MOMENT)
+            parts += [flow.part(), flow.part(_MOMENT)]
             server.enter_context(lab.serve(_PORT, backends=[b2]))
             daemon.wait("b2", up=True)
-            returning = flow.part()
-            back = flow.part(_MOMENT)
+            parts += [flow.part(), flow.part(_MOMENT)]
+        healthy, failing, out, returning, back = (flow.answers[part] for part in parts)
         for title, part in (
             ("all three live", healthy),
             ("b2 is killed", failing),
@@ -86,11 +87,14 @@ def _say(line: str) -> None:
 
 
 class _Flow:
-    """Sends and receives over ONE socket in a thread. The caller splits the results into parts."""
+    """Sends and receives over ONE socket in a thread. The caller splits the results into parts.
+
+    `answers`: the results by the numbers of the datagrams. A reply that this machine delays comes after later results.
+    """
 
     def __init__(self, client: LabClient) -> None:
+        self.answers: list[DatagramResult] = []
         self._client = client
-        self._answers: list[DatagramResult] = []
         self._taken = 0
         self._more = Event()
         self._running = True
@@ -100,25 +104,34 @@ class _Flow:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._running = False
         self._thread.join()
+        if kind is None:
+            self._note(self._client.exchange(_BACKENDS))  # delayed replies come before these
         self._client.close()
 
-    def part(self, count: int = 0) -> list[DatagramResult]:
-        """Return the results of the datagrams since the last part, and of at least `count` more."""
-        goal = len(self._answers) + max(count, 1)
-        while len(self._answers) < goal and self._thread.is_alive():
+    def part(self, count: int = 0) -> slice:
+        """Return the places of the results since the last part, when there are at least `count` more."""
+        goal = len(self.answers) + max(count, 1)
+        while len(self.answers) < goal and self._thread.is_alive():
             self._more.clear()
             self._more.wait(1)
-        found = self._answers[self._taken :]
-        self._taken += len(found)
-        return found
+        begin, self._taken = self._taken, len(self.answers)
+        return slice(begin, self._taken)
 
     def _send(self) -> None:
         while self._running:
-            self._answers += self._client.exchange(_AT_A_TIME, pipelined=True, timeout=0.2)
+            self._note(self._client.exchange(_AT_A_TIME, pipelined=True, timeout=0.2))
             self._more.set()
+
+    def _note(self, answers: list[DatagramResult]) -> None:
+        for answer in answers:
+            if answer.sequence == len(self.answers):
+                self.answers.append(answer)
+            else:
+                before = self.answers[answer.sequence]
+                self.answers[answer.sequence] = replace(answer, copies=before.copies + answer.copies)
 
 
 def _one_by_one(client: LabClient) -> None:
@@ -153,7 +166,7 @@ def _sources(answers: Iterable[DatagramResult]) -> str:
     return " and ".join(f"{address} port {port}" for (address, port), _ in groupby(sources)) or "nowhere"
 
 
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 """Time limit in seconds for steps that take less than a second."""
 
 

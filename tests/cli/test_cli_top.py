@@ -251,7 +251,7 @@ def test_top_once(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
         out, error = capsys.readouterr()
         row = out.splitlines()[-1].split()
         assert ("", "dns/ns1", "100.0%") == (error, row[0], row[6])
-        assert 1000 <= float(row[7].replace("k", "e3")) <= 10_000
+        assert 0 < float(row[7].replace("k", "e3")) <= 10_000  # less if this machine is slow
         assert "\x1b" not in out
     assert 6 == len(api.asked)
 

@@ -62,7 +62,7 @@ class DaemonFiles:
     async def await_message(self, word: str) -> str:
         """Wait until systemd gets a message with a word, and return the message."""
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 said = (await loop.sock_recv(self.systemd, 4096)).decode()
                 if word in said:
@@ -106,7 +106,7 @@ async def running(files: DaemonFiles, *, keep: bool = True) -> AsyncIterator[asy
     yield task
     if not task.done():
         kill(signal.SIGTERM)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await task
     assert before == asyncio.all_tasks()
     assert signal.SIG_DFL is signal.getsignal(signal.SIGHUP)
@@ -423,7 +423,7 @@ def test_a_bad_file_at_a_restart(files: DaemonFiles, caplog: pytest.LogCaptureFi
 
 async def until(ask: Callable[[], Awaitable[Any]]) -> Any:
     """Ask until the API accepts connections."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 return await ask()

@@ -258,18 +258,23 @@ def test_a_hook_that_times_out_is_killed_with_its_processes(tmp_path: Path) -> N
     """After its time, a hook and its background processes are killed."""
     pids = tmp_path / "pids"
 
-    async def scene() -> list[tuple[str, str]]:
+    async def scene(seconds: float) -> list[tuple[str, str]]:
         recorded = RecordedOutcomes()
-        hooks = HookRunner(recorded, 0.3)
+        hooks = HookRunner(recorded, seconds)
         hooks.run(call("sh", "-c", f"trap '' TERM; sleep 1000 & echo $! $$ > {pids}; wait"))
         hooks.run(call("true"))
         await recorded.count(2)
         await hooks.close()
         return recorded.all
 
-    assert [("timeout", "hook sh (backend_down of dns/ns1) took more than 0.3 s and was killed"), ("ok", "")] == (
-        asyncio.run(scene())
-    )
+    for seconds in (0.3, 10):
+        found = asyncio.run(scene(seconds))
+        if pids.exists() and pids.read_text() and found[1] == ("ok", ""):  # else this machine was too slow to start it
+            break
+    assert [
+        ("timeout", f"hook sh (backend_down of dns/ns1) took more than {seconds:g} s and was killed"),
+        ("ok", ""),
+    ] == found
     assert all(ends(int(pid)) for pid in pids.read_text().split())
 
 

@@ -149,7 +149,7 @@ def test_an_entry_at_the_end_of_the_thread(pipe: tuple[int, int]) -> None:
         log(handler, LINE)
     log(handler, "last")
     go_on.set()
-    writers[0].join(5)
+    writers[0].join(30)
     assert not writers[0].is_alive()
     assert [LINE] * 100 + ["last"] == read_until(reader, "last")
     handler.flush()

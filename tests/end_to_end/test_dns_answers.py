@@ -100,7 +100,7 @@ def test_addresses_come_and_go(version: int, tmp_path: Path) -> None:
 
         seen.daemon.kill()
         seen.daemon.start()
-        seen.daemon.wait_for(lambda: "name ns.lab" in seen.faults(), "the fault after the restart")
+        seen.daemon.poll_status(lambda _: "name ns.lab" in seen.faults(), "the fault after the restart")
         assert {"b2": 60, "b3": 60} == seen.shares()
         assert seen.name_status()["answered"] is None
 

@@ -57,7 +57,7 @@ HOSTILE = "<img src=x onerror=document.title='taken'>"
 
 def test_a_day_of_a_balancer(chromium: Browser, tmp_path: Path) -> None:
     """A backend that dies, a drain, a refused file and a restart are on the screen without a reload of the page."""
-    health = {"udp": {"send": "?", "match": "."}, "interval": "200ms", "fast_interval": "50ms", "timeout": "200ms"}
+    health = {"udp": {"send": "?", "match": "."}, "interval": "200ms", "fast_interval": "50ms", "timeout": "2s"}
     with Lab(backends=3) as lab:
         pools = dns(lab, health={**health, "rise": 1, "fall": 2})
         with (
@@ -125,7 +125,7 @@ def test_hostile_names_stay_text(chromium: Browser) -> None:
             "api/v1/notices",
             {"at": None, "findings": [{"subject": HOSTILE, "severity": "error", "message": HOSTILE, "fix": [HOSTILE]}]},
         )
-        with page.expect_response("**/api/v1/events"):  # from then on, the page receives events
+        with api.reloaded():
             page.reload()
         expect(row(page, HOSTILE)).to_contain_text(HOSTILE)
         api.emit(event)
@@ -281,9 +281,10 @@ def test_history_and_notices(chromium: Browser) -> None:
         answer(page, "api/v1/notices", notices())
         answer(page, "api/v1/explain", explanation())
         answer(page, "api/v1/ruleset/changes", kept_changes())
+        page.goto(f"{api.url}#timeline")
         for _ in range(2):
-            page.goto(f"{api.url}#timeline")
-            page.reload()
+            with api.reloaded():
+                page.reload()
             expect(page.locator("#events .event")).to_have_count(len(kept_events()))
         expect(page.locator("#events")).to_contain_text("drain · by anna (192.0.2.200)")
         api.emit(Event(kind=EventKind.BACKEND_UP, at=datetime.now(UTC), pool="dns", backend="ns3", reason="noerror"))
@@ -301,6 +302,7 @@ def test_history_and_notices(chromium: Browser) -> None:
         page.get_by_role("link", name="Configuration").click()
         expect(page.locator("#changes")).to_contain_text("dns/ns3: down, was up · 1 line added, 1 deleted")
         page.get_by_role("link", name="Explain a packet").click()
+        expect(page.locator("#listeners option").first).to_be_attached()
         offered = page.locator("#listeners option").evaluate_all("all => all.map(one => one.value)")
         assert "192.0.2.12:1812/udp" in offered  # the first port of a range
         assert [] == [place for place in offered if "eth0" in place or "[::]" in place or "-" in place]

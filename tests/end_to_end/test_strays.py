@@ -43,7 +43,7 @@ def test_of_plugins(end: str, timeout: str, lab: Lab, tmp_path: Path) -> None:
     with Running(lab.balancer, tmp_path, dns(lab, health=check)) as daemon:
         wait_for(file, 20)
         most = alive(file)
-    assert most <= 8  # each lives for the time of a check, until it is killed
+    assert most < 14  # each lives for the time of a check, until it is killed, which takes longer on a busy machine
     assert (0, 0) == (daemon.process.returncode, alive(file))
 
 

@@ -94,7 +94,7 @@ def test_drain_waits_for_connections(tmp_path: Path) -> None:
     `add` and `delete` work at the same daemon.
     """
     with Lab(backends=2) as lab, lab.serve() as servers:
-        pools = dns(lab, per="flow", session_timeout="5s")
+        pools = dns(lab, per="flow", session_timeout="12s")  # a command takes seconds on a busy machine
         with Running(lab.balancer, tmp_path, pools) as daemon, lab.client.connect((VIP[4], PORT)) as client:
             (name,) = {answer.backend for answer in client.exchange(2)}
             failed = nftlb(daemon, "drain", f"dns/{name}", "--wait", "--timeout", "0")

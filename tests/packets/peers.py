@@ -10,6 +10,9 @@ from pool_lab import PORT
 if TYPE_CHECKING:
     from nftlb.lab import Host
 
+TIMEOUT = 20.0
+"""Seconds to wait for a text that is expected."""
+
 
 class Peer:
     """A context manager: ONE UDP socket, at the port of the service, that sends and receives texts."""
@@ -17,7 +20,7 @@ class Peer:
     def __init__(self, host: Host, version: int, port: int = PORT) -> None:
         self.address = (host.address(version), port)
         self.socket = host.call(socket.socket, {4: socket.AF_INET, 6: socket.AF_INET6}[version], socket.SOCK_DGRAM)
-        self.socket.settimeout(5)
+        self.socket.settimeout(TIMEOUT)
         self.socket.bind(self.address)
 
     def __enter__(self) -> Self:
@@ -35,11 +38,12 @@ class Peer:
         return payload.decode(), (address, port)
 
     def is_idle(self) -> bool:
+        """Whether no text comes. A text that is expected may come later, on a busy machine."""
         self.socket.settimeout(0.2)
         try:
             self.socket.recv(9000)
         except TimeoutError:
             return True
         finally:
-            self.socket.settimeout(5)
+            self.socket.settimeout(TIMEOUT)
         return False

@@ -33,7 +33,7 @@ REQUESTS = 6
 PROBES = 4
 BYSTANDER = 47000
 """The source port of another client, while the balancer is a client."""
-TIMEOUT = 2.0
+TIMEOUT = 20.0
 TIMEOUT_OF_LIMITS = 0.1
 """Seconds to wait for replies that are not expected."""
 DOCUMENT = Path(__file__).parents[2] / "docs" / "packets.md"

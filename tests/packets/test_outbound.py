@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from copies_lab import CopiesLab
 from packet_tap import Tap
-from peers import Peer
+from peers import TIMEOUT, Peer
 from pool_lab import NAT, PORT, STATELESS, PoolLab, down, vip
 from servers.daemon import bracketed
 from servers.programs import environment, program
@@ -63,6 +64,11 @@ class Call:
     def request(self) -> Peer:
         """Let the peer send a request to the service. Return the backend that got and answered the request."""
         self.peer.send("OPTIONS", self.service)
+        return self.reached()
+
+    def reached(self) -> Peer:
+        """Wait for a request to the service. Return the backend that got the request; no other backend got one."""
+        select.select([backend.socket for backend in self.backends], [], [], TIMEOUT)
         (backend,) = [backend for backend in self.backends if not backend.is_idle()]
         return backend
 
@@ -134,7 +140,7 @@ def test_a_peer_on_the_balancer(version: int, source: SourceKind) -> None:
         assert all(backend.is_idle() for backend in call.backends)
         client = stack.enter_context(Peer(pool_lab.lab.balancer, version, 7778))
         client.send("OPTIONS", call.service)
-        assert 1 == sum(not backend.is_idle() for backend in call.backends)
+        call.reached()
         config = Config(pools=(outbound(pool_lab, source=source),))
         assert "" == pool_lab.lab.balancer.call(pool_lab.applier.diff, config)
 

@@ -58,8 +58,8 @@ class PassiveLab:
         return self.lab.client.connect((vip(version), PORT))
 
     def reported(self) -> list[PortUnreachable]:
-        """The errors that are reported next; none if a second passes without an error."""
-        select.select([self.refusals], [], [], 1)
+        """Wait for errors, and return them."""
+        select.select([self.refusals], [], [], 20)
         return self.refusals.read()
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from nftlb.lab import Host
 
 VERSIONS = (4, 6)
+SHORT = 3
+"""Seconds of silence after which a flow ends. A busy machine must not stand still for so long within a flow."""
 OTHER_PORT = 54
 DEFAULTS = ("net.netfilter.nf_conntrack_udp_timeout", "net.netfilter.nf_conntrack_udp_timeout_stream")
 
@@ -47,7 +49,7 @@ def test_a_flow_ends_after_the_time_out(version: int, where: str) -> None:
     with PoolLab(NAT) as pool_lab:
         lab = pool_lab.lab
         set_defaults(lab.balancer, 500)
-        pool_lab.load(timed(pool_lab.pool(), 1), untimed(pool_lab.pool()))
+        pool_lab.load(timed(pool_lab.pool(), SHORT), untimed(pool_lab.pool()))
         host = lab.client if where == "client" else lab.balancer
         with host.connect((vip(version), PORT)) as client, host.connect((vip(version), OTHER_PORT)) as other:
             assert ["b1"] * 3 == [answer.backend for answer in client.exchange(3)]
@@ -66,7 +68,7 @@ def test_a_flow_outlasts_the_default_of_the_host(version: int) -> None:
     """With a longer time-out than the host's, a silent flow stays with its backend; other flows end."""
     with PoolLab(NAT) as pool_lab:
         lab = pool_lab.lab
-        set_defaults(lab.balancer, 1)
+        set_defaults(lab.balancer, SHORT)
         pool_lab.load(timed(pool_lab.pool(), 600), untimed(pool_lab.pool()))
         with (
             lab.client.connect((vip(version), PORT)) as client,

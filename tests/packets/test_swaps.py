@@ -37,6 +37,7 @@ from nftlb.ruleset import Chain, Operation, Rules, Ruleset, TableFamily, Transac
 if TYPE_CHECKING:
     from blaster import Blaster, Sender
     from pool_lab import Mode
+    from under_fire import Fire
 
     from nftlb.ruleset import Table
 
@@ -46,6 +47,7 @@ pytestmark = pytest.mark.alone
 EVERYONE = ("b1", "b2", "b3")
 SETS = (EVERYONE, ("b1", "b2"), EVERYONE, ("b2", "b3"), EVERYONE, ("b1", "b3"), ("b2",), ("b3", "b1"))
 SWAPS = 3000
+TRIES = 4
 CASES = [*((mode, 4) for mode in MODES), (NAT, 6), (STATELESS, 6), (STATELESS_EARLY, 6), (DSR_INGRESS, 6)]
 
 
@@ -59,6 +61,21 @@ def swap_while(pool_lab: PoolLab, sender: Sender) -> list[Members]:
     return history
 
 
+def fire_swaps(
+    blaster: Blaster, pool_lab: PoolLab, version: int, count: int, swaps: int, *, replies: bool = False
+) -> Fire[list[Members]]:
+    """Send so many datagrams, and swap meanwhile.
+
+    With fewer swaps than `swaps`, a test would prove nothing: it is repeated if this machine was too slow for them.
+    """
+    for _ in range(TRIES):
+        pool_lab.update(down())
+        fired = fire(blaster, pool_lab, version, partial(swap_while, pool_lab), count=count, replies=replies)
+        if len(fired.found) > swaps:
+            return fired
+    raise AssertionError(f"{TRIES} times, there were not more than {swaps} swaps")
+
+
 @pytest.mark.parametrize(("mode", "version"), CASES, ids=lambda value: f"{value}")
 @pytest.mark.parametrize("echo", [False, True], ids=["one-way", "replies"])
 def test_swaps_under_fire(blaster: Blaster, mode: Mode, version: int, echo: bool) -> None:
@@ -69,12 +86,11 @@ def test_swaps_under_fire(blaster: Blaster, mode: Mode, version: int, echo: bool
     count = 200_000 if echo else 1_000_000 if version == 4 else 300_000
     with PoolLab(mode, serve=False) as pool_lab:
         close_slow_path(pool_lab)
-        fired = fire(blaster, pool_lab, version, partial(swap_while, pool_lab), count=count, replies=echo)
+        fired = fire_swaps(blaster, pool_lab, version, count, 100, replies=echo)
     history = fired.found
     print(f"{mode} IPv{version}: {len(history) - 1} swaps, {fired}")  # noqa: T201
     assert (count, {}) == (fired.sent.sent, fired.faults)
     assert [] == fired.ledger.outside(history)
-    assert len(history) > 100  # with fewer swaps, the test would prove nothing
 
 
 @pytest.mark.parametrize(("mode", "version"), [(NAT, 4), (STATELESS_INGRESS, 4), (DSR_INGRESS, 6)], ids=str)
@@ -84,13 +100,12 @@ def test_swaps_of_keys_under_fire(blaster: Blaster, mode: Mode, version: int) ->
     with PoolLab(mode, serve=False) as pool_lab:
         close_slow_path(pool_lab)
         pool_lab.load(replace(pool_lab.pool(), balance=Balance.HASH, key=payload_key(0, 8)))
-        fired = fire(blaster, pool_lab, version, partial(swap_while, pool_lab), count=count)
+        fired = fire_swaps(blaster, pool_lab, version, count, 20)
     history = fired.found
     print(f"{mode} IPv{version}: {len(history) - 1} swaps, {fired}")  # noqa: T201
     assert (count, {}) == (fired.sent.sent, fired.faults)
     assert [] == fired.ledger.outside(history)
     assert all(fired.ledger.counts.values())
-    assert len(history) > 20  # with fewer swaps, the test would prove nothing
 
 
 @pytest.mark.parametrize(
@@ -107,12 +122,11 @@ def test_swaps_beside_other_services(blaster: Blaster, mode: Mode, version: int,
     with PoolLab(mode, serve=False) as pool_lab:
         pool_lab.load_with(FORMS[form])
         close_slow_path(pool_lab)
-        fired = fire(blaster, pool_lab, version, partial(swap_while, pool_lab), count=count)
+        fired = fire_swaps(blaster, pool_lab, version, count, 10)
     history = fired.found
     print(f"{mode} IPv{version} {form}: {len(history) - 1} swaps, {fired}")  # noqa: T201
     assert (count, {}) == (fired.sent.sent, fired.faults)
     assert [] == fired.ledger.outside(history)
-    assert len(history) > 10  # with fewer swaps, the test would prove nothing
 
 
 def replace_while(pool_lab: PoolLab, table: Table, chain: str, sender: Sender) -> int:

@@ -41,7 +41,7 @@ def subject(
     host: str = V4,
     port: int | None = None,
     *,
-    seconds: float = 5,
+    seconds: float = 20,
     source: str | None = None,
     device: str | None = None,
     mark: int | None = None,
@@ -128,7 +128,7 @@ async def serving(stack: AsyncExitStack, server: Datagrams | Streams | None, kin
 
 
 def check_datagrams(
-    check: AnyCheck, answer: Datagrams | None, host: str = V4, *, seconds: float = 5, count: bool = True
+    check: AnyCheck, answer: Datagrams | None, host: str = V4, *, seconds: float = 20, count: bool = True
 ) -> CheckResult:
     """Check a datagram server once; None: a closed port. `count`: verify that no file stays open."""
 
@@ -142,7 +142,7 @@ def check_datagrams(
 
 
 def check_streams(
-    check: AnyCheck, serve: Streams | None, host: str = V4, *, seconds: float = 5, count: bool = True
+    check: AnyCheck, serve: Streams | None, host: str = V4, *, seconds: float = 20, count: bool = True
 ) -> CheckResult:
     """Check a stream server once; None: a closed port. `count`: verify that no file stays open."""
 

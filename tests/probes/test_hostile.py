@@ -154,15 +154,15 @@ FLOODS: dict[str, tuple[AnyCheck, bytes, bytes, str]] = {
 }
 
 
-def calm(wanted: AnyCheck, port: int, most: float) -> CheckResult:
+def calm(wanted: AnyCheck, port: int, most: float, seconds: float = 1.0) -> CheckResult:
     """Check, and verify that no other task waited for long, and that the check cost little processor time."""
     for _ in range(3):
-        result, longest, took, elapsed = check(wanted, port)
+        result, longest, took, elapsed = check(wanted, port, seconds)
         if longest < most and took < 2 * most:
             break
     assert longest < most
     assert took < 2 * most
-    assert elapsed < 20  # the flood has no end; the time-out is 1 s
+    assert elapsed < seconds + 20  # the flood has no end
     return result
 
 
@@ -173,7 +173,8 @@ def test_floods(what: str) -> None:
 
     with flood(first, again) as port:
         probed = replace(wanted, port=port) if isinstance(wanted, Agent) else wanted
-        result = calm(probed, port, 0.2)
+        # If the check ends before the time-out, the time-out is long enough for a slow machine.
+        result = calm(probed, port, 0.2, 20.0 if reason and "no answer" not in reason else 1.0)
 
     assert not result.passed
     assert reason in result.reason
@@ -212,7 +213,11 @@ def test_single_bytes_are_searched_a_few_times(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("nftlb.probes.matching.Matching.fits", fits)
     with flood(b"", b"x", 0.0002) as port:
-        check(Tcp(match="y"), port)
+        for _ in range(4):  # this machine may stand still during a check
+            searches = 0
+            check(Tcp(match="y"), port)
+            if searches > 5:
+                break
 
     assert 5 < searches < 40
 
@@ -261,7 +266,7 @@ def test_an_answer_behind_others_counts() -> None:
 def test_a_datagram_that_is_searched(reply: bytes) -> None:
     """A reply that would keep Python's own expressions busy is searched at once."""
     with echoes(reply, 1) as port:
-        result = calm(Udp(send="x", match=EVIL_PATTERN), port, 0.2)
+        result = calm(Udp(send="x", match=EVIL_PATTERN), port, 0.2, 20.0)
 
     assert not result.passed
     assert SEARCHED in result.reason

@@ -30,7 +30,7 @@ def shell(script: str, *arguments: str) -> Exec:
     return Exec(argv=("/bin/sh", "-c", script, "sh", *arguments))
 
 
-def check(script: str, *arguments: str, seconds: float = 5, port: int | None = 53, **way: Any) -> CheckResult:
+def check(script: str, *arguments: str, seconds: float = 20, port: int | None = 53, **way: Any) -> CheckResult:
     async def main() -> CheckResult:
         whom = subject("2001:db8::1", port, seconds=seconds, **way)
         return await clean(probe_for(shell(script, *arguments)), whom)
@@ -115,12 +115,15 @@ def test_time_out_kills_all(tmp_path: Path) -> None:
     """At the time-out, the plugin and its child processes are killed and reaped."""
     file = tmp_path / "pids"
 
-    result = check(HANGING, str(file), seconds=0.5)
+    for seconds in (0.5, 10):
+        result = check(HANGING, str(file), seconds=seconds)
+        if file.exists() and "so far" in result.reason:  # else this machine was too slow to start the plugin in time
+            break
 
-    assert (False, "no answer within 0.5s; so far") == (result.passed, result.reason)
+    assert (False, f"no answer within {seconds:g}s; so far") == (result.passed, result.reason)
     assert [True, True] == [ends(pid) for pid in wait_for(file)]
     assert [] == children()
-    assert result.seconds < 3
+    assert result.seconds < 100  # the plugin would hang for longer
 
 
 def test_cancelled(tmp_path: Path) -> None:
@@ -149,7 +152,7 @@ def test_child_processes_of_an_ended_plugin_are_killed(tmp_path: Path) -> None:
     result = check("sleep 1000 & echo $! > $1; echo fine", str(file))
 
     assert (True, "fine") == (result.passed, result.reason)
-    assert result.seconds < 3
+    assert result.seconds < 100
     assert [True] == [ends(pid) for pid in wait_for(file)]
 
 

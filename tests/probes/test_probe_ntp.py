@@ -134,4 +134,4 @@ def test_any_bytes_with_our_stamp(before: bytes, after: bytes) -> None:
 
 def test_the_duration_is_reported() -> None:
     """The result has the duration of the check in seconds."""
-    assert 0 < check_datagrams(Ntp(), answering()).seconds < 2
+    assert 0 < check_datagrams(Ntp(), answering()).seconds < 15

@@ -75,7 +75,7 @@ def test_an_answer() -> None:
     result = outcome(do)
 
     assert (True, "fine", 50, Admin.DRAIN) == (result.passed, result.reason, result.weight, result.admin)
-    assert 0.02 <= result.seconds < 2
+    assert 0.02 <= result.seconds < 15
 
 
 def test_a_failure() -> None:
@@ -96,7 +96,7 @@ def test_a_time_out() -> None:
     result = outcome(do, 0.02)
 
     assert (False, "no answer within 0.02s") == (result.passed, result.reason)
-    assert 0.02 <= result.seconds < 2
+    assert 0.02 <= result.seconds < 15
 
 
 def test_a_note() -> None:

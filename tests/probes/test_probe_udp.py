@@ -64,7 +64,7 @@ def test_silence_is_failure() -> None:
     result = check_datagrams(Udp(send="ping"), silent, seconds=0.05)
 
     assert (False, "no answer within 0.05s") == (result.passed, result.reason)
-    assert 0.04 < result.seconds < 2
+    assert 0.04 < result.seconds < 15
 
 
 def test_silence_may_be_success() -> None:
@@ -72,7 +72,7 @@ def test_silence_may_be_success() -> None:
     result = check_datagrams(Udp(expect=Expect.NO_ICMP_ERROR), silent, seconds=0.05)
 
     assert (True, "no ICMP error within 0.05s: silence counted as success") == (result.passed, result.reason)
-    assert 0.04 < result.seconds < 2
+    assert 0.04 < result.seconds < 15
 
 
 def test_any_reply_passes_the_weak_form() -> None:
@@ -89,7 +89,7 @@ def test_port_unreachable(expect: Expect, host: str) -> None:
     result = check_datagrams(Udp(send="ping", expect=expect), None, host)
 
     assert (False, "connection refused") == (result.passed, result.reason)
-    assert result.seconds < 2
+    assert result.seconds < 15
 
 
 @pytest.mark.parametrize("host", BOTH)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
-PATIENCE = 20_000
+PATIENCE = 60_000
 """Milliseconds to wait for what takes less than a second on a machine that has nothing else to do."""
 
 _FONTS = """<?xml version="1.0"?>
@@ -45,6 +45,7 @@ def browser(directory: Path) -> Iterator[Browser]:
         running = playwright.chromium.launch(
             executable_path=data("usr/lib/chromium/chromium-headless-shell"),
             env={**servers, **own},
+            timeout=PATIENCE,
             args=["--no-sandbox", "--disable-gpu", "--hide-scrollbars"],
         )
         try:

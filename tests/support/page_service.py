@@ -13,6 +13,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from fake_service import NOON, FakeService, a_backend, a_check, a_pool, an_overview
+from servers.processes import await_that
 from web_server import one_token, serving
 
 from nftlb.model import Admin, Endpoint, EventKind, Forward
@@ -78,6 +79,17 @@ class Served:
         """Keep an event, with an id, and send the event to all listeners."""
         self.loop.call_soon_threadsafe(lambda: self.service.emit(self.service.kept.add(event)))
 
+    @contextmanager
+    def reloaded(self) -> Iterator[None]:
+        """Inside `with`, the test loads the open page again. After `with`, the new document receives events.
+
+        A response to the browser shows less: it may be for the document before.
+        """
+        await_that(lambda: bool(self.service.listeners), "the stream of the open page")
+        before = [*self.service.listeners]
+        yield
+        await_that(lambda: any(one not in before for one in self.service.listeners), "the stream of the loaded page")
+
 
 @contextmanager
 def served(service: Traffic, tokens: Tokens = one_token) -> Iterator[Served]:
@@ -96,7 +108,7 @@ def served(service: Traffic, tokens: Tokens = one_token) -> Iterator[Served]:
     thread = Thread(target=asyncio.run, args=(serve(),))
     thread.start()
     try:
-        assert ready.wait(20)
+        assert ready.wait(60)
         yield found[0]
     finally:
         ends.set()

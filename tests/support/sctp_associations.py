@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from nftlb.lab import Namespace
     from nftlb.lab.servers import SocketLoop
 
-ANSWER_TIMEOUT = 2.0
-"""Seconds to wait for the reply to a packet."""
+ANSWER_TIMEOUT = 20.0
+"""Seconds to wait for the reply to a packet, unless a test expects none."""
 
 _COMMON = struct.Struct("!HHI")
 _CRC = struct.Struct("<I")  # RFC 9260, appendix A: the lowest byte of the CRC is sent first
@@ -100,8 +100,11 @@ def kernel_sctp() -> bool:
 class SctpAssociation:
     """One association from a host; a context manager. `backend` is the name in the server's cookie."""
 
-    def __init__(self, host: Namespace, target: tuple[str, int], *, source_port: int) -> None:
+    def __init__(
+        self, host: Namespace, target: tuple[str, int], *, source_port: int, timeout: float = ANSWER_TIMEOUT
+    ) -> None:
         self._target = target
+        self._timeout = timeout
         self._source_port = source_port
         self._tag = secrets.randbits(31) | 1
         self._peer_tag = 0
@@ -135,7 +138,7 @@ class SctpAssociation:
         """Send a chunk and return the value of the answer; raise TimeoutError or ConnectionError when it is wrong."""
         packet = SctpPacket(self._source_port, self._target[1], self._peer_tag, kind, value)
         self._sock.sendto(packet.encode(), (self._target[0], 0))
-        deadline = time.monotonic() + ANSWER_TIMEOUT
+        deadline = time.monotonic() + self._timeout
         while (left := deadline - time.monotonic()) > 0:
             self._sock.settimeout(left)
             data, (address, *_) = self._sock.recvfrom(65536)

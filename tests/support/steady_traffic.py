@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
     from nftlb.lab import Host
 
-LATE = 1.0
-"""Seconds to wait for a reply after the last datagram, and after each reply that comes then."""
+LATE = 0.1
+PAUSES = 20
+"""After the last datagram, and after each reply that comes then, so many times `LATE` seconds without a reply end the
+wait: a machine that stands still takes one of them."""
 BURST = 10
 """Losses belong to one burst if at most so many datagrams between them have replies."""
 _SO_MEMINFO, _DROPS, _NUMBERS = 55, 8, 9  # include/uapi/asm-generic/socket.h, include/uapi/linux/sock_diag.h
@@ -105,7 +107,7 @@ class Flow:
     def resume(self) -> None:
         self._paused = False
 
-    def wait(self, count: int, timeout: float = 20.0) -> None:
+    def wait(self, count: int, timeout: float = 60.0) -> None:
         """Wait until `count` more datagrams were sent."""
         with self._changed:
             goal = len(self.sent) + count
@@ -126,11 +128,12 @@ class Flow:
                 self._receive()  # a machine that is too slow for the rate would never get to the branch below
             elif poll.poll(max(0.0, due - now) * 1000):
                 self._receive()
-        end = time.monotonic() + LATE
-        while (left := end - time.monotonic()) > 0 and any(not datagram.backends for datagram in self.sent[-1000:]):
-            if poll.poll(left * 1000):
+        pauses = 0
+        while pauses < PAUSES and any(not datagram.backends for datagram in self.sent[-1000:]):
+            pauses += 1
+            if poll.poll(LATE * 1000):
                 self._receive()
-                end = time.monotonic() + LATE
+                pauses = 0
 
     def _send(self, now: float) -> None:
         number = len(self.sent)

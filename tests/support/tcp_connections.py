@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nftlb.lab import Namespace
     from nftlb.lab.servers import SocketLoop
 
-_TIMEOUT = 5.0
+_TIMEOUT = 20.0
 """Seconds that a connection, a read or a write may take."""
 _BACKLOG = 128
 _CHUNK = 16384

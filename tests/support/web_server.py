@@ -156,7 +156,7 @@ def run(test: Coroutine[None, None, None]) -> None:
     """Run a test with a time limit."""
 
     async def limited() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await test
 
     asyncio.run(limited())

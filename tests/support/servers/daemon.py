@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from nftlb.lab import Host
 
-ANSWER_TIMEOUT = 1.0
-"""The default time limit of `ask` in seconds; a healthy server of the lab needs milliseconds."""
-_FIRST_PATIENCE = 0.1
+ANSWER_TIMEOUT = 20.0
+"""The default time limit of `ask` in seconds. A healthy server of the lab needs milliseconds on an idle machine."""
+_FIRST_PATIENCE, _LAST_PATIENCE = 0.1, 1.0
 _LISTENING = "0A"
 _UNCONNECTED = "07"
 _LOG_TAIL = 2000
@@ -216,7 +216,7 @@ class Daemon(ABC):
                     return
             except (TimeoutError, ConnectionError) as problem:
                 said = problem
-            timeout = min(2 * timeout, ANSWER_TIMEOUT)
+            timeout = min(2 * timeout, _LAST_PATIENCE)
             if not self.running or time.monotonic() > deadline:
                 raise SystemFault(f"no {'right' if right else 'wrong'} answer, but: {said!r}")
 
