@@ -331,9 +331,10 @@ def _backends(pool: PoolView, now: datetime, style: TextStyle) -> list[str]:
     columns: tuple[Column, ...] = COLUMNS
     rows = [_row(backend, now, style) for backend in pool.backends]
     more: list[tuple[int, Column, list[str]]] = []  # from the right to the left
-    if any(backend.labels != pool.labels for backend in pool.backends):
-        own = (sorted(backend.labels.items() - pool.labels.items()) for backend in pool.backends)
-        more.append((_LABELS, Column("LABELS", least=0), [label_text(labels) or "-" for labels in own]))
+    own = [label_text(sorted(backend.labels.items() - pool.labels.items())) for backend in pool.backends]
+    has_own = any(backend.labels != pool.labels for backend in pool.backends)
+    if has_own:
+        more.append((_LABELS, Column("LABELS", least=0), [labels or "-" for labels in own]))
     if any(backend.answered is not None for backend in pool.backends):
         shares = (backend.answered for backend in pool.backends)
         texts = ["-" if share is None else share_text(share) for share in shares]
@@ -352,11 +353,25 @@ def _backends(pool: PoolView, now: datetime, style: TextStyle) -> list[str]:
     reasons = lines[0].find(columns[-1].title)
     if reasons >= 0 and style.width - reasons >= _LEGIBLE:
         return lines
-    # Too narrow for a column of reasons: the reasons of backends that are down get separate lines.
-    narrow = aligned_lines(columns[:-1], [row[:-1] for row in rows], style, INDENT)
-    shown = narrow[:1]
-    for line, backend in zip(narrow[1:], pool.backends, strict=True):
+    return _narrow_lines(pool, columns[:-1], [row[:-1] for row in rows], own if has_own else [], style)
+
+
+def _narrow_lines(
+    pool: PoolView, columns: Sequence[Column], rows: Sequence[Sequence[Cell]], labels: Sequence[str], style: TextStyle
+) -> list[str]:
+    """The table for a terminal without room for a column of reasons. `labels`: of each backend, if they have a column.
+
+    The reasons of backends that are down have separate lines, and so have the labels if their column would be cut.
+    """
+    lines = aligned_lines(columns, rows, style, INDENT)
+    below: Sequence[str] = [""] * len(rows)
+    if labels and max(map(len, labels)) > style.width - f"{lines[0]} LABELS".index(" LABELS") - 1:
+        lines, below = aligned_lines(columns[:-1], [row[:-1] for row in rows], style, INDENT), labels
+    shown = lines[:1]
+    for line, backend, text in zip(lines[1:], pool.backends, below, strict=True):
         shown.append(line)
+        if text:
+            shown.append(f"{INDENT * 2}{style.cut(text, style.width - 2 * len(INDENT))}")
         if backend.reason and not backend.up:
             shown.append(
                 f"{INDENT * 2}{style.paint(style.cut(backend.reason, style.width - 2 * len(INDENT)), Colour.BAD)}"

@@ -297,6 +297,23 @@ def test_labels() -> None:
     assert "LABELS" not in text(status(pools=(pool("sip"),)))
 
 
+NARROW_LABELS = """\
+  BACKEND  ADDRESS         STATE  ADMIN    WT  SHARE  PACKETS  SINCE
+  ns1      10.0.0.11:5353  ✓ up   enabled   1  50.0%    12.3k  2h13m
+  ns2      10.0.0.12:5353  ✓ up   enabled   1  50.0%    12.3k  2h13m
+    rack=r2, site=ams
+"""
+
+
+@pytest.mark.parametrize("width", range(40, 130))
+def test_labels_on_a_narrow_terminal(width: int) -> None:
+    """Labels are never cut: if their column has no room, they have separate lines."""
+    shown = text(labelled(), width=width)
+    assert "rack=r2, site=ams" in shown
+    assert max(map(len, shown.splitlines())) <= max(width, 79)
+    assert (NARROW_LABELS in shown) is (68 <= width < 87)
+
+
 def test_status_by_label(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """Only backends with all labels are shown, and only their pools; the counts of a pool are those of all backends."""
     api.show(labelled())

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from browser import PATIENCE, VIEWS, enter_token, load_time, opened, row, tcp_address
 from daemon_process import PORT, TOKEN, Running, dns
 from fake_service import a_backend, a_pool
@@ -251,6 +252,22 @@ def test_a_cause_is_said_once(chromium: Browser) -> None:
     with served(service) as api, opened(chromium, api.url) as (page, faults):
         sentences = page.locator("#troubles .what")
         expect(sentences).to_have_text([sentence for _, sentence in SENTENCES.values()])
+        assert [] == faults
+
+
+TUNNEL = "the tunnel to 10.0.0.11 could not be made, or was deleted"
+
+
+@pytest.mark.parametrize(
+    ("reason", "known"), [(TUNNEL, True), ("the tunnel to 10.0.0.11", False), ("or was deleted", False), ("::1", False)]
+)
+def test_a_cause_with_some_of_the_words(chromium: Browser, reason: str, known: bool) -> None:
+    """What the host lacks is shown if the reason of a backend has only some of its words."""
+    service, line = Traffic(), f"{TUNNEL}, for backend dns/ns1; the daemon tries again"
+    service.put(a_pool("dns", a_backend("ns1", **DOWN, reason=reason), lacking=(line,)))
+    cause = "not ready: 0 usable, the quorum is 1" if known else f"not ready: {line}"
+    with served(service) as api, opened(chromium, api.url) as (page, faults):
+        expect(page.locator("#troubles .what")).to_have_text(f"{cause}; 1 backend down: {reason}")
         assert [] == faults
 
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from browser import PATIENCE, VIEWS, opened, row
-from page_service import answer, explanation, kept_changes, kept_events, notices, served, showcase
+from fake_service import NOON, a_backend, a_check, a_collector, a_name, a_pool
+from page_service import Traffic, answer, explanation, kept_changes, kept_events, notices, served, showcase
 from playwright.sync_api import expect
 from web_server import TOKEN
+
+from nftlb.model import EventKind
+from nftlb.service import Event, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from page_service import Served
     from playwright.sync_api import Browser, Page
+
+    from nftlb.service import Overview
 
 pytest_plugins = ("browser_fixtures",)
 expect.set_options(timeout=PATIENCE)
@@ -126,6 +132,64 @@ def test_a_phone_cuts_nothing_off(chromium: Browser) -> None:
             page.evaluate(f"location.hash = '#{view}'")
             expect(page.locator(f"#view-{view}")).to_be_visible()
             assert [] == page.evaluate(CUT, TEXTS), view
+
+
+WORD = "x" * 4000
+OVERFLOWING = "one => [one.scrollWidth, one.clientWidth]"
+
+
+class Wordy(Traffic):
+    """A daemon with the longest names, and with reasons and errors that have no blanks."""
+
+    def __init__(self) -> None:
+        super().__init__(faults=(Fault(what="f" * 60, message=WORD, since=NOON),))
+        labels = {letter * 32: letter * 63 for letter in "nm"}
+        down: dict[str, Any] = {"up": False, "in_rotation": False, "reason": WORD, "labels": labels}
+        address = "2001:db8:1111:2222:3333:4444:5555:6666"
+        self.put(
+            a_pool(
+                "p" * 48,
+                a_backend("b" * 80, address=address, checks=(a_check(passed=False, reason=WORD),), **down),
+                listen=(f"[{address}]:50000-60000/udp",) * 3,
+                labels=labels,
+                lacking=(WORD,),
+                names=(a_name("n" * 48, "h" * 253, trouble=WORD, kept={"k" * 80: WORD}),),
+                collectors=(a_collector("c" * 48, up=False, reason=WORD),),
+            )
+        )
+        values = {"pool": "p" * 48, "backend": "b" * 80, "reason": WORD, "details": {"backends": WORD}}
+        self.kept.add(Event(kind=EventKind.BACKEND_DOWN, at=NOON, **values))
+
+    async def overview(self) -> Overview:
+        found = await super().overview()
+        refused = {"file": f"/{WORD}", "success": False, "problems": (WORD, f"/{WORD}:1:1: {WORD}")}
+        failed = {"synced": False, "error": WORD}
+        changed = {"config": found.config.model_copy(update=refused), "kernel": found.kernel.model_copy(update=failed)}
+        return found.model_copy(update=changed)
+
+
+@pytest.mark.parametrize("width", [PHONE, 768, DESKTOP])
+def test_long_words(chromium: Browser, width: int) -> None:
+    """No view and no dialog is wider than the screen, however long names, reasons and errors are."""
+    with served(Wordy()) as api, opened(chromium, "about:blank", width=width) as (page, faults):
+        finding = {"subject": WORD, "severity": "error", "message": WORD, "fix": [WORD]}
+        answer(page, "api/v1/notices", {"at": None, "findings": [finding]})
+        change = {"at": NOON.isoformat(), "reason": WORD, "events": [], "lines": [f"+ {WORD}"], "cut": False}
+        answer(page, "api/v1/ruleset/changes", {"changes": [change]})
+        page.goto(api.url)
+        for view, shown in zip(VIEWS, ("tr.backend", ".event", ".swap", "#explain-form", ".notice"), strict=True):
+            page.evaluate(f"location.hash = '#{view}'")
+            expect(page.locator(shown)).to_be_visible()
+            assert width >= page.evaluate("document.documentElement.scrollWidth"), view
+        page.evaluate("location.hash = '#pools'")
+        details = page.locator("#details")
+        for name in ("p" * 48, "b" * 80):
+            page.locator("#rows").get_by_role("button", name=name, exact=True).click()
+            expect(details).to_be_visible()
+            wide, seen = details.evaluate(OVERFLOWING)
+            assert wide <= seen, name
+            page.keyboard.press("Escape")
+        assert [] == faults
 
 
 @pytest.mark.parametrize("width", [DESKTOP, 768])

@@ -115,6 +115,11 @@ function unready(pool) {
 
 const OTHERS = / and (\d+) more$/, OPTION = /, `device` of …,?/g;  // of a line of `lacking`
 
+/** Whether a line begins with a reason. The reason of a check, such as "no address", may also be in other parts of a line. */
+function says(line, reason) {
+  return Boolean(reason) && [reason, "there is " + reason].some(text => line.startsWith(text) && /^([,;]|$)/.test(line.slice(text.length)));
+}
+
 /**
  * Whether a line of `lacking` says only what `reasons` say: [name, general reason] of the backends that are down. A line
  * may stand for many backends, and names some of them: all must be down for that reason.
@@ -122,7 +127,7 @@ const OTHERS = / and (\d+) more$/, OPTION = /, `device` of …,?/g;  // of a lin
 function isKnown(line, pool, reasons) {
   const named = [...line.matchAll(namesIn(pool))].map(([, one, other]) => one || other);
   if (!named.length) return false;
-  const text = general(line, pool).replaceAll(OPTION, ""), same = new Set(reasons.filter(([, reason]) => reason && text.includes(reason)).map(([name]) => name));
+  const text = general(line, pool).replaceAll(OPTION, ""), same = new Set(reasons.filter(([, reason]) => says(text, reason)).map(([name]) => name));
   return named.every(name => same.has(name)) && same.size >= new Set(named).size + Number((line.match(OTHERS) || [0, 0])[1]);
 }
 
