@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -339,6 +339,17 @@ def test_a_page_that_slept(chromium: Browser) -> None:
         die(api, "dns", "ns1", "refused")
         expect(row(page, "ns1")).to_contain_text("refused")
         assert [] == [title for title in page.evaluate("window.titles") if "no answer" in title]
+        assert [] == faults
+
+
+def test_another_clock(chromium: Browser) -> None:
+    """Times are those of the daemon, also if the clock of the browser is years behind."""
+    service = showcase()
+    service.started = datetime.now(UTC) - timedelta(hours=2, minutes=30)
+    with served(service) as api, opened(chromium, "about:blank") as (page, faults):
+        page.clock.install(time=NOON - timedelta(days=2000))
+        start(page, api.url)
+        expect(page.locator("#version")).to_contain_text("up for 2 h")
         assert [] == faults
 
 
