@@ -103,8 +103,8 @@ class Applier:
     can log refused packets; pools that use this log only by default are loaded without the log if the kernel can't log.
     `obstacles` finds what keeps replies from being rewritten in prerouting. `supports` tells whether the kernel has an
     option of flows (`flow_options.py`); a pool is loaded without a missing option. `missing_tunnels` tells which types
-    of tunnels the kernel lacks. `linger`: for so many seconds, in-flight replies of former backends still get the
-    address of the service. `vouches`: see Swapper.
+    of tunnels the kernel lacks. `interfaces` returns the names of all interfaces, with their numbers. `linger`: for so
+    many seconds, in-flight replies of former backends still get the address of the service. `vouches`: see Swapper.
 
     A method whose step the kernel refuses undoes the earlier steps and raises KernelError or SystemFault.
     """
@@ -119,7 +119,7 @@ class Applier:
     obstacles: Callable[[Config], Obstacles] = find_obstacles
     supports: Callable[[Kernel, str], bool] = has_option
     missing_tunnels: Callable[[Iterable[tuple[Encap, int]]], frozenset[tuple[Encap, int]]] = missing_kinds
-    interfaces: Callable[[], Collection[str]] = lambda: [name for _, name in socket.if_nameindex()]
+    interfaces: Callable[[], Mapping[str, int]] = lambda: {name: index for index, name in socket.if_nameindex()}
     linger: float = 0.0
     clock: Callable[[], float] = time.monotonic
     vouches: InitVar[Callable[[int, int], bool]] = no_monitor
@@ -131,6 +131,8 @@ class Applier:
     """The options of flows that the kernel lacked at the last load."""
     _absent: frozenset[str] = field(default=frozenset(), init=False)
     """The interfaces that the last load left out."""
+    _indices: Mapping[str, int] | None = field(default=None, init=False)
+    """The interfaces at the last load, with their numbers."""
     _unrouted: RoutingChange | None = field(default=None, init=False)
     """The routing rules of the last load, if the kernel refused some of them."""
     _replies: Mapping[Need, float] = field(default_factory=dict, init=False)
@@ -174,6 +176,7 @@ class Applier:
                 compiled, replies = self._compile_over(old, reduced, membership, previous, taken)
                 target = compiled.ruleset(membership)
             count = self._delete(due.before)
+            self._follow_interfaces()
             made = self.swapper.swap(target)
         except BaseException:
             with suppress(NftlbError):
@@ -316,6 +319,16 @@ class Applier:
             current = {mark: hop for mark, hop in self.routing.current().items() if mark not in taken.marks}
             lines += routing_difference(current, wanted)
         return "".join(f"{line}\n" for line in lines)
+
+    def _follow_interfaces(self) -> None:
+        """List the tables again if an interface was replaced by another of its name, with which rules look the same.
+
+        This comes after the routing rules, which make tunnels again.
+        """
+        indices = self.interfaces()
+        if self._indices not in (None, indices):
+            self.swapper.forget()
+        self._indices = indices
 
     def _compile_over(
         self, old: Ruleset, config: Config, membership: Membership, previous: Allocation, taken: ForeignNumbers

@@ -92,6 +92,13 @@ class Swapper:
         self._generation = generation
         return self._known
 
+    def forget(self) -> None:
+        """List our tables again at the next use: the kernel changes them without a transaction, too.
+
+        It removes the hooks of a deleted interface. Rules keep the number of their interface, whatever has its name.
+        """
+        self._known = None
+
     def unchanged_by_others(self) -> bool:
         """Whether no other program has written to our tables since our last swap, even if they were listed since."""
         if self._known is None or self._strayed:

@@ -116,7 +116,7 @@ class Fake:
             self.kernel,
             delete_connections=lambda _: 0,
             wait=lambda: None,
-            interfaces=list,
+            interfaces=dict,
             linger=linger,
             clock=lambda: self.now,
         )
@@ -138,7 +138,7 @@ class Fake:
 
 
 def is_as_configured(kernel: FakeNft, wanted: Config) -> bool:
-    return Applier(kernel, interfaces=list).diff(wanted) == ""
+    return Applier(kernel, interfaces=dict).diff(wanted) == ""
 
 
 def test_rules_for_replies_stay_for_the_linger_time() -> None:

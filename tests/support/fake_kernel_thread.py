@@ -101,7 +101,7 @@ class FakeKernelThread(KernelThread):
             lookup=lambda _: {},
             wait=lambda: None,
             supports=lambda *_: self.has_options,
-            interfaces=lambda: self.interfaces,
+            interfaces=lambda: dict.fromkeys(self.interfaces, 1),
             linger=LINGER,
             clock=lambda: self.now,
             vouches=vouches,

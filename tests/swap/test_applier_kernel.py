@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
@@ -442,3 +442,33 @@ def test_versions_whose_hashes_are_the_same(forward: Forward, monkeypatch: pytes
             assert {"b1", "b2", "b3"} - {down} == {datagram.backend for datagram in client.exchange(6)}
         lab.balancer.call(lambda: applier.update(Membership()))
         assert ["b1", "b2", "b3"] == sorted(datagram.backend for datagram in client.exchange(3))
+
+
+FAST = {"forward": Forward.STATELESS, "ingress": ("eth1",)}
+
+
+def test_a_load_follows_an_interface_that_was_replaced() -> None:
+    """Another interface got the name of the fast path's interface, or of a backend's: rules had the old interface."""
+    with Namespace("replaced") as host:
+
+        def ip(command: str) -> None:
+            host.run(["ip", *command.split()])
+
+        ip("link add eth1 type veth peer name eth2")
+        kernel = host.call(LibNftables)
+        with closing(kernel):
+            applier = host.call(Applier, kernel)
+            wanted = config(pool("fast", UDP, (backend("a", "10.0.7.1", device="eth2"),), **FAST))
+            assert host.call(applier.load, wanted)
+            assert not host.call(applier.load, wanted)
+
+            ip("link set eth2 name old")
+            ip("link add eth2 type veth peer name eth3")
+            assert host.call(applier.load, wanted)
+            assert "" == host.call(applier.diff, wanted)
+            assert not host.call(applier.load, wanted)
+
+            ip("link delete eth1")
+            ip("link add eth1 type veth peer name eth4")
+            host.call(applier.load, wanted)
+            assert "" == host.call(applier.diff, wanted)

@@ -309,7 +309,7 @@ def test_staged_lists_are_those_of_the_load(interfaces: tuple[str, ...], *, reac
         lookup=lambda addresses: {address: Hop(address, "eth0") for address in addresses} if reachable else {},
         wait=kernel.wait,
         obstacles=lambda _: {},
-        interfaces=lambda: interfaces,
+        interfaces=lambda: dict.fromkeys(interfaces, 1),
     )
     staged = applier.lists(wanted)
     applier.load(wanted, lenient=True)
@@ -351,7 +351,7 @@ def test_lists_of_a_fast_path_through_tunnels(*, has: bool) -> None:
         delete_connections=lambda _: 0,
         routing=MadeTunnels() if has else NoRouting(),
         wait=kernel.wait,
-        interfaces=lambda: ("eth0",),
+        interfaces=lambda: {"eth0": 1},
         missing_tunnels=missing,
     )
     staged = applier.lists(wanted)
