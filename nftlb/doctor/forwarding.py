@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from nftlb.kernel.policy_routing import PROTOCOL
 from nftlb.kernel.surroundings import ALL_INTERFACES
-from nftlb.model import Encap, Family, Forward, Per, Protocol
+from nftlb.model import Balance, Encap, Family, Forward, Per, Protocol
 from nftlb.requirements import FORWARDING_SYSCTLS, interface_lack, no_forwarding
 
 from .finding import Finding, error, not_known, ok, sysctl_command, warning
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 _STRICT, _LOOSE = 1, 2
 _VERSIONS = {Family.IP: 4, Family.IP6: 6}
+_RULES_OF_BRIDGES = {
+    Family.IP: "net/bridge/bridge-nf-call-iptables",
+    Family.IP6: "net/bridge/bridge-nf-call-ip6tables",
+}
 
 # Where marks could begin instead: round numbers, which are also the numbers of routing tables.
 _FIRST_MARKS = range(10_000, 1_000_000, 10_000)
@@ -107,6 +111,7 @@ def check_hidden_settings(config: Config, host: HostFacts) -> Iterator[Finding]:
         "whether this host sends ICMP redirects": (Forward.DSR, Encap.NONE) in modes,
         "the time-outs of conntrack": any(forward is Forward.NAT for forward, _ in modes),
         "the ports that Linux gives to sockets": any(forward is not Forward.NAT for forward, _ in modes),
+        "whether packets pass rules in bridges": any(_bridges(pool, host) for pool in config.pools),
     }
     if any(things.values()):
         names = ", ".join(name for name, matters in things.items() if matters)
@@ -197,6 +202,8 @@ def check_interfaces(config: Config, host: HostFacts) -> Iterator[Finding]:
         entrances = [found for found in map(host.interface, pool.ingress) if found]
         yield from _check_vlans(pool, entrances, host)
         yield from _check_macvlans(pool, entrances, host)
+        yield from _check_bridges(pool, host)
+        yield from _check_vrfs(pool, host)
         if entrances and pool.encap is Encap.NONE:
             yield from _check_fast_path(pool, entrances, host)
     for name, offloads in host.joining_offloads.items():
@@ -227,7 +234,10 @@ def _check_fast_path(pool: Pool, entrances: list[Interface], host: HostFacts) ->
             f"{pool.name} are lost on the fast path, and their senders get no error",
             f"ip link set {device.name} mtu {entrance.mtu}",
         )
-    names = ", ".join(entrance.name for entrance in entrances if not _macvlans(pool, entrance, host))
+    slow = _ruled_bridges(pool, host)
+    names = ", ".join(
+        entrance.name for entrance in entrances if entrance not in slow and not _macvlans(pool, entrance, host)
+    )
     if not narrow and names:
         yield ok(f"pool {pool.name}", f"can use the fast path from {names} to {', '.join(sorted(exits))}")
 
@@ -264,6 +274,53 @@ def _macvlans(pool: Pool, entrance: Interface, host: HostFacts) -> list[str]:
     """The macvlans above an interface that `ingress` does not name."""
     above = [found.name for found in host.interfaces if found.macvlan_of == entrance.index]
     return [name for name in above if name not in pool.ingress]
+
+
+def _check_bridges(pool: Pool, host: HostFacts) -> Iterator[Finding]:
+    """Where rules see the packets of bridges, they see them before the ingress hook of the bridge, and join fragments.
+
+    With `dsr`, they leave the packet as it is, so the fast path forwards what was joined, which is too large.
+    """
+    lost = ", and the fragments of larger packets are lost" if pool.forward is Forward.DSR else ""
+    for bridge, sysctls in _ruled_bridges(pool, host).items():
+        settings = " and ".join(name.rpartition("/")[2] for name in sysctls)
+        yield warning(
+            f"interface {bridge.name}",
+            f"is a bridge whose packets pass the ordinary rules before the fast path of pool {pool.name} ({settings}): "
+            f"packets are not faster{lost}",
+            f"remove {bridge.name} from `ingress`; or, if no other program needs it, set {settings} to 0",
+        )
+
+
+def _ruled_bridges(pool: Pool, host: HostFacts) -> dict[Interface, list[str]]:
+    """The bridges in `ingress` whose packets pass rules of IP in the bridge, each with the sysctls that cause this."""
+    sysctls = [name for family, name in _RULES_OF_BRIDGES.items() if family in pool.families and host.sysctls.get(name)]
+    return dict.fromkeys(_bridges(pool, host), sysctls) if sysctls else {}
+
+
+def _bridges(pool: Pool, host: HostFacts) -> list[Interface]:
+    return [found for found in map(host.interface, pool.ingress) if found and found.bridge]
+
+
+def _check_vrfs(pool: Pool, host: HostFacts) -> Iterator[Finding]:
+    """Packets from interfaces of a VRF pass the prerouting hooks again, as packets of the VRF.
+
+    With `nat` and `stateless`, they have the address of a backend by then. With `dsr` they take a second turn.
+    """
+    if pool.forward is not Forward.DSR or pool.balance is not Balance.ROUND_ROBIN:
+        return
+    names = {interface.index: interface.name for interface in host.interfaces}
+    inside: dict[str, list[str]] = {}
+    for interface in _interfaces_up(host):
+        if interface.vrf and interface.name not in pool.ingress:
+            inside.setdefault(names.get(interface.vrf, "?"), []).append(interface.name)
+    for vrf, members in inside.items():
+        yield warning(
+            f"interface {vrf}",
+            f"is a VRF: the kernel passes each packet from {', '.join(members)} to the rules twice, so the packet "
+            f"takes two turns of pool {pool.name}, and of two backends only one gets packets",
+            f"add {', '.join(members)} to `ingress` if clients of the pool send there",
+        )
 
 
 def _exit(pool: Pool, backend: Backend, host: HostFacts) -> Interface | None:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from nftlb.model import Encap
 
 _GLOBAL = (
+    "net/bridge/bridge-nf-call-ip6tables",
+    "net/bridge/bridge-nf-call-iptables",
     "net/netfilter/nf_conntrack_checksum",
     "net/netfilter/nf_conntrack_sctp_timeout_established",
     "net/netfilter/nf_conntrack_udp_timeout",

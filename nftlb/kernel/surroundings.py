@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 # include/uapi/linux/rtnetlink.h, netconf.h: links; then addresses, routes, rules and settings of IPv4 and IPv6
 _GROUPS = (1, 5, 9, 7, 11, 8, 19, 24, 25)
 _NUMBER = struct.Struct("=I")
-_IFLA_LINK, _IFLA_LINKINFO, _IFLA_LINK_NETNSID, _IFLA_INFO_KIND = 5, 18, 37, 1
+_IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_LINK_NETNSID = 5, 10, 18, 37
+_IFLA_INFO_KIND, _IFLA_INFO_SLAVE_KIND = 1, 4
 _IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x08, 0x40
 _RTM_GETNETCONF = 82
 _NETCONFMSG = struct.Struct("=Bxxx")
@@ -46,7 +47,8 @@ class Interface:
     """One network interface. `unusable`: its addresses that the kernel does not use (yet), because of DAD.
 
     `vlan_of` is the index of the interface that carries the frames of this VLAN; 0 for an interface without a VLAN, or
-    if that interface is in another network namespace. `macvlan_of` is the same for a macvlan.
+    if that interface is in another network namespace. `macvlan_of` is the same for a macvlan. `vrf` is the index of the
+    VRF that the interface belongs to; 0 for none.
     """
 
     index: int
@@ -57,6 +59,8 @@ class Interface:
     addresses: frozenset[IPv4Address | IPv6Address] = frozenset()
     vlan_of: int = 0
     macvlan_of: int = 0
+    vrf: int = 0
+    bridge: bool = False
 
 
 class Lookup(NamedTuple):
@@ -175,6 +179,9 @@ def read_interfaces(netlink: Netlink) -> tuple[Interface, ...]:
     for body in netlink.dump_all(rtnetlink.RTM_GETLINK, rtnetlink.IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
         _, _, index, flags, _ = rtnetlink.IFINFOMSG.unpack_from(body)
         found = attributes(body, rtnetlink.IFINFOMSG.size)
+        kinds = attributes(found.get(_IFLA_LINKINFO, b""), 0)
+        kind = kinds.get(_IFLA_INFO_KIND, b"").rstrip(b"\0")
+        in_vrf = kinds.get(_IFLA_INFO_SLAVE_KIND, b"").rstrip(b"\0") == b"vrf"
         interfaces.append(
             Interface(
                 index,
@@ -183,20 +190,21 @@ def read_interfaces(netlink: Netlink) -> tuple[Interface, ...]:
                 bool(flags & rtnetlink.IFF_UP),
                 frozenset(unusable.get(index, ())),
                 frozenset(addresses.get(index, ())),
-                _below(found, b"vlan"),
-                _below(found, b"macvlan"),
+                _below(found) if kind == b"vlan" else 0,
+                _below(found) if kind == b"macvlan" else 0,
+                _NUMBER.unpack(found[_IFLA_MASTER])[0] if in_vrf else 0,
+                kind == b"bridge",
             )
         )
     return tuple(sorted(interfaces, key=lambda interface: interface.index))
 
 
-def _below(link: Mapping[int, bytes], wanted: bytes) -> int:
-    """Return the index of the interface below an interface of the wanted kind; 0 for interfaces of other kinds.
+def _below(link: Mapping[int, bytes]) -> int:
+    """Return the index of the interface below an interface; 0 if there is none.
 
     Also 0 if the interface below is in another network namespace: its index there may be that of any interface here.
     """
-    kind = attributes(link.get(_IFLA_LINKINFO, b""), 0).get(_IFLA_INFO_KIND, b"").rstrip(b"\0")
-    if kind != wanted or _IFLA_LINK not in link or _IFLA_LINK_NETNSID in link:
+    if _IFLA_LINK not in link or _IFLA_LINK_NETNSID in link:
         return 0
     (index,) = _NUMBER.unpack(link[_IFLA_LINK])
     return int(index)

@@ -22,6 +22,8 @@ from nftlb.model import Encap
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from nftlb.doctor import Finding
+
 
 class TestJudgements:
     """Hosts that are hard to make for real."""
@@ -177,6 +179,47 @@ class TestJudgements:
         both = fast.replace("[eth0]", "[eth0, vrrp.51]")
         assert [True] == ["can use the fast path from eth0, vrrp.51" in message for message in said(both)]
         assert faults(check_facts(both, interfaces=devices)) == []
+
+    def test_the_fast_path_of_a_bridge_whose_packets_pass_rules_first(self) -> None:
+        """Rules see the packets of bridges before the fast path if a sysctl says so. Each IP version has its sysctl."""
+        sysctls = {"net/bridge/bridge-nf-call-iptables": 1, "net/bridge/bridge-nf-call-ip6tables": 1}
+        devices = (*HEALTHY.interfaces, Interface(7, "br0", bridge=True))
+        fast = NAT.replace("  dns:\n", "  dns:\n    forward: stateless\n    ingress: [br0]\n")
+
+        def found(text: str, **changes: int) -> list[Finding]:
+            return [
+                one
+                for one in check_facts(text, interfaces=devices, sysctls={**sysctls, **changes})
+                if one.subject == "interface br0" or "can use the fast path" in one.message
+            ]
+
+        (finding,) = found(fast)
+        assert finding.severity is Severity.WARNING
+        assert "(bridge-nf-call-iptables and bridge-nf-call-ip6tables): packets are not faster" in finding.message
+        assert "lost" not in finding.message
+        # `--fix` must not run this: firewalls of containers may need the setting.
+        assert finding.fix.startswith("remove br0 from `ingress`; or, if no other program needs it, set bridge-nf-call")
+        (finding,) = found(DSR.replace("[eth0]", "[br0]"), **{"net/bridge/bridge-nf-call-iptables": 0})
+        assert "(bridge-nf-call-ip6tables)" in finding.message
+        assert "the fragments of larger packets are lost" in finding.message
+        assert [Severity.OK] == [one.severity for one in found(fast, **dict.fromkeys(sysctls, 0))]
+        assert [Severity.OK] == [one.severity for one in found(fast.replace("[br0]", "[eth0]"))]
+
+    def test_dsr_from_interfaces_of_a_vrf(self) -> None:
+        """Packets from a VRF take two turns of `dsr` pools, unless they take the fast path."""
+        devices = tuple(replace(one, vrf=7 if one.name == "eth0" else 0) for one in HEALTHY.interfaces)
+        devices = (*devices, Interface(7, "blue"))
+        slow = DSR.replace("    ingress: [eth0]\n", "")
+
+        def found(text: str) -> list[Finding]:
+            return [one for one in check_facts(text, interfaces=devices) if one.subject == "interface blue"]
+
+        (finding,) = found(slow)
+        assert finding.severity is Severity.WARNING
+        assert "each packet from eth0 to the rules twice" in finding.message
+        assert "two turns of pool dns" in finding.message
+        assert "add eth0 to `ingress`" in finding.fix
+        assert [] == found(DSR) + found(NAT) + found(slow.replace("forward: dsr", "forward: dsr\n    balance: hash"))
 
     def test_services_of_ipvs(self) -> None:
         """Read as the kernel prints them. Only a service at a listener's address, port and protocol matters."""

@@ -68,14 +68,17 @@ def test_the_hardware_address_of_vrrp(version: int) -> None:
 
 TAG = bytes.fromhex("8100 0064")
 """The tag of VLAN 100, behind the two hardware addresses of a frame."""
+PRIORITY_TAG = bytes.fromhex("8100 a000")
+"""A tag with a priority, and without a VLAN: such a frame is for the interface itself."""
 ALL_FRAMES = 0x0003
 
 
+@pytest.mark.parametrize(("tag", "served"), [(TAG, 0), (PRIORITY_TAG, 6)], ids=["vlan", "priority"])
 @pytest.mark.parametrize("version", [4, 6])
-def test_frames_of_a_vlan_keep_their_tag(version: int) -> None:
+def test_frames_of_a_vlan_keep_their_tag(version: int, tag: bytes, served: int) -> None:
     """A limit, of which `nftlb doctor` warns: the fast path sends frames of a VLAN on with their tag.
 
-    They come to the hosts of backends, whose servers never get them.
+    They come to the hosts of backends, whose servers never get them. Servers get frames that only have a priority.
     """
     with PoolLab(STATELESS_INGRESS, offload=False) as pool_lab, ExitStack() as stack:
         client = pool_lab.lab.client
@@ -90,7 +93,7 @@ def test_frames_of_a_vlan_keep_their_tag(version: int) -> None:
             frame = wire.recv(2048)
         taps = [stack.enter_context(Tap(host)) for host in pool_lab.lab.backends]
         for _ in range(6):
-            wire.send(frame[:12] + TAG + frame[12:])
-        assert 1 == len(pool_lab.servers.settle())
+            wire.send(frame[:12] + tag + frame[12:])
+        assert 1 + served == len(pool_lab.servers.settle())
         ports = [[packet.destination[1] for packet in tap.datagrams() if packet.payload == frame[-64:]] for tap in taps]
         assert [[pool_lab.mode.port] * 2] * 3 == ports
