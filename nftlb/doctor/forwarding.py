@@ -12,7 +12,7 @@ from nftlb.requirements import FORWARDING_SYSCTLS, interface_lack, no_forwarding
 from .finding import Finding, error, not_known, ok, sysctl_command, warning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from nftlb.compiler.reply_form import Obstacles
     from nftlb.kernel.rtnetlink import RoutingRule
@@ -111,7 +111,7 @@ def check_hidden_settings(config: Config, host: HostFacts) -> Iterator[Finding]:
         "whether this host sends ICMP redirects": (Forward.DSR, Encap.NONE) in modes,
         "the time-outs of conntrack": any(forward is Forward.NAT for forward, _ in modes),
         "the ports that Linux gives to sockets": any(forward is not Forward.NAT for forward, _ in modes),
-        "whether packets pass rules in bridges": any(_bridges(pool, host) for pool in config.pools),
+        "whether packets pass rules in bridges": any(found.bridge for found in host.interfaces),
     }
     if any(things.values()):
         names = ", ".join(name for name, matters in things.items() if matters)
@@ -234,7 +234,7 @@ def _check_fast_path(pool: Pool, entrances: list[Interface], host: HostFacts) ->
             f"{pool.name} are lost on the fast path, and their senders get no error",
             f"ip link set {device.name} mtu {entrance.mtu}",
         )
-    slow = _ruled_bridges(pool, host)
+    slow = _bridges(entrances) if _rules_in_bridges(pool, host) else []
     names = ", ".join(
         entrance.name for entrance in entrances if entrance not in slow and not _macvlans(pool, entrance, host)
     )
@@ -279,27 +279,39 @@ def _macvlans(pool: Pool, entrance: Interface, host: HostFacts) -> list[str]:
 def _check_bridges(pool: Pool, host: HostFacts) -> Iterator[Finding]:
     """Where rules see the packets of bridges, they see them before the ingress hook of the bridge, and join fragments.
 
-    With `dsr`, they leave the packet as it is, so the fast path forwards what was joined, which is too large.
+    With `dsr`, they leave the packet as it is, so the fast path forwards what was joined, which is too large. With
+    other modes, the bridge itself sends the packet to a backend behind it, but never out of the port of its arrival.
     """
+    sysctls = _rules_in_bridges(pool, host)
+    if not sysctls:
+        return
+    settings = " and ".join(name.rpartition("/")[2] for name in sysctls)
+    fix = f"if no other program needs it, set {settings} to 0"
     lost = ", and the fragments of larger packets are lost" if pool.forward is Forward.DSR else ""
-    for bridge, sysctls in _ruled_bridges(pool, host).items():
-        settings = " and ".join(name.rpartition("/")[2] for name in sysctls)
+    for bridge in _bridges(map(host.interface, pool.ingress)):
         yield warning(
             f"interface {bridge.name}",
             f"is a bridge whose packets pass the ordinary rules before the fast path of pool {pool.name} ({settings}): "
             f"packets are not faster{lost}",
-            f"remove {bridge.name} from `ingress`; or, if no other program needs it, set {settings} to 0",
+            f"remove {bridge.name} from `ingress`; or, {fix}",
         )
+    if pool.forward is not Forward.DSR:
+        for bridge in _bridges(_exit(pool, backend, host) for backend in pool.backends):
+            yield warning(
+                f"interface {bridge.name}",
+                f"is a bridge whose packets pass the ordinary rules in the bridge ({settings}): packets of pool "
+                f"{pool.name} are lost if clients and backends are behind the same port of the bridge",
+                fix,
+            )
 
 
-def _ruled_bridges(pool: Pool, host: HostFacts) -> dict[Interface, list[str]]:
-    """The bridges in `ingress` whose packets pass rules of IP in the bridge, each with the sysctls that cause this."""
-    sysctls = [name for family, name in _RULES_OF_BRIDGES.items() if family in pool.families and host.sysctls.get(name)]
-    return dict.fromkeys(_bridges(pool, host), sysctls) if sysctls else {}
+def _rules_in_bridges(pool: Pool, host: HostFacts) -> list[str]:
+    """The sysctls by which packets of the pool pass rules of IP in bridges."""
+    return [name for family, name in _RULES_OF_BRIDGES.items() if family in pool.families and host.sysctls.get(name)]
 
 
-def _bridges(pool: Pool, host: HostFacts) -> list[Interface]:
-    return [found for found in map(host.interface, pool.ingress) if found and found.bridge]
+def _bridges(interfaces: Iterable[Interface | None]) -> list[Interface]:
+    return list(dict.fromkeys(found for found in interfaces if found and found.bridge))
 
 
 def _check_vrfs(pool: Pool, host: HostFacts) -> Iterator[Finding]:

@@ -205,6 +205,21 @@ class TestJudgements:
         assert [Severity.OK] == [one.severity for one in found(fast, **dict.fromkeys(sysctls, 0))]
         assert [Severity.OK] == [one.severity for one in found(fast.replace("[br0]", "[eth0]"))]
 
+    def test_backends_behind_a_bridge_whose_packets_pass_rules(self) -> None:
+        """Clients behind the same port are not served, except by `dsr`, which leaves the destination as it is."""
+        devices = tuple(replace(one, bridge=one.name == "eth0") for one in HEALTHY.interfaces)
+
+        def found(text: str, value: int = 1) -> list[Finding]:
+            sysctls = {"net/bridge/bridge-nf-call-iptables": value}
+            findings = check_facts(text, interfaces=devices, sysctls=sysctls)
+            return [one for one in findings if one.subject == "interface eth0"]
+
+        (finding,) = found(NAT)
+        assert finding.severity is Severity.WARNING
+        assert "packets of pool dns are lost if clients and backends are behind the same port" in finding.message
+        assert "if no other program needs it, set bridge-nf-call-iptables to 0" == finding.fix
+        assert [] == found(NAT, 0) + found(DSR.replace("    ingress: [eth0]\n", ""))
+
     def test_dsr_from_interfaces_of_a_vrf(self) -> None:
         """Packets from a VRF take two turns of `dsr` pools, unless they take the fast path."""
         devices = tuple(replace(one, vrf=7 if one.name == "eth0" else 0) for one in HEALTHY.interfaces)

@@ -11,9 +11,10 @@ from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 import pytest
-from pool_lab import DSR_INGRESS, NAT, PORT, STATELESS_INGRESS, PoolLab, close_slow_path, down, vip
+from pool_lab import DSR, DSR_INGRESS, NAT, PORT, STATELESS_INGRESS, PoolLab, close_slow_path, down, vip
 
 from nftlb.lab import Namespace, links
+from nftlb.model import Forward
 
 if TYPE_CHECKING:
     from pool_lab import Mode
@@ -172,6 +173,19 @@ def test_rules_in_bridges(mode: Mode) -> None:
                     assert [""] == [answer.backend for answer in client.exchange(1, size=FRAGMENTED, timeout=0.2)]
                 else:
                     assert_turns(client, version, FRAGMENTED)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_rules_in_a_bridge_with_clients_and_backends_behind_one_port(version: int) -> None:
+    """A limit, of which `nftlb doctor` warns: a bridge sends no packet out of the port of its arrival."""
+    with PoolLab(DSR) as pool_lab, pool_lab.lab.client.connect((vip(version), PORT), connected=False) as client:
+        bridge_rules(pool_lab, on=True)
+        put_all_above(BRIDGED, pool_lab)
+        pool_lab.load(replace(pool_lab.pool(), forward=Forward.NAT))
+        assert [""] == [answer.backend for answer in client.exchange(1, timeout=0.2)]
+        bridge_rules(pool_lab, on=False)
+        assert_turns(client, version)
+        assert_turns(client, version, FRAGMENTED)
 
 
 @pytest.mark.parametrize("mode", [NAT, STATELESS_INGRESS], ids=str)
