@@ -1,4 +1,4 @@
-"""Balancers whose interfaces are VLANs, bridges, bonds or macvlans, or that have two interfaces to a client.
+"""Balancers whose interfaces are VLANs, bridges or macvlans, or that have two interfaces to a client.
 
 ONE client socket sends everything. Kinds that this kernel lacks are skipped.
 """
@@ -66,7 +66,6 @@ KINDS = (
     VLAN,
     replace(VLAN, name="vlan-without-vlan-offload", offload=False),
     BRIDGED,
-    Kind("bond", "type bond mode active-backup miimon 10", port=True),
     MACVLAN,
 )
 
