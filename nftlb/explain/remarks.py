@@ -139,10 +139,13 @@ def _guard(pool: Pool, question: Question) -> str:
         f"{client.address}" if guard.per.is_whole(client.family) else f"all clients in {source}, which are one source,"
     )
     shared = guard.shared_rate
+    full = (
+        f"While {guard.sources} other sources have a limit (`sources`), this source shares a limit with all sources "
+        f"that have none: {shared.packets if shared else guard.most_at_once} {what} at once and "
+        f"{shared or guard.rate} later."
+    )
     return (
-        f"{who} may send {guard.most_at_once} {what} at once and {guard.rate} later; the rest is dropped.{ban} While "
-        f"{guard.sources} other sources have a limit (`sources`), it shares a limit with all sources that have none: "
-        f"{shared.packets if shared else guard.most_at_once} {what} at once and {shared or guard.rate} later."
+        f"{who} may send {guard.most_at_once} {what} at once and {guard.rate} later; the rest is dropped.{ban} {full}"
     )
 
 

@@ -582,7 +582,7 @@ def test_a_guard_is_explained() -> None:
     later = "at once and 100/second later"
     ban, full = (
         "Then it is banned for 60 s.",
-        "While 65536 other sources have a limit (`sources`), it shares a limit with",
+        "While 65536 other sources have a limit (`sources`), this source shares a limit with",
     )
     who = "all clients in 203.0.113.0/24, which are one source, may send"
     for protocol, what in (("udp", "20 packets"), ("tcp", "20 new connections")):
