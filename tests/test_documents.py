@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import textwrap
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -90,6 +91,13 @@ def test_links_lead_somewhere(path: Path) -> None:
         if anchor:
             headings = re.findall(r"(?m)^#+ (.*)$", there.read_text())
             assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], anchor
+
+
+def test_changes_are_listed_once() -> None:
+    """No two entries of CHANGELOG.md begin with the same words, as after a merge that kept both sides."""
+    begins = re.findall(r"(?m)^- .{40}", (ROOT / "CHANGELOG.md").read_text())
+
+    assert [] == [begin for begin, number in Counter(begins).items() if number > 1]
 
 
 TEXTS = sorted(
