@@ -244,10 +244,10 @@ _ICMP = {
 
 def _last_hop(pool: Pool, *, copied: bool) -> str:
     """Say what happens to a packet with a TTL of 1. `copied`: options for copies concern packets of the protocol."""
-    quoted = ", which quotes the address of a backend" if pool.forward is Forward.STATELESS else ""
+    quoted = " The error quotes the address of a backend." if pool.forward is Forward.STATELESS else ""
     return (
         "a packet of another host with a TTL (hop limit) of 1 reaches no backend elsewhere: its sender gets an ICMP "
-        f"error (time exceeded), as from a router{quoted}."
+        f"error (time exceeded), as from a router.{quoted}"
     ) + (" Such a packet is not copied." if copied and has_copies(pool) else "")
 
 
