@@ -65,20 +65,20 @@ class OwnThread(Executor):
     async def result(self, seconds: float, function: Callable[[], T], late: Callable[[T], object] | None = None) -> T:
         """Do a piece of work, and return its result or raise its error. Raises StillRunning after `seconds`.
 
-        `late` gets a result that nobody waits for any more, in the thread of the work.
+        `late` gets a result that nobody waits for any more, in the thread of the work; in the calling thread if the
+        work ended when the wait did.
         """
         work = self.submit(function)
-        answer, limit = asyncio.wrap_future(work), asyncio.timeout(seconds)
+        limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                return await answer
-        except TimeoutError:
-            if not limit.expired():  # the work itself raised the error
-                raise
-            raise StillRunning from None
-        finally:
-            if late is not None and answer.cancelled():
+                return await asyncio.wrap_future(work)
+        except BaseException as error:
+            if late is not None:
                 work.add_done_callback(partial(_pass_on, late))
+            if isinstance(error, TimeoutError) and limit.expired():  # else the work itself raised the error
+                raise StillRunning from None
+            raise
 
     def wait_for_result(self, seconds: float, function: Callable[[], T]) -> T:
         """As `result`, but the calling thread waits."""

@@ -130,3 +130,25 @@ def test_work_that_hangs_is_not_waited_for() -> None:
     assert 7 == late.get(timeout=30)
     assert 8 == thread.wait_for_result(30, lambda: 8)
     assert late.empty()
+
+
+def test_a_result_in_the_moment_of_a_cancellation() -> None:
+    """A result that has arrived is passed on too if its task is cancelled before the task goes on."""
+    thread, go, late = OwnThread("test"), threading.Event(), list[int]()
+
+    def hang() -> int:
+        assert go.wait(30)
+        return 7
+
+    async def test() -> None:
+        waiting = asyncio.create_task(thread.result(30, hang, late.append))
+        await asyncio.sleep(0)
+        go.set()
+        thread.submit(int).result(30)  # then the event loop has the result, but the task does not
+        await asyncio.sleep(0)
+        assert waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(test())
+    assert [7] == late

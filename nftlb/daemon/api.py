@@ -216,13 +216,21 @@ class ApiServer:
         while True:
             self._other_operators.clear()
             names = () if self._wanted is None else self._wanted.operators
-            # Its own thread: the end of the process does not wait for a directory service.
-            loop = asyncio.get_running_loop()
-            self._numbers = await loop.run_in_executor(self._directory, _numbers, names) if names else {}
-            unknown = ", ".join(name for name, number in self._numbers.items() if number is None)
-            message = f"no group of this host is named {unknown}; correct operators under api, or add the group"
-            self._faults.set(_OPERATORS, message if unknown else "")
+            self._faults.set(_OPERATORS, await self._look_up(names))
             await _first(self._other_operators, GROUPS_AGAIN)
+
+    async def _look_up(self, names: tuple[str, ...]) -> str:
+        """Look up groups, and return what is wrong with them; empty: nothing. If that fails, the known groups stay."""
+        # Its own thread: the end of the process does not wait for a directory service.
+        loop = asyncio.get_running_loop()
+        try:
+            self._numbers = await loop.run_in_executor(self._directory, _numbers, names) if names else {}
+        except OSError as error:
+            trouble = f"the groups under operators of api can't be looked up: {error.strerror or error}"
+            return f"{trouble}; raise TasksMax= of nftlb's service if it is reached"
+        unknown = ", ".join(name for name, number in self._numbers.items() if number is None)
+        message = f"no group of this host is named {unknown}; correct operators under api, or add the group"
+        return message if unknown else ""
 
     async def _close(self) -> None:
         server, self._server, self._where = self._server, None, None

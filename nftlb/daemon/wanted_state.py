@@ -175,7 +175,7 @@ def _read(file: str) -> bytes:
     """Read a file of the configuration. Raises ConfigError, also if its file system does not answer."""
     try:
         return wait_for_answer(file, partial(read_file, file))
-    except TimeoutError as error:
+    except OSError as error:  # no answer, or no further thread to ask
         raise ConfigError([Problem(file, 0, 0, "", f"{error.strerror}; needed: a readable file")]) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from contextlib import asynccontextmanager, closing, suppress
@@ -586,4 +587,26 @@ def test_operators_that_do_not_exist(tmp_path: Path) -> None:
             setup.server.follow(replace(config(DNS), api=replace(api, operators=("root",))))
             assert (EventKind.FAULT_GONE, "operators") == await setup.next()
 
+    asyncio.run(scene())
+
+
+def test_operators_that_can_not_be_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up without a thread is a fault, the API works, and known groups keep their rights."""
+
+    def refuse(_: tuple[str, ...]) -> dict[str, int | None]:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    api = Api(listen=UnixSocket(str(tmp_path / "api.sock")), operators=("root",))
+
+    async def scene() -> None:
+        async with running(replace(config(DNS), api=api)) as setup:
+            setup.server._numbers = {"root": 0}
+            assert (EventKind.FAULT, "operators") == await setup.next()
+            assert "HTTP/1.1 200 OK" == await get(tmp_path / "api.sock")
+            assert {0} == setup.server._operators()
+            monkeypatch.undo()
+            setup.server.follow(replace(config(DNS), api=replace(api, operators=())))
+            assert (EventKind.FAULT_GONE, "operators") == await setup.next()
+
+    monkeypatch.setattr(module, "_numbers", refuse)
     asyncio.run(scene())

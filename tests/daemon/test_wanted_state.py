@@ -1,16 +1,19 @@
-"""Errors for unknown names."""
+"""Errors for unknown names, and for files that can't be read."""
 
 from __future__ import annotations
 
+import errno
+import os
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+import pytest
+
 from nftlb.daemon import wanted_state as module
+from nftlb.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    import pytest
 
 
 def test_an_unknown_name_is_compared_with_few_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +30,14 @@ def test_an_unknown_name_is_compared_with_few_names(monkeypatch: pytest.MonkeyPa
         module._similar(name, names)
     assert [50, 0, 0, 0] == [len(known) for known in compared]
     assert "; did you mean dns7?" == module._similar("dsn7", [*(f"x{name}" for name in names), "dns7"])
+
+
+def test_a_file_without_a_thread_to_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lack of threads is a fault of the file, as if its file system did not answer."""
+
+    def refuse(*_: object) -> bytes:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(module, "wait_for_answer", refuse)
+    with pytest.raises(ConfigError, match=r"nftlb\.yaml.*temporarily unavailable"):
+        module._read("/etc/nftlb/nftlb.yaml")

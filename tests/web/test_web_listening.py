@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import stat
@@ -244,6 +245,26 @@ def test_a_late_failure_of_a_start(path: Path) -> None:
 
     run(test())
     assert not path.exists()
+
+
+def test_a_stop_without_a_further_thread(path: Path) -> None:
+    """The file of the socket stays if no thread can delete it, and the application is cleaned up."""
+    ended: list[web.Application] = []
+
+    async def note(app: web.Application) -> None:
+        ended.append(app)
+
+    async def test() -> None:
+        whole = application(two_pools(), Metrics())
+        whole.on_cleanup.append(note)
+        server = HttpServer(whole, UnixSocket(str(path)))
+        await server.start()
+        with patch("nftlb.web.server.answer_about", side_effect=BlockingIOError(errno.EAGAIN, "no thread")):
+            await server.stop()
+        assert [whole] == ended
+
+    run(test())
+    assert path.is_socket()
 
 
 def test_the_access_log_is_off(caplog: pytest.LogCaptureFixture) -> None:
