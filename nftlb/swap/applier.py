@@ -142,8 +142,8 @@ class Applier:
     """The options of flows that the kernel lacked at the last load."""
     _absent: frozenset[str] = field(default=frozenset(), init=False)
     """The interfaces that the last load left out."""
-    _indices: Mapping[str, int] | None = field(default=None, init=False)
-    """The interfaces at the last load, with their numbers."""
+    _indices: Mapping[str, int] = field(init=False)
+    """The interfaces at the last load, with their numbers; before the first load, those when this object was made."""
     _unrouted: RoutingChange | None = field(default=None, init=False)
     """The routing rules of the last load, if the kernel refused some of them."""
     _replies: Mapping[Need, float] = field(default_factory=dict, init=False)
@@ -153,6 +153,7 @@ class Applier:
 
     def __post_init__(self, vouches: Callable[[int, int], bool]) -> None:
         self.swapper = Swapper(self.kernel, self.table, self.wait, vouches=vouches)
+        self._indices = self.interfaces()
 
     def load(self, config: Config, membership: Membership | None = None, *, lenient: bool = False) -> Applied:
         """Make the kernel do exactly what the configuration says. Waits until leftovers of the old one can be deleted.
@@ -338,7 +339,7 @@ class Applier:
         This comes after the routing rules, which make tunnels again.
         """
         indices = self.interfaces()
-        if self._indices not in (None, indices):
+        if indices != self._indices:
             self.swapper.forget()
         self._indices = indices
 
