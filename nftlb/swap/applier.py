@@ -334,13 +334,12 @@ class Applier:
         return "".join(f"{line}\n" for line in lines)
 
     def _follow_interfaces(self) -> None:
-        """List the tables again if an interface was replaced by another of its name, with which rules look the same.
+        """List the tables again if an interface of rules was replaced by another of its name: the rules look the same.
 
         This comes after the routing rules, which make tunnels again.
         """
         indices = self.interfaces()
-        if indices != self._indices:
-            self.swapper.forget()
+        self.swapper.forget({name for name, _ in self._indices.items() ^ indices.items()})
         self._indices = indices
 
     def _compile_over(
