@@ -142,8 +142,8 @@ class Applier:
     """The options of flows that the kernel lacked at the last load."""
     _absent: frozenset[str] = field(default=frozenset(), init=False)
     """The interfaces that the last load left out."""
-    _indices: Mapping[str, int] | None = field(default=None, init=False)
-    """The interfaces at the last load, with their numbers."""
+    _indices: Mapping[str, int] = field(init=False)
+    """The interfaces at the last load, with their numbers; before the first load, those when this object was made."""
     _unrouted: RoutingChange | None = field(default=None, init=False)
     """The routing rules of the last load, if the kernel refused some of them."""
     _replies: Mapping[Need, float] = field(default_factory=dict, init=False)
@@ -153,6 +153,7 @@ class Applier:
 
     def __post_init__(self, vouches: Callable[[int, int], bool]) -> None:
         self.swapper = Swapper(self.kernel, self.table, self.wait, vouches=vouches)
+        self._indices = self.interfaces()
 
     def load(self, config: Config, membership: Membership | None = None, *, lenient: bool = False) -> Applied:
         """Make the kernel do exactly what the configuration says. Waits until leftovers of the old one can be deleted.
@@ -333,13 +334,12 @@ class Applier:
         return "".join(f"{line}\n" for line in lines)
 
     def _follow_interfaces(self) -> None:
-        """List the tables again if an interface was replaced by another of its name, with which rules look the same.
+        """List the tables again if an interface of rules was replaced by another of its name: the rules look the same.
 
         This comes after the routing rules, which make tunnels again.
         """
         indices = self.interfaces()
-        if self._indices not in (None, indices):
-            self.swapper.forget()
+        self.swapper.forget({name for name, _ in self._indices.items() ^ indices.items()})
         self._indices = indices
 
     def _compile_over(

@@ -92,12 +92,14 @@ class Swapper:
         self._generation = generation
         return self._known
 
-    def forget(self) -> None:
-        """List our tables again at the next use: the kernel changes them without a transaction, too.
+    def forget(self, interfaces: Collection[str]) -> None:
+        """List our tables again at the next use if they name one of these interfaces, which others have replaced.
 
-        It removes the hooks of a deleted interface. Rules keep the number of their interface, whatever has its name.
+        The kernel removes the hooks of a deleted interface without a transaction. Rules keep the number of their
+        interface, whatever has its name.
         """
-        self._known = None
+        if interfaces and self._known is not None and _names(self._known, interfaces):
+            self._known = None
 
     def unchanged_by_others(self) -> bool:
         """Whether no other program has written to our tables since our last swap, even if they were listed since."""
@@ -235,6 +237,17 @@ class Swapper:
 def _following(generation: int) -> int:
     """The next generation number: the kernel counts in 32 bits and leaves out zero."""
     return (generation + 1) & 0xFFFFFFFF or 1
+
+
+def _names(ruleset: Ruleset, interfaces: Collection[str]) -> bool:
+    """Whether hooks or rules name one of these interfaces."""
+    quoted = [f'"{name}"' for name in interfaces]
+    return any(
+        (chain.hook and any(device in interfaces for device in chain.hook.devices))
+        or any(name in rule for rule in chain.rules for name in quoted)
+        for table in ruleset.tables.values()
+        for chain in table.chains.values()
+    )
 
 
 def _content(table: Table) -> str:

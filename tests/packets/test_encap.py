@@ -184,6 +184,17 @@ def test_tunnels_that_others_delete_come_back(ipip_lab: EncapLab) -> None:
     assert not ipip_lab.lab.balancer.call(ipip_lab.applier.diff, config)
 
 
+def test_a_first_load_replaces_a_tunnel_that_is_down(ipip_lab: EncapLab) -> None:
+    """Each `nftlb apply` is a first load. It makes the tunnel again, and the fast path leads into the new tunnel."""
+    balancer = ipip_lab.lab.balancer
+    ipip_lab.load(ipip_lab.pool())
+    tunnel = tunnel_hop(Encap.IPIP, ip_address(beyond(1)[0])).device
+    balancer.run(["ip", "link", "set", tunnel, "down"])
+    ipip_lab.applier = balancer.call(Applier, ipip_lab.kernel, routing=PolicyRouting(ipip_lab.tunnels))
+    ipip_lab.load(ipip_lab.pool())
+    in_turns(ipip_lab, 4, 64)
+
+
 def test_an_interrupted_deletion_is_finished(ipip_lab: EncapLab) -> None:
     """A tunnel that was about to be deleted is made again if it is needed, and deleted if not."""
     pool = slow(ipip_lab)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from nftlb.compiler.connections import Keep
     from nftlb.model import Config, IPAddress
-    from nftlb.ruleset import Transaction
+    from nftlb.ruleset import Listing, Transaction
 
 
 def masqueraded(pool_name: str, name: str, address: str, port: int) -> BackendZone:
@@ -535,3 +535,38 @@ def test_unknown_settings_of_interfaces() -> None:
     assert {"replies", "reply-sources"} <= kernel.list("nftlb")[TableFamily.IP].table.sets.keys()
     assert str(applied.slower[0]).endswith("the settings of interfaces can't be read: Permission denied")
     assert ("dns",) == tuple(shortfall.pool for shortfall in applied.slower)
+
+
+@pytest.mark.parametrize(
+    ("name", "listed"), [("eth0", True), ("eth2", True), ("eth22", False)], ids=["ingress", "backend", "other"]
+)
+def test_a_load_lists_the_tables_only_for_interfaces_of_rules(name: str, *, listed: bool) -> None:
+    """With many ranges a listing takes seconds, and containers come and go with their interfaces."""
+    listings: list[str] = []
+
+    class Counting(Record):
+        def list(self, table: str) -> Mapping[TableFamily, Listing]:
+            listings.append(table)
+            return super().list(table)
+
+    interfaces = {"eth0": 2, "eth2": 3, "eth22": 4}
+    kernel = Counting()
+    applier = Applier(
+        kernel,
+        delete_connections=kernel.delete,
+        routing=kernel.routing,
+        wait=kernel.wait,
+        obstacles=lambda _: {},
+        interfaces=lambda: dict(interfaces),
+    )
+    wanted = config(
+        pool("fast", UDP, (backend("a", "10.0.7.1", device="eth2"),), forward=Forward.DSR, ingress=("eth0",))
+    )
+    applier.load(wanted)
+    listings.clear()
+    interfaces[name] = 9
+    applier.load(wanted)
+    assert listed == bool(listings)
+    listings.clear()
+    applier.load(wanted)
+    assert not listings
