@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,26 +14,34 @@ from nftlb import file_systems
 from nftlb.file_systems import WatchedFile, answer_about, wait_for_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 UNANSWERED = "its file system has not answered within 0.05 s, or this host is overloaded"
 
 
-@contextmanager
-def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
-    """A look at a file that ends with the block, and is waited for only briefly."""
-    go = threading.Event()
+@dataclass
+class Look:
+    """A look at a file that hangs."""
 
-    def look() -> int:
-        assert go.wait(60)
+    began: threading.Event = field(default_factory=threading.Event)
+    go: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self) -> int:
+        self.began.set()
+        assert self.go.wait(60)
         return 7
 
-    with monkeypatch.context() as patch:
-        patch.setattr(file_systems, "ANSWER_SECONDS", 0.05)
-        try:
-            yield look
-        finally:
-            go.set()
+
+@contextmanager
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Look]:
+    """A look that ends with the block. Looks are waited for only briefly in the block, and patiently after it."""
+    look = Look()
+    monkeypatch.setattr(file_systems, "ANSWER_SECONDS", 0.05)
+    try:
+        yield look
+    finally:
+        monkeypatch.setattr(file_systems, "ANSWER_SECONDS", 60)
+        look.go.set()
 
 
 def test_a_file_system_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,6 +51,7 @@ def test_a_file_system_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> 
             asyncio.run(answer_about("/dead/a", look))
         with pytest.raises(TimeoutError, match=UNANSWERED):
             wait_for_answer("/dead/b", look)
+        monkeypatch.setattr(file_systems, "ANSWER_SECONDS", 60)
         assert 8 == asyncio.run(answer_about("/other/a", lambda: 8))
     assert 9 == wait_for_answer("/dead/a", lambda: 9)
 
@@ -50,8 +60,9 @@ def test_a_dead_directory_is_not_waited_for_again(monkeypatch: pytest.MonkeyPatc
     """While a look hangs, the next looks at its directory fail at once, and are not done later."""
     done: list[int] = []
     with hanging(monkeypatch) as look:
-        with pytest.raises(TimeoutError):
-            wait_for_answer("/dead/a", look)
+        while not look.began.is_set():  # on a busy machine, the time can be over before the look begins
+            with pytest.raises(TimeoutError):
+                wait_for_answer("/dead/a", look)
         for _ in range(2):
             with pytest.raises(TimeoutError):
                 wait_for_answer("/dead/a", lambda: done.append(1))
@@ -62,7 +73,9 @@ def test_a_dead_directory_is_not_waited_for_again(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_watched_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All who ask within a second share a look. A failed look is repeated."""
+    """All who ask within a time share a look. A failed look is repeated."""
+    monkeypatch.setattr(file_systems, "FRESH", 60)
+    monkeypatch.setattr(file_systems, "ANSWER_SECONDS", 60)
     looks = iter(["first", "second", "third"])
 
     def look() -> str:

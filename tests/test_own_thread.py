@@ -116,14 +116,16 @@ def test_the_result_of_work() -> None:
 
 def test_work_that_hangs_is_not_waited_for() -> None:
     """StillRunning after the time; a result that comes later is passed on, and the thread goes on."""
-    thread, go, late = OwnThread("test"), threading.Event(), queue.Queue[int]()
+    thread, began, go, late = OwnThread("test"), threading.Event(), threading.Event(), queue.Queue[int]()
 
     def hang() -> int:
+        began.set()
         assert go.wait(30)
         return 7
 
-    with pytest.raises(StillRunning):
-        asyncio.run(thread.result(0.01, hang, late.put))
+    while not began.is_set():  # on a busy machine, the time can be over before the thread begins
+        with pytest.raises(StillRunning):
+            asyncio.run(thread.result(0.01, hang, late.put))
     with pytest.raises(StillRunning):
         thread.wait_for_result(0.01, hang)
     go.set()

@@ -111,7 +111,7 @@ def test_the_end_while_all_files_are_dead(tmp_path: Path) -> None:
     assert took < 25
 
 
-@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("with_state", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_directory_of_the_configuration_is_dead(with_state: bool, tmp_path: Path) -> None:
     """The file, the socket of the API and perhaps the saved state do not answer: as `test_all_files_are_dead`."""
     folder = tmp_path / "etc"
