@@ -422,6 +422,23 @@ def test_a_refused_file_that_is_mended(chromium: Browser) -> None:
         assert [] == faults
 
 
+def test_errors_that_stay(chromium: Browser) -> None:
+    """The errors of a file are not drawn again while they do not change: what the user has selected stays selected."""
+    service = showcase(kind=Filed)
+    assert isinstance(service, Filed)
+    service.config = {"success": False, "problems": ("f:3:1: lissen",)}
+    with served(service) as api, opened(chromium, "about:blank") as (page, faults):
+        start(page, api.url + "#configuration")
+        expect(page.locator("#problems li")).to_have_text("line 3, column 1 lissen")
+        page.evaluate("window.before = document.querySelector('#problems li')")
+        die(api, "dns", "ns1", "refused")
+        expect(page.locator("#troubles")).to_contain_text("refused")
+        assert page.evaluate("window.before.isConnected")
+        service.config = {"success": False, "problems": ("f:4:1: lissen",)}
+        expect(page.locator("#problems li")).to_have_text("line 4, column 1 lissen")
+        assert [] == faults
+
+
 def test_rules_that_change_while_they_are_read(chromium: Browser) -> None:
     """The page reads the rules again if they have changed before their answer arrives."""
     service = showcase(kind=Filed)
