@@ -474,9 +474,11 @@ def test_numbers_that_change(chromium: Browser) -> None:
         weight, priority = page.get_by_label("Weight", exact=True), page.get_by_label("Priority", exact=True)
         expect(weight).to_have_value("1")
         priority.fill("7")
+        page.evaluate("window.before = document.querySelector('#details .checks li')")
         api.service.change_backend("dns", "ns1", weight=5, priority=3)
         expect(weight).to_have_value("5")
         expect(priority).to_have_value("7")
+        assert page.evaluate("window.before.isConnected")  # what the user selects there stays selected
         assert [] == faults
 
 
