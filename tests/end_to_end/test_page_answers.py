@@ -378,6 +378,21 @@ def test_two_questions_about_packets(chromium: Browser) -> None:
         assert [] == faults
 
 
+@pytest.mark.parametrize("lost", [{"slots": []}, {"slots": [], "verdict": "drop"}], ids=["denied", "no backend"])
+def test_a_packet_that_is_lost(chromium: Browser, lost: dict[str, Any]) -> None:
+    """The explanation of a packet that no backend gets does not look as if all is well."""
+    with served(showcase()) as api, opened(chromium, api.url + "#explain") as (page, faults):
+        page.get_by_label("From").fill("198.51.100.1:40000")
+        page.get_by_label("To", exact=True).fill("192.0.2.53:53/udp")
+        good = page.locator("#explanation .good")
+        for changes, notes in (({}, 1), (lost, 0)):
+            answer(page, "api/v1/explain", {**explanation(), **changes, "decided_by": f"{notes} notes"})
+            page.get_by_role("button", name="Explain", exact=True).click()
+            expect(page.locator("#explanation")).to_contain_text(f"{notes} notes")
+            expect(good).to_have_count(notes)
+        assert [] == faults
+
+
 def test_listeners_that_change(chromium: Browser) -> None:
     """The listeners that the page offers follow the file, also if their number stays."""
     service = showcase()
