@@ -204,18 +204,23 @@ def test_an_event_between_the_history_and_the_stream(chromium: Browser) -> None:
 
 
 def test_a_stream_that_was_refused(chromium: Browser) -> None:
-    """After too many listeners, the page asks again for the stream, and shows what it has missed."""
+    """After too many listeners, the page asks again for the stream and the kept events, and misses none."""
     with served(showcase()) as api, opened(chromium, "about:blank") as (page, faults):
         page.clock.install()
         answer(page, EVENTS, {"error": "16 clients receive events already"}, status=503)
         with page.expect_response("**/" + EVENTS):
             page.goto(api.url + "#timeline")
         expect(page.locator("#timeline-note")).to_have_text("No events")
+        api.emit(down("dns", "ns1", "still without a stream"))
+        with page.expect_response("**/" + EVENTS):
+            page.clock.fast_forward("00:11")
+        expect(page.locator("#events")).to_contain_text("still without a stream")
         api.emit(down("dns", "ns1", "without a stream"))
         page.unroute(f"**/{EVENTS}*")
         with page.expect_response("**/" + EVENTS):
             page.clock.fast_forward("00:11")
-        expect(page.locator("#events")).to_contain_text("without a stream")
+        expect(page.locator("#events .event")).to_have_count(2)
+        assert ["without a stream", "still without a stream"] == reasons(page)
         assert [] == faults
 
 
@@ -339,6 +344,18 @@ def test_a_page_that_slept(chromium: Browser) -> None:
         die(api, "dns", "ns1", "refused")
         expect(row(page, "ns1")).to_contain_text("refused")
         assert [] == [title for title in page.evaluate("window.titles") if "no answer" in title]
+        assert [] == faults
+
+
+def test_a_page_that_stays_open(chromium: Browser) -> None:
+    """The page marks one moment for measurements: the browser keeps all marks for as long as the page is open."""
+    with served(showcase()) as api, opened(chromium, "about:blank") as (page, faults):
+        start(page, api.url)
+        for name in ("ns1", "ns2"):
+            api.service.change_backend("dns", name, reason=f"a status with {name}")
+            expect(row(page, name)).to_contain_text(f"a status with {name}")
+        later_answer(api, page)
+        assert ["nftlb-shown"] == page.evaluate("performance.getEntriesByType('mark').map(one => one.name)")
         assert [] == faults
 
 
