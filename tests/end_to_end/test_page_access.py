@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from browser import PATIENCE, VIEWS, opened, row
+from browser import PATIENCE, VIEWS, enter_token, opened, row
 from fake_service import NOON, a_backend, a_check, a_collector, a_name, a_pool
 from page_service import Traffic, answer, explanation, kept_changes, kept_events, notices, served, showcase
 from playwright.sync_api import expect
@@ -225,6 +225,79 @@ def test_the_keyboard_alone(chromium: Browser) -> None:
         expect(page.locator("#details")).to_be_hidden()
         assert "ns2" == page.evaluate(FOCUSED)  # the focus is where it was
         assert ["change dns/ns2 drain None"] == api.service.done
+
+
+def test_the_focus_in_the_table(chromium: Browser) -> None:
+    """The row with the keyboard's focus keeps the focus when rows before it go elsewhere."""
+    with filled(chromium, DESKTOP) as (api, page):
+        row(page, "ns1").get_by_role("button").focus()
+        api.service.change_backend("dns", "ns3", up=True, in_rotation=True, reason="noerror")
+        expect(row(page, "ns3")).to_contain_text("in service")
+        assert "ns1" == page.evaluate(FOCUSED)
+
+
+def test_the_focus_in_the_troubles(chromium: Browser) -> None:
+    """A line of trouble keeps the focus when its text changes."""
+    with filled(chromium, DESKTOP) as (api, page):
+        page.locator("#troubles").get_by_role("button", name="dns/ns3").focus()
+        api.service.change_backend("dns", "ns3", reason="no answer, 4 times in a row")
+        expect(page.locator("#troubles")).to_contain_text("4 times")
+        assert "dns/ns3" == page.evaluate(FOCUSED)
+
+
+def test_the_focus_in_the_notices(chromium: Browser) -> None:
+    """A fix that the user scrolls with the keyboard keeps the focus when the page reads the notices again."""
+    with filled(chromium, DESKTOP) as (_, page):
+        page.clock.install()
+        found = notices()
+        found["findings"][:0] = [{"subject": "first", "severity": "error", "message": "", "fix": []}]
+        answer(page, "api/v1/notices", found)
+        page.goto(page.url.partition("#")[0] + "?again#notices")
+        expect(page.locator(".notice")).to_have_count(3)
+        page.locator(".notice pre").focus()
+        del found["findings"][0]
+        answer(page, "api/v1/notices", found)
+        page.clock.fast_forward("00:31")
+        expect(page.locator(".notice")).to_have_count(2)
+        assert "How to fix this" == page.evaluate(FOCUSED)
+
+
+def test_the_focus_after_an_answer(chromium: Browser) -> None:
+    """A button that waited for the daemon has the focus again: after a refusal in its question, and after a reload."""
+    with filled(chromium, DESKTOP) as (_, page):
+        page.get_by_role("button", name="Enter token").click()
+        enter_token(page, TOKEN)
+        row(page, "ns1").get_by_role("button").click()
+        page.get_by_role("button", name="Remove").click()
+        question = page.locator("#question")
+        remove = question.get_by_role("button", name="Remove")
+        expect(remove).to_be_visible()
+        answer(page, "api/v1/pools/dns/backends/ns1", {"error": "another change came first"}, status=409)
+        remove.press("Enter")
+        expect(question).to_contain_text("another change came first")
+        expect(remove).to_be_focused()
+        page.goto(page.url.partition("#")[0] + "?again#configuration")
+        reload = page.get_by_role("button", name="Read the file again")
+        reload.press("Enter")
+        expect(page.locator("#news")).to_have_text("The file is in use")
+        expect(reload).to_be_focused()
+
+
+def test_news_that_repeat(chromium: Browser) -> None:
+    """A screen reader tells a second equal event too."""
+    with filled(chromium, DESKTOP) as (api, page):
+        event = Event(kind=EventKind.BACKEND_DOWN, at=NOON, pool="dns", backend="ns1", reason="refused")
+        with api.reloaded():
+            page.reload()
+        page.evaluate("""() => {
+            window.told = [];
+            new MutationObserver(() => window.told.push(document.getElementById("news").textContent)).observe(
+                document.getElementById("news"), {childList: true, characterData: true, subtree: true});
+        }""")
+        for number in (1, 2):
+            api.emit(event)
+            page.wait_for_function("number => window.told.length === number", arg=number)
+        assert ["dns/ns1 backend down: refused"] * 2 == page.evaluate("window.told")
 
 
 def tab_to(page: Page, name: str) -> None:

@@ -209,18 +209,23 @@ def test_an_event_between_the_history_and_the_stream(chromium: Browser) -> None:
 
 
 def test_a_stream_that_was_refused(chromium: Browser) -> None:
-    """After too many listeners, the page asks again for the stream, and shows what it has missed."""
+    """After too many listeners, the page asks again for the stream and the kept events, and misses none."""
     with served(showcase()) as api, opened(chromium, "about:blank") as (page, faults):
         page.clock.install()
         answer(page, EVENTS, {"error": "16 clients receive events already"}, status=503)
         with page.expect_response("**/" + EVENTS):
             page.goto(api.url + "#timeline")
         expect(page.locator("#timeline-note")).to_have_text("No events")
+        api.emit(down("dns", "ns1", "still without a stream"))
+        with page.expect_response("**/" + EVENTS):
+            page.clock.fast_forward("00:11")
+        expect(page.locator("#events")).to_contain_text("still without a stream")
         api.emit(down("dns", "ns1", "without a stream"))
         page.unroute(f"**/{EVENTS}*")
         with page.expect_response("**/" + EVENTS):
             page.clock.fast_forward("00:11")
-        expect(page.locator("#events")).to_contain_text("without a stream")
+        expect(page.locator("#events .event")).to_have_count(2)
+        assert ["without a stream", "still without a stream"] == reasons(page)
         assert [] == faults
 
 
@@ -347,6 +352,18 @@ def test_a_page_that_slept(chromium: Browser) -> None:
         assert [] == faults
 
 
+def test_a_page_that_stays_open(chromium: Browser) -> None:
+    """The page marks one moment for measurements: the browser keeps all marks for as long as the page is open."""
+    with served(showcase()) as api, opened(chromium, "about:blank") as (page, faults):
+        start(page, api.url)
+        for name in ("ns1", "ns2"):
+            api.service.change_backend("dns", name, reason=f"a status with {name}")
+            expect(row(page, name)).to_contain_text(f"a status with {name}")
+        later_answer(api, page)
+        assert ["nftlb-shown"] == page.evaluate("performance.getEntriesByType('mark').map(one => one.name)")
+        assert [] == faults
+
+
 def test_another_clock(chromium: Browser) -> None:
     """Times are those of the daemon, also if the clock of the browser is years behind."""
     service = showcase()
@@ -380,6 +397,21 @@ def test_two_questions_about_packets(chromium: Browser) -> None:
         expect(page.locator("#explanation")).to_contain_text("the second answer")
         page.keyboard.press("Enter")
         expect(page.locator("#explanation")).to_contain_text("the third answer")
+        assert [] == faults
+
+
+@pytest.mark.parametrize("lost", [{"slots": []}, {"slots": [], "verdict": "drop"}], ids=["denied", "no backend"])
+def test_a_packet_that_is_lost(chromium: Browser, lost: dict[str, Any]) -> None:
+    """The explanation of a packet that no backend gets does not look as if all is well."""
+    with served(showcase()) as api, opened(chromium, api.url + "#explain") as (page, faults):
+        page.get_by_label("From").fill("198.51.100.1:40000")
+        page.get_by_label("To", exact=True).fill("192.0.2.53:53/udp")
+        good = page.locator("#explanation .good")
+        for changes, notes in (({}, 1), (lost, 0)):
+            answer(page, "api/v1/explain", {**explanation(), **changes, "decided_by": f"{notes} notes"})
+            page.get_by_role("button", name="Explain", exact=True).click()
+            expect(page.locator("#explanation")).to_contain_text(f"{notes} notes")
+            expect(good).to_have_count(notes)
         assert [] == faults
 
 
@@ -427,6 +459,23 @@ def test_a_refused_file_that_is_mended(chromium: Browser) -> None:
         assert [] == faults
 
 
+def test_errors_that_stay(chromium: Browser) -> None:
+    """The errors of a file are not drawn again while they do not change: what the user has selected stays selected."""
+    service = showcase(kind=Filed)
+    assert isinstance(service, Filed)
+    service.config = {"success": False, "problems": ("f:3:1: lissen",)}
+    with served(service) as api, opened(chromium, "about:blank") as (page, faults):
+        start(page, api.url + "#configuration")
+        expect(page.locator("#problems li")).to_have_text("line 3, column 1 lissen")
+        page.evaluate("window.before = document.querySelector('#problems li')")
+        die(api, "dns", "ns1", "refused")
+        expect(page.locator("#troubles")).to_contain_text("refused")
+        assert page.evaluate("window.before.isConnected")
+        service.config = {"success": False, "problems": ("f:4:1: lissen",)}
+        expect(page.locator("#problems li")).to_have_text("line 4, column 1 lissen")
+        assert [] == faults
+
+
 def test_rules_that_change_while_they_are_read(chromium: Browser) -> None:
     """The page reads the rules again if they have changed before their answer arrives."""
     service = showcase(kind=Filed)
@@ -462,9 +511,11 @@ def test_numbers_that_change(chromium: Browser) -> None:
         weight, priority = page.get_by_label("Weight", exact=True), page.get_by_label("Priority", exact=True)
         expect(weight).to_have_value("1")
         priority.fill("7")
+        page.evaluate("window.before = document.querySelector('#details .checks li')")
         api.service.change_backend("dns", "ns1", weight=5, priority=3)
         expect(weight).to_have_value("5")
         expect(priority).to_have_value("7")
+        assert page.evaluate("window.before.isConnected")  # what the user selects there stays selected
         assert [] == faults
 
 

@@ -10,6 +10,7 @@ from page_service import answer, many_pools, served, showcase
 from playwright.sync_api import expect
 from web_server import TOKEN
 
+from nftlb.service import GuardStatus
 from nftlb.web import no_tokens
 
 if TYPE_CHECKING:
@@ -129,21 +130,36 @@ def test_a_pool_without_backends(chromium: Browser) -> None:
 
 
 def test_names_of_a_pool(chromium: Browser) -> None:
-    """The details of a pool have its names, and what the operator set of addresses that DNS does not have now."""
+    """The details of a pool have its names, their addresses that can't be backends, and what was set of absent ones."""
     service, wishes = showcase(), {f"web-10.0.5.{number}": "drain" for number in range(2, 16)}
     names = (
         a_name("ns", "ns.example.com", backends=("ns-10.0.0.11",), kept={"ns-10.0.0.99": "maintenance, weight 3"}),
         a_name("web", "SRV _web._udp.example.com", backends=("web-10.0.5.1", "web-10.0.5.2"), kept=wishes),
+        a_name("many", "many.example.com", left_out=tuple(f"10.0.6.{number} is a listener" for number in range(14))),
     )
     service.put(service.shown["dns"].model_copy(update={"names": names}))
     with served(service) as api, opened(chromium, api.url) as (page, faults):
         page.locator("tr.pool").get_by_role("button", name="dns", exact=True).click()
-        facts = page.locator("#details dd")
+        facts, listeners = page.locator("#details dd"), [f"10.0.6.{number} is a listener" for number in range(12)]
         expect(facts.filter(has_text="ns.example.com")).to_have_text("ns.example.com: 1 address")
         expect(facts.filter(has_text="SRV")).to_have_text("SRV _web._udp.example.com: 2 addresses")
         expect(facts.filter(has_text="weight 3")).to_have_text("the operator had set: maintenance, weight 3")
         expect(page.locator("#details dt").filter(has_text="is absent")).to_have_count(13)
-        expect(facts.last).to_have_text("2 addresses that the operator had changed")
+        expect(facts.filter(has_text="operator had changed")).to_have_text("2 addresses that the operator had changed")
+        expect(facts.filter(has_text="10.0.6.")).to_have_text(listeners)
+        expect(facts.last).to_have_text("2 more")
+        assert [] == faults
+
+
+def test_the_guard_of_a_pool(chromium: Browser) -> None:
+    """The details of a pool have all counters of its guard."""
+    service = showcase()
+    guard = GuardStatus(rate=5, banned=1200, denied=0, full=7)
+    service.put(service.shown["dns"].model_copy(update={"guard": guard}))
+    with served(service) as api, opened(chromium, api.url) as (page, faults):
+        page.locator("tr.pool").get_by_role("button", name="dns", exact=True).click()
+        dropped = "5 above the rate, 1,200 banned, 0 denied, 7 without room"
+        expect(page.locator("#details dd").filter(has_text="banned")).to_have_text(dropped)
         assert [] == faults
 
 

@@ -51,6 +51,40 @@ def test_figures(chromium: Browser) -> None:
         assert [] == faults
 
 
+RECORD_CHARTS = """() => {
+    const {uPlot} = window;
+    window.drawn = [];
+    window.uPlot = function (options, data, place) {
+        window.drawn.push(data.map(one => one.length));
+        return new uPlot(options, data, place);
+    };
+}"""
+
+
+def test_the_charts_of_a_pool_whose_backends_change(chromium: Browser) -> None:
+    """The charts of an open pool get lines for new backends, also in front, and show what is known of the others."""
+    service = showcase(kind=Busy)
+    with served(service) as api, opened(chromium, "about:blank") as (page, faults):
+        page.clock.install()
+        page.goto(api.url)
+        for _ in range(5):
+            with page.expect_response("**/api/v1/status"):
+                page.clock.fast_forward(2500)
+        page.locator("#rows").get_by_role("button", name="netflow", exact=True).click()
+        lines = page.locator("#details figure").first.locator(".u-label")
+        expect(lines).to_have_text(["flow1", "flow2", "flow3"])
+        page.evaluate(RECORD_CHARTS)
+        netflow = service.shown["netflow"]
+        backends = (a_backend("flow0", address="10.0.2.9"), *netflow.backends[:2])
+        service.put(netflow.model_copy(update={"backends": backends}))
+        page.clock.fast_forward(2500)
+        expect(lines).to_have_text(["flow0", "flow1", "flow2"])
+        expect(page.locator("#details canvas")).to_have_count(2)
+        (first, *_), *_ = [lengths for lengths in page.evaluate("window.drawn") if len(lengths) == 4]
+        assert first >= 4
+        assert [] == faults
+
+
 def names(page: Page) -> list[str]:
     """The pools in the order of the table."""
     return page.locator("tr.pool .link").all_inner_texts()

@@ -1,6 +1,6 @@
 // The file and its errors, the rules in the kernel, and what each change of the rules changed.
 
-import {$, ago, arrange, chip, clockTime, count, make, makeScrollable, makeTime, plural, say} from "./dom.js";
+import {$, ago, arrange, chip, clockTime, count, keeping, make, makeScrollable, makeTime, plural, say, whileDisabled} from "./dom.js";
 import {getJson, getText} from "./api.js";
 import {problemParts, reload, showRefusal} from "./operate.js";
 
@@ -22,9 +22,9 @@ export function showConfiguration(shown) {
   if (version !== seen && !busy) readRules(version);
 }
 
-function showProblems(problems) {
-  arrange($("problems"), problems.length ? [make("ul", "note bad", ...problems.map(problem => make("li", "", ...problemParts(problem))))] : []);
-}
+const listsOf = keeping(problems => make("ul", "note bad", ...problems.map(problem => make("li", "", ...problemParts(problem)))));
+
+function showProblems(problems) { arrange($("problems"), listsOf(problems.length ? [problems] : [])); }
 
 async function readRules(version) {
   busy = true;
@@ -62,9 +62,7 @@ function showSwap({at, reason, lines, cut}, place) {
 
 export function startConfiguration() {
   $("reload").addEventListener("click", async () => {
-    $("reload").disabled = true;
-    const refusal = await reload();
-    $("reload").disabled = false;
+    const refusal = await whileDisabled($("reload"), reload);
     kept = refusal && status ? status.config.attempted : "";
     arrange($("problems"), refusal ? [showRefusal(refusal)] : []);
   });

@@ -1,6 +1,6 @@
 // The details of a pool or backend in a dialog: large charts, facts, checks, and what an operator can do.
 
-import {$, ago, arrange, chip, count, figure, make, makeButton, milliseconds, percent, plural, say} from "./dom.js";
+import {$, ago, chip, count, figure, make, makeButton, milliseconds, percent, plural, say, sayItems} from "./dom.js";
 import {Chart} from "./charts.js";
 import {labelsOf} from "./labels.js";
 import {ADMINS, addBackend, removeBackend, setAdmin, setNumber} from "./operate.js";
@@ -21,31 +21,26 @@ class Details {
     this.checks = make("ul", "checks");
     this.buttons = make("div", "buttons");
     this.charts = [];
+    this.place = make("div");
     const close = makeButton("Close", () => $("details").close());
     this.element = make("div", "panel", make("div", "bar", this.title, this.state, make("span", "push"), close), this.buttons);
     say(this.title, backend === undefined ? pool : pool + "/" + backend);
   }
 
-  start(shown) {
-    if (this.backend === undefined) this.startPool(shown);
+  start() {
+    if (this.backend === undefined) this.startPool();
     else this.startBackend();
-    this.element.append(...this.charts.map(chart => chart.element), this.facts, this.checks);
+    this.element.append(this.place, this.facts, this.checks);
   }
 
-  startPool(pool) {
-    this.names = pool.backends.slice(0, MOST_LINES).map(one => one.name);
-    this.keys = this.names.map(name => pool.name + "/" + name);
-    this.charts = [new Chart("Packets per second of each backend", this.names, "packets/s"), new Chart("Response time of checks, ms", this.names, "ms")];
+  startPool() {
     this.ofAll = ADMINS.map(([admin, text]) => makeButton(
       text + (admin === "maintenance" ? " of all" : " all"), () => setAdmin(this.every, admin)));
-    this.buttons.append(makeButton("Add a backend", () => addBackend(pool.name)), ...this.ofAll);
+    this.buttons.append(makeButton("Add a backend", () => addBackend(this.pool)), ...this.ofAll);
   }
 
   startBackend() {
-    const {pool, backend: name} = this;
-    this.keys = [pool + "/" + name];
-    this.charts = [new Chart("Packets per second", [name], "packets/s"), new Chart("Response time of checks, ms", [name], "ms")];
-    const [key] = this.keys;
+    const {pool, backend: name} = this, key = pool + "/" + name;
     this.admin = ADMINS.map(([admin, text]) => Object.assign(makeButton(text, () => setAdmin([key], admin)), {admin}));
     this.numbers = {};
     const forms = [["weight", 0, 256], ["priority", 0, 255]].map(([what, min, max]) => {
@@ -64,6 +59,24 @@ class Details {
     this.buttons.append(...this.admin, ...forms, makeButton("Remove", async () => { if (await removeBackend(pool, name)) $("details").close(); }, "danger"));
   }
 
+  /** Make the charts, with a line for each of these backends. They stay if they have these lines. */
+  makeCharts(names) {
+    if (this.charts.length && String(names) === String(this.charts[0].names)) return;
+    this.end();
+    const ofEach = this.backend === undefined ? " of each backend" : "";
+    this.charts = [new Chart("Packets per second" + ofEach, names, "packets/s"), new Chart("Response time of checks, ms", names, "ms")];
+    this.place.replaceChildren(...this.charts.map(chart => chart.element));
+  }
+
+  showCharts(names) {
+    this.makeCharts(names);
+    const meters = names.map(name => meterOf(this.pool + "/" + name));
+    const times = meters.map(meter => meter.times).reduce((most, own) => own.length > most.length ? own : most, []);
+    const fit = list => times.map((_, place) => list[list.length - times.length + place] ?? null);  // a new backend has fewer points
+    this.charts[0].show(times, meters.map(meter => fit(meter.packets)));
+    this.charts[1].show(times, meters.map(meter => fit(meter.response)));
+  }
+
   /** Show new values. Returns whether the pool and the backend still exist. */
   show(pool) {
     const backend = this.backend === undefined ? null : pool.backends.find(one => one.name === this.backend);
@@ -74,13 +87,8 @@ class Details {
     for (const button of this.admin || []) button.setAttribute("aria-pressed", button.admin === backend.admin);
     for (const [what, input] of Object.entries(this.numbers || {})) input.defaultValue = backend[what];  // what the user types stays
     this.showFacts(backend ? this.backendFacts(pool, backend) : this.poolFacts(pool));
-    arrange(this.checks, (backend ? backend.checks : []).map(check => make(
-      "li", "", `${check.passed === false ? "✕" : "✓"} ${check.kind}: ${check.reason || "not run yet"}`,
-      check.seconds === null ? "" : ` (${milliseconds(check.seconds)})`)));
-    const meters = this.keys.map(meterOf), times = meters[0] ? meters[0].times : [];
-    const fit = list => times.length === list.length ? list : times.map((_, place) => list[list.length - times.length + place] ?? null);
-    this.charts[0].show(times, meters.map(meter => fit(meter.packets)));
-    this.charts[1].show(times, meters.map(meter => fit(meter.response)));
+    sayItems(this.checks, (backend ? backend.checks : []).map(checkText));
+    this.showCharts(backend ? [backend.name] : pool.backends.slice(0, MOST_LINES).map(one => one.name));
     return true;
   }
 
@@ -102,7 +110,7 @@ class Details {
       ...labelFacts(pool),
       ["Traffic", `${figure(rate.packets)} packets/s, ${figure(rate.bits)} bit/s, ${count(pool.packets)} packets in all`],
       ["In this state for", ago(pool.since)],
-      ...(pool.guard ? [["Dropped by the guard", `${count(pool.guard.rate)} above the rate, ${count(pool.guard.banned)} banned, ${count(pool.guard.denied)} denied`]] : []),
+      ...(pool.guard ? [["Dropped by the guard", `${count(pool.guard.rate)} above the rate, ${count(pool.guard.banned)} banned, ${count(pool.guard.denied)} denied, ${count(pool.guard.full)} without room`]] : []),
       ...pool.collectors.map(one => ["Collector " + one.name, `${one.up ? "up" : "down"}, ${addressOf(one)}, ${count(one.packets)} copies`]),
       ...(pool.names || []).flatMap(nameFacts),
     ];
@@ -127,12 +135,18 @@ class Details {
   end() { for (const chart of this.charts) chart.end(); }
 }
 
-/** A name of DNS, and what the operator set of addresses that the name does not have now. */
-function nameFacts({name, lookup, trouble, backends, kept}) {
+function checkText({passed, kind, reason, seconds}) {
+  return `${passed === false ? "✕" : "✓"} ${kind}: ${reason || "not run yet"}` + (seconds === null ? "" : ` (${milliseconds(seconds)})`);
+}
+
+/** A name of DNS: its addresses that can't be backends, and what the operator set of addresses that it does not have now. */
+function nameFacts({name, lookup, trouble, backends, left_out: leftOut, kept}) {
   const absent = Object.entries(kept || {}).map(([backend, wish]) => [`${backend} is absent`, "the operator had set: " + wish]);
   const more = absent.length - MOST_LINES;
   return [
     ["Name " + name, `${lookup}: ${trouble || plural(backends.length, "address", "addresses")}`],
+    ...leftOut.slice(0, MOST_LINES).map(why => ["Left out", why]),
+    ...leftOut.length > MOST_LINES ? [["Left out too", count(leftOut.length - MOST_LINES) + " more"]] : [],
     ...absent.slice(0, MOST_LINES),
     ...more > 0 ? [["Absent too", plural(more, "address", "addresses") + " that the operator had changed"]] : [],
   ];
@@ -150,7 +164,7 @@ export function openDetails(status, pool, backend) {
   const dialog = $("details");
   if (view) view.end();
   view = new Details(pool, backend);
-  view.start(shown);
+  view.start();
   dialog.replaceChildren(view.element);
   if (!dialog.open) dialog.showModal();
   view.show(shown);

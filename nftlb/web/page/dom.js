@@ -33,6 +33,16 @@ export function makeButton(text, action, className = "") {
   return button;
 }
 
+/** Disable a button while `act` runs. The button loses the focus by that, and gets the focus back if nothing else has it. */
+export async function whileDisabled(button, act) {
+  const focused = document.activeElement === button;
+  button.disabled = true;
+  try { return await act(); } finally {
+    button.disabled = false;
+    if (focused && document.activeElement === document.body) button.focus();
+  }
+}
+
 // Only values that differ are written, so that the page does not flicker and a selection stays.
 export function say(element, text) { if (element.textContent !== text) element.textContent = text; }
 export function dress(element, className) { if (element.className !== className) element.className = className; }
@@ -43,19 +53,33 @@ export function chip(element, {kind, sign, word}, title = "") {
   hint(element, title);
 }
 
-/** Make these elements the children of `parent`, in this order. Elements that are there already stay. */
+/** Make these elements the children of `parent`, in this order. Elements that are there already stay, with the focus. */
 export function arrange(parent, elements) {
-  if (!parent.firstChild) { parent.append(...elements); return; }
+  const focused = document.activeElement, wanted = new Set(elements);
+  for (const old of [...parent.children]) if (!wanted.has(old)) old.remove();
   let place = parent.firstElementChild;
   for (const element of elements) {
     if (element === place) place = place.nextElementSibling;
     else parent.insertBefore(element, place);
   }
-  while (place) {
-    const next = place.nextElementSibling;
-    place.remove();
-    place = next;
-  }
+  if (parent.contains(focused)) focused.focus({preventScroll: true});  // an element that moves loses the focus
+}
+
+/** A function that makes elements of documents by `makeOne`. The element of an equal document of the last call stays. */
+export function keeping(makeOne) {
+  let kept = new Map();
+  return documents => {
+    const keyed = documents.map(one => [JSON.stringify(one), one]);
+    kept = new Map(keyed.map(([key, one]) => [key, kept.get(key) || makeOne(one)]));
+    return [...kept.values()];
+  };
+}
+
+/** Make the items of a list say these texts. */
+export function sayItems(list, texts) {
+  while (list.children.length < texts.length) list.append(make("li"));
+  while (list.children.length > texts.length) list.lastChild.remove();
+  texts.forEach((text, place) => say(list.children[place], text));
 }
 
 // --- figures ---------------------------------------------------------------------------------------------------------
@@ -99,4 +123,4 @@ export function makeTime(when, text) {
 }
 
 /** Tell a user of a screen reader what happened. */
-export function announce(text) { say($("news"), text); }
+export function announce(text) { $("news").replaceChildren(text); }  // an equal text is told again

@@ -30,7 +30,8 @@ function show(answer) {
   }
   const target = answer.target ? ` and goes to ${answer.target}` : "", by = answer.decided_by ? ` (${answer.decided_by})` : "";
   const unit = answer.per === "flow" ? "connection" : "packet";
-  const parts = [make("p", "note good", make("strong", "", `Pool ${answer.pool} takes this packet`), `${target}${by}. ${answer.listener} · ${answer.forward} · ${answer.balance} · per ${answer.per}`)];
+  const given = answer.slots.length || answer.target;  // a guard may drop the packet although there are backends
+  const parts = [make("p", given ? "note good" : "note bad", make("strong", "", `Pool ${answer.pool} takes this packet`), `${target}${by}. ${answer.listener} · ${answer.forward} · ${answer.balance} · per ${answer.per}`)];
   if (answer.verdict) parts.push(make("p", "note bad", `No backend is left: the packet gets the verdict ${answer.verdict}.`));
   parts.push(...titled("Backends", ["Backend", "Address", "State", "Weight", "Slots"], answer.candidates.map(
     one => [one.name, one.address, one.state === "in" ? "in service" : one.state, String(one.weight), one.slots ? `${one.slots} of ${answer.slots.length}` : "–"])));
@@ -53,7 +54,7 @@ async function explain(query) {
   try {
     return show(await getJson("api/v1/explain?" + query));
   } catch (error) {
-    return [showRefusal(error.status === 404 ? {message: "This daemon can't explain packets; use the command nftlb explain"} : error)];
+    return [showRefusal(error)];
   }
 }
 

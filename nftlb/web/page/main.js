@@ -48,7 +48,7 @@ async function readStatus() {
     failure = "";
     measureAll();
     draw();
-    performance.mark("nftlb-shown");
+    if (!performance.getEntriesByName("nftlb-shown").length) performance.mark("nftlb-shown");  // the browser keeps all marks
   } catch (error) {
     failure = error.message;
     if (!("status" in error)) throw error;
@@ -88,7 +88,6 @@ function showAlone(found, began) {
   status = {...status, pools: status.pools.map(pool => found.get(pool.name) || pool)};
   status.ready = status.ready && [...found.values()].every(pool => pool.ready) || status.pools.every(pool => pool.ready);
   draw();
-  performance.mark("nftlb-changed");
 }
 
 function measureAll() {
@@ -125,7 +124,9 @@ function listen() {
   // The browser does not try again if the response is not a stream: too many listeners, or a refusal by a proxy.
   source.addEventListener("error", () => {
     lost = true;
-    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 10000);
+    if (source.readyState !== EventSource.CLOSED) return;
+    readHistory();  // without a stream, the time line follows the events by this
+    setTimeout(listen, 10000);
   });
 }
 

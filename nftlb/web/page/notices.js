@@ -1,6 +1,6 @@
 // What `nftlb doctor` finds on this host for the configuration in use.
 
-import {$, arrange, clockTime, make, makeScrollable, say} from "./dom.js";
+import {$, arrange, clockTime, keeping, make, makeScrollable, say} from "./dom.js";
 import {getJson} from "./api.js";
 
 const PERIOD = 30000;
@@ -13,15 +13,17 @@ function makeItem({severity, subject, message, fix}) {
     ...(fixes.length ? [makeScrollable(make("pre", "", fixes.join("\n")), "How to fix this")] : []));
 }
 
+const itemsOf = keeping(makeItem);
+
 async function read() {
   try {
     const {at, findings} = await getJson("api/v1/notices");
     const order = ["error", "warning", "unknown", "ok"], wrong = findings.filter(one => ["error", "warning"].includes(one.severity));
-    arrange($("notices"), [...findings].sort((one, other) => order.indexOf(one.severity) - order.indexOf(other.severity)).map(makeItem));
+    arrange($("notices"), itemsOf(findings.sort((one, other) => order.indexOf(one.severity) - order.indexOf(other.severity))));
     say($("notices-note"), (at ? "Examined at " + clockTime(at) + ". " : "") + (wrong.length ? "A fix is a command to run as root, or what to change." : "No problem was found."));
     say($("notices-count"), wrong.length ? `(${wrong.length})` : "");
   } catch (error) {
-    say($("notices-note"), error.status === 404 ? "This daemon has no notices; use the command nftlb doctor." : "The notices can't be read: " + error.message);
+    say($("notices-note"), "The notices can't be read: " + error.message);
   }
 }
 

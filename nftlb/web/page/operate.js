@@ -1,6 +1,6 @@
 // Changes of operators: the token, the question before a change that loses traffic, and the answer of the daemon.
 
-import {$, announce, arrange, count, figure, make, makeButton, plural} from "./dom.js";
+import {$, announce, arrange, count, figure, make, makeButton, plural, whileDisabled} from "./dom.js";
 import {backendPath, change, preview, setToken, token} from "./api.js";
 import {readLabels} from "./labels.js";
 import {meterOf} from "./rates.js";
@@ -35,16 +35,14 @@ function ask({title, lines = [], fields = [], button, danger = false, failure = 
   let done = false;
   form.addEventListener("submit", async event => {
     event.preventDefault();
-    send.disabled = true;
     place.replaceChildren();
     try {
-      await act();
+      await whileDisabled(send, act);
       done = true;
       if (isOpen()) closeQuestion();
     } catch (error) {
       if (isOpen()) refuse(error); else late(error);
     }
-    send.disabled = false;
   });
   if (failure) refuse(failure);
   return openQuestion(title, form, fields.length ? form.querySelector("input") : cancel).then(() => done);

@@ -40,7 +40,7 @@ export function note(event) {
 
 function forgetOldest() { ids.delete(events.pop().id); }
 
-/** Read the last of the kept events. A daemon that keeps none shows those since the page was opened. */
+/** Read the last of the kept events. */
 export async function readHistory() {
   const number = ++asked;
   try {

@@ -1,6 +1,6 @@
 // The panel of troubles: one line for each pool, with its causes, and all details when they are asked for.
 
-import {$, arrange, count, dress, hint, make, makeButton, plural, say} from "./dom.js";
+import {$, arrange, count, dress, hint, make, makeButton, plural, say, sayItems} from "./dom.js";
 import {openDetails} from "./details.js";
 import {troubles} from "./states.js";
 
@@ -40,9 +40,7 @@ class Item {
     say(this.toggle, (this.open ? "▾ " : "▸ ") + plural(this.lines.length, "cause"));
     this.toggle.setAttribute("aria-expanded", this.open);
     this.list.hidden = !texts.length;
-    while (this.list.children.length < texts.length) this.list.append(make("li"));
-    while (this.list.children.length > texts.length) this.list.lastChild.remove();
-    texts.forEach((text, place) => say(this.list.children[place], text));
+    sayItems(this.list, texts);
   }
 }
 
@@ -53,7 +51,7 @@ export function showTroubles(shown) {
   $("trouble").hidden = found.length === 0;
   $("trouble").classList.toggle("mild", !found.some(one => one.kind === "bad"));
   arrange($("troubles"), found.slice(0, MOST).map(one => {
-    const key = one.lines.length ? "several " + one.where : [one.where, one.text].join("\n");
+    const key = [one.pool ? "pool" : "host", one.where, one.backend].join("\n");  // the text may count results of checks
     used.add(key);
     if (!items.has(key)) items.set(key, new Item(one));
     items.get(key).show(one);
