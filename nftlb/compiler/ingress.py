@@ -69,7 +69,7 @@ class IngressForwarding(NamedTuple):
     family: Family
     routes: Routes
     many: bool
-    looked_up: frozenset[str] = frozenset()
+    looked_up: frozenset[str]
 
     def entry(self, protocol: Protocol) -> str:  # noqa: ARG002 - one chain for all protocols
         """Return the name of the entry chain. Both families share the table, so the family is part of the name."""
