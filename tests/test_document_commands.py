@@ -33,6 +33,9 @@ COMMANDS = {name: commands(text, name) for name, text in TEXTS.items() if name !
 TO_RUN = {name: found for name, all_ in COMMANDS.items() if (found := [one for one in all_ if not one.reason])}
 DIFFERS: dict[tuple[str, ...], set[int]] = {("nftlb", "diff"): {0, 1}, ("nftlb", "health"): {0, 1, 2}}
 """The exit statuses of commands that report a state. All other commands end with 0."""
+TRIES = 3
+LATE = "no answer within"
+"""In an output: the servers of the lab stood still, because this machine is busy. Then the test is repeated."""
 _QUANTITY = re.compile(r"(?<![\w.:/-])\d[\d.]*(?:%|[kMG]|(?:ms|[dhms])[\dhms]*|c)?(?![\w.:/-])")
 
 
@@ -41,11 +44,20 @@ _QUANTITY = re.compile(r"(?<![\w.:/-])\d[\d.]*(?:%|[kMG]|(?:ms|[dhms])[\dhms]*|c
 @pytest.mark.parametrize("name", TO_RUN)
 def test_commands_run(name: str, tmp_path: Path) -> None:
     """The commands of a document succeed, in its order, on a host with a daemon, and print what the document shows."""
-    outcomes = run_in_lab([(command.line, command.calls) for command in TO_RUN[name]], tmp_path)
+    for attempt in range(TRIES):
+        (folder := tmp_path / f"{attempt}").mkdir()
+        wrong = run_commands(TO_RUN[name], folder)
+        if not any(LATE in text for text in wrong):
+            break
+    assert [] == wrong
 
-    assert [] == [
+
+def run_commands(every: list[Command], folder: Path) -> list[str]:
+    """Run the commands on a new host. Return those that fail, or print something else than the document."""
+    outcomes = run_in_lab([(command.line, command.calls) for command in every], folder)
+    return [
         f"{command.place}: {command.line}\nexit status {outcome.status}\n{outcome.output}"
-        for command, outcome in zip(TO_RUN[name], outcomes, strict=True)
+        for command, outcome in zip(every, outcomes, strict=True)
         if not as_documented(command, outcome)
     ]
 
