@@ -27,7 +27,8 @@ MARKED :=  # an expression of pytest's -m; empty for all tests
 OFFLOAD :=  # an option of tests/conftest.py; empty for tests with and without checksum offload
 # Tests of one file share a lab, so each process keeps its own part, and takes tests of others only at the end.
 PACKETS = $(PY) -m pytest -n 3 --dist worksteal -m "not alone" $(OFFLOAD) tests/packets
-ALONE = $(PY) -m pytest -m alone $(OFFLOAD) tests/packets
+ALONE_IN := tests/packets
+ALONE = $(PY) -m pytest -m alone $(OFFLOAD) $(ALONE_IN)
 # VRRP takes a balancer that is silent for a second for dead, so nothing else may keep the processors busy.
 PAIR := tests/end_to_end/test_pair.py
 # Tests that depend on how nft reads, lists and reports rules.
@@ -63,6 +64,8 @@ test-newest-nft:  ## the tests of rules and packets with the nft of Debian unsta
 
 # The rules are the same with and without offload, so each nft reads the same text twice.
 nft-tests: OFFLOAD := --offload-only
+# Of the tests under full load, those of swaps meet all transactions that this nft makes.
+nft-tests: ALONE_IN := tests/packets/test_swaps.py tests/packets/test_reloads_under_fire.py
 nft-tests: setup
 	$(SIDE_BY_SIDE) $(NFT_TESTS)
 	$(PACKETS)
