@@ -28,12 +28,10 @@ _threads: WeakValueDictionary[str, OwnThread] = WeakValueDictionary()
 async def answer_about(path: str, look: Callable[[], T], late: Callable[[T], object] | None = None) -> T:
     """Return the result of `look`, a function that uses a file. Raises its errors, and TimeoutError without an answer.
 
-    `look` runs in the thread for the directory of the file. Without an answer it stays there, and until its end, nobody
-    waits for other looks at the directory. `late` gets a result that comes too late, in that thread.
+    `look` runs in the thread for the directory of the file. Without an answer, `look` goes on in this thread. Until the
+    end of `look`, nobody waits for other looks at the directory. `late` gets a late result, in the same thread.
     """
-    thread = _thread_for(path)
-    if thread.busy_for() > ANSWER_SECONDS:
-        raise _unanswered()
+    thread = _free_thread_for(path)
     try:
         return await thread.result(ANSWER_SECONDS, look, late)
     except StillRunning:
@@ -42,9 +40,7 @@ async def answer_about(path: str, look: Callable[[], T], late: Callable[[T], obj
 
 def wait_for_answer(path: str, look: Callable[[], T]) -> T:
     """As `answer_about`, for a caller outside of the event loop, which waits."""
-    thread = _thread_for(path)
-    if thread.busy_for() > ANSWER_SECONDS:
-        raise _unanswered()
+    thread = _free_thread_for(path)
     try:
         return thread.wait_for_result(ANSWER_SECONDS, look)
     except StillRunning:
@@ -73,11 +69,14 @@ class WatchedFile(Generic[T]):
         return found
 
 
-def _thread_for(path: str) -> OwnThread:
+def _free_thread_for(path: str) -> OwnThread:
+    """Return the thread for the directory of a file. Raises TimeoutError if a look there has no answer for so long."""
     folder = os.path.dirname(path)  # noqa: PTH120 - Path.parent makes "." of ""
     thread = _threads.get(folder)
     if thread is None:
         thread = _threads[folder] = OwnThread("files")
+    if thread.busy_for() > ANSWER_SECONDS:
+        raise _unanswered()
     return thread
 
 

@@ -223,17 +223,23 @@ def test_a_start_that_fails_leaves_nothing(path: Path, other: socket.socket) -> 
     assert path.exists()
 
 
-def test_a_late_failure_of_a_start(path: Path) -> None:
-    """If the loop can't watch the socket, the application is cleaned up and the socket deleted."""
+def server_that_notes_its_end(path: Path) -> tuple[HttpServer, web.Application, list[web.Application]]:
+    """Return a server, its application, and a list that gets the application when the application is cleaned up."""
     ended: list[web.Application] = []
 
     async def note(app: web.Application) -> None:
         ended.append(app)
 
+    whole = application(two_pools(), Metrics())
+    whole.on_cleanup.append(note)
+    return HttpServer(whole, UnixSocket(str(path))), whole, ended
+
+
+def test_a_late_failure_of_a_start(path: Path) -> None:
+    """If the loop can't watch the socket, the application is cleaned up and the socket deleted."""
+
     async def test() -> None:
-        whole = application(two_pools(), Metrics())
-        whole.on_cleanup.append(note)
-        server = HttpServer(whole, UnixSocket(str(path)))
+        server, whole, ended = server_that_notes_its_end(path)
         loop = asyncio.get_running_loop()
         with (
             patch.object(loop, "add_reader", side_effect=OSError("no descriptor")),
@@ -249,15 +255,9 @@ def test_a_late_failure_of_a_start(path: Path) -> None:
 
 def test_a_stop_without_a_further_thread(path: Path) -> None:
     """The file of the socket stays if no thread can delete it, and the application is cleaned up."""
-    ended: list[web.Application] = []
-
-    async def note(app: web.Application) -> None:
-        ended.append(app)
 
     async def test() -> None:
-        whole = application(two_pools(), Metrics())
-        whole.on_cleanup.append(note)
-        server = HttpServer(whole, UnixSocket(str(path)))
+        server, whole, ended = server_that_notes_its_end(path)
         await server.start()
         with patch("nftlb.web.server.answer_about", side_effect=BlockingIOError(errno.EAGAIN, "no thread")):
             await server.stop()

@@ -19,6 +19,7 @@ from nftlb.web import admission, no_tokens
 from nftlb.web.peer import MOST_GROUPS, Peer, peer_of, user_name
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from web_server import RunningApi
@@ -88,6 +89,22 @@ def test_a_token_names_a_trusted_user(listen: UnixSocket, monkeypatch: pytest.Mo
     run(test())
 
 
+async def change_and_leave(
+    api: RunningApi, token: Mapping[str, str], asked: Event | asyncio.Event, answer: Event | asyncio.Event
+) -> None:
+    """Ask for a change, and hang up when the server looks up who asks. Set `answer` then, and wait for the change."""
+    body = b'{"weight": 2}'
+    headers = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(body)), **token}
+    streams = await api.connect()
+    streams[1].write(head("PATCH", CHANGE[1], headers) + body)
+    await until(asked.is_set)
+    await hang_up(streams)
+    await until(lambda: not api.connections)
+    assert [] == api.service.actors
+    answer.set()
+    await until(lambda: api.service.actors)
+
+
 def test_a_client_that_leaves_while_its_name_is_looked_up(listen: UnixSocket, monkeypatch: pytest.MonkeyPatch) -> None:
     """The change is carried out, with the name."""
     asked, known = Event(), Event()
@@ -100,19 +117,10 @@ def test_a_client_that_leaves_while_its_name_is_looked_up(listen: UnixSocket, mo
 
     monkeypatch.setattr(admission, "user_name", slow)
     pretend(monkeypatch, 54321, 700)
-    body = b'{"weight": 2}'
-    headers = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(body))}
 
     async def test() -> None:
         async with serving(listen=listen, operators=lambda: frozenset({700})) as api:
-            streams = await api.connect()
-            streams[1].write(head("PATCH", CHANGE[1], headers) + body)
-            await until(asked.is_set)
-            await hang_up(streams)
-            await until(lambda: not api.connections)
-            assert [] == api.service.actors
-            known.set()
-            await until(lambda: api.service.actors)
+            await change_and_leave(api, {}, asked, known)
             assert [Actor("name of 54321", "unix socket")] == api.service.actors
 
     try:
@@ -153,21 +161,11 @@ def test_a_token_file_that_does_not_answer(listen: UnixSocket, monkeypatch: pyte
         await answered.wait()
         return await one_token()
 
-    body = b'{"weight": 2}'
-    headers = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(body)), **BEARER}
-
     async def test() -> None:
         async with serving(listen=listen, tokens=slow) as api:
             assert (200, [Actor("root", "unix socket")]) == await outcome(api, NO_TOKEN)
             api.service.actors.clear()
-            streams = await api.connect()
-            streams[1].write(head("PATCH", CHANGE[1], headers) + body)
-            await until(asked.is_set)
-            await hang_up(streams)
-            await until(lambda: not api.connections)
-            assert [] == api.service.actors
-            answered.set()
-            await until(lambda: api.service.actors)
+            await change_and_leave(api, BEARER, asked, answered)
             assert [Actor("ann", "unix socket")] == api.service.actors
 
     run(test())
